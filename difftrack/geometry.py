@@ -1,0 +1,127 @@
+"""How pixels, tokens, latent frames and video frames map to each other.
+
+Conventions (the only place that states them):
+
+* Pixel coordinates are continuous raster coordinates: an image of `width` pixels spans [0, width], and the centre of
+  pixel column i lies at i + 0.5. Resizing an image therefore only scales its coordinates.
+* Token coordinates index token centres: token column c covers pixels [c * stride_px, (c + 1) * stride_px), and its
+  centre lies at (c + 0.5) * stride_px. So `token = px / stride_px - 0.5`.
+* A causal video autoencoder maps frame 0 to latent frame 0 and frames s*k - (s-1) ... s*k to latent frame k, where s is
+  the temporal stride; latent frame k is read as describing frame s * k.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = [
+    "TokenGrid",
+    "frames_of_latent_frame",
+    "latent_position_of_frames",
+    "px_to_token",
+    "rescale_points",
+    "token_to_px",
+]
+
+ArrayT = TypeVar("ArrayT")
+"""A numpy array or a torch tensor; the coordinate maps are plain arithmetic on either."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrid:
+    """The token layout of one clip inside a backbone; video tokens run (latent_frame, row, col), row-major.
+
+    Raises:
+        ValueError: a size or stride is not positive.
+    """
+
+    num_latent_frames: int
+    """Token frames; with frames encoded alone, one per video frame."""
+    rows: int
+    cols: int
+    stride_px: int
+    """Pixels per token along both image axes: autoencoder downsampling times patch size."""
+    temporal_stride: int
+    """Video frames per latent frame after the first; 1 where every frame is encoded alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_latent_frames", "rows", "cols", "stride_px", "temporal_stride"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"TokenGrid.{name} is {value}; it must be at least 1")
+
+    @property
+    def height(self) -> int:
+        """Image height in pixels."""
+        return self.rows * self.stride_px
+
+    @property
+    def width(self) -> int:
+        """Image width in pixels."""
+        return self.cols * self.stride_px
+
+    @property
+    def num_frames(self) -> int:
+        """Video frames that the grid covers."""
+        return 1 + (self.num_latent_frames - 1) * self.temporal_stride
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens in one latent frame."""
+        return self.rows * self.cols
+
+    @property
+    def num_tokens(self) -> int:
+        """Video tokens in the clip, text not counted."""
+        return self.num_latent_frames * self.tokens_per_frame
+
+
+def px_to_token(points_px: ArrayT, *, stride_px: float) -> ArrayT:
+    """Convert pixel coordinates to fractional token coordinates: `px / stride_px - 0.5` (any axis order)."""
+    return points_px / stride_px - 0.5  # type: ignore[operator, return-value, no-any-return]
+
+
+def token_to_px(points_token: ArrayT, *, stride_px: float) -> ArrayT:
+    """Convert fractional token coordinates to pixels: `(token + 0.5) * stride_px`; inverse of `px_to_token`."""
+    return (points_token + 0.5) * stride_px  # type: ignore[operator, return-value, no-any-return]
+
+
+def rescale_points(
+    points_xy_px: Float[np.ndarray, "*shape xy"],
+    *,
+    from_size: tuple[int, int],
+    to_size: tuple[int, int],
+) -> Float[np.ndarray, "*shape xy"]:
+    """Carry points from an image of one size to the same image at another.
+
+    Args:
+        points_xy_px: (x, y) in pixels of the image of `from_size`.
+        from_size: (height, width) in pixels.
+        to_size: (height, width) in pixels.
+
+    Returns:
+        (x, y) in pixels of the image of `to_size`, same dtype.
+    """
+    scale = np.asarray([to_size[1] / from_size[1], to_size[0] / from_size[0]], dtype=points_xy_px.dtype)
+    return points_xy_px * scale
+
+
+def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int) -> range:
+    """Video frames that a causal autoencoder folds into one latent frame.
+
+    Latent frame 0 holds frame 0; latent frame k holds frames s*k - (s-1) ... s*k for temporal stride s.
+    """
+    if latent_frame == 0:
+        return range(1)
+    return range(temporal_stride * (latent_frame - 1) + 1, temporal_stride * latent_frame + 1)
+
+
+def latent_position_of_frames(num_frames: int, *, temporal_stride: int) -> Float[np.ndarray, " frame"]:
+    """Fractional latent position of each video frame, t / temporal_stride.
+
+    The released code instead resizes 13 latent frames to 49 with half-pixel centres, which is up to 1.35 frames off
+    (quirk A9 of the released code); `difftrack.correspondence` offers that as its `released` preset.
+    """
+    return np.arange(num_frames, dtype=np.float64) / temporal_stride
