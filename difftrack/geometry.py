@@ -80,12 +80,12 @@ class TokenGrid:
 
 def px_to_token(points_px: ArrayT, *, stride_px: float) -> ArrayT:
     """Convert pixel coordinates to fractional token coordinates: `px / stride_px - 0.5` (any axis order)."""
-    return points_px / stride_px - 0.5  # type: ignore[operator, return-value, no-any-return]
+    return points_px / stride_px - 0.5  # type: ignore[operator, return-value]
 
 
 def token_to_px(points_token: ArrayT, *, stride_px: float) -> ArrayT:
     """Convert fractional token coordinates to pixels: `(token + 0.5) * stride_px`; inverse of `px_to_token`."""
-    return (points_token + 0.5) * stride_px  # type: ignore[operator, return-value, no-any-return]
+    return (points_token + 0.5) * stride_px  # type: ignore[operator, return-value]
 
 
 def rescale_points(
@@ -105,7 +105,8 @@ def rescale_points(
         (x, y) in pixels of the image of `to_size`, same dtype.
     """
     scale = np.asarray([to_size[1] / from_size[1], to_size[0] / from_size[0]], dtype=points_xy_px.dtype)
-    return points_xy_px * scale
+    scaled: np.ndarray = points_xy_px * scale
+    return scaled
 
 
 def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int) -> range:

@@ -23,8 +23,8 @@ class ParamsError(ValueError):
 def parse(kind: type[T], values: Mapping[str, Any], section: str) -> T:
     """Build `kind` from a mapping read from YAML.
 
-    Supported field types: bool, int, float, str, Path, Literal, tuples, mappings, optionals, unions and nested dataclasses.
-    An int is accepted where a float is wanted; nothing else is converted.
+    Supported field types: bool, int, float, str, Path, Literal, tuples, mappings, optionals, unions and nested
+    dataclasses. An int is accepted where a float is wanted; nothing else is converted.
 
     Args:
         kind: A dataclass; fields without default must be given.
@@ -54,7 +54,7 @@ def parse(kind: type[T], values: Mapping[str, Any], section: str) -> T:
         raise ParamsError(f"params.yaml: {section}: {error}") from error
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901, PLR0911, PLR0912 - one branch per kind of type
+def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901 - one branch per kind of type
     origin = get_origin(hint)
     if hint is Any:
         return value
