@@ -1,0 +1,1 @@
+"""DiffTrack: where video diffusion transformers keep track of points."""
