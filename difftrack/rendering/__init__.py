@@ -1,0 +1,23 @@
+"""A seeded procedural renderer with exact tracks and visibility: textured layers that move, bend and occlude."""
+
+from difftrack.rendering._motion import Motion
+from difftrack.rendering._prompt import VOCABULARY
+from difftrack.rendering._render import Rendered, exact_tracks, render_batch, render_clip
+from difftrack.rendering._scene import RenderSpec, Scene, sample_scene
+from difftrack.rendering._textures import PHOTOS, TEXTURE_SIZE, Role, make_texture
+
+__all__ = [
+    "PHOTOS",
+    "TEXTURE_SIZE",
+    "VOCABULARY",
+    "Motion",
+    "RenderSpec",
+    "Rendered",
+    "Role",
+    "Scene",
+    "exact_tracks",
+    "make_texture",
+    "render_batch",
+    "render_clip",
+    "sample_scene",
+]

@@ -1,0 +1,211 @@
+"""Frames and exact tracks of scenes."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from difftrack.rendering._motion import Motion, apply_homography, bend, layer_homographies, outline_distance, unbend
+from difftrack.rendering._prompt import describe
+from difftrack.rendering._scene import REFERENCE_HEIGHT, RenderSpec, Scene, sample_scene
+from difftrack.rendering._textures import TEXTURE_SIZE, Texture, make_texture
+
+_SUPERSAMPLING = 2
+_SHUTTER_SAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A rendered clip."""
+
+    frames: UInt8[np.ndarray, "frame row col rgb"]
+    prompt: str
+    object_mask: Bool[np.ndarray, "row col"]
+    """Pixels of frame 0 that show an object rather than the background."""
+    textures: tuple[str, ...]
+    """Source of each layer's texture, back to front."""
+
+
+def render_clip(spec: RenderSpec) -> Rendered:
+    """Render a clip on the CPU; the same spec gives the same bytes."""
+    scene = sample_scene(spec)
+    textures = _textures_of(spec, scene)
+    motion = Motion.stack([scene], device=torch.device("cpu"))
+    texels = torch.stack([torch.from_numpy(texture.pixels) for texture in textures])[None, : scene.num_layers]
+    times = torch.arange(spec.num_frames, dtype=torch.float32)
+    with torch.no_grad():
+        # One frame at a time bounds the memory; a few frames at once would be no faster.
+        frames = torch.cat([render_batch(motion, texels, t[None, None], (spec.height, spec.width))[0] for t in times])
+        mask = layer_at(motion, _pixel_centers(spec, motion), times[:1][None], num_layers=scene.num_layers) > 0
+    return Rendered(
+        frames=frames.numpy(),
+        prompt=describe(spec, scene, textures),
+        object_mask=mask[0].reshape(spec.height, spec.width).numpy(),
+        textures=tuple(texture.source for texture in textures[: scene.num_layers]),
+    )
+
+
+def exact_tracks(
+    spec: RenderSpec, query_points: Float[np.ndarray, "point txy"]
+) -> tuple[Float[np.ndarray, "frame point xy"], Bool[np.ndarray, "frame point"]]:
+    """Follow surface points of a rendered clip through all of its frames, exactly.
+
+    A query point belongs to the frontmost layer at its place. It is visible where it lies inside the image and no layer
+    in front covers it; outlines are taken where their drawn opacity is one half.
+
+    Args:
+        spec: The clip.
+        query_points: (frame, x, y); x and y in pixels of the clip, frame an integer in 0 ... num_frames - 1.
+
+    Returns:
+        Positions (x, y) in pixels, also where invisible, and visibility.
+
+    Raises:
+        ValueError: a query point lies outside the clip.
+    """
+    frame, x, y = query_points.T.astype(np.float64)
+    inside = (frame >= 0) & (frame < spec.num_frames) & (x >= 0) & (x <= spec.width) & (y >= 0) & (y <= spec.height)
+    if not inside.all():
+        raise ValueError(f"query point {query_points[~inside][0].tolist()} (frame, x, y) lies outside the clip {spec}")
+    scene = sample_scene(spec)
+    motion = Motion.stack([scene], device=torch.device("cpu"), dtype=torch.float64)
+    points = _to_units(torch.from_numpy(np.stack([x, y], axis=1)), spec)
+    time = torch.from_numpy(frame)
+    own = torch.empty(len(points), dtype=torch.long)
+    canonical = torch.empty_like(points)
+    for t in time.unique():
+        at = time == t
+        layers, planes = _planes(motion, points[at][None], t[None, None], num_layers=scene.num_layers)
+        own[at] = layers[0]
+        canonical[at] = planes[0, 0, layers[0], torch.arange(int(at.sum()))]
+    times = torch.arange(spec.num_frames, dtype=torch.float64)[None]
+    per_layer = canonical[None, None, None].expand(1, spec.num_frames, len(scene.texture_index), -1, -1)
+    placed = apply_homography(layer_homographies(motion, times), bend(motion, per_layer, times))
+    track = placed[0, :, own, torch.arange(len(points))]
+    front = torch.stack([layer_at(motion, p[None], t[None, None], num_layers=scene.num_layers)[0] for p, t in zip(track, times[0], strict=True)])  # fmt: skip
+    pixels = _to_pixels(track, spec).numpy()
+    seen = (front == own).numpy() & (pixels >= 0).all(-1) & (pixels[..., 0] <= spec.width) & (pixels[..., 1] <= spec.height)  # fmt: skip
+    return pixels.astype(np.float32), seen
+
+
+def render_batch(
+    motion: Motion,
+    texels: UInt8[Tensor, "scene layer row col rgb"],
+    time: Float[Tensor, "scene time"],
+    size: tuple[int, int],
+) -> UInt8[Tensor, "scene time row col rgb"]:
+    """Render frames of many scenes at any times, on the device that holds them.
+
+    Args:
+        motion: The scenes.
+        texels: One texture per layer; layers beyond the textures are left out.
+        time: In frames; need not be whole numbers.
+        size: (height, width) in pixels.
+    """
+    shutter = motion["shutter"][:, None]
+    samples = _SHUTTER_SAMPLES if bool((shutter > 0).any()) else 1
+    offsets = (torch.arange(samples, device=time.device) + 0.5) / samples - 0.5
+    exposures = [_render_instant(motion, texels, time + shutter * offset, size) for offset in offsets]
+    image = _light(motion, torch.stack(exposures).mean(0), time)
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
+
+
+def layer_at(motion: Motion, points: Float[Tensor, "scene point 2"], time: Float[Tensor, "scene 1"], *, num_layers: int) -> Int[Tensor, "scene point"]:  # fmt: skip
+    """Index of the frontmost layer at points (scene units) at one time."""
+    return _planes(motion, points, time, num_layers=num_layers)[0]
+
+
+def _planes(
+    motion: Motion, points: Float[Tensor, "scene point 2"], time: Float[Tensor, "scene 1"], *, num_layers: int
+) -> tuple[Int[Tensor, "scene point"], Float[Tensor, "scene 1 layer point 2"]]:
+    inverse = torch.linalg.inv(layer_homographies(motion, time))
+    spread = points[:, None, None].expand(-1, 1, inverse.shape[2], -1, -1)
+    planes = unbend(motion, apply_homography(inverse, spread), time)
+    inside = outline_distance(motion, planes)[:, 0, :num_layers] < 0
+    order = torch.arange(num_layers, device=points.device)[None, :, None]
+    return torch.where(inside, order, -1).amax(dim=1), planes
+
+
+def _render_instant(
+    motion: Motion, texels: UInt8[Tensor, "scene layer row col rgb"], time: Float[Tensor, "scene time"], size: tuple[int, int]
+) -> Float[Tensor, "scene time rgb row col"]:  # fmt: skip
+    rows, cols = size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING
+    unit = REFERENCE_HEIGHT / rows
+    y = (torch.arange(rows, device=time.device) + 0.5 - rows / 2) * unit
+    x = (torch.arange(cols, device=time.device) + 0.5 - cols / 2) * unit
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
+    inverse = torch.linalg.inv(layer_homographies(motion, time))
+    image: Tensor | None = None
+    for layer in range(texels.shape[1]):
+        one = _layer(motion, layer)
+        points = grid.expand(*time.shape, 1, -1, -1)
+        planes = unbend(one, apply_homography(inverse[:, :, layer : layer + 1], points), time)
+        color = _sample(texels[:, layer], planes[:, :, 0], one["texels_per_unit"]).unflatten(-1, (rows, cols))
+        if image is None:
+            image = color
+            continue
+        opacity = (0.5 - outline_distance(one, planes)[:, :, 0] / unit).clamp(0, 1)
+        strength, offset = motion["shadow"][:, 0], motion["shadow"][:, 1:]
+        cast = unbend(one, apply_homography(inverse[:, :, layer : layer + 1], points - offset[:, None, None, None]), time)
+        shade = strength[:, None, None] * torch.sigmoid(-outline_distance(one, cast)[:, :, 0] / 1.5)
+        opacity, shade = (part.unflatten(-1, (rows, cols))[:, :, None] for part in (opacity, shade))
+        image = torch.lerp(image * (1 - shade), color, opacity)
+    if image is None:
+        raise ValueError("a scene needs at least its background layer")
+    return functional.avg_pool2d(image.flatten(0, 1), _SUPERSAMPLING).unflatten(0, time.shape)
+
+
+def _layer(motion: Motion, layer: int) -> Motion:
+    names = ("wave_vector", "wave_amplitude", "wave_rate", "wave_phase", "radius", "texels_per_unit")
+    return Motion({name: motion[name][:, layer : layer + 1] for name in names})
+
+
+def _sample(
+    texels: UInt8[Tensor, "scene row col rgb"],
+    planes: Float[Tensor, "scene time point 2"],
+    texels_per_unit: Float[Tensor, "scene 1"],
+) -> Float[Tensor, "scene time rgb point"]:
+    image = texels.permute(0, 3, 1, 2).to(planes.dtype) / 255
+    grid = planes * (texels_per_unit[:, :, None, None] * (2 / TEXTURE_SIZE))
+    sampled = functional.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return sampled.transpose(1, 2)
+
+
+def _light(
+    motion: Motion, image: Float[Tensor, "scene time rgb row col"], time: Float[Tensor, "scene time"]
+) -> Float[Tensor, "scene time rgb row col"]:
+    amplitude, rate, phase, gradient = motion["exposure"][:, None].unbind(-1)
+    gain = torch.exp(amplitude * torch.sin(rate * time + phase))
+    across = torch.linspace(-0.5, 0.5, image.shape[-1], device=image.device)
+    return image * gain[..., None, None, None] * torch.exp(gradient[..., None] * across)[:, :, None, None, :]
+
+
+def _to_units(points_px: Float[Tensor, "point 2"], spec: RenderSpec) -> Float[Tensor, "point 2"]:
+    center = torch.tensor([spec.width / 2, spec.height / 2], dtype=points_px.dtype)
+    return (points_px - center) * (REFERENCE_HEIGHT / spec.height)
+
+
+def _to_pixels(points: Float[Tensor, "*batch 2"], spec: RenderSpec) -> Float[Tensor, "*batch 2"]:
+    center = torch.tensor([spec.width / 2, spec.height / 2], dtype=points.dtype)
+    return points * (spec.height / REFERENCE_HEIGHT) + center
+
+
+def _pixel_centers(spec: RenderSpec, motion: Motion) -> Float[Tensor, "scene point 2"]:
+    y, x = torch.meshgrid(torch.arange(spec.height) + 0.5, torch.arange(spec.width) + 0.5, indexing="ij")
+    return _to_units(torch.stack([x, y], dim=-1).reshape(-1, 2).to(motion["center"].dtype), spec)[None]
+
+
+def _textures_of(spec: RenderSpec, scene: Scene) -> tuple[Texture, ...]:
+    numbers = zip(scene.texture_index.tolist(), scene.texture_repetitive.tolist(), strict=True)
+    return tuple(_texture(spec.role, index, bool(repetitive)) for index, repetitive in numbers)
+
+
+@lru_cache(maxsize=16)
+def _texture(role: str, index: int, repetitive: bool) -> Texture:
+    return make_texture(role, index, repetitive=repetitive)  # type: ignore[arg-type]
+
+
