@@ -1,0 +1,52 @@
+"""Pure tensor maths: descriptors -> match probabilities -> matches and attention scores."""
+
+from difftrack.correspondence._attention import (
+    AttentionRows,
+    attention_of_points,
+    attention_of_points_per_head,
+    attention_rows,
+)
+from difftrack.correspondence._features import match_features
+from difftrack.correspondence._matches import Matches
+from difftrack.correspondence._matching import (
+    TopMatches,
+    match_points,
+    match_points_fused,
+    match_points_per_head,
+    match_probabilities,
+    top_matches,
+)
+from difftrack.correspondence._params import CORRECTED, RELEASED, Convention, MatchingParams
+from difftrack.correspondence._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
+from difftrack.correspondence._readout import PointMatches, point_probabilities, read_rows
+from difftrack.correspondence._rows import Descriptors, match_rows
+from difftrack.correspondence._time import latent_to_frames
+
+__all__ = [
+    "CORRECTED",
+    "RELEASED",
+    "AttentionRows",
+    "Convention",
+    "Descriptors",
+    "Matches",
+    "MatchingParams",
+    "PointMatches",
+    "QueryTokens",
+    "TopMatches",
+    "attention_of_points",
+    "attention_of_points_per_head",
+    "attention_rows",
+    "latent_to_frames",
+    "match_features",
+    "match_points",
+    "match_points_fused",
+    "match_points_per_head",
+    "match_probabilities",
+    "match_rows",
+    "point_probabilities",
+    "points_to_tokens",
+    "query_tokens",
+    "read_rows",
+    "tokens_to_points",
+    "top_matches",
+]

@@ -1,0 +1,64 @@
+"""Feature matching: the same question asked of hidden states, all heads' channels together."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftrack.correspondence._matches import Matches, given_matches, join_matches
+from difftrack.correspondence._params import CORRECTED, MatchingParams
+from difftrack.correspondence._points import query_tokens
+from difftrack.correspondence._readout import read_rows
+
+__all__ = ["match_features"]
+
+
+def match_features(
+    feature: Float[Tensor, "head latent_frame row col channel"],
+    points_xy_token: Float[Tensor, "point xy"],
+    *,
+    params: MatchingParams = CORRECTED,
+    source_frame: int = 0,
+) -> Matches:
+    """Match points of the source frame in every other latent frame by the similarity of features.
+
+        C[i, x] = softmax_x(similarity(f_si, f_jx) / feature_temperature)
+
+    The similarity is the cosine over all heads' channels, or the raw dot product with `feature_similarity: dot`.
+
+    Args:
+        feature: Attention output before its projection (or any hidden state with one head).
+        points_xy_token: Points of the source frame in token coordinates.
+        params: Conventions.
+        source_frame: Latent frame that the points belong to.
+
+    Raises:
+        ValueError: `source_frame` does not exist or a point is not finite.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), eq. 5 with D the intermediate features. The cosine is our departure: the dot
+        product favours tokens of large norm (decision 0002).
+    """
+    _, num_latent_frames, num_rows, cols, _ = feature.shape
+    if not 0 <= source_frame < num_latent_frames:
+        raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
+    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
+    source = _frame_features(feature, source_frame, params)[points.tokens]
+    frames = []
+    for target_frame in range(num_latent_frames):
+        if target_frame == source_frame:
+            frames.append(given_matches(points_xy_token))
+            continue
+        similarity = source @ _frame_features(feature, target_frame, params).T
+        rows = similarity.div_(params.feature_temperature).softmax(dim=-1)
+        there = read_rows(rows[None], points, cols=cols, params=params)
+        frames.append(Matches(there.points_xy_token, there.probability, there.margin))
+    return join_matches(frames)
+
+
+def _frame_features(
+    feature: Float[Tensor, "head latent_frame row col channel"], latent_frame: int, params: MatchingParams
+) -> Float[Tensor, "token head_channel"]:
+    tokens = feature[:, latent_frame].flatten(1, 2).transpose(0, 1).flatten(1).float()
+    if params.feature_similarity == "cosine":
+        return torch.nn.functional.normalize(tokens, dim=-1)
+    return tokens

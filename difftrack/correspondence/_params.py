@@ -1,0 +1,135 @@
+"""Every choice in which matching can depart from the paper, and the two presets that name a whole set of them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from difftrack.params import parse
+
+__all__ = ["CORRECTED", "RELEASED", "Convention", "MatchingParams"]
+
+Convention = Literal["corrected", "released"]
+Temperature = Literal["root_channel", "root_heads", "root_channel_per_head"]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingParams:
+    """How descriptors become matches; the defaults are the `corrected` preset.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    directions: Literal["both", "forward"] = "both"
+    """`both` averages source-to-target and target-to-source softmaxes (paper C.2); `forward` is eq. 5 alone."""
+    temperature: Temperature | float = "root_channel"
+    """Divides the query-key scores: the root of the channels of one head (paper eq. 5), of the number of heads
+    (released tracking code, A3), of `channel // head` (released HunyuanVideo code, A5), or a number."""
+    second_softmax: bool = False
+    """Take another softmax over the finished probabilities, as the released code does (A1)."""
+    token_origin: Literal["centre", "corner"] = "centre"
+    """Pixel of token coordinate 0: the centre of the first token, or its corner as in the released code (A7)."""
+    query_margin: Literal["none", "grid"] = "none"
+    """`grid` squeezes query points by (n - 1) / (n - cols / 64) as the released read-out does (A6)."""
+    read_out: Literal["rows", "argmax_map"] = "rows"
+    """Between tokens, mix the probabilities of the four tokens around a point and find the best match of the mixture,
+    or mix the four best matches themselves as the released code does."""
+    padding: Literal["border", "zeros"] = "border"
+    """What lies beyond the outermost token centres: the border's tokens, or position (0, 0) (A8)."""
+    window_radius: int = 0
+    """Soft-argmax over (2 r + 1)^2 tokens around the best match; 0 is the argmax of the paper (eq. 6)."""
+    window_temperature: float = 1.0
+    """Window weights are probability ** (1 / window_temperature)."""
+    feature_similarity: Literal["cosine", "dot"] = "cosine"
+    """How features are compared; the released code takes the raw dot product (A11)."""
+    feature_temperature: float = 0.05
+    """Divides the feature similarities before their softmax; it moves no best match, only its probability."""
+    attention_axes: Literal["xy", "swapped"] = "xy"
+    """`swapped` reads attention at row = x, column = y, as the released code does (A13)."""
+    padded_text: Literal["masked", "counted"] = "masked"
+    """Whether text tokens that the model's attention masks get attention here (A15)."""
+    upsampling: Literal["causal", "half_pixel"] = "causal"
+    """Latent frames to video frames: frame t reads latent t / temporal_stride, or a half-pixel resize (A9)."""
+    backend: Literal["auto", "reference", "blocked", "triton"] = "auto"
+    """`auto` is the Triton kernel on CUDA where Triton is installed, else blocked matrix products."""
+    memory_limit_mb: int = 96
+    """Score and probability buffers stay near this size; at least one latent frame's rows are held at a time."""
+
+    def __post_init__(self) -> None:
+        if self.window_radius < 0:
+            raise ValueError(f"window_radius is {self.window_radius}; it must be at least 0")
+        if self.memory_limit_mb < 1:
+            raise ValueError(f"memory_limit_mb is {self.memory_limit_mb}; it must be at least 1")
+        for name in ("window_temperature", "feature_temperature", "temperature"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+
+    @classmethod
+    def preset(
+        cls,
+        convention: Convention,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        section: str = "match.overrides",
+    ) -> "MatchingParams":
+        """Build the params of a convention, with some of them replaced.
+
+        Args:
+            convention: `corrected` does what the paper says, `released` what the released code does.
+            overrides: Fields to replace; a null leaves the preset's value.
+            section: Where the overrides stand in params.yaml, for messages.
+
+        Raises:
+            ParamsError: an override is unknown or has a wrong value.
+            ValueError: the convention is unknown.
+        """
+        if convention not in _PRESETS:
+            raise ValueError(f"convention is {convention!r}; known: {', '.join(_PRESETS)}")
+        chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
+        return parse(cls, {**_PRESETS[convention], **chosen}, section)
+
+    def score_scale(self, *, num_heads: int, num_channels: int) -> float:
+        """Give the factor on query-key scores, 1 / temperature.
+
+        Args:
+            num_heads: Attention heads of the backbone's layer.
+            num_channels: Channels of one head.
+
+        Raises:
+            ValueError: `root_channel_per_head` with fewer channels than heads, where the released code divides by 0.
+        """
+        if not isinstance(self.temperature, str):
+            return 1.0 / self.temperature
+        radicand = {
+            "root_channel": num_channels,
+            "root_heads": num_heads,
+            "root_channel_per_head": num_channels // num_heads,
+        }[self.temperature]
+        if radicand == 0:
+            raise ValueError(
+                f"temperature root_channel_per_head is 0 for {num_channels} channels and {num_heads} heads;"
+                " use root_channel or a number"
+            )
+        return 1.0 / math.sqrt(radicand)
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "corrected": {},
+    "released": {
+        "second_softmax": True,
+        "token_origin": "corner",
+        "query_margin": "grid",
+        "read_out": "argmax_map",
+        "padding": "zeros",
+        "feature_similarity": "dot",
+        "feature_temperature": 1.0,
+        "attention_axes": "swapped",
+        "padded_text": "counted",
+        "upsampling": "half_pixel",
+    },
+}
+
+CORRECTED = MatchingParams.preset("corrected")
+RELEASED = MatchingParams.preset("released")

@@ -1,0 +1,45 @@
+"""From latent frames to video frames."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftrack.correspondence._params import CORRECTED, MatchingParams
+from difftrack.geometry import latent_position_of_frames
+
+__all__ = ["latent_to_frames"]
+
+
+def latent_to_frames(
+    points_xy: Float[Tensor, "*head latent_frame point xy"],
+    *,
+    num_frames: int,
+    temporal_stride: int,
+    params: MatchingParams = CORRECTED,
+) -> Float[Tensor, "*head frame point xy"]:
+    """Interpolate positions per latent frame linearly to video frames (paper eq. 7).
+
+    Args:
+        points_xy: Positions in any unit.
+        num_frames: Video frames wanted.
+        temporal_stride: Video frames per latent frame after the first.
+        params: `upsampling` says where on the latent axis a frame reads: t / temporal_stride, where a causal
+            autoencoder puts it, or (t + 0.5) * num_latent_frames / num_frames - 0.5 as the released code does.
+
+    Returns:
+        Positions in the same unit; frames beyond the last latent frame repeat it.
+    """
+    num_latent_frames = points_xy.shape[-3]
+    if params.upsampling == "causal":
+        latent = torch.from_numpy(latent_position_of_frames(num_frames, temporal_stride=temporal_stride))
+    else:
+        latent = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * num_latent_frames / num_frames - 0.5
+    latent = latent.clamp(0, num_latent_frames - 1)
+    before = latent.floor().long()
+    after = (before + 1).clamp(max=num_latent_frames - 1)
+    fraction = (latent - before).to(points_xy)[:, None, None]
+    return torch.lerp(
+        points_xy.index_select(-3, before.to(points_xy.device)),
+        points_xy.index_select(-3, after.to(points_xy.device)),
+        fraction,
+    )
