@@ -1,0 +1,32 @@
+"""What each video diffusion transformer is, how to run it to a step, and the seam that captures its attention."""
+
+from difftrack.backbones._backbone import Backbone, Generated, PromptEmbedding
+from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors
+from difftrack.backbones._errors import BackboneError, CaptureError
+from difftrack.backbones._load import load_backbone
+from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
+from difftrack.backbones._params import ModelParams
+from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
+from difftrack.backbones._seam import AttentionCall, AttentionFunction, intercept
+
+__all__ = [
+    "ALIASES",
+    "CHECKPOINTS",
+    "KINDS",
+    "SHIPPED",
+    "AttentionCall",
+    "AttentionFunction",
+    "Backbone",
+    "BackboneError",
+    "CaptureError",
+    "Generated",
+    "InversionForm",
+    "Kind",
+    "LayerDescriptors",
+    "ModelParams",
+    "PromptEmbedding",
+    "Schedule",
+    "intercept",
+    "load_backbone",
+    "round_trip_error",
+]

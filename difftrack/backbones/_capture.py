@@ -1,0 +1,83 @@
+"""One forward of a transformer, tapped at the wanted layers and cut off after the last of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from difftrack.backbones._descriptors import Kind, LayerDescriptors, TextPosition, describe_call
+from difftrack.backbones._errors import CaptureError
+from difftrack.backbones._seam import AttentionCall, intercept
+from difftrack.geometry import TokenGrid
+
+__all__ = ["capture_layers"]
+
+
+class _ForwardDone(Exception):
+    """Leaves a forward early."""
+
+
+def capture_layers(
+    transformer: nn.Module,
+    modules: Mapping[int, nn.Module],
+    forward: Callable[[], Any],
+    *,
+    grid: TokenGrid,
+    num_text_tokens: int,
+    text_position: TextPosition,
+    kinds: tuple[Kind, ...],
+) -> Iterator[LayerDescriptors]:
+    """Run `forward` until the last module's attention, and give each module's descriptors.
+
+    Args:
+        transformer: Asked, when the capture fails, for likely causes.
+        modules: Attention module of each wanted layer.
+        forward: Runs the transformer once on a batch of one.
+        grid: Layout of the video tokens.
+        num_text_tokens: Text tokens in the sequence.
+        text_position: Where they stand.
+        kinds: Descriptors to keep.
+
+    Raises:
+        CaptureError: a module's attention was not seen exactly once, or its sequence has another length.
+    """
+    last_layer = max(modules)
+    seen: dict[int, LayerDescriptors] = {}
+
+    def attend(call: AttentionCall) -> Tensor:
+        if call.layer in seen:
+            raise CaptureError(
+                f"layer {call.layer} attended more than once in one forward; {_likely_cause(transformer)}"
+            )
+        output = call.run() if call.layer != last_layer or "feature" in kinds else None
+        seen[call.layer] = describe_call(
+            call, output, grid=grid, num_text_tokens=num_text_tokens, text_position=text_position, kinds=kinds
+        )
+        if output is None or call.layer == last_layer:
+            raise _ForwardDone
+        return output
+
+    with torch.no_grad(), intercept(modules, attend), suppress(_ForwardDone):
+        forward()
+    silent = sorted(set(modules) - set(seen))
+    if silent:
+        raise CaptureError(
+            f"{len(seen)} records for {len(modules)} layers in one forward, none from layers {silent}; "
+            f"{_likely_cause(transformer)}"
+        )
+    return (seen.pop(layer) for layer in sorted(modules))
+
+
+def _likely_cause(transformer: nn.Module) -> str:
+    """What keeps attention away from torch's scaled-dot-product attention, as far as the model itself tells."""
+    if getattr(transformer, "is_cache_enabled", False):
+        return "a cache hook skips layers: call transformer.disable_cache() first"
+    backends = {str(getattr(getattr(m, "processor", None), "_attention_backend", None)) for m in transformer.modules()}
+    chosen = sorted(backends - {"None"})
+    named = f" (here: {', '.join(chosen)})" if chosen else ""
+    return (
+        f"the attention backend{named} does not go through torch.nn.functional.scaled_dot_product_attention: call "
+        f"transformer.set_attention_backend('native'), unset DIFFUSERS_ATTN_BACKEND, and remove xformers, sage or flex"
+    )

@@ -1,0 +1,95 @@
+"""What a capture gives back: the descriptors of one layer, video and text apart."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from difftrack.backbones._errors import CaptureError
+from difftrack.backbones._seam import AttentionCall
+from difftrack.geometry import TokenGrid
+
+__all__ = ["KINDS", "Kind", "LayerDescriptors", "TextPosition", "describe_call"]
+
+Kind = Literal["query", "key", "feature"]
+"""Query and key as attention uses them; feature = attention output per head, before the output projection."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+TextPosition = Literal["first", "last", "none"]
+"""Where text tokens stand in a layer's joint sequence; "none" where text enters through cross-attention only."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDescriptors:
+    """Descriptors of one layer at one step, on the backbone's device and in its dtype; None for kinds not asked for."""
+
+    layer: int
+    query: Float[Tensor, "head latent_frame row col channel"] | None
+    key: Float[Tensor, "head latent_frame row col channel"] | None
+    feature: Float[Tensor, "head latent_frame row col channel"] | None
+    text_key: Float[Tensor, "head text_token channel"]
+    """Keys of the text tokens in the same softmax; no tokens where the attention is over video alone."""
+    text_mask: Bool[Tensor, " text_token"]
+    """True where the model's attention attends to the text token, False on padding that it masks."""
+
+
+def describe_call(
+    call: AttentionCall,
+    output: Float[Tensor, "batch head token channel"] | None,
+    *,
+    grid: TokenGrid,
+    num_text_tokens: int,
+    text_position: TextPosition,
+    kinds: tuple[Kind, ...],
+) -> LayerDescriptors:
+    """Split one attention call into the video's token grid and the text.
+
+    Args:
+        call: An attention call of a batch of one.
+        output: Its output; needed for the kind "feature" only.
+        grid: Layout of the video tokens.
+        num_text_tokens: Text tokens in the sequence.
+        text_position: Where they stand.
+        kinds: What to keep.
+
+    Returns:
+        Views of the call's tensors, nothing copied.
+
+    Raises:
+        CaptureError: the sequence is not one clip's video tokens plus the text tokens.
+    """
+    batch, _, num_tokens, _ = call.query.shape
+    if batch != 1 or call.key.shape[2] != num_tokens or num_tokens != grid.num_tokens + num_text_tokens:
+        raise CaptureError(
+            f"layer {call.layer} attended with {batch} x {num_tokens} queries to {call.key.shape[2]} keys; one clip "
+            f"has {grid.num_tokens} video and {num_text_tokens} text tokens. Is the sequence split over devices, or "
+            f"are tokens merged or dropped?"
+        )
+    first_video = num_text_tokens if text_position == "first" else 0
+    video = slice(first_video, first_video + grid.num_tokens)
+    text = slice(0, num_text_tokens) if text_position == "first" else slice(grid.num_tokens, None)
+    shape = (call.query.shape[1], grid.num_latent_frames, grid.rows, grid.cols, -1)
+
+    def on_grid(tokens: Tensor | None) -> Tensor | None:
+        return None if tokens is None else tokens[0, :, video].view(shape)
+
+    return LayerDescriptors(
+        layer=call.layer,
+        query=on_grid(call.query) if "query" in kinds else None,
+        key=on_grid(call.key) if "key" in kinds else None,
+        feature=on_grid(output) if "feature" in kinds else None,
+        text_key=call.key[0, :, text],
+        text_mask=_attended(call, video_row=first_video)[text],
+    )
+
+
+def _attended(call: AttentionCall, *, video_row: int) -> Bool[Tensor, " token"]:
+    """Which keys a video token may attend to, read from the mask that the model itself gave."""
+    num_keys = call.key.shape[2]
+    if call.mask is None:
+        return torch.ones(num_keys, dtype=torch.bool, device=call.key.device)
+    row = call.mask[0, 0, min(video_row, call.mask.shape[2] - 1)].expand(num_keys)
+    return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2

@@ -1,0 +1,202 @@
+"""A diffusers pipeline folder on disk: what is in it, whether it is complete, and its components one by one."""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
+from difftrack.backbones._params import ModelParams
+
+__all__ = ["PipelineFolder", "find_folder"]
+
+_LIBRARIES = ("diffusers", "transformers")
+_WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "Guidance")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
+_WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
+
+
+class PipelineFolder:
+    """A pipeline folder, nothing loaded yet.
+
+    Attributes:
+        path: The folder.
+        revision: Commit of the checkpoint that it is a snapshot of; None for a folder of one's own.
+
+    Raises:
+        BackboneError: it is no pipeline folder, a component's weights are missing, or they are pickles.
+    """
+
+    def __init__(self, path: Path, *, revision: str | None = None) -> None:
+        self.path = path
+        self.revision = revision
+        index_file = path / "model_index.json"
+        if not index_file.is_file():
+            raise BackboneError(f"{path} is no diffusers pipeline folder: model_index.json is missing; {_ways_out()}")
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        self.pipeline_class: str = index["_class_name"]
+        self._components: dict[str, tuple[str, str]] = {
+            name: (entry[0], entry[1])
+            for name, entry in index.items()
+            if isinstance(entry, list) and entry[:1] != [None]
+        }
+        self._refuse_foreign_code()
+        for name in self._components:
+            self._refuse_incomplete(name)
+
+    def class_name(self, component: str) -> str:
+        """Class of a component, as the folder names it.
+
+        Raises:
+            BackboneError: the pipeline has no such component.
+        """
+        if component not in self._components:
+            raise BackboneError(
+                f"{self.path}: {self.pipeline_class} has no {component}; it has {', '.join(sorted(self._components))}"
+            )
+        return self._components[component][1]
+
+    def has(self, component: str) -> bool:
+        """Whether the pipeline has the component at all."""
+        return component in self._components
+
+    def load(self, component: str, *, dtype: torch.dtype) -> Any:  # noqa: ANN401
+        """Load one component through its own class; weights from safetensors only."""
+        class_name = self.class_name(component)
+        library = self._components[component][0]
+        kind = getattr(importlib.import_module(library), class_name)
+        folder = self.path / component
+        if class_name.endswith(_WEIGHTLESS):
+            return kind.from_pretrained(folder)
+        arguments: dict[str, Any] = {"dtype": dtype}
+        if library == "diffusers":
+            arguments = {"torch_dtype": dtype, "low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None}
+        with _quiet_where_nobody_looks():
+            return kind.from_pretrained(folder, use_safetensors=True, **arguments).eval()
+
+    def fingerprint(self) -> str:
+        """Hash that changes whenever a config, a tokenizer or a weight does."""
+        digest = hashlib.sha256()
+        if self.revision is not None:
+            digest.update(f"revision {self.revision}".encode())
+            return digest.hexdigest()
+        for file in sorted(self._component_files(), key=lambda file: file.relative_to(self.path).as_posix()):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(self.path).as_posix()} {content}\n".encode())
+        return digest.hexdigest()
+
+    def _component_files(self) -> Iterator[Path]:
+        yield self.path / "model_index.json"
+        for name in self._components:
+            yield from (file for file in (self.path / name).rglob("*") if file.suffix in _FINGERPRINTED)
+
+    def _refuse_foreign_code(self) -> None:
+        for name, (library, class_name) in self._components.items():
+            if library not in _LIBRARIES or not hasattr(importlib.import_module(library), class_name):
+                raise BackboneError(
+                    f"{self.path}: {name} is {library}.{class_name}, which neither diffusers nor "
+                    f"transformers has; code that comes with a checkpoint is not run"
+                )
+
+    def _refuse_incomplete(self, component: str) -> None:
+        folder = self.path / component
+        files = list(folder.iterdir()) if folder.is_dir() else []
+        if not files:
+            raise BackboneError(f"{folder} is missing or empty; {_ways_out()}")
+        if self.class_name(component).endswith(_WEIGHTLESS):
+            return
+        pickles = [file.name for file in files if file.suffix in _PICKLES]
+        if not any(file.suffix == ".safetensors" for file in files):
+            if pickles:
+                raise BackboneError(
+                    f"{folder} holds {pickles[0]}, a pickle, which can run code when read; only safetensors "
+                    f"are loaded: take a revision that has them, or save the model again, which writes them"
+                )
+            raise BackboneError(f"{folder} holds no *.safetensors; {_ways_out()}")
+        missing = sorted(shard for shard in _shards(files) if not (folder / shard).is_file())
+        if missing:
+            raise BackboneError(f"{folder} lacks {', '.join(missing)}; {_ways_out()}")
+
+
+def find_folder(name: str, params: ModelParams) -> PipelineFolder:
+    """The folder of a backbone: a local one, or the snapshot of its checkpoint.
+
+    Args:
+        name: `path:DIR`, a known name, or any label where `params.path` or `params.checkpoint` says what is meant.
+        params: Says where to look.
+
+    Raises:
+        BackboneError: unknown name, or weights that are neither here nor to be had.
+    """
+    if name.startswith("path:"):
+        return PipelineFolder(Path(name.removeprefix("path:")))
+    if params.path is not None:
+        return PipelineFolder(Path(params.path))
+    checkpoint = params.checkpoint or CHECKPOINTS[canonical_name(name)]
+    return _snapshot(checkpoint, params)
+
+
+@contextmanager
+def _quiet_where_nobody_looks() -> Iterator[None]:
+    """No progress bars of the model libraries while standard error is not a terminal."""
+    bars = (diffusers.utils.logging, transformers.utils.logging)
+    shown = [bar.is_progress_bar_enabled() for bar in bars]
+    if not sys.stderr.isatty():
+        for bar in bars:
+            bar.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for bar, was_shown in zip(bars, shown, strict=True):
+            if was_shown:
+                bar.enable_progress_bar()
+
+
+def _snapshot(checkpoint: str, params: ModelParams) -> PipelineFolder:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                checkpoint,
+                revision=params.revision,
+                allow_patterns=_WANTED_FILES,
+                local_files_only=params.local_files_only,
+            )
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise BackboneError(
+            f"{checkpoint} (revision {params.revision or 'main'}): model_index.json and the folders of its components "
+            f"(transformer, vae, text_encoder, tokenizer, scheduler) are not in the local cache, and could not be "
+            f"fetched; {_ways_out(checkpoint, params.revision)}"
+        ) from error
+    return PipelineFolder(folder, revision=folder.name)
+
+
+def _shards(files: list[Path]) -> set[str]:
+    """Files that the components' weight indexes name."""
+    indexes = (file for file in files if file.name.endswith(".safetensors.index.json"))
+    return {
+        shard for index in indexes for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    }
+
+
+def _ways_out(checkpoint: str = "REPOSITORY", revision: str | None = None) -> str:
+    pinned = f" --revision {revision}" if revision else ""
+    return (
+        f"fetch a checkpoint where there is network with `hf download {checkpoint}{pinned}` and copy the cache, or run "
+        f"path:{SHIPPED}, which comes with the project"
+    )

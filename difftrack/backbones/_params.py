@@ -1,0 +1,57 @@
+"""What a person chooses about loading a backbone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+__all__ = ["ModelParams"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParams:
+    """How to load one backbone.
+
+    Raises:
+        ValueError: both `path` and `checkpoint` are given, or a number is out of range.
+    """
+
+    path: str | None = None
+    """Local pipeline folder; where it is given, the backbone's name is only a label."""
+    checkpoint: str | None = None
+    """Repository of the checkpoint; null takes the one that the backbone's name stands for."""
+    revision: str | None = None
+    """Branch, tag or commit of the checkpoint; the commit it resolves to goes into the fingerprint."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of all weights and activations."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1", or "auto": the first CUDA device where there is one."""
+    local_files_only: bool = False
+    """Never ask the network, even if the weights are missing."""
+    vae_batch_frames: int = 8
+    """Frames per batch where each frame is encoded alone; bounds memory, changes no number."""
+    vae_tiling: bool = False
+    """Encode and decode in overlapping tiles: less memory, slightly different latents."""
+    vae_slicing: bool = False
+    """Encode and decode one batch element at a time: less memory, same latents."""
+    cpu_offload: bool = False
+    """Keep each component on the CPU until it runs (needs the package accelerate and a GPU)."""
+    release_text_encoder: bool = False
+    """Drop the text encoder after each prompt is embedded; it is loaded again for the next one."""
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.checkpoint is not None:
+            raise ValueError(f"path is {self.path!r} and checkpoint is {self.checkpoint!r}; give one of the two")
+        if self.vae_batch_frames < 1:
+            raise ValueError(f"vae_batch_frames is {self.vae_batch_frames}; it must be at least 1")
+
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch names it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def torch_device(self) -> torch.device:
+        """The device, "auto" resolved on this machine."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)

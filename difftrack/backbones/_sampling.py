@@ -1,0 +1,35 @@
+"""Listening to a stock pipeline while it samples."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+__all__ = ["TrajectoryRecorder", "to_uint8"]
+
+
+class TrajectoryRecorder:
+    """A pipeline's `callback_on_step_end` that keeps the latents entering every step.
+
+    Args:
+        initial: The noise that enters step 0, as handed to the pipeline.
+    """
+
+    def __init__(self, initial: Float[Tensor, "batch *latents"]) -> None:
+        self._entering = [initial]
+
+    def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
+        self._entering.append(tensors["latents"])
+        return {}
+
+    def trajectory(self) -> Float[Tensor, "step *latents"]:
+        """Latents that entered each step, on the CPU; the clean ones that left the last step are not among them."""
+        return torch.cat([latents.detach().cpu() for latents in self._entering[:-1]])
+
+
+def to_uint8(frames: Float[np.ndarray, "frame row col rgb"]) -> UInt8[np.ndarray, "frame row col rgb"]:
+    """Round frames in [0, 1] to bytes."""
+    return np.round(frames * 255).clip(0, 255).astype(np.uint8)
