@@ -1,0 +1,91 @@
+"""From scores per clip to one map over layer and step, and to the layers worth using."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from difftrack.metrics._params import CORRECTED, ScoringParams
+
+__all__ = ["ClipMean", "harmonic_mean", "mean_over_clips", "rank_cells"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipMean:
+    """A mean over clips that says how many of them had nothing to say."""
+
+    mean: Float[np.ndarray, "*grid"]
+    """NaN where every clip is empty."""
+    num_clips: int
+    num_empty: Int[np.ndarray, "*grid"]
+    """Clips whose value is NaN, and which the mean leaves out."""
+
+
+def mean_over_clips(values: Sequence[Float[np.ndarray, "*grid"]], *, params: ScoringParams = CORRECTED) -> ClipMean:
+    """Average over clips, leaving out empty ones (or, with `nan_cells: spread`, letting one of them empty the mean).
+
+    Raises:
+        ValueError: there is no clip.
+    """
+    if not len(values):
+        raise ValueError("values is empty; a mean over clips needs at least one clip")
+    stacked = np.stack([np.asarray(value, dtype=np.float64) for value in values])
+    empty = np.isnan(stacked)
+    if params.nan_cells == "spread":
+        mean = stacked.mean(axis=0)
+    else:
+        num_full = (~empty).sum(axis=0)
+        total = np.where(empty, 0.0, stacked).sum(axis=0)
+        mean = np.divide(total, num_full, out=np.full(total.shape, np.nan), where=num_full > 0)
+    return ClipMean(mean=np.asarray(mean), num_clips=len(stacked), num_empty=np.asarray(empty.sum(axis=0)))
+
+
+def harmonic_mean(
+    accuracy: Float[np.ndarray, "*grid"],
+    confidence: Float[np.ndarray, "*grid"],
+    attention: Float[np.ndarray, "*grid"],
+    *,
+    params: ScoringParams = CORRECTED,
+) -> Float[np.ndarray, "*grid"]:
+    """Combine three scores, each min-max normalised over the whole grid: H = 3 / (1/a + 1/c + 1/s).
+
+    A cell at the minimum of any of the three is 0, so H is relative to the sweep that it was computed in. A score that
+    is the same everywhere tells no cells apart and makes H 0 everywhere.
+
+    Args:
+        accuracy: Matching accuracy over layer and step (any axes, the same for all three).
+        confidence: Cross-frame confidence.
+        attention: Cross-frame attention.
+        params: `nan_cells: ignored` takes the bounds over the other cells and leaves empty ones NaN; `spread` makes
+            H 0 everywhere as soon as one cell is empty, as the released code does.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), section 3.2.
+    """
+    normalised = [_normalise(table) for table in (accuracy, confidence, attention)]
+    with np.errstate(divide="ignore"):
+        combined = 3 / sum(1 / table for table in normalised)
+    if params.nan_cells == "spread":
+        spread = np.isnan(combined).any()
+        return np.zeros_like(combined) if spread else np.asarray(combined)
+    return np.asarray(combined)
+
+
+def rank_cells(scores: Float[np.ndarray, "*grid"], *, num: int, worst: bool = False) -> list[tuple[int, ...]]:
+    """Give the indices of the `num` best cells, best first, or of the worst, worst first; empty cells are left out."""
+    flat = np.ravel(scores)
+    order = np.argsort(flat if worst else -flat, kind="stable")
+    ranked = [index for index in order if not np.isnan(flat[index])][:num]
+    return [tuple(int(i) for i in np.unravel_index(index, np.shape(scores))) for index in ranked]
+
+
+def _normalise(table: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
+    """Min-max over the cells that hold a value; 0 where all are equal."""
+    values = np.asarray(table, dtype=np.float64)
+    if np.isnan(values).all():
+        return values
+    lowest, highest = np.nanmin(values), np.nanmax(values)
+    if lowest == highest:
+        return np.where(np.isnan(values), np.nan, 0.0)
+    return (values - lowest) / (highest - lowest)

@@ -1,0 +1,141 @@
+"""The paper's three scores of one (layer, step): matching accuracy, confidence, attention."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from difftrack.geometry import frames_of_latent_frame
+from difftrack.metrics._params import CORRECTED, ScoringParams
+
+__all__ = ["AttentionScores", "attention_score", "confidence_score", "matching_accuracy"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionScores:
+    """A score of the attention of query points, by where it goes; NaN where no point counts."""
+
+    cross: Float[np.ndarray, "*grid"]
+    """Onto the other latent frames: the paper's score."""
+    self_frame: Float[np.ndarray, "*grid"]
+    """Onto the points' own latent frame."""
+    text: Float[np.ndarray, "*grid"]
+
+
+def matching_accuracy(
+    points_xy_px: Float[np.ndarray, "*grid frame point xy"],
+    true_xy_px: Float[np.ndarray, "frame point xy"],
+    visible: Bool[np.ndarray, "frame point"],
+    *,
+    params: ScoringParams = CORRECTED,
+) -> Float[np.ndarray, "*grid"]:
+    """Give the fraction of visible (frame, point) pairs matched within `threshold_px` (PCK).
+
+    Args:
+        points_xy_px: Matches, in pixels of the size that the backbone saw; frame 0 is that of the query points.
+        true_xy_px: True positions in the same pixels.
+        visible: True where a point is seen.
+        params: `threshold_px`, `count_source_frame` and `decimals` matter here.
+
+    Returns:
+        Fractions in 0...1 over the leading axes; NaN when nothing is visible.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), section 3.2 and appendix E (8 px), over frames after the first.
+    """
+    counted = visible.copy()
+    counted[0] &= params.count_source_frame
+    distance = np.linalg.norm(points_xy_px - true_xy_px, axis=-1)
+    right = ((distance < params.threshold_px) & counted).sum(axis=(-2, -1))
+    fraction = _divide(right, counted.sum())
+    return fraction if params.decimals is None else np.round(fraction * 100, params.decimals) / 100
+
+
+def confidence_score(
+    frame_max: Float[np.ndarray, "*grid latent_frame point"],
+    text_max: Float[np.ndarray, "*grid point"],
+    visible: Bool[np.ndarray, "frame point"],
+    *,
+    temporal_stride: int,
+    params: ScoringParams = CORRECTED,
+) -> AttentionScores:
+    """Average the largest attention weight of query points of frame 0.
+
+    Per point over the latent frames j >= 1 all of whose video frames show it, then over points that have any:
+
+        cross = mean_points mean_j max_x A(p, x in frame j)
+
+    Args:
+        frame_max: Largest weight per latent frame; latent frame 0 is the points' own.
+        text_max: Largest weight over text tokens.
+        visible: True where a point is seen, per video frame.
+        temporal_stride: Video frames per latent frame after the first.
+        params: `unseen_points` and `decimals` matter here.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), eq. 8.
+    """
+    seen = _latent_visibility(visible, frame_max.shape[-2], temporal_stride)[1:]
+    num_seen = seen.sum(axis=0)
+    total = np.where(seen, frame_max[..., 1:, :], 0).sum(axis=-2, dtype=np.float64)
+    cross = np.divide(total, num_seen, out=np.zeros_like(total), where=num_seen > 0)
+    everyone = np.ones(visible.shape[1], dtype=bool)
+    counted = params.unseen_points == "counted"
+    return AttentionScores(
+        cross=_mean_over_points(cross, everyone if counted else num_seen > 0, params),
+        self_frame=_mean_over_points(frame_max[..., 0, :], everyone if counted else visible[0], params),
+        text=_mean_over_points(text_max, everyone if counted else visible[0], params),
+    )
+
+
+def attention_score(
+    frame_mass: Float[np.ndarray, "*grid latent_frame point"],
+    text_mass: Float[np.ndarray, "*grid point"],
+    visible: Bool[np.ndarray, "frame point"],
+    *,
+    params: ScoringParams = CORRECTED,
+) -> AttentionScores:
+    """Average the attention mass of the query points visible in frame 0.
+
+        cross = mean_points sum_{j >= 1} sum_x A(p, x in frame j)
+
+    Args:
+        frame_mass: Mass per latent frame; latent frame 0 is the points' own.
+        text_mass: Mass over text tokens.
+        visible: True where a point is seen, per video frame.
+        params: `decimals` matters here.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), eq. 9.
+    """
+    return AttentionScores(
+        cross=_mean_over_points(frame_mass[..., 1:, :].sum(axis=-2), visible[0], params),
+        self_frame=_mean_over_points(frame_mass[..., 0, :], visible[0], params),
+        text=_mean_over_points(text_mass, visible[0], params),
+    )
+
+
+def _latent_visibility(
+    visible: Bool[np.ndarray, "frame point"], num_latent_frames: int, temporal_stride: int
+) -> Bool[np.ndarray, "latent_frame point"]:
+    """True where a point is seen in every video frame that a latent frame holds."""
+    last = frames_of_latent_frame(num_latent_frames - 1, temporal_stride=temporal_stride)[-1]
+    if last >= len(visible):
+        raise ValueError(
+            f"visible has {len(visible)} frames, but {num_latent_frames} latent frames of temporal_stride"
+            f" {temporal_stride} reach frame {last}"
+        )
+    frames = (frames_of_latent_frame(k, temporal_stride=temporal_stride) for k in range(num_latent_frames))
+    return np.stack([visible[f.start : f.stop].all(axis=0) for f in frames])
+
+
+def _mean_over_points(
+    values: Float[np.ndarray, "*grid point"], points: Bool[np.ndarray, " point"], params: ScoringParams
+) -> Float[np.ndarray, "*grid"]:
+    mean = _divide(values[..., points].sum(axis=-1, dtype=np.float64), points.sum())
+    return mean if params.decimals is None else np.round(mean, params.decimals)
+
+
+def _divide(numerator: np.ndarray, count: np.integer) -> np.ndarray:
+    """Divide, giving NaN where nothing was counted."""
+    return np.asarray(numerator / count if count else np.full(np.shape(numerator), np.nan))
