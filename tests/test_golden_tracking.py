@@ -5,9 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from difftrack.tracking import ChunkParams, chunk_schedule
+from difftrack.geometry import rescale_points
+from difftrack.tracking import ChunkDescriptors, ChunkParams, PredictedTracks, TrackParams, chunk_schedule, track_clip
 
 GOLDEN = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
 
@@ -49,3 +53,83 @@ def test_released_schedule_refuses_what_crashes_the_released_code() -> None:
     for case in crashed:
         with pytest.raises(ValueError, match=r"chunk_stride|released schedule needs"):
             released_chunks(case)
+
+
+GRID = (10, 15)
+SIZE = (160, 240)
+SOURCES = ((0, 0), (0, 1))
+SCHEDULES = {
+    "interval_avg": ChunkParams(schedule="released"),
+    "interval_first": ChunkParams(schedule="released"),
+    "stride12": ChunkParams(schedule="released", interleaved=False, chunk_stride=12),
+    "stride6_avg": ChunkParams(schedule="released", interleaved=False, chunk_stride=6),
+    "stride1_avg_maxlen20": ChunkParams(schedule="released", interleaved=False, chunk_stride=1, video_max_len=20),
+    "hunyuan_interval_avg": ChunkParams(schedule="released"),
+}
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / name) as arrays:
+        return {key: arrays[key] for key in arrays}
+
+
+def perturbed_chunks(golden: dict[str, np.ndarray], chunks: list[tuple[int, ...]]) -> list[ChunkDescriptors]:
+    """Chunks whose descriptors depend on their number, as the stand-in model of the golden made them."""
+
+    def descriptors(kind: str, layer: int, number: int, frames: tuple[int, ...]) -> Tensor:
+        base = torch.from_numpy(golden[f"base_{kind}"][layer][list(frames)].astype(np.float32))
+        moved = base + 0.35 * torch.roll(base, number + 1, dims=-2)
+        return moved.transpose(0, 1).unflatten(2, GRID)
+
+    def reader(number: int, frames: tuple[int, ...]) -> ChunkDescriptors:
+        def read(step: int, layer: int) -> tuple[Tensor, Tensor]:
+            return descriptors("q", layer, number, frames), descriptors("k", layer, number, frames)
+
+        return ChunkDescriptors(frames=frames, read=read)
+
+    return [reader(number, frames) for number, frames in enumerate(chunks)]
+
+
+def released_tracks(golden: dict[str, np.ndarray], name: str, **overrides: Any) -> PredictedTracks:
+    chunks = perturbed_chunks(golden, chunk_schedule(26, SCHEDULES[name]))
+    params = TrackParams(convention="released", overlap="average" if "avg" in name else "first", **overrides)
+    return track_clip(chunks, golden["kept_query_points"], sources=SOURCES, stride_px=16, params=params)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_released_tracks_are_those_of_the_released_code(name: str) -> None:
+    golden = load("05_tapvid_track.npz")
+    tracks = released_tracks(golden, name)
+    predicted = rescale_points(tracks.points_xy_px, from_size=SIZE, to_size=(256, 256))
+    np.testing.assert_allclose(predicted.swapaxes(0, 1), golden[f"{name}__pred_tracks256"], atol=2e-3)
+    assert tracks.visible.all()
+
+
+def test_temperature_alone_is_corrected_by_its_own_override() -> None:
+    golden = load("05_tapvid_track.npz")
+    tracks = released_tracks(golden, "interval_avg", matching={"temperature": "root_channel"})
+    predicted = rescale_points(tracks.points_xy_px, from_size=SIZE, to_size=(256, 256)).swapaxes(0, 1)
+    np.testing.assert_allclose(predicted, golden["interval_avg_FIXEDSCALE__pred_tracks256"], atol=2e-3)
+    assert np.abs(predicted - golden["interval_avg__pred_tracks256"]).max() > 1.0
+
+
+
+
+def test_released_tracks_at_real_geometry_are_those_of_the_released_code() -> None:
+    golden, matching = load("05_tapvid_track.npz"), load("01_matching.npz")
+    num_text = matching["q"].shape[1] - 13 * 30 * 45
+
+    def read(step: int, layer: int) -> tuple[Tensor, Tensor]:
+        query, key = (torch.from_numpy(matching[kind][:, num_text:].astype(np.float32)) for kind in "qk")
+        return query.unflatten(1, (13, 30, 45)), key.unflatten(1, (13, 30, 45))
+
+    points = matching["query_coords"][0]
+    tracks = track_clip(
+        [ChunkDescriptors(frames=tuple(range(13)), read=read)],
+        np.concatenate([np.zeros_like(points[:, :1]), points], axis=1),
+        sources=[(0, 0)],
+        stride_px=16,
+        params=TrackParams(convention="released"),
+    )
+    predicted = rescale_points(tracks.points_xy_px, from_size=(480, 720), to_size=(256, 256)).swapaxes(0, 1)
+    np.testing.assert_allclose(predicted, golden["real13__pred_tracks256"], atol=2e-3)

@@ -1,0 +1,125 @@
+"""Match probabilities between two frames, fused over (layer, step), heads and the chunks that hold both."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from difftrack.correspondence import Descriptors, MatchingParams, match_rows
+from difftrack.tracking._chunks import ChunkDescriptors, Sources, fused_sources
+from difftrack.tracking._params import TrackParams
+
+__all__ = ["FramePair", "fused_frame_pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class FramePair:
+    """Two video frames and the match probabilities between all of their tokens."""
+
+    source: int
+    target: int
+    there: Float[Tensor, "source_token target_token"]
+    """Of each source token over the target's tokens."""
+    back: Float[Tensor, "target_token source_token"]
+    """Of each target token over the source's tokens."""
+    rows: int
+    cols: int
+
+    def plus(self, other: "FramePair") -> "FramePair":
+        """Add the probabilities of another chunk."""
+        return FramePair(
+            self.source, self.target, self.there + other.there, self.back + other.back, self.rows, self.cols
+        )
+
+    def divided_by(self, count: int) -> "FramePair":
+        """Turn a sum over chunks into their mean."""
+        return FramePair(self.source, self.target, self.there / count, self.back / count, self.rows, self.cols)
+
+
+def fused_frame_pairs(
+    chunks: Sequence[ChunkDescriptors], source_frames: Collection[int], sources: Sources, params: TrackParams
+) -> Iterator[FramePair]:
+    """Match every token of some frames with every token of all frames that share a chunk with them.
+
+    Chunks are read one after the other, each at most once; a pair of frames is kept only while a later chunk holds it.
+
+    Args:
+        chunks: Descriptors.
+        source_frames: Video frames to match from; chunks without any of them are not read.
+        sources: (step, layer) pairs to fuse.
+        params: How to match and fuse.
+
+    Yields:
+        Each pair of frames once, when its last chunk has been seen.
+    """
+    expected = Counter(pair for chunk in chunks for pair in _pairs_in(chunk, source_frames))
+    sums: dict[tuple[int, int], FramePair] = {}
+    seen: Counter[tuple[int, int]] = Counter()
+    for chunk in chunks:
+        if not any((source, target) in expected for source, target in _pairs_in(chunk, source_frames)):
+            continue
+        for pair in _match_within(chunk, source_frames, sources, params):
+            at = (pair.source, pair.target)
+            if at not in expected:
+                continue
+            seen[at] += 1
+            sums[at] = sums[at].plus(pair) if at in sums else pair
+            if seen[at] == expected[at] or not params.averages_overlap:
+                yield sums.pop(at).divided_by(seen[at])
+                del expected[at]
+
+
+def _pairs_in(chunk: ChunkDescriptors, source_frames: Collection[int]) -> list[tuple[int, int]]:
+    sources = [frame for frame in chunk.frames if frame in source_frames]
+    return [(source, target) for source in sources for target in chunk.frames if target != source]
+
+
+def _match_within(
+    chunk: ChunkDescriptors, source_frames: Collection[int], sources: Sources, params: TrackParams
+) -> Iterator[FramePair]:
+    """Match the source frames of one chunk in its other frames, as many at a time as memory allows."""
+    pairs, weights = fused_sources(chunk, sources, params)
+    _, num_frames, rows, cols, _ = pairs[0][0].shape
+    matching = params.matching_params
+    batch = max(1, matching.memory_limit_mb * 2**20 // (8 * (rows * cols) ** 2))
+    every_token = torch.arange(rows * cols, device=pairs[0][0].device)
+    for source, frame in enumerate(chunk.frames):
+        if frame not in source_frames:
+            continue
+        for start in range(0, num_frames, batch):
+            targets = range(start, min(start + batch, num_frames))
+            there, back = _both_ways(pairs, every_token, source, targets, matching, weights)
+            for index, target in enumerate(targets):
+                if target != source:
+                    yield FramePair(frame, chunk.frames[target], there[index], back[index], rows, cols)
+
+
+def _both_ways(
+    pairs: Sequence[Descriptors],
+    every_token: Int[Tensor, " token"],
+    source: int,
+    targets: range,
+    matching: MatchingParams,
+    weights: Sequence[Tensor] | None,
+) -> tuple[Float[Tensor, "target_frame token token"], Float[Tensor, "target_frame token token"]]:
+    """Probabilities from the source frame to the targets and back; with both directions averaged, the transpose."""
+    there = match_rows(
+        pairs, every_token, source_frame=source, target_frames=targets, params=matching, head_weights=weights
+    )
+    if matching.directions == "both":
+        return there, there.transpose(1, 2)
+    back = [
+        match_rows(
+            pairs,
+            every_token,
+            source_frame=target,
+            target_frames=range(source, source + 1),
+            params=matching,
+            head_weights=weights,
+        )
+        for target in targets
+    ]
+    return there, torch.cat(back)

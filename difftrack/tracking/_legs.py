@@ -1,0 +1,82 @@
+"""Points of one frame, matched in the frames that share a chunk with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftrack.correspondence import MatchingParams, point_probabilities, query_tokens, read_rows
+from difftrack.tracking._chunks import ChunkDescriptors, Sources
+from difftrack.tracking._fusion import FramePair, fused_frame_pairs
+from difftrack.tracking._params import TrackParams
+
+__all__ = ["Leg", "legs_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """Points of a source frame in one target frame."""
+
+    points_xy_token: Float[Tensor, "point xy"]
+    margin: Float[Tensor, " point"]
+    """How far the match stands out: 1 - (best probability more than one token away) / best; 1 in the source frame."""
+    cycle_error_token: Float[Tensor, " point"]
+    """Distance in tokens between a point and the match of its match; 0 in the source frame."""
+
+    def then(self, onward: "Leg") -> "Leg":
+        """Chain with a leg that starts where this one ends: errors add up, and the weaker match counts."""
+        margin = torch.minimum(self.margin, onward.margin)
+        return Leg(onward.points_xy_token, margin, self.cycle_error_token + onward.cycle_error_token)
+
+    def __getitem__(self, points: slice) -> "Leg":
+        return Leg(self.points_xy_token[points], self.margin[points], self.cycle_error_token[points])
+
+
+def legs_from(
+    chunks: Sequence[ChunkDescriptors],
+    starts: Mapping[int, Float[Tensor, "point xy"]],
+    sources: Sources,
+    params: TrackParams,
+) -> dict[int, dict[int, Leg]]:
+    """Match points of some frames in all frames that share a chunk with them.
+
+    Args:
+        chunks: Descriptors; each chunk is read at most once.
+        starts: Points in token coordinates, by the video frame that they lie in.
+        sources: (step, layer) pairs to fuse.
+        params: How to match and fuse.
+
+    Returns:
+        Legs by source frame and target frame, the source frame itself included.
+    """
+    legs = {source: {source: _stay(points)} for source, points in starts.items()}
+    for pair in fused_frame_pairs(chunks, starts, sources, params):
+        legs[pair.source][pair.target] = _read_leg(starts[pair.source], pair, params.matching_params)
+    return legs
+
+
+def _stay(points_xy_token: Tensor) -> Leg:
+    certain = torch.ones(len(points_xy_token), device=points_xy_token.device)
+    return Leg(points_xy_token, certain, torch.zeros_like(certain))
+
+
+def _read_leg(points_xy_token: Tensor, pair: FramePair, matching: MatchingParams) -> Leg:
+    here = query_tokens(points_xy_token, rows=pair.rows, cols=pair.cols, params=matching)
+    rows = pair.there[here.tokens]
+    match = read_rows(rows, here, cols=pair.cols, params=matching)
+    margin = _margin(point_probabilities(rows, here, matching), cols=pair.cols)
+    there = query_tokens(match.points_xy_token, rows=pair.rows, cols=pair.cols, params=matching)
+    returned = read_rows(pair.back[there.tokens], there, cols=pair.cols, params=matching)
+    return Leg(match.points_xy_token, margin, (returned.points_xy_token - points_xy_token).norm(dim=-1))
+
+
+def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[Tensor, " point"]:
+    """Compare the best token with the best of those that are not its neighbours, which share the same motion."""
+    best, token = probabilities.max(dim=-1)
+    every = torch.arange(probabilities.shape[-1], device=token.device)
+    near_row = (every // cols - (token // cols)[:, None]).abs() <= 1
+    near_col = (every % cols - (token % cols)[:, None]).abs() <= 1
+    rival = probabilities.masked_fill(near_row & near_col, 0.0).amax(dim=-1)
+    return 1.0 - rival / best.clamp(min=torch.finfo(best.dtype).tiny)

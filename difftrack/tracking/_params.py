@@ -1,0 +1,106 @@
+"""Every choice between stored descriptors and finished tracks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from difftrack.correspondence import Convention, MatchingParams
+
+__all__ = ["TrackParams", "VisibilityParams"]
+
+_TRACKING_PRESETS: dict[str, dict[str, Any]] = {
+    "corrected": {"window_radius": 1},
+    "released": {"temperature": "root_heads"},
+}
+"""What tracking sets on top of the matching presets."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisibilityParams:
+    """When a match counts as seen.
+
+    Raises:
+        ValueError: a threshold is out of its range.
+    """
+
+    predict: bool | None = None
+    """False calls every point visible in every frame, as published. Null: true under `corrected`, else false."""
+    max_cycle_error_token: float = 1.5
+    """A point is invisible where the match of its match lies further than this from where it started, in tokens."""
+    min_margin: float = 0.0
+    """A point is invisible where its match stands out by less: 1 - (best probability more than one token away) / best,
+    0 ... 1. 0 switches the test off."""
+
+    def __post_init__(self) -> None:
+        if not self.max_cycle_error_token > 0:
+            raise ValueError(f"max_cycle_error_token is {self.max_cycle_error_token}; it must be positive")
+        if not 0 <= self.min_margin <= 1:
+            raise ValueError(f"min_margin is {self.min_margin}; it must lie in 0 ... 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TrackParams:
+    """How cached descriptors become tracks; nothing here makes the model run again. Null takes the convention's value.
+
+    Raises:
+        ParamsError: an override of the matching is unknown or has a wrong value.
+        ValueError: a value is out of its range, or two of them exclude each other.
+    """
+
+    convention: Convention = "corrected"
+    """`released` reads descriptors as the released code does, bugs included; `corrected` as well as we can."""
+    layers: Literal["best", "stored"] | tuple[int, ...] = "best"
+    """Layers to fuse: the best one by the scores, all that are stored, or these."""
+    steps: Literal["stored"] | tuple[int, ...] = "stored"
+    """Denoising steps to fuse."""
+    kind: Literal["query_key", "feature"] = "query_key"
+    """Descriptors to match: queries with keys, or features with features by cosine."""
+    heads: Literal["all"] | tuple[int, ...] = "all"
+    """Heads that take part, in every layer and with equal weight."""
+    head_weights: Mapping[int, tuple[float, ...]] | None = None
+    """One weight per head for each layer; weight 0 leaves a head out. Excludes `heads`."""
+    fusion: Literal["probability", "channel"] | None = None
+    """Several (layer, step): average their match probabilities (corrected), or concatenate their channels (released),
+    which lowers the temperature with every layer added (A4)."""
+    overlap: Literal["average", "first"] | None = None
+    """Frames in several chunks: average the match probabilities (corrected), or keep the first (released)."""
+    matching: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of single matching params, such as `window_radius`; null keeps the convention's value for tracking."""
+    visibility: VisibilityParams = VisibilityParams()
+    """When a match counts as seen."""
+    smoothing_radius: int = 0
+    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off."""
+
+    def __post_init__(self) -> None:
+        if self.smoothing_radius < 0:
+            raise ValueError(f"smoothing_radius is {self.smoothing_radius}; it must be at least 0")
+        if self.head_weights is not None and self.heads != "all":
+            raise ValueError(f"heads is {list(self.heads)} beside head_weights; give one of the two")
+        for name in ("layers", "steps", "heads"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} is empty; name at least one")
+        _ = self.matching_params
+
+    @property
+    def matching_params(self) -> MatchingParams:
+        """Matching params of the convention, those that tracking sets, and the overrides, later ones first."""
+        chosen = {name: value for name, value in self.matching.items() if value is not None}
+        overrides = {**_TRACKING_PRESETS[self.convention], **chosen}
+        params = MatchingParams.preset(self.convention, overrides, section="track.matching")
+        return replace(params, temperature=params.feature_temperature) if self.kind == "feature" else params
+
+    @property
+    def averages_overlap(self) -> bool:
+        """Whether frames in several chunks average their match probabilities."""
+        return self.overlap == "average" if self.overlap else self.convention == "corrected"
+
+    @property
+    def concatenates_channels(self) -> bool:
+        """Whether several (layer, step) are fused along their channels."""
+        return self.fusion == "channel" if self.fusion else self.convention == "released"
+
+    @property
+    def predicts_visibility(self) -> bool:
+        """Whether points can be called invisible."""
+        predict = self.visibility.predict
+        return self.convention == "corrected" if predict is None else predict
