@@ -1,13 +1,27 @@
 """Chunks cover clips; hand-made descriptors whose motion is known are tracked."""
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from difftrack.params import ParamsError, parse
-from difftrack.tracking import ChunkParams, chunk_schedule
+from difftrack.tracking import (
+    ChunkDescriptors,
+    ChunkParams,
+    TrackParams,
+    VisibilityParams,
+    chunk_schedule,
+    no_motion,
+    smooth_tracks,
+    track_clip,
+)
 
 
 @given(st.integers(2, 131), st.integers(2, 17), st.booleans(), st.integers(0, 5))
@@ -77,6 +91,291 @@ def test_impossible_cuts_are_refused_with_the_value() -> None:
         chunk_schedule(7, ChunkParams(anchors=(9,)))
     with pytest.raises(ParamsError, match=r"extract\.tracking.*chunk_stride is 13.*12"):
         parse(ChunkParams, {"chunk_stride": 13}, "extract.tracking")
-    for bad in ({"chunk_len": 1}, {"anchors": []}, {"video_max_len": 1}, {"schedule": "released", "anchors": [3]}):
+    refused: tuple[dict[str, Any], ...] = (
+        {"chunk_len": 1},
+        {"anchors": []},
+        {"video_max_len": 1},
+        {"schedule": "released", "anchors": [3]},
+    )
+    for bad in refused:
         with pytest.raises(ParamsError, match=next(reversed(bad))):
             parse(ChunkParams, bad, "extract.tracking")
+
+
+HEADS, ROWS, COLS, CHANNELS, STRIDE = 2, 7, 11, 58, 13
+"""A frame is 91 x 143 px."""
+
+Field = Callable[[int, Tensor], Tensor]
+"""(frame, token positions [row, col, xy]) to what is seen there, [row, col, channel]."""
+
+
+def texture(seed: int, wavelength_token: float) -> Callable[[Tensor], Tensor]:
+    """A random field over the plane: nearby places look alike, up to about a wavelength apart."""
+    generator = torch.Generator().manual_seed(seed)
+    waves = torch.randn(2, CHANNELS // 2, generator=generator) * (2 * torch.pi / wavelength_token)
+
+    def look(places_xy_token: Tensor) -> Tensor:
+        phase = places_xy_token @ waves
+        return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+    return look
+
+
+def moving(velocity_xy_token: tuple[float, float], wavelength_token: float = 4.0) -> Field:
+    look = texture(5, wavelength_token)
+    return lambda frame, places: look(places - frame * torch.tensor(velocity_xy_token))
+
+
+def with_hole(field: Field, frame_of_hole: int, columns: slice) -> Field:
+    """Something else stands in front of some columns in one frame."""
+    other = texture(17, 4.0)
+
+    def look(frame: int, places: Tensor) -> Tensor:
+        seen = field(frame, places).clone()
+        if frame == frame_of_hole:
+            seen[:, columns] = other(places)[:, columns]
+        return seen
+
+    return look
+
+
+def chunks_of(
+    field: Field, chunks: list[tuple[int, ...]], sharpness: float = 12.0, noisy_head: bool = False
+) -> list[ChunkDescriptors]:
+    row, col = torch.meshgrid(torch.arange(ROWS), torch.arange(COLS), indexing="ij")
+    places = torch.stack([col, row], dim=-1).float()
+
+    def reader(frames: tuple[int, ...]) -> ChunkDescriptors:
+        def read(step: int, layer: int) -> tuple[Tensor, Tensor]:
+            one = torch.stack([field(frame, places) for frame in frames])
+            heads = one.expand(HEADS, *one.shape).clone()
+            if noisy_head:
+                heads[1] = 5 * torch.randn(one.shape, generator=torch.Generator().manual_seed(frames[1]))
+            return heads * (sharpness / CHANNELS**0.5), heads
+
+        return ChunkDescriptors(frames=frames, read=read)
+
+    return [reader(frames) for frames in chunks]
+
+
+def queries(*points: tuple[int, float, float]) -> np.ndarray:
+    """(frame, x token, y token) in pixels."""
+    frame_xy = np.asarray(points, dtype=np.float32)
+    return np.concatenate([frame_xy[:, :1], (frame_xy[:, 1:] + 0.5) * STRIDE], axis=1)
+
+
+def track(chunks: list[ChunkDescriptors], query_points: np.ndarray, **params: Any) -> Any:
+    return track_clip(chunks, query_points, sources=[(3, 1)], stride_px=STRIDE, params=TrackParams(**params))
+
+
+def expected_px(query_points: np.ndarray, num_frames: int, velocity_xy_token: tuple[float, float]) -> np.ndarray:
+    elapsed = np.arange(num_frames)[:, None] - query_points[:, 0]
+    return query_points[:, 1:] + elapsed[..., None] * np.asarray(velocity_xy_token) * STRIDE
+
+
+def test_motion_by_whole_tokens_is_found_exactly() -> None:
+    points = queries((0, 2, 1), (0, 3, 2), (0, 1, 3))
+    chunks = chunks_of(moving((1, 0.0), wavelength_token=1.5), chunk_schedule(8, ChunkParams(chunk_len=4)), 60.0)
+    tracks = track(chunks, points, matching={"window_radius": 0})
+    np.testing.assert_allclose(tracks.points_xy_px, expected_px(points, 8, (1, 0)), atol=1e-3)
+    assert tracks.visible.all()
+    assert (tracks.confidence > 0.85).all()
+
+
+def test_soft_argmax_finds_motion_below_a_token() -> None:
+    velocity = (0.3, 0.2)
+    points = queries((0, 3, 2), (0, 4.5, 2.25), (0, 5, 3))
+    chunks = chunks_of(moving(velocity, wavelength_token=6.0), chunk_schedule(7, ChunkParams(chunk_len=5)))
+    truth = expected_px(points, 7, velocity)
+    error = np.abs(track(chunks, points).points_xy_px - truth).max()
+    argmax_error = np.abs(track(chunks, points, matching={"window_radius": 0}).points_xy_px - truth).max()
+    assert error < 0.25 * STRIDE
+    assert argmax_error > 0.4 * STRIDE
+
+
+def test_a_point_behind_something_else_is_invisible_and_returns() -> None:
+    field = with_hole(moving((0.0, 0.0)), frame_of_hole=3, columns=slice(4, 8))
+    points = queries((0, 5.5, 3), (0, 1, 3))
+    tracks = track(chunks_of(field, chunk_schedule(7, ChunkParams(chunk_len=4))), points)
+    assert tracks.visible[:, 0].tolist() == [True, True, True, False, True, True, True]
+    assert tracks.visible[:, 1].all()
+    assert tracks.confidence[3, 0] < tracks.confidence[[0, 1, 2, 4, 5, 6], 0].min()
+    unasked = track(chunks_of(field, [tuple(range(7))]), points, visibility=VisibilityParams(predict=False))
+    assert unasked.visible.all()
+
+
+@pytest.mark.parametrize("anchors", [(0,), (0, 4), (4,)])
+def test_queries_on_any_frame_are_tracked_forward_and_backward(anchors: tuple[int, ...]) -> None:
+    velocity = (0.5, 0.25)
+    points = queries((0, 3, 2), (4, 5, 3), (3, 4, 3), (6, 6, 3.5))
+    chunks = chunks_of(moving(velocity), chunk_schedule(7, ChunkParams(chunk_len=4, anchors=anchors)))
+    tracks = track(chunks, points)
+    assert np.abs(tracks.points_xy_px - expected_px(points, 7, velocity)).max() < 0.5 * STRIDE
+    assert tracks.visible.all()
+    given_back = tracks.points_xy_px[points[:, 0].astype(int), np.arange(len(points))]
+    np.testing.assert_array_equal(given_back, points[:, 1:])
+
+
+def test_a_hop_over_an_anchor_where_the_point_is_hidden_is_not_called_visible() -> None:
+    field = with_hole(moving((0.0, 0.0)), frame_of_hole=0, columns=slice(4, 8))
+    chunks = chunks_of(field, [(0, 1, 3), (0, 2, 4)])
+    tracks = track(chunks, queries((3, 5.5, 3)))
+    assert tracks.visible[:, 0].tolist() == [False, True, False, True, False]
+
+
+def test_points_do_not_see_each_other() -> None:
+    points = queries((0, 3, 2), (4, 5, 3), (0, 4, 1), (3, 4, 3), (4, 2, 2))
+    chunks = chunks_of(moving((0.4, 0.2)), chunk_schedule(7, ChunkParams(chunk_len=4)))
+    together = track(chunks, points)
+    order = [3, 0, 4, 1]
+    apart = track(chunks, points[order])
+    np.testing.assert_allclose(apart.points_xy_px, together.points_xy_px[:, order], atol=1e-4)
+    np.testing.assert_array_equal(apart.visible, together.visible[:, order])
+
+
+def test_tracking_twice_gives_the_same_numbers() -> None:
+    chunks = chunks_of(moving((0.4, 0.2)), chunk_schedule(7, ChunkParams(chunk_len=4)), noisy_head=True)
+    first, second = (track(chunks, queries((0, 3, 2), (2, 4, 1))) for _ in range(2))
+    np.testing.assert_array_equal(first.points_xy_px, second.points_xy_px)
+    np.testing.assert_array_equal(first.confidence, second.confidence)
+
+
+@pytest.mark.parametrize("choice", [{"heads": (0,)}, {"head_weights": {1: (1.0, 0.0)}}])
+def test_a_head_that_sees_nothing_can_be_left_out(choice: dict[str, Any]) -> None:
+    field, schedule = moving((0.3, 0.0)), chunk_schedule(5, ChunkParams(chunk_len=3))
+    points = queries((0, 3, 2), (0, 5, 4))
+    clean, noisy = chunks_of(field, schedule), chunks_of(field, schedule, noisy_head=True)
+    np.testing.assert_allclose(
+        track(noisy, points, **choice).points_xy_px, track(clean, points).points_xy_px, atol=1e-3
+    )
+    assert np.abs(track(noisy, points).points_xy_px - track(clean, points).points_xy_px).max() > 1.0
+
+
+def test_features_are_matched_by_cosine_whatever_their_length() -> None:
+    points = queries((0, 3, 2), (0, 5, 3))
+    schedule = chunk_schedule(5, ChunkParams(chunk_len=3))
+    chunks = chunks_of(moving((0.5, 0.0)), schedule, sharpness=CHANNELS**0.5)
+
+    def stretched(chunk: ChunkDescriptors) -> ChunkDescriptors:
+        def read(step: int, layer: int) -> tuple[Tensor, Tensor]:
+            feature, again = chunk.read(step, layer)
+            return 9 * feature, 9 * again
+
+        return ChunkDescriptors(frames=chunk.frames, read=read)
+
+    tracks = track(chunks, points, kind="feature")
+    longer = track([stretched(chunk) for chunk in chunks], points, kind="feature")
+    np.testing.assert_allclose(longer.points_xy_px, tracks.points_xy_px, atol=1e-3)
+    assert np.abs(tracks.points_xy_px - expected_px(points, 5, (0.5, 0))).max() < 0.5 * STRIDE
+
+
+def test_fusing_a_pair_with_itself_changes_nothing_unless_channels_are_concatenated() -> None:
+    chunks = chunks_of(moving((0.4, 0.2)), [(0, 1, 2, 3, 4)], sharpness=3.0)
+    points = queries((0, 3, 2))
+
+    def fused(sources: list[tuple[int, int]], fusion: Any) -> np.ndarray:
+        params = TrackParams(fusion=fusion, visibility=VisibilityParams(predict=False))
+        tracks = track_clip(chunks, points, sources=sources, stride_px=STRIDE, params=params)
+        return tracks.points_xy_px
+
+    once, twice = [(0, 0)], [(0, 0), (0, 1)]
+    np.testing.assert_allclose(fused(twice, "probability"), fused(once, "probability"), atol=1e-4)
+    assert np.abs(fused(twice, "channel") - fused(once, "channel")).max() > 0.01
+
+
+def test_no_motion_stays() -> None:
+    points = queries((0, 3, 2), (2, 5, 3))
+    tracks = no_motion(points, num_frames=5)
+    assert tracks.points_xy_px.shape == (5, 2, 2)
+    np.testing.assert_array_equal(tracks.points_xy_px, np.broadcast_to(points[:, 1:], (5, 2, 2)))
+    assert tracks.visible.all()
+
+
+def smoothed(points_xy: np.ndarray, visible: np.ndarray, fixed: list[int], radius: int = 2) -> np.ndarray:
+    result = smooth_tracks(
+        torch.tensor(points_xy, dtype=torch.float32),
+        torch.tensor(visible),
+        radius=radius,
+        fixed_frames=torch.tensor(fixed),
+    )
+    return result.numpy()
+
+
+def test_smoothing_worked_by_hand() -> None:
+    x = np.array([0.0, 0.0, 4.0, 0.0, 0.0])[:, None, None] * np.ones(2)
+    visible = np.ones((5, 1), dtype=bool)
+    # Weights 1 2 1 over three frames; the ends have no partner on their other side.
+    np.testing.assert_allclose(smoothed(x, visible, [0], radius=1)[:, 0, 0], [0, 1, 2, 1, 0])
+
+
+@given(st.integers(2, 13), st.integers(1, 5), st.data())
+def test_smoothing_leaves_uniform_motion_and_queries_alone(num_frames: int, radius: int, data: st.DataObject) -> None:
+    visible = np.array(data.draw(st.lists(st.booleans(), min_size=num_frames, max_size=num_frames)))[:, None]
+    line = np.arange(num_frames)[:, None, None] * np.array([3.0, -2.0]) + 7.0
+    np.testing.assert_allclose(smoothed(line, visible, [0], radius), line, atol=1e-3)
+
+
+def test_smoothing_never_crosses_an_occlusion() -> None:
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(11, 1, 2))
+    visible = np.ones((11, 1), dtype=bool)
+    visible[5] = False
+    moved = x.copy()
+    moved[5:] += 100.0
+    np.testing.assert_array_equal(smoothed(x, visible, [0])[:5], smoothed(moved, visible, [0])[:5])
+    assert np.abs(smoothed(x, visible, [0]) - x).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ((0.0, np.nan, 4.0), r"query point 1 .*finite"),
+        ((0.0, 144.0, 4.0), r"query point 1 .*x 144.*143 x 91 px"),
+        ((7.0, 3.0, 4.0), r"query point 1 .*frame 7.*0 \.\.\. 6"),
+        ((0.5, 3.0, 4.0), r"query point 1 .*frame 0\.5"),
+    ],
+)
+def test_impossible_queries_are_named(bad: tuple[float, float, float], message: str) -> None:
+    chunks = chunks_of(moving((0.0, 0.0)), chunk_schedule(7, ChunkParams(chunk_len=4)))
+    with pytest.raises(ValueError, match=message):
+        track(chunks, np.array([(0.0, 3.0, 4.0), bad], dtype=np.float32))
+
+
+def test_missing_chunks_heads_and_points_are_named() -> None:
+    points = queries((0, 3, 2))
+    chunks = chunks_of(moving((0.0, 0.0)), [(0, 1, 2), (0, 4, 5)])
+    with pytest.raises(ValueError, match=r"anchor 0.*\[3\]"):
+        track(chunks, points)
+    with pytest.raises(ValueError, match="no query point"):
+        track(chunks[:1], np.zeros((0, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"heads is \[2\].*layer 1.*0 \.\.\. 1"):
+        track(chunks[:1], points, heads=(2,))
+    with pytest.raises(ValueError, match=r"head_weights.*layer 1.*\[4\]"):
+        track(chunks[:1], points, head_weights={4: (1.0, 1.0)})
+    with pytest.raises(ValueError, match="two or more"):
+        ChunkDescriptors(frames=(0,), read=chunks[0].read)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"convention": "official"}, r"track\.convention is 'official'"),
+        ({"matching": {"windowradius": 1}}, r"track\.matching\.windowradius"),
+        ({"visibility": {"min_margin": 2}}, r"min_margin is 2"),
+        ({"heads": [0], "head_weights": {1: [0.5, 0.5]}}, r"heads is \[0\] beside head_weights"),
+        ({"layers": []}, r"layers is empty"),
+        ({"smoothing_radius": -1}, r"smoothing_radius is -1"),
+    ],
+)
+def test_misspelt_params_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        parse(TrackParams, values, "track")
+
+
+def test_a_null_override_keeps_what_the_convention_says() -> None:
+    corrected = parse(TrackParams, {"matching": {"window_radius": None}}, "track")
+    released = parse(TrackParams, {"convention": "released", "matching": {"window_radius": None}}, "track")
+    assert (corrected.matching_params.window_radius, released.matching_params.window_radius) == (1, 0)
+    assert corrected.matching_params.temperature == "root_channel"
+    assert released.matching_params.temperature == "root_heads"
+    assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)
