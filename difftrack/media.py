@@ -204,7 +204,7 @@ def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.nda
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise MediaError(f"{path}: holds no video stream")
+                raise MediaError(f"{path}: holds no video stream; is it cut short?")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             frames = list(islice(_upright(path, container, stream), start, stop))

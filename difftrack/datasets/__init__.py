@@ -1,0 +1,39 @@
+"""Clips and tracks: their files, TAP-Vid, and the user's own folders; foreign axis orders and units end here."""
+
+from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points
+from difftrack.datasets._errors import ClipFailure, DatasetError
+from difftrack.datasets._files import (
+    clip_names,
+    read_clip,
+    read_given_tracks,
+    read_tracks,
+    write_clip,
+    write_tracks,
+)
+from difftrack.datasets._folders import load_videos
+from difftrack.datasets._sources import FolderParams, read_folder
+from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvid_pickle, tapvid_queries
+from difftrack.datasets._working_size import working_frames
+
+__all__ = [
+    "Clip",
+    "ClipFailure",
+    "DatasetError",
+    "FolderParams",
+    "QueryMode",
+    "TrackedVideo",
+    "Tracks",
+    "check_query_points",
+    "clip_names",
+    "load_tapvid_folder",
+    "load_tapvid_pickle",
+    "load_videos",
+    "read_clip",
+    "read_folder",
+    "read_given_tracks",
+    "read_tracks",
+    "tapvid_queries",
+    "working_frames",
+    "write_clip",
+    "write_tracks",
+]

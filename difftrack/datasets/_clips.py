@@ -1,0 +1,207 @@
+"""A clip, tracks over a clip, and the two together."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from difftrack.datasets._errors import DatasetError
+
+__all__ = [
+    "Clip",
+    "ClipSource",
+    "TrackedVideo",
+    "Tracks",
+    "check_length",
+    "check_name",
+    "check_query_points",
+    "plain_name",
+]
+
+ClipSource = Literal["rendered", "generated", "folder"]
+"""Where a clip came from: the renderer, a backbone, or the user's files."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_MARGIN_PX = 1.0
+"""How far outside the frame a query point may lie: annotators click on the border, and files round."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A video and what is known about it.
+
+    Raises:
+        DatasetError: the name is no plain file name, there is no frame, the rate is not positive, the source is
+            unknown, or the mask is not as large as the frames.
+    """
+
+    name: str
+    """Names the clip's folder: letters, digits, dot, dash and underscore."""
+    frames: UInt8[np.ndarray, "frame row col rgb"]
+    fps: float
+    """Frames per second."""
+    prompt: str
+    source: ClipSource
+    seed: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance that JSON can hold; rendered clips keep their specification under `render`."""
+    object_mask: Bool[np.ndarray, "row col"] | None = None
+    """Where the objects are in frame 0; None where there are none or nobody knows."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.frames.ndim != 4 or self.frames.dtype != np.uint8 or 0 in self.frames.shape:
+            raise DatasetError(
+                f"clip {self.name}: frames are {self.frames.dtype} {self.frames.shape}; wanted: uint8 RGB"
+            )
+        if not math.isfinite(self.fps) or self.fps <= 0:
+            raise DatasetError(f"clip {self.name}: fps is {self.fps}; it must be a positive number")
+        if self.source not in get_args(ClipSource):
+            raise DatasetError(f"clip {self.name}: source is {self.source!r}; known: {', '.join(get_args(ClipSource))}")
+        if self.object_mask is not None and self.object_mask.shape != self.frames.shape[1:3]:
+            raise DatasetError(
+                f"clip {self.name}: the object mask is {self.object_mask.shape}, frames are {self.frames.shape[1:3]}"
+            )
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the clip."""
+        return int(self.frames.shape[0])
+
+    @property
+    def height(self) -> int:
+        """Image height in pixels."""
+        return int(self.frames.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Image width in pixels."""
+        return int(self.frames.shape[2])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what a backbone is given: the frames with their shape, and the prompt."""
+        digest = hashlib.sha256(json.dumps([list(self.frames.shape), self.prompt]).encode())
+        digest.update(np.ascontiguousarray(self.frames).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """Where points are in every frame of a clip of `height` x `width` pixels.
+
+    Raises:
+        DatasetError: shapes do not agree, a visible position or a query point is not finite, or a query point lies
+            outside the clip.
+    """
+
+    points_xy_px: Float32[np.ndarray, "frame point xy"]
+    """(x, y) in pixels; meaningless where not visible."""
+    visible: Bool[np.ndarray, "frame point"]
+    query_points: Float32[np.ndarray, "point txy"]
+    """(frame, x, y): the frame index and the position in pixels from which each point is to be tracked."""
+    height: int
+    width: int
+    tracker: str
+    """What found the tracks: a tracker's name, or `annotated` for human-made ones."""
+
+    def __post_init__(self) -> None:
+        num_frames, num_points = self.visible.shape
+        if self.points_xy_px.shape != (num_frames, num_points, 2) or self.query_points.shape != (num_points, 3):
+            raise DatasetError(
+                f"tracks: points {self.points_xy_px.shape}, visible {self.visible.shape} and query points "
+                f"{self.query_points.shape} do not agree; wanted: [frame, point, 2], [frame, point], [point, 3]"
+            )
+        bad = np.argwhere(self.visible & ~np.isfinite(self.points_xy_px).all(axis=-1))
+        if len(bad):
+            raise DatasetError(f"tracks: point {bad[0][1]} is visible and not a number in frame {bad[0][0]}")
+        check_query_points(self.query_points, num_frames=num_frames, height=self.height, width=self.width)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the tracks cover."""
+        return int(self.visible.shape[0])
+
+    @property
+    def num_points(self) -> int:
+        """Points tracked."""
+        return int(self.visible.shape[1])
+
+    def select(self, keep: Bool[np.ndarray, " point"]) -> "Tracks":
+        """The tracks of some of the points."""
+        return Tracks(
+            points_xy_px=self.points_xy_px[:, keep],
+            visible=self.visible[:, keep],
+            query_points=self.query_points[keep],
+            height=self.height,
+            width=self.width,
+            tracker=self.tracker,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedVideo:
+    """A clip with the tracks that came with it.
+
+    Raises:
+        DatasetError: the tracks were made for another length or size.
+    """
+
+    clip: Clip
+    tracks: Tracks
+
+    def __post_init__(self) -> None:
+        of_clip = (self.clip.num_frames, self.clip.height, self.clip.width)
+        of_tracks = (self.tracks.num_frames, self.tracks.height, self.tracks.width)
+        if of_clip != of_tracks:
+            raise DatasetError(
+                f"clip {self.clip.name} is {of_clip} (frames, height, width) and its tracks are for {of_tracks}"
+            )
+
+
+def check_query_points(
+    query_points: Float32[np.ndarray, "point txy"], *, num_frames: int, height: int, width: int
+) -> None:
+    """Refuse query points that a clip does not contain; up to one pixel outside the border is let pass.
+
+    Args:
+        query_points: (frame, x, y): frame index, pixels.
+        num_frames: Length of the clip.
+        height: Image height in pixels.
+        width: Image width in pixels.
+
+    Raises:
+        DatasetError: names the first point that is not a number, between two frames or outside the clip.
+    """
+    frame, x, y = query_points.T
+    inside = (frame >= 0) & (frame < num_frames) & (frame == np.floor(frame))
+    inside &= (x >= -_MARGIN_PX) & (x <= width + _MARGIN_PX) & (y >= -_MARGIN_PX) & (y <= height + _MARGIN_PX)
+    for index in np.flatnonzero(~inside)[:1]:
+        t, px, py = (float(value) for value in query_points[index])
+        raise DatasetError(
+            f"query point {index} is (frame {t:g}, x {px:g}, y {py:g}); wanted: a whole frame number "
+            f"below {num_frames} and a position inside {width}x{height} pixels"
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a folder on every system."""
+    if not _NAME.fullmatch(name):
+        raise DatasetError(f"{name!r} cannot name a clip; wanted: letters, digits, dot, dash, underscore")
+
+
+def plain_name(name: str) -> str:
+    """Turn a foreign name into one that can name a folder: `a b/c` becomes `a_b_c`."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return plain if _NAME.fullmatch(plain) else f"_{plain}"
+
+
+def check_length(num_frames: int) -> None:
+    """Refuse a clip in which nothing can be tracked."""
+    if num_frames < 2:
+        raise DatasetError(f"has {num_frames} frame(s); tracking needs at least 2")

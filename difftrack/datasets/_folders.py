@@ -1,0 +1,157 @@
+"""The user's own files: videos or folders of images, with annotation beside them where there is any."""
+
+import csv
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
+from difftrack.datasets._errors import ClipFailure, DatasetError, setting_aside
+from difftrack.datasets._tapvid import QueryMode, with_annotation
+from difftrack.media import VIDEO_SUFFIXES, is_image_folder, natural_order, read_video
+
+__all__ = ["PointUnits", "load_videos"]
+
+PointUnits = Literal["auto", "px", "fraction"]
+"""Units of annotation beside a video: pixels of its frames, or fractions of the frame as in TAP-Vid."""
+
+_LARGEST_FRACTION = 1.5
+"""With `auto`, positions that all lie below this are fractions: in pixels they would share the top left corner."""
+_COLUMNS = ("point", "frame", "x", "y")
+_TRUTH = {"0": False, "1": True, "false": False, "true": True}
+
+
+def load_videos(
+    path: Path,
+    query_mode: QueryMode = "first",
+    *,
+    start: int = 0,
+    end: int | None = None,
+    max_frames: int | None = None,
+    point_units: PointUnits = "auto",
+    failures: list[ClipFailure] | None = None,
+) -> Iterator[Clip | TrackedVideo]:
+    """Read a video, a folder of images, or a folder of such, in natural order of their names, one at a time.
+
+    Beside `name.mp4` (or the image folder `name`) may lie its annotation, `name.npz` with `points`
+    [point, frame, xy] and, optionally, `occluded` [point, frame], or `name.csv` with the columns point, frame, x, y
+    and, optionally, occluded; a row that is missing means occluded.
+
+    Args:
+        path: A video file, a folder of images, or a folder of videos and image folders.
+        query_mode: How query points are chosen from annotation.
+        start: Clips to leave out at the beginning.
+        end: Number of the first clip to leave out at the end; None for none.
+        max_frames: Most frames per clip.
+        point_units: Units of the annotation.
+        failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
+
+    Yields:
+        A `TrackedVideo` where there is annotation, else a `Clip`.
+
+    Raises:
+        DatasetError: there is nothing at `path` that could be read.
+    """
+    sources = _sources(path)
+    if not sources:
+        raise DatasetError(f"{path}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of images")
+    for position, source in islice(enumerate(sources), start, end):
+        with setting_aside(source.name, failures):
+            video = read_video(source, max_frames=max_frames)
+            check_length(len(video.frames))
+            clip = Clip(
+                name=plain_name(source.stem if source.is_file() else source.name),
+                frames=video.frames,
+                fps=video.fps,
+                prompt="",
+                source="folder",
+                details={"file": source.name, "position": position},
+            )
+            annotation = _annotation(source, clip, point_units, cut=max_frames is not None)
+            yield clip if annotation is None else with_annotation(clip, *annotation, query_mode=query_mode)
+
+
+def _sources(path: Path) -> list[Path]:
+    if path.is_file() or is_image_folder(path):
+        return [path]
+    if not path.is_dir():
+        raise DatasetError(f"{path}: there is no such file or folder")
+    return natural_order(
+        item
+        for item in path.iterdir()
+        if (item.is_file() and item.suffix.lower() in VIDEO_SUFFIXES) or is_image_folder(item)
+    )
+
+
+def _annotation(
+    source: Path, clip: Clip, units: PointUnits, *, cut: bool
+) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]] | None:
+    base = source.with_suffix("") if source.is_file() else source
+    arrays, table = base.parent / f"{base.name}.npz", base.parent / f"{base.name}.csv"
+    if arrays.exists():
+        points, occluded = _from_arrays(arrays)
+        if points.shape[1] != clip.num_frames and not (cut and points.shape[1] > clip.num_frames):
+            raise DatasetError(f"{arrays.name} annotates {points.shape[1]} frames, the clip has {clip.num_frames}")
+        points, occluded = points[:, : clip.num_frames], occluded[:, : clip.num_frames]
+    elif table.exists():
+        points, occluded = _from_table(table, clip.num_frames, cut=cut)
+    else:
+        return None
+    if units == "auto":
+        largest = np.nanmax(np.abs(points[~occluded]), initial=0.0)
+        units = "fraction" if largest <= _LARGEST_FRACTION else "px"
+    return points * ((clip.width, clip.height) if units == "fraction" else (1.0, 1.0)), occluded
+
+
+def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            points = np.asarray(stored["points"], dtype=np.float64)
+            occluded = np.asarray(
+                stored["occluded"] if "occluded" in stored else np.zeros(points.shape[:-1]), dtype=bool
+            )
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path.name}: holds no usable `points` ({error})") from error
+    if points.shape != (*occluded.shape, 2) or points.ndim != 3:
+        raise DatasetError(
+            f"{path.name}: points are {points.shape} and occluded {occluded.shape}; wanted: [point, frame, 2] and "
+            "[point, frame]"
+        )
+    return points, occluded
+
+
+def _from_table(
+    path: Path, num_frames: int, *, cut: bool
+) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+                raise DatasetError(f"{path.name}: columns are {reader.fieldnames}; wanted: {', '.join(_COLUMNS)}")
+            rows = [
+                (
+                    row["point"],
+                    int(row["frame"]),
+                    float(row["x"]),
+                    float(row["y"]),
+                    _TRUTH[row.get("occluded", "0").lower()],
+                )
+                for row in reader
+            ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise DatasetError(f"{path.name}: has a row that cannot be read ({error!r})") from error
+    index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
+    points = np.zeros((len(index), num_frames, 2))
+    occluded = np.ones((len(index), num_frames), dtype=bool)
+    for label, frame, x, y, hidden in rows:
+        if 0 <= frame < num_frames:
+            points[index[label], frame] = x, y
+            occluded[index[label], frame] = hidden
+        elif frame < 0 or not cut:
+            raise DatasetError(f"{path.name}: names frame {frame}; the clip has {num_frames}")
+    return points, occluded

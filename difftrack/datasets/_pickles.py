@@ -1,0 +1,296 @@
+"""Reads pickles of arrays and plain containers, and nothing else, without running any of their code.
+
+Python's own unpickler calls what the file names; here no opcode can call anything. The standard library's opcode parser
+(`pickletools.genops`) walks the file, and a small stack machine builds dicts, lists, tuples, strings, numbers and
+stand-ins for arrays. Long runs of bytes (frames) are not kept: a stand-in remembers where in the file they lie and
+fetches them when asked. So a data set of many gigabytes is one pass to index, one clip at a time in memory, its clips
+can be visited in any order, and a file that was cut short still gives the clips before the cut.
+"""
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from difftrack.datasets._errors import DatasetError
+
+__all__ = ["PickleIndex", "fetch", "index_pickle"]
+
+_KEPT_BYTES = 256
+"""Runs of bytes up to this length are kept in memory: parts of type descriptions, not frames."""
+_ELEMENT_KINDS = "biufSUO"
+"""Array elements let in: booleans, numbers, text, and whatever else is let in, as objects."""
+
+_VALUES = frozenset(
+    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    | {"STRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES"}
+)
+"""Opcodes that push the value that they carry."""
+_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+}
+_PAYLOAD_AT = {"BINBYTES": 5, "BINBYTES8": 9, "BYTEARRAY8": 9, "BINSTRING": 5}
+"""Bytes from the opcode to its payload."""
+_IGNORED = frozenset({"PROTO", "FRAME", "STOP"})
+
+_GLOBALS = {
+    "numpy.core.multiarray._reconstruct": "array",
+    "numpy._core.multiarray._reconstruct": "array",
+    "numpy.core.multiarray.scalar": "scalar",
+    "numpy._core.multiarray.scalar": "scalar",
+    "numpy.core.numeric._frombuffer": "frombuffer",
+    "numpy._core.numeric._frombuffer": "frombuffer",
+    "numpy.ndarray": "ndarray",
+    "numpy.dtype": "dtype",
+    "_codecs.encode": "encode",
+    "builtins.bytes": "bytes",
+    "__builtin__.bytes": "bytes",
+}
+"""Names let in and what each stands for here; none of them is imported or called."""
+
+
+@dataclass(frozen=True, slots=True)
+class PickleIndex:
+    """The structure of a pickle, with stand-ins for its arrays."""
+
+    root: dict[Any, Any] | list[Any]
+    cut: str | None
+    """Why entries are missing at the end, for a file that was cut short; such an entry, cut in its middle, is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredBytes:
+    path: Path
+    offset: int
+    length: int
+
+    def load(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+
+@dataclass(slots=True)
+class _ElementType:
+    dtype: np.dtype[Any]
+
+
+@dataclass(slots=True)
+class _StoredArray:
+    shape: tuple[int, ...] = ()
+    element: _ElementType = field(default_factory=lambda: _ElementType(np.dtype("f4")))
+    order: Literal["C", "F"] = "C"
+    content: _StoredBytes | bytes | list[Any] = b""
+
+    def load(self) -> np.ndarray:
+        try:
+            if not isinstance(self.content, list):
+                return np.frombuffer(fetch(self.content), dtype=self.element.dtype).reshape(
+                    self.shape, order=self.order
+                )
+            elements = np.empty(len(self.content), dtype=object)
+            for index, element in enumerate(self.content):
+                elements[index] = fetch(element)
+            return elements.reshape(self.shape, order=self.order)
+        except (ValueError, RecursionError) as error:
+            type_name = self.element.dtype
+            raise DatasetError(f"an array of shape {self.shape} and type {type_name} is damaged ({error})") from error
+
+
+class _Mark:
+    """Lies on the stack where a run of items begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Global:
+    name: str
+
+
+def fetch(value: Any) -> Any:  # noqa: ANN401 - a pickle holds anything
+    """Read what a stand-in stands for; any other value is returned as it is.
+
+    Raises:
+        DatasetError: an array's content does not fill its shape.
+    """
+    return value.load() if isinstance(value, _StoredArray | _StoredBytes) else value
+
+
+def index_pickle(path: Path) -> PickleIndex:
+    """Read the structure of a pickle whose top is a dict or a list.
+
+    Raises:
+        DatasetError: the file names anything but arrays and plain containers, is no pickle, or cannot be read.
+    """
+    machine = _Machine(path)
+    cut = None
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, position in pickletools.genops(file):
+                machine.take(opcode.name, argument, position or 0)
+    except DatasetError:
+        raise
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error})") from error
+    except (ValueError, LookupError, TypeError, MemoryError) as error:
+        cut = f"{path.name} is cut short or damaged ({error})"
+        machine.salvage()
+    root = machine.stack[0] if machine.stack else None
+    if not isinstance(root, dict | list):
+        raise DatasetError(f"{path}: is no pickled dict or list of clips" + (f": {cut}" if cut else ""))
+    return PickleIndex(root=root, cut=cut)
+
+
+class _Machine:
+    """The part of a pickle's stack machine that data needs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def take(self, name: str, argument: Any, position: int) -> None:  # noqa: ANN401
+        """Carry out one opcode."""
+        if name in _NEW:
+            self.stack.append(_NEW[name]())
+        elif name in _VALUES:
+            self.stack.append(argument)
+        elif name in _PAYLOAD_AT:
+            content = argument.encode("latin-1") if isinstance(argument, str) else bytes(argument)
+            stored = _StoredBytes(self.path, position + _PAYLOAD_AT[name], len(content))
+            self.stack.append(content if len(content) <= _KEPT_BYTES else stored)
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        elif name not in _IGNORED:
+            raise DatasetError(f"{self.path}: the pickle operation {name} is refused; only arrays and plain containers")
+
+    def salvage(self) -> None:
+        """Put the top-level entries that are still on the stack where they belong; one cut in its middle is None."""
+        entries = self.stack[1:]
+        if entries and isinstance(entries[0], _Mark):
+            del entries[0]
+        within = next((index for index, item in enumerate(entries) if isinstance(item, _Mark)), None)
+        if within:
+            entries[within - 1 :] = [None]
+        root = self.stack[0] if self.stack else None
+        if isinstance(root, list):
+            root.extend(entries)
+        elif isinstance(root, dict):
+            root.update(zip(entries[::2], [*entries[1::2], None], strict=False))
+
+    def remember(self, index: int | None) -> None:
+        """PUT and MEMOIZE: the latter numbers its entries itself."""
+        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
+
+    def recall(self, index: int) -> None:
+        """GET."""
+        self.stack.append(self.memo[index])
+
+    def since_mark(self) -> list[Any]:
+        """Pop everything down to the last mark, and the mark."""
+        at = len(self.stack) - 1
+        while not isinstance(self.stack[at], _Mark):
+            at -= 1
+        items = self.stack[at + 1 :]
+        del self.stack[at:]
+        return items
+
+    def pop(self, count: int) -> list[Any]:
+        """Pop the last `count` items, in the order in which they were pushed."""
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def append(self, items: list[Any]) -> None:
+        """Add to the list that is now on top."""
+        self.stack[-1].extend(items)
+
+    def set(self, items: list[Any]) -> None:
+        """Add keys and values to the dict that is now on top."""
+        self.stack[-1].update(_paired(items))
+
+    def name(self, module: str, name: str) -> None:
+        """Push what an allowed name stands for; refuse any other."""
+        known = _GLOBALS.get(f"{module}.{name}")
+        if known is None:
+            raise DatasetError(
+                f"{self.path}: the pickle names {module}.{name}; only arrays and plain containers are read"
+            )
+        self.stack.append(_Global(known))
+
+    def reduce(self) -> None:
+        """Stand in for a call of one of the allowed names."""
+        target, arguments = self.pop(2)
+        match target, arguments:
+            case _Global("array"), _:
+                self.stack.append(_StoredArray())
+            case _Global("dtype"), (str() as text, *_):
+                self.stack.append(self._element_type(text))
+            case _Global("frombuffer"), (content, _ElementType() as element, tuple() as shape, "C" | "F" as order):
+                self.stack.append(_StoredArray(shape, element, order, content))
+            case _Global("scalar"), (_ElementType(dtype), bytes() as content):
+                self.stack.append(np.frombuffer(content, dtype=dtype)[0])
+            case _Global("encode"), (str() as text, _):
+                self.stack.append(text.encode("latin-1"))
+            case _Global("bytes"), ():
+                self.stack.append(b"")
+            case _:
+                raise DatasetError(f"{self.path}: the pickle calls {target!r} in a way that arrays do not need")
+
+    def build(self) -> None:
+        """Give an array its content, or an element type its byte order."""
+        target, state = self.pop(2)
+        match target, state:
+            case _ElementType(dtype), (_, "<" | ">" | "=" | "|" as byte_order, None, None, *_):
+                target.dtype = dtype.newbyteorder(byte_order)
+            case _StoredArray(), (_, tuple() as shape, _ElementType() as element, in_fortran_order, content):
+                target.shape, target.element, target.order = shape, element, "F" if in_fortran_order else "C"
+                target.content = content.encode("latin-1") if isinstance(content, str) else content
+            case _:
+                raise DatasetError(
+                    f"{self.path}: the pickle holds {type(target).__name__} with state; only arrays are read"
+                )
+        self.stack.append(target)
+
+    def _element_type(self, text: str) -> _ElementType:
+        dtype = np.dtype("O") if text.startswith("O") else np.dtype(text)
+        if dtype.kind not in _ELEMENT_KINDS:
+            raise DatasetError(f"{self.path}: the pickle holds an array of {text!r}; only numbers and text are read")
+        return _ElementType(dtype)
+
+
+def _paired(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "MARK": lambda machine, _: machine.stack.append(_Mark()),
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine.pop(1))),
+    "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine.pop(2))),
+    "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine.pop(3))),
+    "LIST": lambda machine, _: machine.stack.append(machine.since_mark()),
+    "DICT": lambda machine, _: machine.stack.append(_paired(machine.since_mark())),
+    "APPEND": lambda machine, _: machine.append(machine.pop(1)),
+    "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
+    "SETITEM": lambda machine, _: machine.set(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.set(machine.since_mark()),
+    "GET": lambda machine, index: machine.recall(index),
+    "BINGET": lambda machine, index: machine.recall(index),
+    "LONG_BINGET": lambda machine, index: machine.recall(index),
+    "PUT": lambda machine, index: machine.remember(index),
+    "BINPUT": lambda machine, index: machine.remember(index),
+    "LONG_BINPUT": lambda machine, index: machine.remember(index),
+    "MEMOIZE": lambda machine, _: machine.remember(None),
+    "GLOBAL": lambda machine, words: machine.name(*words.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.name(*machine.pop(2)),
+    "REDUCE": lambda machine, _: machine.reduce(),
+    "BUILD": lambda machine, _: machine.build(),
+}

@@ -1,0 +1,215 @@
+"""TAP-Vid: its pickles, its two ways to choose query points, and its units, which end here.
+
+TAP-Vid stores, per clip, `video` (uint8 [frame, row, col, rgb], or one JPEG per frame), `points` [point, frame, xy] as
+fractions of the frame (0 and 1 are its outer edges) and `occluded` [point, frame]. Source: Doersch et al. 2022
+(arXiv 2211.03726), and Vecerik et al. 2023 (arXiv 2308.15975) for RoboTAP.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+
+from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
+from difftrack.datasets._errors import ClipFailure, DatasetError, setting_aside
+from difftrack.datasets._pickles import fetch, index_pickle
+from difftrack.media import jpeg_decode
+
+__all__ = ["QueryMode", "load_tapvid_folder", "load_tapvid_pickle", "tapvid_queries", "with_annotation"]
+
+QueryMode = Literal["first", "strided"]
+"""`first`: every point from the first frame in which it is visible; `strided`: from every fifth frame where it is."""
+
+_STRIDE = 5
+"""Frames between query frames in strided mode."""
+_FPS = 24.0
+"""TAP-Vid states no frame rate; this one is only for playing."""
+
+
+def tapvid_queries(
+    points_xy_px: Float[np.ndarray, "point frame xy"],
+    occluded: Bool[np.ndarray, "point frame"],
+    *,
+    mode: QueryMode,
+) -> tuple[Float32[np.ndarray, "query txy"], Int[np.ndarray, " query"]]:
+    """Choose query points as TAP-Vid defines it; points that are never visible give none.
+
+    Args:
+        points_xy_px: (x, y) of each point in pixels.
+        occluded: Where the point cannot be seen.
+        mode: `first` gives one query per point, in the order of the points; `strided` one per visible point in frames
+            0, 5, 10, ..., in the order of the frames.
+
+    Returns:
+        Query points as (frame, x, y), and the index of the point that each belongs to.
+
+    Source:
+        TAP-Vid's evaluation. The released DiffTrack code gives (frame, x, y) in the first mode and (frame, y, x) in
+        the other, and drops queries after frame 0; here it is one order, and all of them.
+    """
+    if mode == "first":
+        source = np.flatnonzero(~occluded.all(axis=1))
+        frames = np.argmin(occluded[source], axis=1)
+    else:
+        steps, source = np.nonzero(~occluded[:, ::_STRIDE].T)
+        frames = steps * _STRIDE
+    queries = np.concatenate([frames[:, None], points_xy_px[source, frames]], axis=1)
+    return queries.astype(np.float32), source
+
+
+def load_tapvid_pickle(
+    path: Path,
+    query_mode: QueryMode = "first",
+    *,
+    start: int = 0,
+    end: int | None = None,
+    max_frames: int | None = None,
+    failures: list[ClipFailure] | None = None,
+) -> Iterator[TrackedVideo]:
+    """Read the clips of one pickle (DAVIS, RGB-Stacking, one file of RoboTAP), one at a time.
+
+    A dict's clips come sorted by name, a list's in its order, named after the file and their number in it.
+
+    Args:
+        path: The pickle; only arrays and plain containers are read from it, whatever it holds.
+        query_mode: How query points are chosen.
+        start: Clips to leave out at the beginning.
+        end: Number of the first clip to leave out at the end; None for none.
+        max_frames: Most frames per clip; what lies behind is unknown to the queries too.
+        failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
+
+    Raises:
+        DatasetError: the file holds anything but arrays and plain containers, or is no such pickle.
+    """
+    return _load([path], query_mode, slice(start, end), max_frames, failures)
+
+
+def load_tapvid_folder(
+    folder: Path,
+    query_mode: QueryMode = "first",
+    *,
+    pattern: str = "*.pkl",
+    start: int = 0,
+    end: int | None = None,
+    max_frames: int | None = None,
+    failures: list[ClipFailure] | None = None,
+) -> Iterator[TrackedVideo]:
+    """Read the clips of a folder of pickles in the order of the file names; whichever are there (Kinetics, RoboTAP).
+
+    Args:
+        folder: Holds the pickles.
+        query_mode: How query points are chosen.
+        pattern: Which files; TAP-Vid-Kinetics has `*_of_0010.pkl`.
+        start: Clips to leave out at the beginning, counted over all files that are there.
+        end: Number of the first clip to leave out at the end; None for none.
+        max_frames: Most frames per clip.
+        failures: Takes the clips and files that cannot be used; without it the first one raises.
+
+    Raises:
+        DatasetError: there is no such file in the folder.
+    """
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise DatasetError(f"{folder}: holds no {pattern}; docs/datasets.md says where the data sets are to be had")
+    return _load(paths, query_mode, slice(start, end), max_frames, failures)
+
+
+def with_annotation(
+    clip: Clip,
+    points_xy_px: Float[np.ndarray, "point frame xy"],
+    occluded: Bool[np.ndarray, "point frame"],
+    *,
+    query_mode: QueryMode,
+) -> TrackedVideo:
+    """Join a clip and its annotated points, a track for each query.
+
+    Raises:
+        DatasetError: a visible position is not a number, or nothing can be queried.
+    """
+    bad = np.argwhere(~occluded & ~np.isfinite(points_xy_px).all(axis=-1))
+    if len(bad):
+        raise DatasetError(f"point {bad[0][0]} is visible and not a number (NaN or infinite) in frame {bad[0][1]}")
+    query_points, source = tapvid_queries(points_xy_px, occluded, mode=query_mode)
+    if not len(query_points):
+        raise DatasetError(f"no point is visible in any frame that {query_mode!r} queries look at")
+    points = np.where(occluded[..., None], np.nan_to_num(points_xy_px), points_xy_px)[source]
+    tracks = Tracks(
+        points_xy_px=np.ascontiguousarray(points.transpose(1, 0, 2), dtype=np.float32),
+        visible=np.ascontiguousarray(~occluded[source].T),
+        query_points=query_points,
+        height=clip.height,
+        width=clip.width,
+        tracker="annotated",
+    )
+    return TrackedVideo(clip, tracks)
+
+
+def _load(
+    paths: list[Path],
+    query_mode: QueryMode,
+    clips: slice,
+    max_frames: int | None,
+    failures: list[ClipFailure] | None,
+) -> Iterator[TrackedVideo]:
+    numbered = enumerate(_entries(paths, failures))
+    for position, (path, name, entry) in islice(numbered, clips.start, clips.stop):
+        details = {"file": path.name, "entry": name, "position": position}
+        with setting_aside(name, failures):
+            yield _tracked_video(plain_name(name), entry, details, query_mode, max_frames)
+
+
+def _entries(paths: list[Path], failures: list[ClipFailure] | None) -> Iterator[tuple[Path, str, Any]]:
+    for path in paths:
+        with setting_aside(path.name, failures):
+            index = index_pickle(path)
+            if isinstance(index.root, dict):
+                yield from sorted(((path, str(name), entry) for name, entry in index.root.items()), key=itemgetter(1))
+            else:
+                yield from ((path, f"{path.stem}_{number:04d}", entry) for number, entry in enumerate(index.root))
+            if index.cut:
+                raise DatasetError(index.cut)
+
+
+def _tracked_video(
+    name: str,
+    entry: Any,  # noqa: ANN401 - a pickle holds anything
+    details: Mapping[str, Any],
+    query_mode: QueryMode,
+    max_frames: int | None,
+) -> TrackedVideo:
+    if entry is None:
+        raise DatasetError("the file ends within this clip")
+    if not isinstance(entry, Mapping) or not {"video", "points", "occluded"} <= entry.keys():
+        raise DatasetError("is no TAP-Vid clip; wanted: a dict of video, points and occluded")
+    frames = _frames(entry["video"], max_frames)
+    clip = Clip(name=name, frames=frames, fps=_FPS, prompt="", source="folder", details=details)
+    points, occluded = np.asarray(fetch(entry["points"])), np.asarray(fetch(entry["occluded"])).astype(bool)
+    if points.shape != (*occluded.shape, 2) or points.dtype.kind != "f" or points.shape[1] < len(frames):
+        raise DatasetError(
+            f"points are {points.dtype} {points.shape} and occluded {occluded.shape} for {len(frames)} frames; "
+            "wanted: [point, frame, 2] and [point, frame]"
+        )
+    points_px = points[:, : len(frames)].astype(np.float64) * (clip.width, clip.height)
+    return with_annotation(clip, points_px, occluded[:, : len(frames)], query_mode=query_mode)
+
+
+def _frames(stored: Any, max_frames: int | None) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: ANN401
+    content = fetch(stored)
+    if not isinstance(content, list | tuple | np.ndarray):
+        raise DatasetError(f"video is a {type(content).__name__}; wanted: an array of frames or a list of JPEG bytes")
+    video = content[:max_frames]
+    if isinstance(video, np.ndarray) and video.dtype.kind not in "OS":
+        frames = video
+    else:
+        decoded = [jpeg_decode(fetch(picture)) for picture in video]
+        if len({frame.shape for frame in decoded}) > 1:
+            raise DatasetError("its frames differ in size")
+        frames = np.stack(decoded) if decoded else np.empty((0, 0, 0, 3), dtype=np.uint8)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise DatasetError(f"video is {frames.dtype} {frames.shape}; wanted: uint8 [frame, row, col, 3] or JPEG bytes")
+    check_length(len(frames))
+    return frames
