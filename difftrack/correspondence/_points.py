@@ -13,21 +13,21 @@ __all__ = ["QueryTokens", "nearest_tokens", "points_to_tokens", "query_tokens", 
 
 
 def points_to_tokens(
-    points_xy_px: Float[Tensor, "*shape xy"], *, stride_px: float, params: MatchingParams = CORRECTED
+    points_xy_px: Float[Tensor, "*shape xy"], *, stride_px: int | float, params: MatchingParams = CORRECTED
 ) -> Float[Tensor, "*shape xy"]:
     """Convert pixels of the image that the backbone saw to token coordinates of `params.token_origin`."""
     if params.token_origin == "corner":
         return points_xy_px / stride_px
-    return geometry.px_to_token(points_xy_px, stride_px=stride_px)
+    return geometry.px_to_token(points_xy_px, stride_px=float(stride_px))
 
 
 def tokens_to_points(
-    points_xy_token: Float[Tensor, "*shape xy"], *, stride_px: float, params: MatchingParams = CORRECTED
+    points_xy_token: Float[Tensor, "*shape xy"], *, stride_px: int | float, params: MatchingParams = CORRECTED
 ) -> Float[Tensor, "*shape xy"]:
     """Convert token coordinates of `params.token_origin` to pixels; inverse of `points_to_tokens`."""
     if params.token_origin == "corner":
         return points_xy_token * stride_px
-    return geometry.token_to_px(points_xy_token, stride_px=stride_px)
+    return geometry.token_to_px(points_xy_token, stride_px=float(stride_px))
 
 
 @dataclass(frozen=True, slots=True)

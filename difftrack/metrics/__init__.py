@@ -2,7 +2,13 @@
 
 from difftrack.metrics._grid import ClipMean, harmonic_mean, mean_over_clips, rank_cells
 from difftrack.metrics._params import CORRECTED, RELEASED, Convention, ScoringParams
-from difftrack.metrics._scores import AttentionScores, attention_score, confidence_score, matching_accuracy
+from difftrack.metrics._scores import (
+    AttentionScores,
+    attention_score,
+    confidence_score,
+    matching_accuracy,
+    round_accuracy,
+)
 from difftrack.metrics._tapvid import THRESHOLDS_PX, TapvidMetrics, survival_rate, tapvid_metrics
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "matching_accuracy",
     "mean_over_clips",
     "rank_cells",
+    "round_accuracy",
     "survival_rate",
     "tapvid_metrics",
 ]

@@ -1,6 +1,5 @@
 """From scores per clip to one map over layer and step, and to the layers worth using."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +21,22 @@ class ClipMean:
     """Clips whose value is NaN, and which the mean leaves out."""
 
 
-def mean_over_clips(values: Sequence[Float[np.ndarray, "*grid"]], *, params: ScoringParams = CORRECTED) -> ClipMean:
+def mean_over_clips(values: Float[np.ndarray, "clip *grid"], *, params: ScoringParams = CORRECTED) -> ClipMean:
     """Average over clips, leaving out empty ones (or, with `nan_cells: spread`, letting one of them empty the mean).
 
     Raises:
         ValueError: there is no clip.
     """
     if not len(values):
-        raise ValueError("values is empty; a mean over clips needs at least one clip")
-    stacked = np.stack([np.asarray(value, dtype=np.float64) for value in values])
-    empty = np.isnan(stacked)
+        raise ValueError("values holds 0 clips; a mean over clips needs at least one")
+    empty = np.isnan(values)
+    num_empty = np.asarray(empty.sum(axis=0))
+    num_full = len(values) - num_empty
+    total = np.asarray(np.where(empty, 0.0, values).sum(axis=0, dtype=np.float64))
+    mean = np.divide(total, num_full, out=np.full(total.shape, np.nan), where=num_full > 0)
     if params.nan_cells == "spread":
-        mean = stacked.mean(axis=0)
-    else:
-        num_full = (~empty).sum(axis=0)
-        total = np.where(empty, 0.0, stacked).sum(axis=0)
-        mean = np.divide(total, num_full, out=np.full(total.shape, np.nan), where=num_full > 0)
-    return ClipMean(mean=np.asarray(mean), num_clips=len(stacked), num_empty=np.asarray(empty.sum(axis=0)))
+        mean = np.where(num_empty > 0, np.nan, mean)
+    return ClipMean(mean=np.asarray(mean), num_clips=len(values), num_empty=num_empty)
 
 
 def harmonic_mean(

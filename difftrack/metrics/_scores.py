@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from difftrack.geometry import frames_of_latent_frame
 from difftrack.metrics._params import CORRECTED, ScoringParams
 
-__all__ = ["AttentionScores", "attention_score", "confidence_score", "matching_accuracy"]
+__all__ = ["AttentionScores", "attention_score", "confidence_score", "matching_accuracy", "round_accuracy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,14 @@ def matching_accuracy(
     distance = np.linalg.norm(points_xy_px - true_xy_px, axis=-1)
     right = ((distance < params.threshold_px) & counted).sum(axis=(-2, -1))
     fraction = _divide(right, counted.sum())
-    return fraction if params.decimals is None else np.round(fraction * 100, params.decimals) / 100
+    return round_accuracy(fraction, params=params)
+
+
+def round_accuracy(
+    fraction: Float[np.ndarray, "*grid"], *, params: ScoringParams = CORRECTED
+) -> Float[np.ndarray, "*grid"]:
+    """Round accuracies to `decimals` of a percent, as the released code does per clip and again in their mean."""
+    return fraction if params.decimals is None else np.asarray(np.round(fraction * 100, params.decimals) / 100)
 
 
 def confidence_score(
@@ -133,9 +140,9 @@ def _mean_over_points(
     values: Float[np.ndarray, "*grid point"], points: Bool[np.ndarray, " point"], params: ScoringParams
 ) -> Float[np.ndarray, "*grid"]:
     mean = _divide(values[..., points].sum(axis=-1, dtype=np.float64), points.sum())
-    return mean if params.decimals is None else np.round(mean, params.decimals)
+    return mean if params.decimals is None else np.asarray(np.round(mean, params.decimals))
 
 
-def _divide(numerator: np.ndarray, count: np.integer) -> np.ndarray:
+def _divide(numerator: np.ndarray | np.number, count: np.integer) -> np.ndarray:
     """Divide, giving NaN where nothing was counted."""
     return np.asarray(numerator / count if count else np.full(np.shape(numerator), np.nan))
