@@ -8,6 +8,7 @@ from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
 from difftrack.backbones._seam import AttentionCall, AttentionFunction, intercept
+from difftrack.backbones._trajectory import read_trajectory, write_trajectory
 
 __all__ = [
     "ALIASES",
@@ -28,5 +29,7 @@ __all__ = [
     "Schedule",
     "intercept",
     "load_backbone",
+    "read_trajectory",
     "round_trip_error",
+    "write_trajectory",
 ]

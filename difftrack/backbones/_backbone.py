@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Num, Shaped, UInt8
 from torch import Tensor, nn
 
 from difftrack.backbones._capture import capture_layers
@@ -70,6 +70,11 @@ class Backbone(ABC):
     def revision(self) -> str | None:
         """Commit of the checkpoint; None for a local folder."""
         return self._folder.revision
+
+    @property
+    def params(self) -> ModelParams:
+        """How it was loaded."""
+        return self._params
 
     @property
     def transformer(self) -> nn.Module:
@@ -164,8 +169,8 @@ class Backbone(ABC):
         """Scaled posterior modes of videos in [-1, 1]."""
 
     @abstractmethod
-    def _num_text_tokens(self, prompt: PromptEmbedding) -> int:
-        """Text tokens in the sequence that the layers attend over."""
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        """Text tokens in the sequence that the layers attend over, True where they may be attended to."""
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
         """Raise `BackboneError`, saying what is allowed, unless clips of this size can be run."""
@@ -210,12 +215,12 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def encode(
-        self, frames: UInt8[np.ndarray, "frame height width rgb"], *, frames_alone: bool
+        self, frames: Num[np.ndarray, "frame height width rgb"], *, frames_alone: bool
     ) -> Float[Tensor, "latent_frame channel row col"]:
         """Encode a clip: the mode of the posterior, scaled.
 
         Args:
-            frames: RGB, at a size that `check_size` passes.
+            frames: RGB, 0 ... 255, at a size that `check_size` passes.
             frames_alone: Encode each frame by itself, without temporal compression.
 
         Returns:
@@ -229,11 +234,11 @@ class Backbone(ABC):
         if frames_alone:
             videos = video.unsqueeze(2).transpose(0, 1)
             batches = torch.split(videos, self._params.vae_batch_frames)
-            return torch.cat([self._encode_uint8(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
-        latents = self._encode_uint8(video.unsqueeze(0))[0]
+            return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
+        latents = self._encode_batch(video.unsqueeze(0))[0]
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
 
-    def _encode_uint8(self, videos: UInt8[Tensor, "batch rgb frame height width"]) -> Tensor:
+    def _encode_batch(self, videos: Num[Tensor, "batch rgb frame height width"]) -> Tensor:
         return self._encode_videos(videos.to(self.device, self.dtype) / 127.5 - 1)
 
     def capture(
@@ -285,7 +290,7 @@ class Backbone(ABC):
             {layer: modules[layer] for layer in sorted(set(layers))},
             lambda: self.predict(latents, schedule.timesteps[step], prompt),
             grid=grid,
-            num_text_tokens=self._num_text_tokens(prompt),
+            text_mask=self.text_mask(prompt),
             text_position=self.text_position,
             kinds=tuple(kinds),
         )

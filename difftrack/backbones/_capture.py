@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from difftrack.backbones._descriptors import Kind, LayerDescriptors, TextPosition, describe_call
@@ -25,7 +26,7 @@ def capture_layers(
     forward: Callable[[], Any],
     *,
     grid: TokenGrid,
-    num_text_tokens: int,
+    text_mask: Bool[Tensor, " text_token"],
     text_position: TextPosition,
     kinds: tuple[Kind, ...],
 ) -> Iterator[LayerDescriptors]:
@@ -36,12 +37,13 @@ def capture_layers(
         modules: Attention module of each wanted layer.
         forward: Runs the transformer once on a batch of one.
         grid: Layout of the video tokens.
-        num_text_tokens: Text tokens in the sequence.
+        text_mask: Text tokens in the sequence; True where the model is expected to attend to them.
         text_position: Where they stand.
         kinds: Descriptors to keep.
 
     Raises:
-        CaptureError: a module's attention was not seen exactly once, or its sequence has another length.
+        CaptureError: a module's attention was not seen exactly once, or its sequence or its text mask is not the
+            one expected.
     """
     last_layer = max(modules)
     seen: dict[int, LayerDescriptors] = {}
@@ -53,7 +55,7 @@ def capture_layers(
             )
         output = call.run() if call.layer != last_layer or "feature" in kinds else None
         seen[call.layer] = describe_call(
-            call, output, grid=grid, num_text_tokens=num_text_tokens, text_position=text_position, kinds=kinds
+            call, output, grid=grid, num_text_tokens=len(text_mask), text_position=text_position, kinds=kinds
         )
         if output is None or call.layer == last_layer:
             raise _ForwardDone
@@ -67,6 +69,12 @@ def capture_layers(
             f"{len(seen)} records for {len(modules)} layers in one forward, none from layers {silent}; "
             f"{_likely_cause(transformer)}"
         )
+    for record in seen.values():
+        if not torch.equal(record.text_mask, text_mask):
+            raise CaptureError(
+                f"layer {record.layer} attends to {int(record.text_mask.sum())} text tokens, the prompt has "
+                f"{int(text_mask.sum())}; this version of diffusers masks text in another way"
+            )
     return (seen.pop(layer) for layer in sorted(modules))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from difftrack.backbones._backbone import Backbone, Generated, PromptEmbedding
@@ -154,8 +154,8 @@ class CogVideoXBackbone(Backbone):
         latents: Tensor = vae.encode(videos).latent_dist.mode() * vae.config.scaling_factor
         return latents.transpose(1, 2)
 
-    def _num_text_tokens(self, prompt: PromptEmbedding) -> int:
-        return len(prompt.tokens)
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        return prompt.mask
 
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Tensor, Tensor] | None:
         """As the stock pipeline prepares it, for any number of latent frames."""

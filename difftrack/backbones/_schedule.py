@@ -193,7 +193,8 @@ class FlowSchedule(Schedule):
         """`(1 - s) * latents + s * noise`, s from the step's own index: the scheduler's `scale_noise` may ignore it."""
         self.check_step(step)
         fraction = self._noise_fractions[step]
-        return (1 - fraction) * latents + fraction * noise
+        noisy: Tensor = (1 - fraction) * latents + fraction * noise
+        return noisy
 
     def advance(
         self,

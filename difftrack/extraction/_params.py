@@ -1,0 +1,116 @@
+"""What a backbone is to be run on, and what is kept of it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from difftrack.backbones import Kind
+from difftrack.datasets import Clip
+
+__all__ = ["AnalysisParams", "InversionParams", "Mode", "ModeParams", "TrackingViewParams", "ViewParams"]
+
+Mode = Literal["generate", "add_noise", "ddim_inversion", "clean"]
+"""How a denoising step is visited: at the latents that the sampler had there (generated clips), with noise added, by
+running the sampler backwards, or with clean latents at the last step, as the released tracking scripts do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeParams:
+    """Mode for each source of clips."""
+
+    rendered: Mode = "add_noise"
+    generated: Mode = "add_noise"
+    folder: Mode = "add_noise"
+
+    def of(self, clip: Clip) -> Mode:
+        """The mode in which a clip's steps are visited."""
+        mode: Mode = getattr(self, clip.source)
+        return mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InversionParams:
+    """How `ddim_inversion` runs the sampler backwards.
+
+    Raises:
+        ValueError: `iterations` is not positive.
+    """
+
+    form: Literal["explicit", "fixed_point"] = "fixed_point"
+    """explicit: one forward per step, approximate. fixed_point: exact where the iteration converges."""
+    iterations: int = 5
+    """Forwards per step of the fixed-point form, beside its first guess."""
+    report_round_trip: bool = True
+    """Sample back and report the relative error; costs one forward per visited step."""
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations is {self.iterations}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewParams:
+    """What both views have in common.
+
+    Raises:
+        ValueError: a list is empty or repeats itself, or a number is out of range.
+    """
+
+    height: int
+    """At which the backbone sees clips, pixels."""
+    width: int
+    """At which the backbone sees clips, pixels."""
+    num_inference_steps: int = 50
+    """Length of the denoising schedule, whatever part of it is visited."""
+    steps: Literal["all"] | tuple[int, ...] = "all"
+    """Steps to keep; 0 is the noisiest."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    """Layers to keep."""
+    heads: Literal["all"] | tuple[int, ...] = "all"
+    """Heads to keep."""
+    descriptors: tuple[Kind, ...] = ("query", "key", "feature")
+    """Kinds to keep; the text tokens' keys go with `key`."""
+    mode: ModeParams = field(default_factory=ModeParams)
+    """How steps are visited."""
+    inversion: InversionParams = field(default_factory=InversionParams)
+    """For `ddim_inversion`."""
+    noise_seed: int = 42
+    """Together with a clip's name it seeds that clip's noise, whatever steps are visited."""
+    prompt: Literal["clip", "empty"] = "clip"
+    """The clip's own prompt, or none."""
+    guidance_branch: Literal["cond", "uncond"] = "cond"
+    """The unconditional branch reads the empty prompt."""
+    resize: Literal["corrected", "released"] = "corrected"
+    """One filtered resize; or by way of 256 x 256 without a filter, as the released code does."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "layers", "heads", "descriptors"):
+            chosen = getattr(self, name)
+            if chosen != "all" and (not chosen or len(set(chosen)) != len(chosen)):
+                raise ValueError(f"{name} is {list(chosen)}; at least one, each once, is wanted")
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisParams(ViewParams):
+    """Clips encoded whole, as the backbone was trained: for questions about the backbone."""
+
+    num_frames: int
+    """Video frames used of each clip, from its first on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingViewParams(ViewParams):
+    """Each frame encoded alone, frames run together in chunks: for tracking without temporal compression.
+
+    Raises:
+        ValueError: a mode is `generate`; a sampled trajectory has no frames encoded alone.
+    """
+
+    prompt: Literal["clip", "empty"] = "empty"
+
+    def __post_init__(self) -> None:
+        super(TrackingViewParams, self).__post_init__()
+        for source in ("rendered", "generated", "folder"):
+            if getattr(self.mode, source) == "generate":
+                raise ValueError(f"mode.{source} is generate; the tracking view encodes frames alone, so it cannot be")

@@ -1,0 +1,69 @@
+"""Latents at denoising steps, by each of the four modes."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftrack.backbones import Backbone, PromptEmbedding, Schedule, round_trip_error
+from difftrack.extraction._params import InversionParams
+
+__all__ = ["clip_noise", "inverted_latents", "noised_latents"]
+
+Visits = Iterator[tuple[int, Tensor]]
+"""(step, latents entering it)."""
+
+
+def clip_noise(name: str, latents: Float[Tensor, "*shape"], *, seed: int) -> Float[Tensor, "*shape"]:
+    """Noise of a clip: the same for every step, run, device and subset of clips."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
+    return noise.to(latents.device, latents.dtype)
+
+
+def noised_latents(
+    schedule: Schedule,
+    latents: Float[Tensor, "*shape"],
+    noise: Float[Tensor, "*shape"],
+    steps: Sequence[int],
+) -> Visits:
+    """Clean latents noised to each of `steps`."""
+    return ((step, schedule.add_noise(latents, noise, step)) for step in steps)
+
+
+def inverted_latents(
+    backbone: Backbone,
+    schedule: Schedule,
+    latents: Float[Tensor, "latent_frame channel row col"],
+    prompt: PromptEmbedding,
+    steps: Sequence[int],
+    *,
+    params: InversionParams,
+    report: Callable[[float], None],
+) -> Visits:
+    """Clean latents carried backwards along the sampler's own path, no further than the first of `steps`.
+
+    Args:
+        backbone: Asked for one branch, no guidance.
+        schedule: The sampler's levels.
+        latents: Clean.
+        prompt: Of the branch.
+        steps: To visit.
+        params: Which form.
+        report: Told the relative round-trip error, if it is wanted.
+    """
+
+    def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
+        return backbone.predict(noisy, timestep, prompt)
+
+    first = min(steps)
+    for step, noisy in schedule.invert(latents, denoise, form=params.form, iterations=params.iterations):
+        if step in steps:
+            yield step, noisy
+        if step == first:
+            if params.report_round_trip:
+                report(round_trip_error(schedule, latents, noisy, denoise, step=step))
+            return

@@ -1,0 +1,283 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
+from torch import Tensor
+
+from difftrack.backbones import Backbone, BackboneError, load_backbone, read_trajectory, write_trajectory
+from difftrack.datasets import Clip
+from difftrack.extraction import (
+    AnalysisParams,
+    ClipExtraction,
+    ExtractionError,
+    Extractor,
+    InversionParams,
+    ModeParams,
+    TrackingViewParams,
+    Unit,
+)
+from difftrack.params import ParamsError, parse
+from difftrack.store import create_group, open_store
+
+CHUNKS = [(0, 1, 3), (0, 2, 4)]
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(f"path:{save_cogvideox(tmp_path_factory.mktemp('cogvideox'))}")
+
+
+@pytest.fixture(scope="session")
+def clip() -> Clip:
+    frames = np.random.default_rng(1).integers(0, 256, (11, 31, 37, 3), dtype=np.uint8)
+    return Clip("first", frames, fps=8.0, prompt="a red disc moves", source="rendered")
+
+
+def analysis(**changes: object) -> AnalysisParams:
+    params = AnalysisParams(height=HEIGHT, width=WIDTH, num_frames=NUM_FRAMES, num_inference_steps=10, steps=(2, 9))
+    return replace(params, **changes)
+
+
+def tracking(**changes: object) -> TrackingViewParams:
+    return replace(TrackingViewParams(height=HEIGHT, width=WIDTH, num_inference_steps=10, steps=(9,)), **changes)
+
+
+def every_unit(extraction: ClipExtraction) -> dict[tuple[str, int, int], Unit]:
+    return {
+        (unit.group, unit.step, unit.layer): unit
+        for group, spec in extraction.groups.items()
+        for unit in extraction.units(group, spec.units)
+    }
+
+
+# What a group will hold
+
+
+def test_analysis_spec_says_which_frame_each_latent_frame_describes(backbone: Backbone, clip: Clip) -> None:
+    (spec,) = Extractor(backbone, analysis()).prepare(clip).groups.values()
+    assert spec.frames == (0, 4, 8)
+    assert spec.units == [(step, layer) for step in (2, 9) for layer in (0, 1, 2, 3)]
+    assert spec.timesteps == (799.0, 99.0)
+    assert (spec.clip_size, spec.size) == ((31, 37), (40, 56))
+    assert spec.num_text_tokens == 11
+
+
+def test_tracking_spec_has_a_group_per_chunk_with_its_own_frames(backbone: Backbone, clip: Clip) -> None:
+    groups = Extractor(backbone, tracking()).prepare(clip, chunks=CHUNKS).groups
+    assert {group: spec.frames for group, spec in groups.items()} == {
+        "first/chunk_000": (0, 1, 3),
+        "first/chunk_001": (0, 2, 4),
+    }
+    assert {spec.grid.temporal_stride for spec in groups.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"noise_seed": 1}, {"prompt": "empty"}, {"num_inference_steps": 11}, {"mode": ModeParams(rendered="clean")}],
+)
+def test_fingerprint_follows_what_changes_the_numbers(
+    backbone: Backbone, clip: Clip, changes: dict[str, object]
+) -> None:
+    before, after = (Extractor(backbone, p).prepare(clip).groups["first"] for p in (analysis(), analysis(**changes)))
+    assert before.fingerprint_parts != after.fingerprint_parts
+    painted = replace(clip, frames=255 - clip.frames)
+    assert Extractor(backbone, analysis()).prepare(painted).groups["first"] != before
+
+
+# What the units are
+
+
+def test_units_have_the_shapes_that_the_spec_promises(backbone: Backbone, clip: Clip) -> None:
+    extraction = Extractor(backbone, analysis(heads=(1,), layers=(1, 3))).prepare(clip)
+    units = every_unit(extraction)
+    assert sorted(units) == [("first", step, layer) for step in (2, 9) for layer in (1, 3)]
+    spec = extraction.groups["first"]
+    for unit in units.values():
+        assert {name: array.shape for name, array in unit.arrays.items()} == {
+            entry: spec.entry_shape(entry) for entry in spec.entries
+        }
+
+
+def test_selected_heads_are_the_ones_named(backbone: Backbone, clip: Clip) -> None:
+    every = every_unit(Extractor(backbone, analysis()).prepare(clip))
+    second = every_unit(Extractor(backbone, analysis(heads=(1,))).prepare(clip))
+    for key, unit in second.items():
+        for entry, array in unit.arrays.items():
+            assert np.array_equal(array, every[key].arrays[entry][1:2])
+
+
+def test_a_step_is_the_same_whatever_else_is_asked(backbone: Backbone, clip: Clip) -> None:
+    wide = every_unit(Extractor(backbone, analysis()).prepare(clip))
+    narrow = every_unit(Extractor(backbone, analysis(steps=(2,), layers=(1,), descriptors=("key",))).prepare(clip))
+    assert np.array_equal(narrow["first", 2, 1].arrays["key"], wide["first", 2, 1].arrays["key"])
+
+
+def test_only_the_units_that_a_resumed_run_misses_are_run(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extraction = Extractor(backbone, analysis()).prepare(clip)
+    forwards: list[int] = []
+    predict = backbone.predict
+    monkeypatch.setattr(backbone, "predict", lambda *a: (forwards.append(int(a[1])), predict(*a))[1])
+    units = list(extraction.units("first", [(9, 2), (9, 0)]))
+    assert [(unit.step, unit.layer) for unit in units] == [(9, 0), (9, 2)]
+    assert forwards == [99]
+    assert list(extraction.units("first", [])) == []
+
+
+def test_each_frame_is_encoded_once_and_keeps_its_noise_in_every_chunk(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    encodings: list[int] = []
+    encode, predict = backbone.encode, backbone.predict
+    monkeypatch.setattr(backbone, "encode", lambda x, **k: (encodings.append(len(x)), encode(x, **k))[1])
+    monkeypatch.setattr(backbone, "predict", lambda *a: (seen.append(a[0]), predict(*a))[1])
+    every_unit(Extractor(backbone, tracking(layers=(0,))).prepare(clip, chunks=CHUNKS))
+    assert encodings == [11]
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert not torch.equal(seen[0][1], seen[1][1])
+
+
+def test_a_prompt_is_embedded_once_for_all_clips(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[str] = []
+    embed = backbone.embed
+    monkeypatch.setattr(backbone, "embed", lambda prompt: (embedded.append(prompt), embed(prompt))[1])
+    extractor = Extractor(backbone, analysis())
+    for name in ("one", "two"):
+        extractor.prepare(replace(clip, name=name))
+    assert embedded == ["a red disc moves"]
+    Extractor(backbone, analysis(guidance_branch="uncond")).prepare(clip)
+    assert embedded[1:] == [""]
+
+
+def test_what_is_written_comes_back_from_the_store(backbone: Backbone, clip: Clip, tmp_path: Path) -> None:
+    extraction = Extractor(backbone, analysis(layers=(2,))).prepare(clip)
+    writer = create_group(tmp_path, "first", extraction.groups["first"])
+    units = list(extraction.units("first", writer.missing()))
+    for unit in units:
+        writer.write(unit.step, unit.layer, unit.arrays)
+    writer.finish()
+    assert writer.missing() == []
+    stored = open_store(tmp_path).sel(clip="first", step=9, layer=2, kind="query")
+    np.testing.assert_allclose(stored, units[-1].arrays["query"], atol=2e-3)
+
+
+# Modes
+
+
+def visited(backbone: Backbone, clip: Clip, params: AnalysisParams, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    seen: list[Tensor] = []
+    capture = backbone.capture
+    monkeypatch.setattr(backbone, "capture", lambda *a, **k: (seen.append(a[0]), capture(*a, **k))[1])
+    every_unit(Extractor(backbone, params).prepare(clip))
+    return seen
+
+
+def test_add_noise_reaches_each_level_by_the_analytic_formula_with_one_noise(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy, less_noisy = visited(backbone, clip, analysis(layers=(0,)), monkeypatch)
+    (clean,) = visited(backbone, clip, analysis(layers=(0,), mode=ModeParams(rendered="clean")), monkeypatch)
+    signal = backbone._component("scheduler").alphas_cumprod[[799, 99]].float()
+    noise = (noisy - signal[0].sqrt() * clean) / (1 - signal[0]).sqrt()
+    torch.testing.assert_close(less_noisy, signal[1].sqrt() * clean + (1 - signal[1]).sqrt() * noise, atol=2e-5, rtol=0)
+    assert abs(float(noise.mean())) < 0.1
+    assert abs(float(noise.std()) - 1) < 0.1
+
+
+def test_noise_differs_between_clips_and_seeds(backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = analysis(layers=(0,), steps=(0,))
+    one, again = (visited(backbone, clip, params, monkeypatch)[0] for _ in range(2))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, visited(backbone, replace(clip, name="second"), params, monkeypatch)[0])
+    assert not torch.allclose(one, visited(backbone, clip, replace(params, noise_seed=7), monkeypatch)[0])
+
+
+def test_inversion_visits_the_wanted_steps_and_reports_its_round_trip(backbone: Backbone, clip: Clip) -> None:
+    error = {}
+    for form in ("explicit", "fixed_point"):
+        params = analysis(
+            num_inference_steps=50,
+            steps=(47, 49),
+            layers=(1,),
+            mode=ModeParams(rendered="ddim_inversion"),
+            inversion=InversionParams(form=form, iterations=12),
+        )
+        extraction = Extractor(backbone, params).prepare(clip)
+        assert sorted(every_unit(extraction)) == [("first", 47, 1), ("first", 49, 1)]
+        error[form] = extraction.round_trip_errors["first"]
+    assert error["fixed_point"] < 1e-5
+    assert error["fixed_point"] < error["explicit"] < 1
+
+
+def test_generate_captures_at_the_latents_of_the_stored_trajectory(
+    backbone: Backbone, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generated = backbone.generate(
+        "blue disc", seed=3, num_inference_steps=5, cfg_scale=3.0, num_frames=9, height=HEIGHT, width=WIDTH
+    )
+    file = tmp_path / "trajectory.safetensors"
+    write_trajectory(file, generated.trajectory, fingerprint=backbone.fingerprint)
+    trajectory = read_trajectory(file, fingerprint=backbone.fingerprint)
+    assert torch.equal(trajectory, generated.trajectory)
+    sampled = Clip("sampled", generated.frames, fps=8.0, prompt="blue disc", source="generated")
+    params = analysis(num_inference_steps=5, steps=(1, 4), layers=(0,), mode=ModeParams(generated="generate"))
+    seen: list[Tensor] = []
+    capture = backbone.capture
+    monkeypatch.setattr(backbone, "capture", lambda *a, **k: (seen.append(a[0]), capture(*a, **k))[1])
+    extraction = Extractor(backbone, params).prepare(sampled, trajectory=trajectory)
+    assert len(every_unit(extraction)) == 2
+    assert torch.equal(seen[0], trajectory[1])
+    assert torch.equal(seen[1], trajectory[4])
+    with pytest.raises(BackboneError, match="another backbone sampled this clip"):
+        read_trajectory(file, fingerprint="somebody else")
+    with pytest.raises(ExtractionError, match=r"sampled was sampled with .* \(5, 40, 56\).*\(6, 40, 56\)"):
+        Extractor(backbone, replace(params, num_inference_steps=6)).prepare(sampled, trajectory=trajectory)
+
+
+# Bad input
+
+
+def test_a_clip_that_is_too_short_is_named(backbone: Backbone, clip: Clip) -> None:
+    short = replace(clip, name="short", frames=clip.frames[:8])
+    with pytest.raises(ExtractionError, match="clip short has 8 frames; num_frames is 9"):
+        Extractor(backbone, analysis()).prepare(short)
+
+
+def test_a_mode_that_lacks_something_says_what(backbone: Backbone, clip: Clip) -> None:
+    with pytest.raises(ExtractionError, match="clip first: mode generate needs the trajectory"):
+        Extractor(backbone, analysis(mode=ModeParams(rendered="generate"))).prepare(clip)
+    with pytest.raises(ExtractionError, match=r"clip first: mode clean visits the last step, 9; steps are \[2\]"):
+        Extractor(backbone, analysis(steps=(2,), mode=ModeParams(rendered="clean"))).prepare(clip)
+    with pytest.raises(ExtractionError, match="clip first: the tracking view needs"):
+        Extractor(backbone, tracking()).prepare(clip)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"steps": (10,)}, r"steps \[10\].*0 to 9"), ({"layers": (0, 4)}, r"layers \[4\].*0 to 3"),
+     ({"heads": (2,)}, r"heads \[2\].*0 to 1"), ({"height": 41}, "height 41"), ({"num_frames": 10}, "nearest: 9")],
+)  # fmt: skip
+def test_what_the_backbone_does_not_have_is_refused_with_the_range(
+    backbone: Backbone, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(BackboneError, match=said):
+        Extractor(backbone, analysis(**changes))
+
+
+def test_params_name_key_value_and_what_is_allowed() -> None:
+    given = {"height": 40, "width": 56, "num_frames": 9}
+    with pytest.raises(ParamsError, match=r"analysis\.mode\.folder is 'noise'.*add_noise"):
+        parse(AnalysisParams, {**given, "mode": {"folder": "noise"}}, "extract.analysis")
+    with pytest.raises(ParamsError, match=r"layers is \[1, 1\]"):
+        parse(AnalysisParams, {**given, "layers": [1, 1]}, "extract.analysis")
+    with pytest.raises(ParamsError, match=r"mode\.folder is generate; the tracking view"):
+        parse(TrackingViewParams, {"height": 40, "width": 56, "mode": {"folder": "generate"}}, "extract.tracking")
+    parsed = parse(TrackingViewParams, {"height": 40, "width": 56, "steps": [9]}, "extract.tracking")
+    assert parsed.prompt == "empty"
