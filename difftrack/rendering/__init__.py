@@ -2,7 +2,7 @@
 
 from difftrack.rendering._motion import Motion
 from difftrack.rendering._prompt import VOCABULARY
-from difftrack.rendering._render import Rendered, exact_tracks, render_batch, render_clip
+from difftrack.rendering._render import Rendered, draw_layer, exact_tracks, render_batch, render_clip
 from difftrack.rendering._scene import RenderSpec, Scene, sample_scene
 from difftrack.rendering._textures import PHOTOS, TEXTURE_SIZE, Role, make_texture
 
@@ -15,6 +15,7 @@ __all__ = [
     "Rendered",
     "Role",
     "Scene",
+    "draw_layer",
     "exact_tracks",
     "make_texture",
     "render_batch",

@@ -80,8 +80,12 @@ def _camera(motion: Motion, time: Float[Tensor, "scene time"]) -> Float[Tensor, 
 
 def apply_homography(homography: Float[Tensor, "*batch 3 3"], points: Float[Tensor, "*batch point 2"]) -> Float[Tensor, "*batch point 2"]:  # fmt: skip
     """Map points (x, y) through homographies."""
-    mapped = points @ homography[..., :2].transpose(-1, -2) + homography[..., None, :, 2]
-    return mapped[..., :2] / mapped[..., 2:]
+    x, y = points[..., 0], points[..., 1]
+    rows = [
+        homography[..., i, 0, None] * x + homography[..., i, 1, None] * y + homography[..., i, 2, None]
+        for i in range(3)
+    ]
+    return torch.stack([rows[0] / rows[2], rows[1] / rows[2]], dim=-1)
 
 
 def unbend(motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]) -> Float[Tensor, "scene time layer point 2"]:  # fmt: skip

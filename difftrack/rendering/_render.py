@@ -1,5 +1,6 @@
 """Frames and exact tracks of scenes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +16,12 @@ from difftrack.rendering._scene import REFERENCE_HEIGHT, RenderSpec, Scene, samp
 from difftrack.rendering._textures import TEXTURE_SIZE, Texture, make_texture
 
 _SUPERSAMPLING = 2
-_SHUTTER_SAMPLES = 4
+SHUTTER_SAMPLES = 4
+SHADOW_SOFTNESS = 1.5
+"""Units over which a shadow's edge fades."""
+
+LayerDrawer = Callable[..., tuple[Tensor, Tensor]]
+"""`draw_layer`, or a compiled form of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +43,13 @@ def render_clip(spec: RenderSpec) -> Rendered:
     motion = Motion.stack([scene], device=torch.device("cpu"))
     texels = torch.stack([torch.from_numpy(texture.pixels) for texture in textures])[None, : scene.num_layers]
     times = torch.arange(spec.num_frames, dtype=torch.float32)
+    samples = SHUTTER_SAMPLES if scene.shutter > 0 else 1
+    size = (spec.height, spec.width)
     with torch.no_grad():
         # One frame at a time bounds the memory; a few frames at once would be no faster.
-        frames = torch.cat([render_batch(motion, texels, t[None, None], (spec.height, spec.width))[0] for t in times])
+        frames = torch.cat(
+            [render_batch(motion, texels, t[None, None], size, shutter_samples=samples)[0] for t in times]
+        )
         mask = layer_at(motion, _pixel_centers(spec, motion), times[:1][None], num_layers=scene.num_layers) > 0
     return Rendered(
         frames=frames.numpy(),
@@ -97,6 +107,9 @@ def render_batch(
     texels: UInt8[Tensor, "scene layer row col rgb"],
     time: Float[Tensor, "scene time"],
     size: tuple[int, int],
+    *,
+    shutter_samples: int,
+    draw: LayerDrawer | None = None,
 ) -> UInt8[Tensor, "scene time row col rgb"]:
     """Render frames of many scenes at any times, on the device that holds them.
 
@@ -105,11 +118,14 @@ def render_batch(
         texels: One texture per layer; layers beyond the textures are left out.
         time: In frames; need not be whole numbers.
         size: (height, width) in pixels.
+        shutter_samples: Moments averaged over the scenes' open shutters; 1 = no motion blur.
+        draw: A compiled `draw_layer`, where speed matters.
     """
     shutter = motion["shutter"][:, None]
-    samples = _SHUTTER_SAMPLES if bool((shutter > 0).any()) else 1
-    offsets = (torch.arange(samples, device=time.device) + 0.5) / samples - 0.5
-    exposures = [_render_instant(motion, texels, time + shutter * offset, size) for offset in offsets]
+    offsets = [(i + 0.5) / shutter_samples - 0.5 for i in range(shutter_samples)]
+    exposures = [
+        _render_instant(motion, texels, time + shutter * offset, size, draw or draw_layer) for offset in offsets
+    ]
     image = _light(motion, torch.stack(exposures).mean(0), time)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 
@@ -131,37 +147,61 @@ def _planes(
 
 
 def _render_instant(
-    motion: Motion, texels: UInt8[Tensor, "scene layer row col rgb"], time: Float[Tensor, "scene time"], size: tuple[int, int]
-) -> Float[Tensor, "scene time rgb row col"]:  # fmt: skip
+    motion: Motion,
+    texels: UInt8[Tensor, "scene layer row col rgb"],
+    time: Float[Tensor, "scene time"],
+    size: tuple[int, int],
+    draw: LayerDrawer,
+) -> Float[Tensor, "scene time rgb row col"]:
     rows, cols = size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING
     unit = REFERENCE_HEIGHT / rows
     y = (torch.arange(rows, device=time.device) + 0.5 - rows / 2) * unit
     x = (torch.arange(cols, device=time.device) + 0.5 - cols / 2) * unit
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
     inverse = torch.linalg.inv(layer_homographies(motion, time))
-    image: Tensor | None = None
-    for layer in range(texels.shape[1]):
+    image, _ = draw(_layer(motion, 0), texels[:, 0], inverse[:, :, :1], time, grid, unit)
+    for layer in range(1, texels.shape[1]):
         one = _layer(motion, layer)
-        points = grid.expand(*time.shape, 1, -1, -1)
-        planes = unbend(one, apply_homography(inverse[:, :, layer : layer + 1], points), time)
-        color = _sample(texels[:, layer], planes[:, :, 0], one["texels_per_unit"]).unflatten(-1, (rows, cols))
-        if image is None:
-            image = color
-            continue
-        opacity = (0.5 - outline_distance(one, planes)[:, :, 0] / unit).clamp(0, 1)
-        strength, offset = motion["shadow"][:, 0], motion["shadow"][:, 1:]
-        cast = unbend(one, apply_homography(inverse[:, :, layer : layer + 1], points - offset[:, None, None, None]), time)
-        shade = strength[:, None, None] * torch.sigmoid(-outline_distance(one, cast)[:, :, 0] / 1.5)
-        opacity, shade = (part.unflatten(-1, (rows, cols))[:, :, None] for part in (opacity, shade))
-        image = torch.lerp(image * (1 - shade), color, opacity)
-    if image is None:
-        raise ValueError("a scene needs at least its background layer")
-    return functional.avg_pool2d(image.flatten(0, 1), _SUPERSAMPLING).unflatten(0, time.shape)
+        color, cover = draw(one, texels[:, layer], inverse[:, :, layer : layer + 1], time, grid, unit)
+        image = torch.lerp(image * (1 - cover[:, :, 1:]), color, cover[:, :, :1])
+    return functional.avg_pool2d(image.unflatten(-1, (rows, cols)).flatten(0, 1), _SUPERSAMPLING).unflatten(
+        0, time.shape
+    )
+
+
+def draw_layer(
+    one: Motion,
+    texels: UInt8[Tensor, "scene row col rgb"],
+    inverse: Float[Tensor, "scene time 1 3 3"],
+    time: Float[Tensor, "scene time"],
+    grid: Float[Tensor, "point 2"],
+    unit: float,
+) -> tuple[Float[Tensor, "scene time rgb point"], Float[Tensor, "scene time 2 point"]]:
+    """Colour of one layer at every grid point, and how much it covers and shades what lies behind it.
+
+    Stands alone so that it can be compiled: nearly all of the renderer's time is spent here.
+
+    Args:
+        one: The layer's part of a `Motion`.
+        texels: The layer's texture.
+        inverse: Maps from the image to the layer's plane.
+        time: In frames.
+        grid: Points of the image in scene units.
+        unit: Distance of neighbouring grid points; outlines fade over it.
+    """
+    points = grid.expand(*time.shape, 1, -1, -1)
+    planes = unbend(one, apply_homography(inverse, points), time)
+    color = _sample(texels, planes[:, :, 0], one["texels_per_unit"])
+    opacity = (0.5 - outline_distance(one, planes)[:, :, 0] / unit).clamp(0, 1)
+    strength, offset = one["shadow"][:, 0], one["shadow"][:, 1:]
+    cast = unbend(one, apply_homography(inverse, points - offset[:, None, None, None]), time)
+    shade = strength[:, None, None] * torch.sigmoid(-outline_distance(one, cast)[:, :, 0] / SHADOW_SOFTNESS)
+    return color, torch.stack([opacity, shade], dim=2)
 
 
 def _layer(motion: Motion, layer: int) -> Motion:
     names = ("wave_vector", "wave_amplitude", "wave_rate", "wave_phase", "radius", "texels_per_unit")
-    return Motion({name: motion[name][:, layer : layer + 1] for name in names})
+    return Motion({**{name: motion[name][:, layer : layer + 1] for name in names}, "shadow": motion["shadow"]})
 
 
 def _sample(
@@ -207,5 +247,3 @@ def _textures_of(spec: RenderSpec, scene: Scene) -> tuple[Texture, ...]:
 @lru_cache(maxsize=16)
 def _texture(role: str, index: int, repetitive: bool) -> Texture:
     return make_texture(role, index, repetitive=repetitive)  # type: ignore[arg-type]
-
-

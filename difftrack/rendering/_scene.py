@@ -16,7 +16,18 @@ from difftrack.rendering._textures import ROLE_KEYS, Role
 Kind = Literal["object", "scene"]
 Split = Literal["easy", "hard"]
 
-SHAPES: Final = ("circle", "ellipse", "square", "rectangle", "triangle", "pentagon", "hexagon", "star", "flower", "blob")
+SHAPES: Final = (
+    "circle",
+    "ellipse",
+    "square",
+    "rectangle",
+    "triangle",
+    "pentagon",
+    "hexagon",
+    "star",
+    "flower",
+    "blob",
+)
 RADIUS_SAMPLES: Final = 128
 MAX_OBJECTS: Final = 4
 REFERENCE_HEIGHT: Final = 128
@@ -159,7 +170,9 @@ def sample_scene(spec: RenderSpec, *, num_textures: int | None = None) -> Scene:
         spec: What to draw; two roles never share a random stream.
         num_textures: Draw texture numbers below this, so that a bank of textures can be kept; None = unlimited.
     """
-    rng = np.random.default_rng([ROLE_KEYS[spec.role], _SCENE_STREAM, spec.seed, spec.kind == "scene", spec.split == "hard"])
+    rng = np.random.default_rng(
+        [ROLE_KEYS[spec.role], _SCENE_STREAM, spec.seed, spec.kind == "scene", spec.split == "hard"]
+    )
     limits = LIMITS[spec.split]
     count = int(rng.integers(limits.num_objects[0], limits.num_objects[1] + 1))
     total = 1 + MAX_OBJECTS

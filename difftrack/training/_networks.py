@@ -1,0 +1,132 @@
+"""The networks of the small CogVideoX that ships: stock diffusers and transformers classes, small."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from difftrack.rendering import VOCABULARY
+
+__all__ = ["ArchitectureParams", "make_autoencoder", "make_scheduler", "make_text_encoder", "make_tokenizer", "make_transformer", "save_pipeline"]  # fmt: skip
+
+LEVELS: Final = 3
+TEXT_WIDTH: Final = 128
+_SPECIAL_TOKENS: Final = ("<pad>", "</s>", "<unk>")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureParams:
+    """Sizes of the backbone; lengths in pixels and frames."""
+
+    height: int = 128
+    width: int = 192
+    num_frames: int = 17
+    num_layers: int = 8
+    num_heads: int = 4
+    num_channels: int = 64
+    latent_channels: int = 16
+    autoencoder_widths: tuple[int, int, int] = (32, 64, 96)
+    autoencoder_blocks: int = 1
+    text_length: int = 48
+    text_layers: int = 2
+
+
+def make_autoencoder(params: ArchitectureParams) -> AutoencoderKLCogVideoX:
+    """A causal autoencoder with 4x spatial and 4x temporal compression, random weights."""
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * LEVELS,
+        up_block_types=("CogVideoXUpBlock3D",) * LEVELS,
+        block_out_channels=params.autoencoder_widths,
+        latent_channels=params.latent_channels,
+        layers_per_block=params.autoencoder_blocks,
+        norm_num_groups=8,
+        temporal_compression_ratio=4,
+        sample_height=params.height,
+        sample_width=params.width,
+    )
+
+
+def make_transformer(params: ArchitectureParams) -> CogVideoXTransformer3DModel:
+    """A CogVideoX transformer with rotary positions, random weights."""
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=params.num_heads,
+        attention_head_dim=params.num_channels,
+        in_channels=params.latent_channels,
+        out_channels=params.latent_channels,
+        time_embed_dim=128,
+        text_embed_dim=TEXT_WIDTH,
+        num_layers=params.num_layers,
+        sample_width=params.width // 2 ** (LEVELS - 1),
+        sample_height=params.height // 2 ** (LEVELS - 1),
+        sample_frames=params.num_frames,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=params.text_length,
+        use_rotary_positional_embeddings=True,
+    )
+
+
+def make_tokenizer(params: ArchitectureParams) -> T5Tokenizer:
+    """A T5 tokenizer over the renderer's words, with single letters for all others."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = [(token, 0.0) for token in _SPECIAL_TOKENS] + [("▁", -4.0)]
+    pieces += [(f"▁{word}", -2.0) for word in VOCABULARY if f"▁{word}" not in dict(pieces)]
+    pieces += [(letter, -8.0) for letter in letters]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=params.text_length)
+
+
+def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5EncoderModel:
+    """A small T5 encoder, random weights."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=TEXT_WIDTH,
+        d_kv=32,
+        d_ff=256,
+        num_layers=params.text_layers,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return T5EncoderModel(config)
+
+
+def make_scheduler() -> CogVideoXDDIMScheduler:
+    """CogVideoX's schedule: v-prediction, zero terminal SNR, trailing steps, no SNR shift."""
+    return CogVideoXDDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=1.0,
+        timestep_spacing="trailing",
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    autoencoder: AutoencoderKLCogVideoX,
+    transformer: CogVideoXTransformer3DModel,
+    text_encoder: T5EncoderModel,
+    tokenizer: T5Tokenizer,
+) -> None:
+    """Write a pipeline folder that stock `CogVideoXPipeline.from_pretrained` loads; float16 safetensors.
+
+    Weights are split into files of at most 12 MB.
+    """
+    pipeline = CogVideoXPipeline(
+        tokenizer=tokenizer,
+        text_encoder=deepcopy(text_encoder).to("cpu", torch.float16),
+        vae=deepcopy(autoencoder).to("cpu", torch.float16),
+        transformer=deepcopy(transformer).to("cpu", torch.float16),
+        scheduler=make_scheduler(),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="12MB")
