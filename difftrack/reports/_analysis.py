@@ -1,0 +1,242 @@
+"""The sections on analysis: which layers, steps and heads find the same point again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from difftrack.correspondence import Convention
+from difftrack.reports._curves import draw_accuracy_by_step, draw_attention_mass
+from difftrack.reports._heatmaps import draw_head_map, draw_kind_comparison, draw_score_maps
+from difftrack.reports._page import Headline, Section
+from difftrack.reports._save import save_figure
+
+__all__ = ["ScoreMaps", "analysis_headlines", "analysis_sections"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMaps:
+    """Scores of one backbone over layers and steps; every array holds fractions with its coordinates.
+
+    Raises:
+        ValueError: `matching_accuracy` lacks the dimensions layer and step.
+    """
+
+    backbone: str
+    matching_accuracy: xr.DataArray
+    """Share of visible points matched within `threshold_px`, by query and key, over (layer, step)."""
+    confidence: xr.DataArray
+    """Attention of a query point to its best token in another latent frame, over (layer, step)."""
+    attention_score: xr.DataArray
+    """Attention of a query point to all other latent frames together, over (layer, step)."""
+    harmonic_mean: xr.DataArray
+    """Harmonic mean of the three above, each scaled to 0-1 over the map, over (layer, step)."""
+    self_mass: xr.DataArray
+    """Attention of a query point to its own latent frame, over (layer, step)."""
+    text_mass: xr.DataArray
+    """Attention of a query point to the prompt, over (layer, step)."""
+    feature_accuracy: xr.DataArray | None
+    """As `matching_accuracy`, by the hidden state; None where features were not kept."""
+    head_accuracy: xr.DataArray | None
+    """As `matching_accuracy`, each head on its own, over (layer, step, head); None where not computed."""
+    head_attention_score: xr.DataArray | None
+    """As `attention_score`, each head on its own, over (layer, step, head); None where not computed."""
+    threshold_px: float
+    convention: Convention
+    num_clips: int
+
+    def __post_init__(self) -> None:
+        if set(self.matching_accuracy.dims) != {"layer", "step"}:
+            raise ValueError(f"matching_accuracy has dimensions {self.matching_accuracy.dims}; wanted: layer, step")
+
+    def layers_by_accuracy(self) -> list[int]:
+        """Layers ordered by their accuracy at their best step, best first."""
+        best = self.matching_accuracy.max("step").fillna(-1.0)
+        return [int(layer) for layer in best.sortby(-best, ascending=True).layer.values]
+
+    def best_cell(self) -> tuple[int, int]:
+        """(layer, step) of the highest matching accuracy."""
+        stacked = self.matching_accuracy.stack(cell=("layer", "step"))
+        layer, step = stacked.cell.values[int(stacked.argmax("cell"))]
+        return int(layer), int(step)
+
+
+def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
+    """The findings in one number each."""
+    layer, step = maps.best_cell()
+    curve = maps.matching_accuracy.sel(layer=layer)
+    best, noisiest = float(curve.sel(step=step)), float(curve.isel(step=0))
+    median = float(maps.matching_accuracy.max("step").median())
+    headlines = [
+        Headline(
+            _percent(best),
+            f"of points found again by layer {layer}",
+            f"within {maps.threshold_px:g} px, at step {step}, by query and key alone; the median layer reaches "
+            f"{_percent(median)} at its best step.",
+        ),
+        Headline(
+            f"{_percent(noisiest)} → {_percent(float(curve.isel(step=-1)))}",
+            "from noise to the cleanest step",
+            f"Layer {layer}, first to last step looked at: how much of the correspondence is there before the picture.",
+        ),
+    ]
+    if maps.feature_accuracy is not None:
+        feature = float(maps.feature_accuracy.max())
+        headlines.append(
+            Headline(
+                f"{100 * (best - feature):+.0f} points",
+                "query-key over features",
+                f"Matching by the hidden state reaches {_percent(feature)} at its best layer and step.",
+            )
+        )
+    return headlines
+
+
+def analysis_sections(maps: ScoreMaps, *, folder: Path) -> list[Section]:
+    """Draw everything that the scores say about one backbone.
+
+    Args:
+        maps: Scores of the backbone.
+        folder: Folder of the page; PNG files go to `figures/` in it.
+    """
+    sections = [_where(maps, folder), _when(maps, folder)]
+    if maps.feature_accuracy is not None:
+        sections.append(_kinds(maps, maps.feature_accuracy, folder))
+    sections.append(_attention(maps, folder))
+    if maps.head_accuracy is not None:
+        sections.append(_heads(maps, maps.head_accuracy, folder))
+    return sections
+
+
+def _where(maps: ScoreMaps, folder: Path) -> Section:
+    layer, step = maps.best_cell()
+    best = float(maps.matching_accuracy.max())
+    close = maps.matching_accuracy.max("step") >= 0.9 * best
+    carriers = ", ".join(str(int(value)) for value in close.layer.values[close.values])
+    figure = save_figure(
+        draw_score_maps(
+            {
+                "Matching accuracy": maps.matching_accuracy,
+                "Confidence": maps.confidence,
+                "Attention score": maps.attention_score,
+                "Harmonic mean": maps.harmonic_mean,
+            }
+        ),
+        folder=folder,
+        name=f"{maps.backbone}-scores",
+        title="Four scores over layers and steps.",
+        caption=f"Matching accuracy: visible points matched within {maps.threshold_px:g} px. Confidence: attention of "
+        "a point to its best token in another frame. Attention score: its attention to all other frames together. "
+        "Harmonic mean: the three, each scaled to its own range over the map. The best cell is outlined. "
+        f"Mean over {maps.num_clips} clips, {maps.convention} convention.",
+    )
+    return Section(
+        anchor=f"{maps.backbone}-where",
+        title="Where correspondence lives",
+        lead=f"Of {maps.matching_accuracy.sizes['layer']} layers, {int(close.sum())} come within a tenth of the best "
+        f"accuracy: {carriers}. The best is layer {layer} at step {step}. A layer that looks at other frames a lot "
+        "need not match well, and the harmonic mean asks for both.",
+        blocks=[figure],
+        group=maps.backbone,
+    )
+
+
+def _when(maps: ScoreMaps, folder: Path) -> Section:
+    layers = maps.layers_by_accuracy()[:3]
+    curve = maps.matching_accuracy.sel(layer=layers[0])
+    figure = save_figure(
+        draw_accuracy_by_step(maps.matching_accuracy, highlight=layers),
+        folder=folder,
+        name=f"{maps.backbone}-accuracy-by-step",
+        title="Accuracy against the denoising step.",
+        caption="One line per layer, the three best in colour; the grey label stands at the mean of the others. Step 0 "
+        "is pure noise.",
+    )
+    return Section(
+        anchor=f"{maps.backbone}-when",
+        title="Stronger as noise falls",
+        lead=f"Layer {layers[0]} finds {_percent(float(curve.isel(step=0)))} of the points at the first step looked at "
+        f"and {_percent(float(curve.isel(step=-1)))} at the last.",
+        blocks=[figure],
+        group=maps.backbone,
+    )
+
+
+def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, folder: Path) -> Section:
+    wins = int((maps.matching_accuracy.max("step") > feature_accuracy.max("step")).sum())
+    figure = save_figure(
+        draw_kind_comparison(maps.matching_accuracy, feature_accuracy),
+        folder=folder,
+        name=f"{maps.backbone}-query-key-against-feature",
+        title="Matching by query and key, and by features.",
+        caption="Same points, same threshold, one colour scale. On the right each layer at its best step: the bar is "
+        "what one descriptor gains over the other.",
+    )
+    return Section(
+        anchor=f"{maps.backbone}-kinds",
+        title="Query-key against features",
+        lead=f"Query-key is ahead in {wins} of {feature_accuracy.sizes['layer']} layers; at their best, "
+        f"{_percent(float(maps.matching_accuracy.max()))} against {_percent(float(feature_accuracy.max()))}.",
+        blocks=[figure],
+        group=maps.backbone,
+    )
+
+
+def _attention(maps: ScoreMaps, folder: Path) -> Section:
+    masses: Mapping[str, xr.DataArray] = {
+        "other frames": maps.attention_score,
+        "own frame": maps.self_mass,
+        "text": maps.text_mass,
+    }
+    layers = _contrasting(maps.layers_by_accuracy())
+    at = maps.attention_score.sel(layer=layers[0])
+    figure = save_figure(
+        draw_attention_mass(masses, layers=layers),
+        folder=folder,
+        name=f"{maps.backbone}-attention-mass",
+        title="Where a query point looks.",
+        caption="Its attention summed over the tokens of other frames, of its own frame, and of the prompt, for the "
+        "best layers and the one that matches worst. The three add up to 100 %.",
+    )
+    return Section(
+        anchor=f"{maps.backbone}-attention",
+        title="Attention across frames",
+        lead=f"In layer {layers[0]} other frames hold {_percent(float(at.isel(step=0)))} of a point's attention at the "
+        f"first step and {_percent(float(at.isel(step=-1)))} at the last.",
+        blocks=[figure],
+        group=maps.backbone,
+    )
+
+
+def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, folder: Path) -> Section:
+    layer, step = maps.best_cell()
+    shown = {"Matching accuracy of each head": head_accuracy.sel(step=step)}
+    if maps.head_attention_score is not None:
+        shown["Its attention to other frames"] = maps.head_attention_score.sel(step=step)
+    alone = head_accuracy.sel(step=step, layer=layer)
+    figure = save_figure(
+        draw_head_map(shown),
+        folder=folder,
+        name=f"{maps.backbone}-heads",
+        title=f"Heads one by one, at step {step}.",
+        caption="Each head matched alone, before the mean over heads that the other figures use.",
+    )
+    return Section(
+        anchor=f"{maps.backbone}-heads",
+        title="Heads are not alike",
+        lead=f"In layer {layer} the best head alone finds {_percent(float(alone.max()))} of the points and the weakest "
+        f"{_percent(float(alone.min()))}; all heads together find "
+        f"{_percent(float(maps.matching_accuracy.sel(layer=layer, step=step)))}.",
+        blocks=[figure],
+        group=maps.backbone,
+    )
+
+
+def _contrasting(layers: Sequence[int]) -> list[int]:
+    """The two best layers and the worst one, each once."""
+    return list(dict.fromkeys([*layers[:2], layers[-1]]))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"

@@ -1,0 +1,210 @@
+"""The sections on single points: where their match probability goes, and what the descriptors look like."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from difftrack.correspondence import MatchingParams, match_probabilities, points_to_tokens, top_matches
+from difftrack.datasets import Clip, Tracks
+from difftrack.geometry import rescale_points, token_to_px
+from difftrack.media import write_image
+from difftrack.reports._page import Section, Strip, Strips
+from difftrack.reports._strips import draw_match_strip, frame_strip, pca_colors, pca_strip, spread_indices
+
+__all__ = ["ExampleClip", "View", "examples_sections", "moving_points"]
+
+_MATCH_TILES = 5
+_COLOR_TILES = 3
+
+Descriptor = Float[np.ndarray, "head latent_frame row col channel"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One place in the network."""
+
+    layer: int
+    step: int
+    head: int | None
+    """None for all heads together."""
+
+    @property
+    def label(self) -> str:
+        """Name for people, a line per part."""
+        label = f"layer {self.layer}\nstep {self.step}"
+        return label if self.head is None else f"{label}\nhead {self.head}"
+
+    @property
+    def slug(self) -> str:
+        """Name for files."""
+        return self.label.replace(" ", "").replace("\n", "-")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleClip:
+    """A clip and its stored descriptors, as far as they are to be drawn."""
+
+    clip: Clip
+    frames: tuple[int, ...]
+    """Video frame that each latent frame describes."""
+    size: tuple[int, int]
+    """(height, width) at which the backbone saw the clip, pixels."""
+    stride_px: int
+    kinds: tuple[str, ...]
+    read: Callable[[str, View], Descriptor]
+    """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
+    points_xy_px: Float[np.ndarray, "point xy"]
+    """Points to follow from frame 0, in pixels of the clip."""
+    truth: Tracks | None
+    """Where those points truly are; None where nobody knows."""
+
+
+def moving_points(tracks: Tracks, *, num: int) -> Tracks:
+    """Pick the tracks of query points of frame 0 that move far and lie apart.
+
+    The first one moves the furthest among those that stay visible longest; each next one lies furthest from those
+    before, among the half that moves more.
+    """
+    from_start = np.flatnonzero(tracks.query_points[:, 0] == 0)
+    if not len(from_start):
+        return tracks.select(np.zeros(tracks.num_points, dtype=bool))
+    seen = tracks.visible[:, from_start].mean(axis=0)
+    from_start = from_start[seen == seen.max()]
+    path = tracks.points_xy_px[:, from_start]
+    moved = np.linalg.norm(path - path[:1], axis=-1).max(axis=0)
+    chosen = [int(moved.argmax())]
+    movers = np.flatnonzero(moved >= np.median(moved))
+    while len(chosen) < min(num, len(movers)):
+        apart = np.linalg.norm(path[0][movers][:, None] - path[0][chosen][None], axis=-1).min(axis=1)
+        chosen.append(int(movers[apart.argmax()]))
+    return tracks.select(np.isin(np.arange(tracks.num_points), from_start[chosen]))
+
+
+def examples_sections(
+    backbone: str, examples: Sequence[ExampleClip], views: Sequence[View], *, matching: MatchingParams, folder: Path
+) -> list[Section]:
+    """Draw match-probability maps and colour pictures of descriptors.
+
+    Args:
+        backbone: Whose descriptors they are.
+        examples: Clips to draw.
+        views: What to draw of each, a row each.
+        matching: How probabilities are made of queries and keys.
+        folder: Folder of the page; pictures go to `strips/` in it.
+    """
+    (folder / "strips").mkdir(parents=True, exist_ok=True)
+    maps = [block for example in examples for block in _match_blocks(backbone, example, views, matching, folder)]
+    colors = [_color_block(backbone, example, views, folder) for example in examples]
+    sections = []
+    if maps:
+        sections.append(
+            Section(
+                anchor=f"{backbone}-maps",
+                title="One point, frame by frame",
+                lead="Where the query descriptor of a single point finds its match. A layer that carries "
+                "correspondence puts a narrow spot on the right place; one that does not spreads out, or stays "
+                "where the point used to be.",
+                blocks=maps,
+                group=backbone,
+            )
+        )
+    if colors:
+        sections.append(
+            Section(
+                anchor=f"{backbone}-colors",
+                title="What the descriptors look like",
+                lead="Three principal components of each descriptor shown as red, green and blue. Where a thing keeps "
+                "its colour while it moves, its descriptor moves along with it.",
+                blocks=colors,
+                group=backbone,
+            )
+        )
+    return sections
+
+
+def _match_blocks(
+    backbone: str, example: ExampleClip, views: Sequence[View], matching: MatchingParams, folder: Path
+) -> Iterator[Strips]:
+    name = example.clip.name
+    targets = [1 + index for index in spread_indices(len(example.frames) - 1, most=_MATCH_TILES)]
+    rows: list[list[Strip]] = [[] for _ in example.points_xy_px]
+    for view in views:
+        for point, strip in enumerate(_match_strips(example, view, targets, matching)):
+            image = Path("strips") / f"{backbone}-{name}-point{point}-{view.slug}.png"
+            write_image(folder / image, strip)
+            rows[point].append(Strip(view.label, image.as_posix()))
+    for (x, y), strips in zip(example.points_xy_px, rows, strict=True):
+        yield Strips(
+            title=f"{name}, point ({x:.0f}, {y:.0f}).",
+            caption="First column: the point in frame 0. Then its match probability over the tokens of later frames, "
+            "each picture scaled to its own maximum. Ring: the most probable token; cross: the truth, where the point is seen.",
+            columns=["query point", *(f"frame {example.frames[target]}" for target in targets)],
+            rows=strips,
+        )
+
+
+def _match_strips(
+    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams
+) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
+    """One strip per point of the example."""
+    query, key = (_tensor(example.read(kind, view)) for kind in ("query", "key"))
+    frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
+    seen_px = rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size)
+    points = points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
+    maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
+    best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
+    best_px = token_to_px(best, stride_px=example.stride_px).numpy()
+    best_px = rescale_points(best_px, from_size=example.size, to_size=clip_size)
+    for point, point_xy in enumerate(example.points_xy_px):
+        yield draw_match_strip(
+            frames[0],
+            frames[[example.frames[target] for target in targets]],
+            np.stack([of_frame[point].numpy() for of_frame in maps]),
+            point_xy_px=point_xy,
+            matches_xy_px=best_px[:, point],
+            truth_xy_px=_true_positions(example, point, targets),
+        )
+
+
+def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) -> Float[np.ndarray, "tile xy"] | None:
+    """Where a point is seen in each target frame; NaN where it is not."""
+    if example.truth is None:
+        return None
+    frames = [example.frames[target] for target in targets]
+    return np.where(example.truth.visible[frames, point, None], example.truth.points_xy_px[frames, point], np.nan)
+
+
+def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], folder: Path) -> Strips:
+    shown = spread_indices(len(example.frames), most=_COLOR_TILES)
+    name = example.clip.name
+    frames = example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)]
+    strips = [("clip", "frames", frame_strip(frames))]
+    for view in views:
+        colors = [_colors(example.read(kind, view))[shown] for kind in example.kinds]
+        strips.append((view.label, view.slug, pca_strip(np.concatenate(colors))))
+    rows = []
+    for label, slug, strip in strips:
+        image = Path("strips") / f"{backbone}-{name}-colors-{slug}.png"
+        write_image(folder / image, strip)
+        rows.append(Strip(label, image.as_posix()))
+    return Strips(
+        title=f"{name}.",
+        caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so that equal "
+        "colours in one row and kind are equal descriptors.",
+        columns=[f"{kind}, frame {example.frames[index]}" for kind in example.kinds for index in shown],
+        rows=rows,
+    )
+
+
+def _colors(descriptor: Descriptor) -> UInt8[np.ndarray, "latent_frame row col rgb"]:
+    """Heads side by side as channels of one descriptor."""
+    joined = np.moveaxis(descriptor, 0, -2)
+    return pca_colors(joined.reshape(*joined.shape[:-2], -1).astype(np.float32))
+
+
+def _tensor(values: Float[np.ndarray, "*shape"]) -> Float[torch.Tensor, "*shape"]:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

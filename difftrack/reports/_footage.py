@@ -1,0 +1,18 @@
+"""The clips that a report is about; frames are read when they are drawn, so that many clips fit into memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from difftrack.datasets import Clip, Tracks
+
+__all__ = ["Footage"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Footage:
+    """Clips by name with their truth."""
+
+    truth: Mapping[str, Tracks]
+    """Clip name -> its tracks; the order is that of the report."""
+    read: Callable[[str], Clip]
+    """Clip name -> the clip."""

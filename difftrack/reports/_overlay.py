@@ -1,0 +1,161 @@
+"""Tracks drawn on the frames of a clip: fading trails, filled points where seen, hollow ones where occluded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from difftrack.reports._style import point_colors
+
+__all__ = ["OverlayParams", "draw_tracks", "side_by_side"]
+
+_SUBPIXEL_BITS = 4
+_PANEL_GAP_PX = 8
+_GAP_GRAY = 24
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayParams:
+    """How tracks are drawn.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    trail_frames: int = 8
+    """Frames after which a trail has faded to a third; 0 draws no trail."""
+    upscale: int = 2
+    """Pixels of the picture per pixel of the clip."""
+    point_radius_px: float = 3.0
+    """Radius of a point in pixels of the picture."""
+    brightness: float = 0.8
+    """Brightness of the clip under the tracks, 0-1."""
+
+    def __post_init__(self) -> None:
+        if self.trail_frames < 0:
+            raise ValueError(f"trail_frames is {self.trail_frames}; it must be 0 or more")
+        if self.upscale < 1:
+            raise ValueError(f"upscale is {self.upscale}; it must be 1 or more")
+        if self.point_radius_px <= 0:
+            raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
+        if not 0 <= self.brightness <= 1:
+            raise ValueError(f"brightness is {self.brightness}; it must lie in 0-1")
+
+
+def draw_tracks(
+    frames: UInt8[np.ndarray, "frame row col rgb"],
+    points_xy_px: Float[np.ndarray, "frame point xy"],
+    visible: Bool[np.ndarray, "frame point"],
+    *,
+    query_frames: Sequence[int] | None = None,
+    params: OverlayParams | None = None,
+) -> UInt8[np.ndarray, "frame out_row out_col rgb"]:
+    """Draw tracks on a clip, one colour per point by its start position.
+
+    A trail follows a point only while it is visible, so that it never bridges an occlusion.
+
+    Args:
+        frames: The clip.
+        points_xy_px: (x, y) in pixels of `frames`; a point that is not finite in some frame is not drawn there.
+        visible: True where the point is seen; elsewhere it is drawn hollow.
+        query_frames: Frame from which each point exists; default 0.
+        params: Size and length of what is drawn.
+
+    Returns:
+        The drawn frames, `params.upscale` times as high and wide.
+    """
+    params = params or OverlayParams()
+    num_points = points_xy_px.shape[1]
+    starts = np.zeros(num_points, dtype=np.int64) if query_frames is None else np.asarray(query_frames, np.int64)
+    height, width = frames.shape[1:3]
+    start_xy = np.nan_to_num(points_xy_px[starts, np.arange(num_points)])
+    colors = [tuple(map(int, color)) for color in point_colors(start_xy)]
+    points = points_xy_px.astype(np.float64) * params.upscale
+    drawable = np.isfinite(points).all(-1) & (np.arange(len(frames))[:, None] >= starts)
+    trail = _Trail(height * params.upscale, width * params.upscale, params)
+    drawn = []
+    for index, frame in enumerate(frames):
+        picture = cv2.resize(frame, None, fx=params.upscale, fy=params.upscale, interpolation=cv2.INTER_CUBIC)
+        picture = cv2.convertScaleAbs(picture, alpha=params.brightness)
+        if params.trail_frames and index:
+            moving = drawable[index - 1] & drawable[index] & visible[index - 1] & visible[index]
+            trail.advance(points[index - 1], points[index], moving, colors)
+            picture = trail.over(picture)
+        drawn.append(_draw_points(picture, points[index], drawable[index], visible[index], colors, params))
+    return np.stack(drawn)
+
+
+def side_by_side(
+    panels: Sequence[UInt8[np.ndarray, "frame row _ rgb"]],
+) -> UInt8[np.ndarray, "frame row wide rgb"]:
+    """Put clips of equal height beside each other with a narrow dark gap, so that they play in step."""
+    gap = np.full((*panels[0].shape[:2], _PANEL_GAP_PX, 3), _GAP_GRAY, dtype=np.uint8)
+    parts: list[np.ndarray] = [panels[0]]
+    for panel in panels[1:]:
+        parts += [gap, panel]
+    return np.concatenate(parts, axis=2)
+
+
+class _Trail:
+    """A picture of past motion that fades a little with every frame."""
+
+    def __init__(self, height: int, width: int, params: OverlayParams) -> None:
+        self._color = np.zeros((height, width, 3), dtype=np.uint8)
+        self._opacity = np.zeros((height, width), dtype=np.uint8)
+        self._keep = float(np.exp(-1 / max(params.trail_frames, 1)))
+        self._thickness = max(1, round(0.7 * params.point_radius_px))
+
+    def advance(
+        self,
+        before: Float[np.ndarray, "point xy"],
+        now: Float[np.ndarray, "point xy"],
+        moving: Bool[np.ndarray, " point"],
+        colors: Sequence[tuple[int, ...]],
+    ) -> None:
+        self._opacity = np.asarray(cv2.convertScaleAbs(self._opacity, alpha=self._keep), np.uint8)
+        for point in np.flatnonzero(moving).tolist():
+            ends = _fixed(before[point]), _fixed(now[point])
+            cv2.line(self._color, *ends, colors[point], self._thickness + 1, cv2.LINE_8, _SUBPIXEL_BITS)
+            cv2.line(self._opacity, *ends, (230,), self._thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def over(self, picture: UInt8[np.ndarray, "row col rgb"]) -> UInt8[np.ndarray, "row col rgb"]:
+        share = cv2.merge([self._opacity] * 3)
+        above = cv2.multiply(self._color, share, scale=1 / 255)
+        below = cv2.multiply(picture, cv2.bitwise_not(share), scale=1 / 255)
+        mixed: np.ndarray = cv2.add(above, below)
+        return mixed
+
+
+def _draw_points(
+    picture: UInt8[np.ndarray, "row col rgb"],
+    points: Float[np.ndarray, "point xy"],
+    drawable: Bool[np.ndarray, " point"],
+    visible: Bool[np.ndarray, " point"],
+    colors: Sequence[tuple[int, ...]],
+    params: OverlayParams,
+) -> UInt8[np.ndarray, "row col rgb"]:
+    radius = round(params.point_radius_px * (1 << _SUBPIXEL_BITS))
+    rim = radius + (1 << _SUBPIXEL_BITS)
+    for point in np.flatnonzero(drawable & _near(points, picture)).tolist():
+        center = _fixed(points[point])
+        if visible[point]:
+            cv2.circle(picture, center, rim, (20, 20, 20), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.circle(picture, center, radius, colors[point], -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        else:
+            cv2.circle(picture, center, radius, (20, 20, 20), 2, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.circle(picture, center, radius, colors[point], 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+    return picture
+
+
+def _near(points: Float[np.ndarray, "point xy"], picture: UInt8[np.ndarray, "row col rgb"]) -> np.ndarray:
+    """True for points in or just outside the picture: far ones would overflow fixed-point drawing."""
+    size = np.asarray([picture.shape[1], picture.shape[0]])
+    return np.asarray(((points > -0.5 * size) & (points < 1.5 * size)).all(-1))
+
+
+def _fixed(point_xy: Float[np.ndarray, " xy"]) -> tuple[int, int]:
+    """Continuous raster coordinates to OpenCV's fixed point, whose integers are pixel centres."""
+    x, y = np.clip(np.round((point_xy - 0.5) * (1 << _SUBPIXEL_BITS)), -(1 << 20), 1 << 20)
+    return int(x), int(y)

@@ -1,0 +1,98 @@
+"""Where the numbers come from: versions, clips with their seeds, and what every store was made with."""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from difftrack.datasets import Clip, Tracks
+from difftrack.reports._footage import Footage
+from difftrack.reports._page import Section, Table
+
+__all__ = ["provenance_section"]
+
+_PACKAGES = ("difftrack-video", "torch", "diffusers", "transformers", "zarr", "numpy", "opencv-python-headless", "dvc")
+
+
+def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]) -> Section:
+    """List what a reader needs to get the same numbers again.
+
+    Args:
+        footage: Every clip.
+        stores: Backbone -> what its descriptors depend on, as recorded in the store.
+        params: Parameters of this report.
+    """
+    tables = [
+        Table(
+            title=f"Descriptors of {backbone}",
+            caption="As recorded in the store when they were written.",
+            head=["what", "value"],
+            rows=list(_flatten(parts)),
+            folded=True,
+            prose=True,
+        )
+        for backbone, parts in stores.items()
+    ]
+    return Section(
+        anchor="provenance",
+        title="Provenance",
+        lead="Same clips, same parameters and same versions give the same numbers.",
+        blocks=[_clips(footage), *tables, _versions(params)],
+    )
+
+
+def _clips(footage: Footage) -> Table:
+    return Table(
+        title="Clips",
+        caption="The fingerprint covers frames and prompt.",
+        head=["clip", "source", "seed", "frames", "size", "truth", "fingerprint", "prompt"],
+        rows=[_clip_row(footage.read(name), tracks) for name, tracks in footage.truth.items()],
+        folded=True,
+        prose=True,
+    )
+
+
+def _clip_row(clip: Clip, tracks: Tracks) -> list[str]:
+    seed = "—" if clip.seed is None else str(clip.seed)
+    size = f"{clip.width}x{clip.height}"
+    truth = f"{tracks.tracker}, {tracks.num_points} points"
+    return [
+        clip.name,
+        clip.source,
+        seed,
+        str(clip.num_frames),
+        size,
+        truth,
+        clip.fingerprint()[:12],
+        clip.prompt or "—",
+    ]
+
+
+def _versions(params: Mapping[str, Any]) -> Table:
+    return Table(
+        title="Versions and parameters of this report",
+        caption="Versions installed when the report was written.",
+        head=["what", "value"],
+        rows=[["Python", platform.python_version()], *_installed(), *_flatten({"report": params})],
+        folded=True,
+        prose=True,
+    )
+
+
+def _installed() -> Iterator[list[str]]:
+    for package in _PACKAGES:
+        try:
+            yield [package, version(package)]
+        except PackageNotFoundError:
+            continue
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
+    """Rows (dotted key, value) of a nested mapping."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield [name, value if isinstance(value, str) else json.dumps(value, default=str)]

@@ -1,0 +1,204 @@
+"""Puts one report together: sections in order, figures beside the page, the page last."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from difftrack.correspondence import MatchingParams
+from difftrack.datasets import Clip, Tracks
+from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
+from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points
+from difftrack.reports._footage import Footage
+from difftrack.reports._page import Headline, Page, Section, Table, render_page
+from difftrack.reports._params import ReportParams
+from difftrack.reports._provenance import provenance_section
+from difftrack.reports._tracking import Method, TrackedClip, number, results_section, tracking_headline, tracks_section
+from difftrack.store import Store
+
+__all__ = ["BackboneResults", "example_clips", "write_report"]
+
+_EXAMPLE_POINTS = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BackboneResults:
+    """Everything that the pipeline found out about one backbone."""
+
+    name: str
+    scores: ScoreMaps
+    examples: Sequence[ExampleClip]
+    """Clips whose descriptors are drawn."""
+    tracked: Sequence[TrackedClip]
+    methods: Sequence[Method]
+    """The backbone's tracks first, then what they are compared with."""
+    thresholds_px: Sequence[float]
+    provenance: Mapping[str, Any]
+    """What the descriptors depend on, as recorded in the store."""
+
+
+def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[ExampleClip]:
+    """Choose the clips whose descriptors are drawn, and the points on them.
+
+    Args:
+        store: Analysis view of one backbone; a clip that it lacks is not drawn.
+        footage: All clips.
+        params: `clips` and `positions` of it are used.
+
+    Raises:
+        ValueError: a clip named in the params does not exist, or a position lies outside a clip.
+    """
+    groups = set(store.groups())
+    known = [name for name in footage.truth if name in groups]
+    if params.clips == "auto":
+        clips = {clip.source: clip for clip in map(footage.read, reversed(known))}
+        return [_example(store, clip, footage.truth[clip.name], params) for clip in reversed(clips.values())]
+    for name in params.clips:
+        if name not in known:
+            raise ValueError(f"report.clips: there is no clip {name!r}; have: {', '.join(known)}")
+    return [_example(store, footage.read(name), footage.truth[name], params) for name in params.clips]
+
+
+def write_report(
+    folder: Path,
+    footage: Footage,
+    backbones: Sequence[BackboneResults],
+    *,
+    params: ReportParams,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Write `index.html`, its pictures and videos, and `headlines.json`.
+
+    Args:
+        folder: Made if missing; the page refers to files beside it by relative names only.
+        footage: All clips.
+        backbones: One or more; the first one gives the headlines.
+        params: What to show.
+        progress: Called with a few words for each part that is done.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: there is no backbone, or a layer, step or head to be drawn was not kept.
+    """
+    if not backbones:
+        raise ValueError("there are no results of any backbone to report on")
+    folder.mkdir(parents=True, exist_ok=True)
+    first = backbones[0]
+    headlines = [*analysis_headlines(first.scores), *([tracking_headline(first.methods)] if first.methods else [])]
+    sections = [_comparison(backbones)] if len(backbones) > 1 else []
+    for backbone in backbones:
+        sections += _backbone_sections(backbone, footage, folder, params, progress)
+    stores = {backbone.name: backbone.provenance for backbone in backbones}
+    sections.append(provenance_section(footage, stores, dataclasses.asdict(params)))
+    page = folder / "index.html"
+    page.write_text(render_page(Page(params.title, _lead(footage, backbones), headlines, sections)), encoding="utf-8")
+    (folder / "headlines.json").write_text(_headlines_json(headlines), encoding="utf-8")
+    return page
+
+
+def _backbone_sections(
+    backbone: BackboneResults, footage: Footage, folder: Path, params: ReportParams, progress: Callable[[str], None]
+) -> list[Section]:
+    scores, name = backbone.scores, backbone.name
+    sections = analysis_sections(scores, folder=folder)
+    progress(f"{name}: scores")
+    if backbone.tracked:
+        drawn = backbone.tracked[: params.max_videos]
+        tracks = tracks_section(name, drawn, footage, folder=folder, params=params.overlay, progress=progress)
+        results = results_section(
+            name, backbone.methods, backbone.tracked, thresholds_px=backbone.thresholds_px, folder=folder
+        )
+        sections += [tracks, results]
+    views = _chosen_views(scores, params)
+    matching = MatchingParams.preset(scores.convention)
+    sections += examples_sections(name, backbone.examples, views, matching=matching, folder=folder)
+    progress(f"{name}: examples")
+    return sections
+
+
+def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[View]:
+    """Where in the network to look: the best layer at several steps, then the worst one at the last of them.
+
+    Layers that the params name are drawn at every step instead.
+    """
+    kept = [int(step) for step in scores.matching_accuracy.step.values]
+    steps = sorted({kept[0], kept[len(kept) // 2], kept[-1]}) if params.steps == "auto" else params.steps
+    if params.layers == "auto":
+        ranked = scores.layers_by_accuracy()
+        cells = [*((ranked[0], step) for step in steps), *((layer, steps[-1]) for layer in ranked[1:][-1:])]
+    else:
+        cells = [(layer, step) for layer in params.layers for step in steps]
+    heads: Sequence[int | None] = [None] if params.heads == "all" else params.heads
+    return [View(layer, step, head) for layer, step in cells for head in heads]
+
+
+def _example(store: Store, clip: Clip, tracks: Tracks, params: ReportParams) -> ExampleClip:
+    spec = store.spec(clip.name)
+    truth = moving_points(tracks, num=_EXAMPLE_POINTS) if params.positions == "auto" else None
+    points = truth.query_points[:, 1:] if truth else np.asarray(params.positions, dtype=np.float32)
+    for x, y in points.tolist():
+        if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
+            raise ValueError(
+                f"report.positions: ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px"
+            )
+
+    def read(kind: str, view: View) -> Float[np.ndarray, "head latent_frame row col channel"]:
+        values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head)
+        return values if view.head is None else values[None]
+
+    return ExampleClip(
+        clip=clip,
+        frames=spec.frames,
+        size=spec.size,
+        stride_px=spec.grid.stride_px,
+        kinds=spec.kinds,
+        read=read,
+        points_xy_px=points,
+        truth=truth,
+    )
+
+
+def _comparison(backbones: Sequence[BackboneResults]) -> Section:
+    rows = []
+    for backbone in backbones:
+        scores = backbone.scores
+        layer, step = scores.best_cell()
+        feature = float("nan") if scores.feature_accuracy is None else float(scores.feature_accuracy.max())
+        mean = backbone.methods[0].mean if backbone.methods else None
+        tracking = [mean.delta_avg, mean.average_jaccard, mean.occlusion_accuracy] if mean else [float("nan")] * 3
+        values = [float(scores.matching_accuracy.max()), feature, *tracking]
+        rows.append([backbone.name, str(layer), str(step), *map(number, values)])
+    return Section(
+        anchor="backbones",
+        title="Backbones side by side",
+        lead="The best layer and step of each, and how well its descriptors track.",
+        blocks=[
+            Table(
+                title="All backbones.",
+                caption="Percent. Matching accuracy at the best layer and step; TAP-Vid metrics at 256x256.",
+                head=["backbone", "layer", "step", "query-key", "feature", "δ avg", "AJ", "OA"],
+                rows=rows,
+            )
+        ],
+    )
+
+
+def _lead(footage: Footage, backbones: Sequence[BackboneResults]) -> str:
+    accuracy = backbones[0].scores.matching_accuracy
+    names = ", ".join(backbone.name for backbone in backbones)
+    return (
+        f"{names} on {len(footage.truth)} clips, {accuracy.sizes['layer']} layers and {accuracy.sizes['step']} "
+        "denoising steps. Every picture below is read from stored queries, keys and features; the model "
+        "did not run again for any of them."
+    )
+
+
+def _headlines_json(headlines: Sequence[Headline]) -> str:
+    return json.dumps([dataclasses.asdict(headline) for headline in headlines], indent=2, ensure_ascii=False) + "\n"
