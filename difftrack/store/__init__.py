@@ -1,0 +1,31 @@
+"""The descriptor store: zarr v3 groups that are checksummed, labelled and resumable; it needs no torch.
+
+`torch_dataset.DescriptorDataset` serves the same store to a DataLoader and has to be imported by that name.
+"""
+
+from difftrack.store._errors import StoreError
+from difftrack.store._reader import Store, clip_group, open_store
+from difftrack.store._results import read_results, result_groups, write_results
+from difftrack.store._space import check_space, planned_bytes
+from difftrack.store._spec import DescriptorKind, DescriptorSpec, StoreParams
+from difftrack.store._verify import FileCheck
+from difftrack.store._writer import GroupWriter, create_group, open_writer
+
+__all__ = [
+    "DescriptorKind",
+    "DescriptorSpec",
+    "FileCheck",
+    "GroupWriter",
+    "Store",
+    "StoreError",
+    "StoreParams",
+    "check_space",
+    "clip_group",
+    "create_group",
+    "open_store",
+    "open_writer",
+    "planned_bytes",
+    "read_results",
+    "result_groups",
+    "write_results",
+]

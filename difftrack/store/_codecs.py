@@ -1,0 +1,53 @@
+"""Codecs of the stored chunks: their zarr v3 description for writing, and the decoder for reading.
+
+Every chunk ends in a CRC-32C of its compressed bytes, whatever the codec.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
+
+__all__ = ["CodecName", "decode_into", "zarr_codecs"]
+
+CodecName = Literal["blosc-zstd", "blosc-lz4", "zstd", "none"]
+
+BLOSC_BLOCK_BYTES = 1 << 20
+"""Blosc's own choice of block is smaller and halves what byte shuffling gains."""
+
+_DECODERS = {"blosc-zstd": Blosc(), "blosc-lz4": Blosc(), "zstd": Zstd()}
+
+
+def zarr_codecs(name: CodecName, level: int, itemsize: int) -> list[Any]:
+    """The compressors of a zarr array: the named codec, then the checksum."""
+    from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec  # reading needs no zarr
+
+    if name == "none":
+        return [Crc32cCodec()]
+    if name == "zstd":
+        return [ZstdCodec(level=level, checksum=False), Crc32cCodec()]
+    blosc = BloscCodec(
+        cname="zstd" if name == "blosc-zstd" else "lz4",
+        clevel=level,
+        shuffle="shuffle" if name == "blosc-zstd" else "bitshuffle",
+        typesize=itemsize,
+        blocksize=BLOSC_BLOCK_BYTES,
+    )
+    return [blosc, Crc32cCodec()]
+
+
+def decode_into(name: CodecName, content: UInt8[np.ndarray, " byte"], out: UInt8[np.ndarray, " value_byte"]) -> None:
+    """Decode one chunk, its checksum already removed.
+
+    Raises:
+        ValueError: the content is not such a chunk, or not of the size of `out`.
+        RuntimeError: likewise, as the codec library says it.
+    """
+    if name != "none":
+        _DECODERS[name].decode(content, out=out)
+    elif content.size == out.size:
+        out[:] = content
+    else:
+        raise ValueError(f"chunk of {content.size} bytes; {out.size} wanted")

@@ -1,0 +1,146 @@
+"""How descriptor values become stored numbers, and back.
+
+| dtype | stored as | bytes a value | loss |
+| --- | --- | --- | --- |
+| float16 | float16 | 2 | none for bfloat16 input with 2^-17 <= abs(x) <= 65504 |
+| bfloat16 | uint16, the upper half of the float32 bits | 2 | none for bfloat16 input |
+| int8 | int8 and one float16 scale per (head, token) | 1 + 2 / channels | half a scale step per value |
+
+Values that the stored type cannot hold are refused, never clipped or turned into infinities.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Num, UInt16
+
+__all__ = ["DTypeName", "Encoding", "encoding_of"]
+
+DTypeName = Literal["float16", "bfloat16", "int8"]
+
+Values = Float[np.ndarray, "*unit"] | UInt16[np.ndarray, "*unit"]
+"""float16, float32 or float64 numbers; or uint16, which holds the bits of bfloat16 (`tensor.view(torch.uint16)`)."""
+
+_BLOCK = 1 << 18
+"""Values converted at a time, so that temporaries stay in the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One stored dtype; see the table of this module."""
+
+    name: DTypeName
+    stored: str
+    """numpy dtype of the stored array."""
+    fill_value: float | int
+    """What zarr reports where nothing was written; a number that no written value has."""
+    largest: float
+    """Largest absolute value that can be stored."""
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether a second array holds one scale per (head, token)."""
+        return self.name == "int8"
+
+    @property
+    def read_as(self) -> str:
+        """Dtype of what a reader returns: float16 as it is, everything else as float32."""
+        return "float16" if self.name == "float16" else "float32"
+
+    def encode(
+        self, values: Values, *, round_to_bf16: bool = False
+    ) -> tuple[Num[np.ndarray, "*unit"], Float[np.ndarray, "..."] | None]:
+        """Turn values into stored numbers and, for int8, their scales.
+
+        Args:
+            values: See `Values`.
+            round_to_bf16: Before a cast to float16, drop the mantissa bits that bfloat16 lacks; they are what does not
+                compress. No effect on the other dtypes.
+
+        Raises:
+            ValueError: a value is not finite or larger than `largest`.
+        """
+        if self.name == "bfloat16":
+            codes = values if values.dtype == np.uint16 else _bf16_bits(values)
+            self._refuse_exponent(values, codes, 0x7F80)
+            return codes, None
+        numbers = _bf16_numbers(values) if values.dtype == np.uint16 else values
+        if self.name == "int8":
+            return self._encode_int8(numbers)
+        if round_to_bf16 and values.dtype != np.uint16:
+            numbers = _bf16_numbers(_bf16_bits(numbers))
+        with np.errstate(over="ignore"):
+            halves = np.ascontiguousarray(numbers, np.float16)
+        self._refuse_exponent(values, halves.view(np.uint16), 0x7C00)
+        return halves, None
+
+    def decode(
+        self, codes: Num[np.ndarray, "*unit"], scale: Float[np.ndarray, "..."] | None
+    ) -> Float[np.ndarray, "*unit"]:
+        """Turn stored numbers back into values of dtype `read_as`."""
+        if self.name == "bfloat16":
+            return _bf16_numbers(codes)
+        if scale is not None:
+            numbers = codes.astype(np.float32)
+            numbers *= scale[..., None]
+            return numbers
+        return codes
+
+    def _encode_int8(
+        self, numbers: Float[np.ndarray, "*unit"]
+    ) -> tuple[Num[np.ndarray, "*unit"], Float[np.ndarray, "..."]]:
+        with np.errstate(over="ignore"):
+            peak = np.maximum(numbers.max(axis=-1), -numbers.min(axis=-1)).astype(np.float32)
+        if not np.all(peak <= self.largest):
+            self._refuse(numbers)
+        scale = (peak / 127).astype(np.float16)
+        # Rounded up, so that no code exceeds 127 and no nonzero token gets scale 0.
+        scale = np.where(scale.astype(np.float32) * 127 < peak, np.nextafter(scale, np.float16(np.inf)), scale)
+        divisor = np.where(scale == 0, 1, scale).astype(np.float32)
+        return np.rint(numbers / divisor[..., None]).astype(np.int8), scale
+
+    def _refuse_exponent(self, values: Values, bits: Num[np.ndarray, "*unit"], exponent: int) -> None:
+        # All exponent bits set means infinity or NaN; 4x faster than isfinite on float16.
+        if bits.size and int((bits & np.uint16(exponent)).max()) == exponent:
+            self._refuse(_bf16_numbers(values) if values.dtype == np.uint16 else values)
+
+    def _refuse(self, numbers: Float[np.ndarray, "*unit"]) -> None:
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            raise ValueError(f"{int(np.sum(~finite))} of {numbers.size} values are not finite")
+        worst = float(np.abs(numbers).max())
+        raise ValueError(
+            f"the value {worst:g} is beyond the largest that {self.name} holds, {self.largest:g}; store as bfloat16"
+        )
+
+
+ENCODINGS = {
+    "float16": Encoding("float16", "float16", float("nan"), 65504.0),
+    "bfloat16": Encoding("bfloat16", "uint16", 0x7FFF, float(np.uint32(0x7F7F0000).view(np.float32))),
+    "int8": Encoding("int8", "int8", -128, 127 * 65504.0),
+}
+
+
+def encoding_of(name: DTypeName) -> Encoding:
+    """The encoding of a `dtype` param."""
+    return ENCODINGS[name]
+
+
+def _bf16_bits(values: Float[np.ndarray, "*unit"]) -> UInt16[np.ndarray, "*unit"]:
+    """Round to bfloat16, nearest even, and return the bits; finite values beyond the range become infinity."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    bits = np.empty(flat.size, np.uint16)
+    with np.errstate(over="ignore"):
+        for start in range(0, flat.size, _BLOCK):
+            words = flat[start : start + _BLOCK].astype(np.float32).view(np.uint32)
+            nan = np.isnan(words.view(np.float32))
+            words += 0x7FFF + ((words >> 16) & 1)
+            words >>= 16
+            words[nan] = 0x7FC0
+            bits[start : start + _BLOCK] = words
+    return bits.reshape(values.shape)
+
+
+def _bf16_numbers(bits: UInt16[np.ndarray, "*unit"]) -> Float[np.ndarray, "*unit"]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)

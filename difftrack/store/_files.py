@@ -1,0 +1,238 @@
+"""Files under one root, on a local disk or behind an fsspec URL.
+
+Keys are relative paths with forward slashes. A local write goes to a `.partial` file beside its target and is renamed,
+so that a reader sees the old file or the new one; an object store's put has the same property by itself.
+"""
+
+import os
+import shutil
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+
+__all__ = ["Blob", "Files", "StorePath", "open_files"]
+
+StorePath = str | os.PathLike[str]
+"""A directory, or a URL that fsspec understands (`s3://bucket/prefix`, `memory://name`)."""
+
+ABANDONED_AFTER_S = 3600.0
+"""A `.partial` file this old belongs to no running writer: one is written in seconds."""
+
+
+class Blob(ABC):
+    """One open file."""
+
+    size: int
+    """Bytes."""
+
+    @abstractmethod
+    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
+        """Yield the bytes of each (offset, length); an array is valid until the next one is asked for."""
+
+
+class Files(ABC):
+    """Reading, atomic writing and listing below one root."""
+
+    @abstractmethod
+    def path(self, key: str) -> str:
+        """The full path or URL of a key, for messages."""
+
+    @abstractmethod
+    def read(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Read whole files; those that do not exist are left out."""
+
+    @abstractmethod
+    def open(self, key: str) -> AbstractContextManager[Blob]:
+        """Open one file for reading.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    @abstractmethod
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """Create or replace one file in one step."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove a file, or a directory with all that is in it; nothing happens where there is none."""
+
+    @abstractmethod
+    def directories(self, key: str) -> list[str]:
+        """Names of the directories directly below `key`, sorted; empty where `key` does not exist."""
+
+    @abstractmethod
+    def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
+        """Remove what killed writers left below `key`; with `abandoned_only` spare what may still be written."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Free space where the root is or would be; None where that has no meaning."""
+
+
+class _LocalBlob(Blob):
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
+        # One scratch buffer for all ranges stays in the processor's cache.
+        scratch = np.empty(max((length for _, length in ranges), default=0), np.uint8)
+        for offset, length in ranges:
+            self._file.seek(offset)
+            count = self._file.readinto(scratch[:length].data)  # type: ignore[attr-defined]
+            yield scratch[:count]
+
+
+class LocalFiles(Files):
+    """`Files` in a directory, which need not exist yet."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, key: str) -> str:
+        """See `Files`."""
+        return str(self._root / key)
+
+    def read(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """See `Files`."""
+        found = {}
+        for key in keys:
+            try:
+                found[key] = (self._root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return found
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[Blob]:
+        """See `Files`."""
+        with (self._root / key).open("rb", buffering=0) as file:
+            yield _LocalBlob(file)
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """See `Files`."""
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{uuid.uuid4().hex}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove(self, key: str) -> None:
+        """See `Files`."""
+        path = self._root / key
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def directories(self, key: str) -> list[str]:
+        """See `Files`."""
+        path = self._root / key
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+    def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
+        """See `Files`."""
+        newest = time.time() - ABANDONED_AFTER_S if abandoned_only else float("inf")
+        for partial in (self._root / key).rglob("*.partial"):
+            try:
+                if partial.stat().st_mtime < newest:
+                    partial.unlink()
+            except FileNotFoundError:  # its writer finished, or another process cleans up too
+                continue
+
+    def free_bytes(self) -> int | None:
+        """See `Files`."""
+        existing = next(path for path in (self._root.absolute(), *self._root.absolute().parents) if path.exists())
+        return shutil.disk_usage(existing).free
+
+
+class _RemoteBlob(Blob):
+    def __init__(self, system: Any, path: str) -> None:  # noqa: ANN401
+        self._system, self._path = system, path
+        self.size = int(system.size(path))
+
+    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
+        starts, ends = [offset for offset, _ in ranges], [offset + length for offset, length in ranges]
+        for content in self._system.cat_ranges([self._path] * len(ranges), starts, ends, on_error="raise"):
+            yield np.frombuffer(content, np.uint8)
+
+
+class RemoteFiles(Files):
+    """`Files` below a URL."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec  # type: ignore[import-untyped] # only where a URL is used
+
+        self._url = url.rstrip("/")
+        self._system, root = fsspec.url_to_fs(self._url)
+        self._root = root.rstrip("/")
+
+    def _full(self, key: str) -> str:
+        return f"{self._root}/{key}" if key else self._root
+
+    def path(self, key: str) -> str:
+        """See `Files`."""
+        return f"{self._url}/{key}"
+
+    def read(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """See `Files`."""
+        if not keys:
+            return {}
+        contents = self._system.cat([self._full(key) for key in keys], on_error="return")
+        found = {}
+        for key in keys:
+            content = contents[self._full(key)]
+            if isinstance(content, FileNotFoundError | IsADirectoryError):
+                continue
+            if isinstance(content, Exception):
+                raise content
+            found[key] = content
+        return found
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[Blob]:
+        """See `Files`."""
+        yield _RemoteBlob(self._system, self._full(key))
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """See `Files`."""
+        self._system.pipe_file(self._full(key), bytes(content))
+
+    def remove(self, key: str) -> None:
+        """See `Files`."""
+        self._system.invalidate_cache()
+        if self._system.exists(self._full(key)):
+            self._system.rm(self._full(key), recursive=True)
+
+    def directories(self, key: str) -> list[str]:
+        """See `Files`."""
+        self._system.invalidate_cache()
+        try:
+            entries = self._system.ls(self._full(key), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "directory")
+
+    def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
+        """See `Files`; a put that was cut short leaves nothing."""
+
+    def free_bytes(self) -> int | None:
+        """See `Files`."""
+        return None
+
+
+def open_files(root: StorePath) -> Files:
+    """Files below a local directory or an fsspec URL; nothing is created or read yet."""
+    text = os.fspath(root)
+    return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))

@@ -1,0 +1,188 @@
+"""Opening a store and asking it something. Needs neither torch nor a model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from difftrack.store._encodings import encoding_of
+from difftrack.store._errors import StoreError
+from difftrack.store._files import Files, StorePath, open_files
+from difftrack.store._header import check_parents, join, parents, read_header, small_file_problems
+from difftrack.store._schema import SCHEMA, GroupSchema
+from difftrack.store._shards import read_shard
+from difftrack.store._spec import DescriptorSpec, StoreParams
+from difftrack.store._verify import FileCheck, check_files, group_names
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Store", "clip_group", "open_store"]
+
+
+def clip_group(clip: str, chunk: int | None = None) -> str:
+    """The group of a clip, or of one chunk of it in the tracking view."""
+    return clip if chunk is None else f"{clip}/chunk_{chunk:03d}"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReader:
+    """Reads the values of one complete group."""
+
+    files: Files
+    group: str
+    schema: GroupSchema
+
+    def read(
+        self, step_index: int, layer_index: int, entry: str, latent_frame: int | None = None
+    ) -> Float[np.ndarray, "..."]:
+        """Values of one unit by position, or of one latent frame of it; see `Store.sel`."""
+        numbers = [
+            read_shard(
+                self.files,
+                join(self.group, layout.shard_key(step_index, layer_index)),
+                layout,
+                latent_frame=latent_frame,
+            )
+            for layout in self.schema.entry_layouts(entry)
+        ]
+        return encoding_of(self.schema.params.dtype).decode(numbers[0], numbers[1] if len(numbers) > 1 else None)
+
+
+class Store:
+    """A store of descriptors, for reading. Everything that is missing or damaged raises; fill values never appear."""
+
+    def __init__(self, root: StorePath) -> None:
+        self._root = root
+        self._files = open_files(root)
+        self._readers: dict[str, GroupReader] = {}
+
+    def groups(self) -> list[str]:
+        """Names of all groups of descriptors, sorted; complete ones and others."""
+        return group_names(self._files, SCHEMA)
+
+    def spec(self, group: str) -> DescriptorSpec:
+        """What a group holds.
+
+        Raises:
+            StoreError: the group is unknown, incomplete or damaged.
+        """
+        return self._reader(group).schema.spec
+
+    def params(self, group: str) -> StoreParams:
+        """How a group is stored.
+
+        Raises:
+            StoreError: the group is unknown, incomplete or damaged.
+        """
+        return self._reader(group).schema.params
+
+    def fingerprint(self, group: str) -> str:
+        """SHA-256 over everything that a group's values depend on.
+
+        Raises:
+            StoreError: the group is unknown, incomplete or damaged.
+        """
+        return self._reader(group).schema.fingerprint
+
+    def sel(
+        self,
+        *,
+        clip: str,
+        step: int,
+        layer: int,
+        kind: str,
+        chunk: int | None = None,
+        latent_frame: int | None = None,
+        head: int | None = None,
+    ) -> Float[np.ndarray, "..."]:
+        """Read one descriptor.
+
+        Args:
+            clip: Name of the clip.
+            step: A step by its label, as all that follow.
+            layer: A layer.
+            kind: `query`, `key`, `feature` or `text_key`.
+            chunk: The chunk, in a tracking view.
+            latent_frame: This one only, which reads one chunk of the file; its axis is dropped.
+            head: This one only; its axis is dropped.
+
+        Returns:
+            [head, latent_frame, row, col, channel], for `text_key` [head, text_token, channel]; float16 where that is
+            the store's dtype, else float32. A fresh array.
+
+        Raises:
+            StoreError: there is no such thing, and the message says what there is; or it is incomplete or damaged.
+        """
+        group = clip_group(clip, chunk)
+        reader = self._reader(group)
+        try:
+            shape = reader.schema.spec.entry_shape(kind)
+            indices = reader.schema.indices(step, layer)
+            head_index = None if head is None else reader.schema.head_index(head)
+            if latent_frame is not None and (kind == "text_key" or not 0 <= latent_frame < shape[1]):
+                raise ValueError(f"no latent_frame {latent_frame} of {kind}; {list(shape)} is all")
+        except ValueError as error:
+            raise StoreError(f"{self._files.path(group)}: {error}") from error
+        values = reader.read(*indices, kind, latent_frame)
+        return values if head_index is None else values[head_index].copy()
+
+    def dataset(self, group: str) -> "xarray.Dataset":
+        """A group as a labelled xarray dataset, read where and when it is used.
+
+        Axes (step, layer, head, latent_frame, row, col, channel); bfloat16 and int8 appear as float32.
+
+        Raises:
+            StoreError: the group is unknown, incomplete or damaged; later, a shard that is read.
+        """
+        from difftrack.store._lazy import lazy_dataset  # xarray takes half a second to import
+
+        return lazy_dataset(self._reader(group))
+
+    def verify(self) -> Iterator[FileCheck]:
+        """Check every byte of every file, in order; yields one result a file.
+
+        A group that was never finished yields a problem too.
+        """
+        return check_files(self._files)
+
+    def _reader(self, group: str) -> GroupReader:
+        if group not in self._readers:
+            self._readers[group] = self._open(group)
+        return self._readers[group]
+
+    def _open(self, group: str) -> GroupReader:
+        files = self._files
+        parents(group)
+        header = read_header(files, group, schema=SCHEMA)
+        if header is None:
+            known = self.groups()
+            there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            raise StoreError(f"{files.path(group)} does not exist; the store holds {there or 'nothing'}")
+        if not header.complete:
+            raise StoreError(f"{files.path(group)} is incomplete; run what writes it again")
+        check_parents(files, group)
+        for key, problem in small_file_problems(files, group, header).items():
+            raise StoreError(f"{files.path(key)} {problem}")
+        return GroupReader(files, group, GroupSchema.from_header(header))
+
+    def __getstate__(self) -> StorePath:
+        return self._root
+
+    def __setstate__(self, root: StorePath) -> None:
+        self.__init__(root)
+
+
+def open_store(path: StorePath) -> Store:
+    """Open a store of descriptors, on disk or behind an fsspec URL.
+
+    Raises:
+        StoreError: there is nothing.
+    """
+    store = Store(path)
+    files = open_files(path)
+    if not files.read(["zarr.json"]) and not files.directories(""):
+        raise StoreError(f"{files.path('')} is not a store: it does not exist or is empty")
+    return store

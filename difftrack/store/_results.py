@@ -1,0 +1,132 @@
+"""Small labelled results (matches, scores per point) as checksummed zarr groups.
+
+Everything of a group is made in memory and then written with the header last, so these are for tens of megabytes.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from difftrack.store._errors import StoreError
+from difftrack.store._files import StorePath, open_files
+from difftrack.store._header import (
+    Header,
+    check_parents,
+    join,
+    parents,
+    plain_group_problem,
+    read_header,
+    small_file_problems,
+    write_parents,
+)
+from difftrack.store._verify import group_names
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["read_results", "result_groups", "write_results"]
+
+SCHEMA = "results"
+
+
+def write_results(
+    path: StorePath, group: str, dataset: "xarray.Dataset", attrs: Mapping[str, Any] | None = None
+) -> None:
+    """Write one group of results, in place of what the group held; the same input gives the same bytes.
+
+    Args:
+        path: The store: a directory or an fsspec URL.
+        group: Name of the group; may be nested.
+        dataset: Numbers, booleans or strings with labels; loaded if it is lazy.
+        attrs: Provenance, as JSON; added to the dataset's own attributes.
+
+    Raises:
+        StoreError: the group is one that holds groups, or holds descriptors.
+        ValueError: an attribute is not JSON.
+    """
+    files = open_files(path)
+    parents(group)
+    key = join(group, "zarr.json")
+    content = files.read([key]).get(key)
+    if content is not None and plain_group_problem(content) is None:
+        raise StoreError(f"{files.path(key)} is a group of groups; results cannot be written into it")
+    if _holds_descriptors(content):
+        raise StoreError(f"{files.path(group)} holds descriptors; results go elsewhere")
+    attributes = {**dataset.attrs, **(attrs or {})}
+    small_files = _encode(dataset)
+    digests = {name: hashlib.sha256(body).hexdigest() for name, body in small_files.items()}
+    header = Header(SCHEMA, {}, digests, complete=True, attributes=attributes).to_bytes()
+    write_parents(files, group)
+    if content == header and not small_file_problems(files, group, Header.from_bytes(header)):
+        return
+    files.remove(key)
+    files.remove(group)
+    for name, body in small_files.items():
+        files.write(join(group, name), body)
+    files.write(key, header)
+
+
+def read_results(path: StorePath, group: str) -> "xarray.Dataset":
+    """Read one group of results into memory.
+
+    Raises:
+        StoreError: the group is missing, incomplete or damaged.
+    """
+    import xarray as xr  # takes half a second
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    files = open_files(path)
+    header = read_header(files, group, schema=SCHEMA)
+    if header is None:
+        known = ", ".join(result_groups(path)[:20])
+        raise StoreError(f"{files.path(group)} does not exist or is incomplete; there are: {known or 'none'}")
+    check_parents(files, group)
+    for key, problem in small_file_problems(files, group, header).items():
+        raise StoreError(f"{files.path(key)} {problem}")
+    keys = {join(group, name): name for name in header.files}
+    buffer = default_buffer_prototype().buffer
+    content = {keys[key]: buffer.from_bytes(body) for key, body in files.read(list(keys)).items()}
+    content["zarr.json"] = buffer.from_bytes(Header("", {}, {}, complete=True).to_bytes())
+    dataset: xr.Dataset = xr.open_zarr(MemoryStore(content), consolidated=False, chunks=None).load()
+    dataset.attrs = dict(header.attributes)
+    return dataset
+
+
+def result_groups(path: StorePath) -> list[str]:
+    """Names of all groups of results, sorted."""
+    return group_names(open_files(path), SCHEMA)
+
+
+def _encode(dataset: "xarray.Dataset") -> dict[str, bytes]:
+    """The files of a dataset, less the group's own zarr.json."""
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+    from zarr.storage import MemoryStore
+
+    # zarr v3 has no stable type for numpy's fixed-width strings.
+    plain = (
+        dataset.drop_attrs()
+        .map(_strings_as_objects)
+        .assign_coords({name: _strings_as_objects(values) for name, values in dataset.drop_attrs().coords.items()})
+    )
+    encoding = {}
+    for name, values in plain.variables.items():
+        width = 1 if values.dtype.kind == "O" else values.dtype.itemsize
+        blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=width)
+        encoding[name] = {"compressors": [blosc, Crc32cCodec()], "chunks": tuple(max(1, n) for n in values.shape)}
+    content: dict[str, Any] = {}
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        plain.to_zarr(MemoryStore(content), zarr_format=3, consolidated=False, encoding=encoding)
+    return {name: bytes(value.to_bytes()) for name, value in content.items() if name != "zarr.json"}
+
+
+def _strings_as_objects(values: "xarray.DataArray") -> "xarray.DataArray":
+    return values.astype(object) if values.dtype.kind == "U" else values
+
+
+def _holds_descriptors(content: bytes | None) -> bool:
+    try:
+        return content is not None and Header.from_bytes(content).schema != SCHEMA
+    except ValueError:
+        return False

@@ -1,0 +1,116 @@
+"""What makes up a descriptor group: its arrays, its labels, its header, and every small file byte for byte.
+
+The files are made in memory before anything is written, so they can be compared with what is there, and repaired.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+from difftrack.params import parse
+from difftrack.store._header import Header
+from difftrack.store._spec import ArrayLayout, DescriptorSpec, StoreParams, array_layouts, fingerprint_of
+
+__all__ = ["GroupSchema", "coordinates", "group_files"]
+
+SCHEMA = "descriptors"
+
+
+@dataclass(frozen=True)
+class GroupSchema:
+    """A spec and how it is stored: all that is needed to find and read a value of the group."""
+
+    spec: DescriptorSpec
+    params: StoreParams
+
+    @cached_property
+    def layouts(self) -> dict[str, ArrayLayout]:
+        """The stored arrays by name."""
+        return {layout.name: layout for layout in array_layouts(self.spec, self.params)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint_of`."""
+        return fingerprint_of(self.spec, self.params)
+
+    def entry_layouts(self, entry: str) -> list[ArrayLayout]:
+        """The arrays that hold an entry: its numbers, and for int8 its scales."""
+        return [self.layouts[name] for name in (entry, f"{entry}_scale") if name in self.layouts]
+
+    def indices(self, step: int, layer: int) -> tuple[int, int]:
+        """Positions of a unit along the first two axes.
+
+        Raises:
+            ValueError: the group has no such step or layer; the message lists those that it has.
+        """
+        return _index(self.spec.steps, step, "step"), _index(self.spec.layers, layer, "layer")
+
+    def head_index(self, head: int) -> int:
+        """Position of a head along its axis.
+
+        Raises:
+            ValueError: the group has no such head.
+        """
+        return _index(self.spec.heads, head, "head")
+
+    def header(self, files: Mapping[str, bytes], *, complete: bool) -> Header:
+        """The header of a group with these small files."""
+        return Header(
+            schema=SCHEMA,
+            contents={
+                "spec": self.spec.to_json(),
+                "params": dataclasses.asdict(self.params),
+                "fingerprint": self.fingerprint,
+            },
+            files={key: hashlib.sha256(content).hexdigest() for key, content in files.items()},
+            complete=complete,
+            attributes={"coordinates": "timestep frame"},
+        )
+
+    @classmethod
+    def from_header(cls, header: Header) -> "GroupSchema":
+        """What a header describes."""
+        spec = DescriptorSpec.from_json(header.contents["spec"])
+        return cls(spec, parse(StoreParams, header.contents["params"], "params"))
+
+
+def coordinates(
+    spec: DescriptorSpec,
+) -> dict[str, tuple[str, Num[np.ndarray, " label"] | Bool[np.ndarray, " label"]]]:
+    """The labels along the axes: name -> (axis, values)."""
+    labels: dict[str, tuple[str, Any]] = {
+        "step": ("step", np.asarray(spec.steps, np.int64)),
+        "timestep": ("step", np.asarray(spec.timesteps, np.float64)),
+        "layer": ("layer", np.asarray(spec.layers, np.int64)),
+        "head": ("head", np.asarray(spec.heads, np.int64)),
+        "latent_frame": ("latent_frame", np.arange(spec.grid.num_latent_frames, dtype=np.int64)),
+        "frame": ("latent_frame", np.asarray(spec.frames, np.int64)),
+    }
+    if spec.text_mask:
+        labels["text_mask"] = ("text_token", np.asarray(spec.text_mask, bool))
+    return labels
+
+
+def group_files(schema: GroupSchema) -> dict[str, bytes]:
+    """Every file of a group but its header and its shards, by key below the group."""
+    from difftrack.store._encoder import small_files  # reading needs no zarr, whose import takes 0.4 s
+
+    return small_files(
+        schema.layouts.values(),
+        coordinates(schema.spec),
+        num_units=(len(schema.spec.steps), len(schema.spec.layers)),
+        attributes={"fingerprint": schema.fingerprint, "stored_as": schema.params.dtype},
+    )
+
+
+def _index(labels: tuple[int, ...], label: int, axis: str) -> int:
+    try:
+        return labels.index(label)
+    except ValueError:
+        raise ValueError(f"no {axis} {label}; there are {', '.join(map(str, labels))}") from None

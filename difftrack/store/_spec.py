@@ -1,0 +1,221 @@
+"""What a group of descriptors holds, known in full before the first value is written."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from difftrack.geometry import TokenGrid
+from difftrack.params import parse
+from difftrack.store._codecs import CodecName
+from difftrack.store._encodings import DTypeName, encoding_of
+
+__all__ = ["ArrayLayout", "DescriptorKind", "DescriptorSpec", "StoreParams", "array_layouts", "fingerprint_of"]
+
+DescriptorKind = Literal["query", "key", "feature"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParams:
+    """How descriptors are stored. What changes here makes another store: the fingerprint covers it."""
+
+    dtype: DTypeName = "float16"
+    """float16 (refuses values beyond 65504); bfloat16 (any range, read as float32); int8 (half the size, lossy)."""
+    codec: CodecName = "blosc-zstd"
+    """blosc-zstd is the smallest, blosc-lz4 the fastest to read, none for disks that compress by themselves."""
+    level: int = 1
+    """Compression level, 0-9; higher is slower and, on descriptors, hardly smaller."""
+    round_to_bf16: bool = False
+    """Round float32 values to bfloat16 before the float16 cast: smaller files, 8 instead of 11 bits of mantissa."""
+    chunk_bytes: int = 1 << 20
+    """A chunk holds whole latent frames of one unit, as many as reach this size: what the smallest read decodes.
+    Smaller chunks compress worse and cost a call each."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level <= 9:
+            raise ValueError(f"level is {self.level}; 0 to 9 are allowed")
+        if self.chunk_bytes < 1:
+            raise ValueError(f"chunk_bytes is {self.chunk_bytes}; it must be at least 1")
+        if self.round_to_bf16 and self.dtype != "float16":
+            raise ValueError(f"round_to_bf16 applies to dtype float16 only; dtype is {self.dtype}")
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorSpec:
+    """One group: a clip as one backbone saw it, or one chunk of a clip in the tracking view.
+
+    Raises:
+        ValueError: an axis is empty, repeats a label, or two fields contradict each other.
+    """
+
+    steps: tuple[int, ...]
+    """Indices into the denoising schedule, 0 = noisiest."""
+    timesteps: tuple[float, ...]
+    """The scheduler's value at each of `steps`."""
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    num_channels: int
+    """Per head."""
+    grid: TokenGrid
+    frames: tuple[int, ...]
+    """Video frame that each latent frame describes, in frames of the clip."""
+    clip_size: tuple[int, int]
+    """(height, width) of the clip's own frames, pixels."""
+    size: tuple[int, int]
+    """(height, width) at which the backbone saw them, pixels."""
+    kinds: tuple[DescriptorKind, ...] = ("query", "key", "feature")
+    text_mask: tuple[bool, ...] = ()
+    """True at real text tokens; empty where the text's keys are not kept."""
+    fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else the values depend on (backbone, params, clip), as JSON."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "layers", "heads", "kinds", "frames"):
+            labels = getattr(self, name)
+            if not labels:
+                raise ValueError(f"DescriptorSpec.{name} is empty")
+            if len(set(labels)) != len(labels):
+                raise ValueError(f"DescriptorSpec.{name} repeats a label: {list(labels)}")
+        if len(self.timesteps) != len(self.steps):
+            raise ValueError(f"DescriptorSpec: {len(self.timesteps)} timesteps for {len(self.steps)} steps")
+        if len(self.frames) != self.grid.num_latent_frames:
+            raise ValueError(
+                f"DescriptorSpec: {len(self.frames)} frames for {self.grid.num_latent_frames} latent frames"
+            )
+        if self.size != (self.grid.height, self.grid.width):
+            raise ValueError(
+                f"DescriptorSpec.size is {self.size}; the grid covers {(self.grid.height, self.grid.width)}"
+            )
+        if self.num_channels < 1:
+            raise ValueError(f"DescriptorSpec.num_channels is {self.num_channels}; it must be at least 1")
+        canonical_json(self.fingerprint_parts)
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Text tokens whose keys are kept."""
+        return len(self.text_mask)
+
+    @property
+    def units(self) -> list[tuple[int, int]]:
+        """All (step, layer), in order; what is written, checked and redone as one."""
+        return [(step, layer) for step in self.steps for layer in self.layers]
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of the arrays that every unit consists of: the kinds, and `text_key` where the text is kept."""
+        return (*self.kinds, "text_key") if self.text_mask else self.kinds
+
+    def entry_shape(self, entry: str) -> tuple[int, ...]:
+        """Shape of one unit's values: [head, latent_frame, row, col, channel], or [head, text_token, channel].
+
+        Raises:
+            ValueError: there is no such entry.
+        """
+        if entry not in self.entries:
+            raise ValueError(f"no {entry!r} here; there are {', '.join(self.entries)}")
+        if entry == "text_key":
+            return (len(self.heads), self.num_text_tokens, self.num_channels)
+        grid = self.grid
+        return (len(self.heads), grid.num_latent_frames, grid.rows, grid.cols, self.num_channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` restores the spec."""
+        restored: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        return restored
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "DescriptorSpec":
+        """Restore what `to_json` wrote.
+
+        Raises:
+            ValueError: the values are not such a spec.
+        """
+        return parse(cls, values, "spec")
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """One stored array: [step, layer] and the axes of a unit; a shard is one unit, chunks divide `latent_frame`."""
+
+    name: str
+    axes: tuple[str, ...]
+    """Of a unit."""
+    shape: tuple[int, ...]
+    """Of a unit."""
+    dtype: str
+    fill_value: float | int
+    frames_per_chunk: int | None
+    """Latent frames in a chunk; None where the unit is one chunk."""
+    codec: CodecName
+    level: int
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in a shard."""
+        return 1 if self.frames_per_chunk is None else math.ceil(self.shape[1] / self.frames_per_chunk)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of a chunk; the last one may reach beyond the array."""
+        if self.frames_per_chunk is None:
+            return self.shape
+        return (self.shape[0], self.frames_per_chunk, *self.shape[2:])
+
+    @property
+    def shard_shape(self) -> tuple[int, ...]:
+        """Shape of a shard: whole chunks."""
+        if self.frames_per_chunk is None:
+            return self.shape
+        return (self.shape[0], self.frames_per_chunk * self.num_chunks, *self.shape[2:])
+
+    def shard_key(self, step_index: int, layer_index: int) -> str:
+        """Where a unit's shard lies below its group, as zarr's default key encoding has it."""
+        return "/".join([self.name, "c", str(step_index), str(layer_index), *("0" for _ in self.shape)])
+
+
+def array_layouts(spec: DescriptorSpec, params: StoreParams) -> list[ArrayLayout]:
+    """All arrays of a group, an entry's scales directly behind it."""
+    encoding = encoding_of(params.dtype)
+    itemsize = {"float16": 2, "uint16": 2, "int8": 1}[encoding.stored]
+    layouts = []
+    for entry in spec.entries:
+        shape = spec.entry_shape(entry)
+        axes: tuple[str, ...] = ("head", "text_token", "channel")
+        frames_per_chunk = None
+        if entry != "text_key":
+            axes = ("head", "latent_frame", "row", "col", "channel")
+            frames_per_chunk = _frames_per_chunk(shape[1], itemsize * math.prod(shape) // shape[1], params.chunk_bytes)
+        codec = (params.codec, params.level)
+        layouts.append(ArrayLayout(entry, axes, shape, encoding.stored, encoding.fill_value, frames_per_chunk, *codec))
+        if encoding.has_scale:
+            scale = (f"{entry}_scale", axes[:-1], shape[:-1], "float16", float("nan"))
+            layouts.append(ArrayLayout(*scale, frames_per_chunk, *codec))
+    return layouts
+
+
+def fingerprint_of(spec: DescriptorSpec, params: StoreParams) -> str:
+    """SHA-256 over everything that the stored bytes depend on."""
+    parts = {"version": SCHEMA_VERSION, "spec": spec.to_json(), "params": dataclasses.asdict(params)}
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def canonical_json(values: Any) -> str:  # noqa: ANN401
+    """One text per value, whatever the order of keys.
+
+    Raises:
+        ValueError: something is not JSON, or is not finite.
+    """
+    try:
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def _frames_per_chunk(num_latent_frames: int, frame_bytes: int, chunk_bytes: int) -> int:
+    wanted = min(num_latent_frames, math.ceil(chunk_bytes / frame_bytes))
+    return math.ceil(num_latent_frames / math.ceil(num_latent_frames / wanted))
