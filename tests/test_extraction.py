@@ -8,7 +8,7 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, load_backbone, read_trajectory, write_trajectory
-from difftrack.datasets import Clip
+from difftrack.datasets import Clip, write_clip
 from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
@@ -20,7 +20,7 @@ from difftrack.extraction import (
     Unit,
 )
 from difftrack.params import ParamsError, parse
-from difftrack.store import create_group, open_store
+from difftrack.store import StoreError, create_group, open_store
 
 CHUNKS = [(0, 1, 3), (0, 2, 4)]
 
@@ -137,7 +137,7 @@ def test_each_frame_is_encoded_once_and_keeps_its_noise_in_every_chunk(
     monkeypatch.setattr(backbone, "encode", lambda x, **k: (encodings.append(len(x)), encode(x, **k))[1])
     monkeypatch.setattr(backbone, "predict", lambda *a: (seen.append(a[0]), predict(*a))[1])
     every_unit(Extractor(backbone, tracking(layers=(0,))).prepare(clip, chunks=CHUNKS))
-    assert encodings == [11]
+    assert encodings == [5]
     assert torch.equal(seen[0][0], seen[1][0])
     assert not torch.equal(seen[0][1], seen[1][1])
 
@@ -281,3 +281,42 @@ def test_params_name_key_value_and_what_is_allowed() -> None:
         parse(TrackingViewParams, {"height": 40, "width": 56, "mode": {"folder": "generate"}}, "extract.tracking")
     parsed = parse(TrackingViewParams, {"height": 40, "width": 56, "steps": [9]}, "extract.tracking")
     assert parsed.prompt == "empty"
+
+
+# The stage
+
+
+def test_stage_writes_a_complete_store_names_the_clip_that_fails_and_resumes(
+    backbone: Backbone, clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stages.extract import main
+
+    write_clip(tmp_path / "clips", clip)
+    params = {
+        "item": {"backbone": "tiny", "view": "analysis"},
+        "backbones": {"tiny": {"path": str(backbone._folder.path)}},
+        "extract": {
+            "analysis": {"height": 40, "width": 56, "num_frames": 9, "steps": [49], "layers": [1]},
+            "tracking": {"height": 40, "width": 56, "steps": [49], "layers": [1], "chunks": {"chunk_len": 5}},
+        },
+    }
+    deps, outs = {"clips": tmp_path / "clips"}, {"descriptors": tmp_path / "analysis"}
+    main(params, deps, outs)
+    assert open_store(tmp_path / "analysis").groups() == ["first"]
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "analysis").rglob("*") if file.is_file()}
+
+    write_clip(tmp_path / "clips", replace(clip, name="short", frames=clip.frames[:3]))
+    with pytest.raises(SystemExit, match=r"1 of 2 clips failed\n  short: clip short has 3 frames"):
+        main(params, deps, outs)
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+    tracking_item = params | {"item": {"backbone": "tiny", "view": "tracking"}}
+    main(tracking_item, deps, {"descriptors": tmp_path / "tracking"})
+    groups = open_store(tmp_path / "tracking").groups()
+    assert groups == ["first/chunk_000", "first/chunk_001", "first/chunk_002", "short/chunk_000"]
+    assert capsys.readouterr().err == ""
+
+    too_big = params | {"extract": params["extract"] | {"max_bytes": 1.0}}
+    with pytest.raises(StoreError, match=r"extract\.max_bytes"):
+        main(too_big, deps, {"descriptors": tmp_path / "other"})
+    assert not (tmp_path / "other").exists()

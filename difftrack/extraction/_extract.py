@@ -69,15 +69,16 @@ class Extractor:
             ExtractionError: the clip is too short, or its mode needs something else than what is given.
         """
         mode = self.params.mode.of(clip)
-        frames = range(clip.num_frames)
         if isinstance(self.params, AnalysisParams):
             if clip.num_frames < self.params.num_frames:
                 raise ExtractionError(
                     f"clip {clip.name} has {clip.num_frames} frames; num_frames is {self.params.num_frames}"
                 )
-            frames, chunks = range(self.params.num_frames), None
+            groups = {clip_group(clip.name): tuple(range(self.params.num_frames))}
         elif chunks is None:
             raise ExtractionError(f"clip {clip.name}: the tracking view needs to be told which frames run together")
+        else:
+            groups = {clip_group(clip.name, index): chunk for index, chunk in enumerate(chunks)}
         if mode == "generate":
             self._check_trajectory(clip, trajectory)
         if mode == "clean" and self.params.num_inference_steps - 1 not in self.steps:
@@ -85,7 +86,7 @@ class Extractor:
                 f"clip {clip.name}: mode clean visits the last step, {self.params.num_inference_steps - 1}; steps are "
                 f"{list(self.steps)}"
             )
-        return ClipExtraction(self, clip, mode, frames, chunks, trajectory)
+        return ClipExtraction(self, clip, mode, groups, trajectory)
 
     def embed(self, clip: Clip) -> PromptEmbedding:
         """The prompt that the clip's branch reads."""
@@ -124,22 +125,17 @@ class ClipExtraction:
         extractor: Extractor,
         clip: Clip,
         mode: Mode,
-        frames: range,
-        chunks: Sequence[tuple[int, ...]] | None,
+        frames_of_group: Mapping[str, tuple[int, ...]],
         trajectory: Tensor | None,
     ) -> None:
         self._extractor = extractor
         self._clip = clip
         self._mode = mode
-        self._frames = frames
+        self._frames_of_group = frames_of_group
         self._trajectory = trajectory
         self._prompt = extractor.embed(clip)
         self.round_trip_errors: dict[str, float] = {}
-        if chunks is None:
-            self._chunks = {clip_group(clip.name): tuple(frames)}
-        else:
-            self._chunks = {clip_group(clip.name, index): chunk for index, chunk in enumerate(chunks)}
-        self.groups: dict[str, DescriptorSpec] = {group: self._spec(chunk) for group, chunk in self._chunks.items()}
+        self.groups: dict[str, DescriptorSpec] = {group: self._spec(own) for group, own in frames_of_group.items()}
 
     def units(self, group: str, wanted: Iterable[tuple[int, int]]) -> Iterator[Unit]:
         """Run the backbone, one forward per step, and give the wanted units of a group as they come.
@@ -186,9 +182,9 @@ class ClipExtraction:
 
     @cached_property
     def _latents(self) -> Float[Tensor, "latent_frame channel row col"]:
-        """Of all frames that any group uses, encoded once."""
+        """Of the frames up to the last that any group uses, encoded once."""
         params = self._extractor.params
-        frames = self._clip.frames[self._frames.start : self._frames.stop]
+        frames = self._clip.frames[: 1 + max(max(own) for own in self._frames_of_group.values())]
         resized = working_frames(frames, height=params.height, width=params.width, convention=params.resize)
         return self._extractor.backbone.encode(resized, frames_alone=self._extractor.frames_alone)
 
@@ -206,13 +202,13 @@ class ClipExtraction:
             return latents
         fold = self._extractor.backbone.latents_per_token_frame
         of_frames = latents.unflatten(0, (len(latents) // fold, fold))  # type: ignore[no-untyped-call]
-        chunk: Tensor = of_frames[list(self._chunks[group])].flatten(0, 1)
+        chunk: Tensor = of_frames[list(self._frames_of_group[group])].flatten(0, 1)
         return chunk
 
-    def _spec(self, chunk: tuple[int, ...]) -> DescriptorSpec:
+    def _spec(self, frames: tuple[int, ...]) -> DescriptorSpec:
         extractor, clip = self._extractor, self._clip
         backbone, params = extractor.backbone, extractor.params
-        grid = backbone.token_grid(len(chunk), params.height, params.width, frames_alone=extractor.frames_alone)
+        grid = backbone.token_grid(len(frames), params.height, params.width, frames_alone=extractor.frames_alone)
         last_step = params.num_inference_steps - 1
         steps = (last_step,) if self._mode == "clean" else extractor.steps
         text_mask = backbone.text_mask(self._prompt).tolist() if "key" in params.descriptors else []
@@ -223,15 +219,15 @@ class ClipExtraction:
             heads=extractor.heads,
             num_channels=backbone.num_channels,
             grid=grid,
-            frames=tuple(chunk[k * grid.temporal_stride] for k in range(grid.num_latent_frames)),
+            frames=tuple(frames[k * grid.temporal_stride] for k in range(grid.num_latent_frames)),
             clip_size=(clip.height, clip.width),
             size=(params.height, params.width),
             kinds=params.descriptors,
             text_mask=tuple(text_mask),
-            fingerprint_parts=self._fingerprint_parts(chunk),
+            fingerprint_parts=self._fingerprint_parts(frames),
         )
 
-    def _fingerprint_parts(self, chunk: tuple[int, ...]) -> dict[str, object]:
+    def _fingerprint_parts(self, frames: tuple[int, ...]) -> dict[str, object]:
         params, backbone = self._extractor.params, self._extractor.backbone
         inverted = self._mode == "ddim_inversion"
         return {
@@ -239,7 +235,7 @@ class ClipExtraction:
             "dtype": backbone.params.dtype,
             "vae_tiling": backbone.params.vae_tiling,
             "clip": self._clip_fingerprint,
-            "chunk": list(chunk),
+            "frames": list(frames),
             "frames_alone": self._extractor.frames_alone,
             "mode": self._mode,
             "num_inference_steps": params.num_inference_steps,
