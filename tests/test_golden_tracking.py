@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from difftrack.geometry import rescale_points
+from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.tracking import ChunkDescriptors, ChunkParams, PredictedTracks, TrackParams, chunk_schedule, track_clip
 
 GOLDEN = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
@@ -93,7 +93,13 @@ def perturbed_chunks(golden: dict[str, np.ndarray], chunks: list[tuple[int, ...]
 def released_tracks(golden: dict[str, np.ndarray], name: str, **overrides: Any) -> PredictedTracks:
     chunks = perturbed_chunks(golden, chunk_schedule(26, SCHEDULES[name]))
     params = TrackParams(convention="released", overlap="average" if "avg" in name else "first", **overrides)
-    return track_clip(chunks, golden["kept_query_points"], sources=SOURCES, stride_px=16, params=params)
+    return track_clip(
+        chunks,
+        golden["kept_query_points"],
+        sources=SOURCES,
+        grid=TokenGrid(num_latent_frames=13, rows=GRID[0], cols=GRID[1], stride_px=16, temporal_stride=1),
+        params=params,
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -113,8 +119,6 @@ def test_temperature_alone_is_corrected_by_its_own_override() -> None:
     assert np.abs(predicted - golden["interval_avg__pred_tracks256"]).max() > 1.0
 
 
-
-
 def test_released_tracks_at_real_geometry_are_those_of_the_released_code() -> None:
     golden, matching = load("05_tapvid_track.npz"), load("01_matching.npz")
     num_text = matching["q"].shape[1] - 13 * 30 * 45
@@ -128,7 +132,7 @@ def test_released_tracks_at_real_geometry_are_those_of_the_released_code() -> No
         [ChunkDescriptors(frames=tuple(range(13)), read=read)],
         np.concatenate([np.zeros_like(points[:, :1]), points], axis=1),
         sources=[(0, 0)],
-        stride_px=16,
+        grid=TokenGrid(num_latent_frames=13, rows=30, cols=45, stride_px=16, temporal_stride=1),
         params=TrackParams(convention="released"),
     )
     predicted = rescale_points(tracks.points_xy_px, from_size=(480, 720), to_size=(256, 256)).swapaxes(0, 1)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from difftrack.geometry import TokenGrid
 from difftrack.params import ParamsError, parse
 from difftrack.tracking import (
     ChunkDescriptors,
@@ -104,6 +105,7 @@ def test_impossible_cuts_are_refused_with_the_value() -> None:
 
 HEADS, ROWS, COLS, CHANNELS, STRIDE = 2, 7, 11, 58, 13
 """A frame is 91 x 143 px."""
+TOKENS = TokenGrid(num_latent_frames=2, rows=ROWS, cols=COLS, stride_px=STRIDE, temporal_stride=1)
 
 Field = Callable[[int, Tensor], Tensor]
 """(frame, token positions [row, col, xy]) to what is seen there, [row, col, channel]."""
@@ -165,7 +167,7 @@ def queries(*points: tuple[int, float, float]) -> np.ndarray:
 
 
 def track(chunks: list[ChunkDescriptors], query_points: np.ndarray, **params: Any) -> Any:
-    return track_clip(chunks, query_points, sources=[(3, 1)], stride_px=STRIDE, params=TrackParams(**params))
+    return track_clip(chunks, query_points, sources=[(3, 1)], grid=TOKENS, params=TrackParams(**params))
 
 
 def expected_px(query_points: np.ndarray, num_frames: int, velocity_xy_token: tuple[float, float]) -> np.ndarray:
@@ -275,7 +277,7 @@ def test_fusing_a_pair_with_itself_changes_nothing_unless_channels_are_concatena
 
     def fused(sources: list[tuple[int, int]], fusion: Any) -> np.ndarray:
         params = TrackParams(fusion=fusion, visibility=VisibilityParams(predict=False))
-        tracks = track_clip(chunks, points, sources=sources, stride_px=STRIDE, params=params)
+        tracks = track_clip(chunks, points, sources=sources, grid=TOKENS, params=params)
         return tracks.points_xy_px
 
     once, twice = [(0, 0)], [(0, 0), (0, 1)]
@@ -330,7 +332,7 @@ def test_smoothing_never_crosses_an_occlusion() -> None:
     ("bad", "message"),
     [
         ((0.0, np.nan, 4.0), r"query point 1 .*finite"),
-        ((0.0, 144.0, 4.0), r"query point 1 .*x 144.*143 x 91 px"),
+        ((0.0, 150.0, 4.0), r"query point 1 .*x 150.*143 x 91 px"),
         ((7.0, 3.0, 4.0), r"query point 1 .*frame 7.*0 \.\.\. 6"),
         ((0.5, 3.0, 4.0), r"query point 1 .*frame 0\.5"),
     ],
@@ -348,7 +350,7 @@ def test_missing_chunks_heads_and_points_are_named() -> None:
         track(chunks, points)
     with pytest.raises(ValueError, match="no query point"):
         track(chunks[:1], np.zeros((0, 3), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"heads is \[2\].*layer 1.*0 \.\.\. 1"):
+    with pytest.raises(ValueError, match=r"heads \[2\].*layer 1.*\[0, 1\]"):
         track(chunks[:1], points, heads=(2,))
     with pytest.raises(ValueError, match=r"head_weights.*layer 1.*\[4\]"):
         track(chunks[:1], points, head_weights={4: (1.0, 1.0)})

@@ -1,20 +1,27 @@
 """Chunk schedule and correspondences to tracks with visibility."""
 
-from difftrack.tracking._baselines import no_motion
 from difftrack.tracking._chunks import ChunkDescriptors
-from difftrack.tracking._params import TrackParams, VisibilityParams
+from difftrack.tracking._params import TrackParams, TrackSectionParams, VisibilityParams
+from difftrack.tracking._predictions import PredictedTracks, no_motion, read_predictions, write_predictions
 from difftrack.tracking._schedule import ChunkParams, chunk_schedule
 from difftrack.tracking._smoothing import smooth_tracks
-from difftrack.tracking._tracker import PredictedTracks, track_clip
+from difftrack.tracking._stored import select_sources, stored_chunks, stored_clips
+from difftrack.tracking._tracker import track_clip
 
 __all__ = [
     "ChunkDescriptors",
     "ChunkParams",
     "PredictedTracks",
     "TrackParams",
+    "TrackSectionParams",
     "VisibilityParams",
     "chunk_schedule",
     "no_motion",
+    "read_predictions",
+    "select_sources",
     "smooth_tracks",
+    "stored_chunks",
+    "stored_clips",
     "track_clip",
+    "write_predictions",
 ]

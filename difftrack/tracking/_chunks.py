@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from difftrack.correspondence import Descriptors
+from difftrack.geometry import TokenGrid
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["ChunkDescriptors", "Sources", "fused_sources"]
+__all__ = ["ChunkDescriptors", "Reading", "Sources", "fused_sources"]
 
 Sources = Sequence[tuple[int, int]]
 """(step, layer) pairs whose match probabilities are fused."""
@@ -28,6 +29,8 @@ class ChunkDescriptors:
     """Video frame of each latent frame; the anchor first."""
     read: Callable[[int, int], Descriptors]
     """(step, layer) to query and key; a feature is given as both."""
+    heads: tuple[int, ...] | None = None
+    """Labels of the head axis; None where it holds all heads in order."""
 
     def __post_init__(self) -> None:
         if len(self.frames) < 2 or len(set(self.frames)) < len(self.frames):
@@ -39,9 +42,17 @@ class ChunkDescriptors:
         return self.frames[0]
 
 
-def fused_sources(
-    chunk: ChunkDescriptors, sources: Sources, params: TrackParams
-) -> tuple[list[Descriptors], list[Tensor] | None]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read out of chunks, and how."""
+
+    sources: Sources
+    grid: TokenGrid
+    """Rows, columns and stride of the tokens; how many frames a chunk has is its own affair."""
+    params: TrackParams
+
+
+def fused_sources(chunk: ChunkDescriptors, reading: Reading) -> tuple[list[Descriptors], list[Tensor] | None]:
     """Read the (step, layer) pairs of a chunk as the fusion wants them.
 
     Returns:
@@ -49,19 +60,23 @@ def fused_sources(
         that all heads weigh the same.
 
     Raises:
-        ValueError: a chunk's descriptors do not fit its frames, or a wanted head does not exist.
+        ValueError: the descriptors do not fit the chunk's frames or the grid, or a wanted head does not exist.
     """
-    pairs = [chunk.read(step, layer) for step, layer in sources]
-    for (step, layer), (query, key) in zip(sources, pairs, strict=True):
-        if query.shape[1] != len(chunk.frames) or key.shape[:4] != query.shape[:4]:
+    pairs = [chunk.read(step, layer) for step, layer in reading.sources]
+    shape = (len(chunk.frames), reading.grid.rows, reading.grid.cols)
+    for (step, layer), (query, key) in zip(reading.sources, pairs, strict=True):
+        if not query.shape[1:4] == key.shape[1:4] == shape:
             raise ValueError(
-                f"step {step}, layer {layer}: query and key are {tuple(query.shape)} and {tuple(key.shape)} for a chunk"
-                f" of {len(chunk.frames)} frames; wanted: [head, latent_frame, row, col, channel]"
+                f"step {step}, layer {layer}: query {list(query.shape)} and key {list(key.shape)} do not fit; wanted: "
+                f"[head, latent_frame, row, col, channel] with {list(shape)} in the middle"
             )
-    if params.kind == "feature":
-        return [(_joined(query, params), _joined(key, params)) for query, key in pairs], None
-    weights = [_weights_of_heads(query, layer, params) for (_, layer), (query, _) in zip(sources, pairs, strict=True)]
-    if params.concatenates_channels:
+    if reading.params.kind == "feature":
+        return [(_joined(query, reading.params), _joined(key, reading.params)) for query, key in pairs], None
+    weights = [
+        _weights_of_heads(query, layer, chunk, reading.params)
+        for (_, layer), (query, _) in zip(reading.sources, pairs, strict=True)
+    ]
+    if reading.params.concatenates_channels:
         pairs = [(torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))]
         weights = [torch.stack(weights).mean(dim=0)]
     return pairs, weights
@@ -73,16 +88,14 @@ def _joined(feature: Tensor, params: TrackParams) -> Tensor:
     return normalize(joined, dim=-1) if params.matching_params.feature_similarity == "cosine" else joined
 
 
-def _weights_of_heads(query: Tensor, layer: int, params: TrackParams) -> Tensor:
-    num_heads = query.shape[0]
+def _weights_of_heads(query: Tensor, layer: int, chunk: ChunkDescriptors, params: TrackParams) -> Tensor:
+    heads = list(range(query.shape[0])) if chunk.heads is None else list(chunk.heads)
     if params.head_weights is not None:
         if layer not in params.head_weights:
             raise ValueError(f"head_weights has no entry for layer {layer}; known: {sorted(params.head_weights)}")
         return torch.tensor(params.head_weights[layer], dtype=torch.float32, device=query.device)
     if params.heads == "all":
-        return torch.ones(num_heads, device=query.device)
-    if not all(0 <= head < num_heads for head in params.heads):
-        raise ValueError(f"heads is {list(params.heads)}; layer {layer} has heads 0 ... {num_heads - 1}")
-    weights = torch.zeros(num_heads, device=query.device)
-    weights[list(params.heads)] = 1.0
-    return weights
+        return torch.ones(len(heads), device=query.device)
+    if unknown := sorted(set(params.heads) - set(heads)):
+        raise ValueError(f"heads {unknown} are not in layer {layer}; there are {heads}")
+    return torch.tensor([float(head in params.heads) for head in heads], device=query.device)

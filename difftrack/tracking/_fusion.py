@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftrack.correspondence import Descriptors, MatchingParams, match_rows
-from difftrack.tracking._chunks import ChunkDescriptors, Sources, fused_sources
-from difftrack.tracking._params import TrackParams
+from difftrack.tracking._chunks import ChunkDescriptors, Reading, fused_sources
 
 __all__ = ["FramePair", "fused_frame_pairs"]
 
@@ -25,22 +24,18 @@ class FramePair:
     """Of each source token over the target's tokens."""
     back: Float[Tensor, "target_token source_token"]
     """Of each target token over the source's tokens."""
-    rows: int
-    cols: int
 
     def plus(self, other: "FramePair") -> "FramePair":
         """Add the probabilities of another chunk."""
-        return FramePair(
-            self.source, self.target, self.there + other.there, self.back + other.back, self.rows, self.cols
-        )
+        return replace(self, there=self.there + other.there, back=self.back + other.back)
 
     def divided_by(self, count: int) -> "FramePair":
         """Turn a sum over chunks into their mean."""
-        return FramePair(self.source, self.target, self.there / count, self.back / count, self.rows, self.cols)
+        return self if count == 1 else replace(self, there=self.there / count, back=self.back / count)
 
 
 def fused_frame_pairs(
-    chunks: Sequence[ChunkDescriptors], source_frames: Collection[int], sources: Sources, params: TrackParams
+    chunks: Sequence[ChunkDescriptors], source_frames: Collection[int], reading: Reading
 ) -> Iterator[FramePair]:
     """Match every token of some frames with every token of all frames that share a chunk with them.
 
@@ -49,25 +44,24 @@ def fused_frame_pairs(
     Args:
         chunks: Descriptors.
         source_frames: Video frames to match from; chunks without any of them are not read.
-        sources: (step, layer) pairs to fuse.
-        params: How to match and fuse.
+        reading: What to read, and how to match and fuse it.
 
     Yields:
         Each pair of frames once, when its last chunk has been seen.
     """
     expected = Counter(pair for chunk in chunks for pair in _pairs_in(chunk, source_frames))
-    sums: dict[tuple[int, int], FramePair] = {}
     seen: Counter[tuple[int, int]] = Counter()
+    sums: dict[tuple[int, int], FramePair] = {}
     for chunk in chunks:
-        if not any((source, target) in expected for source, target in _pairs_in(chunk, source_frames)):
+        if not any(pair in expected for pair in _pairs_in(chunk, source_frames)):
             continue
-        for pair in _match_within(chunk, source_frames, sources, params):
+        for pair in _match_within(chunk, source_frames, reading):
             at = (pair.source, pair.target)
             if at not in expected:
                 continue
             seen[at] += 1
             sums[at] = sums[at].plus(pair) if at in sums else pair
-            if seen[at] == expected[at] or not params.averages_overlap:
+            if seen[at] == expected[at] or not reading.params.averages_overlap:
                 yield sums.pop(at).divided_by(seen[at])
                 del expected[at]
 
@@ -77,24 +71,22 @@ def _pairs_in(chunk: ChunkDescriptors, source_frames: Collection[int]) -> list[t
     return [(source, target) for source in sources for target in chunk.frames if target != source]
 
 
-def _match_within(
-    chunk: ChunkDescriptors, source_frames: Collection[int], sources: Sources, params: TrackParams
-) -> Iterator[FramePair]:
+def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], reading: Reading) -> Iterator[FramePair]:
     """Match the source frames of one chunk in its other frames, as many at a time as memory allows."""
-    pairs, weights = fused_sources(chunk, sources, params)
-    _, num_frames, rows, cols, _ = pairs[0][0].shape
-    matching = params.matching_params
-    batch = max(1, matching.memory_limit_mb * 2**20 // (8 * (rows * cols) ** 2))
-    every_token = torch.arange(rows * cols, device=pairs[0][0].device)
+    pairs, weights = fused_sources(chunk, reading)
+    matching = reading.params.matching_params
+    num_tokens = reading.grid.tokens_per_frame
+    every_token = torch.arange(num_tokens, device=pairs[0][0].device)
+    batch = max(1, matching.memory_limit_mb * 2**20 // (8 * num_tokens**2))
     for source, frame in enumerate(chunk.frames):
         if frame not in source_frames:
             continue
-        for start in range(0, num_frames, batch):
-            targets = range(start, min(start + batch, num_frames))
+        for start in range(0, len(chunk.frames), batch):
+            targets = range(start, min(start + batch, len(chunk.frames)))
             there, back = _both_ways(pairs, every_token, source, targets, matching, weights)
             for index, target in enumerate(targets):
                 if target != source:
-                    yield FramePair(frame, chunk.frames[target], there[index], back[index], rows, cols)
+                    yield FramePair(frame, chunk.frames[target], there[index], back[index])
 
 
 def _both_ways(

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from difftrack.correspondence import Convention, MatchingParams
 
-__all__ = ["TrackParams", "VisibilityParams"]
+__all__ = ["TrackParams", "TrackSectionParams", "VisibilityParams"]
+
+Baseline = Literal["no_motion", "lucas_kanade"]
 
 _TRACKING_PRESETS: dict[str, dict[str, Any]] = {
     "corrected": {"window_radius": 1},
@@ -49,7 +51,7 @@ class TrackParams:
 
     convention: Convention = "corrected"
     """`released` reads descriptors as the released code does, bugs included; `corrected` as well as we can."""
-    layers: Literal["best", "stored"] | tuple[int, ...] = "best"
+    layers: Literal["best", "stored"] | tuple[int, ...] = "stored"
     """Layers to fuse: the best one by the scores, all that are stored, or these."""
     steps: Literal["stored"] | tuple[int, ...] = "stored"
     """Denoising steps to fuse."""
@@ -58,7 +60,7 @@ class TrackParams:
     heads: Literal["all"] | tuple[int, ...] = "all"
     """Heads that take part, in every layer and with equal weight."""
     head_weights: Mapping[int, tuple[float, ...]] | None = None
-    """One weight per head for each layer; weight 0 leaves a head out. Excludes `heads`."""
+    """One weight per stored head for each layer; weight 0 leaves a head out. Excludes `heads`."""
     fusion: Literal["probability", "channel"] | None = None
     """Several (layer, step): average their match probabilities (corrected), or concatenate their channels (released),
     which lowers the temperature with every layer added (A4)."""
@@ -104,3 +106,15 @@ class TrackParams:
         """Whether points can be called invisible."""
         predict = self.visibility.predict
         return self.convention == "corrected" if predict is None else predict
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSectionParams(TrackParams):
+    """Section `track` of params.yaml: the tracker, and how it is evaluated."""
+
+    baselines: tuple[Baseline, ...] = ("no_motion", "lucas_kanade")
+    """What stands beside the tracker in the tables."""
+    query_mode: Literal["first", "strided"] = "first"
+    """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
+    device: str = "auto"
+    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""

@@ -1,32 +1,23 @@
 """From chunks of descriptors to tracks over the whole clip."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence import points_to_tokens, tokens_to_points
-from difftrack.tracking._chunks import ChunkDescriptors, Sources
-from difftrack.tracking._legs import Leg, legs_from
+from difftrack.geometry import TokenGrid
+from difftrack.tracking._chunks import ChunkDescriptors, Reading, Sources
+from difftrack.tracking._legs import Leg
 from difftrack.tracking._params import TrackParams
+from difftrack.tracking._predictions import PredictedTracks
+from difftrack.tracking._routes import routes_from
 from difftrack.tracking._smoothing import smooth_tracks
 from difftrack.tracking._visibility import confidence_of, visible_of
 
-__all__ = ["PredictedTracks", "track_clip"]
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedTracks:
-    """Tracks of query points over a clip."""
-
-    points_xy_px: Float[np.ndarray, "frame point xy"]
-    """float32, in pixels of the image that the backbone saw; the query itself in the query's frame."""
-    visible: Bool[np.ndarray, "frame point"]
-    confidence: Float[np.ndarray, "frame point"]
-    """float32, 0 ... 1: how far the match stands out, halved where its cycle error reaches the threshold."""
+__all__ = ["track_clip"]
 
 
 def track_clip(
@@ -34,7 +25,7 @@ def track_clip(
     query_points: Float[np.ndarray, "point 3"],
     *,
     sources: Sources,
-    stride_px: int,
+    grid: TokenGrid,
     params: TrackParams,
 ) -> PredictedTracks:
     """Track query points through all frames of the chunks, forward and backward in time.
@@ -46,11 +37,11 @@ def track_clip(
         chunks: Descriptors of the clip, as `chunk_schedule` cut it; together they hold frames 0 ... T-1.
         query_points: (frame, x, y), pixels of the image that the backbone saw; see `geometry.rescale_points`.
         sources: (step, layer) pairs to fuse.
-        stride_px: Pixels per token.
+        grid: Tokens of a chunk; its rows, columns and stride matter.
         params: How to match, fuse, smooth and tell visible from not.
 
     Returns:
-        Tracks in the order of `query_points`.
+        Tracks in the order of `query_points`, in pixels of the same image.
 
     Raises:
         ValueError: a query point is not finite or lies outside the clip, a frame is in no chunk, or the descriptors do
@@ -61,75 +52,38 @@ def track_clip(
         sub-token positions are ours.
     """
     num_frames = _check_coverage(chunks, sources)
-    query, _ = chunks[0].read(*sources[0])
-    size_px = (query.shape[2] * stride_px, query.shape[3] * stride_px)
-    _check_queries(query_points, num_frames=num_frames, size_px=size_px)
-    points = torch.from_numpy(np.ascontiguousarray(query_points, dtype=np.float32)).to(query.device)
-    tokens = points_to_tokens(points[:, 1:], stride_px=float(stride_px), params=params.matching_params)
-    by_frame = {int(frame): np.flatnonzero(query_points[:, 0] == frame) for frame in np.unique(query_points[:, 0])}
-    legs = _routes(chunks, {frame: tokens[index] for frame, index in by_frame.items()}, sources, params)
-    shape = (num_frames, len(points))
-    xy, margin, cycle = tokens.new_zeros(*shape, 2), tokens.new_zeros(shape), tokens.new_zeros(shape)
-    for frame, index in by_frame.items():
-        for target, leg in legs[frame].items():
-            xy[target, index] = leg.points_xy_token
-            margin[target, index] = leg.margin
-            cycle[target, index] = leg.cycle_error_token
-    visible = visible_of(margin, cycle, params)
-    xy_px = tokens_to_points(xy, stride_px=float(stride_px), params=params.matching_params)
-    for frame, index in by_frame.items():
-        xy_px[frame, index] = points[index, 1:]
+    _check_queries(query_points, num_frames=num_frames, grid=grid)
+    matching, stride_px = params.matching_params, float(grid.stride_px)
+    given_px = torch.tensor(query_points[:, 1:], dtype=torch.float32)
+    query_frames = torch.tensor(query_points[:, 0], dtype=torch.int64)
+    starts = points_to_tokens(given_px, stride_px=stride_px, params=matching)
+    legs = _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
+    visible = visible_of(legs.margin, legs.cycle_error_token, params)
+    points_px = tokens_to_points(legs.points_xy_token, stride_px=stride_px, params=matching)
+    points_px[query_frames, torch.arange(len(given_px))] = given_px
     if params.smoothing_radius:
-        xy_px = smooth_tracks(xy_px, visible, radius=params.smoothing_radius, fixed_frames=points[:, 0].long())
+        points_px = smooth_tracks(points_px, visible, radius=params.smoothing_radius, fixed_frames=query_frames)
     return PredictedTracks(
-        points_xy_px=xy_px.cpu().numpy(),
-        visible=visible.cpu().numpy(),
-        confidence=confidence_of(margin, cycle, params).cpu().numpy(),
+        points_xy_px=points_px.numpy(),
+        visible=visible.numpy(),
+        confidence=confidence_of(legs.margin, legs.cycle_error_token, params).numpy(),
     )
 
 
-def _routes(
-    chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Tensor], sources: Sources, params: TrackParams
-) -> dict[int, dict[int, Leg]]:
-    """Find a leg from every query frame to every frame of the clip."""
-    by_anchor: dict[int, list[ChunkDescriptors]] = {}
-    for chunk in chunks:
-        by_anchor.setdefault(chunk.anchor, []).append(chunk)
-    routes: dict[int, dict[int, Leg]] = {}
-    for anchor, own_chunks in sorted(by_anchor.items()):
-        mine = {frame: points for frame, points in starts.items() if _nearest(frame, by_anchor) == anchor}
-        if mine:
-            routes |= _routes_by_anchor(anchor, own_chunks, mine, sources, params)
-    return routes
-
-
-def _nearest(frame: int, anchors: Mapping[int, object]) -> int:
-    return min(anchors, key=lambda anchor: (abs(anchor - frame), anchor))
-
-
-def _routes_by_anchor(
-    anchor: int,
-    chunks: Sequence[ChunkDescriptors],
-    starts: Mapping[int, Tensor],
-    sources: Sources,
-    params: TrackParams,
-) -> dict[int, dict[int, Leg]]:
-    """Go straight where a chunk holds both frames, and by way of the anchor elsewhere."""
-    straight = legs_from(chunks, {frame: xy for frame, xy in starts.items() if frame != anchor}, sources, params)
-    to_anchor = {frame: legs[anchor] for frame, legs in straight.items()}
-    on_anchor = {frame: to_anchor[frame].points_xy_token if frame in to_anchor else starts[frame] for frame in starts}
-    onward = legs_from(chunks, {anchor: torch.cat(list(on_anchor.values()))}, sources, params)[anchor]
-    routes: dict[int, dict[int, Leg]] = {}
-    first = 0
-    for frame, points in on_anchor.items():
-        own = slice(first, first + len(points))
-        first += len(points)
-        if frame == anchor:
-            routes[frame] = {target: leg[own] for target, leg in onward.items()}
-        else:
-            hops = {target: to_anchor[frame].then(leg[own]) for target, leg in onward.items()}
-            routes[frame] = hops | straight[frame]
-    return routes
+def _legs_to_all_frames(
+    chunks: Sequence[ChunkDescriptors], starts: Tensor, query_frames: Tensor, reading: Reading, *, num_frames: int
+) -> Leg:
+    """Lead every point to every frame, [frame, point], points in their own order."""
+    frames = sorted(set(query_frames.tolist()))
+    points_of = {frame: (query_frames == frame).nonzero()[:, 0] for frame in frames}
+    routes = routes_from(chunks, {frame: starts[points] for frame, points in points_of.items()}, reading)
+    legs = {frame: Leg.stack([routes[frame][target] for target in range(num_frames)]) for frame in points_of}
+    back_in_order = torch.cat(list(points_of.values())).argsort()
+    return Leg(
+        torch.cat([leg.points_xy_token for leg in legs.values()], dim=1)[:, back_in_order],
+        torch.cat([leg.margin for leg in legs.values()], dim=1)[:, back_in_order],
+        torch.cat([leg.cycle_error_token for leg in legs.values()], dim=1)[:, back_in_order],
+    )
 
 
 def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int:
@@ -146,14 +100,16 @@ def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int
     return num_frames
 
 
-def _check_queries(query_points: np.ndarray, *, num_frames: int, size_px: tuple[int, int]) -> None:
+def _check_queries(query_points: np.ndarray, *, num_frames: int, grid: TokenGrid) -> None:
+    """Refuse impossible queries; half a token outside is let pass, since people click on borders."""
     if len(query_points) == 0:
         raise ValueError("there is no query point; at least one is needed")
+    slack = grid.stride_px / 2
     for index, (frame, x, y) in enumerate(query_points.tolist()):
         where = f"query point {index} is (frame {frame:g}, x {x:g}, y {y:g})"
         if not np.isfinite([frame, x, y]).all():
             raise ValueError(f"{where}; all three must be finite")
         if frame != int(frame) or not 0 <= frame < num_frames:
             raise ValueError(f"{where}; its frame must be one of 0 ... {num_frames - 1}")
-        if not (0 <= x <= size_px[1] and 0 <= y <= size_px[0]):
-            raise ValueError(f"{where}; it must lie inside the frame of {size_px[1]} x {size_px[0]} px")
+        if not (-slack <= x <= grid.width + slack and -slack <= y <= grid.height + slack):
+            raise ValueError(f"{where}; it must lie inside the frame of {grid.width} x {grid.height} px")

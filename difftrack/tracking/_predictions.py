@@ -1,0 +1,87 @@
+"""Predicted tracks and their files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from difftrack.geometry import rescale_points
+
+__all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
+
+TRACKER = "tracker"
+"""Whose arrays bear no prefix in the file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictedTracks:
+    """Tracks of query points over a clip."""
+
+    points_xy_px: Float[np.ndarray, "frame point xy"]
+    """float32; the query itself in the query's frame."""
+    visible: Bool[np.ndarray, "frame point"]
+    confidence: Float[np.ndarray, "frame point"]
+    """float32, 0 ... 1: how far the match stands out, halved where its cycle error reaches the threshold."""
+
+    def rescaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "PredictedTracks":
+        """Carry the positions from an image of one (height, width) to the same image at another."""
+        return replace(self, points_xy_px=rescale_points(self.points_xy_px, from_size=from_size, to_size=to_size))
+
+
+def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) -> PredictedTracks:
+    """Leave every point where its query (frame, x, y) put it, visible throughout: what a tracker must beat.
+
+    Args:
+        query_points: Frame and position in pixels.
+        num_frames: Frames of the clip.
+
+    Returns:
+        Tracks in pixels of the image that the queries refer to.
+    """
+    xy = np.broadcast_to(query_points[None, :, 1:], (num_frames, len(query_points), 2)).astype(np.float32)
+    seen = np.ones(xy.shape[:2], dtype=bool)
+    return PredictedTracks(points_xy_px=xy, visible=seen, confidence=seen.astype(np.float32))
+
+
+def write_predictions(
+    path: Path, query_points: Float[np.ndarray, "point 3"], predictions: Mapping[str, PredictedTracks]
+) -> None:
+    """Write what several trackers made of the same query points; the same predictions give the same bytes.
+
+    Args:
+        path: An npz file. It holds `query_points` and the arrays of `PredictedTracks`: those of `tracker` under their
+            own names, those of any other with its name in front, `no_motion_points_xy_px`.
+        query_points: (frame, x, y), pixels of the same image as the predictions.
+        predictions: By name.
+    """
+    arrays: dict[str, np.ndarray] = {"query_points": query_points}
+    for name, tracks in predictions.items():
+        prefix = "" if name == TRACKER else f"{name}_"
+        arrays[f"{prefix}points_xy_px"] = tracks.points_xy_px
+        arrays[f"{prefix}visible"] = tracks.visible
+        arrays[f"{prefix}confidence"] = tracks.confidence
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_predictions(path: Path) -> tuple[Float[np.ndarray, "point 3"], dict[str, PredictedTracks]]:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        arrays = {key: stored[key] for key in stored}
+    prefixes = [key.removesuffix("points_xy_px") for key in arrays if key.endswith("points_xy_px")]
+    try:
+        predictions = {
+            prefix.removesuffix("_") or TRACKER: PredictedTracks(
+                arrays[f"{prefix}points_xy_px"], arrays[f"{prefix}visible"], arrays[f"{prefix}confidence"]
+            )
+            for prefix in prefixes
+        }
+        return arrays["query_points"], predictions
+    except KeyError as error:
+        raise ValueError(f"{path} holds no predictions: {error} is missing") from error

@@ -1,0 +1,87 @@
+"""Chunks of descriptors out of a store's tracking view."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from difftrack.correspondence import Descriptors
+from difftrack.store import DescriptorSpec, Store, StoreError, clip_group
+from difftrack.tracking._chunks import ChunkDescriptors, Sources
+from difftrack.tracking._params import TrackParams
+
+__all__ = ["select_sources", "stored_chunks", "stored_clips"]
+
+
+def stored_clips(store: Store) -> list[str]:
+    """Names of the clips of a tracking view, sorted."""
+    return sorted({group.rpartition("/")[0] for group in store.groups() if "/" in group})
+
+
+def stored_chunks(
+    store: Store, clip: str, *, kind: str = "query_key", device: torch.device | str = "cpu"
+) -> tuple[list[ChunkDescriptors], DescriptorSpec]:
+    """Open the chunks of one clip; values are read when they are matched.
+
+    Args:
+        store: A tracking view.
+        clip: Name of the clip.
+        kind: `query_key`, or a kind that is matched with itself.
+        device: Where the descriptors go.
+
+    Returns:
+        The chunks in the order of their schedule, and what their first one holds.
+
+    Raises:
+        StoreError: the clip is unknown, one of its chunks is incomplete or damaged, or they were not made alike.
+    """
+    numbers = range(sum(group.startswith(f"{clip}/") for group in store.groups()))
+    if not numbers:
+        raise StoreError(f"no chunk of clip {clip} is stored; there are {', '.join(stored_clips(store)) or 'no clips'}")
+    specs = [store.spec(clip_group(clip, number)) for number in numbers]
+    for number, spec in enumerate(specs):
+        if (spec.units, spec.heads, spec.size) != (specs[0].units, specs[0].heads, specs[0].size):
+            raise StoreError(f"{clip_group(clip, number)} holds other steps, layers, heads or sizes than chunk 0")
+    chunks = [_stored_chunk(store, clip, number, spec, kind, device) for number, spec in enumerate(specs)]
+    return chunks, specs[0]
+
+
+def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Sequence[int] | None = None) -> Sources:
+    """Choose the (step, layer) pairs to fuse.
+
+    Args:
+        spec: What is stored.
+        params: `layers` and `steps` matter here.
+        best_layers: Layers by their scores, best first; needed for `layers: best`, which takes the first stored one.
+
+    Raises:
+        ValueError: a wanted step or layer is not stored, or nobody knows which layer is best.
+    """
+    steps = spec.steps if params.steps == "stored" else params.steps
+    layers = spec.layers if params.layers == "stored" else params.layers
+    if layers == "best":
+        layers = tuple(layer for layer in best_layers or () if layer in spec.layers)[:1]
+        if not layers:
+            raise ValueError(
+                f"layers is best, and none of the stored {list(spec.layers)} is ranked; name layers instead"
+            )
+    for name, wanted, stored in (("steps", steps, spec.steps), ("layers", layers, spec.layers)):
+        if missing := sorted(set(wanted) - set(stored)):
+            raise ValueError(f"{name} {missing} are not stored; there are {list(stored)}")
+    return [(step, layer) for step in steps for layer in layers]
+
+
+def _stored_chunk(
+    store: Store, clip: str, number: int, spec: DescriptorSpec, kind: str, device: torch.device | str
+) -> ChunkDescriptors:
+    def values(step: int, layer: int, entry: str) -> Tensor:
+        array = store.sel(clip=clip, chunk=number, step=step, layer=layer, kind=entry)
+        return torch.from_numpy(array).to(device)
+
+    def read(step: int, layer: int) -> Descriptors:
+        if kind == "query_key":
+            return values(step, layer, "query"), values(step, layer, "key")
+        feature = values(step, layer, kind)
+        return feature, feature
+
+    return ChunkDescriptors(frames=spec.frames, read=read, heads=spec.heads)
