@@ -1,0 +1,155 @@
+"""One clip in, its tracks out: which tracker, from which query points."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from difftrack.annotation._cotracker import CoTracker3Params, cotracker3
+from difftrack.annotation._errors import AnnotationError
+from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
+from difftrack.annotation._lucas_kanade import LucasKanadeParams, lucas_kanade
+from difftrack.annotation._published import import_published, published_prompts
+from difftrack.datasets import Clip, TrackedVideo, Tracks
+from difftrack.geometry import rescale_points
+from difftrack.rendering import RenderSpec, exact_tracks
+
+__all__ = ["AnnotateParams", "annotate_clip"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateParams:
+    """Which tracker gives the (pseudo) ground truth, and where its points start.
+
+    Raises:
+        ValueError: a number is out of range, or a folder that the choice needs is not given.
+    """
+
+    tracker: Literal["auto", "exact", "cotracker3", "lucas_kanade", "import"] = "auto"
+    """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`."""
+    fallback: Literal["cotracker3", "lucas_kanade"] = "lucas_kanade"
+    object_grid: int = 20
+    """Query points along each side for clips with an object mask, of which those on the object are kept."""
+    scene_grid: int = 10
+    """Query points along each side for clips without."""
+    object_mask: Literal["none", "file", "grabcut"] = "none"
+    """For clips that carry no mask of their own: `none` takes the scene grid; `file` reads object_masks/<clip>.png and
+    takes the scene grid where there is none; `grabcut` cuts the object in the middle of frame 0 out."""
+    object_masks: Path | None = None
+    """Folder of masks for `file`: as large as the clip, white on black."""
+    published: Path | None = None
+    """Folder for `import`: tracks/, visibility/ and prompt.txt, under the clips' names or numbered as they are."""
+    published_size: tuple[int, int] = (480, 720)
+    """(height, width) in pixels of the videos that those tracks were made on."""
+    lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
+    cotracker3: CoTracker3Params = field(default_factory=CoTracker3Params)
+
+    def __post_init__(self) -> None:
+        for name in ("object_grid", "scene_grid"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 1")
+        if self.tracker == "import" and self.published is None:
+            raise ValueError("tracker is 'import' and published is null; wanted: the folder to import from")
+        if self.object_mask == "file" and self.object_masks is None:
+            raise ValueError("object_mask is 'file' and object_masks is null; wanted: the folder of masks")
+
+
+def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = None, number: int = 0) -> Tracks:
+    """Find the tracks of one clip.
+
+    Points start where the annotation that came with the clip has its query points; without one, on a grid in frame 0:
+    the object grid where a mask is known, else the scene grid. Points that are visible nowhere are left out.
+
+    Args:
+        clip: The clip.
+        params: Which tracker and grid.
+        given: The annotation that came with the clip.
+        number: The clip's number among all of them, in the order of their names; finds its files for `import`.
+
+    Raises:
+        AnnotationError: the tracker cannot do this clip, or no point is visible.
+        MediaError: a mask cannot be read.
+    """
+    tracker = _choose(clip, params, given)
+    if tracker == "given" and given is not None:
+        tracks = given
+    elif tracker == "import":
+        tracks = _imported(clip, params, number)
+    else:
+        query_points = given.query_points if given is not None else _grid(clip, params)
+        tracks = _track(tracker, clip, query_points, params)
+    keep = np.asarray(tracks.visible.any(axis=0))
+    if not keep.any():
+        raise AnnotationError(f"none of {tracks.num_points} points is visible in any frame ({tracks.tracker})")
+    return tracks.select(keep)
+
+
+def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
+    rendered = "render" in clip.details
+    if params.tracker == "exact" and not rendered:
+        raise AnnotationError(f"exact tracks exist for rendered clips only, and this one is {clip.source}")
+    if params.tracker != "auto":
+        return params.tracker
+    if rendered:
+        return "exact"
+    return "given" if given is not None else params.fallback
+
+
+def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point txy"], params: AnnotateParams) -> Tracks:
+    if tracker == "cotracker3":
+        return cotracker3(clip.frames, query_points, params.cotracker3)
+    if tracker == "lucas_kanade":
+        return lucas_kanade(clip.frames, query_points, params.lucas_kanade)
+    points, visible = exact_tracks(RenderSpec.from_json(clip.details["render"]), query_points)
+    return Tracks(
+        points_xy_px=points,
+        visible=visible,
+        query_points=query_points,
+        height=clip.height,
+        width=clip.width,
+        tracker="exact",
+    )
+
+
+def _grid(clip: Clip, params: AnnotateParams) -> Float32[np.ndarray, "point txy"]:
+    mask = _mask(clip, params)
+    num = params.scene_grid if mask is None else params.object_grid
+    return query_grid(clip.height, clip.width, num, mask)
+
+
+def _mask(clip: Clip, params: AnnotateParams) -> Bool[np.ndarray, "row col"] | None:
+    if clip.object_mask is not None:
+        return clip.object_mask
+    if params.object_mask == "grabcut":
+        return grabcut_mask(clip.frames[0])
+    if params.object_mask == "file" and params.object_masks is not None:
+        path = params.object_masks / f"{clip.name}.png"
+        return mask_from_file(path, height=clip.height, width=clip.width) if path.exists() else None
+    return None
+
+
+def _imported(clip: Clip, params: AnnotateParams, number: int) -> Tracks:
+    folder = params.published or Path()
+    own = (folder / "tracks" / f"{clip.name}.npy").exists()
+    prompts = published_prompts(folder)
+    if not own and clip.prompt and number < len(prompts) and prompts[number].split() != clip.prompt.split():
+        raise AnnotationError(
+            f"line {number} of {folder / 'prompt.txt'} is not this clip's prompt; is the order another?"
+        )
+    height, width = params.published_size
+    tracks = import_published(folder, clip.name if own else f"{number:03d}", height=height, width=width)
+    from_size, to_size = (height, width), (clip.height, clip.width)
+    points = rescale_points(tracks.points_xy_px, from_size=from_size, to_size=to_size)
+    queries = rescale_points(tracks.query_points[:, 1:], from_size=from_size, to_size=to_size)
+    scaled = Tracks(
+        points_xy_px=points,
+        visible=tracks.visible,
+        query_points=np.concatenate([tracks.query_points[:, :1], queries], axis=1),
+        height=clip.height,
+        width=clip.width,
+        tracker=tracks.tracker,
+    )
+    TrackedVideo(clip, scaled)
+    return scaled

@@ -1,0 +1,223 @@
+"""CoTracker3, the paper's tracker, from torch.hub or from a local checkout; clips of any length in windows."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Bool, Float32, Int, UInt8
+from torch import Tensor
+
+from difftrack.annotation._errors import AnnotationError
+from difftrack.datasets import Tracks, check_query_points
+
+__all__ = ["CoTracker3Params", "cotracker3", "load_cotracker3"]
+
+_ENTRY = "cotracker3_offline"
+"""The published object's name in its hubconf."""
+
+
+PointModel = Callable[..., tuple[Tensor, Tensor]]
+"""`model(video [1, frame, rgb, row, col] of floats 0...255, queries=[1, point, (frame, x, y)], backward_tracking=bool)`
+gives tracks [1, frame, point, xy] and visibility [1, frame, point]; pixel centres lie at whole numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoTracker3Params:
+    """Which CoTracker3, and how much of a clip it sees at once.
+
+    Raises:
+        ValueError: a number is out of range, or a checkpoint is given without a checkout.
+    """
+
+    repository: str = "facebookresearch/co-tracker:82e02e8029753ad4ef13cf06be7f4fc5facdda4d"
+    """GitHub owner/name:commit, fetched and run by torch.hub; its weights are fetched by its own code."""
+    checkout: Path | None = None
+    """A local copy of the repository, used in place of `repository`."""
+    checkpoint: Path | None = None
+    """A local file of weights (.pth read without code, or .safetensors) in place of the download."""
+    device: str = "auto"
+    """A torch device; `auto` is CUDA where there is any."""
+    window_frames: int = 80
+    """Most frames at once; longer clips go through in windows."""
+    overlap_frames: int = 16
+    """Frames that neighbouring windows share; a point unseen in all of them is taken for lost."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.overlap_frames < self.window_frames:
+            raise ValueError(
+                f"overlap_frames is {self.overlap_frames}, window_frames {self.window_frames}; wanted: "
+                "1 <= overlap_frames < window_frames"
+            )
+
+
+@lru_cache(maxsize=1)
+def load_cotracker3(params: CoTracker3Params) -> PointModel:
+    """Load CoTracker3, once for all clips.
+
+    Raises:
+        AnnotationError: neither hub nor checkout gives it; the message says what would work without network.
+    """
+    try:
+        source = str(params.checkout) if params.checkout is not None else params.repository
+        model = torch.hub.load(  # type: ignore[no-untyped-call]
+            source,
+            _ENTRY,
+            source="local" if params.checkout is not None else "github",
+            pretrained=params.checkpoint is None,
+            trust_repo=True,
+            skip_validation=True,  # torch.hub knows branches and tags; a commit is neither
+            verbose=False,
+        )
+        if params.checkpoint is not None:
+            model.model.load_state_dict(_weights(params.checkpoint))
+        device = _device(params)
+        return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
+    except (OSError, RuntimeError, ValueError, ImportError, AttributeError) as error:
+        raise AnnotationError(
+            f"CoTracker3 cannot be loaded from {source} ({error}). Without network give annotate.cotracker3.checkout "
+            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth), or take "
+            "annotate.tracker: lucas_kanade"
+        ) from error
+
+
+def cotracker3(
+    frames: UInt8[np.ndarray, "frame row col rgb"],
+    query_points: Float32[np.ndarray, "point txy"],
+    params: CoTracker3Params | None = None,
+) -> Tracks:
+    """Track query points through a clip, forwards and backwards from each.
+
+    A clip longer than a window goes through in overlapping windows, forwards and then backwards. In the next window a
+    point starts from the latest frame of the overlap in which it was seen; one that was not seen there is lost, and
+    stays invisible.
+
+    Args:
+        frames: The clip.
+        query_points: (frame, x, y), pixels.
+        params: Which model; None for the published one.
+
+    Raises:
+        AnnotationError: the model cannot be loaded, or answers in another form than CoTracker3.
+        DatasetError: a query point lies outside the clip.
+    """
+    params = params or CoTracker3Params()
+    num_frames, height, width = frames.shape[:3]
+    check_query_points(query_points, num_frames=num_frames, height=height, width=width)
+    model = load_cotracker3(params)
+    state = _State(num_frames, query_points)
+    windows = _windows(num_frames, params)
+    for window in [*windows, *reversed(windows[:-1])]:
+        seeds = state.seeds(window)
+        if len(seeds.point):
+            points, visible = _ask(model, frames[window], seeds.queries, _device(params))
+            state.fill(window, seeds, points, visible)
+    return Tracks(
+        points_xy_px=state.points,
+        visible=state.visible,
+        query_points=query_points,
+        height=height,
+        width=width,
+        tracker="cotracker3",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeds:
+    point: Int[np.ndarray, " seed"]
+    """Index of the point that each seed continues."""
+    queries: Float32[np.ndarray, "seed txy"]
+    """(frame within the window, x, y)."""
+    seen: Bool[np.ndarray, " seed"]
+    """Whether the point was seen where it is taken up."""
+
+
+class _State:
+    """What is known of each point so far: a run of frames around its query, which windows make longer."""
+
+    def __init__(self, num_frames: int, query_points: Float32[np.ndarray, "point txy"]) -> None:
+        start, rows = query_points[:, 0].astype(int), np.arange(len(query_points))
+        self.points = np.zeros((num_frames, len(rows), 2), dtype=np.float32)
+        self.visible = np.zeros((num_frames, len(rows)), dtype=bool)
+        self.known = np.zeros((num_frames, len(rows)), dtype=bool)
+        self.start = start
+        self.points[start, rows], self.visible[start, rows], self.known[start, rows] = query_points[:, 1:], True, True
+
+    def seeds(self, window: slice) -> _Seeds:
+        """Where the points that this window can add to are taken up."""
+        known, seen = self.known[window], self.known[window] & self.visible[window]
+        point = np.flatnonzero(known.any(axis=0) & ~known.all(axis=0))
+        frame = np.asarray([self._seed_frame(known[:, p], seen[:, p], window, int(p)) for p in point], dtype=int)
+        queries = np.concatenate([frame[:, None], self.points[window][frame, point]], axis=1).astype(np.float32)
+        return _Seeds(point=point, queries=queries, seen=seen[frame, point])
+
+    def fill(
+        self,
+        window: slice,
+        seeds: _Seeds,
+        points: Float32[np.ndarray, "frame seed xy"],
+        visible: Bool[np.ndarray, "frame seed"],
+    ) -> None:
+        """Take over what was not known before."""
+        new = ~self.known[window][:, seeds.point]
+        self.points[window, seeds.point] = np.where(new[..., None], points, self.points[window, seeds.point])
+        self.visible[window, seeds.point] |= new & visible & seeds.seen
+        self.known[window, seeds.point] = True
+
+    def _seed_frame(
+        self, known: Bool[np.ndarray, " frame"], seen: Bool[np.ndarray, " frame"], window: slice, point: int
+    ) -> int:
+        if window.start <= self.start[point] < window.stop:
+            return int(self.start[point] - window.start)
+        candidates = np.flatnonzero(seen if seen.any() else known)
+        return int(candidates[-1] if known[0] else candidates[0])
+
+
+def _windows(num_frames: int, params: CoTracker3Params) -> list[slice]:
+    length, hop = params.window_frames, params.window_frames - params.overlap_frames
+    last = max(num_frames - length, 0)
+    starts = [*range(0, last, hop), last]
+    return [slice(start, min(start + length, num_frames)) for start in starts]
+
+
+def _ask(
+    model: PointModel,
+    frames: UInt8[np.ndarray, "frame row col rgb"],
+    queries: Float32[np.ndarray, "seed txy"],
+    device: torch.device,
+) -> tuple[Float32[np.ndarray, "frame seed xy"], Bool[np.ndarray, "frame seed"]]:
+    video = torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2)[None].float()
+    shift = np.asarray(
+        [0, 0.5, 0.5], dtype=np.float32
+    )  # CoTracker3's pixel centres lie at whole numbers, ours at halves
+    asked = torch.from_numpy(queries - shift)[None].to(device)
+    with torch.inference_mode():
+        tracks, visible = model(video, queries=asked, backward_tracking=bool((queries[:, 0] > 0).any()))
+    expected = (1, len(frames), len(queries))
+    if tuple(tracks.shape) != (*expected, 2) or tuple(visible.shape) != expected or visible.dtype != torch.bool:
+        raise AnnotationError(
+            f"the model answers with tracks {tuple(tracks.shape)} and visibility {visible.dtype} "
+            f"{tuple(visible.shape)}; CoTracker3's offline predictor gives {(*expected, 2)} and booleans {expected}"
+        )
+    return tracks[0].float().cpu().numpy() + np.float32(0.5), visible[0].cpu().numpy()
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than weights, or is damaged") from error
+    return cast(dict[str, Tensor], loaded.get("model", loaded))
+
+
+def _device(params: CoTracker3Params) -> torch.device:
+    if params.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(params.device)

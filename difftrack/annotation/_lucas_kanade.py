@@ -1,0 +1,112 @@
+"""Pyramidal Lucas-Kanade: the classical tracker that needs no weights."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from difftrack.datasets import Tracks, check_query_points
+
+__all__ = ["LucasKanadeParams", "lucas_kanade"]
+
+
+@dataclass(frozen=True, slots=True)
+class LucasKanadeParams:
+    """How points are followed from frame to frame.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    window_px: int = 21
+    """Side of the patch that is compared, in pixels of each pyramid level."""
+    levels: int = 3
+    """Times that the picture is halved for large motion."""
+    iterations: int = 30
+    """Most steps of the solver per level."""
+    epsilon_px: float = 0.01
+    """The solver stops at steps shorter than this."""
+    min_eigenvalue: float = 1e-4
+    """Patches with less texture than this are not followed."""
+    max_round_trip_px: float = 1.0
+    """A point is visible while tracking it there and back ends this close to where it began."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_px", "iterations"):
+            if getattr(self, name) < 3:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 3")
+        for name in ("levels", "min_eigenvalue"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("epsilon_px", "max_round_trip_px"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+
+
+def lucas_kanade(
+    frames: UInt8[np.ndarray, "frame row col rgb"],
+    query_points: Float32[np.ndarray, "point txy"],
+    params: LucasKanadeParams | None = None,
+) -> Tracks:
+    """Follow each query point forwards and backwards through the clip, from frame to frame.
+
+    A point is visible as long as every step so far led back to its start (forward-backward error of Kalal et al. 2010)
+    and stayed inside the frame; a point once lost stays lost, since what lies at its place then is what covers it. Its
+    position goes on being estimated.
+
+    Args:
+        frames: The clip.
+        query_points: (frame, x, y), pixels.
+        params: Settings; None for the defaults.
+
+    Raises:
+        DatasetError: a query point lies outside the clip.
+    """
+    num_frames, height, width = frames.shape[:3]
+    check_query_points(query_points, num_frames=num_frames, height=height, width=width)
+    start, rows = query_points[:, 0].astype(int), np.arange(len(query_points))
+    points = np.zeros((num_frames, len(query_points), 2), dtype=np.float32)
+    visible = np.zeros((num_frames, len(query_points)), dtype=bool)
+    points[start, rows], visible[start, rows] = query_points[:, 1:], True
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    for order in (range(num_frames), range(num_frames - 1, -1, -1)):
+        for here, there in pairwise(order):
+            active = np.flatnonzero((here - start) * order.step >= 0)
+            moved, stayed = _step(grey[here], grey[there], points[here, active], params or LucasKanadeParams())
+            points[there, active] = moved
+            visible[there, active] = visible[here, active] & stayed
+    return Tracks(
+        points_xy_px=points,
+        visible=visible,
+        query_points=query_points,
+        height=height,
+        width=width,
+        tracker="lucas_kanade",
+    )
+
+
+def _step(
+    here: UInt8[np.ndarray, "row col"],
+    there: UInt8[np.ndarray, "row col"],
+    points_xy_px: Float32[np.ndarray, "point xy"],
+    params: LucasKanadeParams,
+) -> tuple[Float32[np.ndarray, "point xy"], Bool[np.ndarray, " point"]]:
+    if not len(points_xy_px):
+        return points_xy_px, np.zeros(0, dtype=bool)
+    settings: dict[str, Any] = {
+        "winSize": (params.window_px, params.window_px),
+        "maxLevel": params.levels,
+        "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, params.iterations, params.epsilon_px),
+        "minEigThreshold": params.min_eigenvalue,
+    }
+    origin = points_xy_px - np.float32(0.5)  # OpenCV's pixel centres lie at whole numbers, ours at halves
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(here, there, origin, np.empty_like(origin), **settings)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(there, here, moved, np.empty_like(origin), **settings)
+    follows = (np.ravel(found) > 0) & np.isfinite(moved).all(axis=-1)
+    place = np.where(follows[:, None], moved + np.float32(0.5), points_xy_px)
+    returns = np.linalg.norm(back - origin, axis=-1) <= params.max_round_trip_px
+    inside = (place >= 0).all(axis=-1) & (place <= (here.shape[1], here.shape[0])).all(axis=-1)
+    return place, follows & (np.ravel(found_back) > 0) & returns & inside

@@ -1,0 +1,32 @@
+"""Stage: clips -> tracks, visibility and query points of every clip."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from difftrack.annotation import AnnotateParams, AnnotationError, annotate_clip
+from difftrack.datasets import clip_names, read_clip, read_given_tracks, write_tracks
+from difftrack.params import parse
+from stages._run import Paths, run
+
+
+def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
+    """Read `clips`; write `tracks`. A clip that cannot be annotated is named at the end, after the others."""
+    annotate = parse(AnnotateParams, params, "annotate")
+    names = clip_names(deps["clips"])
+    console = Console(stderr=True)
+    failures = []
+    for number, name in enumerate(track(names, "annotate", console=console, disable=not console.is_terminal)):
+        try:
+            clip, given = read_clip(deps["clips"], name), read_given_tracks(deps["clips"], name)
+            write_tracks(outs["tracks"], name, annotate_clip(clip, annotate, given=given, number=number))
+        except ValueError as error:
+            failures.append(f"{name}: {error}")
+    if failures:
+        raise AnnotationError(f"{len(failures)} of {len(names)} clips have no tracks: " + "; ".join(failures))
+
+
+if __name__ == "__main__":
+    run("annotate", main)

@@ -1,0 +1,484 @@
+"""Trackers against motion that is known, query grids and the published layout against published files."""
+
+import os
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from difftrack.annotation import (
+    AnnotateParams,
+    AnnotationError,
+    CoTracker3Params,
+    LucasKanadeParams,
+    annotate_clip,
+    cotracker3,
+    export_published,
+    grabcut_mask,
+    import_published,
+    lucas_kanade,
+    published_prompts,
+    query_grid,
+)
+from difftrack.annotation._cotracker import load_cotracker3
+from difftrack.datasets import Clip, DatasetError, Tracks, read_tracks, write_clip
+from difftrack.media import write_image
+from difftrack.params import ParamsError, parse
+from difftrack.rendering import RenderSpec, exact_tracks, render_clip
+
+FIXTURES = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
+PUBLISHED = FIXTURES.parent / "data" / "published_tracks" / "cogvideox_t2v_2b"
+VELOCITY = np.asarray([1.5, -0.75], dtype=np.float32)
+"""Pixels per frame, (x, y), of the moving picture below."""
+
+
+def moving_picture(num_frames: int = 11, height: int = 67, width: int = 97) -> Any:
+    """A smooth texture that moves by VELOCITY, sampled where it is: no resampling error."""
+    rng = np.random.default_rng(0)
+    waves = rng.uniform(0.1, 0.45, (23, 2)) * rng.choice([-1, 1], (23, 2))
+    phases = rng.uniform(0, 2 * np.pi, 23)
+    y, x = np.mgrid[:height, :width] + 0.5
+    frames = []
+    for t in range(num_frames):
+        dx, dy = VELOCITY * t
+        angle = (x - dx)[..., None] * waves[:, 0] + (y - dy)[..., None] * waves[:, 1] + phases
+        frames.append(128 + 20 * np.sin(angle).sum(-1))
+    grey = np.clip(np.stack(frames), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def clip_of(**changes: Any) -> Clip:
+    values = {"name": "a", "frames": moving_picture(), "fps": 8.0, "prompt": "a dog", "source": "generated"}
+    return Clip(**values | changes)
+
+
+# query grids
+
+
+@pytest.mark.parametrize(("num", "height", "width"), [(1, 480, 720), (2, 480, 720), (20, 480, 720), (7, 96, 144)])
+def test_query_grids_are_those_of_the_released_code(num: int, height: int, width: int) -> None:
+    path = FIXTURES / "09_interp_grid.npz"
+    if not path.exists():
+        pytest.skip(f"no {path.name}; set DIFFTRACK_FIXTURES")
+    grid = query_grid(height, width, num)
+    np.testing.assert_allclose(grid[:, 1:], np.load(path)[f"grid_{num}_{height}x{width}"][0], atol=1e-4)
+    assert not grid[:, 0].any()
+
+
+def test_a_mask_keeps_the_points_that_lie_on_it() -> None:
+    mask = np.zeros((67, 97), dtype=bool)
+    mask[:20, 40:] = True
+    grid = query_grid(67, 97, 5, mask)
+    whole = query_grid(67, 97, 5)
+    np.testing.assert_array_equal(grid, whole[(whole[:, 1] >= 40) & (whole[:, 2] < 20)])
+    assert 0 < len(grid) < 25
+
+
+def test_a_mask_between_the_grid_points_is_an_error() -> None:
+    mask = np.zeros((67, 97), dtype=bool)
+    mask[0, 0] = True
+    with pytest.raises(AnnotationError, match="none of 3 x 3 grid points"):
+        query_grid(67, 97, 3, mask)
+
+
+def test_grabcut_finds_a_bright_object_on_a_dark_ground_every_time_alike() -> None:
+    frame = np.random.default_rng(0).integers(0, 60, (67, 97, 3), dtype=np.uint8)
+    truth = np.zeros((67, 97), dtype=bool)
+    truth[20:45, 30:70] = True
+    frame[truth] += np.asarray([150, 100, 20], dtype=np.uint8)
+    mask = grabcut_mask(frame)
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.95
+    np.testing.assert_array_equal(grabcut_mask(frame), mask)
+    with pytest.raises(AnnotationError, match="GrabCut takes"):
+        grabcut_mask(np.full((67, 97, 3), 90, dtype=np.uint8))
+
+
+# Lucas-Kanade
+
+
+def test_lucas_kanade_follows_known_motion_from_any_frame_both_ways() -> None:
+    frames = moving_picture()
+    queries = np.asarray([(0, 30.5, 40.25), (5, 50, 33), (10, 60, 21.5)], dtype=np.float32)
+    tracks = lucas_kanade(frames, queries)
+    elapsed = np.arange(11)[:, None] - queries[:, 0]
+    truth = queries[:, 1:] + elapsed[..., None] * VELOCITY
+    np.testing.assert_allclose(tracks.points_xy_px, truth, atol=0.1)
+    assert tracks.visible.all()
+    np.testing.assert_array_equal(tracks.points_xy_px[[0, 5, 10], [0, 1, 2]], queries[:, 1:])
+
+
+def test_a_point_that_leaves_the_frame_or_is_covered_stays_invisible() -> None:
+    frames = moving_picture()
+    frames[4:7, 25:55, 55:80] = 0
+    queries = np.asarray([(0, 92, 40), (0, 60, 43)], dtype=np.float32)
+    visible = lucas_kanade(frames, queries).visible
+    assert visible[:3].all()
+    assert not visible[5:, 0].any()
+    assert not visible[4:, 1].any()
+
+
+def test_permuting_queries_permutes_tracks() -> None:
+    queries = np.asarray([(0, 30, 40), (5, 50, 33), (2, 60, 21)], dtype=np.float32)
+    tracks, other = lucas_kanade(moving_picture(), queries), lucas_kanade(moving_picture(), queries[[2, 0, 1]])
+    np.testing.assert_allclose(other.points_xy_px, tracks.points_xy_px[:, [2, 0, 1]], atol=1e-4)
+    np.testing.assert_array_equal(other.visible, tracks.visible[:, [2, 0, 1]])
+
+
+def test_a_stricter_round_trip_loses_points_sooner() -> None:
+    frames = moving_picture()
+    noisy = np.clip(frames + np.random.default_rng(1).normal(0, 40, frames.shape), 0, 255).astype(np.uint8)
+    queries = query_grid(67, 97, 5)
+    loose, strict = (
+        lucas_kanade(noisy, queries, LucasKanadeParams(max_round_trip_px=limit)).visible.sum() for limit in (2.0, 0.05)
+    )
+    assert strict < loose
+
+
+def test_a_query_outside_the_clip_is_refused_by_every_tracker(hub: Path) -> None:
+    for frame, x, y in ((11, 5, 5), (0, 105, 5), (0, float("nan"), 5)):
+        queries = np.asarray([(frame, x, y)], dtype=np.float32)
+        with pytest.raises(DatasetError, match="query point 0"):
+            lucas_kanade(moving_picture(), queries)
+        with pytest.raises(DatasetError, match="query point 0"):
+            cotracker3(moving_picture(), queries, CoTracker3Params(checkout=hub))
+
+
+@pytest.mark.parametrize("values", [{"window_px": 1}, {"levels": -1}, {"max_round_trip_px": 0.0}])
+def test_settings_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ParamsError, match=next(iter(values))):
+        parse(LucasKanadeParams, values, "annotate.lucas_kanade")
+
+
+# CoTracker3
+
+HUBCONF = '''
+"""Stands in for the published hub folder: same entry, same call; it "tracks" by the known motion."""
+import torch
+
+dependencies = ["torch"]
+
+
+class Predictor(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Linear(1, 2, bias=False)
+        torch.nn.init.zeros_(self.model.weight)
+        self.calls = []
+
+    def forward(self, video, queries=None, backward_tracking=False):
+        assert video.dtype == torch.float32 and video.shape[2] == 3 and 1 < video.max() <= 255
+        self.calls.append((tuple(video.shape), queries.clone(), backward_tracking))
+        elapsed = torch.arange(video.shape[1])[:, None] - queries[0, :, 0]
+        step = self.model(elapsed[..., None].float())
+        tracks = queries[0, :, 1:] + step
+        rows, cols = video.shape[-2:]
+        inside = (tracks >= 0).all(-1) & (tracks[..., 0] <= cols - 1) & (tracks[..., 1] <= rows - 1)
+        if not backward_tracking:
+            tracks = torch.where((elapsed < 0)[..., None], torch.zeros_like(tracks), tracks)
+        return tracks[None], inside[None] & (video[0, :, 0, 0, 0] > 0)[None, :, None]
+
+
+def cotracker3_offline(*, pretrained=True, **kwargs):
+    predictor = Predictor()
+    if pretrained:
+        predictor.model.load_state_dict({"weight": torch.tensor([[1.5], [-0.75]])})
+    return predictor
+'''
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    """A local checkout with the published entry point."""
+    folder = tmp_path / "co-tracker"
+    folder.mkdir()
+    (folder / "hubconf.py").write_text(HUBCONF)
+    load_cotracker3.cache_clear()
+    yield folder
+    load_cotracker3.cache_clear()
+
+
+def calls_of(params: CoTracker3Params) -> list[Any]:
+    model: Any = load_cotracker3(params)
+    calls: list[Any] = model.calls
+    return calls
+
+
+def test_cotracker3_is_asked_in_its_own_coordinates_and_answers_in_ours(hub: Path) -> None:
+    frames = np.maximum(moving_picture(), 1)
+    queries = np.asarray([(0, 30.5, 40.25), (5, 50, 33), (10, 60, 21.5)], dtype=np.float32)
+    params = CoTracker3Params(checkout=hub, device="cpu")
+    tracks = cotracker3(frames, queries, params)
+    ((shape, asked, backward),) = calls_of(params)
+    assert shape == (1, 11, 3, 67, 97)
+    assert backward
+    np.testing.assert_array_equal(asked[0], queries - np.asarray([0, 0.5, 0.5], dtype=np.float32))
+    elapsed = np.arange(11)[:, None] - queries[:, 0]
+    np.testing.assert_allclose(tracks.points_xy_px, queries[:, 1:] + elapsed[..., None] * VELOCITY, atol=1e-4)
+    assert tracks.visible.all()
+    assert tracks.tracker == "cotracker3"
+
+
+def test_a_long_clip_goes_through_in_windows_both_ways_and_ends_where_one_window_would(hub: Path) -> None:
+    frames = np.maximum(moving_picture(num_frames=29), 1)
+    queries = np.asarray([(0, 30.5, 40.25), (14, 50, 33), (28, 60, 21.5)], dtype=np.float32)
+    params = CoTracker3Params(checkout=hub, device="cpu", window_frames=11, overlap_frames=3)
+    windowed = cotracker3(frames, queries, params)
+    assert all(shape[1] == 11 for shape, *_ in calls_of(params))
+    at_once = cotracker3(frames, queries, CoTracker3Params(checkout=hub, device="cpu"))
+    np.testing.assert_allclose(windowed.points_xy_px, at_once.points_xy_px, atol=1e-3)
+    np.testing.assert_array_equal(windowed.visible, at_once.visible)
+
+
+def test_a_point_unseen_throughout_an_overlap_is_lost_and_one_seen_at_its_start_is_not(hub: Path) -> None:
+    frames = np.maximum(moving_picture(num_frames=19), 1)
+    queries = np.asarray([(0, 30.5, 40.25)], dtype=np.float32)
+    params = CoTracker3Params(checkout=hub, device="cpu", window_frames=11, overlap_frames=3)
+    frames[9:12, 0, 0] = 0  # the stand-in sees nothing in frames 9 to 11; the windows share 8, 9 and 10
+    partly = cotracker3(frames, queries, params)
+    np.testing.assert_array_equal(np.flatnonzero(~partly.visible[:, 0]), [9, 10, 11])
+    frames[8, 0, 0] = 0
+    lost = cotracker3(frames, queries, params)
+    np.testing.assert_array_equal(np.flatnonzero(~lost.visible[:, 0]), np.arange(8, 19))
+
+
+def test_weights_come_from_a_file_when_one_is_given(hub: Path, tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.tensor([[2.0], [3.0]])}}, tmp_path / "weights.pth")
+    params = CoTracker3Params(checkout=hub, checkpoint=tmp_path / "weights.pth", device="cpu")
+    tracks = cotracker3(np.maximum(moving_picture(), 1), np.asarray([(0, 10, 20)], dtype=np.float32), params)
+    np.testing.assert_allclose(tracks.points_xy_px[7, 0], (24, 41), atol=1e-4)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(hub: Path, tmp_path: Path) -> None:
+    torch.save({"weight": types.SimpleNamespace()}, tmp_path / "weights.pth")
+    with pytest.raises(AnnotationError, match=r"cannot be loaded.*weights\.pth holds more than weights"):
+        load_cotracker3(CoTracker3Params(checkout=hub, checkpoint=tmp_path / "weights.pth"))
+
+
+def test_without_network_the_error_says_what_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    load_cotracker3.cache_clear()
+    with pytest.raises(AnnotationError, match=r"co-tracker:82e02e80.*no route.*checkout.*lucas_kanade"):
+        load_cotracker3(CoTracker3Params())
+
+
+def test_an_answer_of_another_form_is_refused(hub: Path) -> None:
+    (hub / "hubconf.py").write_text(
+        HUBCONF.replace("inside[None] &", "inside[None].float() *").replace(
+            "> 0)[None, :, None]", "> 0)[None, :, None].float()"
+        )
+    )
+    with pytest.raises(AnnotationError, match=r"visibility torch\.float32"):
+        cotracker3(moving_picture(), query_grid(67, 97, 2), CoTracker3Params(checkout=hub, device="cpu"))
+
+
+@pytest.mark.gpu
+def test_the_published_cotracker3_follows_known_motion() -> None:
+    queries = np.asarray([(0, 30.5, 40.25), (5, 50, 33)], dtype=np.float32)
+    tracks = cotracker3(moving_picture(), queries)
+    elapsed = np.arange(11)[:, None] - queries[:, 0]
+    np.testing.assert_allclose(tracks.points_xy_px, queries[:, 1:] + elapsed[..., None] * VELOCITY, atol=1.0)
+
+
+# the published layout
+
+
+@pytest.mark.parametrize(("kind", "num_points"), [("fg", 400), ("bg", 100)])
+def test_published_tracks_go_in_and_come_out_the_same(tmp_path: Path, kind: str, num_points: int) -> None:
+    folder = PUBLISHED / kind
+    if not folder.exists():
+        pytest.skip("no published tracks; set DIFFTRACK_FIXTURES")
+    prompts = published_prompts(folder)
+    tracks = [import_published(folder, f"{number:03d}") for number in range(len(prompts))]
+    assert all(t.num_points == num_points and t.num_frames == 49 for t in tracks)
+    assert export_published(tmp_path, zip(tracks, prompts, strict=True)) == 3
+    assert published_prompts(tmp_path) == prompts
+    for number in range(3):
+        for part in ("tracks", "visibility"):
+            ours, theirs = (np.load(root / part / f"{number:03d}.npy") for root in (tmp_path, folder))
+            assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_published_positions_are_half_a_pixel_from_ours(tmp_path: Path) -> None:
+    for part in ("tracks", "visibility"):
+        (tmp_path / part).mkdir()
+    np.save(tmp_path / "tracks" / "000.npy", np.zeros((1, 5, 3, 2), dtype=np.float32))
+    np.save(tmp_path / "visibility" / "000.npy", np.ones((1, 5, 3), dtype=bool))
+    tracks = import_published(tmp_path, "000", height=31, width=47)
+    np.testing.assert_array_equal(tracks.query_points, [(0, 0.5, 0.5)] * 3)
+    assert published_prompts(tmp_path) == []
+
+
+def masked_tracks(num: int = 5) -> Tracks:
+    mask = np.zeros((67, 97), dtype=bool)
+    mask[:40, :50] = True
+    queries = query_grid(67, 97, num, mask)
+    points = np.repeat(queries[None, :, 1:], 7, axis=0) + np.arange(7, dtype=np.float32)[:, None, None]
+    visible = np.ones(points.shape[:2], dtype=bool)
+    return Tracks(points_xy_px=points, visible=visible, query_points=queries, height=67, width=97, tracker="exact")
+
+
+def test_export_puts_the_grid_points_back_that_the_mask_dropped(tmp_path: Path) -> None:
+    tracks = masked_tracks()
+    export_published(tmp_path, [(tracks, "two\nlines")], num_grid=5)
+    points, visible = (np.load(tmp_path / part / "000.npy") for part in ("tracks", "visibility"))
+    assert points.shape == (1, 7, 25, 2)
+    assert (points.dtype, visible.dtype) == (np.float32, np.bool_)
+    assert visible.any(axis=1).sum() == tracks.num_points < 25
+    back = import_published(tmp_path, "000", height=67, width=97)
+    np.testing.assert_allclose(back.points_xy_px[0], query_grid(67, 97, 5)[:, 1:], atol=1e-4)
+    seen = back.select(np.asarray(back.visible.any(axis=0)))
+    np.testing.assert_allclose(seen.points_xy_px, tracks.points_xy_px, atol=1e-4)
+    assert published_prompts(tmp_path) == ["two lines"]
+
+
+def test_export_on_another_grid_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="not part of the 7 x 7 grid"):
+        export_published(tmp_path, [(masked_tracks(), "")], num_grid=7)
+
+
+def test_published_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"tracks/000\.npy: cannot be read"):
+        import_published(tmp_path, "000")
+    for part in ("tracks", "visibility"):
+        (tmp_path / part).mkdir()
+    np.save(tmp_path / "tracks" / "000.npy", np.zeros((1, 5, 3, 2), dtype=np.float32))
+    np.save(tmp_path / "visibility" / "000.npy", np.ones((1, 3, 5), dtype=bool))
+    with pytest.raises(AnnotationError, match="wanted: float"):
+        import_published(tmp_path, "000")
+
+
+# one clip in, its tracks out
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Clip:
+    spec = RenderSpec(seed=3, num_frames=5, height=64, width=96)
+    result = render_clip(spec)
+    return Clip(
+        name="rendered",
+        frames=result.frames,
+        fps=8.0,
+        prompt=result.prompt,
+        source="rendered",
+        seed=3,
+        details={"render": spec.to_json()},
+        object_mask=result.object_mask,
+    )
+
+
+def test_rendered_clips_get_exact_tracks_on_their_objects(rendered: Clip) -> None:
+    tracks = annotate_clip(rendered, AnnotateParams())
+    assert tracks.tracker == "exact"
+    assert rendered.object_mask is not None
+    queries = query_grid(64, 96, 20, rendered.object_mask)
+    points, visible = exact_tracks(RenderSpec.from_json(rendered.details["render"]), queries)
+    seen = visible.any(axis=0)
+    np.testing.assert_array_equal(tracks.points_xy_px, points[:, seen])
+    np.testing.assert_array_equal(tracks.visible, visible[:, seen])
+
+
+def test_lucas_kanade_agrees_with_the_renderer_where_it_trusts_itself(rendered: Clip) -> None:
+    exact = annotate_clip(rendered, AnnotateParams())
+    found = annotate_clip(rendered, AnnotateParams(tracker="lucas_kanade"))
+    index = [int(np.flatnonzero((exact.query_points == query).all(axis=1))[0]) for query in found.query_points]
+    both = found.visible & exact.visible[:, index]
+    error = np.linalg.norm(found.points_xy_px - exact.points_xy_px[:, index], axis=-1)[both]
+    assert np.median(error) < 0.5
+
+
+def test_auto_takes_the_annotation_that_came_with_a_clip_and_leaves_out_points_never_seen() -> None:
+    given = lucas_kanade(moving_picture(), query_grid(67, 97, 3))
+    given.visible[:, 4] = False
+    tracks = annotate_clip(clip_of(), AnnotateParams(), given=given)
+    assert (tracks.num_points, tracks.tracker) == (8, "lucas_kanade")
+    np.testing.assert_array_equal(tracks.query_points, np.delete(given.query_points, 4, axis=0))
+
+
+def test_a_tracker_that_is_named_starts_at_the_given_query_points() -> None:
+    late = np.asarray([(5, 50, 33), (3, 40, 40)], dtype=np.float32)
+    given = lucas_kanade(moving_picture(), late)
+    tracks = annotate_clip(clip_of(), AnnotateParams(tracker="lucas_kanade"), given=given)
+    np.testing.assert_array_equal(tracks.query_points, late)
+
+
+def test_clips_without_a_mask_get_the_scene_grid_and_with_one_the_object_grid(tmp_path: Path) -> None:
+    params = AnnotateParams(scene_grid=3, object_grid=7, object_mask="file", object_masks=tmp_path)
+    assert annotate_clip(clip_of(), params).num_points == 9
+    mask = np.zeros((67, 97), dtype=np.uint8)
+    mask[20:, :50] = 255
+    write_image(tmp_path / "a.png", mask)
+    on_object = annotate_clip(clip_of(), params)
+    expected = query_grid(67, 97, 7, mask > 0)
+    assert set(map(tuple, on_object.query_points.tolist())) <= set(map(tuple, expected.tolist()))
+    write_image(tmp_path / "a.png", mask[:50])
+    with pytest.raises(AnnotationError, match="the mask is 97x50, the clip 97x67"):
+        annotate_clip(clip_of(), params)
+
+
+def test_import_scales_to_the_clip_and_checks_its_prompt(tmp_path: Path) -> None:
+    frames = np.repeat(moving_picture(7)[:, :, :, :1], 3, axis=-1)
+    big = masked_tracks()
+    export_published(tmp_path, [(big, "a cat"), (big, "a dog")], num_grid=5)
+    params = AnnotateParams(tracker="import", published=tmp_path, published_size=(67, 97))
+    small = clip_of(frames=np.stack([cv2.resize(f, (41, 29)) for f in frames]))
+    tracks = annotate_clip(small, params, number=1)
+    np.testing.assert_allclose(tracks.points_xy_px, big.points_xy_px * (41 / 97, 29 / 67), atol=1e-4)
+    with pytest.raises(AnnotationError, match=r"line 0 of .*prompt\.txt is not this clip's prompt"):
+        annotate_clip(small, params, number=0)
+    with pytest.raises(DatasetError, match=r"its tracks are for \(7, 67, 97\)"):
+        annotate_clip(clip_of(), params, number=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tracker": "cotracker"}, "annotate.tracker is 'cotracker'"),
+        ({"tracker": "import"}, "published is null"),
+        ({"object_mask": "file"}, "object_masks is null"),
+        ({"scene_grid": 0}, "scene_grid is 0"),
+        ({"cotracker3": {"overlap_frames": 80}}, "overlap_frames is 80"),
+        ({"grid": 20}, "unknown key annotate.grid"),
+    ],
+)
+def test_params_that_cannot_be_are_refused_before_anything_runs(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        parse(AnnotateParams, values, "annotate")
+
+
+def test_exact_tracks_of_a_clip_that_was_not_rendered_are_refused() -> None:
+    with pytest.raises(AnnotationError, match="rendered clips only, and this one is generated"):
+        annotate_clip(clip_of(), AnnotateParams(tracker="exact"))
+
+
+def test_a_clip_of_which_nothing_is_visible_is_refused() -> None:
+    given = lucas_kanade(moving_picture(), query_grid(67, 97, 3))
+    given.visible[:] = False
+    with pytest.raises(AnnotationError, match="none of 9 points is visible"):
+        annotate_clip(clip_of(), AnnotateParams(), given=given)
+
+
+# the stage
+
+
+def test_the_stage_names_the_clip_that_failed_and_annotates_the_others(tmp_path: Path, rendered: Clip) -> None:
+    stage = pytest.importorskip("stages.annotate")
+    clips, tracks = tmp_path / "clips", tmp_path / "tracks"
+    for name in ("a", "b", "c"):
+        write_clip(clips, clip_of(name=name))
+    write_clip(clips, rendered)
+    (clips / "b" / "frames.mp4").write_bytes(b"damaged")
+    with pytest.raises(AnnotationError, match=r"1 of 4 clips have no tracks: b: .*frames\.mp4"):
+        stage.main({"scene_grid": 3}, {"clips": clips}, {"tracks": tracks})
+    assert sorted(path.name for path in tracks.iterdir()) == ["a.npz", "c.npz", "rendered.npz"]
+    assert read_tracks(tracks, "rendered").tracker == "exact"
