@@ -1,7 +1,10 @@
 """Chunks cover clips; hand-made descriptors whose motion is known are tracked."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from difftrack.geometry import TokenGrid
+from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
+from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.params import ParamsError, parse
+from difftrack.store import DescriptorSpec, clip_group, create_group
 from difftrack.tracking import (
     ChunkDescriptors,
     ChunkParams,
@@ -20,6 +25,7 @@ from difftrack.tracking import (
     VisibilityParams,
     chunk_schedule,
     no_motion,
+    read_predictions,
     smooth_tracks,
     track_clip,
 )
@@ -381,3 +387,108 @@ def test_a_null_override_keeps_what_the_convention_says() -> None:
     assert corrected.matching_params.temperature == "root_channel"
     assert released.matching_params.temperature == "root_heads"
     assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)
+
+
+CLIP_SIZE = (46, 74)
+
+
+def stored_clip(
+    folder: Path, name: str, velocity: tuple[float, float], num_frames: int = 5, cut: int = 5
+) -> np.ndarray:
+    """Clip, exact tracks and descriptors of a moving texture, as earlier stages would leave them; the queries."""
+    points = queries((0, 3, 2), (0, 5, 3), (2, 4, 3), (num_frames - 1, 5, 3))
+    size = {"from_size": (TOKENS.height, TOKENS.width), "to_size": CLIP_SIZE}
+    at_clip = np.column_stack([points[:, 0], rescale_points(points[:, 1:], **size)])
+    truth = rescale_points(expected_px(points, num_frames, velocity).astype(np.float32), **size)
+    visible = np.ones(truth.shape[:2], dtype=bool)
+    write_tracks(folder / "tracks", name, Tracks(truth, visible, at_clip, *CLIP_SIZE, tracker="exact"))
+    frames = np.random.default_rng(3).integers(0, 255, (num_frames, *CLIP_SIZE, 3), dtype=np.uint8)
+    write_clip(folder / "clips", Clip(name, frames, fps=8.0, prompt="", source="rendered"))
+    schedule = chunk_schedule(num_frames, ChunkParams(chunk_len=3, video_max_len=cut))
+    for number, chunk in enumerate(chunks_of(moving(velocity), schedule)):
+        spec = DescriptorSpec(
+            steps=(3,), timesteps=(61.0,), layers=(1,), heads=tuple(range(HEADS)), num_channels=CHANNELS,
+            grid=replace(TOKENS, num_latent_frames=len(chunk.frames)), frames=chunk.frames, clip_size=CLIP_SIZE,
+            size=(TOKENS.height, TOKENS.width), kinds=("query", "key"),
+        )  # fmt: skip
+        query, key = chunk.read(3, 1)
+        writer = create_group(folder / "store", clip_group(name, number), spec)
+        writer.write(3, 1, {"query": query.numpy(), "key": key.numpy()})
+        writer.finish()
+
+
+def run_stage(folder: Path, **params: Any) -> dict[str, Any]:
+    from stages.track import main
+
+    deps = {"descriptors": folder / "store", "tracks": folder / "tracks", "clips": folder / "clips"}
+    deps["best_layers"] = folder / "best_layers.json"
+    main({"device": "cpu", **params}, deps, {"predictions": folder / "predictions"})
+    return read_metrics(folder)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "predictions" / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_stage_tracks_every_stored_clip_and_scores_it_beside_baselines(tmp_path: Path) -> None:
+    for name, velocity in (("slow", (0.25, 0.1)), ("fast", (1.0, 0.5))):
+        stored_clip(tmp_path, name, velocity)
+    metrics = run_stage(tmp_path)
+    assert set(metrics["clips"]) == {"slow", "fast"}
+    assert metrics["mean"]["tracker"]["num_clips"] == 2
+    assert metrics["mean"]["tracker"]["num_empty"] == 0
+    own, still = (metrics["mean"][who]["average_pts_within_thresh"] for who in ("tracker", "no_motion"))
+    assert own > still + 0.2
+    assert "average_jaccard" in metrics["mean"]["lucas_kanade"]
+    header, *rows = (tmp_path / "predictions" / "metrics.csv").read_text().splitlines()
+    assert header.startswith("clip,tracker,")
+    assert len(rows) == 2 * 3
+    query_points, predictions = read_predictions(tmp_path / "predictions" / "fast.npz")
+    truth = read_tracks(tmp_path / "tracks", "fast")
+    np.testing.assert_array_equal(query_points, truth.query_points)
+    assert set(predictions) == {"tracker", "no_motion", "lucas_kanade"}
+    assert np.abs(predictions["tracker"].points_xy_px - truth.points_xy_px).max() < CLIP_SIZE[0] / ROWS
+
+
+def test_stage_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "slow", (0.25, 0.1))
+    files = ("slow.npz", "metrics.json", "metrics.csv")
+    run_stage(tmp_path)
+    first = [(tmp_path / "predictions" / file).read_bytes() for file in files]
+    run_stage(tmp_path)
+    assert [(tmp_path / "predictions" / file).read_bytes() for file in files] == first
+
+
+def test_stage_names_clips_that_fail_and_goes_on(tmp_path: Path) -> None:
+    for name in ("good", "lost", "other"):
+        stored_clip(tmp_path, name, (0.25, 0.1))
+    (tmp_path / "tracks" / "lost.npz").unlink()
+    with pytest.raises(SystemExit, match=r"1 of 3 clips failed\n  lost: .*no such tracks"):
+        run_stage(tmp_path)
+    metrics = read_metrics(tmp_path)
+    assert set(metrics["clips"]) == {"good", "other"}
+    assert "lost" in metrics["failed"]
+
+
+def test_stage_leaves_out_queries_after_the_cut_and_null_where_nothing_is_seen(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "cut", (0.25, 0.1), num_frames=7, cut=4)
+    truth = read_tracks(tmp_path / "tracks", "cut")
+    hidden = replace(truth, visible=np.zeros_like(truth.visible))
+    write_tracks(tmp_path / "tracks", "cut", hidden)
+    metrics = run_stage(tmp_path, baselines=["no_motion"])
+    query_points, predictions = read_predictions(tmp_path / "predictions" / "cut.npz")
+    assert query_points[:, 0].tolist() == [0, 0, 2]
+    assert predictions["tracker"].visible.shape == (4, 3)
+    assert metrics["mean"]["tracker"]["average_pts_within_thresh"] is None
+    assert metrics["mean"]["tracker"]["num_empty"] == 1
+
+
+def test_stage_takes_the_best_stored_layer_and_says_when_there_is_none(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "slow", (0.25, 0.1))
+    (tmp_path / "best_layers.json").write_text(json.dumps({"layers": [7, 1]}))
+    assert run_stage(tmp_path, layers="best")["clips"] == run_stage(tmp_path, layers=[1])["clips"]
+    (tmp_path / "best_layers.json").write_text(json.dumps({"layers": [7]}))
+    with pytest.raises(SystemExit, match=r"slow: layers is best.*\[1\]"):
+        run_stage(tmp_path, layers="best")
+    with pytest.raises(SystemExit, match=r"slow: steps \[5\] are not stored; there are \[3\]"):
+        run_stage(tmp_path, steps=[5])

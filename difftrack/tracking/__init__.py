@@ -1,7 +1,7 @@
 """Chunk schedule and correspondences to tracks with visibility."""
 
 from difftrack.tracking._chunks import ChunkDescriptors
-from difftrack.tracking._params import TrackParams, TrackSectionParams, VisibilityParams
+from difftrack.tracking._params import TrackParams, VisibilityParams
 from difftrack.tracking._predictions import PredictedTracks, no_motion, read_predictions, write_predictions
 from difftrack.tracking._schedule import ChunkParams, chunk_schedule
 from difftrack.tracking._smoothing import smooth_tracks
@@ -13,7 +13,6 @@ __all__ = [
     "ChunkParams",
     "PredictedTracks",
     "TrackParams",
-    "TrackSectionParams",
     "VisibilityParams",
     "chunk_schedule",
     "no_motion",

@@ -6,9 +6,7 @@ from typing import Any, Literal
 
 from difftrack.correspondence import Convention, MatchingParams
 
-__all__ = ["TrackParams", "TrackSectionParams", "VisibilityParams"]
-
-Baseline = Literal["no_motion", "lucas_kanade"]
+__all__ = ["TrackParams", "VisibilityParams"]
 
 _TRACKING_PRESETS: dict[str, dict[str, Any]] = {
     "corrected": {"window_radius": 1},
@@ -106,15 +104,3 @@ class TrackParams:
         """Whether points can be called invisible."""
         predict = self.visibility.predict
         return self.convention == "corrected" if predict is None else predict
-
-
-@dataclass(frozen=True, slots=True)
-class TrackSectionParams(TrackParams):
-    """Section `track` of params.yaml: the tracker, and how it is evaluated."""
-
-    baselines: tuple[Baseline, ...] = ("no_motion", "lucas_kanade")
-    """What stands beside the tracker in the tables."""
-    query_mode: Literal["first", "strided"] = "first"
-    """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
-    device: str = "auto"
-    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
