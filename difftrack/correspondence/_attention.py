@@ -9,6 +9,7 @@ from torch import Tensor
 
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import nearest_tokens
+from difftrack.correspondence._softmax import block_rows
 
 __all__ = ["AttentionRows", "attention_of_points", "attention_of_points_per_head", "attention_rows"]
 
@@ -124,8 +125,8 @@ def _kept_text(text_key: Tensor, text_mask: Tensor, params: MatchingParams) -> F
 def _token_blocks(
     tokens: Int[Tensor, " point"], key: Tensor, text_key: Tensor, params: MatchingParams
 ) -> Iterator[Int[Tensor, " point"]]:
-    """Split the query tokens so that the scores and their mean stay within the memory limit."""
-    row_bytes = 2 * 4 * (text_key.shape[1] + key[0].numel() // key.shape[-1])
+    """Split the query tokens so that their mean attention stays within the memory limit."""
+    row_bytes = 4 * (text_key.shape[1] + key[0].numel() // key.shape[-1])
     yield from torch.split(tokens, max(1, params.memory_limit_mb * 2**20 // row_bytes))
 
 
@@ -136,16 +137,20 @@ def _attention_of_tokens(
     tokens: Int[Tensor, " point"],
     source_frame: int,
 ) -> tuple[Float[Tensor, "point text_token"], Float[Tensor, "point video_token"]]:
+    """Mean over heads of the attention of some tokens, one head and one block of tokens at a time."""
     num_heads, num_text, num_channels = text_key.shape
-    scaled = query[:, source_frame].flatten(1, 2)[:, tokens].float() / num_channels**0.5
-    mean: Tensor | None = None
+    asking = query[:, source_frame].flatten(1, 2)[:, tokens].float() / num_channels**0.5
+    num_columns = num_text + key[0].numel() // num_channels
+    mean = asking.new_zeros(len(tokens), num_columns)
+    buffer = asking.new_empty(block_rows(num_columns, mean.device), num_columns)
     for head in range(num_heads):
-        keys = torch.cat([text_key[head], key[head].flatten(0, 2)]).float()
-        scores = scaled[head] @ keys.T
-        torch.softmax(scores, dim=-1, out=scores)
-        mean = scores if mean is None else mean.add_(scores)
-    if mean is None:
-        raise ValueError("query has 0 heads; at least one is needed")
+        text, video = text_key[head].float().T, key[head].flatten(0, 2).float().T
+        for out, block in zip(torch.split(mean, len(buffer)), torch.split(asking[head], len(buffer)), strict=True):
+            scores = buffer[: len(out)]
+            torch.mm(block, text, out=scores[:, :num_text])
+            torch.mm(block, video, out=scores[:, num_text:])
+            torch.softmax(scores, dim=-1, out=scores)
+            out.add_(scores)
     mean.div_(num_heads)
     return mean[:, :num_text], mean[:, num_text:]
 

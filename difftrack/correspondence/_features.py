@@ -8,6 +8,7 @@ from difftrack.correspondence._matches import Matches, given_matches, join_match
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
 from difftrack.correspondence._readout import read_rows
+from difftrack.correspondence._softmax import mean_attention_blocked
 
 __all__ = ["match_features"]
 
@@ -42,23 +43,25 @@ def match_features(
     if not 0 <= source_frame < num_latent_frames:
         raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
-    source = _frame_features(feature, source_frame, params)[points.tokens]
+    source = _frame_features(feature, source_frame, params)[:, :, points.tokens]
+    one_head = torch.ones(1, device=feature.device)
     frames = []
     for target_frame in range(num_latent_frames):
         if target_frame == source_frame:
             frames.append(given_matches(points_xy_token))
             continue
-        similarity = source @ _frame_features(feature, target_frame, params).T
-        rows = similarity.div_(params.feature_temperature).softmax(dim=-1)
-        there = read_rows(rows[None], points, cols=cols, params=params)
+        target = _frame_features(feature, target_frame, params)
+        rows = mean_attention_blocked(source, target, one_head, scale=1 / params.feature_temperature)
+        there = read_rows(rows, points, cols=cols, params=params)
         frames.append(Matches(there.points_xy_token, there.probability, there.margin))
     return join_matches(frames)
 
 
 def _frame_features(
     feature: Float[Tensor, "head latent_frame row col channel"], latent_frame: int, params: MatchingParams
-) -> Float[Tensor, "token head_channel"]:
+) -> Float[Tensor, "1 1 token head_channel"]:
+    """Join all heads' channels into one vector per token."""
     tokens = feature[:, latent_frame].flatten(1, 2).transpose(0, 1).flatten(1).float()
     if params.feature_similarity == "cosine":
-        return torch.nn.functional.normalize(tokens, dim=-1)
-    return tokens
+        tokens = torch.nn.functional.normalize(tokens, dim=-1)
+    return tokens[None, None]

@@ -72,7 +72,7 @@ class MatchingParams:
         convention: Convention,
         overrides: Mapping[str, Any] | None = None,
         *,
-        section: str = "match.overrides",
+        section: str = "match.matching",
     ) -> "MatchingParams":
         """Build the params of a convention, with some of them replaced.
 

@@ -1,6 +1,8 @@
 """The one costly thing: softmax rows averaged over heads, without holding the scores of all heads."""
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from itertools import repeat
 
 import torch
 from jaxtyping import Float, Int
@@ -9,10 +11,12 @@ from torch import Tensor
 from difftrack.correspondence._params import MatchingParams
 from difftrack.correspondence._reference import mean_attention_reference
 
-__all__ = ["mean_attention"]
+__all__ = ["block_rows", "mean_attention", "mean_attention_blocked"]
 
 _BLOCK_BYTES = 1_250_000
-"""One block of scores and one of the running mean fit a core's L2 cache together with a head's keys."""
+"""One block of scores, which a matrix product, a softmax and a sum visit in turn while it is in a core's cache."""
+
+_CUDA_BLOCK_BYTES = 32_000_000
 
 
 def mean_attention(
@@ -54,7 +58,7 @@ def mean_attention(
 
         fused: Tensor = mean_attention_triton(query, key, head_weights, scale=scale, columns=columns)
         return fused
-    return _mean_attention_blocked(query, key, head_weights, scale=scale, columns=columns)
+    return mean_attention_blocked(query, key, head_weights, scale=scale, columns=columns)
 
 
 def _choose_backend(params: MatchingParams, *, on_cuda: bool) -> str:
@@ -66,29 +70,50 @@ def _choose_backend(params: MatchingParams, *, on_cuda: bool) -> str:
     return params.backend
 
 
-def _mean_attention_blocked(
+def mean_attention_blocked(
     query: Float[Tensor, "head frame query_token channel"],
     key: Float[Tensor, "head frame key_token channel"],
     head_weights: Float[Tensor, " head"],
     *,
     scale: float,
-    columns: Int[Tensor, " column"] | None,
+    columns: Int[Tensor, " column"] | None = None,
 ) -> Float[Tensor, "frame query_token out"]:
+    """Compute `mean_attention` block by block of query tokens, one head at a time, so that scores stay in cache."""
     _, num_frames, num_queries, _ = query.shape
     num_keys = key.shape[2]
-    mean = query.new_zeros(num_frames, num_queries, num_keys if columns is None else len(columns), dtype=torch.float32)
-    block = max(1, min(num_queries, _BLOCK_BYTES // (4 * num_keys)))
-    buffer = mean.new_empty(block, num_keys)
+    if columns is not None and len(columns) > num_keys // 2:
+        every = mean_attention_blocked(query, key, head_weights, scale=scale)
+        return every.index_select(-1, columns)
+    mean = torch.empty(num_frames, num_queries, num_keys if columns is None else len(columns), device=query.device)
+    buffer = mean.new_empty(block_rows(num_keys, mean.device), num_keys)
+    queries = _per_frame(query, lambda tokens: tokens.float() * scale)
+    keys = _per_frame(key, lambda tokens: tokens.float().transpose(1, 2))
     weights = head_weights.tolist()
-    for frame in range(num_frames):
-        scaled = query[:, frame].float() * scale
-        transposed = key[:, frame].float().transpose(1, 2)
-        for start in range(0, num_queries, block):
-            stop = min(start + block, num_queries)
-            scores = buffer[: stop - start]
+    for frame, (asking, answering) in enumerate(zip(queries, keys, strict=True)):
+        for start in range(0, num_queries, len(buffer)):
+            out = mean[frame, start : start + len(buffer)]
+            scores = buffer[: len(out)]
             for head, weight in enumerate(weights):
-                torch.mm(scaled[head, start:stop], transposed[head], out=scores)
+                torch.mm(asking[head, start : start + len(out)], answering[head], out=scores)
                 torch.softmax(scores, dim=-1, out=scores)
                 wanted = scores if columns is None else scores.index_select(1, columns)
-                mean[frame, start:stop].add_(wanted, alpha=weight)
+                if head == 0:
+                    torch.mul(wanted, weight, out=out)
+                else:
+                    out.add_(wanted, alpha=weight)
     return mean
+
+
+def block_rows(num_columns: int, device: torch.device) -> int:
+    """How many rows of float32 scores to hold at once: what a CPU core's cache takes, or what keeps a GPU busy."""
+    return max(1, (_BLOCK_BYTES if device.type == "cpu" else _CUDA_BLOCK_BYTES) // (4 * num_columns))
+
+
+def _per_frame(
+    tokens: Float[Tensor, "head frame token channel"], prepare: Callable[[Tensor], Tensor]
+) -> Iterator[Float[Tensor, "head _ _"]]:
+    """Prepare the tokens of one frame after the other, or only once where all frames are the same (stride 0)."""
+    if tokens.stride(1) == 0:
+        yield from repeat(prepare(tokens[:, 0]), tokens.shape[1])
+    else:
+        yield from (prepare(frame) for frame in tokens.unbind(dim=1))

@@ -44,7 +44,7 @@ class ScoringParams:
         convention: Convention,
         overrides: Mapping[str, Any] | None = None,
         *,
-        section: str = "score.overrides",
+        section: str = "score.scoring",
     ) -> "ScoringParams":
         """Build the params of a convention, with some of them replaced.
 

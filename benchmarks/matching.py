@@ -1,0 +1,359 @@
+"""Time one (layer, step) of the analysis: query-key matching, feature matching and attention rows.
+
+Beside this project's functions runs a plain re-statement of how the released code does it (whole score tensors, scores
+divided instead of queries, one latent frame after the other), in the same process on the same inputs and threads.
+Results go to benchmarks/results/matching_<shape>_<device>.json.
+
+    python -m benchmarks.matching --shape recipe --threads 1
+    python -m benchmarks.matching --scaling
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difftrack.correspondence import (
+    MatchingParams,
+    attention_of_points,
+    attention_rows,
+    latent_to_frames,
+    match_features,
+    match_points,
+    points_to_tokens,
+    tokens_to_points,
+)
+
+RESULTS = Path(__file__).parent / "results"
+FIXTURES = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
+STRIDE_PX = 16
+RELEASED = MatchingParams.preset("released")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One layer of a backbone at one video size."""
+
+    heads: int
+    channels: int
+    text: int
+    frames: int
+    rows: int
+    cols: int
+    points: int = 400
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Latent frames, rows, columns."""
+        return self.frames, self.rows, self.cols
+
+
+SHAPES = {
+    "recipe": Shape(heads=30, channels=64, text=226, frames=13, rows=30, cols=45),
+    "cogvideox-5b": Shape(heads=48, channels=64, text=226, frames=13, rows=30, cols=45),
+    "hunyuanvideo": Shape(heads=24, channels=128, text=256, frames=13, rows=30, cols=45),
+    "wan-81x480x832": Shape(heads=40, channels=128, text=0, frames=21, rows=30, cols=52),
+    "small": Shape(heads=4, channels=64, text=32, frames=5, rows=16, cols=24),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a backbone leaves behind in one layer, [head, latent_frame, row, col, channel], and the query points."""
+
+    query: Tensor
+    key: Tensor
+    feature: Tensor
+    text_key: Tensor
+    points_xy_px: Tensor
+
+
+def make_inputs(shape: Shape, device: str, dtype: torch.dtype) -> Inputs:
+    """Draw the recipe's numbers (its seed, order and layout), of which the second half of the batch is used."""
+    generator = np.random.Generator(np.random.PCG64(20250601))
+    num_tokens = shape.text + shape.frames * shape.rows * shape.cols
+
+    def draw() -> Tensor:
+        batch = generator.standard_normal((2, num_tokens, shape.heads * shape.channels), dtype=np.float32)
+        return torch.from_numpy(batch[1].copy()).reshape(num_tokens, shape.heads, shape.channels).transpose(0, 1)
+
+    def video(tokens: Tensor) -> Tensor:
+        return tokens[:, shape.text :].reshape(shape.heads, *shape.grid, shape.channels).to(device, dtype)
+
+    query, key, value = draw(), draw(), draw()
+    return Inputs(video(query), video(key), video(value), key[:, : shape.text].to(device, dtype), grid_points(shape))
+
+
+def grid_points(shape: Shape) -> Tensor:
+    """Lay points out as the released query grid does, a 64th of the width inside; other counts lie at random."""
+    height, width = shape.rows * STRIDE_PX, shape.cols * STRIDE_PX
+    side = round(shape.points**0.5)
+    if side * side != shape.points:
+        random = torch.rand(shape.points, 2, generator=torch.Generator().manual_seed(0))
+        return random * torch.tensor([width, height])
+    margin = width / 64
+    y, x = (torch.linspace(margin, size - margin, side) for size in (height, width))
+    return torch.stack([x.repeat(side), y.repeat_interleave(side)], dim=-1)
+
+
+def ours_query_key(inputs: Inputs, params: MatchingParams) -> Tensor:
+    """Match by query and key; px per video frame."""
+    matches = match_points(inputs.query, inputs.key, tokens_of(inputs, params), params=params)
+    return to_frames(matches.points_xy_token, params)
+
+
+def ours_feature(inputs: Inputs, params: MatchingParams) -> Tensor:
+    """Match by features; px per video frame."""
+    return to_frames(match_features(inputs.feature, tokens_of(inputs, params), params=params).points_xy_token, params)
+
+
+def ours_attention(inputs: Inputs, params: MatchingParams) -> Tensor:
+    """Reduce the attention of the points to what the scores need."""
+    mask = torch.ones(inputs.text_key.shape[1], dtype=torch.bool, device=inputs.query.device)
+    points = tokens_of(inputs, params)
+    return attention_of_points(inputs.query, inputs.key, inputs.text_key, mask, points, params=params).frame_mass
+
+
+def tokens_of(inputs: Inputs, params: MatchingParams) -> Tensor:
+    """Query points in token coordinates, on the device."""
+    return points_to_tokens(inputs.points_xy_px, stride_px=STRIDE_PX, params=params).to(inputs.query.device)
+
+
+def to_frames(points_xy_token: Tensor, params: MatchingParams) -> Tensor:
+    """Positions in pixels per video frame."""
+    points = tokens_to_points(points_xy_token, stride_px=STRIDE_PX, params=params)
+    num_frames = 1 + 4 * (len(points_xy_token) - 1)
+    return latent_to_frames(points, num_frames=num_frames, temporal_stride=4, params=params)
+
+
+def slow_query_key(inputs: Inputs) -> Tensor:
+    """Match by query and key with all heads' scores in memory at once."""
+    query, key = (tensor.flatten(2, 3) for tensor in (inputs.query, inputs.key))
+
+    def mean_map(asking: Tensor, answering: Tensor) -> Tensor:
+        scores: Tensor = asking @ answering.transpose(-2, -1) / asking.shape[-1] ** 0.5
+        return scores.softmax(dim=-1).mean(dim=0)
+
+    return slow_read_out(
+        inputs,
+        lambda j: (mean_map(query[:, 0], key[:, j]) + mean_map(query[:, j], key[:, 0]).T) / 2,
+    )
+
+
+def slow_feature(inputs: Inputs) -> Tensor:
+    """Match by the raw dot product of features."""
+    feature = inputs.feature.flatten(2, 3).permute(1, 2, 0, 3).flatten(2)
+    return slow_read_out(inputs, lambda j: (feature[0] @ feature[j].T).softmax(dim=-1))
+
+
+def slow_attention(inputs: Inputs) -> Tensor:
+    """Give attention rows of the points over all tokens, every head's rows in memory at once."""
+    _, _, rows, cols, channels = inputs.query.shape
+    row, col = (inputs.points_xy_px / STRIDE_PX).round().long().to(inputs.query.device).unbind(dim=-1)
+    asking = inputs.query[:, 0].flatten(1, 2)[:, row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1)]
+    answering = torch.cat([inputs.text_key, inputs.key.flatten(1, 3)], dim=1)
+    return (asking @ answering.transpose(-2, -1) / channels**0.5).softmax(dim=-1).mean(dim=0)
+
+
+def slow_read_out(inputs: Inputs, correlation: Callable[[int], Tensor]) -> Tensor:
+    """Second softmax, best match of every token, bilinear read-out of that map, and a linear resize in time."""
+    _, num_latent_frames, rows, cols, _ = inputs.query.shape
+    device = inputs.query.device
+    points = inputs.points_xy_px.to(device)
+    margin = cols / 64
+    at = 2 * points / STRIDE_PX / torch.tensor([cols - margin, rows - margin], device=device) - 1
+    positions = [points]
+    for latent_frame in range(1, num_latent_frames):
+        best = correlation(latent_frame).softmax(dim=-1).argmax(dim=-1)
+        best_xy = torch.stack([best % cols, best // cols]).float().reshape(1, 2, rows, cols)
+        read = torch.nn.functional.grid_sample(best_xy, at[None, None], align_corners=True)
+        positions.append(read[0, :, 0].T * STRIDE_PX)
+    track = torch.stack(positions).permute(1, 2, 0)
+    size = 1 + 4 * (num_latent_frames - 1)
+    return torch.nn.functional.interpolate(track, size=size, mode="linear").permute(2, 0, 1)
+
+
+PARTS: dict[str, tuple[Callable[[Inputs, MatchingParams], Tensor], Callable[[Inputs], Tensor]]] = {
+    "query_key": (ours_query_key, slow_query_key),
+    "feature": (ours_feature, slow_feature),
+    "attention": (ours_attention, slow_attention),
+}
+
+
+@contextmanager
+def peak_memory(device: str) -> Iterator[list[float]]:
+    """Measure the most memory held above what was held before, in MB; empty where the system does not tell."""
+    measured: list[float] = []
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield measured
+        measured.append((torch.cuda.max_memory_allocated() - before) / 2**20)
+        return
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not clear.exists():
+        yield measured
+        return
+    clear.write_text("5")
+    before_kb = _status_kb(status, "VmRSS")
+    yield measured
+    measured.append((_status_kb(status, "VmHWM") - before_kb) / 1024)
+
+
+def _status_kb(status: Path, field: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+
+def timed(function: Callable[[], Tensor], device: str, repeats: int) -> tuple[float, float | None, Tensor]:
+    """Give the median seconds, the peak of extra memory in MB and the result; on CUDA after a warm-up run."""
+    cuda = device.startswith("cuda")
+    if cuda:
+        function()
+    seconds = []
+    with peak_memory(device) as peak:
+        for _ in range(repeats):
+            if cuda:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            result = function()
+            if cuda:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)), (peak[0] if peak else None), result
+
+
+def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any]:
+    """Run both versions of all three parts."""
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    inputs = make_inputs(shape, device, dtype)
+    few = replace(inputs, points_xy_px=grid_points(replace(shape, points=24)))
+    parts: dict[str, Any] = {}
+    for part, (ours, slow) in PARTS.items():
+        fast_s, fast_mb, fast_result = timed(lambda ours=ours: ours(inputs, RELEASED), device, repeats)
+        few_s, _, _ = timed(lambda ours=ours: ours(few, RELEASED), device, repeats)
+        slow_s, slow_mb, slow_result = timed(lambda slow=slow: slow(inputs), device, max(1, repeats // 3))
+        parts[part] = {
+            "seconds": fast_s,
+            "seconds_24_points": few_s,
+            "slow_seconds": slow_s,
+            "ratio": slow_s / fast_s,
+            "extra_mb": fast_mb,
+            "slow_extra_mb": slow_mb,
+        }
+        if part != "attention":
+            parts[part]["same_within_0.01px"] = float(((fast_result - slow_result).abs() < 0.01).all(-1).float().mean())
+        print(part, json.dumps(parts[part]))
+    total = {key: sum(part[key] for part in parts.values()) for key in ("seconds", "seconds_24_points", "slow_seconds")}
+    return {
+        "shape_name": name,
+        "shape": asdict(shape),
+        "dtype": str(dtype),
+        "parts": parts,
+        "total": {**total, "ratio": total["slow_seconds"] / total["seconds"]},
+        "agreement_with_expected": agreement(inputs) if name == "recipe" else None,
+        "machine": machine(device),
+    }
+
+
+def agreement(inputs: Inputs) -> dict[str, float] | None:
+    """Compare with the recipe's expected numbers, where they are present."""
+    path = FIXTURES / "bench_expected.npz"
+    if not path.exists():
+        return None
+    expected = np.load(path)
+    found = {
+        "trajectory_qk": ours_query_key(inputs, RELEASED),
+        "trajectory_feat": ours_feature(inputs, RELEASED),
+    }
+    shares = {
+        name: float((np.abs(track.float().cpu().numpy() - expected[name][0]) < 0.01).all(axis=-1).mean())
+        for name, track in found.items()
+    }
+    mask = torch.ones(inputs.text_key.shape[1], dtype=torch.bool, device=inputs.query.device)
+    three = tokens_of(inputs, RELEASED)[[0, 137, 399]]
+    rows = attention_rows(inputs.query, inputs.key, inputs.text_key, mask, three, params=RELEASED)
+    return {
+        **shares,
+        "attention_largest_error": float(np.abs(rows.cpu().numpy() - expected["attn_weight_rows"]).max()),
+    }
+
+
+def scaling(device: str) -> dict[str, Any]:
+    """Time query-key matching against points, tokens, heads and frames, one at a time around the small shape."""
+    base = replace(SHAPES["small"], heads=8, frames=9)
+    axes: dict[str, dict[int, Shape]] = {
+        "points": {n: replace(base, points=n) for n in (4, 16, 64, 144, 400)},
+        "tokens per frame": {r * 24: replace(base, rows=r) for r in (8, 16, 24, 32, 48)},
+        "heads": {h: replace(base, heads=h) for h in (4, 8, 16, 24, 32)},
+        "latent frames": {f: replace(base, frames=f) for f in (3, 5, 9, 13, 17)},
+    }
+    params = MatchingParams.preset("corrected")
+    seconds: dict[str, dict[int, float]] = {}
+    for axis, shapes in axes.items():
+        seconds[axis] = {}
+        for size, shape in shapes.items():
+            inputs = make_inputs(shape, device, torch.float32)
+            seconds[axis][size] = timed(lambda inputs=inputs: ours_query_key(inputs, params), device, 3)[0]
+    return {"base": asdict(base), "seconds": seconds, "machine": machine(device)}
+
+
+def draw_scaling(result: dict[str, Any], path: Path) -> None:
+    """Draw the four curves of `scaling` in one picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3), sharey=True, layout="constrained")
+    for axis, (name, seconds) in zip(axes, result["seconds"].items(), strict=True):
+        axis.plot(list(seconds), [1000 * value for value in seconds.values()], marker="o")
+        axis.set(xlabel=name, ylim=(0, None), xlim=(0, None))
+    axes[0].set_ylabel("query-key matching, ms")
+    figure.savefig(path, dpi=120)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Say where the numbers come from."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "system": platform.system()}
+
+
+def main() -> None:
+    """Parse the command line, run, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=[*SHAPES, "all"], default="recipe")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scaling", action="store_true", help="time against points, tokens, heads and frames instead")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    RESULTS.mkdir(exist_ok=True)
+    if arguments.scaling:
+        result = scaling(arguments.device)
+        draw_scaling(result, RESULTS / f"matching_scaling_{arguments.device}.png")
+        (RESULTS / f"matching_scaling_{arguments.device}.json").write_text(json.dumps(result, indent=2) + "\n")
+        return
+    for name in SHAPES if arguments.shape == "all" else [arguments.shape]:
+        result = compare(name, SHAPES[name], arguments.device, arguments.repeats)
+        print(name, json.dumps(result["total"]), json.dumps(result["agreement_with_expected"]))
+        (RESULTS / f"matching_{name}_{arguments.device}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
