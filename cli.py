@@ -1,1 +1,277 @@
-app=None
+"""The command line: one verb per question; it calls the library, or DVC."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from difftrack.datasets import Clip
+    from difftrack.extraction import ClipExtraction
+    from difftrack.tracking import ChunkDescriptors, PredictedTracks
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Where video diffusion transformers keep track of points: measure it, track with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StoreArgument = Annotated[
+    str, typer.Argument(help="Folder or URL of a store, such as data/descriptors/small/analysis.")
+]
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn what a person can mend into one line on stderr and exit status 1."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"difftrack: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _verb(function: Callable[P, None]) -> Callable[P, None]:
+    @app.command()
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        with _one_line_errors():
+            function(*args, **kwargs)
+
+    return guarded
+
+
+@_verb
+def info(store: StoreArgument) -> None:
+    """Say what a store holds."""
+    from difftrack.store import StoreError, open_store
+
+    opened = open_store(store)
+    layouts: dict[str, list[str]] = {}
+    for group in opened.groups():
+        try:
+            layouts.setdefault(_describe(opened.spec(group), opened.params(group).dtype), []).append(group)
+        except StoreError as error:
+            layouts.setdefault(str(error), []).append(group)
+    size = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
+    on_disk = f", {size / 1e6:.1f} MB on disk" if size else ""
+    typer.echo(f"{store}: {sum(map(len, layouts.values()))} groups{on_disk}")
+    for layout, groups in layouts.items():
+        typer.echo(f"\n{', '.join(groups)}\n{layout}")
+
+
+@_verb
+def query(
+    store: StoreArgument,
+    clip: Annotated[str, typer.Option(help="Name of the clip.")],
+    step: Annotated[int, typer.Option(help="Denoising step, 0 = noisiest.")],
+    layer: Annotated[int, typer.Option(help="Layer, 0-based.")],
+    point: Annotated[str, typer.Option(help="x,y in pixels of the clip, in the first stored frame.")],
+    frame: Annotated[int | None, typer.Option(help="Only this video frame.")] = None,
+    chunk: Annotated[int | None, typer.Option(help="Chunk, in a tracking view.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the match probabilities into this file.")] = None,
+    clips: Annotated[Path, typer.Option(help="Folder of the clips, for the picture.")] = Path("data/clips"),
+) -> None:
+    """Find one point of a clip again in its other frames, from stored queries and keys."""
+    from difftrack.datasets import read_clip
+    from difftrack.media import write_image
+    from difftrack.reports import draw_query, query_point
+    from difftrack.store import open_store
+
+    opened, (point_xy_px, *others) = open_store(store), _points(point)
+    if others:
+        raise typer.BadParameter(f"--point is {point!r}; one point is wanted")
+    matches = query_point(opened, clip=clip, step=step, layer=layer, point_xy_px=point_xy_px, frame=frame, chunk=chunk)
+    typer.echo("frame\tx_px\ty_px\tprobability\tmargin")
+    for match in matches:
+        typer.echo(f"{match.frame}\t{match.x_px:.2f}\t{match.y_px:.2f}\t{match.probability:.4f}\t{match.margin:.4f}")
+    if png is not None:
+        picture = draw_query(
+            opened,
+            read_clip(clips, clip),
+            step=step,
+            layer=layer,
+            point_xy_px=point_xy_px,
+            frame=frame,
+            chunk=chunk,
+        )
+        write_image(png, picture)
+
+
+@_verb
+def verify(store: StoreArgument) -> None:
+    """Check every byte of a store; exit status 1 where something is damaged or missing."""
+    from difftrack.store import open_store
+
+    checks = list(open_store(store).verify())
+    damaged = [check for check in checks if check.problem]
+    for check in damaged:
+        typer.echo(f"{check.path} {check.problem}")
+    typer.echo(f"{store}: {len(checks)} files checked, {len(damaged)} damaged")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@_verb
+def models() -> None:
+    """List the backbones that have a name, and whether their weights are on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from difftrack.backbones import ALIASES, CHECKPOINTS, SHIPPED
+
+    aliases = {name: alias for alias, name in ALIASES.items()}
+    rows = [
+        ("name", "weights here", "checkpoint", "also called"),
+        (f"path:{SHIPPED}", "ships with the project", "", ""),
+    ]
+    for name, checkpoint in CHECKPOINTS.items():
+        cached = isinstance(try_to_load_from_cache(checkpoint, "model_index.json"), str)
+        rows.append((name, "yes" if cached else "no", checkpoint, aliases.get(name, "")))
+    columns = list(zip(*rows, strict=True))
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(max(map(len, column))) for cell, column in zip(row, columns, strict=True)))
+
+
+@_verb
+def track(
+    video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
+    points: Annotated[str | None, typer.Option(help='Points in frame 0, pixels: "x,y x,y ...".')] = None,
+    grid: Annotated[int | None, typer.Option(help="Instead of points: a grid of so many along each side.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name or path:DIR; default: the first in the params.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tracks and the overlay video.")] = Path("tracks"),
+    params: Annotated[Path, typer.Option(help="What to run, from extract.tracking and track.")] = Path("params.yaml"),
+) -> None:
+    """Track points through a video: writes tracks as npz and csv, and the video with the tracks drawn on it."""
+    import numpy as np
+
+    from difftrack.annotation import query_grid
+    from difftrack.datasets import Clip
+    from difftrack.media import read_video
+    from difftrack.reports import write_own_tracks
+
+    if (points is None) == (grid is None):
+        raise typer.BadParameter("give either --points or --grid")
+    read = read_video(video)
+    clip = Clip(name=_clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
+    if points is not None:
+        queries = np.asarray([(0, x, y) for x, y in _points(points)], dtype=np.float32)
+    else:
+        queries = query_grid(clip.height, clip.width, grid or 0)
+    tracks = _track_clip(clip, queries, backbone, params)
+    for file in write_own_tracks(out, clip, queries, tracks):
+        typer.echo(file)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def repro(context: typer.Context) -> None:
+    """Run what changed of the pipeline; arguments are those of `dvc repro`."""
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args]))
+
+
+def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
+    grid = spec.grid
+    rows = {
+        "steps": ", ".join(map(str, spec.steps)),
+        "layers": ", ".join(map(str, spec.layers)),
+        "heads": ", ".join(map(str, spec.heads)),
+        "kinds": f"{', '.join(spec.kinds)} of {spec.num_channels} channels, {dtype}",
+        "tokens": f"{grid.num_latent_frames} x {grid.rows} x {grid.cols} (latent frames x rows x cols)",
+        "frames": ", ".join(map(str, spec.frames)),
+        "size": f"{spec.size[1]}x{spec.size[0]} px, clip {spec.clip_size[1]}x{spec.clip_size[0]} px",
+    }
+    return "\n".join(f"  {name:<7}{value}" for name, value in rows.items())
+
+
+def _points(text: str) -> list[tuple[float, float]]:
+    """Parse "x,y x,y ..."."""
+    try:
+        pairs = [tuple(float(number) for number in pair.split(",")) for pair in text.split()]
+    except ValueError:
+        pairs = []
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise typer.BadParameter(f"{text!r} is no list of points; wanted: x,y pairs with blanks between them")
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+def _clip_name(video: Path) -> str:
+    """The file's name as far as it can name files."""
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in video.stem) or "clip"
+
+
+def _track_clip(clip: "Clip", queries: "np.ndarray", backbone: str | None, params: Path) -> "PredictedTracks":
+    """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
+    from difftrack.backbones import ModelParams, load_backbone
+    from difftrack.extraction import Extractor, TrackingViewParams
+    from difftrack.geometry import rescale_points
+    from difftrack.params import parse
+    from difftrack.tracking import ChunkParams, TrackParams, chunk_schedule, select_sources, track_clip
+
+    values = _read_params(params)
+    view = dict(values["extract"]["tracking"])
+    chunking = parse(ChunkParams, view.pop("chunks", {}), "extract.tracking.chunks")
+    known = {field.name for field in dataclasses.fields(TrackParams)}  # the rest is about evaluation
+    section = parse(TrackParams, {key: value for key, value in values["track"].items() if key in known}, "track")
+    name = backbone or next(iter(values["backbones"]))
+    model = parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}")
+    extractor = Extractor(load_backbone(name, model), parse(TrackingViewParams, view, "extract.tracking"))
+    extraction = extractor.prepare(clip, chunks=chunk_schedule(clip.num_frames, chunking))
+    spec = next(iter(extraction.groups.values()))
+    best = params.parent / "data" / "scores" / name / "best_layers.json"
+    best_layers = json.loads(best.read_text())["layers"] if best.exists() else None
+    sources = select_sources(spec, section, best_layers=best_layers)
+    chunks = [_chunk(extraction, group, sources) for group in _progress(extraction.groups, "extract")]
+    clip_size = (clip.height, clip.width)
+    seen = queries.copy()
+    seen[:, 1:] = rescale_points(queries[:, 1:], from_size=clip_size, to_size=spec.size)
+    tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=section)
+    return tracks.rescaled(from_size=spec.size, to_size=clip_size)
+
+
+def _read_params(path: Path) -> dict[str, Any]:
+    import yaml
+
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    for section in ("extract", "track", "backbones"):
+        if not isinstance(values, dict) or not isinstance(values.get(section), dict):
+            raise ValueError(f"{path}: section {section} is missing")
+    return values
+
+
+def _chunk(extraction: "ClipExtraction", group: str, sources: Sequence[tuple[int, int]]) -> "ChunkDescriptors":
+    """Run one chunk of frames and hold what is asked for in memory."""
+    import torch
+
+    from difftrack.tracking import ChunkDescriptors
+
+    def tensor(values: "np.ndarray") -> "torch.Tensor":
+        found = torch.from_numpy(values)
+        return found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
+
+    units = {(unit.step, unit.layer): unit.arrays for unit in extraction.units(group, sources)}
+    spec = extraction.groups[group]
+    return ChunkDescriptors(
+        frames=spec.frames,
+        read=lambda step, layer: (tensor(units[step, layer]["query"]), tensor(units[step, layer]["key"])),
+        heads=spec.heads,
+    )
+
+
+def _progress(items: Iterable[T], description: str) -> Iterable[T]:
+    """A progress bar where somebody watches."""
+    from rich.progress import track as progress
+
+    return progress(list(items), description=description, disable=not sys.stderr.isatty())

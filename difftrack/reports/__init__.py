@@ -1,9 +1,12 @@
 """Artifacts to tables, figures and overlays; the only room that rounds, styles, or says percent."""
 
 from difftrack.reports._analysis import ScoreMaps
+from difftrack.reports._artifacts import methods_from_metrics, read_tracked_clip
 from difftrack.reports._footage import Footage
 from difftrack.reports._overlay import OverlayParams, draw_tracks
+from difftrack.reports._own_tracks import write_own_tracks
 from difftrack.reports._params import ReportParams
+from difftrack.reports._query import PointMatch, draw_query, query_point
 from difftrack.reports._report import BackboneResults, example_clips, write_report
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip
 
@@ -12,11 +15,17 @@ __all__ = [
     "Footage",
     "Method",
     "OverlayParams",
+    "PointMatch",
     "ReportParams",
     "ScoreMaps",
     "TapVidScores",
     "TrackedClip",
+    "draw_query",
     "draw_tracks",
     "example_clips",
+    "methods_from_metrics",
+    "query_point",
+    "read_tracked_clip",
+    "write_own_tracks",
     "write_report",
 ]

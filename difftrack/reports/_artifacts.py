@@ -1,16 +1,16 @@
 """Reads what the score and track stages wrote."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from difftrack.datasets import Tracks
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip
+from difftrack.tracking import read_predictions
 
-__all__ = ["methods_from_metrics", "read_predictions"]
+__all__ = ["methods_from_metrics", "read_tracked_clip"]
 
 _TRACKER = "tracker"
 _NAMES = {"no_motion": "no motion", "lucas_kanade": "Lucas-Kanade"}
@@ -41,7 +41,7 @@ def methods_from_metrics(metrics: Mapping[str, Any], *, backbone: str) -> list[M
         raise ValueError(f"metrics.json of {backbone} cannot be used ({error!r}); run the track stage again") from error
 
 
-def read_predictions(path: Path, truth: Tracks, *, backbone: str) -> TrackedClip:
+def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedClip:
     """Read one clip's tracks as the track stage wrote them, the truth cut to the frames and points that were tracked.
 
     Args:
@@ -50,29 +50,18 @@ def read_predictions(path: Path, truth: Tracks, *, backbone: str) -> TrackedClip
         backbone: What the tracker is called here.
 
     Raises:
-        ValueError: the file is missing or does not hold tracks of this clip.
+        ValueError: the file holds no predictions, or those of other points.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            stored = dict(arrays)
-        num_frames = len(stored["visible"])
-        trackers = [name.removesuffix("visible").rstrip("_") for name in stored if name.endswith("visible")]
-        methods = {_name(tracker or _TRACKER, backbone): _tracks(stored, tracker, truth) for tracker in trackers}
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: holds no usable tracks ({error}); run the track stage again") from error
+    query_points, predictions = read_predictions(path)
+    num_frames = min(len(tracks.visible) for tracks in predictions.values())
     kept = truth.select(truth.query_points[:, 0] < num_frames)
-    cut = {"points_xy_px": kept.points_xy_px[:num_frames], "visible": kept.visible[:num_frames]}
-    return TrackedClip(name=path.stem, truth=_like(truth, kept.query_points, truth.tracker, **cut), methods=methods)
-
-
-def _tracks(stored: Mapping[str, np.ndarray], tracker: str, truth: Tracks) -> Tracks:
-    prefix = f"{tracker}_" if tracker else ""
-    arrays = {name: stored[f"{prefix}{name}"] for name in ("points_xy_px", "visible")}
-    return _like(truth, stored["query_points"], tracker or _TRACKER, **arrays)
-
-
-def _like(truth: Tracks, query_points: np.ndarray, tracker: str, **arrays: np.ndarray) -> Tracks:
-    return Tracks(query_points=query_points, height=truth.height, width=truth.width, tracker=tracker, **arrays)
+    if kept.query_points.shape != query_points.shape:
+        raise ValueError(
+            f"{path} holds {len(query_points)} points and the truth {kept.num_points}; run the track stage again"
+        )
+    cut = replace(kept, points_xy_px=kept.points_xy_px[:num_frames], visible=kept.visible[:num_frames])
+    methods = {_name(tracker, backbone): tracks for tracker, tracks in predictions.items()}
+    return TrackedClip(name=path.stem, truth=cut, methods=methods)
 
 
 def _name(tracker: str, backbone: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def draw_attention_mass(masses: Mapping[str, xr.DataArray], *, layers: Sequence[
 
 
 @styled
-def draw_delta_by_threshold(methods: Mapping[str, Sequence[float]], thresholds_px: Sequence[float]) -> Figure:
+def draw_delta_by_threshold(methods: Mapping[str, Sequence[float]], thresholds_px: Sequence[int]) -> Figure:
     """Draw the share of points within a distance of the truth, against that distance.
 
     Args:
@@ -120,7 +120,7 @@ def _method_colors(methods: Mapping[str, object]) -> dict[str, str]:
 
 
 def _label_ends(
-    ax: Axes, positions: Float[np.ndarray, " at"], curves: Mapping[str, np.ndarray], *, colors: Sequence[str]
+    ax: Axes, positions: Int[np.ndarray, " at"], curves: Mapping[str, np.ndarray], *, colors: Sequence[str]
 ) -> None:
     """Name each curve at its right end, instead of a legend."""
     ends = np.asarray([_last_finite(values) for values in curves.values()], dtype=np.float64)

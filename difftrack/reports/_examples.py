@@ -14,8 +14,9 @@ from difftrack.geometry import rescale_points, token_to_px
 from difftrack.media import write_image
 from difftrack.reports._page import Section, Strip, Strips
 from difftrack.reports._strips import draw_match_strip, frame_strip, pca_colors, pca_strip, spread_indices
+from difftrack.store import Store, clip_group
 
-__all__ = ["ExampleClip", "View", "examples_sections", "moving_points"]
+__all__ = ["ExampleClip", "View", "examples_sections", "match_strips", "moving_points", "stored_example"]
 
 _MATCH_TILES = 5
 _COLOR_TILES = 3
@@ -53,7 +54,7 @@ class ExampleClip:
     """Video frame that each latent frame describes."""
     size: tuple[int, int]
     """(height, width) at which the backbone saw the clip, pixels."""
-    stride_px: int
+    stride_px: float
     kinds: tuple[str, ...]
     read: Callable[[str, View], Descriptor]
     """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
@@ -82,6 +83,78 @@ def moving_points(tracks: Tracks, *, num: int) -> Tracks:
         apart = np.linalg.norm(path[0][movers][:, None] - path[0][chosen][None], axis=-1).min(axis=1)
         chosen.append(int(movers[apart.argmax()]))
     return tracks.select(np.isin(np.arange(tracks.num_points), from_start[chosen]))
+
+
+def stored_example(
+    store: Store,
+    clip: Clip,
+    points_xy_px: Float[np.ndarray, "point xy"],
+    *,
+    truth: Tracks | None = None,
+    chunk: int | None = None,
+) -> ExampleClip:
+    """Draw points of a clip from what a store holds of it.
+
+    Args:
+        store: Descriptors of one backbone.
+        clip: The clip's frames.
+        points_xy_px: Points in its first stored frame, (x, y) in pixels of the clip.
+        truth: Tracks of the same points.
+        chunk: The chunk, in a tracking view.
+
+    Raises:
+        ValueError: a point lies outside the clip.
+        StoreError: the store lacks the clip.
+    """
+    spec = store.spec(clip_group(clip.name, chunk))
+    for x, y in points_xy_px.tolist():
+        if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
+            raise ValueError(f"point ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px")
+
+    def read(kind: str, view: View) -> Descriptor:
+        values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head, chunk=chunk)
+        return values if view.head is None else values[None]
+
+    return ExampleClip(
+        clip=clip,
+        frames=spec.frames,
+        size=spec.size,
+        stride_px=float(spec.grid.stride_px),
+        kinds=spec.kinds,
+        read=read,
+        points_xy_px=points_xy_px,
+        truth=truth,
+    )
+
+
+def match_strips(
+    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams
+) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
+    """Draw one strip per point of an example.
+
+    Args:
+        example: The clip and its points.
+        view: Which descriptors.
+        targets: Latent frames, a tile each.
+        matching: How probabilities are made of queries and keys.
+    """
+    query, key = (_tensor(example.read(kind, view)) for kind in ("query", "key"))
+    frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
+    seen_px = rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size)
+    points = points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
+    maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
+    best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
+    best_px = token_to_px(best, stride_px=example.stride_px).numpy()
+    best_px = rescale_points(best_px, from_size=example.size, to_size=clip_size)
+    for point, point_xy in enumerate(example.points_xy_px):
+        yield draw_match_strip(
+            frames[example.frames[0]],
+            frames[[example.frames[target] for target in targets]],
+            np.stack([of_frame[point].numpy() for of_frame in maps]),
+            point_xy_px=point_xy,
+            matches_xy_px=best_px[:, point],
+            truth_xy_px=_true_positions(example, point, targets),
+        )
 
 
 def examples_sections(
@@ -133,7 +206,7 @@ def _match_blocks(
     targets = [1 + index for index in spread_indices(len(example.frames) - 1, most=_MATCH_TILES)]
     rows: list[list[Strip]] = [[] for _ in example.points_xy_px]
     for view in views:
-        for point, strip in enumerate(_match_strips(example, view, targets, matching)):
+        for point, strip in enumerate(match_strips(example, view, targets, matching)):
             image = Path("strips") / f"{backbone}-{name}-point{point}-{view.slug}.png"
             write_image(folder / image, strip)
             rows[point].append(Strip(view.label, image.as_posix()))
@@ -141,32 +214,10 @@ def _match_blocks(
         yield Strips(
             title=f"{name}, point ({x:.0f}, {y:.0f}).",
             caption="First column: the point in frame 0. Then its match probability over the tokens of later frames, "
-            "each picture scaled to its own maximum. Ring: the most probable token; cross: the truth, where the point is seen.",
+            "each picture scaled to its own maximum. Ring: the most probable token; cross: the truth, where the "
+            "point is seen.",
             columns=["query point", *(f"frame {example.frames[target]}" for target in targets)],
             rows=strips,
-        )
-
-
-def _match_strips(
-    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams
-) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
-    """One strip per point of the example."""
-    query, key = (_tensor(example.read(kind, view)) for kind in ("query", "key"))
-    frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
-    seen_px = rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size)
-    points = points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
-    maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
-    best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
-    best_px = token_to_px(best, stride_px=example.stride_px).numpy()
-    best_px = rescale_points(best_px, from_size=example.size, to_size=clip_size)
-    for point, point_xy in enumerate(example.points_xy_px):
-        yield draw_match_strip(
-            frames[0],
-            frames[[example.frames[target] for target in targets]],
-            np.stack([of_frame[point].numpy() for of_frame in maps]),
-            point_xy_px=point_xy,
-            matches_xy_px=best_px[:, point],
-            truth_xy_px=_true_positions(example, point, targets),
         )
 
 

@@ -144,7 +144,7 @@ def _draw_points(
             cv2.circle(picture, center, rim, (20, 20, 20), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.circle(picture, center, radius, colors[point], -1, cv2.LINE_AA, _SUBPIXEL_BITS)
         else:
-            cv2.circle(picture, center, radius, (20, 20, 20), 2, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.circle(picture, center, rim, (20, 20, 20), 1, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.circle(picture, center, radius, colors[point], 1, cv2.LINE_AA, _SUBPIXEL_BITS)
     return picture
 

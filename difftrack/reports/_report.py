@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Clip, Tracks
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
-from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points
+from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
 from difftrack.reports._footage import Footage
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
@@ -37,7 +36,6 @@ class BackboneResults:
     tracked: Sequence[TrackedClip]
     methods: Sequence[Method]
     """The backbone's tracks first, then what they are compared with."""
-    thresholds_px: Sequence[float]
     provenance: Mapping[str, Any]
     """What the descriptors depend on, as recorded in the store."""
 
@@ -112,9 +110,7 @@ def _backbone_sections(
     if backbone.tracked:
         drawn = backbone.tracked[: params.max_videos]
         tracks = tracks_section(name, drawn, footage, folder=folder, params=params.overlay, progress=progress)
-        results = results_section(
-            name, backbone.methods, backbone.tracked, thresholds_px=backbone.thresholds_px, folder=folder
-        )
+        results = results_section(name, backbone.methods, backbone.tracked, folder=folder)
         sections += [tracks, results]
     views = _chosen_views(scores, params)
     matching = MatchingParams.preset(scores.convention)
@@ -140,29 +136,10 @@ def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[View]:
 
 
 def _example(store: Store, clip: Clip, tracks: Tracks, params: ReportParams) -> ExampleClip:
-    spec = store.spec(clip.name)
-    truth = moving_points(tracks, num=_EXAMPLE_POINTS) if params.positions == "auto" else None
-    points = truth.query_points[:, 1:] if truth else np.asarray(params.positions, dtype=np.float32)
-    for x, y in points.tolist():
-        if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
-            raise ValueError(
-                f"report.positions: ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px"
-            )
-
-    def read(kind: str, view: View) -> Float[np.ndarray, "head latent_frame row col channel"]:
-        values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head)
-        return values if view.head is None else values[None]
-
-    return ExampleClip(
-        clip=clip,
-        frames=spec.frames,
-        size=spec.size,
-        stride_px=spec.grid.stride_px,
-        kinds=spec.kinds,
-        read=read,
-        points_xy_px=points,
-        truth=truth,
-    )
+    if params.positions != "auto":
+        return stored_example(store, clip, np.asarray(params.positions, dtype=np.float32))
+    truth = moving_points(tracks, num=_EXAMPLE_POINTS)
+    return stored_example(store, clip, truth.query_points[:, 1:], truth=truth)
 
 
 def _comparison(backbones: Sequence[BackboneResults]) -> Section:

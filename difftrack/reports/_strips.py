@@ -18,8 +18,6 @@ _RING_PX = 11
 _DARK = (20, 20, 20)
 _LIGHT = (255, 255, 255)
 
-Point = Sequence[float] | Float[np.ndarray, " xy"]
-
 
 def spread_indices(count: int, *, most: int) -> list[int]:
     """At most `most` indices below `count`, evenly spread, first and last among them."""
@@ -61,7 +59,7 @@ def draw_match_strip(
     target_frames: UInt8[np.ndarray, "tile row col rgb"],
     probabilities: Float[np.ndarray, "tile token_row token_col"],
     *,
-    point_xy_px: Sequence[float],
+    point_xy_px: Float[np.ndarray, " xy"],
     matches_xy_px: Float[np.ndarray, "tile xy"],
     truth_xy_px: Float[np.ndarray, "tile xy"] | None = None,
 ) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
@@ -104,7 +102,7 @@ def _heat_over(
     return mixed
 
 
-def _ring(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Point, scale: float) -> None:
+def _ring(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Float[np.ndarray, " xy"], scale: float) -> None:
     """Put a white ring with a dark rim around a point."""
     center = _fixed_point(tile, point_xy_px, scale)
     if center:
@@ -112,7 +110,7 @@ def _ring(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Point, scale: flo
         cv2.circle(tile, center, 16 * _RING_PX, _LIGHT, 2, cv2.LINE_AA, 4)
 
 
-def _cross(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Point, scale: float) -> None:
+def _cross(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Float[np.ndarray, " xy"], scale: float) -> None:
     """Put a white cross with a dark rim on a point."""
     center = _fixed_point(tile, point_xy_px, scale)
     if center:
@@ -123,7 +121,9 @@ def _cross(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Point, scale: fl
             cv2.line(tile, (x - arm, y + arm), (x + arm, y - arm), color, thickness, cv2.LINE_AA, 4)
 
 
-def _fixed_point(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Point, scale: float) -> tuple[int, int] | None:
+def _fixed_point(
+    tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Float[np.ndarray, " xy"], scale: float
+) -> tuple[int, int] | None:
     """Where OpenCV draws a point, in sixteenths of a pixel; None if it is not finite or far outside the tile."""
     x, y = (float(value) * scale for value in point_xy_px)
     if not (abs(x) < 4 * tile.shape[1] and abs(y) < 4 * tile.shape[0]):

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -152,7 +153,10 @@ def inline_svg(figure: Figure, *, name: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(
+        r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", svg
+    )  # equal colour bars get equal ids; nothing refers to them
     for color, variable in ((INK, "--ink"), (MUTED, "--muted"), (FAINT, "--faint")):
         svg = svg.replace(color, f"var({variable})")
     for reference in (' id="', "url(#", ' xlink:href="#'):

@@ -9,11 +9,13 @@ from jaxtyping import Float, UInt8
 
 from difftrack.datasets import Clip, Tracks
 from difftrack.media import write_video
+from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_frame
 from difftrack.reports._footage import Footage
 from difftrack.reports._overlay import OverlayParams, draw_tracks, side_by_side
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._save import save_figure
+from difftrack.tracking import PredictedTracks
 
 __all__ = [
     "Method",
@@ -36,7 +38,7 @@ class TrackedClip:
 
     name: str
     truth: Tracks
-    methods: Mapping[str, Tracks]
+    methods: Mapping[str, PredictedTracks]
     """Method name -> its tracks; the backbone's under its own name, first."""
 
 
@@ -121,7 +123,7 @@ def tracks_section(
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     for tracked in clips:
         clip, truth = footage.read(tracked.name), tracked.truth
-        joined = side_by_side([_draw(clip, tracks, params) for tracks in (truth, tracked.methods[backbone])])
+        joined = _side_by_side(clip, tracked, backbone, params)
         video = Path("videos") / f"{backbone}-{clip.name}.mp4"
         write_video(folder / video, joined, clip.fps, lossless=False)
         detail = f"{clip.source}, {clip.num_frames} frames, {truth.num_points} points, truth: {truth.tracker}"
@@ -145,19 +147,12 @@ def tracks_section(
     )
 
 
-def results_section(
-    backbone: str,
-    methods: Sequence[Method],
-    clips: Sequence[TrackedClip],
-    *,
-    thresholds_px: Sequence[float],
-    folder: Path,
-) -> Section:
+def results_section(backbone: str, methods: Sequence[Method], clips: Sequence[TrackedClip], *, folder: Path) -> Section:
     """Table of TAP-Vid metrics, the two curves behind it, and every clip's numbers."""
-    table = _methods_table(methods, thresholds_px)
+    table = _methods_table(methods)
     figures = [
         save_figure(
-            draw_delta_by_threshold({method.name: method.mean.deltas for method in methods}, thresholds_px),
+            draw_delta_by_threshold({method.name: method.mean.deltas for method in methods}, THRESHOLDS_PX),
             folder=folder,
             name=f"{backbone}-delta-by-threshold",
             title="Share of points within a distance.",
@@ -186,9 +181,17 @@ def results_section(
     )
 
 
-def _draw(clip: Clip, tracks: Tracks, params: OverlayParams) -> UInt8[np.ndarray, "frame row col rgb"]:
-    query_frames = tracks.query_points[:, 0].astype(int).tolist()
-    return draw_tracks(clip.frames, tracks.points_xy_px, tracks.visible, query_frames=query_frames, params=params)
+def _side_by_side(
+    clip: Clip, tracked: TrackedClip, backbone: str, params: OverlayParams
+) -> UInt8[np.ndarray, "frame row col rgb"]:
+    truth, found = tracked.truth, tracked.methods[backbone]
+    frames, query_frames = clip.frames[: truth.num_frames], truth.query_points[:, 0].astype(int).tolist()
+    return side_by_side(
+        [
+            draw_tracks(frames, tracks.points_xy_px, tracks.visible, query_frames=query_frames, params=params)
+            for tracks in (truth, found)
+        ]
+    )
 
 
 def _comparison(methods: Sequence[Method]) -> str:
@@ -198,7 +201,7 @@ def _comparison(methods: Sequence[Method]) -> str:
     return f"{lead}, against {beside}." if beside else f"{lead}."
 
 
-def _methods_table(methods: Sequence[Method], thresholds_px: Sequence[float]) -> Table:
+def _methods_table(methods: Sequence[Method]) -> Table:
     values = [
         [method.mean.delta_avg, method.mean.average_jaccard, method.mean.occlusion_accuracy, *method.mean.deltas]
         for method in methods
@@ -208,7 +211,7 @@ def _methods_table(methods: Sequence[Method], thresholds_px: Sequence[float]) ->
         caption="Percent, at 256x256, mean over clips. δ avg: mean share of visible points within 1 to 16 px. AJ: "
         "Jaccard, which also asks for visibility. OA: share of frames in which visibility is right. Best of each "
         "column in bold.",
-        head=["method", "δ avg", "AJ", "OA", *(f"δ {threshold:g} px" for threshold in thresholds_px)],
+        head=["method", "δ avg", "AJ", "OA", *(f"δ {threshold:g} px" for threshold in THRESHOLDS_PX)],
         rows=[[method.name, *map(number, row)] for method, row in zip(methods, values, strict=True)],
         best=_best_of_columns(np.asarray(values)),
     )

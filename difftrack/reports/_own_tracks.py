@@ -1,0 +1,51 @@
+"""Tracks of somebody's own video, for reading on: arrays, a table, and the video with the tracks drawn on it."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from difftrack.datasets import Clip
+from difftrack.media import write_video
+from difftrack.reports._overlay import OverlayParams, draw_tracks
+from difftrack.tracking import PredictedTracks, write_predictions
+
+__all__ = ["write_own_tracks"]
+
+_SMALLEST_RADIUS_PX = 2.0
+_WIDTH_PER_RADIUS = 200
+
+
+def write_own_tracks(
+    folder: Path, clip: Clip, query_points: Float[np.ndarray, "point txy"], tracks: PredictedTracks
+) -> list[Path]:
+    """Write <clip>.npz, <clip>.csv with a row per frame and point, and <clip>.mp4 in the clip's own size.
+
+    Args:
+        folder: Made if missing.
+        clip: The clip that was tracked.
+        query_points: (frame, x, y) in pixels of the clip.
+        tracks: Where those points went, in pixels of the clip.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays, table, video = (folder / f"{clip.name}.{ending}" for ending in ("npz", "csv", "mp4"))
+    write_predictions(arrays, query_points, {"tracker": tracks})
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "point", "x_px", "y_px", "visible", "confidence"])
+        for (frame, point), visible in np.ndenumerate(tracks.visible):
+            x, y = tracks.points_xy_px[frame, point].tolist()
+            writer.writerow([frame, point, x, y, int(visible), float(tracks.confidence[frame, point])])
+    drawn = draw_tracks(
+        clip.frames[: len(tracks.visible)],
+        tracks.points_xy_px,
+        tracks.visible,
+        query_frames=query_points[:, 0].astype(int).tolist(),
+        params=OverlayParams(upscale=1, point_radius_px=max(_SMALLEST_RADIUS_PX, clip.width / _WIDTH_PER_RADIUS)),
+    )
+    write_video(video, drawn, clip.fps, lossless=False)
+    return [arrays, table, video]

@@ -1,0 +1,310 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_results import backbone_results, clip, footage, score_map, score_maps, tracks, write_store
+
+from difftrack.datasets import Tracks
+from difftrack.media import read_video
+from difftrack.reports import (
+    BackboneResults,
+    OverlayParams,
+    ReportParams,
+    ScoreMaps,
+    TrackedClip,
+    draw_query,
+    draw_tracks,
+    methods_from_metrics,
+    query_point,
+    read_tracked_clip,
+    write_report,
+)
+from difftrack.reports._curves import draw_accuracy_by_step
+from difftrack.reports._examples import moving_points
+from difftrack.reports._heatmaps import draw_score_maps
+from difftrack.reports._strips import pca_colors, spread_indices
+from difftrack.reports._style import inline_svg, point_colors, save_png, spread_labels
+from difftrack.reports._tracking import median_error_by_frame
+from difftrack.store import StoreError, open_store
+from difftrack.tracking import PredictedTracks, write_predictions
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("descriptors")
+    write_store(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    params = ReportParams()
+    write_report(folder, footage(), [backbone_results(store, params)], params=params)
+    return folder
+
+
+class Elements(HTMLParser):
+    """Attributes of all elements of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, *names: str) -> list[str]:
+        return [value for _, name, value in self.attributes if name in names]
+
+
+# --- the page
+
+
+def test_page_refers_to_nothing_but_files_beside_it(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    references = [value for value in Elements(page).values("src", "href", "xlink:href") if value[0] != "#"]
+    assert len(references) > 10
+    for reference in references:
+        assert reference.startswith("data:") or (report / reference).is_file(), reference
+    addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
+    assert all(address.startswith("http://www.w3.org/") for address in addresses), addresses
+
+
+def test_page_has_no_id_twice(report: Path) -> None:
+    ids = Elements((report / "index.html").read_text()).values("id")
+    assert sorted(set(ids)) == sorted(ids)
+
+
+def test_words_of_a_prompt_are_shown_and_not_obeyed(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    assert "a <b>square</b> moves" not in page
+    assert "a <b>square</b> moves" in Elements(page).text
+
+
+def test_same_results_give_the_same_report_byte_for_byte(report: Path, store: Path, tmp_path: Path) -> None:
+    params = ReportParams()
+    write_report(tmp_path, footage(), [backbone_results(store, params)], params=params)
+    files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert [file for file in files if (report / file).read_bytes() != (tmp_path / file).read_bytes()] == []
+
+
+def test_video_shows_truth_and_prediction_beside_each_other_at_twice_the_size(report: Path) -> None:
+    video = read_video(report / "videos" / "tiny-square.mp4")
+    num_frames, height, width = clip().frames.shape[:3]
+    assert video.frames.shape == (num_frames, 2 * height, 2 * (2 * width) + 8, 3)
+
+
+def test_headlines_say_what_the_scores_say(report: Path) -> None:
+    text = Elements((report / "index.html").read_text()).text
+    assert "87 %" in text
+    assert "+31 points" in text
+    assert "60.0" in text
+
+
+def test_each_backbone_gets_its_own_sections(store: Path, tmp_path: Path) -> None:
+    params = ReportParams(max_videos=0, clips=("square",), layers=(4,), steps=(49,))
+    first = backbone_results(store, params)
+    scores = ScoreMaps(**{name: getattr(first.scores, name) for name in ScoreMaps.__slots__} | {"backbone": "other"})
+    second = BackboneResults("other", scores, [], [], [], {"backbone": "other"})
+    write_report(tmp_path, footage(), [first, second], params=params)
+    anchors = Elements((tmp_path / "index.html").read_text()).values("id")
+    assert {"backbones", "tiny-where", "tiny-results", "other-where"} <= set(anchors)
+    assert "other-results" not in anchors
+
+
+def test_heads_named_in_the_params_are_drawn_one_by_one(store: Path, tmp_path: Path) -> None:
+    params = ReportParams(heads=(0, 1), layers=(4,), steps=(49,), positions=((12.0, 12.0),), max_videos=0)
+    write_report(tmp_path, footage(), [backbone_results(store, params)], params=params)
+    strips = {path.name for path in (tmp_path / "strips").iterdir()}
+    assert {f"tiny-square-point0-layer4-step49-head{head}.png" for head in (0, 1)} <= strips
+
+
+def test_position_outside_the_clip_is_named(store: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(99, 12\) lies outside clip square of 56x40"):
+        backbone_results(store, ReportParams(positions=((99.0, 12.0),)))
+
+
+def test_unknown_clip_is_named_with_those_there_are(store: Path) -> None:
+    with pytest.raises(ValueError, match="no clip 'circle'; have: square"):
+        backbone_results(store, ReportParams(clips=("circle",)))
+
+
+def test_empty_lists_in_the_params_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps is empty"):
+        ReportParams(steps=())
+
+
+# --- figures
+
+
+def test_figures_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("first.png", "second.png"):
+        save_png(draw_score_maps({"Matching accuracy": score_map(0.0, 1.0)}), tmp_path / name)
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+def test_ink_of_inline_figures_follows_the_page() -> None:
+    svg = inline_svg(draw_accuracy_by_step(score_map(0.0, 1.0), highlight=[4]), name="one")
+    assert svg.startswith("<svg")
+    assert "var(--ink)" in svg or "var(--muted)" in svg
+    assert "layer 4" in svg
+
+
+def test_score_maps_survive_empty_cells() -> None:
+    values = score_map(0.0, 1.0)
+    values[0, 1] = np.nan
+    assert "nan" not in inline_svg(draw_score_maps({"Matching accuracy": values}), name="one")
+
+
+def test_layers_are_ranked_by_their_best_step() -> None:
+    maps = score_maps()
+    assert maps.layers_by_accuracy() == [4, 1]
+    assert maps.best_cell() == (4, 49)
+
+
+def test_labels_are_pushed_apart_and_not_further_than_needed() -> None:
+    placed = spread_labels(np.asarray([10.0, 50.0, 11.0]), gap=3.0)
+    np.testing.assert_allclose(placed, [9.0, 50.0, 12.0])
+
+
+def test_tiles_are_spread_from_first_to_last() -> None:
+    assert spread_indices(13, most=4) == [0, 4, 8, 12]
+    assert spread_indices(2, most=5) == [0, 1]
+
+
+def test_tokens_with_equal_descriptors_have_equal_colours_in_all_frames() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(3, 11)).astype(np.float32)
+    labels = rng.integers(0, 3, size=(2, 5, 7))
+    colors = pca_colors(kinds[labels])
+    for kind in range(3):
+        assert len(np.unique(colors[labels == kind], axis=0)) == 1
+    assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 3
+
+
+# --- tracks
+
+
+def _one_point(num_frames: int, *, visible: list[bool] | None = None) -> np.ndarray:
+    """Frames of 13 x 19 px, drawn at four times the size: a point that moves 4 px to the right per frame."""
+    frames = np.full((num_frames, 13, 19, 3), 100, dtype=np.uint8)
+    points = np.asarray([[(2.5 + 4 * frame, 6.5)] for frame in range(num_frames)], dtype=np.float32)
+    seen = np.asarray(visible or [True] * num_frames)[:, None]
+    return draw_tracks(frames, points, seen, params=OverlayParams(upscale=4, brightness=1.0, trail_frames=3))
+
+
+def test_visible_point_is_filled_and_occluded_one_is_hollow() -> None:
+    drawn = _one_point(2, visible=[True, False])
+    color = point_colors(np.asarray([[2.5, 6.5]]))[0]
+    np.testing.assert_array_equal(drawn[0, 26, 10], color)
+    np.testing.assert_array_equal(drawn[1, 26, 26], (100, 100, 100))
+    assert (drawn[1, 20:33, 20:33] != 100).any()
+
+
+def test_trail_fades_behind_the_point() -> None:
+    drawn = _one_point(4).astype(int)
+    strength = [np.abs(drawn[frame, 26, 18] - 100).max() for frame in (1, 2, 3)]
+    assert strength[0] > strength[1] > strength[2] > 0
+
+
+def test_trail_does_not_bridge_an_occlusion() -> None:
+    drawn = _one_point(3, visible=[True, False, True])
+    np.testing.assert_array_equal(drawn[2, 26, 14:22], np.full((8, 3), 100))
+
+
+def test_point_is_not_drawn_before_its_query_nor_where_it_is_no_number() -> None:
+    frames = np.full((3, 13, 19, 3), 100, dtype=np.uint8)
+    points = np.full((3, 2, 2), 6.0, dtype=np.float32)
+    points[:, 1] = np.nan
+    drawn = draw_tracks(
+        frames, points, np.ones((3, 2), bool), query_frames=[2, 0], params=OverlayParams(brightness=1.0)
+    )
+    assert (drawn[:2] == 100).all()
+    assert (drawn[2] != 100).any()
+
+
+def test_points_are_coloured_by_their_start_and_not_by_their_number() -> None:
+    starts = np.asarray([(1.0, 2.0), (11.0, 3.0), (5.0, 17.0)])
+    colors = point_colors(starts)
+    np.testing.assert_array_equal(point_colors(starts[[2, 0, 1]]), colors[[2, 0, 1]])
+    assert len(np.unique(colors, axis=0)) == 3
+
+
+def test_error_is_measured_at_256_and_counted_from_the_query() -> None:
+    points = np.zeros((4, 2, 2), np.float32)
+    queries = np.asarray([(0, 0, 0), (2, 0, 0)], np.float32)
+    truth = Tracks(points, np.ones((4, 2), bool), queries, height=128, width=64, tracker="exact")
+    off = points.copy()
+    off[1:, 0] = [(1, 0), (0, 1), (3, 4)]
+    off[3, 1] = (0, 3)
+    found = PredictedTracks(off, truth.visible, np.ones((4, 2), np.float32))
+    errors = median_error_by_frame([TrackedClip("clip", truth, {"tiny": found})], "tiny")
+    np.testing.assert_allclose(errors, [(4 + 6) / 2, 2, np.hypot(12, 8)])
+
+
+def test_points_that_move_far_and_lie_apart_are_chosen() -> None:
+    starts = np.asarray([(5, 5), (6, 5), (40, 30), (20, 20)], np.float32)
+    motion = np.asarray([(0, 0), (9, 0), (8, 0), (0, 1)], np.float32)
+    points = starts + np.arange(3, dtype=np.float32)[:, None, None] * motion
+    queries = np.concatenate([np.zeros((4, 1), np.float32), starts], axis=1)
+    chosen = moving_points(Tracks(points, np.ones((3, 4), bool), queries, 53, 71, "exact"), num=2)
+    assert chosen.query_points[:, 1:].tolist() == [[6, 5], [40, 30]]
+
+
+# --- what other stages wrote
+
+
+def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_was_scored() -> None:
+    names = ["average_pts_within_thresh", "average_jaccard", *(f"pts_within_{px}" for px in (1, 2, 4, 8, 16))]
+    scores = dict.fromkeys(names, 0.25) | {"occlusion_accuracy": None}
+    metrics = {"mean": {"tracker": scores, "no_motion": scores}, "clips": {"square": {"tracker": scores}}}
+    best, still = methods_from_metrics(metrics, backbone="tiny")
+    assert (best.name, still.name) == ("tiny", "no motion")
+    assert best.mean.deltas == (0.25,) * 5
+    assert np.isnan(best.clips["square"].occlusion_accuracy)
+    assert still.clips == {}
+
+
+def test_metrics_that_lack_something_are_named() -> None:
+    with pytest.raises(ValueError, match=r"metrics.json of tiny cannot be used .*pts_within_1"):
+        methods_from_metrics({"mean": {"tracker": {}}, "clips": {}}, backbone="tiny")
+
+
+def test_truth_is_cut_to_what_was_tracked(tmp_path: Path) -> None:
+    truth = tracks()
+    found = PredictedTracks(truth.points_xy_px[:2], truth.visible[:2], np.ones((2, 2), np.float32))
+    write_predictions(tmp_path / "square.npz", truth.query_points, {"tracker": found})
+    tracked = read_tracked_clip(tmp_path / "square.npz", truth, backbone="tiny")
+    assert tracked.truth.num_frames == 2
+    assert list(tracked.methods) == ["tiny"]
+
+
+# --- one question to a store
+
+
+def test_query_follows_a_scene_that_moves_by_whole_tokens(store: Path) -> None:
+    matches = query_point(open_store(str(store)), clip="square", step=20, layer=4, point_xy_px=(12.0, 12.0))
+    assert [(match.frame, match.x_px, match.y_px) for match in matches] == [(0, 12, 12), (1, 20, 12), (2, 28, 12)]
+
+
+def test_query_can_ask_for_one_frame(store: Path) -> None:
+    opened = open_store(str(store))
+    (match,) = query_point(opened, clip="square", step=20, layer=4, point_xy_px=(12.0, 12.0), frame=2)
+    assert match.frame == 2
+    with pytest.raises(StoreError, match=r"frame 9 of square; there are \[0, 1, 2\]"):
+        query_point(opened, clip="square", step=20, layer=4, point_xy_px=(12.0, 12.0), frame=9)
+
+
+def test_query_picture_has_a_tile_for_the_point_and_one_for_each_later_frame(store: Path, tmp_path: Path) -> None:
+    picture = draw_query(open_store(str(store)), clip(), step=20, layer=4, point_xy_px=(12.0, 12.0))
+    tile_width = (picture.shape[1] - 2 * 6) // 3
+    assert picture.shape == (round(tile_width * 40 / 56), 3 * tile_width + 2 * 6, 3)

@@ -1,0 +1,107 @@
+"""Tiny results of every stage for one clip of a bright square that moves by whole tokens. No axis equals another."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from difftrack.datasets import Clip, Tracks
+from difftrack.geometry import TokenGrid
+from difftrack.reports import BackboneResults, Footage, Method, ReportParams, ScoreMaps, TapVidScores, TrackedClip
+from difftrack.reports import example_clips as choose_examples
+from difftrack.store import DescriptorSpec, create_group, open_store
+from difftrack.tracking import PredictedTracks, no_motion
+
+GRID = TokenGrid(num_latent_frames=3, rows=5, cols=7, stride_px=8, temporal_stride=1)
+LAYERS, STEPS, HEADS, CHANNELS = (1, 4), (0, 20, 49), (0, 1), 11
+START = (1, 1)
+"""(row, col) of the token under the square in frame 0; it moves one token to the right per frame."""
+
+
+def clip(name: str = "square") -> Clip:
+    frames = np.full((GRID.num_latent_frames, GRID.height, GRID.width, 3), 60, dtype=np.uint8)
+    row, col = START
+    for frame in range(len(frames)):
+        frames[frame, 8 * row : 8 * row + 8, 8 * (col + frame) : 8 * (col + frame) + 8] = (240, 220, 90)
+    return Clip(name=name, frames=frames, fps=5.0, prompt="a <b>square</b> moves", source="rendered", seed=3)
+
+
+def tracks() -> Tracks:
+    """The square's centre, and a point of the background that the square never covers."""
+    row, col = START
+    square = [(8 * (col + frame) + 4, 8 * row + 4) for frame in range(GRID.num_latent_frames)]
+    points = np.asarray([square, [(44, 36)] * GRID.num_latent_frames], dtype=np.float32).transpose(1, 0, 2)
+    queries = np.concatenate([np.zeros((2, 1), np.float32), points[0]], axis=1)
+    return Tracks(points, np.ones((3, 2), bool), queries, GRID.height, GRID.width, "exact")
+
+
+def write_store(root: Path, name: str = "square") -> None:
+    """Descriptors in which every token is told apart and the whole picture moves with the square."""
+    rng = np.random.default_rng(7)
+    scene = 6 * rng.normal(size=(len(HEADS), 1, GRID.rows, GRID.cols, CHANNELS))
+    moving = np.concatenate([np.roll(scene, frame, axis=3) for frame in range(GRID.num_latent_frames)], axis=1)
+    spec = DescriptorSpec(
+        steps=STEPS,
+        timesteps=(999.0, 600.0, 19.0),
+        layers=LAYERS,
+        heads=HEADS,
+        num_channels=CHANNELS,
+        grid=GRID,
+        frames=tuple(range(GRID.num_latent_frames)),
+        clip_size=(GRID.height, GRID.width),
+        size=(GRID.height, GRID.width),
+        fingerprint_parts={"backbone": "tiny", "mode": "add_noise"},
+    )
+    writer = create_group(str(root), name, spec)
+    for step, layer in writer.missing():
+        values = moving.astype(np.float16)
+        writer.write(step, layer, {"query": values, "key": values, "feature": values})
+    writer.finish()
+
+
+def score_map(low: float, high: float, *extra: tuple[str, int]) -> xr.DataArray:
+    """Rises with layer and step from `low` to `high`."""
+    dims = ("layer", "step", *(name for name, _ in extra))
+    shape = (len(LAYERS), len(STEPS), *(count for _, count in extra))
+    values = np.linspace(low, high, int(np.prod(shape))).reshape(shape)
+    coords = {"layer": list(LAYERS), "step": list(STEPS)} | {name: list(range(count)) for name, count in extra}
+    return xr.DataArray(values, dims=dims, coords=coords)
+
+
+def score_maps() -> ScoreMaps:
+    return ScoreMaps(
+        backbone="tiny",
+        matching_accuracy=score_map(0.02, 0.87),
+        confidence=score_map(0.01, 0.3),
+        attention_score=score_map(0.1, 0.6),
+        harmonic_mean=score_map(0.0, 1.0),
+        self_mass=score_map(0.5, 0.2),
+        text_mass=score_map(0.4, 0.2),
+        feature_accuracy=score_map(0.02, 0.56),
+        head_accuracy=score_map(0.0, 0.8, ("head", len(HEADS))),
+        head_attention_score=None,
+        threshold_px=8.0,
+        convention="corrected",
+        num_clips=1,
+    )
+
+
+def footage() -> Footage:
+    return Footage(truth={"square": tracks()}, read=functools.cache(clip))
+
+
+def backbone_results(store: Path, params: ReportParams) -> BackboneResults:
+    truth = tracks()
+    found = PredictedTracks(truth.points_xy_px + np.float32(0.5), truth.visible, np.ones((3, 2), np.float32))
+    still = no_motion(truth.query_points, num_frames=3)
+    scores = {"tiny": TapVidScores(0.6, 0.5, 0.9, (0.1, 0.4, 0.7, 0.8, 1.0))}
+    scores["no motion"] = TapVidScores(0.2, 0.1, float("nan"), (0.0, 0.1, 0.2, 0.3, 0.4))
+    return BackboneResults(
+        name="tiny",
+        scores=score_maps(),
+        examples=choose_examples(open_store(str(store)), footage(), params),
+        tracked=[TrackedClip("square", truth, {"tiny": found, "no motion": still})],
+        methods=[Method(name, mean, {"square": mean}) for name, mean in scores.items()],
+        provenance={"backbone": "tiny"},
+    )
