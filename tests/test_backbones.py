@@ -84,7 +84,7 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(
 
 def test_latents_are_the_scaled_posterior_mode(backbone: Backbone, frames: np.ndarray) -> None:
     video = torch.from_numpy(frames).permute(3, 0, 1, 2).unsqueeze(0) / 127.5 - 1
-    vae = backbone._component("vae")
+    vae = backbone.vae
     with torch.no_grad():
         expected = vae.encode(video).latent_dist.mode()[0].transpose(0, 1) * 0.7
     torch.testing.assert_close(backbone.encode(frames, frames_alone=False), expected, rtol=0, atol=0)
@@ -362,6 +362,11 @@ def test_trajectory_starts_at_the_seeds_noise_and_its_captures_equal_captures_on
     for step, query in enumerate(on_the_way):
         (later,) = backbone.capture(generated.trajectory[step], step, schedule, prompt, layers=[2])
         torch.testing.assert_close(later.query.flatten(1, 3), query[:, 11:], rtol=0, atol=tolerance)
+
+
+def test_lengths_that_the_stock_decoder_returns_too_long_are_refused(backbone: Backbone) -> None:
+    with pytest.raises(BackboneError, match=r"num_frames 13 cannot be sampled.*8 k \+ 1, such as 9"):
+        backbone.generate(PROMPT, seed=0, num_inference_steps=1, cfg_scale=1.0, num_frames=13, height=40, width=56)
 
 
 # Names, folders, fingerprints

@@ -184,7 +184,7 @@ def test_add_noise_reaches_each_level_by_the_analytic_formula_with_one_noise(
 ) -> None:
     noisy, less_noisy = visited(backbone, clip, analysis(layers=(0,)), monkeypatch)
     (clean,) = visited(backbone, clip, analysis(layers=(0,), mode=ModeParams(rendered="clean")), monkeypatch)
-    signal = backbone._component("scheduler").alphas_cumprod[[799, 99]].float()
+    signal = backbone.components["scheduler"].alphas_cumprod[[799, 99]].float()
     noise = (noisy - signal[0].sqrt() * clean) / (1 - signal[0]).sqrt()
     torch.testing.assert_close(less_noisy, signal[1].sqrt() * clean + (1 - signal[1]).sqrt() * noise, atol=2e-5, rtol=0)
     assert abs(float(noise.mean())) < 0.1
@@ -294,7 +294,7 @@ def test_stage_writes_a_complete_store_names_the_clip_that_fails_and_resumes(
     write_clip(tmp_path / "clips", clip)
     params = {
         "item": {"backbone": "tiny", "view": "analysis"},
-        "backbones": {"tiny": {"path": str(backbone._folder.path)}},
+        "backbones": {"tiny": {"path": str(backbone.components.folder.path)}},
         "extract": {
             "analysis": {"height": 40, "width": 56, "num_frames": 9, "steps": [49], "layers": [1]},
             "tracking": {"height": 40, "width": 56, "steps": [49], "layers": [1], "chunks": {"chunk_len": 5}},

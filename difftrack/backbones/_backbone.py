@@ -1,20 +1,26 @@
 """What every backbone can do, whatever its architecture."""
 
+import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float, Num, Shaped, UInt8
 from torch import Tensor, nn
 
 from difftrack.backbones._capture import capture_layers
+from difftrack.backbones._components import Components
 from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors, TextPosition
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._sampling import TrajectoryRecorder, to_uint8
 from difftrack.backbones._schedule import Schedule
 from difftrack.geometry import TokenGrid
 
@@ -49,38 +55,43 @@ class Backbone(ABC):
     """
 
     text_position: ClassVar[TextPosition]
+    """Where text stands in the attention's sequence."""
+    channels_before_frames: ClassVar[bool]
+    """Whether the transformer reads `[batch, channel, latent_frame, row, col]`; else frames come first."""
+    samples_in_own_dtype: ClassVar[bool] = False
+    """Whether the stock pipeline keeps latents in the weights' dtype between steps; else in float32."""
 
     def __init__(self, name: str, folder: PipelineFolder, params: ModelParams) -> None:
         self.name = name
-        self.device = params.torch_device()
-        self.dtype = params.torch_dtype()
-        self._folder = folder
-        self._params = params
-        self._loaded: dict[str, Any] = {}
-        self._fingerprint: str | None = None
+        self.params = params
+        """How it was loaded."""
+        self.components = Components(folder, params)
+        """The stock components."""
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.components.device
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of configs and weights."""
-        if self._fingerprint is None:
-            self._fingerprint = self._folder.fingerprint()
-        return self._fingerprint
+        return self.components.folder.fingerprint()
 
     @property
     def revision(self) -> str | None:
         """Commit of the checkpoint; None for a local folder."""
-        return self._folder.revision
+        return self.components.folder.revision
 
     @property
-    def params(self) -> ModelParams:
-        """How it was loaded."""
-        return self._params
-
-    @property
-    def transformer(self) -> nn.Module:
+    def transformer(self) -> Any:  # noqa: ANN401
         """The stock diffusers transformer."""
-        transformer: nn.Module = self._component("transformer")
-        return transformer
+        return self.components["transformer"]
+
+    @property
+    def vae(self) -> Any:  # noqa: ANN401
+        """The stock diffusers autoencoder."""
+        return self.components["vae"]
 
     @property
     def num_layers(self) -> int:
@@ -88,14 +99,14 @@ class Backbone(ABC):
         return len(self.attention_modules())
 
     @property
-    @abstractmethod
     def num_heads(self) -> int:
         """Attention heads of a layer."""
+        return int(self.transformer.config.num_attention_heads)
 
     @property
-    @abstractmethod
     def num_channels(self) -> int:
         """Channels of one head."""
+        return int(self.transformer.config.attention_head_dim)
 
     @property
     @abstractmethod
@@ -118,9 +129,10 @@ class Backbone(ABC):
         """Frames per latent frame after the first."""
 
     @property
-    @abstractmethod
     def text_length(self) -> int:
-        """Text tokens that a prompt is padded or cut to."""
+        """Text tokens that a prompt is padded or cut to; the stock pipeline's own default."""
+        call = inspect.signature(self.components.pipeline_class.__call__)
+        return int(call.parameters["max_sequence_length"].default)
 
     @property
     def stride_px(self) -> int:
@@ -136,31 +148,26 @@ class Backbone(ABC):
         """Encode a prompt; warn, naming what is cut, where it is longer than `text_length`."""
 
     @abstractmethod
-    def schedule(self, num_inference_steps: int, *, num_tokens: int | None = None) -> Schedule:
-        """The sampler's levels; `num_tokens` matters where the shift depends on the size."""
+    def schedule(self, num_inference_steps: int) -> Schedule:
+        """The sampler's levels."""
 
     @abstractmethod
-    def predict(
-        self,
-        latents: Float[Tensor, "latent_frame channel row col"],
-        timestep: Shaped[Tensor, ""],
-        prompt: PromptEmbedding,
-    ) -> Float[Tensor, "latent_frame channel row col"]:
-        """The transformer's raw output for one branch, no guidance."""
+    def _transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        """What the transformer reads besides latents and timestep, for latents of this size; batch of one."""
 
     @abstractmethod
-    def generate(
-        self,
-        prompt: str,
-        *,
-        seed: int,
-        num_inference_steps: int,
-        cfg_scale: float,
-        num_frames: int,
-        height: int,
-        width: int,
-    ) -> Generated:
-        """Sample a clip through the stock pipeline, and record the latents that enter every step."""
+    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        """What the stock pipeline reads in place of a prompt and a negative prompt."""
+
+    def _sampling_scheduler(self) -> Any:  # noqa: ANN401
+        """The scheduler whose levels `schedule` gives, to sample with."""
+        return self.components.scheduler()
+
+    def _timestep_input(self, timestep: Shaped[Tensor, ""], num_tokens: int) -> Tensor:
+        """The timestep as the transformer reads it for one clip of so many video tokens."""
+        return timestep.expand(1)
 
     @abstractmethod
     def _encode_videos(
@@ -233,13 +240,13 @@ class Backbone(ABC):
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)
         if frames_alone:
             videos = video.unsqueeze(2).transpose(0, 1)
-            batches = torch.split(videos, self._params.vae_batch_frames)
+            batches = torch.split(videos, self.params.vae_batch_frames)
             return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
         latents = self._encode_batch(video.unsqueeze(0))[0]
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
 
     def _encode_batch(self, videos: Num[Tensor, "batch rgb frame height width"]) -> Tensor:
-        return self._encode_videos(videos.to(self.device, self.dtype) / 127.5 - 1)
+        return self._encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
 
     def capture(
         self,
@@ -295,20 +302,89 @@ class Backbone(ABC):
             kinds=tuple(kinds),
         )
 
-    def _component(self, component: str) -> Any:  # noqa: ANN401
-        """A component, loaded and placed at its first use."""
-        if component not in self._loaded:
-            loaded = self._folder.load(component, dtype=self.dtype)
-            if isinstance(loaded, nn.Module):
-                loaded = loaded.requires_grad_(requires_grad=False).to(self.device)
-            if component == "vae":
-                if self._params.vae_tiling:
-                    loaded.enable_tiling()
-                if self._params.vae_slicing:
-                    loaded.enable_slicing()
-            self._loaded[component] = loaded
-        return self._loaded[component]
+    @torch.no_grad()
+    def predict(
+        self,
+        latents: Float[Tensor, "latent_frame channel row col"],
+        timestep: Shaped[Tensor, ""],
+        prompt: PromptEmbedding,
+    ) -> Float[Tensor, "latent_frame channel row col"]:
+        """The transformer's raw output for one branch, no guidance."""
+        num_latent_frames, _, rows, cols = latents.shape
+        num_tokens = num_latent_frames * rows * cols // (self.latents_per_token_frame * self.patch_size**2)
+        inputs = {
+            "timestep": self._timestep_input(timestep.to(self.device), num_tokens),
+            **self._transformer_inputs(prompt, num_latent_frames, rows, cols),
+        }
+        batch = self._to_batch(latents.to(self.device, self.components.dtype))
+        output = self.transformer(hidden_states=batch, return_dict=False, **inputs)[0]
+        return self._from_batch(output).to(latents.dtype)
 
-    def _release_text_encoder(self) -> None:
-        if self._params.release_text_encoder:
-            self._loaded.pop("text_encoder", None)
+    def generate(
+        self,
+        prompt: str,
+        *,
+        seed: int,
+        num_inference_steps: int,
+        cfg_scale: float,
+        num_frames: int,
+        height: int,
+        width: int,
+    ) -> Generated:
+        """Sample a clip through the stock pipeline, and record the latents that enter every step.
+
+        Args:
+            prompt: What to show.
+            seed: Of the initial noise, drawn on the CPU so that every device starts alike.
+            num_inference_steps: Denoising steps.
+            cfg_scale: Guidance scale, as the stock pipeline means it.
+            num_frames: Video frames.
+            height: In pixels.
+            width: In pixels.
+
+        Raises:
+            BackboneError: the backbone cannot run this size.
+        """
+        grid = self.token_grid(num_frames, height, width)
+        shape = (
+            grid.num_latent_frames * self.latents_per_token_frame,
+            int(self.transformer.config.out_channels),
+            height // self.spatial_stride,
+            width // self.spatial_stride,
+        )
+        noise = randn_tensor(
+            self._to_batch(torch.empty(shape, device="meta")).shape,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            device=self.device,
+            dtype=self.components.dtype if self.samples_in_own_dtype else torch.float32,
+        )
+        recorder = TrajectoryRecorder(noise)
+        pipeline = self.components.pipeline(scheduler=self._sampling_scheduler(), with_text=False)
+        frames = pipeline(
+            **self._sampling_inputs(self.embed(prompt)),
+            latents=noise,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=cfg_scale,
+            callback_on_step_end=recorder,
+            output_type="np",
+        ).frames[0]
+        trajectory = torch.stack([self._from_batch(latents) for latents in recorder.entering])
+        return Generated(frames=to_uint8(frames), trajectory=trajectory)
+
+    def _to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Tensor:
+        """As the transformer and the pipeline lay latents out, a batch of one."""
+        return (latents.transpose(0, 1) if self.channels_before_frames else latents).unsqueeze(0)
+
+    def _from_batch(self, batch: Tensor) -> Float[Tensor, "latent_frame channel row col"]:
+        return batch[0].transpose(0, 1) if self.channels_before_frames else batch[0]
+
+    def _warn_where_cut(self, prompt: str) -> None:
+        tokenizer = self.components["tokenizer"]
+        ids = tokenizer(prompt).input_ids
+        if len(ids) > self.text_length:
+            cut = tokenizer.decode(ids[self.text_length - 1 :], skip_special_tokens=True)
+            message = f"{self.name} reads {self.text_length} text tokens; cut from the prompt: {cut!r}"
+            warnings.warn(message, stacklevel=3)

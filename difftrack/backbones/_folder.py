@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
@@ -21,7 +22,6 @@ from difftrack.backbones._params import ModelParams
 __all__ = ["PipelineFolder", "find_folder"]
 
 _LIBRARIES = ("diffusers", "transformers")
-_WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "Guidance")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
@@ -33,6 +33,8 @@ class PipelineFolder:
     Attributes:
         path: The folder.
         revision: Commit of the checkpoint that it is a snapshot of; None for a folder of one's own.
+        pipeline_class: The stock pipeline's name.
+        settings: Arguments of the pipeline that are not components.
 
     Raises:
         BackboneError: it is no pipeline folder, a component's weights are missing, or they are pickles.
@@ -51,6 +53,9 @@ class PipelineFolder:
             for name, entry in index.items()
             if isinstance(entry, list) and entry[:1] != [None]
         }
+        self.settings: dict[str, Any] = {
+            name: value for name, value in index.items() if not isinstance(value, list) and not name.startswith("_")
+        }
         self._refuse_foreign_code()
         for name in self._components:
             self._refuse_incomplete(name)
@@ -67,23 +72,29 @@ class PipelineFolder:
             )
         return self._components[component][1]
 
-    def has(self, component: str) -> bool:
-        """Whether the pipeline has the component at all."""
-        return component in self._components
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components."""
+        return tuple(self._components)
 
     def load(self, component: str, *, dtype: torch.dtype) -> Any:  # noqa: ANN401
         """Load one component through its own class; weights from safetensors only."""
-        class_name = self.class_name(component)
-        library = self._components[component][0]
-        kind = getattr(importlib.import_module(library), class_name)
-        folder = self.path / component
-        if class_name.endswith(_WEIGHTLESS):
+        kind, folder = self._kind(component), self.path / component
+        if not issubclass(kind, torch.nn.Module):
             return kind.from_pretrained(folder)
-        arguments: dict[str, Any] = {"dtype": dtype}
-        if library == "diffusers":
-            arguments = {"torch_dtype": dtype, "low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None}
+        has_accelerate = importlib.util.find_spec("accelerate") is not None
         with _quiet_where_nobody_looks():
-            return kind.from_pretrained(folder, use_safetensors=True, **arguments).eval()
+            if self._components[component][0] == "transformers":
+                return kind.from_pretrained(folder, use_safetensors=True, dtype=dtype).eval()
+            if kind._keep_in_fp32_modules and not has_accelerate:
+                return _load_mixed(kind, folder, dtype=dtype).eval()
+            return kind.from_pretrained(
+                folder, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=has_accelerate
+            ).eval()
+
+    def _kind(self, component: str) -> Any:  # noqa: ANN401
+        class_name = self.class_name(component)
+        return getattr(importlib.import_module(self._components[component][0]), class_name)
 
     def fingerprint(self) -> str:
         """Hash that changes whenever a config, a tokenizer or a weight does."""
@@ -115,7 +126,7 @@ class PipelineFolder:
         files = list(folder.iterdir()) if folder.is_dir() else []
         if not files:
             raise BackboneError(f"{folder} is missing or empty; {_ways_out()}")
-        if self.class_name(component).endswith(_WEIGHTLESS):
+        if not issubclass(self._kind(component), torch.nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]
         if not any(file.suffix == ".safetensors" for file in files):
@@ -146,6 +157,19 @@ def find_folder(name: str, params: ModelParams) -> PipelineFolder:
         return PipelineFolder(Path(params.path))
     checkpoint = params.checkpoint or CHECKPOINTS[canonical_name(name)]
     return _snapshot(checkpoint, params)
+
+
+def _load_mixed(kind: Any, folder: Path, *, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """Load a class that keeps some modules in float32; its `from_pretrained` cannot without the package accelerate."""
+    model = kind.from_config(kind.load_config(folder))
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state |= load_file(file)
+    model.load_state_dict(state)
+    for name, parameter in model.named_parameters():
+        if not set(name.split(".")) & set(kind._keep_in_fp32_modules):
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 @contextmanager

@@ -13,6 +13,8 @@ __all__ = ["load_backbone"]
 
 _FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
     "CogVideoXTransformer3DModel": ("difftrack.backbones._cogvideox", "CogVideoXBackbone"),
+    "HunyuanVideoTransformer3DModel": ("difftrack.backbones._hunyuan", "HunyuanVideoBackbone"),
+    "WanTransformer3DModel": ("difftrack.backbones._wan", "WanBackbone"),
 })  # fmt: skip
 """Transformer class -> module and class of the family; imported when needed, since diffusers is slow to import."""
 

@@ -36,6 +36,8 @@ class ModelParams:
     """Encode and decode one batch element at a time: less memory, same latents."""
     cpu_offload: bool = False
     """Keep each component on the CPU until it runs (needs the package accelerate and a GPU)."""
+    embedded_guidance: float = 6.0
+    """Guidance that a distilled backbone (HunyuanVideo) reads as an input; others have none."""
     release_text_encoder: bool = False
     """Drop the text encoder after each prompt is embedded; it is loaded again for the next one."""
 

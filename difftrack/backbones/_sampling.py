@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -19,15 +18,16 @@ class TrajectoryRecorder:
     """
 
     def __init__(self, initial: Float[Tensor, "batch *latents"]) -> None:
-        self._entering = [initial]
+        self._after_steps = [initial]
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
-        self._entering.append(tensors["latents"])
+        self._after_steps.append(tensors["latents"])
         return {}
 
-    def trajectory(self) -> Float[Tensor, "step *latents"]:
+    @property
+    def entering(self) -> list[Tensor]:
         """Latents that entered each step, on the CPU; the clean ones that left the last step are not among them."""
-        return torch.cat([latents.detach().cpu() for latents in self._entering[:-1]])
+        return [latents.detach().cpu() for latents in self._after_steps[:-1]]
 
 
 def to_uint8(frames: Float[np.ndarray, "frame row col rgb"]) -> UInt8[np.ndarray, "frame row col rgb"]:

@@ -44,8 +44,8 @@ class Extractor:
         self.params = params
         self.frames_alone = isinstance(params, TrackingViewParams)
         num_frames = params.num_frames if isinstance(params, AnalysisParams) else 1
-        grid = backbone.token_grid(num_frames, params.height, params.width, frames_alone=self.frames_alone)
-        self.schedule = backbone.schedule(params.num_inference_steps, num_tokens=grid.num_tokens)
+        backbone.check_size(num_frames, params.height, params.width, frames_alone=self.frames_alone)
+        self.schedule = backbone.schedule(params.num_inference_steps)
         self.steps = _chosen("steps", params.steps, params.num_inference_steps)
         self.layers = _chosen("layers", params.layers, backbone.num_layers)
         self.heads = _chosen("heads", params.heads, backbone.num_heads)

@@ -1,0 +1,85 @@
+"""HunyuanVideo text to video: joint attention, text last and masked, guidance-distilled flow matching."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from difftrack.backbones._backbone import Backbone, PromptEmbedding
+from difftrack.backbones._schedule import FlowSchedule
+
+__all__ = ["HunyuanVideoBackbone"]
+
+_POOLED = "pooled_projections"
+
+
+class HunyuanVideoBackbone(Backbone):
+    """A HunyuanVideo pipeline folder. Layers are numbered through the dual-stream and then the single-stream blocks."""
+
+    text_position = "last"
+    channels_before_frames = True
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.transformer.config.patch_size)
+
+    @property
+    def latents_per_token_frame(self) -> int:
+        return int(self.transformer.config.patch_size_t)
+
+    @property
+    def spatial_stride(self) -> int:
+        return int(self.vae.config.spatial_compression_ratio)
+
+    @property
+    def temporal_stride(self) -> int:
+        return int(self.vae.config.temporal_compression_ratio)
+
+    def attention_modules(self) -> Sequence[nn.Module]:
+        blocks = (*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks)
+        return [block.attn for block in blocks]
+
+    @torch.no_grad()
+    def embed(self, prompt: str) -> PromptEmbedding:
+        self._warn_where_cut(prompt)
+        embeds, pooled, mask = self.components.text_pipeline().encode_prompt(
+            prompt, max_sequence_length=self.text_length, device=self.device, dtype=self.components.dtype
+        )
+        self.components.release_text()
+        return PromptEmbedding(embeds[0], mask=mask[0].bool(), extras={_POOLED: pooled})
+
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        """As the transformer reads the mask: that many tokens from the first on."""
+        return torch.arange(len(prompt.mask), device=prompt.mask.device) < prompt.mask.sum()
+
+    def schedule(self, num_inference_steps: int) -> FlowSchedule:
+        scheduler = self._sampling_scheduler()
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1])
+        return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
+
+    def _transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        dtype = self.components.dtype
+        return {
+            "encoder_hidden_states": prompt.tokens.unsqueeze(0),
+            "encoder_attention_mask": prompt.mask.to(dtype).unsqueeze(0),
+            _POOLED: prompt.extras[_POOLED],
+            "guidance": torch.full((1,), self.params.embedded_guidance * 1000, dtype=dtype, device=self.device),
+        }
+
+    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        return {
+            "prompt_embeds": prompt.tokens.unsqueeze(0),
+            "pooled_prompt_embeds": prompt.extras[_POOLED],
+            "prompt_attention_mask": prompt.mask.to(self.components.dtype).unsqueeze(0),
+        }
+
+    def _encode_videos(
+        self, videos: Float[Tensor, "batch rgb frame height width"]
+    ) -> Float[Tensor, "batch latent_frame channel row col"]:
+        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae.config.scaling_factor
+        return latents.transpose(1, 2)
