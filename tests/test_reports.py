@@ -1,12 +1,14 @@
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_results import backbone_results, clip, footage, score_map, score_maps, tracks, write_store
+import xarray as xr
+from tiny_results import backbone_results, clip, footage, score_map, score_maps, scores_json, tracks, write_store
 
-from difftrack.datasets import Tracks
+from difftrack.datasets import Tracks, write_clip, write_tracks
 from difftrack.media import read_video
 from difftrack.reports import (
     BackboneResults,
@@ -16,6 +18,7 @@ from difftrack.reports import (
     TrackedClip,
     draw_query,
     draw_tracks,
+    maps_from_scores,
     methods_from_metrics,
     query_point,
     read_tracked_clip,
@@ -263,6 +266,24 @@ def test_points_that_move_far_and_lie_apart_are_chosen() -> None:
 # --- what other stages wrote
 
 
+def test_scores_become_maps_with_empty_cells_left_empty() -> None:
+    maps = maps_from_scores(scores_json(), backbone="tiny")
+    xr.testing.assert_allclose(maps.matching_accuracy.transpose("layer", "step"), score_maps().matching_accuracy)
+    assert np.isnan(maps.confidence.sel(step=0, layer=1))
+    assert maps.head_accuracy is None
+    assert [(group.name, group.layer, group.step) for group in maps.groups] == [
+        ("all", 4, 49),
+        ("rendered/easy", 4, 49),
+    ]
+
+
+def test_scores_without_query_and_key_say_what_is_missing() -> None:
+    scores = scores_json()
+    del scores["groups"]["all"]["scores"]["matching_accuracy"]
+    with pytest.raises(ValueError, match=r"scores.json of tiny lacks 'matching_accuracy'"):
+        maps_from_scores(scores, backbone="tiny")
+
+
 def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_was_scored() -> None:
     names = ["average_pts_within_thresh", "average_jaccard", *(f"pts_within_{px}" for px in (1, 2, 4, 8, 16))]
     scores = dict.fromkeys(names, 0.25) | {"occlusion_accuracy": None}
@@ -286,6 +307,22 @@ def test_truth_is_cut_to_what_was_tracked(tmp_path: Path) -> None:
     tracked = read_tracked_clip(tmp_path / "square.npz", truth, backbone="tiny")
     assert tracked.truth.num_frames == 2
     assert list(tracked.methods) == ["tiny"]
+
+
+def test_stage_reports_on_every_backbone_and_does_without_tracks(store: Path, tmp_path: Path) -> None:
+    main = pytest.importorskip("stages.report").main
+    deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
+    write_clip(deps["clips"], clip())
+    write_tracks(deps["tracks"], "square", tracks())
+    for backbone in ("one", "two"):
+        write_store(deps["descriptors"] / backbone / "analysis")
+        (deps["scores"] / backbone).mkdir(parents=True)
+        (deps["scores"] / backbone / "scores.json").write_text(json.dumps(scores_json()))
+    main({"max_videos": 1}, deps, {"report": tmp_path / "report"})
+    anchors = Elements((tmp_path / "report" / "index.html").read_text()).values("id")
+    assert {"backbones", "one-where", "two-where", "one-maps"} <= set(anchors)
+    assert "one-tracks" not in anchors
+    assert json.loads((tmp_path / "report" / "headlines.json").read_text())[0]["value"] == "87 %"
 
 
 # --- one question to a store

@@ -2,13 +2,23 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import TokenGrid
-from difftrack.reports import BackboneResults, Footage, Method, ReportParams, ScoreMaps, TapVidScores, TrackedClip
+from difftrack.reports import (
+    BackboneResults,
+    Footage,
+    GroupAccuracy,
+    Method,
+    ReportParams,
+    ScoreMaps,
+    TapVidScores,
+    TrackedClip,
+)
 from difftrack.reports import example_clips as choose_examples
 from difftrack.store import DescriptorSpec, create_group, open_store
 from difftrack.tracking import PredictedTracks, no_motion
@@ -83,7 +93,8 @@ def score_maps() -> ScoreMaps:
         head_attention_score=None,
         threshold_px=8.0,
         convention="corrected",
-        num_clips=1,
+        match_convention="corrected",
+        groups=[GroupAccuracy(name, 1, 4, 49, 0.87, 0.56) for name in ("all", "rendered/easy", "generated")],
     )
 
 
@@ -105,3 +116,21 @@ def backbone_results(store: Path, params: ReportParams) -> BackboneResults:
         methods=[Method(name, mean, {"square": mean}) for name, mean in scores.items()],
         provenance={"backbone": "tiny"},
     )
+
+
+def scores_json() -> dict[str, Any]:
+    """What the score stage writes, for `score_maps` without the scores of heads; one cell is empty."""
+    maps = score_maps()
+    names = ("matching_accuracy", "feature_accuracy", "confidence", "attention_score", "harmonic_mean")
+    tables = {}
+    for name in (*names, "self_mass", "text_mass"):
+        values = getattr(maps, name).transpose("step", "layer")
+        tables[name] = {"axes": ["step", "layer"], "values": values.values.tolist()}
+    tables["confidence"]["values"][0][0] = None
+    group = {"clips": ["square"], "labels": {"layer": list(LAYERS), "step": list(STEPS)}, "scores": tables}
+    return {
+        "convention": "corrected",
+        "match_convention": ["corrected"],
+        "scoring": {"threshold_px": 8.0},
+        "groups": {"all": group, "rendered/easy": group},
+    }

@@ -1,7 +1,7 @@
 """Artifacts to tables, figures and overlays; the only room that rounds, styles, or says percent."""
 
-from difftrack.reports._analysis import ScoreMaps
-from difftrack.reports._artifacts import methods_from_metrics, read_tracked_clip
+from difftrack.reports._analysis import GroupAccuracy, ScoreMaps
+from difftrack.reports._artifacts import maps_from_scores, methods_from_metrics, read_tracked_clip
 from difftrack.reports._footage import Footage
 from difftrack.reports._overlay import OverlayParams, draw_tracks
 from difftrack.reports._own_tracks import write_own_tracks
@@ -13,6 +13,7 @@ from difftrack.reports._tracking import Method, TapVidScores, TrackedClip
 __all__ = [
     "BackboneResults",
     "Footage",
+    "GroupAccuracy",
     "Method",
     "OverlayParams",
     "PointMatch",
@@ -23,6 +24,7 @@ __all__ = [
     "draw_query",
     "draw_tracks",
     "example_clips",
+    "maps_from_scores",
     "methods_from_metrics",
     "query_point",
     "read_tracked_clip",

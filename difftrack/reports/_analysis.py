@@ -1,5 +1,6 @@
 """The sections on analysis: which layers, steps and heads find the same point again."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,27 @@ import xarray as xr
 from difftrack.correspondence import Convention
 from difftrack.reports._curves import draw_accuracy_by_step, draw_attention_mass
 from difftrack.reports._heatmaps import draw_head_map, draw_kind_comparison, draw_score_maps
-from difftrack.reports._page import Headline, Section
+from difftrack.reports._page import Headline, Section, Table
 from difftrack.reports._save import save_figure
+from difftrack.reports._style import MISSING, number
 
-__all__ = ["ScoreMaps", "analysis_headlines", "analysis_sections"]
+__all__ = ["GroupAccuracy", "ScoreMaps", "analysis_headlines", "analysis_sections", "best_cell"]
 
 
 @dataclass(frozen=True, slots=True)
+class GroupAccuracy:
+    """How well one group of clips is matched at its own best layer and step."""
+
+    name: str
+    num_clips: int
+    layer: int
+    step: int
+    matching_accuracy: float
+    feature_accuracy: float
+    """At the best layer and step of the features; NaN where they were not matched."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ScoreMaps:
     """Scores of one backbone over layers and steps; every array holds fractions with its coordinates.
 
@@ -44,7 +59,11 @@ class ScoreMaps:
     """As `attention_score`, each head on its own, over (layer, step, head); None where not computed."""
     threshold_px: float
     convention: Convention
-    num_clips: int
+    """Of the scores."""
+    match_convention: Convention
+    """Of the matches."""
+    groups: Sequence[GroupAccuracy]
+    """All clips first, then each kind of them."""
 
     def __post_init__(self) -> None:
         if set(self.matching_accuracy.dims) != {"layer", "step"}:
@@ -57,9 +76,14 @@ class ScoreMaps:
 
     def best_cell(self) -> tuple[int, int]:
         """(layer, step) of the highest matching accuracy."""
-        stacked = self.matching_accuracy.stack(cell=("layer", "step"))
-        layer, step = stacked.cell.values[int(stacked.argmax("cell"))]
-        return int(layer), int(step)
+        return best_cell(self.matching_accuracy)
+
+
+def best_cell(accuracy: xr.DataArray) -> tuple[int, int]:
+    """(layer, step) of the largest value; empty cells are passed over."""
+    stacked = accuracy.fillna(-1.0).stack(cell=("layer", "step"))
+    layer, step = stacked.cell.values[int(stacked.argmax("cell"))]
+    return int(layer), int(step)
 
 
 def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
@@ -129,7 +153,7 @@ def _where(maps: ScoreMaps, folder: Path) -> Section:
         caption=f"Matching accuracy: visible points matched within {maps.threshold_px:g} px. Confidence: attention of "
         "a point to its best token in another frame. Attention score: its attention to all other frames together. "
         "Harmonic mean: the three, each scaled to its own range over the map. The best cell is outlined. "
-        f"Mean over {maps.num_clips} clips, {maps.convention} convention.",
+        f"Mean over {maps.groups[0].num_clips} clips, {maps.convention} convention.",
     )
     return Section(
         anchor=f"{maps.backbone}-where",
@@ -137,8 +161,27 @@ def _where(maps: ScoreMaps, folder: Path) -> Section:
         lead=f"Of {maps.matching_accuracy.sizes['layer']} layers, {int(close.sum())} come within a tenth of the best "
         f"accuracy: {carriers}. The best is layer {layer} at step {step}. A layer that looks at other frames a lot "
         "need not match well, and the harmonic mean asks for both.",
-        blocks=[figure],
+        blocks=[figure, *([_groups_table(maps)] if len(maps.groups) > 2 else [])],
         group=maps.backbone,
+    )
+
+
+def _groups_table(maps: ScoreMaps) -> Table:
+    return Table(
+        title="Accuracy by kind of clip.",
+        caption="Percent, each group at its own best layer and step.",
+        head=["clips", "number", "layer", "step", "query-key", "feature"],
+        rows=[
+            [
+                group.name,
+                str(group.num_clips),
+                str(group.layer),
+                str(group.step),
+                number(group.matching_accuracy),
+                number(group.feature_accuracy),
+            ]
+            for group in maps.groups
+        ],
     )
 
 
@@ -239,4 +282,4 @@ def _contrasting(layers: Sequence[int]) -> list[int]:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.0f} %"
+    return f"{100 * fraction:.0f} %" if math.isfinite(fraction) else MISSING

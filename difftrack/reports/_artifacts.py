@@ -5,15 +5,50 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xarray as xr
+
 from difftrack.datasets import Tracks
 from difftrack.metrics import THRESHOLDS_PX
+from difftrack.reports._analysis import GroupAccuracy, ScoreMaps, best_cell
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip
 from difftrack.tracking import read_predictions
 
-__all__ = ["methods_from_metrics", "read_tracked_clip"]
+__all__ = ["maps_from_scores", "methods_from_metrics", "read_tracked_clip"]
 
+_MAPS = ("matching_accuracy", "confidence", "attention_score", "harmonic_mean", "self_mass", "text_mass")
 _TRACKER = "tracker"
 _NAMES = {"no_motion": "no motion", "lucas_kanade": "Lucas-Kanade"}
+
+
+def maps_from_scores(scores: Mapping[str, Any], *, backbone: str) -> ScoreMaps:
+    """Build the score maps from the score stage's scores.json.
+
+    Args:
+        scores: Tables by group of clips; null where there was nothing to score.
+        backbone: Whose scores they are.
+
+    Raises:
+        ValueError: the scores lack what the report shows, such as matches by query and key.
+    """
+    try:
+        tables = {name: _arrays(group) for name, group in scores["groups"].items()}
+        mean = tables["all"]
+        return ScoreMaps(
+            backbone=backbone,
+            **{name: mean[name] for name in _MAPS},
+            feature_accuracy=mean.get("feature_accuracy"),
+            head_accuracy=mean.get("head_matching_accuracy"),
+            head_attention_score=mean.get("head_attention_score"),
+            threshold_px=float(scores["scoring"]["threshold_px"]),
+            convention=scores["convention"],
+            match_convention=scores["match_convention"][0],
+            groups=[_group(name, len(scores["groups"][name]["clips"]), table) for name, table in tables.items()],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"scores.json of {backbone} lacks {error}; the report needs matches by query_key and their scores"
+        ) from error
 
 
 def methods_from_metrics(metrics: Mapping[str, Any], *, backbone: str) -> list[Method]:
@@ -62,6 +97,31 @@ def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedCli
     cut = replace(kept, points_xy_px=kept.points_xy_px[:num_frames], visible=kept.visible[:num_frames])
     methods = {_name(tracker, backbone): tracks for tracker, tracks in predictions.items()}
     return TrackedClip(name=path.stem, truth=cut, methods=methods)
+
+
+def _arrays(group: Mapping[str, Any]) -> dict[str, xr.DataArray]:
+    """Tables of one group as labelled arrays, null as NaN."""
+    return {
+        name: xr.DataArray(
+            np.asarray(table["values"], dtype=np.float64),
+            dims=table["axes"],
+            coords={axis: group["labels"][axis] for axis in table["axes"]},
+        )
+        for name, table in group["scores"].items()
+    }
+
+
+def _group(name: str, num_clips: int, table: Mapping[str, xr.DataArray]) -> GroupAccuracy:
+    accuracy, feature = table["matching_accuracy"], table.get("feature_accuracy")
+    layer, step = best_cell(accuracy)
+    return GroupAccuracy(
+        name=name,
+        num_clips=num_clips,
+        layer=layer,
+        step=step,
+        matching_accuracy=float(accuracy.max()),
+        feature_accuracy=float("nan") if feature is None else float(feature.max()),
+    )
 
 
 def _name(tracker: str, backbone: str) -> str:

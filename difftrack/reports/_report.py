@@ -17,7 +17,8 @@ from difftrack.reports._footage import Footage
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
 from difftrack.reports._provenance import provenance_section
-from difftrack.reports._tracking import Method, TrackedClip, number, results_section, tracking_headline, tracks_section
+from difftrack.reports._style import number
+from difftrack.reports._tracking import Method, TrackedClip, results_section, tracking_headline, tracks_section
 from difftrack.store import Store
 
 __all__ = ["BackboneResults", "example_clips", "write_report"]
@@ -113,7 +114,7 @@ def _backbone_sections(
         results = results_section(name, backbone.methods, backbone.tracked, folder=folder)
         sections += [tracks, results]
     views = _chosen_views(scores, params)
-    matching = MatchingParams.preset(scores.convention)
+    matching = MatchingParams.preset(scores.match_convention)
     sections += examples_sections(name, backbone.examples, views, matching=matching, folder=folder)
     progress(f"{name}: examples")
     return sections

@@ -18,6 +18,7 @@ from scipy.optimize import isotonic_regression
 __all__ = [
     "FAINT",
     "INK",
+    "MISSING",
     "MUTED",
     "QUIET",
     "SEQUENTIAL",
@@ -25,6 +26,7 @@ __all__ = [
     "STEP_AXIS",
     "finish_axes",
     "inline_svg",
+    "number",
     "point_colors",
     "save_png",
     "spread_labels",
@@ -47,6 +49,8 @@ STEP_AXIS = "denoising step (noise → clean)"
 """What every axis over steps is called."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, in the order in which series take them; told apart with any colour vision."""
+MISSING = "—"
+"""What stands where there is no number."""
 SEQUENTIAL = "viridis"
 """Colour map of every heatmap: even in lightness, so that it survives grey printing."""
 
@@ -84,6 +88,11 @@ _RC: dict[Any, Any] = {
     "svg.hashsalt": "difftrack",
     "image.interpolation": "nearest",
 }
+
+
+def number(fraction: float) -> str:
+    """A fraction in percent with one decimal; a dash where there is none."""
+    return f"{100 * fraction:.1f}" if np.isfinite(fraction) else MISSING
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:

@@ -15,6 +15,7 @@ from difftrack.reports._footage import Footage
 from difftrack.reports._overlay import OverlayParams, draw_tracks, side_by_side
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._save import save_figure
+from difftrack.reports._style import number
 from difftrack.tracking import PredictedTracks
 
 __all__ = [
@@ -22,14 +23,12 @@ __all__ = [
     "TapVidScores",
     "TrackedClip",
     "median_error_by_frame",
-    "number",
     "results_section",
     "tracking_headline",
     "tracks_section",
 ]
 
 _METRIC_SIZE_PX = 256.0
-_MISSING = "—"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,8 +236,3 @@ def _best_of_columns(values: Float[np.ndarray, "row col"]) -> frozenset[tuple[in
         return frozenset()
     best = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)
     return frozenset((int(row), column + 1) for column, row in enumerate(best))
-
-
-def number(fraction: float) -> str:
-    """A fraction in percent with one decimal; a dash where there is none."""
-    return f"{100 * fraction:.1f}" if np.isfinite(fraction) else _MISSING

@@ -1,0 +1,67 @@
+"""Stage: everything that earlier stages wrote -> one page, its figures and its videos."""
+
+import json
+import sys
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from difftrack.datasets import clip_names, read_clip, read_tracks
+from difftrack.params import parse
+from difftrack.reports import (
+    BackboneResults,
+    Footage,
+    ReportParams,
+    example_clips,
+    maps_from_scores,
+    methods_from_metrics,
+    read_tracked_clip,
+    write_report,
+)
+from difftrack.store import open_store
+from stages._run import Paths, run
+
+
+def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
+    """Read `clips`, `tracks`, and per backbone `descriptors`, `scores` and `predictions`; write the folder `report`."""
+    section = parse(ReportParams, params, "report")
+    annotated = [name for name in clip_names(deps["clips"]) if (deps["tracks"] / f"{name}.npz").exists()]
+    footage = Footage(
+        truth={name: read_tracks(deps["tracks"], name) for name in annotated},
+        read=lru_cache(maxsize=4)(partial(read_clip, deps["clips"])),
+    )
+    names = sorted(path.parent.name for path in deps["scores"].glob("*/scores.json"))
+    backbones = [_results(name, deps, footage, section) for name in names]
+    with Progress(disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("report", total=None)
+        write_report(
+            outs["report"], footage, backbones, params=section, progress=lambda part: bar.update(task, description=part)
+        )
+
+
+def _results(name: str, deps: Paths, footage: Footage, section: ReportParams) -> BackboneResults:
+    """Open what was found out about one backbone; without predictions there is nothing on tracking."""
+    store, predictions = open_store(deps["descriptors"] / name / "analysis"), deps["predictions"] / name
+    tracked = [clip for clip in footage.truth if (predictions / f"{clip}.npz").exists()]
+    return BackboneResults(
+        name=name,
+        scores=maps_from_scores(_json(deps["scores"] / name / "scores.json"), backbone=name),
+        examples=example_clips(store, footage, section),
+        tracked=[
+            read_tracked_clip(predictions / f"{clip}.npz", footage.truth[clip], backbone=name) for clip in tracked
+        ],
+        methods=methods_from_metrics(_json(predictions / "metrics.json"), backbone=name) if tracked else [],
+        provenance=store.spec(store.groups()[0]).fingerprint_parts,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+if __name__ == "__main__":
+    run("report", main)
