@@ -369,6 +369,26 @@ def test_lengths_that_the_stock_decoder_returns_too_long_are_refused(backbone: B
         backbone.generate(PROMPT, seed=0, num_inference_steps=1, cfg_scale=1.0, num_frames=13, height=40, width=56)
 
 
+# Memory switches
+
+
+def test_a_released_text_encoder_is_loaded_again_for_the_next_prompt(folder: Path, backbone: Backbone) -> None:
+    frugal = load_backbone(f"path:{folder}", ModelParams(release_text_encoder=True))
+    frugal.embed("blue disc")
+    assert "text_encoder" not in frugal.components._loaded
+    assert torch.equal(frugal.embed(PROMPT).tokens, backbone.embed(PROMPT).tokens)
+
+
+def test_sliced_encoding_gives_the_same_latents(folder: Path, backbone: Backbone, frames: np.ndarray) -> None:
+    sliced = load_backbone(f"path:{folder}", ModelParams(vae_slicing=True))
+    torch.testing.assert_close(sliced.encode(frames, frames_alone=True), backbone.encode(frames, frames_alone=True))
+
+
+def test_offload_without_what_it_needs_says_so(folder: Path) -> None:
+    with pytest.raises(BackboneError, match=r"cpu_offload is set and the device is cpu; it needs a GPU"):
+        load_backbone(f"path:{folder}", ModelParams(cpu_offload=True, device="cpu")).embed(PROMPT)
+
+
 # Names, folders, fingerprints
 
 

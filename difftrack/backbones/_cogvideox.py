@@ -1,6 +1,7 @@
 """CogVideoX, 1.0 and 1.5, text to video: joint attention, text first, velocity prediction."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,12 +90,20 @@ class CogVideoXBackbone(Backbone):
     def _transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
-        rotary = None
-        if self.transformer.config.use_rotary_positional_embeddings:
-            pipeline = self.components.pipeline(scheduler=self.components["scheduler"], with_text=False)
-            height, width = rows * self.spatial_stride, cols * self.spatial_stride
-            rotary = pipeline._prepare_rotary_positional_embeddings(height, width, num_latent_frames, self.device)
+        rotary = self._rotary_embedding(num_latent_frames, rows, cols)
         return {"encoder_hidden_states": prompt.tokens.unsqueeze(0), "image_rotary_emb": rotary}
+
+    @cache  # noqa: B019 - a backbone lives as long as its process, and sees few sizes
+    def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Tensor, Tensor] | None:
+        """As the stock pipeline prepares it, for any number of latent frames."""
+        if not self.transformer.config.use_rotary_positional_embeddings:
+            return None
+        pipeline = self.components.pipeline(scheduler=self.components["scheduler"], with_text=False)
+        height, width = rows * self.spatial_stride, cols * self.spatial_stride
+        rotary: tuple[Tensor, Tensor] = pipeline._prepare_rotary_positional_embeddings(
+            height, width, num_latent_frames, self.device
+        )
+        return rotary
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ from difftrack.backbones._errors import BackboneError
 
 __all__ = ["ALIASES", "CHECKPOINTS", "SHIPPED", "canonical_name"]
 
-SHIPPED = "data/backbones/small"
+SHIPPED = "data/backbones/cogvideox-mini"
 """Pipeline folder of the backbone that comes with the project, from the project's top; needs no download."""
 
 CHECKPOINTS: Mapping[str, str] = MappingProxyType({

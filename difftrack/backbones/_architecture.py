@@ -1,0 +1,145 @@
+"""What a backbone is: its counts, its strides, and the clips that it can be run on."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from difftrack.backbones._components import Components
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._folder import PipelineFolder
+from difftrack.backbones._params import ModelParams
+from difftrack.geometry import TokenGrid
+
+__all__ = ["Architecture"]
+
+
+class Architecture(ABC):
+    """One video diffusion transformer and its autoencoder, as their configs describe them; loaded lazily."""
+
+    def __init__(self, name: str, folder: PipelineFolder, params: ModelParams) -> None:
+        self.name = name
+        self.params = params
+        """How it was loaded."""
+        self.components = Components(folder, params)
+        """The stock components."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.components.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of configs and weights."""
+        return self.components.folder.fingerprint()
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the checkpoint; None for a local folder."""
+        return self.components.folder.revision
+
+    @property
+    def transformer(self) -> Any:  # noqa: ANN401
+        """The stock diffusers transformer."""
+        return self.components["transformer"]
+
+    @property
+    def vae(self) -> Any:  # noqa: ANN401
+        """The stock diffusers autoencoder."""
+        return self.components["vae"]
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer blocks in execution order."""
+        return len(self.attention_modules())
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(self.transformer.config.num_attention_heads)
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of one head."""
+        return int(self.transformer.config.attention_head_dim)
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Latent pixels per token along both image axes."""
+
+    @property
+    def latents_per_token_frame(self) -> int:
+        """Latent frames that one token frame folds together."""
+        return 1
+
+    @property
+    @abstractmethod
+    def spatial_stride(self) -> int:
+        """Pixels per latent pixel."""
+
+    @property
+    @abstractmethod
+    def temporal_stride(self) -> int:
+        """Frames per latent frame after the first."""
+
+    @property
+    def text_length(self) -> int:
+        """Text tokens that a prompt is padded or cut to; the stock pipeline's own default."""
+        call = inspect.signature(self.components.pipeline_class.__call__)
+        return int(call.parameters["max_sequence_length"].default)
+
+    @property
+    def stride_px(self) -> int:
+        """Pixels per token along both image axes."""
+        return self.spatial_stride * self.patch_size
+
+    @abstractmethod
+    def attention_modules(self) -> Sequence[nn.Module]:
+        """The attention over video tokens of every layer, in execution order."""
+
+    def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
+        """Raise `BackboneError`, saying what is allowed, unless clips of this size can be run."""
+        for axis, size in (("height", height), ("width", width)):
+            if size < self.stride_px or size % self.stride_px:
+                below = max(size // self.stride_px, 1) * self.stride_px
+                raise BackboneError(
+                    f"{axis} {size} does not suit {self.name}: it must be a multiple of {self.stride_px}, such as "
+                    f"{below} or {below + self.stride_px}"
+                )
+        if num_frames < 1:
+            raise BackboneError(f"num_frames is {num_frames}; it must be at least 1")
+        period = self.temporal_stride * self.latents_per_token_frame
+        if not frames_alone and num_frames % period != 1 % period:
+            below = max((num_frames - 1) // period * period + 1, 1)
+            nearest = below if num_frames - below <= period // 2 else below + period
+            raise BackboneError(
+                f"num_frames {num_frames} does not suit {self.name}: it must be {period} k + 1; nearest: {nearest}"
+            )
+
+    def token_grid(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> TokenGrid:
+        """Layout of the video tokens of a clip.
+
+        Args:
+            num_frames: Video frames.
+            height: In pixels.
+            width: In pixels.
+            frames_alone: Each frame encoded by itself, so that frames and token frames are the same.
+
+        Raises:
+            BackboneError: the backbone cannot run this size.
+        """
+        self.check_size(num_frames, height, width, frames_alone=frames_alone)
+        period = 1 if frames_alone else self.temporal_stride * self.latents_per_token_frame
+        return TokenGrid(
+            num_latent_frames=(num_frames - 1) // period + 1,
+            rows=height // self.stride_px,
+            cols=width // self.stride_px,
+            stride_px=self.stride_px,
+            temporal_stride=period,
+        )
