@@ -1,0 +1,187 @@
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
+from tiny_results import LAYERS, clip, write_store
+from typer.testing import CliRunner
+
+from cli import app
+from difftrack.datasets import write_clip
+from difftrack.media import read_image, read_video, write_video
+from difftrack.tracking import read_predictions
+
+TOP = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("descriptors")
+    write_store(root)
+    return root
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of one call."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_info_says_what_a_store_holds(store: Path) -> None:
+    status, out, _ = run("info", store)
+    assert status == 0
+    for wanted in ("1 groups", "square", "layers 1, 4", "steps  0, 20, 49", "3 x 5 x 7", "float16"):
+        assert wanted in out
+
+
+def test_help_and_info_need_no_torch_and_no_matplotlib(store: Path) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; import cli\n"
+        f"assert CliRunner().invoke(cli.app, ['info', {str(store)!r}]).exit_code == 0\n"
+        "loaded = {'torch', 'diffusers', 'matplotlib', 'xarray', 'cv2'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_query_prints_a_line_per_frame(store: Path) -> None:
+    status, out, _ = run("query", store, "--clip", "square", "--step", 20, "--layer", 4, "--point", "12,12")
+    assert status == 0
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert lines[0] == ["frame", "x_px", "y_px", "probability", "margin"]
+    assert [line[:3] for line in lines[1:]] == [
+        ["0", "12.00", "12.00"],
+        ["1", "20.00", "12.00"],
+        ["2", "28.00", "12.00"],
+    ]
+
+
+def test_query_draws_what_it_found(store: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clips", clip())
+    where = ("--clip", "square", "--step", 20, "--layer", 4, "--point", "12,12", "--frame", 2)
+    status, out, _ = run("query", store, *where, "--png", tmp_path / "out.png", "--clips", tmp_path / "clips")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    assert read_image(tmp_path / "out.png").std() > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (("--layer", 3), f"no layer 3; there are {LAYERS[0]}, {LAYERS[1]}"),
+        (("--clip", "circle"), "circle does not exist; the store holds square"),
+        (("--point", "99,12"), "(99, 12) lies outside clip square of 56x40 px"),
+        (("--frame", 9), "frame 9 of square"),
+    ],
+)
+def test_query_for_what_is_not_there_is_one_line_and_exit_status_1(
+    store: Path, changed: tuple[str, object], named: str
+) -> None:
+    asked = {"--clip": "square", "--step": 20, "--layer": 4, "--point": "12,12"} | dict([changed])
+    status, out, error = run("query", store, *(part for pair in asked.items() for part in pair))
+    assert (status, out) == (1, "")
+    assert len(error.splitlines()) == 1
+    assert named in error
+
+
+@pytest.mark.parametrize("point", ["12", "12,x", "", "1,2 3,4"])
+def test_point_that_is_no_point_is_a_usage_error(store: Path, point: str) -> None:
+    status, _, error = run("query", store, "--clip", "square", "--step", 20, "--layer", 4, "--point", point)
+    assert status == 2
+    assert "point" in error
+
+
+def test_missing_store_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
+    status, _, error = run("info", tmp_path / "nothing")
+    assert status == 1
+    assert error.startswith("difftrack: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_verify_passes_a_sound_store_and_names_a_damaged_shard(store: Path, tmp_path: Path) -> None:
+    assert run("verify", store)[0] == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    shard = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: (path.stat().st_size, str(path)))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    status, out, _ = run("verify", copy)
+    assert status == 1
+    assert str(shard) in out
+    assert "1 damaged" in out
+
+
+def test_models_lists_every_name_and_its_old_one() -> None:
+    status, out, _ = run("models")
+    assert status == 0
+    assert "cogvideox-2b" in out
+    assert "cogvideox_t2v_2b" in out
+
+
+def _project(folder: Path) -> Path:
+    """A params file beside a tiny backbone, and a video of seven frames of an odd size."""
+    save_cogvideox(folder / "backbone")
+    params = {
+        "backbones": {"tiny": {"path": str(folder / "backbone")}},
+        "extract": {
+            "tracking": {
+                "height": HEIGHT,
+                "width": WIDTH,
+                "num_inference_steps": 5,
+                "steps": [4],
+                "layers": [1, 2],
+                "chunks": {"chunk_len": 4},
+            }
+        },
+        "track": {"layers": [2], "baselines": ["no_motion"]},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    rng = np.random.default_rng(0)
+    write_video(folder / "my video.mp4", rng.integers(0, 255, (7, 53, 71, 3), dtype=np.uint8), 5.0, lossless=True)
+    return folder
+
+
+def test_track_writes_arrays_table_and_overlay_for_a_video_of_ones_own(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    where = ("--params", project / "params.yaml", "--out", tmp_path / "out")
+    status, out, error = run("track", project / "my video.mp4", "--points", "10,20 50.5,30", *where)
+    assert status == 0, error
+    assert {Path(line).name for line in out.splitlines()} == {"my-video.npz", "my-video.csv", "my-video.mp4"}
+    queries, predictions = read_predictions(tmp_path / "out" / "my-video.npz")
+    assert queries.tolist() == [[0, 10, 20], [0, 50.5, 30]]
+    tracks = predictions["tracker"]
+    assert tracks.points_xy_px.shape == (7, 2, 2)
+    np.testing.assert_allclose(tracks.points_xy_px[0], queries[:, 1:], rtol=1e-6)
+    with (tmp_path / "out" / "my-video.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7 * 2
+    assert float(rows[5]["x_px"]) == pytest.approx(float(tracks.points_xy_px[2, 1, 0]))
+    assert read_video(tmp_path / "out" / "my-video.mp4").frames.shape == (7, 54, 72, 3)
+
+
+def test_track_wants_either_points_or_a_grid(tmp_path: Path) -> None:
+    video = tmp_path / "video.mp4"
+    write_video(video, np.zeros((3, 16, 24, 3), np.uint8), 5.0, lossless=True)
+    assert run("track", video)[0] == 2
+    assert run("track", video, "--points", "1,2", "--grid", 3)[0] == 2
+
+
+def test_unreadable_video_and_unknown_backbone_are_one_line_each(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    status, _, error = run("track", broken, "--grid", 3)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert str(broken) in error
+    project = _project(tmp_path)
+    where = ("--params", project / "params.yaml", "--out", tmp_path / "out")
+    status, _, error = run("track", project / "my video.mp4", "--grid", 3, "--backbone", "sora", *where)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "sora" in error
+    assert "cogvideox-2b" in error
