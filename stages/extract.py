@@ -130,4 +130,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    run("extract", main)
+    run("extract", main, whole=True)
