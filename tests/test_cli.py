@@ -185,3 +185,10 @@ def test_unreadable_video_and_unknown_backbone_are_one_line_each(tmp_path: Path)
     assert (status, len(error.splitlines())) == (1, 1)
     assert "sora" in error
     assert "cogvideox-2b" in error
+
+
+def test_repro_hands_its_arguments_to_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr("cli.subprocess.call", lambda command: calls.append(command) or 3)
+    assert run("repro", "report", "--force")[0] == 3
+    assert calls == [[sys.executable, "-m", "dvc", "repro", "report", "--force"]]

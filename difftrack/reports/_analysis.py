@@ -157,6 +157,7 @@ def _where(maps: ScoreMaps, folder: Path) -> Section:
     )
     return Section(
         anchor=f"{maps.backbone}-where",
+        short="Layers",
         title="Where correspondence lives",
         lead=f"Of {maps.matching_accuracy.sizes['layer']} layers, {int(close.sum())} come within a tenth of the best "
         f"accuracy: {carriers}. The best is layer {layer} at step {step}. A layer that looks at other frames a lot "
@@ -198,7 +199,8 @@ def _when(maps: ScoreMaps, folder: Path) -> Section:
     )
     return Section(
         anchor=f"{maps.backbone}-when",
-        title="Stronger as noise falls",
+        short="Steps",
+        title="From noise to picture",
         lead=f"Layer {layers[0]} finds {_percent(float(curve.isel(step=0)))} of the points at the first step looked at "
         f"and {_percent(float(curve.isel(step=-1)))} at the last.",
         blocks=[figure],
@@ -218,6 +220,7 @@ def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, folder: Path) -> Sec
     )
     return Section(
         anchor=f"{maps.backbone}-kinds",
+        short="Features",
         title="Query-key against features",
         lead=f"Query-key is ahead in {wins} of {feature_accuracy.sizes['layer']} layers; at their best, "
         f"{_percent(float(maps.matching_accuracy.max()))} against {_percent(float(feature_accuracy.max()))}.",
@@ -244,6 +247,7 @@ def _attention(maps: ScoreMaps, folder: Path) -> Section:
     )
     return Section(
         anchor=f"{maps.backbone}-attention",
+        short="Attention",
         title="Attention across frames",
         lead=f"In layer {layers[0]} other frames hold {_percent(float(at.isel(step=0)))} of a point's attention at the "
         f"first step and {_percent(float(at.isel(step=-1)))} at the last.",
@@ -267,7 +271,8 @@ def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, folder: Path) -> Sectio
     )
     return Section(
         anchor=f"{maps.backbone}-heads",
-        title="Heads are not alike",
+        short="Heads",
+        title="Head by head",
         lead=f"In layer {layer} the best head alone finds {_percent(float(alone.max()))} of the points and the weakest "
         f"{_percent(float(alone.min()))}; all heads together find "
         f"{_percent(float(maps.matching_accuracy.sel(layer=layer, step=step)))}.",

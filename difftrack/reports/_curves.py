@@ -23,7 +23,7 @@ def draw_accuracy_by_step(accuracy: xr.DataArray, *, highlight: Sequence[int]) -
         accuracy: Fractions over (layer, step).
         highlight: Layers drawn in colour and named, best first.
     """
-    figure = Figure(figsize=(7.6, 4.3), layout="constrained")
+    figure = Figure(figsize=(11.2, 4.4), layout="constrained")
     ax = figure.subplots()
     steps = np.arange(accuracy.sizes["step"])
     percent = 100 * accuracy.transpose("layer", "step")

@@ -177,6 +177,7 @@ def examples_sections(
         sections.append(
             Section(
                 anchor=f"{backbone}-maps",
+                short="Points",
                 title="One point, frame by frame",
                 lead="Where the query descriptor of a single point finds its match. A layer that carries "
                 "correspondence puts a narrow spot on the right place; one that does not spreads out, or stays "
@@ -189,6 +190,7 @@ def examples_sections(
         sections.append(
             Section(
                 anchor=f"{backbone}-colors",
+                short="Colours",
                 title="What the descriptors look like",
                 lead="Three principal components of each descriptor shown as red, green and blue. Where a thing keeps "
                 "its colour while it moves, its descriptor moves along with it.",

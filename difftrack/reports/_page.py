@@ -101,6 +101,8 @@ class Section:
     """One finding: a heading that states it, a sentence or two, and the pictures."""
 
     anchor: str
+    short: str
+    """Its name in the navigation."""
     title: str
     lead: str
     blocks: Sequence[Block]

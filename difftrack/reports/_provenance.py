@@ -36,6 +36,7 @@ def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]]
     ]
     return Section(
         anchor="provenance",
+        short="Provenance",
         title="Provenance",
         lead="Same clips, same parameters and same versions give the same numbers.",
         blocks=[_clips(footage), *tables, _versions(params)],

@@ -155,6 +155,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         rows.append([backbone.name, str(layer), str(step), *map(number, values)])
     return Section(
         anchor="backbones",
+        short="Backbones",
         title="Backbones side by side",
         lead="The best layer and step of each, and how well its descriptors track.",
         blocks=[

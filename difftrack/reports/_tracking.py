@@ -138,6 +138,7 @@ def tracks_section(
     )
     return Section(
         anchor=f"{backbone}-tracks",
+        short="Tracks",
         title="Tracks beside the truth",
         lead="No part of the backbone was trained to track. Each point's position is read off the match between its "
         "query descriptor and the keys of every other frame.",
@@ -173,6 +174,7 @@ def results_section(backbone: str, methods: Sequence[Method], clips: Sequence[Tr
         )
     return Section(
         anchor=f"{backbone}-results",
+        short="Results",
         title="How good the tracks are",
         lead=_comparison(methods),
         blocks=[table, *figures, _clips_table(methods)],
