@@ -244,7 +244,10 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", backbone: str | None, param
 def _read_params(path: Path) -> dict[str, Any]:
     import yaml
 
-    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     for section in ("extract", "track", "backbones"):
         if not isinstance(values, dict) or not isinstance(values.get(section), dict):
             raise ValueError(f"{path}: section {section} is missing")

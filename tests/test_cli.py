@@ -185,6 +185,10 @@ def test_unreadable_video_and_unknown_backbone_are_one_line_each(tmp_path: Path)
     assert (status, len(error.splitlines())) == (1, 1)
     assert "sora" in error
     assert "cogvideox-2b" in error
+    (project / "params.yaml").write_text("track: [")
+    status, _, error = run("track", project / "my video.mp4", "--grid", 3, *where)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "not valid YAML" in error
 
 
 def test_repro_hands_its_arguments_to_dvc(monkeypatch: pytest.MonkeyPatch) -> None:

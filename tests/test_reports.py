@@ -32,6 +32,7 @@ from difftrack.reports._style import inline_svg, point_colors, save_png, spread_
 from difftrack.reports._tracking import median_error_by_frame
 from difftrack.store import StoreError, open_store
 from difftrack.tracking import PredictedTracks, write_predictions
+from stages.report import main
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +311,6 @@ def test_truth_is_cut_to_what_was_tracked(tmp_path: Path) -> None:
 
 
 def test_stage_reports_on_every_backbone_and_does_without_tracks(store: Path, tmp_path: Path) -> None:
-    main = pytest.importorskip("stages.report").main
     deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
     write_clip(deps["clips"], clip())
     write_tracks(deps["tracks"], "square", tracks())
