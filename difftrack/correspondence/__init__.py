@@ -13,12 +13,13 @@ from difftrack.correspondence._matching import (
     match_points,
     match_points_fused,
     match_points_per_head,
+    match_points_with_heads,
     match_probabilities,
     top_matches,
 )
 from difftrack.correspondence._params import CORRECTED, RELEASED, Convention, MatchingParams
 from difftrack.correspondence._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
-from difftrack.correspondence._readout import PointMatches, point_probabilities, read_rows
+from difftrack.correspondence._readout import point_probabilities, read_rows
 from difftrack.correspondence._rows import Descriptors, match_rows
 from difftrack.correspondence._time import latent_to_frames
 
@@ -30,7 +31,6 @@ __all__ = [
     "Descriptors",
     "Matches",
     "MatchingParams",
-    "PointMatches",
     "QueryTokens",
     "TopMatches",
     "attention_of_points",
@@ -41,6 +41,7 @@ __all__ = [
     "match_points",
     "match_points_fused",
     "match_points_per_head",
+    "match_points_with_heads",
     "match_probabilities",
     "match_rows",
     "point_probabilities",

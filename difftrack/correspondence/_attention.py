@@ -159,6 +159,6 @@ def _reduce(
     attention: tuple[Float[Tensor, "point text_token"], Float[Tensor, "point video_token"]], num_latent_frames: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     text, video = attention
-    frames = video.reshape(len(video), num_latent_frames, -1)
+    frames = video.reshape(len(video), num_latent_frames, video.shape[1] // num_latent_frames)
     text_max = text.amax(dim=-1) if text.shape[1] else text.new_zeros(len(text))
     return text_max, text.sum(dim=-1), frames.amax(dim=-1).T, frames.sum(dim=-1).T

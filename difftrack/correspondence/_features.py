@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._matches import Matches, given_matches, join_matches
+from difftrack.correspondence._matches import Matches, check_source_frame, given_matches, join_matches
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
 from difftrack.correspondence._readout import read_rows
@@ -40,8 +40,7 @@ def match_features(
         product favours tokens of large norm (decision 0002).
     """
     _, num_latent_frames, num_rows, cols, _ = feature.shape
-    if not 0 <= source_frame < num_latent_frames:
-        raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
+    check_source_frame(source_frame, num_latent_frames)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
     source = _frame_features(feature, source_frame, params)[:, :, points.tokens]
     one_head = torch.ones(1, device=feature.device)
@@ -52,8 +51,7 @@ def match_features(
             continue
         target = _frame_features(feature, target_frame, params)
         rows = mean_attention_blocked(source, target, one_head, scale=1 / params.feature_temperature)
-        there = read_rows(rows, points, cols=cols, params=params)
-        frames.append(Matches(there.points_xy_token, there.probability, there.margin))
+        frames.append(read_rows(rows, points, cols=cols, params=params))
     return join_matches(frames)
 
 

@@ -7,21 +7,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Matches", "given_matches", "join_matches", "stack_heads"]
+__all__ = ["Matches", "check_source_frame", "given_matches", "join_matches", "stack_heads"]
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Where query points are in every latent frame; in the source frame they are where they were asked for."""
+    """Where query points are in other latent frames; in the source frame they are where they were asked for.
 
-    points_xy_token: Float[Tensor, "*head latent_frame point xy"]
+    The leading axes are [latent_frame], or [head, latent_frame] where every head matches alone.
+    """
+
+    points_xy_token: Float[Tensor, "*axes point xy"]
     """Token coordinates (`MatchingParams.token_origin`); see `tokens_to_points`."""
-    probability: Float[Tensor, "*head latent_frame point"]
+    probability: Float[Tensor, "*axes point"]
     """Probability of the best token; 1 in the source frame."""
-    margin: Float[Tensor, "*head latent_frame point"]
+    margin: Float[Tensor, "*axes point"]
     """Best less second-best probability; 1 in the source frame."""
-    cycle_error_token: Float[Tensor, "*head latent_frame point"] | None = None
+    cycle_error_token: Float[Tensor, "*axes point"] | None = None
     """Distance in tokens between a point and the match of its match, back in the source frame; None if not asked."""
+
+
+def check_source_frame(source_frame: int, num_latent_frames: int) -> None:
+    """Raise ValueError unless the latent frame exists."""
+    if not 0 <= source_frame < num_latent_frames:
+        raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
 
 
 def given_matches(points_xy_token: Float[Tensor, "point xy"], *, cycle: bool = False) -> Matches:

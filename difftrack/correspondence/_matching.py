@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._matches import Matches, given_matches, join_matches, stack_heads
+from difftrack.correspondence._matches import Matches, check_source_frame, given_matches, join_matches, stack_heads
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
-from difftrack.correspondence._readout import point_probabilities
+from difftrack.correspondence._readout import point_probabilities, read_rows
 from difftrack.correspondence._rows import Descriptors, RowsBetween, match_rows
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "match_points",
     "match_points_fused",
     "match_points_per_head",
+    "match_points_with_heads",
     "match_probabilities",
     "top_matches",
 ]
@@ -107,8 +108,7 @@ def match_points_fused(
     if not pairs:
         raise ValueError("pairs is empty; at least one (query, key) is needed to match")
     num_latent_frames = pairs[0][0].shape[1]
-    if not 0 <= source_frame < num_latent_frames:
-        raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
+    check_source_frame(source_frame, num_latent_frames)
     between = RowsBetween(pairs, params, head_weights)
     parts = [given_matches(points_xy_token, cycle=cycle)]
     for target_frames in (range(source_frame), range(source_frame + 1, num_latent_frames)):
@@ -142,6 +142,43 @@ def match_points_per_head(
             for head in range(query.shape[0])
         ]
     )
+
+
+def match_points_with_heads(
+    query: Float[Tensor, "head latent_frame row col channel"],
+    key: Float[Tensor, "head latent_frame row col channel"],
+    points_xy_token: Float[Tensor, "point xy"],
+    *,
+    params: MatchingParams = CORRECTED,
+    source_frame: int = 0,
+) -> tuple[Matches, Matches]:
+    """Give `match_points` and `match_points_per_head` for little more than the price of one of them."""
+    num_heads, num_latent_frames, num_rows, cols, _ = query.shape
+    check_source_frame(source_frame, num_latent_frames)
+    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
+    one_head = torch.eye(num_heads, device=query.device)
+    of_mean: list[Matches] = []
+    of_heads: list[list[Matches]] = [[] for _ in range(num_heads)]
+    for target_frame in range(num_latent_frames):
+        if target_frame == source_frame:
+            for parts in (of_mean, *of_heads):
+                parts.append(given_matches(points_xy_token))
+            continue
+        total: Tensor | None = None
+        for head in range(num_heads):
+            rows = match_rows(
+                [(query, key)],
+                points.tokens,
+                source_frame=source_frame,
+                target_frames=range(target_frame, target_frame + 1),
+                params=params,
+                head_weights=[one_head[head]],
+            )
+            of_heads[head].append(read_rows(rows, points, cols=cols, params=params))
+            total = rows if total is None else total.add_(rows)
+        if total is not None:
+            of_mean.append(read_rows(total.div_(num_heads), points, cols=cols, params=params))
+    return join_matches(of_mean), stack_heads([join_matches(parts) for parts in of_heads])
 
 
 def match_probabilities(

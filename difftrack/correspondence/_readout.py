@@ -1,27 +1,14 @@
 """From rows of match probabilities to positions: argmax, soft-argmax in a window, margin, top-k."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import QueryTokens
 
-__all__ = ["PointMatches", "point_probabilities", "read_rows"]
-
-
-@dataclass(frozen=True, slots=True)
-class PointMatches:
-    """Where points went in one or several latent frames."""
-
-    points_xy_token: Float[Tensor, "*frame point xy"]
-    """Token coordinates in the target frame."""
-    probability: Float[Tensor, "*frame point"]
-    """Probability of the best token."""
-    margin: Float[Tensor, "*frame point"]
-    """Probability of the best token less that of the second best."""
+__all__ = ["point_probabilities", "read_rows"]
 
 
 def point_probabilities(
@@ -37,7 +24,7 @@ def read_rows(
     *,
     cols: int,
     params: MatchingParams = CORRECTED,
-) -> PointMatches:
+) -> Matches:
     """Find the best match of every point.
 
     Args:
@@ -49,7 +36,7 @@ def read_rows(
     """
     if params.read_out == "argmax_map":
         per_token = _best_matches(rows.softmax(dim=-1) if params.second_softmax else rows, cols=cols, params=params)
-        return PointMatches(
+        return Matches(
             points_xy_token=points.mix(per_token.points_xy_token),
             probability=points.mix(per_token.probability[..., None])[..., 0],
             margin=points.mix(per_token.margin[..., None])[..., 0],
@@ -57,16 +44,14 @@ def read_rows(
     return _best_matches(point_probabilities(rows, points, params), cols=cols, params=params)
 
 
-def _best_matches(
-    probabilities: Float[Tensor, "*frame point token"], *, cols: int, params: MatchingParams
-) -> PointMatches:
+def _best_matches(probabilities: Float[Tensor, "*frame point token"], *, cols: int, params: MatchingParams) -> Matches:
     best, token = probabilities.max(dim=-1)
     second = probabilities.scatter(-1, token[..., None], -1.0).amax(dim=-1).clamp(min=0)
     if params.window_radius == 0:
         xy = torch.stack([token % cols, token // cols], dim=-1).to(probabilities.dtype)
     else:
         xy = _soft_argmax(probabilities, token, cols=cols, params=params)
-    return PointMatches(points_xy_token=xy, probability=best, margin=best - second)
+    return Matches(points_xy_token=xy, probability=best, margin=best - second)
 
 
 def _soft_argmax(

@@ -1,7 +1,7 @@
 """Match probabilities between latent frames: the averages over heads, directions, layers and steps."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -110,8 +110,7 @@ class RowsBetween:
         batch = max(1, self.params.memory_limit_mb * 2**20 // frame_bytes)
         for start in range(target_frames.start, target_frames.stop, batch):
             frames = range(start, min(start + batch, target_frames.stop))
-            there = read_rows(self._rows(points.tokens, source_frame, frames), points, cols=cols, params=self.params)
-            yield Matches(there.points_xy_token, there.probability, there.margin)
+            yield read_rows(self._rows(points.tokens, source_frame, frames), points, cols=cols, params=self.params)
 
     def _match_cycle(self, points_xy_token: Float[Tensor, "point xy"], source_frame: int, target_frame: int) -> Matches:
         _, _, num_rows, cols, _ = self.pairs[0][0].shape
@@ -121,7 +120,7 @@ class RowsBetween:
         found = query_tokens(there.points_xy_token[0], rows=num_rows, cols=cols, params=self.params)
         again = read_rows(back(found.tokens), found, cols=cols, params=self.params)
         error = torch.linalg.vector_norm(again.points_xy_token - points_xy_token, dim=-1)
-        return Matches(there.points_xy_token, there.probability, there.margin, error)
+        return replace(there, cycle_error_token=error)
 
     def _both_ways(self, source_frame: int, target_frame: int) -> tuple["RowsOfTokens", "RowsOfTokens"]:
         """Functions giving the rows of source tokens in the target frame, and of target tokens in the source frame.

@@ -1,6 +1,7 @@
 """Tracks or attention + truth -> numbers; knows nothing of models or files."""
 
 from difftrack.metrics._grid import ClipMean, harmonic_mean, mean_over_clips, rank_cells
+from difftrack.metrics._maps import combine_clips, rank_layers, score_clip
 from difftrack.metrics._params import CORRECTED, RELEASED, Convention, ScoringParams
 from difftrack.metrics._scores import (
     AttentionScores,
@@ -21,12 +22,15 @@ __all__ = [
     "ScoringParams",
     "TapvidMetrics",
     "attention_score",
+    "combine_clips",
     "confidence_score",
     "harmonic_mean",
     "matching_accuracy",
     "mean_over_clips",
     "rank_cells",
+    "rank_layers",
     "round_accuracy",
+    "score_clip",
     "survival_rate",
     "tapvid_metrics",
 ]

@@ -1,0 +1,139 @@
+"""Scores of clips as labelled maps over step, layer and head; their means, and the layers worth using."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from difftrack.metrics._grid import harmonic_mean, mean_over_clips, rank_cells
+from difftrack.metrics._params import CORRECTED, ScoringParams
+from difftrack.metrics._scores import attention_score, confidence_score, matching_accuracy, round_accuracy
+
+__all__ = ["combine_clips", "rank_layers", "score_clip"]
+
+ToFrames = Callable[[np.ndarray], np.ndarray]
+"""Positions per latent frame [*grid, latent_frame, point, xy] to positions per video frame."""
+
+
+def score_clip(
+    matches: xr.Dataset,
+    true_xy_px: Float[np.ndarray, "frame point xy"],
+    visible: Bool[np.ndarray, "frame point"],
+    *,
+    to_frames: ToFrames,
+    temporal_stride: int,
+    params: ScoringParams = CORRECTED,
+) -> xr.Dataset:
+    """Score every step, layer and head of one clip.
+
+    Args:
+        matches: What the match stage wrote: `match_xy_px`, `attention_max`, `attention_mass`, `text_max`, `text_mass`
+            over (step, layer, ...), with `head_` in front over (step, layer, head, ...), and `feature_match_xy_px`.
+            What is absent is not scored.
+        true_xy_px: True positions in pixels of the size that the backbone saw, of the video frames that the latent
+            frames hold.
+        visible: True where a point is seen.
+        to_frames: Brings matches from latent frames to those video frames.
+        temporal_stride: Video frames per latent frame after the first.
+        params: How to score.
+
+    Returns:
+        `matching_accuracy`, `feature_accuracy`, `confidence`, `attention_score`, and the confidence and mass of the own
+        frame (`self_`) and the text (`text_`), over (step, layer); with `head_` in front also over head.
+    """
+    scores: dict[str, xr.DataArray] = {}
+    for name, source in (
+        ("matching_accuracy", "match_xy_px"),
+        ("feature_accuracy", "feature_match_xy_px"),
+        ("head_matching_accuracy", "head_match_xy_px"),
+    ):
+        if source in matches:
+            by_step = [
+                matching_accuracy(to_frames(xy), true_xy_px, visible, params=params) for xy in matches[source].values
+            ]
+            scores[name] = _labelled(np.stack(by_step), matches[source])
+    for prefix in ("", "head_"):
+        if f"{prefix}attention_max" in matches:
+            arrays = {name: matches[prefix + name].values for name in _ATTENTION}
+            for name, values in _attention_scores(arrays, visible, temporal_stride, params):
+                scores[prefix + name] = _labelled(values, matches[f"{prefix}attention_max"])
+    return xr.Dataset(scores)
+
+
+_ATTENTION = ("attention_max", "attention_mass", "text_max", "text_mass")
+
+
+def _attention_scores(
+    arrays: Mapping[str, np.ndarray], visible: np.ndarray, temporal_stride: int, params: ScoringParams
+) -> Iterator[tuple[str, np.ndarray]]:
+    confidence = confidence_score(
+        arrays["attention_max"], arrays["text_max"], visible, temporal_stride=temporal_stride, params=params
+    )
+    yield "confidence", confidence.cross
+    yield "self_confidence", confidence.self_frame
+    yield "text_confidence", confidence.text
+    attention = attention_score(arrays["attention_mass"], arrays["text_mass"], visible, params=params)
+    yield "attention_score", attention.cross
+    yield "self_mass", attention.self_frame
+    yield "text_mass", attention.text
+
+
+def _labelled(values: np.ndarray, like: xr.DataArray) -> xr.DataArray:
+    """Give values the leading axes of an array of matches, with their labels."""
+    axes = like.dims[: values.ndim]
+    return xr.DataArray(values, dims=axes, coords={axis: like.coords[axis] for axis in axes})
+
+
+def combine_clips(clips: Mapping[str, xr.Dataset], *, params: ScoringParams = CORRECTED) -> xr.Dataset:
+    """Average the scores of clips, and combine the averages into the harmonic mean.
+
+    Clips may hold different steps or layers; each cell is the mean over the clips that have it.
+
+    Returns:
+        The mean of every score, `harmonic_mean` (and `head_harmonic_mean`, normalised over heads too) where its three
+        parts are there, and `num_clips` over (step, layer): clips with an accuracy there. The attribute `empty_clips`
+        names clips that have no accuracy anywhere.
+
+    Raises:
+        ValueError: there is no clip.
+    """
+    if not clips:
+        raise ValueError("clips is empty; there is nothing to average")
+    stacked = xr.concat([clips[name] for name in clips], dim="clip", join="outer")
+    means = xr.Dataset()
+    for name, values in stacked.items():
+        mean = mean_over_clips(values.values.astype(np.float64), params=params).mean
+        if str(name).endswith("accuracy"):
+            mean = round_accuracy(mean, params=params)
+        means[name] = _labelled(mean, values.isel(clip=0))
+    accuracy = stacked["matching_accuracy" if "matching_accuracy" in stacked else "feature_accuracy"]
+    means["num_clips"] = accuracy.notnull().sum("clip")
+    empty = accuracy.isnull().all([axis for axis in accuracy.dims if axis != "clip"]).values
+    means.attrs["empty_clips"] = [name for name, is_empty in zip(clips, empty, strict=True) if is_empty]
+    for prefix in ("", "head_"):
+        parts = [means.get(prefix + name) for name in ("matching_accuracy", "confidence", "attention_score")]
+        if all(part is not None for part in parts):
+            combined = harmonic_mean(*(part.values for part in parts if part is not None), params=params)
+            means[f"{prefix}harmonic_mean"] = _labelled(combined, means[f"{prefix}matching_accuracy"])
+    return means
+
+
+def rank_layers(score: xr.DataArray, *, worst: bool = False) -> list[tuple[int, int, float]]:
+    """Rank layers by their best step.
+
+    Args:
+        score: A score over (step, layer).
+        worst: Begin with the layer whose best step is lowest.
+
+    Returns:
+        (layer, its best step, score) for every layer that has a score, in order.
+    """
+    by_layer = score.transpose("layer", "step").values
+    best = np.array([np.nan if np.isnan(row).all() else np.nanmax(row) for row in by_layer])
+    ranked = [index for (index,) in rank_cells(best, num=len(best), worst=worst)]
+    steps = score.step.values
+    return [
+        (int(score.layer.values[index]), int(steps[np.nanargmax(by_layer[index])]), float(best[index]))
+        for index in ranked
+    ]

@@ -1,0 +1,169 @@
+"""Stage: matches + tracks -> matching accuracy, confidence, attention score and their harmonic mean."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from difftrack.correspondence import MatchingParams, latent_to_frames
+from difftrack.datasets import read_clip, read_tracks
+from difftrack.geometry import rescale_points
+from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers, score_clip
+from difftrack.params import parse
+from difftrack.store import read_results, result_groups
+from stages._run import Paths, run
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSection:
+    """`score`: everything between matches and their scores."""
+
+    convention: Convention = "corrected"
+    """`corrected` does what the paper says, `released` what the released code does."""
+    threshold_px: float = 8.0
+    """A match is right when it lies strictly closer, in pixels of the size that the backbone saw."""
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of single scoring params; null keeps the convention's value."""
+
+    def __post_init__(self) -> None:
+        _ = self.params
+
+    @property
+    def params(self) -> ScoringParams:
+        """The convention with its overrides."""
+        overrides = {**self.scoring, "threshold_px": self.threshold_px}
+        return ScoringParams.preset(self.convention, overrides, section="score.scoring")
+
+
+def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
+    """Read `matches`, `tracks` and `clips`; write `scores` (JSON), `table` (CSV) and `best_layers` (JSON)."""
+    section = parse(ScoreSection, params, "score")
+    names = result_groups(deps["matches"])
+    matches = {name: read_results(deps["matches"], name) for name in names}
+    clips = {name: _score(matches[name], deps["tracks"], name, section.params) for name in names}
+    groups = {"all": names, **_by_source(deps["clips"], names)}
+    means = {
+        group: combine_clips({name: clips[name] for name in members}, params=section.params)
+        for group, members in groups.items()
+    }
+    about = {
+        "convention": section.convention,
+        "scoring": asdict(section.params),
+        "match_convention": sorted({matches[name].attrs["convention"] for name in names}),
+        "descriptors": {name: matches[name].attrs["descriptors"] for name in names},
+    }
+    scores = {**about, "groups": {group: {"clips": groups[group], **_tables(means[group])} for group in groups}}
+    _write_json(outs["scores"], scores)
+    _write_csv(outs["table"], means)
+    _write_json(outs["best_layers"], {"convention": section.convention, **_best_layers(means["all"])})
+
+
+def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringParams) -> xr.Dataset:
+    """Score one clip over the video frames that the backbone saw, at the size at which it saw them."""
+    tracks, temporal_stride = read_tracks(tracks_folder, name), int(matches.attrs["temporal_stride"])
+    frames = np.arange(matches.frame.values[0], matches.frame.values[-1] + 1)
+    if len(frames) != 1 + (matches.sizes["latent_frame"] - 1) * temporal_stride or frames[-1] >= tracks.num_frames:
+        raise ValueError(
+            f"{name}: latent frames show frames {matches.frame.values.tolist()}, which do not fit a temporal stride of"
+            f" {temporal_stride} and tracks of {tracks.num_frames} frames"
+        )
+    points = np.ix_(frames, matches.point.values)
+    true_xy_px = rescale_points(
+        tracks.points_xy_px[points], from_size=(tracks.height, tracks.width), to_size=tuple(matches.attrs["size"])
+    )
+    matching = parse(MatchingParams, matches.attrs["matching"], "matching")
+    upsample = partial(latent_to_frames, num_frames=len(frames), temporal_stride=temporal_stride, params=matching)
+    return score_clip(
+        matches,
+        true_xy_px,
+        tracks.visible[points],
+        to_frames=lambda xy: upsample(torch.from_numpy(xy)).numpy(),
+        temporal_stride=temporal_stride,
+        params=params,
+    )
+
+
+def _by_source(clips_folder: Path, names: list[str]) -> dict[str, list[str]]:
+    """Group clips by where they come from: `rendered/easy`, `generated`, `folder` ..."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        clip = read_clip(clips_folder, name)
+        split = clip.details.get("render", {}).get("split")
+        groups.setdefault(f"{clip.source}/{split}" if split else clip.source, []).append(name)
+    return groups
+
+
+def _tables(means: xr.Dataset) -> dict[str, Any]:
+    """A map of scores as plain lists, with their axes and labels."""
+    return {
+        "empty_clips": means.attrs["empty_clips"],
+        "labels": {str(axis): means[axis].values.tolist() for axis in means.dims},
+        "scores": {
+            str(name): {"axes": list(map(str, values.dims)), "values": values.values.tolist()}
+            for name, values in means.items()
+        },
+    }
+
+
+def _best_layers(means: xr.Dataset) -> dict[str, Any]:
+    """Layers from best to worst by the harmonic mean, in all steps and at each one; and by accuracy alone."""
+    rankings = {
+        name: [{"layer": layer, "step": step, name: score} for layer, step, score in rank_layers(means[name])]
+        for name in ("harmonic_mean", "matching_accuracy", "feature_accuracy")
+        if name in means
+    }
+    by = "harmonic_mean" if "harmonic_mean" in means else next(iter(rankings))
+    return {
+        "ranked_by": by,
+        "layers": [cell["layer"] for cell in rankings[by]],
+        "at_step": {
+            str(step): [layer for layer, _, _ in rank_layers(means[by].sel(step=[step]))]
+            for step in means.step.values.tolist()
+        },
+        **rankings,
+    }
+
+
+def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:
+    """A row per group, step, layer and head; `head` is empty in rows over all heads together."""
+    rows: list[dict[str, Any]] = []
+    for group, maps in means.items():
+        whole = [str(name) for name in maps.data_vars if not str(name).startswith("head_")]
+        of_heads = [str(name) for name in maps.data_vars if str(name).startswith("head_")]
+        for step in maps.step.values.tolist():
+            for layer in maps.layer.values.tolist():
+                cell, at = maps.sel(step=step, layer=layer), {"group": group, "step": step, "layer": layer}
+                rows.append({**at, "head": None, **{name: cell[name].item() for name in whole}})
+                for head in maps["head"].values.tolist() if of_heads else ():
+                    values = {name.removeprefix("head_"): cell[name].sel(head=head).item() for name in of_heads}
+                    rows.append({**at, "head": head, **values})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows({name: None if value != value else value for name, value in row.items()} for row in rows)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with null where there is no number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+if __name__ == "__main__":
+    run("score", main)
