@@ -105,11 +105,16 @@ def _score(tracks: PredictedTracks, truth: Tracks, section: TrackSection) -> Sco
     predicted = rescale_points(tracks.points_xy_px, from_size=size, to_size=EVALUATED_SIZE)
     true = rescale_points(kept.points_xy_px[:num_frames], from_size=size, to_size=EVALUATED_SIZE)
     visible, query_frames = kept.visible[:num_frames], kept.query_points[:, 0].astype(np.int64)
-    metrics = tapvid_metrics(
-        predicted, tracks.visible, true, visible, query_frames, query_mode=section.query_mode
+    of_batch = tapvid_metrics(
+        predicted[None],
+        tracks.visible[None],
+        true[None],
+        visible[None],
+        query_frames[None],
+        query_mode=section.query_mode,
     ).as_dict()
     survival = survival_rate(predicted, true, visible, query_frames)
-    return {key: float(value) for key, value in metrics.items()} | {"survival": survival}
+    return {key: float(of_video[0]) for key, of_video in of_batch.items()} | {"survival": survival}
 
 
 def _write_scores(

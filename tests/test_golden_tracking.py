@@ -1,25 +1,24 @@
 """Parity with numbers that the released code produced (goldens 05 and 06)."""
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from golden_sets import FULL, load
 from torch import Tensor
 
 from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.tracking import ChunkDescriptors, ChunkParams, PredictedTracks, TrackParams, chunk_schedule, track_clip
 
-GOLDEN = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
+TRACKS = FULL / "05_tapvid_track.npz"
 
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden fixtures at {GOLDEN}; set DIFFTRACK_FIXTURES")
+pytestmark = pytest.mark.skipif(not TRACKS.exists(), reason=f"no goldens in {FULL}: set DIFFTRACK_FIXTURES")
 
 
 def released_cases() -> list[dict[str, Any]]:
-    return json.loads((GOLDEN / "06_chunk_schedule.json").read_text())["cases"]  # type: ignore[no-any-return]
+    return json.loads((FULL / "06_chunk_schedule.json").read_text())["cases"]  # type: ignore[no-any-return]
 
 
 def released_chunks(case: dict[str, Any]) -> list[list[int]]:
@@ -68,11 +67,6 @@ SCHEDULES = {
 }
 
 
-def load(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / name) as arrays:
-        return {key: arrays[key] for key in arrays}
-
-
 def perturbed_chunks(golden: dict[str, np.ndarray], chunks: list[tuple[int, ...]]) -> list[ChunkDescriptors]:
     """Chunks whose descriptors depend on their number, as the stand-in model of the golden made them."""
 
@@ -104,7 +98,7 @@ def released_tracks(golden: dict[str, np.ndarray], name: str, **overrides: Any) 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_released_tracks_are_those_of_the_released_code(name: str) -> None:
-    golden = load("05_tapvid_track.npz")
+    golden = load(TRACKS)
     tracks = released_tracks(golden, name)
     predicted = rescale_points(tracks.points_xy_px, from_size=SIZE, to_size=(256, 256))
     np.testing.assert_allclose(predicted.swapaxes(0, 1), golden[f"{name}__pred_tracks256"], atol=2e-3)
@@ -112,7 +106,7 @@ def test_released_tracks_are_those_of_the_released_code(name: str) -> None:
 
 
 def test_temperature_alone_is_corrected_by_its_own_override() -> None:
-    golden = load("05_tapvid_track.npz")
+    golden = load(TRACKS)
     tracks = released_tracks(golden, "interval_avg", matching={"temperature": "root_channel"})
     predicted = rescale_points(tracks.points_xy_px, from_size=SIZE, to_size=(256, 256)).swapaxes(0, 1)
     np.testing.assert_allclose(predicted, golden["interval_avg_FIXEDSCALE__pred_tracks256"], atol=2e-3)
@@ -120,7 +114,7 @@ def test_temperature_alone_is_corrected_by_its_own_override() -> None:
 
 
 def test_released_tracks_at_real_geometry_are_those_of_the_released_code() -> None:
-    golden, matching = load("05_tapvid_track.npz"), load("01_matching.npz")
+    golden, matching = load(TRACKS), load(FULL / "01_matching.npz")
     num_text = matching["q"].shape[1] - 13 * 30 * 45
 
     def read(step: int, layer: int) -> tuple[Tensor, Tensor]:

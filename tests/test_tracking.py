@@ -26,6 +26,7 @@ from difftrack.tracking import (
     chunk_schedule,
     no_motion,
     read_predictions,
+    select_heads,
     smooth_tracks,
     track_clip,
 )
@@ -257,6 +258,25 @@ def test_a_head_that_sees_nothing_can_be_left_out(choice: dict[str, Any]) -> Non
         track(noisy, points, **choice).points_xy_px, track(clean, points).points_xy_px, atol=1e-3
     )
     assert np.abs(track(noisy, points).points_xy_px - track(clean, points).points_xy_px).max() > 1.0
+
+
+def test_heads_are_chosen_by_what_they_add() -> None:
+    worth = {(0,): 0.2, (1,): 0.5, (2,): 0.4, (0, 1): 0.45, (1, 2): 0.6, (0, 1, 2): 0.55}
+    assert select_heads(worth.__getitem__, [0, 1, 2]) == (1, 2)
+    assert select_heads(worth.__getitem__, [0, 1, 2], min_gain=0.2) == (1,)
+    with pytest.raises(ValueError, match="heads is empty"):
+        select_heads(worth.__getitem__, [])
+
+
+def test_heads_are_learned_from_known_tracks() -> None:
+    velocity, points = (0.3, 0.0), queries((0, 3, 2), (0, 5, 4))
+    chunks = chunks_of(moving(velocity), chunk_schedule(5, ChunkParams(chunk_len=3)), noisy_head=True)
+
+    def score(heads: tuple[int, ...]) -> float:
+        found = track(chunks, points, heads=heads).points_xy_px
+        return -float(np.abs(found - expected_px(points, 5, velocity)).mean())
+
+    assert select_heads(score, range(HEADS)) == (0,)
 
 
 def test_features_are_matched_by_cosine_whatever_their_length() -> None:

@@ -1,6 +1,7 @@
 """Chunk schedule and correspondences to tracks with visibility."""
 
 from difftrack.tracking._chunks import ChunkDescriptors
+from difftrack.tracking._heads import select_heads
 from difftrack.tracking._params import TrackParams, VisibilityParams
 from difftrack.tracking._predictions import PredictedTracks, no_motion, read_predictions, write_predictions
 from difftrack.tracking._schedule import ChunkParams, chunk_schedule
@@ -17,6 +18,7 @@ __all__ = [
     "chunk_schedule",
     "no_motion",
     "read_predictions",
+    "select_heads",
     "select_sources",
     "smooth_tracks",
     "stored_chunks",

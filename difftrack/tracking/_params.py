@@ -25,7 +25,7 @@ class VisibilityParams:
 
     predict: bool | None = None
     """False calls every point visible in every frame, as published. Null: true under `corrected`, else false."""
-    max_cycle_error_token: float = 1.5
+    max_cycle_error_token: float = 2.0
     """A point is invisible where the match of its match lies further than this from where it started, in tokens."""
     min_margin: float = 0.0
     """A point is invisible where its match stands out by less: 1 - (best probability more than one token away) / best,

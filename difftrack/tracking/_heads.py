@@ -1,0 +1,38 @@
+"""Which heads to track with, learned from clips whose tracks are known."""
+
+from collections.abc import Callable, Sequence
+
+__all__ = ["select_heads"]
+
+
+def select_heads(
+    score: Callable[[tuple[int, ...]], float], heads: Sequence[int], *, min_gain: float = 0.0
+) -> tuple[int, ...]:
+    """Pick heads greedily: the best alone, then whichever helps most, until none helps.
+
+    Few heads of a layer carry correspondence; averaging in the others blurs the match. With n heads this asks for at
+    most n * (n + 1) / 2 scores, all of them read-outs of the same cached descriptors.
+
+    Args:
+        score: Gives the worth of `TrackParams.heads`, higher is better: say, the mean delta_avg over rendered tuning
+            clips. Clips that are reported on must not be among them.
+        heads: Candidates.
+        min_gain: Stop when the next head adds no more than this.
+
+    Returns:
+        The chosen heads, in rising order. Of heads of the same worth the first is taken.
+
+    Raises:
+        ValueError: there is no candidate.
+    """
+    if not heads:
+        raise ValueError("heads is empty; at least one candidate is needed")
+    chosen: tuple[int, ...] = ()
+    best = float("-inf")
+    while rest := [head for head in heads if head not in chosen]:
+        scores = {head: score(tuple(sorted((*chosen, head)))) for head in rest}
+        helper = max(scores, key=scores.__getitem__)
+        if not scores[helper] > best + min_gain:
+            break
+        chosen, best = tuple(sorted((*chosen, helper))), scores[helper]
+    return chosen
