@@ -136,6 +136,6 @@ def _count(flags: Bool[np.ndarray, "*video frame point"]) -> Int[np.ndarray, "*v
     return np.asarray(flags.sum(axis=(-2, -1)))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> Float[np.ndarray, "*video"]:
+def _ratio(part: np.ndarray, whole: np.ndarray | np.integer) -> Float[np.ndarray, "*video"]:
     """Divide, giving NaN for 0 / 0."""
-    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0))
+    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0))

@@ -1,0 +1,403 @@
+"""Descriptors to matches: worked by hand, by law, and by the plain version."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from difftrack.correspondence import (
+    CORRECTED,
+    MatchingParams,
+    attention_of_points,
+    attention_of_points_per_head,
+    attention_rows,
+    latent_to_frames,
+    match_features,
+    match_points,
+    match_points_fused,
+    match_points_per_head,
+    match_points_with_heads,
+    match_probabilities,
+    match_rows,
+    points_to_tokens,
+    query_tokens,
+    read_rows,
+    tokens_to_points,
+    top_matches,
+)
+from difftrack.params import ParamsError
+
+HEADS, FRAMES, ROWS, COLS, CHANNELS = 2, 3, 5, 7, 11
+FORWARD = MatchingParams(directions="forward")
+
+
+def draw(seed: int, *, heads: int = HEADS, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    query, key = scale * torch.randn(2, heads, FRAMES, ROWS, COLS, CHANNELS, generator=generator)
+    return query, key
+
+
+def every_token(rows: int = ROWS, cols: int = COLS) -> Tensor:
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    return torch.stack([col.flatten(), row.flatten()], dim=-1).float()
+
+
+def unmistakable(frames: int = FRAMES, *, rows: int = ROWS, cols: int = COLS) -> Tensor:
+    """One direction of its own per token, the same in all frames, [1, latent_frame, row, col, channel]."""
+    tokens = 20 * torch.eye(rows * cols).reshape(rows, cols, rows * cols)
+    return tokens.expand(1, frames, rows, cols, rows * cols)
+
+
+def test_logits_0_and_ln_3_become_a_quarter_and_three_quarters() -> None:
+    query, key = torch.zeros(2, 1, 2, 1, 2, 1)
+    query[0, 0, 0, 0, 0] = 1.0
+    key[0, 1, 0, 1, 0] = math.log(3)
+    found = match_probabilities(query, key, torch.tensor([[0.0, 0.0]]), target_frame=1, params=FORWARD)
+    torch.testing.assert_close(found, torch.tensor([[[0.25, 0.75]]]))
+
+
+def test_both_directions_average_where_a_token_looks_and_who_looks_at_it() -> None:
+    query, key = torch.zeros(2, 1, 2, 1, 2, 1)
+    query[0, 0, 0, 0, 0] = 1.0
+    key[0, 1, 0, 1, 0] = math.log(3)
+    found = match_probabilities(query, key, torch.tensor([[0.0, 0.0]]), target_frame=1)
+    torch.testing.assert_close(found, torch.tensor([[[(0.25 + 0.5) / 2, (0.75 + 0.5) / 2]]]))
+
+
+def test_temperature_is_root_channel_not_root_heads() -> None:
+    assert CORRECTED.score_scale(num_heads=30, num_channels=64) == 1 / 8
+    assert MatchingParams(temperature="root_heads").score_scale(num_heads=25, num_channels=64) == 1 / 5
+    five = MatchingParams(temperature="root_channel_per_head").score_scale(num_heads=24, num_channels=128)
+    assert five == pytest.approx(1 / math.sqrt(5))
+    assert MatchingParams(temperature=0.5).score_scale(num_heads=2, num_channels=3) == 2.0
+
+
+def test_fewer_channels_than_heads_are_refused_where_the_released_code_turns_everything_into_nan() -> None:
+    with pytest.raises(ValueError, match="23 channels and 24 heads"):
+        MatchingParams(temperature="root_channel_per_head").score_scale(num_heads=24, num_channels=23)
+
+
+@pytest.mark.parametrize("directions", ["both", "forward"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_blocked_products_equal_the_plain_version(directions: Any, dtype: torch.dtype) -> None:
+    query, key = (tensor.to(dtype) for tensor in draw(3))
+    tokens = torch.tensor([0, 3, 8, 33])
+    blocked, plain = (
+        match_rows(
+            [(query, key)],
+            tokens,
+            source_frame=1,
+            target_frames=range(2, 3),
+            params=MatchingParams(directions=directions, backend=backend),
+        )
+        for backend in ("blocked", "reference")
+    )
+    assert blocked.dtype == torch.float32
+    torch.testing.assert_close(blocked, plain, atol=1e-6, rtol=0)
+
+
+def test_a_large_grid_that_takes_several_blocks_equals_the_plain_version() -> None:
+    generator = torch.Generator().manual_seed(5)
+    query, key = torch.randn(2, 2, 2, 23, 31, 3, generator=generator)
+    blocked, plain = (
+        match_points(query, key, every_token(23, 31) * 0.97, params=MatchingParams(backend=backend))
+        for backend in ("blocked", "reference")
+    )
+    torch.testing.assert_close(blocked.probability, plain.probability, atol=1e-6, rtol=0)
+    assert (blocked.points_xy_token == plain.points_xy_token).float().mean() > 0.999
+
+
+def test_memory_limit_changes_batches_but_no_number() -> None:
+    query, key = draw(4)
+    one, many = (match_points(query, key, every_token(), params=MatchingParams(memory_limit_mb=mb)) for mb in (1, 512))
+    torch.testing.assert_close(one.points_xy_token, many.points_xy_token, atol=0, rtol=0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 30))
+def test_probabilities_of_a_row_sum_to_one(seed: int, scale: float) -> None:
+    query, key = draw(seed, scale=scale)
+    points = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([COLS - 1, ROWS - 1])
+    maps = match_probabilities(query, key, points, target_frame=2, params=FORWARD)
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(4), atol=1e-5, rtol=0)
+    back = match_rows([(query, key)], torch.arange(ROWS * COLS), source_frame=2, target_frames=range(1))
+    forth = match_rows([(query, key)], torch.arange(ROWS * COLS), source_frame=0, target_frames=range(2, 3))
+    torch.testing.assert_close(back[0], forth[0].T, atol=1e-6, rtol=0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10_000), order=st.permutations(range(5)))
+def test_permuting_heads_changes_nothing_and_permuting_points_permutes_matches(seed: int, order: list[int]) -> None:
+    query, key = draw(seed, heads=5)
+    points = every_token()[:5]
+    straight = match_points(query, key, points)
+    shuffled = match_points(query[order], key[order], points)
+    torch.testing.assert_close(shuffled.probability, straight.probability, atol=1e-6, rtol=0)
+    assert torch.equal(match_points(query, key, points[order]).points_xy_token, straight.points_xy_token[:, order])
+
+
+@pytest.mark.parametrize("name", ["corrected", "released"])
+def test_identical_frames_match_to_themselves_exactly(name: Any) -> None:
+    params = MatchingParams.preset(name, {"query_margin": "none"})
+    descriptor, points = unmistakable(), every_token()
+    for matches in (
+        match_points(descriptor, descriptor, points, params=params),
+        match_features(descriptor, points, params=params),
+    ):
+        assert torch.equal(matches.points_xy_token, points.expand(FRAMES, -1, -1))
+
+
+@settings(deadline=None, max_examples=15)
+@given(right=st.integers(-2, 2), down=st.integers(-1, 1), radius=st.integers(0, 1), source=st.integers(0, 1))
+def test_a_translation_by_whole_tokens_is_found_exactly(right: int, down: int, radius: int, source: int) -> None:
+    still = unmistakable(1)
+    moved = torch.roll(still, (down, right), dims=(2, 3))
+    frames = torch.cat([still, moved] if source == 0 else [moved, still], dim=1)
+    inside = every_token()[(every_token() + torch.tensor([right, down])).ge(0).all(dim=-1)]
+    inside = inside[(inside + torch.tensor([right, down]) < torch.tensor([COLS, ROWS])).all(dim=-1)]
+    params = MatchingParams(window_radius=radius, temperature=1.0)
+    matches = match_points(frames, frames, inside, params=params, source_frame=source, cycle=True)
+    expected = inside + torch.tensor([right, down])
+    torch.testing.assert_close(matches.points_xy_token[1 - source], expected, atol=1e-4, rtol=0)
+    assert matches.cycle_error_token is not None
+    torch.testing.assert_close(matches.cycle_error_token, torch.zeros(2, len(inside)), atol=1e-3, rtol=0)
+    assert torch.equal(matches.points_xy_token[source], inside)
+
+
+def test_soft_argmax_finds_the_centre_of_mass_of_the_window() -> None:
+    rows = torch.zeros(1, ROWS * COLS)
+    rows[0, 2 * COLS + 3], rows[0, 2 * COLS + 4], rows[0, 3 * COLS + 3] = 0.5, 0.25, 0.25
+    rows[0, 0] = 0.45
+    point = query_tokens(torch.tensor([[0.0, 0.0]]), rows=ROWS, cols=COLS)
+    found = {
+        radius: read_rows(rows, point, cols=COLS, params=MatchingParams(window_radius=radius)) for radius in (0, 1, 6)
+    }
+    torch.testing.assert_close(found[0].points_xy_token, torch.tensor([[3.0, 2.0]]))
+    torch.testing.assert_close(found[1].points_xy_token, torch.tensor([[3.25, 2.25]]))
+    assert found[6].points_xy_token[0, 0] < 2.5
+    torch.testing.assert_close(found[1].margin, torch.tensor([0.05]))
+    sharp = MatchingParams(window_radius=1, window_temperature=0.01)
+    torch.testing.assert_close(
+        read_rows(rows, point, cols=COLS, params=sharp).points_xy_token, found[0].points_xy_token
+    )
+
+
+def test_soft_argmax_at_the_border_uses_only_tokens_that_exist() -> None:
+    rows = torch.zeros(1, ROWS * COLS)
+    rows[0, COLS - 1], rows[0, 2 * COLS - 1], rows[0, COLS] = 0.5, 0.25, 0.25
+    point = query_tokens(torch.tensor([[0.0, 0.0]]), rows=ROWS, cols=COLS)
+    found = read_rows(rows, point, cols=COLS, params=MatchingParams(window_radius=1))
+    torch.testing.assert_close(found.points_xy_token, torch.tensor([[COLS - 1, 1 / 3]]))
+
+
+def test_a_point_between_tokens_mixes_their_probabilities_not_their_matches() -> None:
+    descriptor = unmistakable(2)
+    swapped = descriptor.clone()
+    swapped[:, 1, 0, 0], swapped[:, 1, 0, 6] = descriptor[:, 1, 0, 6], descriptor[:, 1, 0, 0]
+    point = torch.tensor([[0.25, 0.0]])
+    mixed = match_points(descriptor, swapped, point, params=FORWARD)
+    torch.testing.assert_close(mixed.points_xy_token[1], torch.tensor([[6.0, 0.0]]))
+    between = match_points(descriptor, swapped, point, params=replace(FORWARD, read_out="argmax_map"))
+    torch.testing.assert_close(between.points_xy_token[1], torch.tensor([[0.75 * 6 + 0.25 * 1, 0.0]]))
+
+
+def test_zero_padding_pulls_points_beyond_the_last_token_centre_to_the_corner() -> None:
+    released = MatchingParams.preset("released")
+    descriptor = torch.cat([unmistakable(1, rows=3, cols=8)] * 2, dim=1)
+    params = replace(released, temperature=1.0)
+    beyond = torch.tensor([[8.0, 1.0]])
+    pulled = match_points(descriptor, descriptor, beyond, params=params).points_xy_token[1, 0]
+    held = match_points(descriptor, descriptor, beyond, params=replace(params, padding="border"))
+    assert pulled[0] < 7 * (1 - 0.1)
+    assert held.points_xy_token[1, 0, 0] == pytest.approx(7.0, abs=1e-4)
+
+
+def test_pixel_centres_of_tokens_are_whole_token_coordinates_only_in_the_corrected_convention() -> None:
+    centre = torch.tensor([[8.0, 24.0]])
+    assert points_to_tokens(centre, stride_px=16).tolist() == [[0.0, 1.0]]
+    released = MatchingParams.preset("released")
+    assert points_to_tokens(centre, stride_px=16, params=released).tolist() == [[0.5, 1.5]]
+    for params in (CORRECTED, released):
+        tokens = points_to_tokens(centre, stride_px=16, params=params)
+        assert torch.equal(tokens_to_points(tokens, stride_px=16, params=params), centre)
+
+
+def test_each_head_alone_is_the_mean_with_all_weight_on_that_head() -> None:
+    query, key = draw(7, heads=3)
+    points = every_token() * 0.9
+    per_head = match_points_per_head(query, key, points, cycle=True)
+    assert per_head.points_xy_token.shape == (3, FRAMES, ROWS * COLS, 2)
+    alone = match_points(query[1:2], key[1:2], points, cycle=True)
+    torch.testing.assert_close(per_head.probability[1], alone.probability)
+    assert per_head.cycle_error_token is not None
+    torch.testing.assert_close(per_head.cycle_error_token[1], alone.cycle_error_token)
+    weighted = match_points(query, key, points, head_weights=torch.tensor([0.0, 5.0, 0.0]))
+    torch.testing.assert_close(weighted.probability, alone.probability)
+    mean, heads = match_points_with_heads(query, key, points)
+    torch.testing.assert_close(heads.probability, per_head.probability)
+    torch.testing.assert_close(mean.probability, match_points(query, key, points).probability)
+
+
+def test_fusing_averages_match_probabilities_of_layers_and_steps() -> None:
+    first, second = draw(8), draw(9, heads=5)
+    points = every_token()[:3]
+    fused = match_points_fused([first, second], points)
+    maps = [match_probabilities(*pair, points, target_frame=1) for pair in (first, second)]
+    best = torch.stack(maps).mean(dim=0).flatten(1).amax(dim=1)
+    torch.testing.assert_close(fused.probability[1], best)
+    same = match_points_fused([first, first], points)
+    torch.testing.assert_close(same.probability, match_points(*first, points).probability)
+
+
+def test_cycle_error_tells_a_token_that_two_others_claim() -> None:
+    descriptor = unmistakable(2).clone()
+    descriptor[:, 1, 4, 6] = descriptor[:, 0, 0, 0]
+    descriptor[:, 0, 4, 6] = 0.5 * descriptor[:, 0, 0, 0]
+    params = MatchingParams(temperature=1.0)
+    for chosen in (params, replace(params, directions="forward")):
+        matches = match_points(
+            descriptor, descriptor, torch.tensor([[6.0, 4.0], [3.0, 2.0]]), params=chosen, cycle=True
+        )
+        assert matches.cycle_error_token is not None
+        usurped, kept = matches.cycle_error_token[1].tolist()
+        assert usurped == pytest.approx(math.hypot(6, 4))
+        assert kept == 0
+
+
+def test_top_matches_are_ordered_and_begin_with_the_match() -> None:
+    query, key = draw(10)
+    points = every_token()[:4]
+    maps = match_probabilities(query, key, points, target_frame=1)
+    top = top_matches(maps, k=3)
+    assert (top.probability.diff(dim=-1) <= 0).all()
+    torch.testing.assert_close(top.points_xy_token[:, 0], match_points(query, key, points).points_xy_token[1])
+    with pytest.raises(ValueError, match="k is 36"):
+        top_matches(maps, k=36)
+
+
+def test_cosine_ignores_the_norm_that_the_dot_product_follows() -> None:
+    feature = unmistakable(2).clone()
+    feature[:, 1, 0, 0] = 10 * (feature[:, 1, 0, 0] + 0.5 * feature[:, 1, 3, 5])
+    point = torch.tensor([[5.0, 3.0]])
+    by_cosine = match_features(feature, point).points_xy_token[1]
+    by_dot = match_features(feature, point, params=MatchingParams(feature_similarity="dot")).points_xy_token[1]
+    torch.testing.assert_close(by_cosine, point)
+    torch.testing.assert_close(by_dot, torch.tensor([[0.0, 0.0]]))
+
+
+def text_of(seed: int, num_text: int, heads: int = HEADS) -> Tensor:
+    return torch.randn(heads, num_text, CHANNELS, generator=torch.Generator().manual_seed(seed))
+
+
+def test_attention_rows_equal_a_plain_softmax_over_text_and_video() -> None:
+    query, key = draw(11)
+    text_key, mask = text_of(1, 3), torch.tensor([True, False, True])
+    points = torch.tensor([[2.2, 1.4], [6.9, -3.0]])
+    rows = attention_rows(query, key, text_key, mask, points, source_frame=1)
+    asking = query[:, 1, [1, 0], [2, 6]]
+    answering = torch.cat([text_key[:, mask], key.flatten(1, 3)], dim=1)
+    plain = (asking @ answering.transpose(1, 2) / CHANNELS**0.5).softmax(dim=-1).mean(dim=0)
+    torch.testing.assert_close(rows, plain, atol=1e-6, rtol=0)
+    reduced = attention_of_points(query, key, text_key, mask, points, source_frame=1)
+    video = plain[:, 2:].reshape(2, FRAMES, ROWS * COLS)
+    torch.testing.assert_close(reduced.frame_max, video.amax(dim=-1).T, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reduced.frame_mass, video.sum(dim=-1).T, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reduced.text_max, plain[:, :2].amax(dim=-1), atol=1e-6, rtol=0)
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10_000), num_text=st.integers(0, 3))
+def test_attention_mass_over_text_and_frames_is_one_for_every_head(seed: int, num_text: int) -> None:
+    query, key = draw(seed)
+    args = (query, key, text_of(seed, num_text), torch.ones(num_text, dtype=torch.bool), every_token())
+    for rows in (attention_of_points(*args), attention_of_points_per_head(*args)):
+        total = rows.text_mass + rows.frame_mass.sum(dim=-2)
+        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+
+
+def test_padded_text_takes_attention_only_when_counted() -> None:
+    query, key = draw(12)
+    text_key, points = text_of(2, 3), every_token()[:2]
+    nothing_counts = torch.zeros(3, dtype=torch.bool)
+    masked = attention_of_points(query, key, text_key, nothing_counts, points)
+    counted = attention_of_points(
+        query, key, text_key, nothing_counts, points, params=MatchingParams(padded_text="counted")
+    )
+    assert masked.text_mass.tolist() == [0.0, 0.0]
+    assert (counted.text_mass > 0).all()
+
+
+def test_few_points_at_a_time_give_the_same_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key = draw(13)
+    args = (query, key, text_of(3, 2), torch.ones(2, dtype=torch.bool), every_token())
+    whole = attention_of_points(*args)
+    monkeypatch.setattr("difftrack.correspondence._softmax._BLOCK_BYTES", 1000)
+    torch.testing.assert_close(attention_of_points(*args).frame_mass, whole.frame_mass)
+
+
+def test_latent_frames_are_read_where_a_causal_autoencoder_puts_them() -> None:
+    ramp = torch.arange(3.0).reshape(3, 1, 1).expand(3, 2, 2)
+    frames = latent_to_frames(ramp, num_frames=11, temporal_stride=4)
+    assert frames.shape == (11, 2, 2)
+    torch.testing.assert_close(frames[:, 0, 0], torch.clamp(torch.arange(11) / 4, max=2))
+    per_head = latent_to_frames(ramp.expand(5, 3, 2, 2), num_frames=11, temporal_stride=4)
+    torch.testing.assert_close(per_head[3], frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("window_radius", -1, "window_radius is -1"),
+        ("window_temperature", 0.0, "window_temperature is 0.0"),
+        ("temperature", -2.0, "temperature is -2.0"),
+        ("memory_limit_mb", 0, "memory_limit_mb is 0"),
+        ("read_out", "nearest", "rows | argmax_map"),
+        ("radius", 2, "unknown key match.matching.radius"),
+    ],
+)
+def test_impossible_params_are_named(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ParamsError) as refused:
+        MatchingParams.preset("corrected", {name: value})
+    assert message in str(refused.value)
+
+
+def test_null_keeps_what_the_preset_says_and_a_value_replaces_it() -> None:
+    params = MatchingParams.preset("released", {"padding": None, "window_radius": 2})
+    assert (params.padding, params.window_radius, params.read_out) == ("zeros", 2, "argmax_map")
+    assert MatchingParams.preset("corrected") == MatchingParams()
+
+
+def test_unusable_input_is_named() -> None:
+    query, key = draw(14)
+    with pytest.raises(ValueError, match="query point 1 is"):
+        match_points(query, key, torch.tensor([[0.0, 0.0], [float("nan"), 1.0]]))
+    with pytest.raises(ValueError, match="source_frame is 3"):
+        match_points(query, key, every_token(), source_frame=3)
+    with pytest.raises(ValueError, match="wanted: 2 numbers, none negative, not all zero"):
+        match_points(query, key, every_token(), head_weights=torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="pairs is empty"):
+        match_points_fused([], every_token())
+
+
+@pytest.mark.gpu
+def test_fused_kernels_equal_the_plain_version_on_cuda() -> None:
+    generator = torch.Generator().manual_seed(15)
+    query, key = torch.randn(2, 5, 3, 13, 17, 48, generator=generator).cuda()
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)):
+        for tokens in (torch.arange(221), torch.tensor([3, 71, 200])):
+            fused, plain = (
+                match_rows(
+                    [(query.to(dtype), key.to(dtype))],
+                    tokens.cuda(),
+                    source_frame=0,
+                    target_frames=range(1, 3),
+                    params=MatchingParams(backend=backend),
+                )
+                for backend in ("triton", "reference")
+            )
+            torch.testing.assert_close(fused, plain, atol=tolerance, rtol=0)
