@@ -336,7 +336,8 @@ def test_few_points_at_a_time_give_the_same_attention(monkeypatch: pytest.Monkey
     query, key = draw(13)
     args = (query, key, text_of(3, 2), torch.ones(2, dtype=torch.bool), every_token())
     whole = attention_of_points(*args)
-    monkeypatch.setattr("difftrack.correspondence._softmax._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("difftrack.correspondence._softmax._BLOCK_BYTES", 1)
+    monkeypatch.setattr("difftrack.correspondence._softmax._MIN_BLOCK_ROWS", 2)
     torch.testing.assert_close(attention_of_points(*args).frame_mass, whole.frame_mass)
 
 

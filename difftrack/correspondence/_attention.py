@@ -9,7 +9,7 @@ from torch import Tensor
 
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import nearest_tokens
-from difftrack.correspondence._softmax import block_rows
+from difftrack.correspondence._softmax import as_float, block_rows
 
 __all__ = ["AttentionRows", "attention_of_points", "attention_of_points_per_head", "attention_rows"]
 
@@ -139,12 +139,12 @@ def _attention_of_tokens(
 ) -> tuple[Float[Tensor, "point text_token"], Float[Tensor, "point video_token"]]:
     """Mean over heads of the attention of some tokens, one head and one block of tokens at a time."""
     num_heads, num_text, num_channels = text_key.shape
-    asking = query[:, source_frame].flatten(1, 2)[:, tokens].float() / num_channels**0.5
+    asking = as_float(query[:, source_frame].flatten(1, 2)[:, tokens]) / num_channels**0.5
     num_columns = num_text + key[0].numel() // num_channels
     mean = asking.new_zeros(len(tokens), num_columns)
     buffer = asking.new_empty(block_rows(num_columns, mean.device), num_columns)
     for head in range(num_heads):
-        text, video = text_key[head].float().T, key[head].flatten(0, 2).float().T
+        text, video = as_float(text_key[head]).T, as_float(key[head].flatten(0, 2)).T
         for out, block in zip(torch.split(mean, len(buffer)), torch.split(asking[head], len(buffer)), strict=True):
             scores = buffer[: len(out)]
             torch.mm(block, text, out=scores[:, :num_text])
