@@ -12,11 +12,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import Tensor
 
 from difftrack.backbones import ModelParams, load_backbone, read_trajectory
+from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip, clip_names, read_clip
 from difftrack.extraction import AnalysisParams, ClipExtraction, Extractor, TrackingViewParams, Unit
 from difftrack.params import parse
 from difftrack.store import StoreParams, check_space, create_group, planned_bytes
-from difftrack.tracking import ChunkParams, chunk_schedule
 from stages._run import Paths, run
 
 T = TypeVar("T")

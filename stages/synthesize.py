@@ -1,0 +1,196 @@
+"""Stage: params -> clips, rendered, sampled from a backbone, or read from the user's files."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.progress import track
+
+from difftrack.backbones import Backbone, ModelParams, load_backbone, write_trajectory
+from difftrack.datasets import Clip, ClipFailure, DatasetError, FolderParams, TrackedVideo, read_clip, read_folder, write_clip
+from difftrack.media import read_image
+from difftrack.params import parse
+from difftrack.prompts import read_prompts
+from difftrack.rendering import RenderSpec, Role, render_clip
+from stages._run import Paths, run
+
+TRAJECTORY = "trajectory.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedSection:
+    """`synthesize.rendered`: clips of the renderer; clip number i of a kind and split has seed `seed` + i."""
+
+    easy_object: int = 0
+    easy_scene: int = 0
+    hard_object: int = 0
+    hard_scene: int = 0
+    seed: int = 0
+    role: Role = "eval"
+    """Which textures and random streams; nothing is shared between train, tune and eval."""
+    num_frames: int = 17
+    height: int = 128
+    width: int = 192
+    fps: float = 8.0
+
+    def specs(self) -> Iterator[tuple[str, RenderSpec]]:
+        """Names and specifications of all clips."""
+        for split, kind in (("easy", "object"), ("easy", "scene"), ("hard", "object"), ("hard", "scene")):
+            for number in range(self.seed, self.seed + getattr(self, f"{split}_{kind}")):
+                spec = RenderSpec(
+                    seed=number,
+                    role=self.role,
+                    kind=kind,  # type: ignore[arg-type]
+                    split=split,  # type: ignore[arg-type]
+                    num_frames=self.num_frames,
+                    height=self.height,
+                    width=self.width,
+                )
+                yield f"rendered-{split}-{kind}-{number:03d}", spec
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedSection:
+    """`synthesize.generated`: clips sampled from a backbone."""
+
+    backbone: str
+    prompts: Path
+    """One prompt per line."""
+    indices: Path | None = None
+    """A file with the numbers of the prompts to take; null takes all."""
+    images: Path | None = None
+    """For image-to-video: a folder of first frames NNN.png, numbered like the prompts."""
+    seed: int = 42
+    num_inference_steps: int = 50
+    cfg_scale: float = 6.0
+    num_frames: int = 17
+    height: int = 128
+    width: int = 192
+    fps: float = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesizeSection:
+    """`synthesize`: where clips come from.
+
+    Raises:
+        ValueError: a source is asked for and has no section.
+    """
+
+    sources: tuple[Literal["rendered", "generated", "folder"], ...]
+    rendered: RenderedSection = field(default_factory=RenderedSection)
+    generated: GeneratedSection | None = None
+    folder: FolderParams | None = None
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if getattr(self, source) is None:
+                raise ValueError(f"sources names {source}, and {source} is null; describe it or leave it out")
+
+
+def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:  # noqa: ARG001 - files are named in params
+    """Write `clips`; one that cannot be made is named at the end, after the others."""
+    section = parse(SynthesizeSection, params["synthesize"], "synthesize")
+    root, failures = outs["clips"], list[ClipFailure]()
+    root.mkdir(parents=True, exist_ok=True)
+    names = set()
+    if "rendered" in section.sources:
+        names |= set(_render(root, section.rendered))
+    if "generated" in section.sources and section.generated is not None:
+        names |= set(_generate(root, section.generated, params["backbones"]))
+    if "folder" in section.sources and section.folder is not None:
+        names |= set(_copy(root, section.folder, failures))
+    for stale in {path.name for path in root.iterdir()} - names:
+        shutil.rmtree(root / stale)
+    if failures:
+        listed = "; ".join(f"{failure.name}: {failure.cause}" for failure in failures)
+        raise DatasetError(f"{len(failures)} clips cannot be used, {len(names)} can: {listed}")
+
+
+def _render(root: Path, section: RenderedSection) -> Iterator[str]:
+    for name, spec in track(list(section.specs()), "render", disable=not sys.stderr.isatty()):
+        rendered = render_clip(spec)
+        clip = Clip(
+            name=name,
+            frames=rendered.frames,
+            fps=section.fps,
+            prompt=rendered.prompt,
+            source="rendered",
+            seed=spec.seed,
+            details={"render": spec.to_json(), "textures": list(rendered.textures)},
+            # A camera's motion is asked about everywhere, an object's on the object.
+            object_mask=rendered.object_mask if spec.kind == "object" else None,
+        )
+        write_clip(root, clip)
+        yield name
+
+
+def _generate(root: Path, section: GeneratedSection, backbones: Mapping[str, Any]) -> Iterator[str]:
+    """Sample prompts; a clip that is there already and was made in the same way is kept."""
+    model = parse(ModelParams, backbones.get(section.backbone) or {}, f"backbones.{section.backbone}")
+    backbone = load_backbone(section.backbone, model)
+    prompts = read_prompts(section.prompts, indices=section.indices)
+    for number, prompt in track(prompts, "generate", disable=not sys.stderr.isatty()):
+        name = f"generated-{number:03d}"
+        details = _sampling(section, backbone, number)
+        if not _is_there(root, name, prompt, details):
+            _sample(root, name, prompt, section, backbone, details)
+        yield name
+
+
+def _sampling(section: GeneratedSection, backbone: Backbone, number: int) -> dict[str, Any]:
+    kept = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width")
+    return {
+        "backbone": section.backbone,
+        "fingerprint": backbone.fingerprint,
+        "revision": backbone.revision,
+        "number": number,
+        "image": None if section.images is None else f"{number:03d}.png",
+        **{key: getattr(section, key) for key in kept},
+    }
+
+
+def _is_there(root: Path, name: str, prompt: str, details: Mapping[str, Any]) -> bool:
+    try:
+        clip = read_clip(root, name)
+    except (ValueError, OSError):
+        return False
+    same = (clip.prompt, json.loads(json.dumps(clip.details.get("sampling")))) == (prompt, json.loads(json.dumps(details)))
+    return same and (root / name / TRAJECTORY).exists()
+
+
+def _sample(
+    root: Path, name: str, prompt: str, section: GeneratedSection, backbone: Backbone, details: Mapping[str, Any]
+) -> None:
+    given: dict[str, np.ndarray] = {}
+    if section.images is not None:
+        given["image"] = read_image(section.images / str(details["image"]))
+    sampled = backbone.generate(
+        prompt,
+        seed=section.seed,
+        num_inference_steps=section.num_inference_steps,
+        cfg_scale=section.cfg_scale,
+        num_frames=section.num_frames,
+        height=section.height,
+        width=section.width,
+        **given,  # type: ignore[arg-type]
+    )
+    clip = Clip(name, sampled.frames, section.fps, prompt, "generated", section.seed, {"sampling": details})
+    write_clip(root, clip)
+    write_trajectory(root / name / TRAJECTORY, sampled.trajectory, fingerprint=backbone.fingerprint)
+
+
+def _copy(root: Path, section: FolderParams, failures: list[ClipFailure]) -> Iterator[str]:
+    for item in track(read_folder(section, failures), "read", disable=not sys.stderr.isatty()):
+        clip, tracks = (item.clip, item.tracks) if isinstance(item, TrackedVideo) else (item, None)
+        write_clip(root, clip, given_tracks=tracks)
+        yield clip.name
+
+
+if __name__ == "__main__":
+    run("synthesize", main, whole=True)
