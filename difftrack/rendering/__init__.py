@@ -1,10 +1,10 @@
 """A seeded procedural renderer with exact tracks and visibility: textured layers that move, bend and occlude."""
 
 from difftrack.rendering._motion import Motion
-from difftrack.rendering._prompt import VOCABULARY
+from difftrack.rendering._prompt import VOCABULARY, describe
 from difftrack.rendering._render import Rendered, draw_layer, exact_tracks, render_batch, render_clip
 from difftrack.rendering._scene import RenderSpec, Scene, sample_scene
-from difftrack.rendering._textures import PHOTOS, TEXTURE_SIZE, Role, make_texture
+from difftrack.rendering._textures import PHOTOS, TEXTURE_SIZE, Role, Texture, make_texture
 
 __all__ = [
     "PHOTOS",
@@ -15,6 +15,8 @@ __all__ = [
     "Rendered",
     "Role",
     "Scene",
+    "Texture",
+    "describe",
     "draw_layer",
     "exact_tracks",
     "make_texture",

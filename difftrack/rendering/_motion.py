@@ -78,7 +78,9 @@ def _camera(motion: Motion, time: Float[Tensor, "scene time"]) -> Float[Tensor, 
     return camera
 
 
-def apply_homography(homography: Float[Tensor, "*batch 3 3"], points: Float[Tensor, "*batch point 2"]) -> Float[Tensor, "*batch point 2"]:  # fmt: skip
+def apply_homography(
+    homography: Float[Tensor, "*#batch 3 3"], points: Float[Tensor, "*#batch point 2"]
+) -> Float[Tensor, "*batch point 2"]:
     """Map points (x, y) through homographies."""
     x, y = points[..., 0], points[..., 1]
     rows = [
@@ -88,7 +90,9 @@ def apply_homography(homography: Float[Tensor, "*batch 3 3"], points: Float[Tens
     return torch.stack([rows[0] / rows[2], rows[1] / rows[2]], dim=-1)
 
 
-def unbend(motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]) -> Float[Tensor, "scene time layer point 2"]:  # fmt: skip
+def unbend(
+    motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]
+) -> Float[Tensor, "scene time layer point 2"]:
     """From the bent plane to the texture's plane: `p = u + sum_i a_i sin(k_i . u + rate_i t + phase_i)`."""
     phase = motion["wave_rate"][:, None] * time[:, :, None, None] + motion["wave_phase"][:, None]
     bent = points
@@ -99,7 +103,9 @@ def unbend(motion: Motion, points: Float[Tensor, "scene time layer point 2"], ti
     return bent
 
 
-def bend(motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]) -> Float[Tensor, "scene time layer point 2"]:  # fmt: skip
+def bend(
+    motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]
+) -> Float[Tensor, "scene time layer point 2"]:
     """Inverse of `unbend` by fixed-point iteration; converges because the deformation is a contraction."""
     solution = points
     for _ in range(_FIXED_POINT_STEPS):
@@ -107,7 +113,9 @@ def bend(motion: Motion, points: Float[Tensor, "scene time layer point 2"], time
     return solution
 
 
-def outline_distance(motion: Motion, points: Float[Tensor, "scene time layer point 2"]) -> Float[Tensor, "scene time layer point"]:  # fmt: skip
+def outline_distance(
+    motion: Motion, points: Float[Tensor, "scene time layer point 2"]
+) -> Float[Tensor, "scene time layer point"]:
     """Distance from the layer's outline along the ray from its centre, in units; negative inside.
 
     The background's radius is far outside every image and an unused layer's is negative, so neither needs a case here.
@@ -119,5 +127,6 @@ def outline_distance(motion: Motion, points: Float[Tensor, "scene time layer poi
     index = torch.stack([low, (low + 1) % samples])
     expanded = table[None, :, None].expand(2, -1, points.shape[1], -1, -1)
     near, far = torch.gather(expanded, -1, index).unbind(0)
-    radius = torch.lerp(near, far, position - position.floor())
-    return points.norm(dim=-1) - radius
+    outline = torch.lerp(near, far, position - position.floor())
+    distance: Tensor = points.norm(dim=-1) - outline
+    return distance

@@ -11,8 +11,8 @@ from difftrack.rendering._textures import PALETTE, PATTERNS, PHOTOS, Texture
 _DIRECTIONS: Final = ("right", "down and right", "down", "down and left", "left", "up and left", "up", "up and right")
 _MAX_DESCRIBED: Final = 3
 _FUNCTION_WORDS: Final = (
-    "a an the and over background moves stands still slowly quickly turning clockwise counterclockwise growing shrinking"
-    " camera pans zooms in out is"
+    "a an the and over background moves stands still slowly quickly turning clockwise counterclockwise growing"
+    " shrinking camera pans zooms in out is"
 )
 VOCABULARY: Final = tuple(
     sorted(
@@ -53,7 +53,8 @@ def _object_motion(scene: Scene, layer: int, last: float) -> str:
     pace = abs(moved) / max(last, 1)
     words = "stands still"
     if pace > 0.25:
-        words = f"moves {'quickly ' if pace > 1.6 else 'slowly ' if pace < 0.7 else ''}{_direction(scene.heading[layer] * moved)}"
+        adverb = "quickly " if pace > 1.6 else "slowly " if pace < 0.7 else ""
+        words = f"moves {adverb}{_direction(scene.heading[layer] * moved)}"
     if abs(turned) > 0.2:
         words += " turning clockwise" if turned > 0 else " turning counterclockwise"
     if abs(grown) > 0.1:

@@ -87,24 +87,27 @@ def exact_tracks(
     time = torch.from_numpy(frame)
     own = torch.empty(len(points), dtype=torch.long)
     canonical = torch.empty_like(points)
-    for t in time.unique():
+    for t in np.unique(frame):
         at = time == t
-        layers, planes = _planes(motion, points[at][None], t[None, None], num_layers=scene.num_layers)
+        layers, planes = _planes(motion, points[at][None], time[at][:1, None], num_layers=scene.num_layers)
         own[at] = layers[0]
         canonical[at] = planes[0, 0, layers[0], torch.arange(int(at.sum()))]
     times = torch.arange(spec.num_frames, dtype=torch.float64)[None]
     per_layer = canonical[None, None, None].expand(1, spec.num_frames, len(scene.texture_index), -1, -1)
     placed = apply_homography(layer_homographies(motion, times), bend(motion, per_layer, times))
     track = placed[0, :, own, torch.arange(len(points))]
-    front = torch.stack([layer_at(motion, p[None], t[None, None], num_layers=scene.num_layers)[0] for p, t in zip(track, times[0], strict=True)])  # fmt: skip
+    front = [
+        layer_at(motion, place[None], t[None, None], num_layers=scene.num_layers)[0]
+        for place, t in zip(track, times[0], strict=True)
+    ]
     pixels = _to_pixels(track, spec).numpy()
-    seen = (front == own).numpy() & (pixels >= 0).all(-1) & (pixels[..., 0] <= spec.width) & (pixels[..., 1] <= spec.height)  # fmt: skip
-    return pixels.astype(np.float32), seen
+    inside = ((pixels >= 0) & (pixels <= (spec.width, spec.height))).all(-1)
+    return pixels.astype(np.float32), (torch.stack(front) == own).numpy() & inside
 
 
 def render_batch(
     motion: Motion,
-    texels: UInt8[Tensor, "scene layer row col rgb"],
+    texels: UInt8[Tensor, "scene layer texel_row texel_col rgb"],
     time: Float[Tensor, "scene time"],
     size: tuple[int, int],
     *,
@@ -130,7 +133,9 @@ def render_batch(
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 
 
-def layer_at(motion: Motion, points: Float[Tensor, "scene point 2"], time: Float[Tensor, "scene 1"], *, num_layers: int) -> Int[Tensor, "scene point"]:  # fmt: skip
+def layer_at(
+    motion: Motion, points: Float[Tensor, "scene point 2"], time: Float[Tensor, "scene 1"], *, num_layers: int
+) -> Int[Tensor, "scene point"]:
     """Index of the frontmost layer at points (scene units) at one time."""
     return _planes(motion, points, time, num_layers=num_layers)[0]
 
@@ -148,7 +153,7 @@ def _planes(
 
 def _render_instant(
     motion: Motion,
-    texels: UInt8[Tensor, "scene layer row col rgb"],
+    texels: UInt8[Tensor, "scene layer texel_row texel_col rgb"],
     time: Float[Tensor, "scene time"],
     size: tuple[int, int],
     draw: LayerDrawer,
@@ -164,14 +169,13 @@ def _render_instant(
         one = _layer(motion, layer)
         color, cover = draw(one, texels[:, layer], inverse[:, :, layer : layer + 1], time, grid, unit)
         image = torch.lerp(image * (1 - cover[:, :, 1:]), color, cover[:, :, :1])
-    return functional.avg_pool2d(image.unflatten(-1, (rows, cols)).flatten(0, 1), _SUPERSAMPLING).unflatten(
-        0, time.shape
-    )
+    pooled = functional.avg_pool2d(image.reshape(-1, 3, rows, cols), _SUPERSAMPLING)
+    return pooled.reshape(*time.shape, *pooled.shape[1:])
 
 
 def draw_layer(
     one: Motion,
-    texels: UInt8[Tensor, "scene row col rgb"],
+    texels: UInt8[Tensor, "scene texel_row texel_col rgb"],
     inverse: Float[Tensor, "scene time 1 3 3"],
     time: Float[Tensor, "scene time"],
     grid: Float[Tensor, "point 2"],
@@ -205,7 +209,7 @@ def _layer(motion: Motion, layer: int) -> Motion:
 
 
 def _sample(
-    texels: UInt8[Tensor, "scene row col rgb"],
+    texels: UInt8[Tensor, "scene texel_row texel_col rgb"],
     planes: Float[Tensor, "scene time point 2"],
     texels_per_unit: Float[Tensor, "scene 1"],
 ) -> Float[Tensor, "scene time rgb point"]:

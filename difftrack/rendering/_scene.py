@@ -219,24 +219,28 @@ def sample_scene(spec: RenderSpec, *, num_textures: int | None = None) -> Scene:
         parallax=np.where(still, 1.0, 1.0 if moving else rng.uniform(1.0, 1.7, size=total)),
         camera_heading=_unit(rng.uniform(0, 2 * np.pi, size=1))[0],
         camera=Oscillation(
-            np.array([camera_reach, rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2)]) * np.array([1, not moving, not moving]),
+            np.array([camera_reach, rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2)])
+            * np.array([1, not moving, not moving]),
             np.array([pan / camera_reach, rng.uniform(0.02, 0.08), rng.uniform(0.02, 0.08)]),
             rng.uniform(-0.6, 0.6, size=3),
         ),
-        exposure=np.array([rng.uniform(0, limits.exposure), rng.uniform(0.1, 0.5), rng.uniform(0, 6), rng.uniform(-1, 1) * limits.exposure]),
+        exposure=rng.uniform([0, 0.1, 0, -1], [limits.exposure, 0.5, 6, 1]) * np.array([1, 1, 1, limits.exposure]),
         shadow=np.array([rng.uniform(0, limits.shadow), *rng.uniform(-7, 7, size=2)]),
         shutter=float(rng.uniform(0, limits.shutter)),
         shapes=shapes,
-    )  # fmt: skip
+    )
 
 
-def _paced(rng: np.random.Generator, speed: Float[np.ndarray, " layer"], *, reach: float, phase: Float[np.ndarray, " layer"]) -> Oscillation:  # fmt: skip
+def _paced(
+    rng: np.random.Generator, speed: Float[np.ndarray, " layer"], *, reach: float, phase: Float[np.ndarray, " layer"]
+) -> Oscillation:
     drawn = rng.uniform(-1, 1, size=len(speed)) * speed
     return Oscillation(np.full(len(speed), reach), drawn / reach, phase)
 
 
 def _unit(angle: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape xy"]:
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    vectors: np.ndarray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return vectors
 
 
 def _radius(rng: np.random.Generator, shape: str) -> Float[np.ndarray, " angle"]:
@@ -244,7 +248,8 @@ def _radius(rng: np.random.Generator, shape: str) -> Float[np.ndarray, " angle"]
     angle = np.linspace(0, 2 * np.pi, RADIUS_SAMPLES, endpoint=False)
     if shape in _POLYGON_CORNERS:
         sector = 2 * np.pi / _POLYGON_CORNERS[shape]
-        return 1.1 * np.cos(sector / 2) / np.cos(angle % sector - sector / 2)
+        polygon: np.ndarray = 1.1 * np.cos(sector / 2) / np.cos(angle % sector - sector / 2)
+        return polygon
     if shape == "rectangle":
         return np.minimum(1.3 / np.maximum(np.abs(np.cos(angle)), 1e-6), 0.75 / np.maximum(np.abs(np.sin(angle)), 1e-6))
     if shape == "ellipse":
@@ -254,6 +259,7 @@ def _radius(rng: np.random.Generator, shape: str) -> Float[np.ndarray, " angle"]
     if shape == "flower":
         return 0.95 + 0.2 * np.cos(6 * angle)
     if shape == "blob":
-        waves = sum(rng.uniform(0, 0.4 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5))
-        return 1 + 0.6 * waves
+        waves = [rng.uniform(0, 0.4 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5)]
+        blob: np.ndarray = 1 + 0.6 * np.sum(waves, axis=0)
+        return blob
     return np.ones_like(angle)

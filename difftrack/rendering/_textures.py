@@ -137,7 +137,8 @@ def _recolor(rng: np.random.Generator, texels: Float[np.ndarray, "row col rgb"])
     luminance = texels.mean(axis=2, keepdims=True)
     spread = np.percentile(luminance, [2, 98])
     position = np.clip((luminance - spread[0]) / max(spread[1] - spread[0], 1e-3), 0, 1)
-    return (dark * (1 - position) + light * position).astype(np.float32)
+    mixed: np.ndarray = (dark * (1 - position) + light * position).astype(np.float32)
+    return mixed
 
 
 def _two_colors(rng: np.random.Generator) -> tuple[Float[np.ndarray, " rgb"], Float[np.ndarray, " rgb"]]:
@@ -154,7 +155,8 @@ def fractal_noise(rng: np.random.Generator, *, exponent: float) -> Float[np.ndar
     phase = rng.uniform(0, 2 * np.pi, size=frequency.shape)
     noise = np.fft.irfft2(np.exp(1j * phase) / frequency**exponent, s=(TEXTURE_SIZE, TEXTURE_SIZE))
     noise -= noise.mean()
-    return (noise / noise.std()).astype(np.float32)
+    scaled: np.ndarray = (noise / noise.std()).astype(np.float32)
+    return scaled
 
 
 def _procedural(rng: np.random.Generator, patterns: tuple[str, ...], *, unique: bool) -> Texture:
@@ -187,7 +189,8 @@ def _pattern(rng: np.random.Generator, pattern: str) -> Float[np.ndarray, "row c
     else:
         exponent = 1.9 if pattern == "cloudy" else 1.5
         value = 0.5 + 0.5 * np.tanh(fractal_noise(rng, exponent=exponent) * (1 if pattern == "cloudy" else 1.8))
-    return value.astype(np.float32)
+    positions: np.ndarray = value.astype(np.float32)
+    return positions
 
 
 def _cells(
