@@ -78,12 +78,12 @@ class TokenGrid:
         return self.num_latent_frames * self.tokens_per_frame
 
 
-def px_to_token(points_px: ArrayT, *, stride_px: float) -> ArrayT:
+def px_to_token(points_px: ArrayT, *, stride_px: float | int) -> ArrayT:
     """Convert pixel coordinates to fractional token coordinates: `px / stride_px - 0.5` (any axis order)."""
     return points_px / stride_px - 0.5  # type: ignore[operator, return-value]
 
 
-def token_to_px(points_token: ArrayT, *, stride_px: float) -> ArrayT:
+def token_to_px(points_token: ArrayT, *, stride_px: float | int) -> ArrayT:
     """Convert fractional token coordinates to pixels: `(token + 0.5) * stride_px`; inverse of `px_to_token`."""
     return (points_token + 0.5) * stride_px  # type: ignore[operator, return-value]
 
@@ -104,8 +104,8 @@ def rescale_points(
     Returns:
         (x, y) in pixels of the image of `to_size`, same dtype.
     """
-    scale = np.asarray([to_size[1] / from_size[1], to_size[0] / from_size[0]], dtype=points_xy_px.dtype)
-    scaled: np.ndarray = points_xy_px * scale
+    scale = np.array([to_size[1] / from_size[1], to_size[0] / from_size[0]])
+    scaled: np.ndarray = (points_xy_px * scale).astype(points_xy_px.dtype)
     return scaled
 
 

@@ -12,7 +12,16 @@ import numpy as np
 from rich.progress import track
 
 from difftrack.backbones import Backbone, ModelParams, load_backbone, write_trajectory
-from difftrack.datasets import Clip, ClipFailure, DatasetError, FolderParams, TrackedVideo, read_clip, read_folder, write_clip
+from difftrack.datasets import (
+    Clip,
+    ClipFailure,
+    DatasetError,
+    FolderParams,
+    TrackedVideo,
+    read_clip,
+    read_folder,
+    write_clip,
+)
 from difftrack.media import read_image
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
@@ -93,7 +102,7 @@ class SynthesizeSection:
                 raise ValueError(f"sources names {source}, and {source} is null; describe it or leave it out")
 
 
-def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:  # noqa: ARG001 - files are named in params
+def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Write `clips`; one that cannot be made is named at the end, after the others."""
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
     root, failures = outs["clips"], list[ClipFailure]()
@@ -160,7 +169,10 @@ def _is_there(root: Path, name: str, prompt: str, details: Mapping[str, Any]) ->
         clip = read_clip(root, name)
     except (ValueError, OSError):
         return False
-    same = (clip.prompt, json.loads(json.dumps(clip.details.get("sampling")))) == (prompt, json.loads(json.dumps(details)))
+    same = (clip.prompt, json.loads(json.dumps(clip.details.get("sampling")))) == (
+        prompt,
+        json.loads(json.dumps(details)),
+    )
     return same and (root / name / TRAJECTORY).exists()
 
 
@@ -178,7 +190,7 @@ def _sample(
         num_frames=section.num_frames,
         height=section.height,
         width=section.width,
-        **given,  # type: ignore[arg-type]
+        **given,
     )
     clip = Clip(name, sampled.frames, section.fps, prompt, "generated", section.seed, {"sampling": details})
     write_clip(root, clip)

@@ -1,0 +1,56 @@
+# make repro: from a clean clone to a report.   make test: the tests.   Both set up .venv by themselves.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev repro lint test test-slow clean
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+help:
+	@echo "make repro      set up, run the pipeline, print where the report is"
+	@echo "make test       set up, run the tests"
+	@echo "make test-slow  fault loops and whole-pipeline runs"
+	@echo "make lint       ruff, mypy, import rules"
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "DiffTrack needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a minute or two)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[dev,dist]'
+	@touch $@
+
+setup: $(VENV)/.installed
+
+setup-dev: $(VENV)/.installed-dev
+
+repro: setup
+	@dvc repro
+	@python -m stages.report --headlines data/report
+
+lint: setup-dev
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+test: setup-dev
+	pytest -q
+
+test-slow: setup-dev
+	pytest -q -m slow
+
+clean:
+	rm -rf $(VENV) data/clips data/tracks data/descriptors data/matches data/scores data/predictions data/report

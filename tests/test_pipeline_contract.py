@@ -1,0 +1,96 @@
+"""A stage's declared code is exactly the code that it reaches: room walls are cache walls."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def _imported(file: Path) -> set[str]:
+    """Dotted names of the project's modules that a file imports, at its top or inside its functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] in ("difftrack", "stages", "cli")}
+
+
+def _room(name: str) -> str | None:
+    """The file or folder of the room that a dotted name lies in, as dvc.yaml writes it."""
+    package, *rest = name.split(".")
+    if not rest:
+        return None
+    folder, module = ROOT / package / rest[0], ROOT / package / f"{rest[0]}.py"
+    if folder.is_dir():
+        return f"{package}/{rest[0]}"
+    return f"{package}/{rest[0]}.py" if module.is_file() else None
+
+
+def _reached(start: Path) -> set[str]:
+    """Rooms that a stage's imports reach, through other rooms too."""
+    reached: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for name in _imported(waiting.pop()):
+            room = _room(name)
+            if room and room not in reached:
+                reached.add(room)
+                path = ROOT / room
+                waiting += list(path.rglob("*.py")) if path.is_dir() else [path]
+    return reached
+
+
+def _declared(stage: dict[str, object]) -> set[str]:
+    deps = stage["deps"]
+    assert isinstance(deps, list)
+    return {dep for dep in deps if dep.startswith(("stages/", "difftrack/"))}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_declares_exactly_the_rooms_that_its_imports_reach(name: str) -> None:
+    script = f"stages/{name}.py"
+    assert _declared(STAGES[name]) == _reached(ROOT / script) | {script}
+
+
+@pytest.mark.parametrize(
+    "room", ["difftrack/metrics", "difftrack/correspondence", "difftrack/tracking", "difftrack/reports"]
+)
+def test_editing_what_only_reads_descriptors_never_runs_the_model_again(room: str) -> None:
+    assert room not in _declared(STAGES["extract"]) | _declared(STAGES["synthesize"])
+
+
+def test_a_stage_is_called_like_its_script() -> None:
+    for name, stage in STAGES.items():
+        assert re.search(rf"python -m stages\.{name}\b", stage["cmd"])
+        assert (ROOT / f"stages/{name}.py").is_file()
+
+
+def test_every_stage_reads_only_its_own_section_or_says_which_others() -> None:
+    others = {
+        "synthesize": {"backbones"},
+        "extract": {"backbones"},
+        "guide": {"backbones"},
+        "survey": {"backbones", "extract", "match"},
+    }
+    for name, stage in STAGES.items():
+        sections = {param.split(".")[0] for param in stage["params"]}
+        assert sections == {name} | others.get(name, set())
+
+
+def test_the_command_line_and_the_stages_do_not_know_each_other() -> None:
+    assert not any(name.startswith("stages") for name in _imported(ROOT / "cli.py"))
+    for script in (ROOT / "stages").glob("*.py"):
+        assert "cli" not in _imported(script)
+
+
+def test_paths_are_written_once() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    paths = yaml.safe_load((ROOT / "params.yaml").read_text())["paths"]
+    assert not [path for path in paths.values() if re.search(rf"(?<![\w/]){path}\b", text)]
