@@ -20,7 +20,7 @@ class ParamsError(ValueError):
     """A value in params.yaml cannot be used; the message is one line and says what would be."""
 
 
-def parse(kind: type[T], values: Mapping[str, Any], section: str) -> T:
+def parse(kind: type[T], values: object, section: str) -> T:
     """Build `kind` from a mapping read from YAML.
 
     Supported field types: bool, int, float, str, Path, Literal, tuples, mappings, optionals, unions and nested
@@ -28,7 +28,7 @@ def parse(kind: type[T], values: Mapping[str, Any], section: str) -> T:
 
     Args:
         kind: A dataclass; fields without default must be given.
-        values: The section's content.
+        values: The section's content; anything but a mapping is refused.
         section: Dotted name of the section, for messages.
 
     Raises:
