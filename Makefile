@@ -37,8 +37,7 @@ setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
 
 repro: setup
-	@dvc repro
-	@python -m stages.report --headlines data/report
+	@difftrack repro
 
 lint: setup-dev
 	ruff format --check .

@@ -178,8 +178,14 @@ def track(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
-    """Run what changed of the pipeline; arguments are those of `dvc repro`."""
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args]))
+    """Run what changed of the pipeline, then say where the report is; arguments are those of `dvc repro`."""
+    status = subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args])
+    if status == 0:
+        report = Path(_read_params(Path("params.yaml"))["paths"]["report"])
+        for headline in json.loads((report / "headlines.json").read_text()):
+            typer.echo(f"{headline['value']:>12}  {headline['label']}")
+        typer.echo(f"report: {report / 'index.html'}")
+    raise typer.Exit(status)
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
