@@ -1,0 +1,95 @@
+"""Which half of classifier-free guidance a transformer is being called for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from difftrack.guidance._errors import GuidanceError
+
+__all__ = ["Branch", "BranchReader", "Calls"]
+
+Branch = Literal["cond", "uncond", "both"]
+"""`both`: one batch, unconditional half first."""
+
+Calls = Literal["named", "batched", "cond_first", "cond"]
+"""How a pipeline calls its transformer: it says so itself through `cache_context`, as most of diffusers' pipelines do;
+in one batch [uncond, cond]; conditional, then unconditional; or for the conditional branch alone."""
+
+
+class BranchReader:
+    """Tells the branch of each call.
+
+    Args:
+        calls: How the pipeline calls its transformer.
+        num_clips: Clips that it samples at once.
+    """
+
+    def __init__(self, calls: Calls, num_clips: int) -> None:
+        self._calls = calls
+        self._num_clips = num_clips
+        self._name: str | None = None
+        self._timestep: Tensor | None = None
+
+    @contextmanager
+    def listening(self, transformer: nn.Module) -> Iterator[None]:
+        """Note the names under which a pipeline enters `transformer.cache_context`."""
+        enter = getattr(transformer, "cache_context", None)
+        if enter is None:
+            yield
+            return
+
+        @contextmanager
+        def noted(name: str, **where: Any) -> Iterator[None]:  # noqa: ANN401
+            with enter(name, **where):
+                self._name = name
+                try:
+                    yield
+                finally:
+                    self._name = None
+
+        transformer.cache_context = noted  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            del transformer.cache_context
+
+    def read(self, batch_size: int, timestep: Shaped[Tensor, "..."]) -> Branch:
+        """The branch of the call that is being made.
+
+        Args:
+            batch_size: Of the latents.
+            timestep: That the transformer is given.
+
+        Raises:
+            GuidanceError: the pipeline does not say, or says something that is not known here.
+        """
+        branch = self._read(timestep)
+        if branch == "both" and batch_size == self._num_clips:
+            branch = "cond"
+        wanted = self._num_clips * (2 if branch == "both" else 1)
+        if batch_size != wanted:
+            raise GuidanceError(
+                f"the transformer is called with a batch of {batch_size}, and {wanted} is expected for {branch!r}; "
+                f"say by num_clips how many clips are sampled at once (now {self._num_clips})"
+            )
+        return branch
+
+    def _read(self, timestep: Tensor) -> Branch:
+        if self._calls == "cond":
+            return "cond"
+        if self._calls == "batched" or (self._calls == "named" and self._name == "cond_uncond"):
+            return "both"
+        if self._calls == "cond_first":
+            repeated = self._timestep is not None and torch.equal(timestep, self._timestep)
+            self._timestep = None if repeated else timestep
+            return "uncond" if repeated else "cond"
+        if self._name in ("cond", "uncond"):
+            return "cond" if self._name == "cond" else "uncond"
+        raise GuidanceError(
+            f"the pipeline does not name the branch that it calls the transformer for (cache_context: {self._name}); "
+            f"say by calls how it does: batched, cond_first or cond"
+        )

@@ -1,0 +1,65 @@
+"""Ordinary attention together with the logarithm of its denominators, which torch's public function keeps to itself."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
+
+__all__ = ["attend_in_blocks", "attend_with_logsumexp"]
+
+_ROWS = 128
+"""Queries whose scores the portable form holds at once."""
+
+
+def attend_with_logsumexp(
+    query: Float[Tensor, "batch head query_token channel"],
+    key: Float[Tensor, "batch head token channel"],
+    value: Float[Tensor, "batch head token channel"],
+    *,
+    scale: float | None = None,
+) -> tuple[Float[Tensor, "batch head query_token channel"], Float[Tensor, "batch head query_token"]]:
+    """Attend, and give `log sum_j exp(scale * <q_i, k_j>)` of every query i.
+
+    On CPU and CUDA by the kernels behind torch's scaled-dot-product attention, elsewhere in blocks of queries; memory
+    grows with the number of tokens, never with its square.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        value: Values.
+        scale: Of the scores; None for 1 / sqrt(channel).
+
+    Returns:
+        The output, in the dtype of `query`, and the logarithms, in float32 (float64 for float64).
+    """
+    if query.device.type == "cpu":
+        output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
+        return output, logsumexp
+    if query.device.type == "cuda":
+        choice = SDPAParams(query, key, value, None, 0.0, False, False)
+        if query.shape[-1] % 8 == 0 and can_use_flash_attention(choice):
+            output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
+            return output, logsumexp
+        if can_use_efficient_attention(choice):
+            output, padded = torch.ops.aten._scaled_dot_product_efficient_attention(
+                query, key, value, None, True, scale=scale
+            )[:2]
+            return output, padded[..., : query.shape[2]]
+    return attend_in_blocks(query, key, value, scale=scale)
+
+
+def attend_in_blocks(
+    query: Float[Tensor, "batch head query_token channel"],
+    key: Float[Tensor, "batch head token channel"],
+    value: Float[Tensor, "batch head token channel"],
+    *,
+    scale: float | None = None,
+) -> tuple[Float[Tensor, "batch head query_token channel"], Float[Tensor, "batch head query_token"]]:
+    """As `attend_with_logsumexp`, with nothing but matrix products: for devices without such a kernel."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    outputs, logarithms = [], []
+    for rows in torch.split(query, _ROWS, dim=2):
+        scores = (rows.float() * scale) @ key.float().transpose(-1, -2)
+        logarithms.append(scores.logsumexp(dim=-1))
+        outputs.append((scores.softmax(dim=-1) @ value.float()).to(query.dtype))
+    return torch.cat(outputs, dim=2), torch.cat(logarithms, dim=2)
