@@ -2,12 +2,22 @@
 
 from difftrack.rendering._motion import Motion
 from difftrack.rendering._prompt import VOCABULARY, describe
-from difftrack.rendering._render import Rendered, draw_layer, exact_tracks, render_batch, render_clip
+from difftrack.rendering._render import (
+    SHUTTER_SAMPLES,
+    Rendered,
+    draw_layer,
+    exact_tracks,
+    layer_textures,
+    on_object,
+    render_batch,
+    render_clip,
+)
 from difftrack.rendering._scene import RenderSpec, Scene, sample_scene
 from difftrack.rendering._textures import PHOTOS, TEXTURE_SIZE, Role, Texture, make_texture
 
 __all__ = [
     "PHOTOS",
+    "SHUTTER_SAMPLES",
     "TEXTURE_SIZE",
     "VOCABULARY",
     "Motion",
@@ -19,7 +29,9 @@ __all__ = [
     "describe",
     "draw_layer",
     "exact_tracks",
+    "layer_textures",
     "make_texture",
+    "on_object",
     "render_batch",
     "render_clip",
     "sample_scene",

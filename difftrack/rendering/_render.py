@@ -39,7 +39,7 @@ class Rendered:
 def render_clip(spec: RenderSpec) -> Rendered:
     """Render a clip on the CPU; the same spec gives the same bytes."""
     scene = sample_scene(spec)
-    textures = _textures_of(spec, scene)
+    textures = layer_textures(spec, scene)
     motion = Motion.stack([scene], device=torch.device("cpu"))
     texels = torch.stack([torch.from_numpy(texture.pixels) for texture in textures])[None, : scene.num_layers]
     times = torch.arange(spec.num_frames, dtype=torch.float32)
@@ -50,13 +50,23 @@ def render_clip(spec: RenderSpec) -> Rendered:
         frames = torch.cat(
             [render_batch(motion, texels, t[None, None], size, shutter_samples=samples)[0] for t in times]
         )
-        mask = layer_at(motion, _pixel_centers(spec, motion), times[:1][None], num_layers=scene.num_layers) > 0
+    x, y = np.meshgrid(np.arange(spec.width) + 0.5, np.arange(spec.height) + 0.5)
+    centers = np.stack([x, y], axis=-1).reshape(-1, 2)
     return Rendered(
         frames=frames.numpy(),
         prompt=describe(spec, scene, textures),
-        object_mask=mask[0].reshape(spec.height, spec.width).numpy(),
+        object_mask=on_object(spec, centers).reshape(spec.height, spec.width),
         textures=tuple(texture.source for texture in textures[: scene.num_layers]),
     )
+
+
+def on_object(spec: RenderSpec, points_xy_px: Float[np.ndarray, "point xy"]) -> Bool[np.ndarray, " point"]:
+    """Whether points of frame 0 lie on an object rather than the background; nothing is drawn for it."""
+    scene = sample_scene(spec)
+    motion = Motion.stack([scene], device=torch.device("cpu"))
+    points = _to_units(torch.from_numpy(points_xy_px).float(), spec)[None]
+    front: np.ndarray = layer_at(motion, points, torch.zeros(1, 1), num_layers=scene.num_layers)[0].numpy()
+    return front > 0
 
 
 def exact_tracks(
@@ -238,12 +248,8 @@ def _to_pixels(points: Float[Tensor, "*batch 2"], spec: RenderSpec) -> Float[Ten
     return points * (spec.height / REFERENCE_HEIGHT) + center
 
 
-def _pixel_centers(spec: RenderSpec, motion: Motion) -> Float[Tensor, "scene point 2"]:
-    y, x = torch.meshgrid(torch.arange(spec.height) + 0.5, torch.arange(spec.width) + 0.5, indexing="ij")
-    return _to_units(torch.stack([x, y], dim=-1).reshape(-1, 2).to(motion["center"].dtype), spec)[None]
-
-
-def _textures_of(spec: RenderSpec, scene: Scene) -> tuple[Texture, ...]:
+def layer_textures(spec: RenderSpec, scene: Scene) -> tuple[Texture, ...]:
+    """The texture of each of a scene's layers, back to front, unused layers included."""
     numbers = zip(scene.texture_index.tolist(), scene.texture_repetitive.tolist(), strict=True)
     return tuple(_texture(spec.role, index, bool(repetitive)) for index, repetitive in numbers)
 

@@ -5,7 +5,7 @@ function of continuous time, so frames may be taken at any times and motion blur
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -65,7 +65,16 @@ class RenderSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RenderSpec":
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: a key is unknown or the seed is missing.
+        """
+        unknown = sorted(set(values) - {entry.name for entry in fields(cls)})
+        if unknown or "seed" not in values:
+            raise ValueError(
+                f"RenderSpec: {dict(values)} has unknown keys {unknown} or no seed; is it of another version?"
+            )
         return cls(**values)
 
 
