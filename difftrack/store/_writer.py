@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Num
@@ -16,6 +17,9 @@ from difftrack.store._schema import SCHEMA, GroupSchema, group_files
 from difftrack.store._shards import shard_problem
 from difftrack.store._spec import DescriptorSpec, StoreParams
 
+if TYPE_CHECKING:
+    from difftrack.store._encoder import ShardEncoder
+
 __all__ = ["GroupWriter", "create_group", "open_writer"]
 
 
@@ -27,12 +31,15 @@ class GroupWriter:
     """
 
     def __init__(self, root: StorePath, group: str, schema: GroupSchema) -> None:
-        from difftrack.store._encoder import ShardEncoder  # reading needs no zarr, whose import takes 0.4 s
-
         self._files = open_files(root)
         self._group = group
         self._schema = schema
-        self._encoder = ShardEncoder(schema.layouts.values())
+        self._of_thread = threading.local()
+
+    @property
+    def params(self) -> StoreParams:
+        """How the group is stored."""
+        return self._schema.params
 
     @property
     def spec(self) -> DescriptorSpec:
@@ -48,16 +55,20 @@ class GroupWriter:
         """
         return [unit for unit in self.spec.units if self._unit_problem(unit, checksums=checksums) is not None]
 
-    def write(self, step: int, layer: int, values: Mapping[str, Num[np.ndarray, "..."]]) -> None:
+    def write(
+        self, step: int, layer: int, values: Mapping[str, Num[np.ndarray, "..."]], *, checked: bool = False
+    ) -> None:
         """Write one unit, in place of what may be there.
 
-        Each file appears in one step, so that a killed writer leaves nothing that reads as whole but is not.
+        Each file appears in one step, so that a killed writer leaves nothing that reads as whole but is not. Several
+        threads may write units of one group at once.
 
         Args:
             step: One of the spec's steps.
             layer: One of the spec's layers.
             values: For each of the spec's entries its array of `spec.entry_shape(entry)`: float16, float32 or float64,
                 or uint16 holding the bits of bfloat16.
+            checked: The values are of the stored type and known to be finite: where they were computed, both is cheap.
 
         Raises:
             StoreError: an entry is missing, not asked for, of another shape, or holds values that the dtype cannot.
@@ -71,11 +82,11 @@ class GroupWriter:
             raise StoreError(
                 f"{self._name(step, layer)}: got {', '.join(sorted(values)) or 'nothing'}; wanted {wanted}"
             )
-        encoded = {entry: self._encode(step, layer, entry, values[entry]) for entry in self.spec.entries}
+        encoded = {entry: self._encode(step, layer, entry, values[entry], checked) for entry in self.spec.entries}
         for entry, arrays in encoded.items():
             for layout, numbers in zip(self._schema.entry_layouts(entry), arrays, strict=True):
                 key = join(self._group, layout.shard_key(*indices))
-                self._files.write(key, self._encoder.encode(layout, numbers))
+                self._files.write(key, self._encoder().encode(layout, numbers))
 
     def finish(self) -> None:
         """Declare the group complete, after checking that every unit is there.
@@ -94,8 +105,17 @@ class GroupWriter:
         if self._files.read([key]).get(key) != header:
             self._files.write(key, header)
 
+    def _encoder(self) -> "ShardEncoder":
+        """The thread's own."""
+        from difftrack.store._encoder import ShardEncoder  # reading needs no zarr, whose import takes 0.4 s
+
+        if not hasattr(self._of_thread, "encoder"):
+            self._of_thread.encoder = ShardEncoder(self._schema.layouts.values())
+        encoder: ShardEncoder = self._of_thread.encoder
+        return encoder
+
     def _encode(
-        self, step: int, layer: int, entry: str, values: Num[np.ndarray, "..."]
+        self, step: int, layer: int, entry: str, values: Num[np.ndarray, "..."], checked: bool
     ) -> list[Num[np.ndarray, "..."]]:
         name = f"{self._name(step, layer)}: {entry}"
         shape = self.spec.entry_shape(entry)
@@ -106,6 +126,8 @@ class GroupWriter:
                 f"{name} is {values.dtype}; float16, float32, float64 or uint16 (bfloat16 bits) are stored"
             )
         params = self._schema.params
+        if checked and values.dtype == np.dtype(self._schema.layouts[entry].dtype):
+            return [values]
         try:
             codes, scale = encoding_of(params.dtype).encode(values, round_to_bf16=params.round_to_bf16)
         except ValueError as error:

@@ -1,0 +1,220 @@
+"""Writing tensors behind the back of the model that computes them; imported by name, since it imports torch.
+
+    capture -> cast and finite check on the device -> pinned buffer, by a side stream -> bounded queue -> writer threads
+
+Nothing in `put` waits for the device. It waits for a free slot: what is on its way never exceeds `depth` units, however
+slow the disk is.
+"""
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Num, Shaped
+from torch import Tensor
+
+from difftrack.store._spec import StoreParams
+from difftrack.store._writer import GroupWriter
+
+__all__ = ["WriteQueue"]
+
+Written = Callable[[int], None]
+"""Told the bytes of each unit (before compression) that has reached its files; called by any thread."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Room for one unit on its way to disk."""
+
+    buffer: Tensor | None = None
+    """Pinned memory, kept from unit to unit; None until a tensor comes from a GPU."""
+    held: list[Tensor] = field(default_factory=list)
+    """What the device still reads, and what is needed again if a value is refused."""
+
+    def pinned(self, num_bytes: int) -> Tensor:
+        if self.buffer is None or self.buffer.numel() < num_bytes:
+            self.buffer = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        return self.buffer
+
+
+@dataclass(slots=True)
+class _Staged:
+    """One unit in, or on its way to, host memory."""
+
+    entries: dict[str, Tensor]
+    """On the host; whole once `copied` has happened."""
+    finite: Tensor | None
+    """One boolean on the host; None where the writer is to convert and check."""
+    copied: torch.cuda.Event | None
+
+
+class WriteQueue:
+    """Takes units of several groups and writes them while their successors are computed.
+
+    Args:
+        num_threads: Threads that encode and write; 0 writes inside `put`.
+        depth: Units on their way at most: in pinned memory, waiting, or being written.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(self, *, num_threads: int, depth: int = 4) -> None:
+        if num_threads < 0 or depth < 1:
+            raise ValueError(f"num_threads is {num_threads}, depth is {depth}; at least 0 and 1 are wanted")
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="writer") if num_threads else None
+        self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._slots.put(_Slot())
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._units: dict[GroupWriter, list[Future[None]]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def put(
+        self,
+        writer: GroupWriter,
+        step: int,
+        layer: int,
+        tensors: Mapping[str, Shaped[Tensor, "..."]],
+        *,
+        written: Written = lambda num_bytes: None,
+    ) -> None:
+        """Take one unit; waits while `depth` units are on their way.
+
+        Args:
+            writer: Of the unit's group.
+            step: One of the group's steps.
+            layer: One of its layers.
+            tensors: By entry, float32, float16 or bfloat16, on any device; not changed by the caller from now on.
+            written: Told when the unit is on disk.
+
+        Raises:
+            ValueError: an earlier unit of the group, or this one, could not be written; so do OSErrors surface.
+        """
+        for unit in self._units[writer]:
+            if unit.done():
+                unit.result()
+        slot = self._slots.get()
+        try:
+            staged = self._stage(slot, tensors, writer.params)
+        except BaseException:
+            self._release(slot)
+            raise
+        self._submit(writer, self._write, writer, step, layer, slot, staged, written)
+
+    def finish(self, writer: GroupWriter) -> Future[None]:
+        """Declare a group complete once all its units are written; the result raises what went wrong with it."""
+        units = self._units.pop(writer, [])
+
+        def complete() -> None:
+            for unit in units:
+                unit.result()
+            writer.finish()
+
+        return _run(complete) if self._threads is None else self._threads.submit(complete)
+
+    def __enter__(self) -> "WriteQueue":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what has been taken; after an error, drop what no thread has begun."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=error is not None)
+
+    def _submit(self, writer: GroupWriter, action: Callable[..., None], *args: object) -> None:
+        if self._threads is None:
+            action(*args)
+        else:
+            self._units[writer].append(self._threads.submit(action, *args))
+
+    def _stage(self, slot: _Slot, tensors: Mapping[str, Tensor], params: StoreParams) -> _Staged:
+        """Cast and check where the tensors are, and start their way to the host."""
+        stored = {entry: _as_stored(tensor.detach(), params) for entry, tensor in tensors.items()}
+        finite = None
+        if params.dtype != "int8" and all(tensor.is_floating_point() for tensor in tensors.values()):
+            finite = torch.stack([tensor.isfinite().all() for tensor in stored.values()]).all()
+        slot.held = [*tensors.values(), *stored.values()]
+        device = next(iter(stored.values())).device
+        if device.type != "cuda":
+            return _Staged(stored, finite, None)
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return _copy_to_host(slot, stored, finite, self._streams[device])
+
+    def _write(
+        self, writer: GroupWriter, step: int, layer: int, slot: _Slot, staged: _Staged, written: Written
+    ) -> None:
+        try:
+            if staged.copied is not None:
+                staged.copied.synchronize()
+            entries, sound = staged.entries, staged.finite is not None and bool(staged.finite)
+            if staged.finite is not None and not sound:  # the writer refuses them, and says what is wrong
+                entries = dict(zip(entries, slot.held, strict=False))
+            arrays = {entry: _numbers(tensor) for entry, tensor in entries.items()}
+            writer.write(step, layer, arrays, checked=sound)
+            written(sum(array.nbytes for array in arrays.values()))
+        finally:
+            self._release(slot)
+
+    def _release(self, slot: _Slot) -> None:
+        slot.held = []
+        self._slots.put(slot)
+
+
+def _as_stored(tensor: Tensor, params: StoreParams) -> Tensor:
+    """The tensor in the type that reaches the files, contiguous; as it is where the host has to encode it."""
+    if params.dtype == "int8" or not tensor.is_floating_point():
+        return tensor.contiguous()
+    if params.dtype == "float16" and params.round_to_bf16:
+        tensor = tensor.to(torch.bfloat16)
+    return tensor.to(torch.float16 if params.dtype == "float16" else torch.bfloat16).contiguous()
+
+
+def _copy_to_host(
+    slot: _Slot, stored: Mapping[str, Tensor], finite: Tensor | None, stream: torch.cuda.Stream
+) -> _Staged:
+    """Queue the copies on a side stream; the compute stream goes on at once."""
+    sizes = {entry: tensor.numel() * tensor.element_size() for entry, tensor in stored.items()}
+    offsets = np.cumsum([0, *(-(-size // 16) * 16 for size in sizes.values())]).tolist()
+    pinned = slot.pinned(offsets[-1] + 1)
+    entries = {
+        entry: pinned[start : start + sizes[entry]].view(tensor.dtype).view(tensor.shape)
+        for start, (entry, tensor) in zip(offsets, stored.items(), strict=False)
+    }
+    flag = pinned[offsets[-1] : offsets[-1] + 1].view(torch.bool)
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        for entry, tensor in stored.items():
+            entries[entry].copy_(tensor, non_blocking=True)
+        if finite is not None:
+            flag.copy_(finite.view(1), non_blocking=True)
+            slot.held.append(finite)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(stream)
+    return _Staged(entries, None if finite is None else flag, copied)
+
+
+def _numbers(tensor: Tensor) -> Num[np.ndarray, "..."]:
+    """As an array; bfloat16 as the uint16 of its bits."""
+    tensor = tensor.cpu().contiguous()
+    array: np.ndarray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def _run(action: Callable[[], None]) -> Future[None]:
+    """Run now; what it raises is kept in the result, as a thread would."""
+    done: Future[None] = Future()
+    try:
+        action()
+        done.set_result(None)
+    except Exception as error:
+        done.set_exception(error)
+    return done
