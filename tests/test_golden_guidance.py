@@ -76,8 +76,8 @@ def test_guided_predictions_are_the_released_ones(
     if cfg_scale is not None:
         uncond, cond = predictions.chunk(2)
         predictions = uncond + cfg_scale * (cond - uncond)
-    # Numbers go up to 22, where one unit in the last place of float32 is 1.9e-6.
-    torch.testing.assert_close(predictions, golden[name], rtol=2e-7, atol=1e-6)
+    # Relative too: numbers go up to 22, where the released numbers' own rounding is 3.6e-6.
+    torch.testing.assert_close(predictions, golden[name], rtol=1e-6, atol=1e-6)
 
 
 def test_layers_are_those_asked_for_and_none_whose_number_begins_alike() -> None:

@@ -1,0 +1,7 @@
+"""How this room refuses."""
+
+__all__ = ["QualityError"]
+
+
+class QualityError(ValueError):
+    """A video cannot be measured as asked; the message says what is wanted."""

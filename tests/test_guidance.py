@@ -1,0 +1,250 @@
+"""Cross-attention guidance: exact, cheap in memory, and off when it is off."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import save_cogvideox, save_hunyuan, save_wan
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from difftrack.backbones import AttentionCall, Backbone, Generated, intercept, load_backbone
+from difftrack.guidance import (
+    Guidance,
+    GuidanceError,
+    SequenceLayout,
+    Variant,
+    guided,
+    perturbed_attention,
+)
+from difftrack.guidance._logsumexp import attend_in_blocks, attend_with_logsumexp
+
+PROMPT = "a red disc moves left"
+STEPS, CFG_SCALE = 2, 6.0
+SAVERS = {
+    "cogvideox": save_cogvideox,
+    "cogvideox-1.5": lambda folder: save_cogvideox(folder, patch_size_t=2, patch_bias=False),
+    "hunyuan": save_hunyuan,
+    "wan": save_wan,
+}
+SIZES = {"cogvideox": (9, 24, 40), "cogvideox-1.5": (9, 24, 40)}
+"""(frames, height, width): 3 rows x 5 cols of tokens, in 2 token frames but for cogvideox, which has 3."""
+VARIANTS: tuple[Variant, ...] = ("zeroed", "masked")
+
+
+@pytest.fixture(scope="module", params=sorted(SAVERS))
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    loaded = load_backbone(f"path:{SAVERS[request.param](tmp_path_factory.mktemp(request.param))}")
+    loaded.name = request.param
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def cogvideox(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    loaded = load_backbone(f"path:{save_cogvideox(tmp_path_factory.mktemp('one'))}")
+    loaded.name = "cogvideox"
+    return loaded
+
+
+def size_of(backbone: Backbone) -> dict[str, int]:
+    return dict(zip(("num_frames", "height", "width"), SIZES.get(backbone.name, (5, 48, 80)), strict=True))
+
+
+def sample(backbone: Backbone, guidance: Guidance | None = None, **choices: int) -> Generated:
+    def run() -> Generated:
+        return backbone.generate(
+            PROMPT, seed=7, num_inference_steps=STEPS, cfg_scale=CFG_SCALE, **{**size_of(backbone), **choices}
+        )
+
+    if guidance is None:
+        return run()
+    with guided(backbone, guidance, grid=backbone.token_grid(**size_of(backbone))):
+        return run()
+
+
+# Attention
+
+
+def dense(layout: SequenceLayout, variant: Variant, text_mask: Tensor | None = None) -> Callable[..., Tensor]:
+    """Perturbed attention by its definition, with a mask over all pairs of tokens."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        num_tokens = query.shape[2]
+        frame = torch.full((num_tokens,), -1)
+        video = layout.video(num_tokens)
+        frame[video] = torch.arange(video.stop - video.start) // layout.tokens_per_frame
+        allowed = (frame[:, None] == frame) | (frame[:, None] < 0) | (frame < 0)
+        attended = torch.ones(num_tokens, dtype=torch.bool) if text_mask is None else text_mask
+        scores = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).masked_fill(~attended, -torch.inf)
+        if variant == "masked":
+            return scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1) @ value
+        return (scores.softmax(dim=-1) * allowed) @ value
+
+    return attend
+
+
+def tokens(num_tokens: int, *, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, batch, 3, num_tokens, 7, generator=random)
+    return query, key, value
+
+
+def test_two_frames_of_one_token_worked_by_hand() -> None:
+    """The other frame's weight, 3/4, is dropped: 1/4 of the own value stays (zeroed), or all of it (masked)."""
+    query, key = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [torch.tensor(3.0).log()]])
+    value = torch.tensor([[8.0], [80.0]])
+    layout = SequenceLayout(2, 1, "none")
+    found = {
+        variant: perturbed_attention(
+            query[None, None], key[None, None], value[None, None], layout, variant=variant
+        ).flatten()
+        for variant in VARIANTS
+    }
+    torch.testing.assert_close(found["zeroed"], torch.tensor([2.0, 40.0]))
+    torch.testing.assert_close(found["masked"], torch.tensor([8.0, 80.0]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("text_position", "num_text"), [("first", 11), ("last", 11), ("none", 0), ("last", 0)])
+def test_folding_frames_is_the_dense_definition(variant: Variant, text_position: str, num_text: int) -> None:
+    layout = SequenceLayout(3, 5, text_position)  # type: ignore[arg-type]
+    query, key, value = tokens(15 + num_text)
+    found = perturbed_attention(query, key, value, layout, variant=variant)
+    torch.testing.assert_close(found, dense(layout, variant)(query, key, value), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padded_text_gets_no_weight_whatever_each_clip_pads(variant: Variant) -> None:
+    layout = SequenceLayout(3, 5, "last")
+    query, key, value = tokens(26)
+    mask = torch.ones(2, 1, 1, 26, dtype=torch.bool)
+    mask[0, ..., 19:], mask[1, ..., 25:] = False, False
+    found = perturbed_attention(query, key, value, layout, variant=variant, mask=mask)
+    for i in range(2):
+        wanted = dense(layout, variant, mask[i, 0, 0])(query[i : i + 1], key[i : i + 1], value[i : i + 1])
+        torch.testing.assert_close(found[i : i + 1], wanted, rtol=0, atol=1e-6)
+
+
+def test_attention_scale_is_the_models_own() -> None:
+    layout, (query, key, value) = SequenceLayout(3, 5, "first"), tokens(26)
+    for variant in VARIANTS:
+        found = perturbed_attention(query, key, value, layout, variant=variant, scale=0.5)
+        wanted = perturbed_attention(query * 0.5 * 7**0.5, key, value, layout, variant=variant)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_one_frame_has_no_other_to_be_cut_off_from() -> None:
+    query, key, value = tokens(26)
+    plain = nn.functional.scaled_dot_product_attention(query, key, value)
+    for variant in VARIANTS:
+        found = perturbed_attention(query, key, value, SequenceLayout(1, 15, "last"), variant=variant)
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
+
+
+def test_sequence_of_another_size_and_masked_video_are_refused() -> None:
+    query, key, value = tokens(26)
+    with pytest.raises(GuidanceError, match="over 26 tokens"):
+        perturbed_attention(query, key, value, SequenceLayout(3, 5, "none"), variant="zeroed")
+    with pytest.raises(GuidanceError, match="over 26 tokens"):
+        perturbed_attention(query, key, value, SequenceLayout(3, 9, "first"), variant="zeroed")
+    mask = torch.ones(1, 1, 1, 26, dtype=torch.bool)
+    mask[..., 3] = False
+    with pytest.raises(GuidanceError, match="masks video tokens"):
+        perturbed_attention(query[:1], key[:1], value[:1], SequenceLayout(3, 5, "last"), variant="zeroed", mask=mask)
+
+
+@pytest.mark.parametrize("attend", [attend_with_logsumexp, attend_in_blocks])
+def test_logarithms_are_those_of_the_denominators(attend: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    query, key, value = tokens(131)
+    output, logarithms = attend(query, key[:, :, :17], value[:, :, :17], scale=0.3)
+    scores = 0.3 * query @ key[:, :, :17].transpose(-1, -2)
+    torch.testing.assert_close(logarithms, scores.logsumexp(dim=-1), rtol=0, atol=2e-6)
+    torch.testing.assert_close(output, scores.softmax(dim=-1) @ value[:, :, :17], rtol=0, atol=1e-6)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that any tensor has that an operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        given = func(*args, **(kwargs or {}))
+        for tensor in given if isinstance(given, tuple | list) else (given,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return given
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("portable", [False, True])
+def test_no_tensor_over_pairs_of_tokens_is_ever_made(
+    variant: Variant, portable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if portable:
+        monkeypatch.setattr("difftrack.guidance._attention.attend_with_logsumexp", attend_in_blocks)
+    layout, num_tokens = SequenceLayout(13, 89, "first"), 13 * 89 + 43
+    query, key, value = torch.randn(3, 1, 1, num_tokens, 8)
+    with LargestTensor() as largest:
+        perturbed_attention(query, key, value, layout, variant=variant)
+    assert largest.elements <= (128 if portable and variant == "zeroed" else 2 * 8) * num_tokens
+    with LargestTensor() as largest:
+        dense(layout, variant)(query, key, value)
+    assert largest.elements == num_tokens**2
+
+
+# Sampling
+
+
+@contextmanager
+def densely_perturbed(backbone: Backbone, guidance: Guidance) -> Iterator[None]:
+    grid = backbone.token_grid(**size_of(backbone))
+    layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
+
+    def attend(call: AttentionCall) -> Tensor:
+        mask = None if call.mask is None else call.mask[0, 0, 0]
+        return dense(layout, guidance.variant, mask)(call.query, call.key, call.value)
+
+    modules = backbone.attention_modules()
+    with intercept({layer: modules[layer] for layer in guidance.layers}, attend):
+        yield
+
+
+def scheduler_of(backbone: Backbone) -> Any:
+    """What the stock pipeline steps with, and how it sets it up."""
+    if backbone.name == "hunyuan":
+        scheduler = backbone.components.scheduler()
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, STEPS + 1)[:-1])
+        return scheduler
+    changes = {"timestep_spacing": "trailing"} if backbone.name.startswith("cogvideox") else {}
+    scheduler = backbone.components.scheduler(**changes)
+    scheduler.set_timesteps(STEPS)
+    return scheduler
+
+
+def sample_in_three_branches(backbone: Backbone, guidance: Guidance, latents: Tensor) -> Tensor:
+    """The sampler written out: every branch runs whole, and the three are put together here."""
+    scheduler, cond, uncond = scheduler_of(backbone), backbone.embed(PROMPT), backbone.embed("")
+    entering = []
+    for step, timestep in enumerate(scheduler.timesteps):
+        entering.append(latents)
+        prediction = of_cond = backbone.predict(latents, timestep, cond)
+        if backbone.name != "hunyuan":  # which is distilled
+            of_uncond = backbone.predict(latents, timestep, uncond)
+            prediction = of_uncond + CFG_SCALE * (of_cond - of_uncond)
+        if guidance.applies(step):
+            with densely_perturbed(backbone, guidance):
+                prediction = prediction + guidance.scale * (of_cond - backbone.predict(latents, timestep, cond))
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    return torch.stack(entering)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_guided_sampling_is_the_explicit_loop_over_three_branches(backbone: Backbone, variant: Variant) -> None:
+    guidance = Guidance(layers=(1, 3), scale=1.5, variant=variant)
+    trajectory = sample(backbone, guidance).trajectory.latents
+    wanted = sample_in_three_branches(backbone, guidance, trajectory[0])
+    torch.testing.assert_close(trajectory, wanted, rtol=0, atol=5e-6)
+    assert float((trajectory - sample(backbone).trajectory.latents).abs().max()) > 1e-3
