@@ -1,0 +1,45 @@
+"""All clips in this process."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+
+from difftrack.distribution._jobs import EXPECTED, ClipWorker, Job, Report
+
+__all__ = ["attempt", "problem_of", "run_here"]
+
+
+def run_here(job: Job, clips: Sequence[str], *, report: Report) -> Iterator[tuple[str, str | None]]:
+    """See `run_clips`; while one clip is computed, files of the one before may still be written."""
+    with closing(job.open()) as worker:
+        under_way: deque[tuple[str, Future[None]]] = deque()
+        for clip in clips:
+            under_way.append((clip, attempt(worker, clip, report)))
+            while under_way and (len(under_way) > 2 or under_way[0][1].done()):
+                yield _settled(*under_way.popleft())
+        while under_way:
+            yield _settled(*under_way.popleft())
+
+
+def attempt(worker: ClipWorker, clip: str, report: Report) -> Future[None]:
+    """Do one clip; what is expected to go wrong is kept in the result."""
+    try:
+        return worker.run(clip, report)
+    except EXPECTED as error:
+        failed: Future[None] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def problem_of(done: Future[None]) -> str | None:
+    """What went wrong; raises what nobody expected."""
+    try:
+        done.result()
+    except EXPECTED as error:
+        return str(error)
+    return None
+
+
+def _settled(clip: str, done: Future[None]) -> tuple[str, str | None]:
+    return clip, problem_of(done)

@@ -1,0 +1,144 @@
+"""Clips over processes of this host, with nothing but the standard library."""
+
+import multiprocessing
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from difftrack.distribution._here import attempt, problem_of
+from difftrack.distribution._jobs import Job, Report
+
+__all__ = ["run_in_processes"]
+
+AHEAD = 2
+"""Clips that a worker holds: one being computed, and one so that it never waits for the next."""
+
+ATTEMPTS = 3
+"""Workers that a clip may cost before it counts as failed: it may be what kills them."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    device: str | None
+    clips: list[str] = field(default_factory=list)
+    """Handed to it and not yet finished."""
+
+
+def run_in_processes(
+    job: Job, clips: Sequence[str], *, workers: int, devices: Sequence[str], report: Report
+) -> Iterator[tuple[str, str | None]]:
+    """See `run_clips`: clips go to whoever is free; a lost worker is replaced and its clips are handed out again."""
+    waiting, attempts = deque(clips), Counter[str]()
+    pool = [_start(job, devices[index % len(devices)] if devices else None) for index in range(workers)]
+    try:
+        while waiting or any(worker.clips for worker in pool):
+            for _ in range(AHEAD):  # one each before anybody's second
+                for worker in pool:
+                    if waiting and _has_room(worker, waiting[0], attempts):
+                        _hand(worker, waiting.popleft())
+            ready = wait([worker.connection for worker in pool])
+            for worker in [worker for worker in pool if worker.connection in ready]:
+                try:
+                    message = worker.connection.recv()
+                except (EOFError, OSError):
+                    pool.remove(worker)
+                    yield from _give_back(worker, waiting, attempts)
+                    if waiting:
+                        pool.append(_start(job, worker.device))
+                    continue
+                if isinstance(message, int):
+                    report(message)
+                else:
+                    worker.clips.remove(message[0])
+                    yield message
+    finally:
+        _stop(pool)
+
+
+def _start(job: Job, device: str | None) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(job, theirs), daemon=True)
+    with _environment("CUDA_VISIBLE_DEVICES", device):
+        process.start()
+    theirs.close()
+    return _Worker(process, ours, device)
+
+
+def _has_room(worker: _Worker, clip: str, attempts: Counter[str]) -> bool:
+    """Whether to hand a clip over; one that may have cost a worker before is alone with the next."""
+    alone = any(attempts[held] for held in (*worker.clips, clip))
+    return len(worker.clips) < (1 if alone else AHEAD)
+
+
+def _hand(worker: _Worker, clip: str) -> None:
+    worker.clips.append(clip)
+    with suppress(OSError):  # it died; `recv` will say so, and the clip is given back
+        worker.connection.send(clip)
+
+
+def _give_back(worker: _Worker, waiting: deque[str], attempts: Counter[str]) -> Iterator[tuple[str, str | None]]:
+    """Put the clips of a lost worker in front again, but for those that have cost too many."""
+    worker.process.join()
+    for clip in reversed(worker.clips):
+        attempts[clip] += 1
+        if attempts[clip] < ATTEMPTS:
+            waiting.appendleft(clip)
+        else:
+            yield clip, f"{ATTEMPTS} workers ended while they held it, the last with status {worker.process.exitcode}"
+
+
+def _stop(pool: Sequence[_Worker]) -> None:
+    """Let idle workers end by themselves; stop the others, which is where an error or an interrupt has led."""
+    for worker in pool:
+        if worker.clips:
+            worker.process.terminate()
+        else:
+            with suppress(OSError):
+                worker.connection.send(None)
+    for worker in pool:
+        worker.process.join()
+        worker.connection.close()
+
+
+def _work(job: Job, connection: Connection) -> None:
+    """A worker process: receives clips until it receives None, sends bytes done and clips finished."""
+    sending = threading.Lock()
+
+    def send(message: int | tuple[str, str | None]) -> None:
+        with sending:
+            connection.send(message)
+
+    def finished(clip: str, done: Future[None]) -> None:
+        try:
+            send((clip, problem_of(done)))
+        except Exception:
+            os._exit(1)  # in a writer's thread, where raising would reach nobody; the parent sees the worker end
+
+    with closing(job.open()) as worker:
+        for clip in iter(connection.recv, None):
+            done = attempt(worker, clip, send)
+            done.add_done_callback(lambda done, clip=clip: finished(clip, done))
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable for the processes that are started meanwhile."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

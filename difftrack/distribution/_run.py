@@ -1,0 +1,62 @@
+"""One call for all ways to spread clips."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from difftrack.distribution._here import run_here
+from difftrack.distribution._jobs import Job, Report
+from difftrack.distribution._processes import run_in_processes
+
+__all__ = ["run_clips"]
+
+Outcome = tuple[str, str | None]
+"""A clip, and what went wrong with it."""
+
+
+def run_clips(
+    job: Job,
+    clips: Sequence[str],
+    *,
+    workers: int | Literal["auto"] = 1,
+    scheduler: str | None = None,
+    report: Report = lambda num_bytes: None,
+) -> Iterator[Outcome]:
+    """Do every clip, each by one worker.
+
+    Files come out the same however many workers there are. A clip whose worker is lost is done again by another one,
+    which finds on disk what the first has finished.
+
+    Args:
+        job: What to do.
+        clips: With what.
+        workers: Processes on this host, with a GPU each as far as there are GPUs; 1 works in this process.
+        scheduler: None for that; `dask` for a Dask cluster on this host; the address of one that runs.
+        report: Told of progress.
+
+    Yields:
+        Each clip as it is finished, with what went wrong or None.
+
+    Raises:
+        ValueError: Dask is wanted but not installed, or no scheduler answers.
+    """
+    devices = _visible_devices()
+    count = max(len(devices), 1) if workers == "auto" else workers
+    count = min(count, max(len(clips), 1))
+    if scheduler is not None:
+        from difftrack.distribution._dask import run_on_dask  # an optional dependency
+
+        return run_on_dask(job, clips, scheduler=scheduler, workers=count, devices=devices, report=report)
+    if count == 1:
+        return run_here(job, clips, report=report)
+    return run_in_processes(job, clips, workers=count, devices=devices, report=report)
+
+
+def _visible_devices() -> list[str]:
+    """CUDA devices as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
