@@ -6,7 +6,7 @@
 from difftrack.store._errors import StoreError
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
-from difftrack.store._space import check_space, planned_bytes
+from difftrack.store._space import check_space, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from difftrack.store._spec import DescriptorKind, DescriptorSpec, StoreParams
 from difftrack.store._verify import FileCheck
 from difftrack.store._writer import GroupWriter, create_group, open_writer
@@ -22,10 +22,13 @@ __all__ = [
     "check_space",
     "clip_group",
     "create_group",
+    "measured_ratio",
     "open_store",
     "open_writer",
     "planned_bytes",
     "read_results",
     "result_groups",
+    "stored_bytes",
+    "trial_encoding",
     "write_results",
 ]

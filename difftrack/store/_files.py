@@ -5,6 +5,7 @@ so that a reader sees the old file or the new one; an object store's put has the
 """
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -67,6 +68,10 @@ class Files(ABC):
     @abstractmethod
     def directories(self, key: str) -> list[str]:
         """Names of the directories directly below `key`, sorted; empty where `key` does not exist."""
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Bytes of a file, or of all files in a directory; 0 where there is neither."""
 
     @abstractmethod
     def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
@@ -140,6 +145,13 @@ class LocalFiles(Files):
         """See `Files`."""
         path = self._root / key
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+    def size(self, key: str) -> int:
+        """See `Files`."""
+        path = self._root / key
+        if path.is_file():
+            return path.stat().st_size
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
     def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
         """See `Files`."""
@@ -224,6 +236,13 @@ class RemoteFiles(Files):
             return []
         return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "directory")
 
+    def size(self, key: str) -> int:
+        """See `Files`."""
+        self._system.invalidate_cache()
+        if not self._system.exists(self._full(key)):
+            return 0
+        return int(self._system.du(self._full(key)))
+
     def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
         """See `Files`; a put that was cut short leaves nothing."""
 
@@ -233,6 +252,9 @@ class RemoteFiles(Files):
 
 
 def open_files(root: StorePath) -> Files:
-    """Files below a local directory or an fsspec URL; nothing is created or read yet."""
-    text = os.fspath(root)
+    """Files below a local directory or an fsspec URL; nothing is created or read yet.
+
+    A URL may have gone through `Path`, which leaves one slash of two.
+    """
+    text = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])", r"\1://", os.fspath(root))
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))

@@ -1,38 +1,98 @@
-"""How much a group will take, and whether there is room for it."""
+"""How much a group will take, how well it compresses, and whether there is room for it."""
 
 import math
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
+from jaxtyping import Num
 
 from difftrack.store._errors import StoreError
-from difftrack.store._files import StorePath, open_files
-from difftrack.store._spec import DescriptorSpec, StoreParams, array_layouts
+from difftrack.store._files import Files, StorePath, open_files
+from difftrack.store._header import join, read_header
+from difftrack.store._schema import SCHEMA, GroupSchema
+from difftrack.store._spec import ArrayLayout, DescriptorSpec, StoreParams, array_layouts
+from difftrack.store._verify import group_names
 
-__all__ = ["check_space", "planned_bytes"]
+__all__ = ["check_space", "measured_ratio", "planned_bytes", "stored_bytes", "trial_encoding"]
+
+SAMPLED_SHARDS = 64
+"""Enough for a ratio; layers differ by a tenth or so."""
 
 
 def planned_bytes(spec: DescriptorSpec, params: StoreParams | None = None) -> int:
     """Bytes of a group's shards before compression, checksums and indices included; an upper bound in practice.
 
-    What compression leaves depends on the values: docs/store.md has measured ratios.
+    What compression leaves depends on the values: `measured_ratio`, and docs/store.md for ratios on record.
     """
-    unit = 0
-    for layout in array_layouts(spec, params or StoreParams()):
-        values = math.prod(layout.shard_shape) * np.dtype(layout.dtype).itemsize
-        unit += values + 20 * layout.num_chunks + 4
-    return unit * len(spec.units)
+    return sum(map(_raw_bytes, array_layouts(spec, params or StoreParams()))) * len(spec.units)
 
 
-def check_space(root: StorePath, num_bytes: int, *, max_bytes: int | float) -> None:
+def stored_bytes(root: StorePath) -> int:
+    """Bytes of all files below a store; 0 where there is none."""
+    return open_files(root).size("")
+
+
+def measured_ratio(root: StorePath, params: StoreParams) -> float | None:
+    """Bytes before compression per stored byte, of shards that lie in a store already.
+
+    Args:
+        root: The store.
+        params: Only groups that are stored so count.
+
+    Returns:
+        The ratio, or None where the store has no such shard.
+    """
+    files = open_files(root)
+    sizes = list(islice(_shard_sizes(files, params), SAMPLED_SHARDS))
+    return sum(raw for raw, _ in sizes) / sum(stored for _, stored in sizes) if sizes else None
+
+
+def trial_encoding(
+    spec: DescriptorSpec, params: StoreParams, values: Mapping[str, Num[np.ndarray, "..."]]
+) -> tuple[float, float]:
+    """Encode one unit and write it nowhere.
+
+    Args:
+        spec: Of its group.
+        params: How it would be stored.
+        values: As for `GroupWriter.write`.
+
+    Returns:
+        Bytes before compression per stored byte, and bytes before compression encoded per second by this process.
+
+    Raises:
+        ValueError: a value cannot be stored so.
+    """
+    from difftrack.store._encoder import ShardEncoder
+    from difftrack.store._encodings import encoding_of
+
+    layouts = {layout.name: layout for layout in array_layouts(spec, params)}
+    encoder, size = ShardEncoder(layouts.values()), 0
+    started = time.perf_counter()
+    for entry in spec.entries:
+        codes, scale = encoding_of(params.dtype).encode(values[entry], round_to_bf16=params.round_to_bf16)
+        size += len(encoder.encode(layouts[entry], codes))
+        if scale is not None:
+            size += len(encoder.encode(layouts[f"{entry}_scale"], scale))
+    raw = sum(map(_raw_bytes, layouts.values()))
+    return raw / size, raw / (time.perf_counter() - started)
+
+
+def check_space(
+    root: StorePath, num_bytes: int, *, max_bytes: int | float, expected_bytes: float | None = None
+) -> None:
     """Refuse work whose result would not fit.
 
     Args:
         root: Where the store lies or will lie.
-        num_bytes: What is still to be written: planned less what is already there.
-        max_bytes: The limit that params.yaml sets.
+        num_bytes: What is still to be written, before compression.
+        max_bytes: The limit that params.yaml sets on it.
+        expected_bytes: What that will take on disk; by default as much.
 
     Raises:
-        StoreError: `num_bytes` exceeds the limit or the free space.
+        StoreError: `num_bytes` exceeds the limit, or what it will take the free space.
     """
     files = open_files(root)
     remedy = "keep fewer extract.layers, extract.steps or extract.descriptors"
@@ -41,6 +101,25 @@ def check_space(root: StorePath, num_bytes: int, *, max_bytes: int | float) -> N
             f"{files.path('')}: {num_bytes / 1e9:.3g} GB planned, extract.max_bytes allows {max_bytes / 1e9:.3g} GB;"
             f" {remedy}, or raise it"
         )
-    free = files.free_bytes()
-    if free is not None and num_bytes > free:
-        raise StoreError(f"{files.path('')}: {num_bytes / 1e9:.3g} GB planned, {free / 1e9:.3g} GB free; {remedy}")
+    free, expected = files.free_bytes(), num_bytes if expected_bytes is None else expected_bytes
+    if free is not None and expected > free:
+        raise StoreError(f"{files.path('')}: {expected / 1e9:.3g} GB planned, {free / 1e9:.3g} GB free; {remedy}")
+
+
+def _raw_bytes(layout: ArrayLayout) -> int:
+    """Of one shard without compression."""
+    return math.prod(layout.shard_shape) * np.dtype(layout.dtype).itemsize + 20 * layout.num_chunks + 4
+
+
+def _shard_sizes(files: Files, params: StoreParams) -> Iterator[tuple[int, int]]:
+    """Bytes before compression and stored bytes of each shard that is there."""
+    for group in group_names(files, SCHEMA):
+        header = read_header(files, group, schema=SCHEMA)
+        schema = None if header is None else GroupSchema.from_header(header)
+        if schema is None or schema.params != params:
+            continue
+        for unit in schema.spec.units:
+            for layout in schema.layouts.values():
+                stored = files.size(join(group, layout.shard_key(*schema.indices(*unit))))
+                if stored:
+                    yield _raw_bytes(layout), stored

@@ -91,7 +91,7 @@ class WriteQueue:
             writer: Of the unit's group.
             step: One of the group's steps.
             layer: One of its layers.
-            tensors: By entry, float32, float16 or bfloat16, on any device; not changed by the caller from now on.
+            tensors: By entry, float32, float16 or bfloat16, on any device.
             written: Told when the unit is on disk.
 
         Raises:
@@ -144,7 +144,10 @@ class WriteQueue:
         slot.held = [*tensors.values(), *stored.values()]
         device = next(iter(stored.values())).device
         if device.type != "cuda":
-            return _Staged(stored, finite, None)
+            apart = {
+                entry: t.clone() if t.data_ptr() == tensors[entry].data_ptr() else t for entry, t in stored.items()
+            }
+            return _Staged(apart, finite, None)
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return _copy_to_host(slot, stored, finite, self._streams[device])
