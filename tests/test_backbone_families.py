@@ -137,11 +137,11 @@ def test_trajectory_of_one_branch_gives_bit_equal_captures(case: Case) -> None:
             PROMPT, seed=3, num_inference_steps=3, cfg_scale=scale, num_frames=num_frames, height=height, width=width
         )
     assert generated.frames.shape == (*case.size, 3)
-    assert generated.trajectory.shape[1:] == case.latents.shape
+    assert generated.trajectory.latents.shape[1:] == case.latents.shape
     assert len(on_the_way) == 3
     schedule, prompt = case.backbone.schedule(3), case.backbone.embed(PROMPT)
     for step, query in enumerate(on_the_way):
-        (record,) = case.backbone.capture(generated.trajectory[step], step, schedule, prompt, layers=[1])
+        (record,) = case.backbone.capture(generated.trajectory.latents[step], step, schedule, prompt, layers=[1])
         head_major = record.query.flatten(1, 3)
         first = 11 if case.name.startswith("cogvideox") else 0
         assert torch.equal(head_major, query[0, :, first : first + head_major.shape[1]])

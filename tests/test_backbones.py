@@ -355,12 +355,12 @@ def test_trajectory_starts_at_the_seeds_noise_and_its_captures_equal_captures_on
             PROMPT, seed=42, num_inference_steps=3, cfg_scale=cfg_scale, num_frames=9, height=40, width=56
         )
     assert generated.frames.shape == (9, 40, 56, 3)
-    assert generated.trajectory.shape == (3, 3, 6, 10, 14)
+    assert generated.trajectory.latents.shape == (3, 3, 6, 10, 14)
     noise = torch.randn(3, 6, 10, 14, generator=torch.Generator("cpu").manual_seed(42))
-    assert torch.equal(generated.trajectory[0], noise)
+    assert torch.equal(generated.trajectory.latents[0], noise)
     schedule, prompt = backbone.schedule(3), backbone.embed(PROMPT)
     for step, query in enumerate(on_the_way):
-        (later,) = backbone.capture(generated.trajectory[step], step, schedule, prompt, layers=[2])
+        (later,) = backbone.capture(generated.trajectory.latents[step], step, schedule, prompt, layers=[2])
         torch.testing.assert_close(later.query.flatten(1, 3), query[:, 11:], rtol=0, atol=tolerance)
 
 

@@ -121,7 +121,7 @@ def test_only_the_units_that_a_resumed_run_misses_are_run(
     extraction = Extractor(backbone, analysis()).prepare(clip)
     forwards: list[int] = []
     predict = backbone.predict
-    monkeypatch.setattr(backbone, "predict", lambda *a: (forwards.append(int(a[1])), predict(*a))[1])
+    monkeypatch.setattr(backbone, "predict", lambda *a, **k: (forwards.append(int(a[1])), predict(*a, **k))[1])
     units = list(extraction.units("first", [(9, 2), (9, 0)]))
     assert [(unit.step, unit.layer) for unit in units] == [(9, 0), (9, 2)]
     assert forwards == [99]
@@ -135,7 +135,7 @@ def test_each_frame_is_encoded_once_and_keeps_its_noise_in_every_chunk(
     encodings: list[int] = []
     encode, predict = backbone.encode, backbone.predict
     monkeypatch.setattr(backbone, "encode", lambda x, **k: (encodings.append(len(x)), encode(x, **k))[1])
-    monkeypatch.setattr(backbone, "predict", lambda *a: (seen.append(a[0]), predict(*a))[1])
+    monkeypatch.setattr(backbone, "predict", lambda *a, **k: (seen.append(a[0]), predict(*a, **k))[1])
     every_unit(Extractor(backbone, tracking(layers=(0,))).prepare(clip, chunks=CHUNKS))
     assert encodings == [5]
     assert torch.equal(seen[0][0], seen[1][0])
@@ -173,8 +173,8 @@ def test_what_is_written_comes_back_from_the_store(backbone: Backbone, clip: Cli
 
 def visited(backbone: Backbone, clip: Clip, params: AnalysisParams, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     seen: list[Tensor] = []
-    capture = backbone.capture
-    monkeypatch.setattr(backbone, "capture", lambda *a, **k: (seen.append(a[0]), capture(*a, **k))[1])
+    predict = backbone.predict
+    monkeypatch.setattr(backbone, "predict", lambda *a, **k: (seen.append(a[0]), predict(*a, **k))[1])
     every_unit(Extractor(backbone, params).prepare(clip))
     return seen
 
@@ -225,16 +225,16 @@ def test_generate_captures_at_the_latents_of_the_stored_trajectory(
     file = tmp_path / "trajectory.safetensors"
     write_trajectory(file, generated.trajectory, fingerprint=backbone.fingerprint)
     trajectory = read_trajectory(file, fingerprint=backbone.fingerprint)
-    assert torch.equal(trajectory, generated.trajectory)
+    assert torch.equal(trajectory.latents, generated.trajectory.latents)
     sampled = Clip("sampled", generated.frames, fps=8.0, prompt="blue disc", source="generated")
     params = analysis(num_inference_steps=5, steps=(1, 4), layers=(0,), mode=ModeParams(generated="generate"))
     seen: list[Tensor] = []
-    capture = backbone.capture
-    monkeypatch.setattr(backbone, "capture", lambda *a, **k: (seen.append(a[0]), capture(*a, **k))[1])
+    predict = backbone.predict
+    monkeypatch.setattr(backbone, "predict", lambda *a, **k: (seen.append(a[0]), predict(*a, **k))[1])
     extraction = Extractor(backbone, params).prepare(sampled, trajectory=trajectory)
     assert len(every_unit(extraction)) == 2
-    assert torch.equal(seen[0], trajectory[1])
-    assert torch.equal(seen[1], trajectory[4])
+    assert torch.equal(seen[0], trajectory.latents[1])
+    assert torch.equal(seen[1], trajectory.latents[4])
     with pytest.raises(BackboneError, match="another backbone sampled this clip"):
         read_trajectory(file, fingerprint="somebody else")
     with pytest.raises(ExtractionError, match=r"sampled was sampled with .* \(5, 40, 56\).*\(6, 40, 56\)"):
@@ -294,7 +294,7 @@ def test_stage_writes_a_complete_store_names_the_clip_that_fails_and_resumes(
     write_clip(tmp_path / "clips", clip)
     params = {
         "item": {"backbone": "tiny", "view": "analysis"},
-        "backbones": {"tiny": {"path": str(backbone.components.folder.path)}},
+        "backbones": {"tiny": {"path": str(backbone.components._folder.path)}},
         "extract": {
             "analysis": {"height": 40, "width": 56, "num_frames": 9, "steps": [49], "layers": [1]},
             "tracking": {"height": 40, "width": 56, "steps": [49], "layers": [1], "chunks": {"chunk_len": 5}},

@@ -1,6 +1,7 @@
 """What each video diffusion transformer is, how to run it to a step, and the seam that captures its attention."""
 
-from difftrack.backbones._backbone import Backbone, Generated, PromptEmbedding
+from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
 from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors
 from difftrack.backbones._errors import BackboneError, CaptureError
 from difftrack.backbones._load import load_backbone
@@ -21,12 +22,14 @@ __all__ = [
     "BackboneError",
     "CaptureError",
     "Generated",
+    "ImageConditioning",
     "InversionForm",
     "Kind",
     "LayerDescriptors",
     "ModelParams",
     "PromptEmbedding",
     "Schedule",
+    "Trajectory",
     "intercept",
     "load_backbone",
     "read_trajectory",

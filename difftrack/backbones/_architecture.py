@@ -11,7 +11,6 @@ from torch import nn
 
 from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._params import ModelParams
 from difftrack.geometry import TokenGrid
 
@@ -21,11 +20,11 @@ __all__ = ["Architecture"]
 class Architecture(ABC):
     """One video diffusion transformer and its autoencoder, as their configs describe them; loaded lazily."""
 
-    def __init__(self, name: str, folder: PipelineFolder, params: ModelParams) -> None:
+    def __init__(self, name: str, components: Components, params: ModelParams) -> None:
         self.name = name
         self.params = params
         """How it was loaded."""
-        self.components = Components(folder, params)
+        self.components = components
         """The stock components."""
 
     @property
@@ -36,12 +35,12 @@ class Architecture(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of configs and weights."""
-        return self.components.folder.fingerprint()
+        return self.components.fingerprint()
 
     @property
     def revision(self) -> str | None:
         """Commit of the checkpoint; None for a local folder."""
-        return self.components.folder.revision
+        return self.components.revision
 
     @property
     def transformer(self) -> Any:  # noqa: ANN401
@@ -67,6 +66,12 @@ class Architecture(ABC):
     def num_channels(self) -> int:
         """Channels of one head."""
         return int(self.transformer.config.attention_head_dim)
+
+    @property
+    def num_latent_channels(self) -> int:
+        """Channels of the latents that are denoised."""
+        config = self.transformer.config
+        return int(config.out_channels or config.in_channels)
 
     @property
     @abstractmethod
@@ -103,8 +108,13 @@ class Architecture(ABC):
     def attention_modules(self) -> Sequence[nn.Module]:
         """The attention over video tokens of every layer, in execution order."""
 
-    def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
-        """Raise `BackboneError`, saying what is allowed, unless clips of this size can be run."""
+    @property
+    def frame_period(self) -> int:
+        """Video frames per token frame after the first."""
+        return self.temporal_stride * self.latents_per_token_frame
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise `BackboneError`, saying what is allowed, unless images of this size in pixels can be run."""
         for axis, size in (("height", height), ("width", width)):
             if size < self.stride_px or size % self.stride_px:
                 below = max(size // self.stride_px, 1) * self.stride_px
@@ -112,15 +122,25 @@ class Architecture(ABC):
                     f"{axis} {size} does not suit {self.name}: it must be a multiple of {self.stride_px}, such as "
                     f"{below} or {below + self.stride_px}"
                 )
+
+    def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
+        """Raise `BackboneError`, saying what is allowed, unless clips of this size can be run."""
+        self.check_image_size(height, width)
         if num_frames < 1:
             raise BackboneError(f"num_frames is {num_frames}; it must be at least 1")
-        period = self.temporal_stride * self.latents_per_token_frame
-        if not frames_alone and num_frames % period != 1 % period:
-            below = max((num_frames - 1) // period * period + 1, 1)
+        period, rest = self.frame_period, self._frames_past_period
+        if not frames_alone and num_frames % period != rest % period:
+            below = max((num_frames - rest) // period * period + rest, rest or period)
             nearest = below if num_frames - below <= period // 2 else below + period
+            pattern = f"{period} k + {rest}" if rest else f"a multiple of {period}"
             raise BackboneError(
-                f"num_frames {num_frames} does not suit {self.name}: it must be {period} k + 1; nearest: {nearest}"
+                f"num_frames {num_frames} does not suit {self.name}: it must be {pattern}; nearest: {nearest}"
             )
+
+    @property
+    def _frames_past_period(self) -> int:
+        """Frames that a clip encoded whole has beyond a multiple of `frame_period`: the first, encoded by itself."""
+        return 1
 
     def token_grid(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> TokenGrid:
         """Layout of the video tokens of a clip.
@@ -135,7 +155,7 @@ class Architecture(ABC):
             BackboneError: the backbone cannot run this size.
         """
         self.check_size(num_frames, height, width, frames_alone=frames_alone)
-        period = 1 if frames_alone else self.temporal_stride * self.latents_per_token_frame
+        period = 1 if frames_alone else self.frame_period
         return TokenGrid(
             num_latent_frames=(num_frames - 1) // period + 1,
             rows=height // self.stride_px,

@@ -1,6 +1,6 @@
 """One forward of a transformer, tapped at the wanted layers and cut off after the last of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,18 +24,20 @@ def capture_layers(
     transformer: nn.Module,
     modules: Mapping[int, nn.Module],
     forward: Callable[[], Any],
+    sink: Callable[[LayerDescriptors], None],
     *,
     grid: TokenGrid,
     text_mask: Bool[Tensor, " text_token"],
     text_position: TextPosition,
     kinds: tuple[Kind, ...],
-) -> Iterator[LayerDescriptors]:
-    """Run `forward` until the last module's attention, and give each module's descriptors.
+) -> None:
+    """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 
     Args:
         transformer: Asked, when the capture fails, for likely causes.
         modules: Attention module of each wanted layer.
         forward: Runs the transformer once on a batch of one.
+        sink: Called once for each module, inside the forward: what it does not keep is let go of before the next layer.
         grid: Layout of the video tokens.
         text_mask: Text tokens in the sequence; True where the model is expected to attend to them.
         text_position: Where they stand.
@@ -46,36 +48,41 @@ def capture_layers(
             one expected.
     """
     last_layer = max(modules)
-    seen: dict[int, LayerDescriptors] = {}
+    seen: set[int] = set()
 
     def attend(call: AttentionCall) -> Tensor:
         if call.layer in seen:
             raise CaptureError(
-                f"layer {call.layer} attended more than once in one forward; {_likely_cause(transformer)}"
+                f"layer {call.layer} attended more than once in one forward; gradient checkpointing "
+                f"(transformer.disable_gradient_checkpointing()) or a hook runs it again"
             )
         output = call.run() if call.layer != last_layer or "feature" in kinds else None
-        seen[call.layer] = describe_call(
+        record = describe_call(
             call, output, grid=grid, num_text_tokens=len(text_mask), text_position=text_position, kinds=kinds
         )
+        _check_text_mask(record, text_mask)
+        seen.add(call.layer)
+        sink(record)
         if output is None or call.layer == last_layer:
             raise _ForwardDone
         return output
 
     with torch.no_grad(), intercept(modules, attend), suppress(_ForwardDone):
         forward()
-    silent = sorted(set(modules) - set(seen))
+    silent = sorted(set(modules) - seen)
     if silent:
         raise CaptureError(
             f"{len(seen)} records for {len(modules)} layers in one forward, none from layers {silent}; "
             f"{_likely_cause(transformer)}"
         )
-    for record in seen.values():
-        if not torch.equal(record.text_mask, text_mask):
-            raise CaptureError(
-                f"layer {record.layer} attends to {int(record.text_mask.sum())} text tokens, the prompt has "
-                f"{int(text_mask.sum())}; this version of diffusers masks text in another way"
-            )
-    return (seen.pop(layer) for layer in sorted(modules))
+
+
+def _check_text_mask(record: LayerDescriptors, expected: Bool[Tensor, " text_token"]) -> None:
+    if not torch.equal(record.text_mask, expected):
+        raise CaptureError(
+            f"layer {record.layer} attends to {int(record.text_mask.sum())} text tokens, the prompt has "
+            f"{int(expected.sum())}; this version of diffusers masks text in another way"
+        )
 
 
 def _likely_cause(transformer: nn.Module) -> str:

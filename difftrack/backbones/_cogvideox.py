@@ -1,22 +1,26 @@
-"""CogVideoX, 1.0 and 1.5, text to video: joint attention, text first, velocity prediction."""
+"""CogVideoX, 1.0 and 1.5, from text or from an image: joint attention, text first, velocity prediction."""
 
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from difftrack.backbones._backbone import Backbone, Generated, PromptEmbedding
+from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline, CogVideoXFirstFramePipeline
 from difftrack.backbones._schedule import VelocitySchedule
+from difftrack.geometry import TokenGrid
 
 __all__ = ["CogVideoXBackbone"]
 
 
 class CogVideoXBackbone(Backbone):
-    """A CogVideoX pipeline folder. Its attention masks no text: padding takes part in it."""
+    """A CogVideoX pipeline. Its attention masks no text: padding takes part in it."""
 
     text_position = "first"
     channels_before_frames = False
@@ -42,6 +46,25 @@ class CogVideoXBackbone(Backbone):
     def text_length(self) -> int:
         return int(self.transformer.config.max_text_seq_length)
 
+    @property
+    def needs_image(self) -> bool:
+        return bool(self.transformer.config.in_channels > self.num_latent_channels)
+
+    def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
+        """As `Architecture.check_size`; learned positions are known at one size, and diffusers makes up the others."""
+        super().check_size(num_frames, height, width, frames_alone=frames_alone)
+        config = self.transformer.config
+        if not config.use_learned_positional_embeddings:
+            return
+        known_frames = (config.sample_frames - 1) // self.temporal_stride + 1
+        known = (known_frames, config.sample_height * self.spatial_stride, config.sample_width * self.spatial_stride)
+        num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1
+        if (num_latent_frames, height, width) != known:
+            raise BackboneError(
+                f"{num_frames} frames of {height} x {width} do not suit {self.name}: its positions are learned for "
+                f"{config.sample_frames} frames ({known_frames} where each is encoded alone) of {known[1]} x {known[2]}"
+            )
+
     def attention_modules(self) -> Sequence[nn.Module]:
         return [block.attn1 for block in self.transformer.transformer_blocks]
 
@@ -58,7 +81,7 @@ class CogVideoXBackbone(Backbone):
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask
 
-    def schedule(self, num_inference_steps: int) -> VelocitySchedule:
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> VelocitySchedule:
         """Trailing timesteps, whatever the checkpoint's copy says: its public copies disagree."""
         scheduler = self._sampling_scheduler()
         if scheduler.config.prediction_type != "v_prediction":
@@ -87,18 +110,44 @@ class CogVideoXBackbone(Backbone):
     def _sampling_scheduler(self) -> Any:  # noqa: ANN401
         return self.components.scheduler(timestep_spacing="trailing")
 
+    def _sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
+        """Ours where there is an image: it gives sampling and capture the same conditioning."""
+        if not self.needs_image:
+            return super()._sampling_pipeline(scheduler)
+        chosen = self.params.image_condition
+        if chosen == "none":
+            raise BackboneError(f"image_condition is none, but {self.name} cannot do without an image")
+        own = issubclass(self.components.pipeline_class, CogVideoXEveryFramePipeline)
+        every_frame = own if chosen == "checkpoint" else chosen == "every_frame"
+        kind = CogVideoXEveryFramePipeline if every_frame else CogVideoXFirstFramePipeline
+        return self.components.pipeline(scheduler=scheduler, kind=kind)
+
+    def condition(
+        self, image: UInt8[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
+    ) -> ImageConditioning:
+        if not self.needs_image:
+            return super().condition(image, num_latent_frames, frames_alone=frames_alone)
+        pipeline = self._sampling_pipeline(self.components["scheduler"])
+        pixels = self._pixels(image).to(self.components.dtype)
+        return ImageConditioning(pipeline.image_latents(pixels, num_latent_frames, frames_alone=frames_alone)[0])
+
     def _transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
-        rotary = self._rotary_embedding(num_latent_frames, rows, cols)
-        return {"encoder_hidden_states": prompt.tokens.unsqueeze(0), "image_rotary_emb": rotary}
+        inputs: dict[str, Any] = {
+            "encoder_hidden_states": prompt.tokens.unsqueeze(0),
+            "image_rotary_emb": self._rotary_embedding(num_latent_frames, rows, cols),
+        }
+        if self.transformer.config.ofs_embed_dim is not None:
+            inputs["ofs"] = torch.full((1,), 2.0, dtype=self.components.dtype, device=self.device)
+        return inputs
 
     @cache  # noqa: B019 - a backbone lives as long as its process, and sees few sizes
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Tensor, Tensor] | None:
         """As the stock pipeline prepares it, for any number of latent frames."""
         if not self.transformer.config.use_rotary_positional_embeddings:
             return None
-        pipeline = self.components.pipeline(scheduler=self.components["scheduler"], with_text=False)
+        pipeline = self._sampling_pipeline(self.components["scheduler"])
         height, width = rows * self.spatial_stride, cols * self.spatial_stride
         rotary: tuple[Tensor, Tensor] = pipeline._prepare_rotary_positional_embeddings(
             height, width, num_latent_frames, self.device

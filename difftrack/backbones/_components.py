@@ -2,37 +2,62 @@
 
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
 import torch
 from torch import nn
 
+from difftrack.backbones import _pipelines
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._params import ModelParams
 
-__all__ = ["Components"]
+__all__ = ["Components", "FolderComponents"]
 
 _TEXT = ("text_encoder", "tokenizer")
 
 
-class Components:
-    """The components of one pipeline folder, each loaded at its first use."""
+class Components(ABC):
+    """The components of one pipeline, each made at its first use.
 
-    def __init__(self, folder: PipelineFolder, params: ModelParams) -> None:
-        self.folder = folder
+    Args:
+        pipeline_name: Class of the pipeline, stock or ours.
+        settings: Arguments of the pipeline that are not components.
+        params: Where components live, and in which dtype.
+    """
+
+    def __init__(self, pipeline_name: str, settings: Mapping[str, Any], params: ModelParams) -> None:
+        self.pipeline_name = pipeline_name
+        self.settings = settings
         self.device = params.torch_device()
         self.dtype = params.torch_dtype()
         self._params = params
         self._loaded: dict[str, Any] = {}
 
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the components."""
+
+    @property
+    @abstractmethod
+    def revision(self) -> str | None:
+        """Commit of the checkpoint; None where there is none."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash that changes whenever a config or a weight does."""
+
+    @abstractmethod
+    def _make(self, component: str) -> Any:  # noqa: ANN401
+        """A component on its device, ready to use."""
+
     def __getitem__(self, component: str) -> Any:  # noqa: ANN401
         if component not in self._loaded:
-            if self._params.cpu_offload:
-                self._load_all_offloaded()
-            else:
-                self._loaded[component] = self._load(component, self.device)
+            self._loaded[component] = self._make(component)
         return self._loaded[component]
 
     def scheduler(self, **changes: Any) -> Any:  # noqa: ANN401
@@ -40,19 +65,32 @@ class Components:
         shipped = self["scheduler"]
         return type(shipped).from_config(shipped.config, **changes)
 
-    def pipeline(self, *, scheduler: Any, with_text: bool) -> Any:  # noqa: ANN401
-        """The stock pipeline over the components.
+    def pipeline(self, *, scheduler: Any, kind: Any = None) -> Any:  # noqa: ANN401
+        """The pipeline over all components but the text encoders; prompts must reach it embedded.
 
         Args:
             scheduler: To sample with.
-            with_text: With text encoders; without, prompts must reach the pipeline embedded.
+            kind: Class of the pipeline, if not the checkpoint's own.
         """
-        components = {
-            name: self[name] if with_text or not name.startswith(_TEXT) else None
-            for name in self.folder.components
-            if name != "scheduler"
-        }
-        pipeline = self.pipeline_class(scheduler=scheduler, **components, **self.folder.settings)
+        held = [name for name in self.names if not name.startswith(_TEXT)]
+        return self._pipeline(held, scheduler=scheduler, kind=kind or self.pipeline_class)
+
+    def text_pipeline(self, *also: str) -> Any:  # noqa: ANN401
+        """The pipeline over the text encoders alone, to embed prompts while nothing else is in memory.
+
+        Args:
+            also: Further components that this pipeline's constructor cannot do without.
+        """
+        return self.partial_pipeline(*_TEXT, *also)
+
+    def partial_pipeline(self, *prefixes: str) -> Any:  # noqa: ANN401
+        """The pipeline over the components whose names begin so, without any other."""
+        held = [name for name in self.names if name.startswith(prefixes)]
+        return self._pipeline(held, scheduler=self["scheduler"], kind=self.pipeline_class)
+
+    def _pipeline(self, held: Sequence[str], *, scheduler: Any, kind: Any) -> Any:  # noqa: ANN401
+        components = {name: self[name] if name in held else None for name in self.names}
+        pipeline = kind(**components | {"scheduler": scheduler}, **self.settings)
         pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
         return pipeline
 
@@ -61,19 +99,44 @@ class Components:
         if self._params.release_text_encoder:
             self._loaded = {name: value for name, value in self._loaded.items() if not name.startswith(_TEXT)}
 
-    def text_pipeline(self) -> Any:  # noqa: ANN401
-        """The stock pipeline with its text encoders, to embed prompts."""
-        return self.pipeline(scheduler=self["scheduler"], with_text=True)
-
     @property
     def pipeline_class(self) -> Any:  # noqa: ANN401
-        """The stock pipeline's class."""
-        return getattr(diffusers, self.folder.pipeline_class)
+        """The pipeline's class: ours, where the name is one of ours, else diffusers'."""
+        return getattr(_pipelines, self.pipeline_name, None) or getattr(diffusers, self.pipeline_name)
+
+
+class FolderComponents(Components):
+    """The components of a pipeline folder."""
+
+    def __init__(self, folder: PipelineFolder, params: ModelParams) -> None:
+        super().__init__(folder.pipeline_class, folder.settings, params)
+        self._folder = folder
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._folder.components
+
+    @property
+    def revision(self) -> str | None:
+        return self._folder.revision
+
+    def fingerprint(self) -> str:
+        return self._folder.fingerprint()
+
+    def __getitem__(self, component: str) -> Any:  # noqa: ANN401
+        if self._params.cpu_offload and component not in self._loaded:
+            self._load_all_offloaded()
+        return super().__getitem__(component)
+
+    def _make(self, component: str) -> Any:  # noqa: ANN401
+        return self._load(component, self.device)
 
     def _load(self, component: str, device: torch.device) -> Any:  # noqa: ANN401
-        loaded = self.folder.load(component, dtype=self.dtype)
+        quantization = self._params.text_encoder_quantization if component.startswith("text_encoder") else "none"
+        loaded = self._folder.load(component, dtype=self.dtype, quantization=quantization, device=self.device)
         if isinstance(loaded, nn.Module):
-            loaded = loaded.requires_grad_(requires_grad=False).to(device)
+            loaded = loaded.requires_grad_(requires_grad=False)
+            loaded = loaded if quantization != "none" else loaded.to(device)
         if component == "vae" and self._params.vae_tiling:
             loaded.enable_tiling()
         if component == "vae" and self._params.vae_slicing:
@@ -85,6 +148,6 @@ class Components:
             raise BackboneError(
                 f"cpu_offload is set and the device is {self.device}; it needs a GPU and the package accelerate"
             )
-        self._loaded = {name: self._load(name, torch.device("cpu")) for name in self.folder.components}
-        pipeline = self.pipeline_class(**self._loaded, **self.folder.settings)
+        self._loaded = {name: self._load(name, torch.device("cpu")) for name in self.names}
+        pipeline = self.pipeline_class(**self._loaded, **self.settings)
         pipeline.enable_model_cpu_offload(device=self.device)

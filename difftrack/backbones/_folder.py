@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
-from difftrack.backbones._params import ModelParams
+from difftrack.backbones._params import ModelParams, Quantization
+from difftrack.backbones._quantization import quantized_loading
 
 __all__ = ["PipelineFolder", "find_folder"]
 
+_CPU = torch.device("cpu")
 _LIBRARIES = ("diffusers", "transformers")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
@@ -77,15 +79,33 @@ class PipelineFolder:
         """Names of the components."""
         return tuple(self._components)
 
-    def load(self, component: str, *, dtype: torch.dtype) -> Any:  # noqa: ANN401
-        """Load one component through its own class; weights from safetensors only."""
+    def load(
+        self,
+        component: str,
+        *,
+        dtype: torch.dtype,
+        quantization: Quantization = "none",
+        device: torch.device = _CPU,
+    ) -> Any:  # noqa: ANN401
+        """Load one component through its own class; weights from safetensors only.
+
+        Args:
+            component: Its name.
+            dtype: Of the weights.
+            quantization: Of the weights, where the component is a text encoder; leaves it on `device`.
+            device: Where a quantised component goes.
+        """
         kind, folder = self._kind(component), self.path / component
         if not issubclass(kind, torch.nn.Module):
-            return kind.from_pretrained(folder)
+            # Image processors of transformers come in a fast kind, which needs torchvision, and one that does not.
+            return (transformers.AutoImageProcessor if "ImageProcessor" in kind.__name__ else kind).from_pretrained(
+                folder
+            )
         has_accelerate = importlib.util.find_spec("accelerate") is not None
         with _quiet_where_nobody_looks():
             if self._components[component][0] == "transformers":
-                return kind.from_pretrained(folder, use_safetensors=True, dtype=dtype).eval()
+                quantized = quantized_loading(quantization, device)
+                return kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, **quantized).eval()
             if kind._keep_in_fp32_modules and not has_accelerate:
                 return _load_mixed(kind, folder, dtype=dtype).eval()
             return kind.from_pretrained(

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from difftrack.backbones._backbone import Backbone, PromptEmbedding
+from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._schedule import FlowSchedule
+from difftrack.geometry import TokenGrid
 
 __all__ = ["HunyuanVideoBackbone"]
 
@@ -17,7 +19,7 @@ _POOLED = "pooled_projections"
 
 
 class HunyuanVideoBackbone(Backbone):
-    """A HunyuanVideo pipeline folder. Layers are numbered through the dual-stream and then the single-stream blocks."""
+    """A HunyuanVideo pipeline. Layers are numbered through the dual-stream and then the single-stream blocks."""
 
     text_position = "last"
     channels_before_frames = True
@@ -55,7 +57,7 @@ class HunyuanVideoBackbone(Backbone):
         """As the transformer reads the mask: that many tokens from the first on."""
         return torch.arange(len(prompt.mask), device=prompt.mask.device) < prompt.mask.sum()
 
-    def schedule(self, num_inference_steps: int) -> FlowSchedule:
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self._sampling_scheduler()
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1])
         return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])

@@ -5,16 +5,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import find_folder
 from difftrack.backbones._params import ModelParams
 
-__all__ = ["load_backbone"]
+__all__ = ["backbone_of", "load_backbone"]
 
 _FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "CogVideoXTransformer3DModel": ("difftrack.backbones._cogvideox", "CogVideoXBackbone"),
-    "HunyuanVideoTransformer3DModel": ("difftrack.backbones._hunyuan", "HunyuanVideoBackbone"),
-    "WanTransformer3DModel": ("difftrack.backbones._wan", "WanBackbone"),
+    "AllegroTransformer3DModel": ("_allegro", "AllegroBackbone"),
+    "CogVideoXTransformer3DModel": ("_cogvideox", "CogVideoXBackbone"),
+    "HunyuanVideo15Transformer3DModel": ("_hunyuan15", "HunyuanVideo15Backbone"),
+    "HunyuanVideoTransformer3DModel": ("_hunyuan", "HunyuanVideoBackbone"),
+    "LTXVideoTransformer3DModel": ("_ltx", "LTXBackbone"),
+    "MochiTransformer3DModel": ("_mochi", "MochiBackbone"),
+    "SkyReelsV2Transformer3DModel": ("_skyreels", "SkyReelsV2Backbone"),
+    "WanTransformer3DModel": ("_wan", "WanBackbone"),
 })  # fmt: skip
 """Transformer class -> module and class of the family; imported when needed, since diffusers is slow to import."""
 
@@ -33,11 +39,26 @@ def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
     """
     params = params or ModelParams()
     folder = find_folder(name, params)
-    transformer_class = folder.class_name("transformer")
+    return backbone_of(name, folder.class_name("transformer"), FolderComponents(folder, params), params)
+
+
+def backbone_of(name: str, transformer_class: str, components: Components, params: ModelParams) -> Backbone:
+    """The backbone of the family that reads a transformer class.
+
+    Args:
+        name: For messages.
+        transformer_class: Of diffusers.
+        components: Its parts.
+        params: How it is loaded.
+
+    Raises:
+        BackboneError: no family here reads the class.
+    """
     if transformer_class not in _FAMILIES:
         raise BackboneError(
             f"{name}: no family here captures {transformer_class}; known: {', '.join(sorted(_FAMILIES))}"
         )
     module, family = _FAMILIES[transformer_class]
-    backbone: Backbone = getattr(importlib.import_module(module), family)(name, folder, params)
+    kind = getattr(importlib.import_module(f"difftrack.backbones.{module}"), family)
+    backbone: Backbone = kind(name, components, params)
     return backbone

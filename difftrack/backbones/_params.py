@@ -5,7 +5,14 @@ from typing import Literal
 
 import torch
 
-__all__ = ["ModelParams"]
+__all__ = ["ImageCondition", "ModelParams", "Quantization"]
+
+Quantization = Literal["none", "int8", "nf4"]
+"""Of a text encoder's weights, by bitsandbytes."""
+
+ImageCondition = Literal["checkpoint", "none", "first_frame", "every_frame"]
+"""What an image-to-video backbone is told of the image that a clip starts from: what its checkpoint says; nothing (Wan
+2.2 TI2V as text to video); the image at the first latent frame; the image as if it were every frame (NimVideo's 2B)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,10 @@ class ModelParams:
     """Keep each component on the CPU until it runs (needs the package accelerate and a GPU)."""
     embedded_guidance: float = 6.0
     """Guidance that a distilled backbone (HunyuanVideo) reads as an input; others have none."""
+    image_condition: ImageCondition = "checkpoint"
+    """How the image reaches an image-to-video backbone; others have none."""
+    text_encoder_quantization: Quantization = "none"
+    """Fewer bits per weight of the text encoder (needs the packages bitsandbytes and accelerate, and a GPU)."""
     release_text_encoder: bool = False
     """Drop the text encoder after each prompt is embedded; it is loaded again for the next one."""
 

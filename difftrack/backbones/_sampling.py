@@ -18,16 +18,21 @@ class TrajectoryRecorder:
     """
 
     def __init__(self, initial: Float[Tensor, "batch *latents"]) -> None:
-        self._after_steps = [initial]
+        self._after_steps: list[Tensor] = []
+        self.keep(initial)
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
-        self._after_steps.append(tensors["latents"])
+        self.keep(tensors["latents"])
         return {}
+
+    def keep(self, latents: Float[Tensor, "batch *latents"]) -> None:
+        """Note the latents after a step; copied, because some pipelines go on writing into them."""
+        self._after_steps.append(latents.detach().to("cpu", copy=True))
 
     @property
     def entering(self) -> list[Tensor]:
         """Latents that entered each step, on the CPU; the clean ones that left the last step are not among them."""
-        return [latents.detach().cpu() for latents in self._after_steps[:-1]]
+        return self._after_steps[:-1]
 
 
 def to_uint8(frames: Float[np.ndarray, "frame row col rgb"]) -> UInt8[np.ndarray, "frame row col rgb"]:

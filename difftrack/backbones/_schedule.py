@@ -15,7 +15,15 @@ from torch import Tensor
 
 from difftrack.backbones._errors import BackboneError
 
-__all__ = ["Denoiser", "FlowSchedule", "InversionForm", "Schedule", "VelocitySchedule", "round_trip_error"]
+__all__ = [
+    "Denoiser",
+    "FlowSchedule",
+    "InversionForm",
+    "NoiseSchedule",
+    "Schedule",
+    "VelocitySchedule",
+    "round_trip_error",
+]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(latents, timestep) -> the model's raw output for one branch."""
@@ -161,6 +169,54 @@ class VelocitySchedule(Schedule):
     def _turn(self, step: int) -> tuple[float, float]:
         self.check_step(step)
         return _cos_sin(self._angles[step] - self._angles_below[step])
+
+
+class NoiseSchedule(Schedule):
+    """A schedule whose model predicts the noise, such as Allegro's; latents at unit variance, as the model reads them.
+
+    With the level as an angle, tan a = sigma, noisy latents are `cos a * x0 + sin a * noise`. Between levels goes the
+    deterministic Euler step of the sampler's sigmas, which ancestral sampling adds noise to.
+
+    Args:
+        timesteps: Training timestep of each step, noisiest first.
+        sigmas: Noise over data at each step, and where the last step arrives; one longer than `timesteps`.
+    """
+
+    def __init__(self, timesteps: Shaped[Tensor, " step"], *, sigmas: Float[Tensor, " level"]) -> None:
+        super().__init__(timesteps)
+        self._angles = torch.atan(sigmas.double().cpu())
+
+    def add_noise(
+        self,
+        latents: Float[Tensor, "*shape"],
+        noise: Float[Tensor, "*shape"],
+        step: int,
+    ) -> Float[Tensor, "*shape"]:
+        """`(latents + sigma * noise) / sqrt(sigma^2 + 1)`."""
+        self.check_step(step)
+        cos, sin = _cos_sin(self._angles[step])
+        return cos * latents + sin * noise
+
+    def advance(
+        self,
+        latents: Float[Tensor, "*shape"],
+        output: Float[Tensor, "*shape"],
+        step: int,
+    ) -> Float[Tensor, "*shape"]:
+        """One Euler step down in sigma."""
+        cos, cos_below, turn = self._between(step)
+        return (cos_below * latents - turn * output) / cos
+
+    def _leave(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
+        cos, cos_below, turn = self._between(step)
+        return (cos * latents + turn * output) / cos_below
+
+    _arrive = _leave
+
+    def _between(self, step: int) -> tuple[float, float, float]:
+        self.check_step(step)
+        here, below = self._angles[step], self._angles[step + 1]
+        return math.cos(here), math.cos(below), math.sin(here - below)
 
 
 class FlowSchedule(Schedule):

@@ -90,7 +90,7 @@ class _ScopeHook(ModelHook):
     """Runs one module's forward inside the function mode."""
 
     def __init__(self, layer: int, attend: AttentionFunction) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._layer = layer
         self._attend = attend
 

@@ -2,34 +2,35 @@
 
 from pathlib import Path
 
-from jaxtyping import Float
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
+from difftrack.backbones._conditions import Trajectory
 from difftrack.backbones._errors import BackboneError
 
 __all__ = ["read_trajectory", "write_trajectory"]
 
-_LATENTS, _BACKBONE = "latents", "backbone"
+_LATENTS, _IMAGE, _BACKBONE = "latents", "image", "backbone"
 
 
-def write_trajectory(
-    path: Path, trajectory: Float[Tensor, "step latent_frame channel row col"], *, fingerprint: str
-) -> None:
+def write_trajectory(path: Path, trajectory: Trajectory, *, fingerprint: str) -> None:
     """Write a trajectory as safetensors; the file appears under its name when it is complete.
 
     Args:
         path: Of the file.
-        trajectory: Latents that entered each step.
+        trajectory: What sampling gave.
         fingerprint: Of the backbone that sampled.
     """
+    tensors = {_LATENTS: trajectory.latents.contiguous()}
+    if trajectory.image is not None:
+        tensors[_IMAGE] = torch.from_numpy(trajectory.image).contiguous()
     part = path.with_name(f".{path.name}.part")
-    save_file({_LATENTS: trajectory.contiguous()}, part, metadata={_BACKBONE: fingerprint})
+    save_file(tensors, part, metadata={_BACKBONE: fingerprint})
     part.replace(path)
 
 
-def read_trajectory(path: Path, *, fingerprint: str) -> Float[Tensor, "step latent_frame channel row col"]:
+def read_trajectory(path: Path, *, fingerprint: str) -> Trajectory:
     """Read what `write_trajectory` wrote.
 
     Args:
@@ -42,11 +43,12 @@ def read_trajectory(path: Path, *, fingerprint: str) -> Float[Tensor, "step late
     try:
         with safe_open(path, framework="pt") as file:
             sampled_by = (file.metadata() or {}).get(_BACKBONE)
-            latents: Tensor = file.get_tensor(_LATENTS)
+            image = file.get_tensor(_IMAGE).numpy() if _IMAGE in file.keys() else None  # noqa: SIM118 - no mapping
+            trajectory = Trajectory(file.get_tensor(_LATENTS), image)
     except (OSError, SafetensorError) as error:
         raise BackboneError(f"{path}: cannot be read as the trajectory of a generated clip: {error}") from error
     if sampled_by != fingerprint:
         raise BackboneError(
             f"{path}: another backbone sampled this clip; visit it by add_noise or ddim_inversion, or sample it again"
         )
-    return latents
+    return trajectory

@@ -1,20 +1,30 @@
-"""Wan 2.1 and 2.2 text to video: self-attention over video alone, text through cross-attention, flow matching."""
+"""Wan 2.1 and 2.2, from text or an image: self-attention over video, text by cross-attention, flow matching."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from difftrack.backbones._backbone import Backbone, PromptEmbedding
+from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
+from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._schedule import FlowSchedule
+from difftrack.geometry import TokenGrid
 
 __all__ = ["WanBackbone"]
 
 
 class WanBackbone(Backbone):
-    """A Wan pipeline folder with one transformer."""
+    """A Wan pipeline with one transformer.
+
+    Wan 2.1 image to video reads the image as channels beside the noisy ones (a mask, and the latents of a clip that is
+    blank after its first frame) and through cross-attention. Wan 2.2 TI2V reads a timestep per token: with an image,
+    the first latent frame is the image's own, at timestep 0.
+    """
 
     text_position = "none"
     channels_before_frames = True
@@ -31,7 +41,20 @@ class WanBackbone(Backbone):
     def temporal_stride(self) -> int:
         return int(self.vae.config.scale_factor_temporal)
 
+    @property
+    def needs_image(self) -> bool:
+        if self._image_beside_latents:
+            return True
+        chosen = self.params.image_condition
+        stock = issubclass(self.components.pipeline_class, diffusers.WanImageToVideoPipeline)
+        return self._timestep_per_token and (stock if chosen == "checkpoint" else chosen != "none")
+
     def attention_modules(self) -> Sequence[nn.Module]:
+        if "transformer_2" in self.components.names:
+            raise BackboneError(
+                f"{self.name} samples with two transformers, one per half of the steps; only pipelines with one "
+                f"transformer are captured"
+            )
         return [block.attn1 for block in self.transformer.blocks]
 
     @torch.no_grad()
@@ -50,22 +73,68 @@ class WanBackbone(Backbone):
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]
 
-    def schedule(self, num_inference_steps: int) -> FlowSchedule:
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self._sampling_scheduler()
         scheduler.set_timesteps(num_inference_steps)
         return FlowSchedule(
             scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:num_inference_steps]
         )
 
-    def _timestep_input(self, timestep: Shaped[Tensor, ""], num_tokens: int) -> Tensor:
-        """Wan 2.2 TI2V reads a timestep per token."""
-        per_token = self.components.folder.settings.get("expand_timesteps", False)
-        return timestep.expand(1, num_tokens) if per_token else timestep.expand(1)
+    def condition(
+        self, image: UInt8[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
+    ) -> ImageConditioning:
+        if not self.needs_image:
+            return super().condition(image, num_latent_frames, frames_alone=frames_alone)
+        if self.params.image_condition == "every_frame":
+            raise BackboneError(f"image_condition is every_frame, but {self.name} reads an image as its first frame")
+        pipeline, pixels = self._sampling_pipeline(self.components["scheduler"]), self._pixels(image)
+        if not self._image_beside_latents:
+            return ImageConditioning(_image_latents(pipeline, pixels, num_frames=1))
+        extras = {}
+        if self.transformer.config.image_dim is not None:
+            embeds = pipeline.encode_image(image, self.device)
+            extras["encoder_hidden_states_image"] = embeds.to(self.components.dtype)
+        if not frames_alone:
+            num_frames = (num_latent_frames - 1) * self.temporal_stride + 1
+            return ImageConditioning(_image_latents(pipeline, pixels, num_frames=num_frames), extras)
+        first, blank = (_image_latents(pipeline, frame, num_frames=1) for frame in (pixels, torch.zeros_like(pixels)))
+        blank[:, : self.temporal_stride] = 0  # the mask's channels, one for each frame of a latent frame
+        return ImageConditioning(torch.cat([first, blank.expand(num_latent_frames - 1, -1, -1, -1)]), extras)
+
+    @property
+    def _timestep_per_token(self) -> bool:
+        return bool(self.components.settings.get("expand_timesteps", False))
+
+    @property
+    def _image_beside_latents(self) -> bool:
+        return bool(self.transformer.config.in_channels > self.num_latent_channels)
+
+    def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
+        if not self._timestep_per_token:
+            return timestep.expand(1)
+        per_token = timestep.repeat(1, grid.num_tokens)
+        if self.needs_image:
+            per_token[:, : grid.rows * grid.cols] = 0
+        return per_token
+
+    def _with_conditioning(
+        self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
+    ) -> Float[Tensor, "latent_frame channels_read row col"]:
+        if conditioning is None or self._image_beside_latents:
+            return super()._with_conditioning(latents, conditioning)
+        return torch.cat([conditioning.latents.to(latents), latents[1:]])
 
     def _transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         return {"encoder_hidden_states": prompt.tokens.unsqueeze(0)}
+
+    def _sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
+        """Wan 2.2 TI2V samples by either pipeline, whichever its folder names."""
+        if self._image_beside_latents or not self._timestep_per_token:
+            return super()._sampling_pipeline(scheduler)
+        kind = diffusers.WanImageToVideoPipeline if self.needs_image else diffusers.WanPipeline
+        return self.components.pipeline(scheduler=scheduler, kind=kind)
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {
@@ -82,3 +151,22 @@ class WanBackbone(Backbone):
 
     def _latent_statistics(self) -> tuple[list[float], list[float]]:
         return self.vae.config.latents_mean, self.vae.config.latents_std
+
+
+@torch.no_grad()
+def _image_latents(
+    pipeline: diffusers.WanImageToVideoPipeline, pixels: Float[Tensor, "1 rgb height width"], *, num_frames: int
+) -> Float[Tensor, "latent_frame channel row col"]:
+    """What the stock pipeline makes of an image for a clip of so many frames."""
+    height, width = pixels.shape[2:]
+    conditioning: Tensor = pipeline.prepare_latents(
+        pixels,
+        batch_size=1,
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        dtype=torch.float32,
+        device=pixels.device,
+        latents=torch.empty(0),
+    )[1]
+    return conditioning[0].transpose(0, 1)

@@ -1,17 +1,24 @@
 """Runs a backbone over a clip and yields descriptors for the wanted (step, layer)."""
 
+from difftrack.extraction._clip_extraction import CapturedUnit, ClipExtraction, Unit
+from difftrack.extraction._clips import ClipSource, ExtractParams, TrackingParams, View
 from difftrack.extraction._errors import ExtractionError
-from difftrack.extraction._extract import ClipExtraction, Extractor, Unit
+from difftrack.extraction._extract import Extractor
 from difftrack.extraction._params import AnalysisParams, InversionParams, Mode, ModeParams, TrackingViewParams
 
 __all__ = [
     "AnalysisParams",
+    "CapturedUnit",
     "ClipExtraction",
+    "ClipSource",
+    "ExtractParams",
     "ExtractionError",
     "Extractor",
     "InversionParams",
     "Mode",
     "ModeParams",
+    "TrackingParams",
     "TrackingViewParams",
     "Unit",
+    "View",
 ]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.backbones import Backbone, PromptEmbedding, Schedule, round_trip_error
+from difftrack.backbones import Backbone, ImageConditioning, PromptEmbedding, Schedule, round_trip_error
 from difftrack.extraction._params import InversionParams
 
 __all__ = ["clip_noise", "inverted_latents", "noised_latents"]
@@ -41,6 +41,7 @@ def inverted_latents(
     prompt: PromptEmbedding,
     steps: Sequence[int],
     *,
+    conditioning: ImageConditioning | None = None,
     params: InversionParams,
     report: Callable[[float], None],
 ) -> Visits:
@@ -52,12 +53,13 @@ def inverted_latents(
         latents: Clean.
         prompt: Of the branch.
         steps: To visit.
+        conditioning: Of an image-to-video backbone.
         params: Which form.
         report: Told the relative round-trip error, if it is wanted.
     """
 
     def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
-        return backbone.predict(noisy, timestep, prompt)
+        return backbone.predict(noisy, timestep, prompt, conditioning=conditioning)
 
     first = min(steps)
     for step, noisy in schedule.invert(latents, denoise, form=params.form, iterations=params.iterations):

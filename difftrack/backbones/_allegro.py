@@ -1,0 +1,114 @@
+"""Allegro: self-attention over video alone, noise prediction, four frames to a latent frame from the first on."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from difftrack.backbones._conditions import PromptEmbedding
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._masked_text import MaskedTextBackbone
+from difftrack.backbones._schedule import NoiseSchedule
+from difftrack.geometry import TokenGrid
+
+__all__ = ["AllegroBackbone"]
+
+
+class AllegroBackbone(MaskedTextBackbone):
+    """An Allegro pipeline.
+
+    Its autoencoder folds frames 4 k ... 4 k + 3 into latent frame k, none by itself; a frame encoded alone stands still
+    for four frames. It works in tiles of one size only, which do not cover every clip: here a clip that they do not
+    cover is one tile.
+    """
+
+    text_position = "none"
+    samples_in_own_dtype = True
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.transformer.config.patch_size)
+
+    @property
+    def spatial_stride(self) -> int:
+        return int(self.vae.spatial_compression_ratio)
+
+    @property
+    def temporal_stride(self) -> int:
+        return int(self.vae.config.temporal_compression_ratio)
+
+    @property
+    def _frames_past_period(self) -> int:
+        return 0
+
+    def attention_modules(self) -> Sequence[nn.Module]:
+        return [block.attn1 for block in self.transformer.transformer_blocks]
+
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        return prompt.mask[:0]
+
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> NoiseSchedule:
+        scheduler = self._sampling_scheduler()
+        if scheduler.config.prediction_type != "epsilon":
+            raise BackboneError(
+                f"{self.name}: its scheduler predicts {scheduler.config.prediction_type}; Allegro schedules are known "
+                f"for epsilon only"
+            )
+        scheduler.set_timesteps(num_inference_steps)
+        return NoiseSchedule(scheduler.timesteps, sigmas=scheduler.sigmas)
+
+    def _transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        inputs = super()._transformer_inputs(prompt, num_latent_frames, rows, cols)
+        inputs["encoder_hidden_states"] = prompt.tokens[None, None]
+        return inputs | {"image_rotary_emb": self._rotary_embedding(num_latent_frames, rows, cols)}
+
+    @cache  # noqa: B019 - a backbone lives as long as its process, and sees few sizes
+    def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Any, Any]:
+        pipeline = self.components.pipeline(scheduler=self.components["scheduler"])
+        height, width = rows * self.spatial_stride, cols * self.spatial_stride
+        rotary: tuple[Any, Any] = pipeline._prepare_rotary_positional_embeddings(
+            1, height, width, num_latent_frames, self.device
+        )
+        return rotary
+
+    def _encode_videos(
+        self, videos: Float[Tensor, "batch rgb frame height width"]
+    ) -> Float[Tensor, "batch latent_frame channel row col"]:
+        if videos.shape[2] == 1:
+            videos = videos.expand(-1, -1, self.temporal_stride, -1, -1)
+        self._fit_tiles(*videos.shape[2:])
+        # Tiles are read one at a time, into the place of one clip.
+        latents = torch.cat([self.vae.encode(video.unsqueeze(0)).latent_dist.mode() for video in videos])
+        scaled: Tensor = latents.transpose(1, 2) * self.vae.config.scaling_factor
+        return scaled
+
+    def _sample(self, *listening: Any, **arguments: Any) -> Float[np.ndarray, "frame height width rgb"]:  # noqa: ANN401
+        self._fit_tiles(arguments["num_frames"], arguments["height"], arguments["width"])
+        return super()._sample(*listening, **arguments)
+
+    def _as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
+        """The sampler keeps `x0 + sigma * noise`, from scaled noise on; the transformer reads it at unit variance."""
+        if step == 0:
+            latents = latents * scheduler.init_noise_sigma
+        read: Tensor = latents / ((scheduler.sigmas[step] ** 2 + 1) ** 0.5)
+        return read
+
+    def _fit_tiles(self, *size: int) -> None:
+        """Set the autoencoder's tiles to the published ones where they cover (frames, height, width), else to one."""
+        vae = self.vae
+        vae.enable_tiling()
+        side = vae.config.sample_size
+        kernel = (24, side, side)
+        overlap = (vae.tile_overlap_t, vae.tile_overlap_h, vae.tile_overlap_w)
+        stride = tuple(length - shared for length, shared in zip(kernel, overlap, strict=True))
+        covered = all(
+            length >= tile and (length - tile) % step == 0
+            for length, tile, step in zip(size, kernel, stride, strict=True)
+        )
+        vae.kernel, vae.stride = (kernel, stride) if covered else (size, size)

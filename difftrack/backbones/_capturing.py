@@ -1,0 +1,252 @@
+"""How a backbone is run to a step and captured there, whatever its architecture."""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Num, Shaped, UInt8
+from torch import Tensor
+
+from difftrack.backbones._architecture import Architecture
+from difftrack.backbones._capture import capture_layers
+from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
+from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors, TextPosition
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._schedule import Schedule
+from difftrack.geometry import TokenGrid
+
+__all__ = ["CapturingBackbone"]
+
+
+class CapturingBackbone(Architecture):
+    """Encodes clips, prompts and images, and runs the transformer on them once."""
+
+    text_position: ClassVar[TextPosition]
+    """Where text stands in the attention's sequence."""
+    channels_before_frames: ClassVar[bool]
+    """Whether the transformer reads `[batch, channel, latent_frame, row, col]`; else frames come first."""
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the transformer reads the image that a clip starts from."""
+        return False
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Text tokens in the layers' sequence, at most."""
+        return 0 if self.text_position == "none" else self.text_length
+
+    @abstractmethod
+    def embed(self, prompt: str) -> PromptEmbedding:
+        """Encode a prompt; warn, naming what is cut, where it is longer than `text_length`."""
+
+    @abstractmethod
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> Schedule:
+        """The sampler's levels.
+
+        Args:
+            num_inference_steps: From noise to clean.
+            grid: Of the clip; some samplers' levels depend on the number of tokens.
+        """
+
+    @abstractmethod
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        """Text tokens in the sequence that the layers attend over, True where they may be attended to."""
+
+    @abstractmethod
+    def _transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        """What the transformer reads besides latents and timestep, for latents of this size; batch of one."""
+
+    @abstractmethod
+    def _encode_videos(
+        self, videos: Float[Tensor, "batch rgb frame height width"]
+    ) -> Float[Tensor, "batch latent_frame channel row col"]:
+        """Scaled posterior modes of videos in [-1, 1]."""
+
+    def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
+        """The timestep as the transformer reads it for one clip."""
+        return timestep.expand(1)
+
+    def _with_conditioning(
+        self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
+    ) -> Float[Tensor, "latent_frame channels_read row col"]:
+        """Everything that the transformer reads at each place of the latents."""
+        return latents if conditioning is None else torch.cat([latents, conditioning.latents.to(latents)], dim=1)
+
+    @torch.no_grad()
+    def encode(
+        self, frames: Num[np.ndarray, "frame height width rgb"], *, frames_alone: bool
+    ) -> Float[Tensor, "latent_frame channel row col"]:
+        """Encode a clip: the mode of the posterior, scaled.
+
+        Args:
+            frames: RGB, 0 ... 255, at a size that `check_size` passes.
+            frames_alone: Encode each frame by itself, without temporal compression.
+
+        Returns:
+            Latents; where a token frame folds several of them, the first is repeated in front so that token frame 0
+            holds frame 0 alone (a frame encoded alone is repeated likewise).
+        """
+        num_frames, height, width, _ = frames.shape
+        self.check_size(num_frames, height, width, frames_alone=frames_alone)
+        fold = self.latents_per_token_frame
+        video = torch.from_numpy(frames).permute(3, 0, 1, 2)
+        if frames_alone:
+            videos = video.unsqueeze(2).transpose(0, 1)
+            batches = torch.split(videos, self.params.vae_batch_frames)
+            return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
+        latents = self._encode_batch(video.unsqueeze(0))[0]
+        return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
+
+    def _encode_batch(self, videos: Num[Tensor, "batch rgb frame height width"]) -> Tensor:
+        return self._encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
+
+    def condition(
+        self, image: UInt8[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
+    ) -> ImageConditioning:
+        """Encode the image that a clip starts from, for an image-to-video backbone.
+
+        Args:
+            image: At the size of the clip.
+            num_latent_frames: Of the clip's latents, as `encode` gives them.
+            frames_alone: Whether the clip's frames were encoded alone.
+
+        Raises:
+            BackboneError: the backbone reads no image.
+        """
+        raise BackboneError(f"{self.name} makes videos from text alone and reads no image")
+
+    def _pixels(self, image: UInt8[np.ndarray, "height width rgb"]) -> Float[Tensor, "1 rgb height width"]:
+        """An image in [-1, 1], by the arithmetic of diffusers' own image processor."""
+        return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).to(self.device) / 255 * 2 - 1
+
+    def capture(
+        self,
+        latents: Float[Tensor, "latent_frame channel row col"],
+        step: int,
+        schedule: Schedule,
+        prompt: PromptEmbedding,
+        *,
+        layers: Sequence[int],
+        kinds: Sequence[Kind] = KINDS,
+        conditioning: ImageConditioning | None = None,
+    ) -> Iterator[LayerDescriptors]:
+        """Run one branch at one step and give the descriptors of the wanted layers, nothing past the last of them.
+
+        All wanted layers are held until they are taken; `capture_into` holds one.
+
+        Args:
+            latents: Latents that enter the step.
+            step: Step of the schedule.
+            schedule: From `self.schedule`.
+            prompt: From `self.embed`; the empty prompt's embedding gives the unconditional branch.
+            layers: 0-based layers.
+            kinds: Descriptors to keep.
+            conditioning: From `self.condition`, for a backbone that `needs_image`.
+
+        Returns:
+            Descriptors in layer order; each is let go of when the next is taken.
+
+        Raises:
+            BackboneError: a step or layer is out of range, a kind is unknown, or the image is missing.
+            CaptureError: a wanted layer's attention was not seen exactly once.
+        """
+        records: deque[LayerDescriptors] = deque()
+        self.capture_into(
+            records.append, latents, step, schedule, prompt, layers=layers, kinds=kinds, conditioning=conditioning
+        )
+        return (records.popleft() for _ in range(len(records)))
+
+    def capture_into(
+        self,
+        sink: Callable[[LayerDescriptors], None],
+        latents: Float[Tensor, "latent_frame channel row col"],
+        step: int,
+        schedule: Schedule,
+        prompt: PromptEmbedding,
+        *,
+        layers: Sequence[int],
+        kinds: Sequence[Kind] = KINDS,
+        conditioning: ImageConditioning | None = None,
+    ) -> None:
+        """As `capture`, but hand each layer's descriptors to `sink` while the layer runs.
+
+        Memory holds one layer's descriptors at a time, and those that the sink keeps. They are views of the model's
+        own tensors: a sink that keeps them copies or reduces them.
+
+        Args:
+            sink: Called once for each layer, in order.
+            latents: As in `capture`.
+            step: As in `capture`.
+            schedule: As in `capture`.
+            prompt: As in `capture`.
+            layers: As in `capture`.
+            kinds: As in `capture`.
+            conditioning: As in `capture`.
+        """
+        schedule.check_step(step)
+        modules = self.attention_modules()
+        unknown = sorted(set(layers) - set(range(len(modules))))
+        if unknown or not layers:
+            raise BackboneError(
+                f"layers {unknown or list(layers)} cannot be captured; {self.name} has layers 0 to {len(modules) - 1}"
+            )
+        if not set(kinds) <= set(KINDS):
+            raise BackboneError(f"descriptors {list(kinds)} are not all known; known: {', '.join(KINDS)}")
+        capture_layers(
+            self.transformer,
+            {layer: modules[layer] for layer in sorted(set(layers))},
+            lambda: self.predict(latents, schedule.timesteps[step], prompt, conditioning=conditioning),
+            sink,
+            grid=self._grid_of(latents),
+            text_mask=self.text_mask(prompt),
+            text_position=self.text_position,
+            kinds=tuple(kinds),
+        )
+
+    @torch.no_grad()
+    def predict(
+        self,
+        latents: Float[Tensor, "latent_frame channel row col"],
+        timestep: Shaped[Tensor, ""],
+        prompt: PromptEmbedding,
+        *,
+        conditioning: ImageConditioning | None = None,
+    ) -> Float[Tensor, "latent_frame channel row col"]:
+        """The transformer's raw output for one branch, no guidance."""
+        if self.needs_image and conditioning is None:
+            raise BackboneError(
+                f"{self.name} makes videos from an image; give it what condition() makes of the clip's first frame"
+            )
+        num_latent_frames, _, rows, cols = latents.shape
+        inputs = {
+            "timestep": self._timestep_input(timestep.to(self.device), self._grid_of(latents)),
+            **self._transformer_inputs(prompt, num_latent_frames, rows, cols),
+            **(conditioning.extras if conditioning is not None else {}),
+        }
+        read = self._with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
+        output = self.transformer(hidden_states=self._to_batch(read), return_dict=False, **inputs)[0]
+        return self._from_batch(output, latents.shape).to(latents.dtype)
+
+    def _grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
+        num_latents, _, rows, cols = latents.shape
+        return TokenGrid(
+            num_latent_frames=num_latents // self.latents_per_token_frame,
+            rows=rows // self.patch_size,
+            cols=cols // self.patch_size,
+            stride_px=self.stride_px,
+            temporal_stride=self.frame_period,
+        )
+
+    def _to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Tensor:
+        """As the transformer and the pipeline lay latents out, a batch of one."""
+        return (latents.transpose(0, 1) if self.channels_before_frames else latents).unsqueeze(0)
+
+    def _from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
+        """Undo `_to_batch`, for latents of that shape."""
+        return batch[0].transpose(0, 1) if self.channels_before_frames else batch[0]

@@ -1,0 +1,155 @@
+"""HunyuanVideo 1.5, from text: joint attention, text of two encoders last and masked, flow matching, a guider."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._sampling import TrajectoryRecorder
+from difftrack.backbones._schedule import FlowSchedule
+from difftrack.geometry import TokenGrid
+
+__all__ = ["HunyuanVideo15Backbone"]
+
+_TOKENS_2, _MASK_2 = "encoder_hidden_states_2", "encoder_attention_mask_2"
+
+
+class HunyuanVideo15Backbone(Backbone):
+    """A HunyuanVideo 1.5 pipeline from text.
+
+    Its attention reads image tokens (none valid without an image), glyph text and the prompt: the valid ones first,
+    then all padding, which is masked.
+    """
+
+    text_position = "last"
+    channels_before_frames = True
+    samples_in_own_dtype = True
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.transformer.config.patch_size)
+
+    @property
+    def latents_per_token_frame(self) -> int:
+        return int(self.transformer.config.patch_size_t)
+
+    @property
+    def spatial_stride(self) -> int:
+        return int(self.vae.spatial_compression_ratio)
+
+    @property
+    def temporal_stride(self) -> int:
+        return int(self.vae.temporal_compression_ratio)
+
+    @property
+    def text_length(self) -> int:
+        return int(self._stock.tokenizer_max_length)
+
+    @property
+    def num_text_tokens(self) -> int:
+        stock = self._stock
+        return int(stock.vision_num_semantic_tokens + stock.tokenizer_2_max_length + stock.tokenizer_max_length)
+
+    def attention_modules(self) -> Sequence[nn.Module]:
+        if self.components.pipeline_name != "HunyuanVideo15Pipeline":
+            raise BackboneError(
+                f"{self.name}: of HunyuanVideo 1.5, text to video is captured; this is {self.components.pipeline_name}"
+            )
+        return [block.attn for block in self.transformer.transformer_blocks]
+
+    @torch.no_grad()
+    def embed(self, prompt: str) -> PromptEmbedding:
+        self._warn_where_cut(prompt)
+        # Its constructor reads the autoencoder's config even where only text is embedded.
+        tokens, mask, tokens_2, mask_2 = self.components.text_pipeline("vae").encode_prompt(
+            prompt, device=self.device, dtype=self.components.dtype
+        )
+        self.components.release_text()
+        return PromptEmbedding(tokens[0], mask=mask[0].bool(), extras={_TOKENS_2: tokens_2, _MASK_2: mask_2})
+
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        valid = prompt.mask.sum() + prompt.extras[_MASK_2].sum()
+        return torch.arange(self.num_text_tokens, device=prompt.mask.device) < valid
+
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
+        scheduler = self._sampling_scheduler()
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1])
+        return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
+
+    def _with_conditioning(
+        self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
+    ) -> Float[Tensor, "latent_frame channels_read row col"]:
+        """Without an image: blank latents and a blank mask beside the noisy ones."""
+        num_latent_frames, channels, rows, cols = latents.shape
+        return torch.cat([latents, latents.new_zeros(num_latent_frames, channels + 1, rows, cols)], dim=1)
+
+    def _timestep_input(self, timestep: Tensor, grid: TokenGrid) -> Tensor:
+        return timestep.expand(1).to(self.components.dtype)
+
+    def _transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        stock, dtype = self._stock, self.components.dtype
+        no_image = torch.zeros(
+            1,
+            stock.vision_num_semantic_tokens,
+            self.transformer.config.image_embed_dim,
+            dtype=dtype,
+            device=self.device,
+        )
+        return {
+            "encoder_hidden_states": prompt.tokens.unsqueeze(0),
+            "encoder_attention_mask": prompt.mask.to(dtype).unsqueeze(0),
+            "image_embeds": no_image,
+            **prompt.extras,
+        }
+
+    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        inputs: dict[str, Any] = {}
+        for prefix, embedding in (("", prompt), ("negative_", self.embed(""))):
+            inputs |= {
+                f"{prefix}prompt_embeds": embedding.tokens.unsqueeze(0),
+                f"{prefix}prompt_embeds_mask": embedding.mask.to(self.components.dtype).unsqueeze(0),
+                f"{prefix}prompt_embeds_2": embedding.extras[_TOKENS_2],
+                f"{prefix}prompt_embeds_mask_2": embedding.extras[_MASK_2],
+            }
+        return inputs
+
+    def _sample(
+        self,
+        pipeline: Any,  # noqa: ANN401
+        recorder: TrajectoryRecorder,
+        *,
+        cfg_scale: float,
+        **arguments: Any,  # noqa: ANN401
+    ) -> Float[np.ndarray, "frame height width rgb"]:
+        """Guidance belongs to a component here, and nobody is called at the end of a step but the scheduler."""
+        guider, step = pipeline.guider, pipeline.scheduler.step
+
+        def step_and_tell(*inputs: Any, **choices: Any) -> Any:  # noqa: ANN401
+            stepped = step(*inputs, **choices)
+            recorder.keep(stepped[0])
+            return stepped
+
+        pipeline.scheduler.step = step_and_tell
+        pipeline.register_modules(guider=type(guider).from_config(guider.config, guidance_scale=cfg_scale))
+        frames: np.ndarray = pipeline(**arguments, output_type="np").frames[0]
+        return frames
+
+    def _encode_videos(
+        self, videos: Float[Tensor, "batch rgb frame height width"]
+    ) -> Float[Tensor, "batch latent_frame channel row col"]:
+        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae.config.scaling_factor
+        return latents.transpose(1, 2)
+
+    @cached_property
+    def _stock(self) -> Any:  # noqa: ANN401
+        """The stock pipeline, for the lengths that it alone knows; its constructor reads the autoencoder's config."""
+        return self.components.partial_pipeline("vae")

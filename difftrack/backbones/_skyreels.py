@@ -1,0 +1,52 @@
+"""SkyReels-V2 text to video: Wan's layout, its frames denoised together or by diffusion forcing."""
+
+from typing import Any
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from difftrack.backbones._conditions import PromptEmbedding
+from difftrack.backbones._wan import WanBackbone
+from difftrack.geometry import TokenGrid
+
+__all__ = ["SkyReelsV2Backbone"]
+
+
+class SkyReelsV2Backbone(WanBackbone):
+    """A SkyReels-V2 pipeline; diffusion forcing with all frames at one level, as its pipeline does by default.
+
+    With `num_frame_per_block` > 1 its attention is causal over blocks of frames; the mask is the model's own.
+    """
+
+    @property
+    def draws_own_noise(self) -> bool:
+        """The diffusion-forcing pipeline cannot be given latents."""
+        return self._forces_diffusion
+
+    @property
+    def spatial_stride(self) -> int:
+        return int(2 ** len(self.vae.temperal_downsample))
+
+    @property
+    def temporal_stride(self) -> int:
+        return int(2 ** sum(self.vae.temperal_downsample))
+
+    @property
+    def needs_image(self) -> bool:
+        return self._image_beside_latents
+
+    @property
+    def _forces_diffusion(self) -> bool:
+        return "DiffusionForcing" in self.components.pipeline_name
+
+    def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
+        """A timestep per latent frame under diffusion forcing; that pipeline cuts it to an integer."""
+        return timestep.long().expand(1, grid.num_latent_frames) if self._forces_diffusion else timestep.expand(1)
+
+    def _transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        inputs = super()._transformer_inputs(prompt, num_latent_frames, rows, cols)
+        if self._forces_diffusion:
+            inputs |= {"enable_diffusion_forcing": True, "fps": [1]}  # its table's entry for 24 frames per second
+        return inputs

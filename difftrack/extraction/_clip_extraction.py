@@ -1,0 +1,205 @@
+"""One clip on its way through a backbone: its latents at each wanted step, and what the layers make of them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from difftrack.backbones import ImageConditioning, LayerDescriptors, PromptEmbedding, Trajectory
+from difftrack.datasets import Clip, working_frames
+from difftrack.extraction._params import Mode
+from difftrack.extraction._view import BackboneView
+from difftrack.extraction._visits import Visits, clip_noise, inverted_latents, noised_latents
+from difftrack.geometry import TokenGrid
+
+__all__ = ["CapturedUnit", "ClipExtraction", "Unit"]
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedUnit:
+    """All descriptors of one layer at one step, where the backbone computed them."""
+
+    group: str
+    step: int
+    layer: int
+    tensors: Mapping[str, Float[Tensor, "..."]]
+    """By entry of the group's spec, as in `Unit`; on the backbone's device and in its dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """All descriptors of one layer at one step, as numbers in host memory."""
+
+    group: str
+    step: int
+    layer: int
+    arrays: Mapping[str, Num[np.ndarray, "..."]]
+    """By entry of the group's spec: `[head, latent_frame, row, col, channel]`, text_key `[head, text_token, channel]`;
+    float32, float16, or uint16 holding the bits of bfloat16."""
+
+
+class ClipExtraction:
+    """One clip, its prompt embedded, nothing else run yet; made by `Extractor.prepare`.
+
+    Attributes:
+        groups: What each of the clip's groups will hold.
+        round_trip_errors: Relative error of the inversion of each group that was inverted.
+    """
+
+    def __init__(
+        self,
+        view: BackboneView,
+        clip: Clip,
+        mode: Mode,
+        frames_of_group: Mapping[str, tuple[int, ...]],
+        trajectory: Trajectory | None,
+        prompt: PromptEmbedding,
+    ) -> None:
+        self._view = view
+        self._clip = clip
+        self._mode = mode
+        self._frames_of_group = frames_of_group
+        self._trajectory = trajectory
+        self._prompt = prompt
+        self._conditionings: dict[str, ImageConditioning] = {}
+        self.round_trip_errors: dict[str, float] = {}
+        self.groups = view.specs(clip, mode, frames_of_group, prompt)
+
+    def run(self, group: str, wanted: Iterable[tuple[int, int]], sink: Callable[[CapturedUnit], None]) -> None:
+        """Run the backbone, one forward per step, and hand over each layer's descriptors while the forward goes on.
+
+        Args:
+            group: One of `groups`.
+            wanted: (step, layer), such as those that a resumed run still misses.
+            sink: Called once for each of them, by step and then layer; what it lets go of takes no memory. The tensors
+                are views of the model's own: a sink that keeps them copies them.
+        """
+        layers_of_step: dict[int, list[int]] = defaultdict(list)
+        for step, layer in wanted:
+            layers_of_step[step].append(layer)
+        if not layers_of_step:
+            return
+        view = self._view
+        schedule = view.schedule(self._grid(group))
+        for step, latents in self._visits(group, sorted(layers_of_step)):
+
+            def hand_over(record: LayerDescriptors, step: int = step) -> None:
+                sink(CapturedUnit(group, step, record.layer, self._tensors(record)))
+
+            view.backbone.capture_into(
+                hand_over,
+                latents,
+                step,
+                schedule,
+                self._prompt,
+                layers=layers_of_step[step],
+                kinds=view.params.descriptors,
+                conditioning=self._conditioning(group),
+            )
+
+    def units(self, group: str, wanted: Iterable[tuple[int, int]]) -> Iterator[Unit]:
+        """As `run`, but give the units one by one, in host memory: the layers of one step are held there at a time.
+
+        Args:
+            group: One of `groups`.
+            wanted: (step, layer), such as those that a resumed run still misses.
+        """
+        units: list[Unit] = []
+
+        def keep(captured: CapturedUnit) -> None:
+            arrays = {entry: _to_numpy(tensor) for entry, tensor in captured.tensors.items()}
+            units.append(Unit(group, captured.step, captured.layer, arrays))
+
+        if self._mode == "ddim_inversion":  # each run would invert anew
+            self.run(group, wanted, keep)
+            yield from units
+            return
+        for _, of_step in groupby(sorted(wanted), key=itemgetter(0)):
+            self.run(group, of_step, keep)
+            yield from units
+            units.clear()
+
+    def _visits(self, group: str, steps: Sequence[int]) -> Visits:
+        view = self._view
+        if self._mode == "generate" and self._trajectory is not None:
+            sampled = self._trajectory.latents
+            return ((step, sampled[step].to(view.backbone.device)) for step in steps)
+        latents = self._in_chunk(group, self._latents)
+        if self._mode == "clean":
+            return ((step, latents) for step in steps)
+        schedule = view.schedule(self._grid(group))
+        if self._mode == "add_noise":
+            return noised_latents(schedule, latents, self._in_chunk(group, self._noise), steps)
+        return inverted_latents(
+            view.backbone,
+            schedule,
+            latents,
+            self._prompt,
+            steps,
+            conditioning=self._conditioning(group),
+            params=view.params.inversion,
+            report=lambda error: self.round_trip_errors.update({group: error}),
+        )
+
+    def _conditioning(self, group: str) -> ImageConditioning | None:
+        """The group's first frame, or the image that its clip was sampled from, for an image-to-video backbone."""
+        backbone, params = self._view.backbone, self._view.params
+        if not backbone.needs_image:
+            return None
+        if group not in self._conditionings:
+            image = None if self._trajectory is None else self._trajectory.image
+            if image is None:
+                first = self._frames_of_group[group][0]
+                frame = self._clip.frames[first : first + 1]
+                image = working_frames(frame, height=params.height, width=params.width, convention=params.resize)[0]
+            num_latents = self._grid(group).num_latent_frames * backbone.latents_per_token_frame
+            conditioning = backbone.condition(image, num_latents, frames_alone=self._view.frames_alone)
+            self._conditionings = {group: conditioning}
+        return self._conditionings[group]
+
+    def _grid(self, group: str) -> TokenGrid:
+        return self._view.grid(len(self._frames_of_group[group]))
+
+    @cached_property
+    def _latents(self) -> Float[Tensor, "latent_frame channel row col"]:
+        """Of the frames up to the last that any group uses, encoded once."""
+        params = self._view.params
+        frames = self._clip.frames[: 1 + max(max(own) for own in self._frames_of_group.values())]
+        resized = working_frames(frames, height=params.height, width=params.width, convention=params.resize)
+        return self._view.backbone.encode(resized, frames_alone=self._view.frames_alone)
+
+    @cached_property
+    def _noise(self) -> Float[Tensor, "latent_frame channel row col"]:
+        return clip_noise(self._clip.name, self._latents, seed=self._view.params.noise_seed)
+
+    def _in_chunk(self, group: str, latents: Tensor) -> Tensor:
+        """The latents of a group's own frames."""
+        if not self._view.frames_alone:
+            return latents
+        fold = self._view.backbone.latents_per_token_frame
+        of_frames = latents.unflatten(0, (len(latents) // fold, fold))  # type: ignore[no-untyped-call]
+        chunk: Tensor = of_frames[list(self._frames_of_group[group])].flatten(0, 1)
+        return chunk
+
+    def _tensors(self, record: LayerDescriptors) -> dict[str, Tensor]:
+        kinds, heads = self._view.params.descriptors, list(self._view.heads)
+        tensors: dict[str, Tensor] = {kind: getattr(record, kind) for kind in kinds}
+        if "key" in kinds and len(record.text_mask):
+            tensors["text_key"] = record.text_key
+        if len(heads) == self._view.backbone.num_heads:
+            return tensors
+        return {name: tensor[heads] for name, tensor in tensors.items()}
+
+
+def _to_numpy(tensor: Tensor) -> Num[np.ndarray, "..."]:
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.contiguous().view(torch.uint16)
+    array: np.ndarray = tensor.to("cpu", copy=True).numpy()
+    return array

@@ -1,0 +1,117 @@
+"""`extract` as params.yaml has it, and the clips on disk that it is applied to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from difftrack.backbones import ModelParams, Trajectory, load_backbone, read_trajectory
+from difftrack.chunks import ChunkParams, chunk_schedule
+from difftrack.datasets import Clip, read_clip
+from difftrack.extraction._clip_extraction import ClipExtraction
+from difftrack.extraction._extract import Extractor
+from difftrack.extraction._params import AnalysisParams, TrackingViewParams
+from difftrack.params import ParamsError, parse
+from difftrack.store import DescriptorSpec, StoreParams
+
+__all__ = ["ClipSource", "ExtractParams", "TrackingParams", "View"]
+
+View = Literal["analysis", "tracking"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingParams(TrackingViewParams):
+    """`extract.tracking`: what the model is run on, and in which chunks of frames."""
+
+    chunks: ChunkParams = field(default_factory=ChunkParams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractParams:
+    """`extract`: everything that changes what the model computes, how that is kept, and who computes it.
+
+    Raises:
+        ValueError: a count is out of range.
+    """
+
+    analysis: AnalysisParams
+    tracking: TrackingParams
+    store: StoreParams = field(default_factory=StoreParams)
+    max_bytes: float = 100e9
+    """Uncompressed size of one store beyond which nothing is started."""
+    replace_stale: bool = True
+    """Replace descriptors that were written with other params, and drop those of clips that are gone; else refuse."""
+    workers: int | Literal["auto"] = 1
+    """Processes on this host, each with the weights, and with a GPU of its own as far as there are GPUs; auto: one per
+    GPU."""
+    scheduler: str | None = None
+    """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
+    (`tcp://host:port`): a Dask scheduler that runs."""
+    writers: int | Literal["auto"] = "auto"
+    """Threads of each process that compress and write; auto: 4 beside a GPU, none (the model waits) without."""
+    write_depth: int = 4
+    """Units that a process holds in memory on their way to disk, at most; then the model waits."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("writers", 0), ("write_depth", 1)):
+            count = getattr(self, name)
+            if count != "auto" and count < least:
+                raise ValueError(f"{name} is {count}; it must be at least {least}")
+
+    def view(self, name: str) -> AnalysisParams | TrackingParams:
+        """Params of one view.
+
+        Raises:
+            ParamsError: there is no such view.
+        """
+        if name not in ("analysis", "tracking"):
+            raise ParamsError(f"there is no view {name!r}; there are analysis and tracking")
+        params: AnalysisParams | TrackingParams = getattr(self, name)
+        return params
+
+
+class ClipSource:
+    """Introduces the clips of a folder, their trajectories and the chunk schedule to an extractor."""
+
+    def __init__(self, extractor: Extractor, folder: Path) -> None:
+        self.extractor = extractor
+        self._folder = folder
+
+    @classmethod
+    def open(cls, params: Mapping[str, Any], *, backbone: str, view: str, folder: Path) -> "ClipSource":
+        """As a whole params.yaml says.
+
+        Args:
+            params: All sections.
+            backbone: Which of `backbones`.
+            view: Which of the views in `extract`.
+            folder: Of the clips.
+
+        Raises:
+            ValueError: the params cannot be used, or the backbone cannot be found.
+        """
+        if backbone not in params["backbones"]:
+            raise ParamsError(f"params.yaml: no backbones.{backbone}; there are {', '.join(params['backbones'])}")
+        model = parse(ModelParams, params["backbones"][backbone] or {}, f"backbones.{backbone}")
+        extract = parse(ExtractParams, params["extract"], "extract")
+        return cls(Extractor(load_backbone(backbone, model), extract.view(view)), folder)
+
+    def prepare(self, name: str) -> ClipExtraction:
+        """A clip, ready to run; see `Extractor.prepare`."""
+        clip = read_clip(self._folder, name)
+        return self.extractor.prepare(clip, chunks=self._chunks(clip), trajectory=self._trajectory(clip))
+
+    def outline(self, name: str) -> dict[str, DescriptorSpec]:
+        """What a clip's groups will hold; see `Extractor.outline`."""
+        clip = read_clip(self._folder, name)
+        return self.extractor.outline(clip, chunks=self._chunks(clip))
+
+    def _chunks(self, clip: Clip) -> list[tuple[int, ...]] | None:
+        params = self.extractor.params
+        return chunk_schedule(clip.num_frames, params.chunks) if isinstance(params, TrackingParams) else None
+
+    def _trajectory(self, clip: Clip) -> Trajectory | None:
+        file = self._folder / clip.name / "trajectory.safetensors"
+        if self.extractor.params.mode.of(clip) != "generate" or not file.exists():
+            return None
+        return read_trajectory(file, fingerprint=self.extractor.backbone.fingerprint)

@@ -1,0 +1,120 @@
+"""One backbone in one view: which steps, layers and heads are wanted, and what the groups of a clip will hold."""
+
+from collections.abc import Mapping
+from functools import cache
+
+from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
+from difftrack.datasets import Clip
+from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
+from difftrack.geometry import TokenGrid
+from difftrack.store import DescriptorSpec
+
+__all__ = ["BackboneView"]
+
+
+class BackboneView:
+    """A backbone and the params of a view, checked against each other.
+
+    Attributes:
+        backbone: That runs.
+        params: Of the view.
+        frames_alone: Whether each frame is encoded by itself.
+        schedule: Noise levels for clips of a grid.
+        steps: Wanted steps.
+        layers: Wanted layers.
+        heads: Wanted heads.
+
+    Raises:
+        BackboneError: the backbone cannot be run at the size, layers, heads or steps that the params ask for.
+    """
+
+    def __init__(self, backbone: Backbone, params: AnalysisParams | TrackingViewParams) -> None:
+        self.backbone = backbone
+        self.params = params
+        self.frames_alone = isinstance(params, TrackingViewParams)
+        if isinstance(params, AnalysisParams):
+            backbone.check_size(params.num_frames, params.height, params.width)
+        backbone.check_image_size(params.height, params.width)
+        self.schedule = cache(lambda grid: backbone.schedule(params.num_inference_steps, grid=grid))
+        self.steps = _chosen("steps", params.steps, params.num_inference_steps)
+        self.layers = _chosen("layers", params.layers, backbone.num_layers)
+        self.heads = _chosen("heads", params.heads, backbone.num_heads)
+
+    def grid(self, num_frames: int) -> TokenGrid:
+        """Token layout of so many frames."""
+        size = (self.params.height, self.params.width)
+        return self.backbone.token_grid(num_frames, *size, frames_alone=self.frames_alone)
+
+    def specs(
+        self, clip: Clip, mode: Mode, groups: Mapping[str, tuple[int, ...]], prompt: PromptEmbedding | None
+    ) -> dict[str, DescriptorSpec]:
+        """What each of a clip's groups will hold.
+
+        Args:
+            clip: At its own size.
+            mode: How its steps are visited.
+            groups: Frames of each group.
+            prompt: Of its branch; None stands for one as long as may be.
+        """
+        fingerprint = clip.fingerprint()
+        text_mask = self._text_mask(prompt)
+        return {
+            group: self._spec(clip, mode, frames, text_mask, fingerprint=fingerprint)
+            for group, frames in groups.items()
+        }
+
+    def _spec(
+        self, clip: Clip, mode: Mode, frames: tuple[int, ...], text_mask: tuple[bool, ...], *, fingerprint: str
+    ) -> DescriptorSpec:
+        params, grid = self.params, self.grid(len(frames))
+        steps = (params.num_inference_steps - 1,) if mode == "clean" else self.steps
+        timesteps = self.schedule(grid).timesteps
+        return DescriptorSpec(
+            steps=steps,
+            timesteps=tuple(float(timesteps[step]) for step in steps),
+            layers=self.layers,
+            heads=self.heads,
+            num_channels=self.backbone.num_channels,
+            grid=grid,
+            frames=tuple(frames[k * grid.temporal_stride] for k in range(grid.num_latent_frames)),
+            clip_size=(clip.height, clip.width),
+            size=(params.height, params.width),
+            kinds=params.descriptors,
+            text_mask=text_mask,
+            fingerprint_parts={"clip": fingerprint, "frames": list(frames), "mode": mode, **self._choices(mode)},
+        )
+
+    def _text_mask(self, prompt: PromptEmbedding | None) -> tuple[bool, ...]:
+        if "key" not in self.params.descriptors:
+            return ()
+        if prompt is None:
+            return (True,) * self.backbone.num_text_tokens
+        return tuple(self.backbone.text_mask(prompt).tolist())
+
+    def _choices(self, mode: Mode) -> dict[str, object]:
+        """Everything else that changes the numbers."""
+        params, backbone = self.params, self.backbone
+        inverted = mode == "ddim_inversion"
+        return {
+            "backbone": backbone.fingerprint,
+            "dtype": backbone.params.dtype,
+            "vae_tiling": backbone.params.vae_tiling,
+            "image_condition": backbone.params.image_condition if backbone.needs_image else None,
+            "text_encoder_quantization": backbone.params.text_encoder_quantization,
+            "frames_alone": self.frames_alone,
+            "num_inference_steps": params.num_inference_steps,
+            "noise_seed": params.noise_seed if mode == "add_noise" else None,
+            "inversion": [params.inversion.form, params.inversion.iterations] if inverted else None,
+            "prompt": params.prompt,
+            "guidance_branch": params.guidance_branch,
+            "resize": params.resize,
+        }
+
+
+def _chosen(name: str, chosen: str | tuple[int, ...], count: int) -> tuple[int, ...]:
+    if isinstance(chosen, str):
+        return tuple(range(count))
+    outside = [index for index in chosen if not 0 <= index < count]
+    if outside:
+        raise BackboneError(f"{name} {outside} are out of range; there are {name} 0 to {count - 1}")
+    return tuple(sorted(chosen))
