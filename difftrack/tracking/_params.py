@@ -9,7 +9,7 @@ from difftrack.correspondence import Convention, MatchingParams
 __all__ = ["TrackParams", "VisibilityParams"]
 
 _TRACKING_PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {"window_radius": 1},
+    "corrected": {"window_radius": 2, "window_temperature": 0.5},
     "released": {"temperature": "root_heads"},
 }
 """What tracking sets on top of the matching presets."""
@@ -68,11 +68,11 @@ class TrackParams:
     """Overrides of single matching params, such as `window_radius`; null keeps the convention's value for tracking."""
     visibility: VisibilityParams = VisibilityParams()
     """When a match counts as seen."""
-    smoothing_radius: int = 0
-    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off."""
+    smoothing_radius: int | None = None
+    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 1 under `corrected`, else 0."""
 
     def __post_init__(self) -> None:
-        if self.smoothing_radius < 0:
+        if self.smoothing_radius is not None and self.smoothing_radius < 0:
             raise ValueError(f"smoothing_radius is {self.smoothing_radius}; it must be at least 0")
         if self.head_weights is not None and self.heads != "all":
             raise ValueError(f"heads is {list(self.heads)} beside head_weights; give one of the two")
@@ -104,3 +104,9 @@ class TrackParams:
         """Whether points can be called invisible."""
         predict = self.visibility.predict
         return self.convention == "corrected" if predict is None else predict
+
+    @property
+    def smooths_over(self) -> int:
+        """Frames to either side over which positions are smoothed; 0 for none."""
+        preset = 1 if self.convention == "corrected" else 0
+        return preset if self.smoothing_radius is None else self.smoothing_radius

@@ -61,8 +61,8 @@ def track_clip(
     visible = visible_of(legs.margin, legs.cycle_error_token, params)
     points_px = tokens_to_points(legs.points_xy_token, stride_px=stride_px, params=matching)
     points_px[query_frames, torch.arange(len(given_px))] = given_px
-    if params.smoothing_radius:
-        points_px = smooth_tracks(points_px, visible, radius=params.smoothing_radius, fixed_frames=query_frames)
+    if params.smooths_over:
+        points_px = smooth_tracks(points_px, visible, radius=params.smooths_over, fixed_frames=query_frames)
     return PredictedTracks(
         points_xy_px=points_px.numpy(),
         visible=visible.numpy(),
