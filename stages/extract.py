@@ -1,112 +1,137 @@
 """Stage: clips -> descriptors of one backbone in one view, run by run, resumed where an earlier run stopped."""
 
-import shutil
+import gc
+import json
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from torch import Tensor
 
-from difftrack.backbones import ModelParams, load_backbone, read_trajectory
-from difftrack.chunks import ChunkParams, chunk_schedule
-from difftrack.datasets import Clip, clip_names, read_clip
-from difftrack.extraction import AnalysisParams, ClipExtraction, Extractor, TrackingViewParams, Unit
+from difftrack.datasets import clip_names
+from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
+from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
 from difftrack.params import parse
-from difftrack.store import StoreParams, check_space, create_group, planned_bytes
+from difftrack.planning import plan_extraction
+from difftrack.store import check_space, create_group, keep_groups, planned_bytes
+from difftrack.store.torch_writer import WriteQueue
 from stages._run import Paths, run
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackingSection(TrackingViewParams):
-    """`extract.tracking`: what the model is run on, and in which chunks of frames."""
-
-    chunks: ChunkParams = field(default_factory=ChunkParams)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractSection:
-    """`extract`: everything that changes what the model computes, and how that is kept."""
-
-    analysis: AnalysisParams
-    tracking: TrackingSection
-    store: StoreParams = field(default_factory=StoreParams)
-    max_bytes: float = 100e9
-    """Uncompressed size of one store beyond which nothing is started."""
-    replace_stale: bool = True
-    """Replace descriptors that were written with other params, and drop those of clips that are gone; else refuse."""
-
-
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips`; write the store `descriptors` of the backbone and view that `params["item"]` names."""
-    section = parse(ExtractSection, params["extract"], "extract")
-    name, view = params["item"]["backbone"], params["item"]["view"]
-    model = parse(ModelParams, params["backbones"][name] or {}, f"backbones.{name}")
-    extractor = Extractor(load_backbone(name, model), section.tracking if view == "tracking" else section.analysis)
-    preparation = _Preparation(extractor, section, deps["clips"])
-    store, failures = outs["descriptors"], dict[str, str]()
-
+    item, store = params["item"], str(outs["descriptors"])
+    job = ExtractJob(json.dumps(params), deps["clips"], store)
+    section, failures = job.section, dict[str, str]()
     names = clip_names(deps["clips"])
-    planned = dict(_attempt(names, preparation.planned_bytes, failures))
-    there = sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) if store.exists() else 0
-    check_space(store, max(sum(planned.values()) - there, 0), max_bytes=section.max_bytes)
-    if section.replace_stale and store.exists():
-        _drop_clips_that_are_gone(store, names)
+    mine = part_of(names, item.get("part"))
+    outlines = dict(_attempt(mine, job.source().outline, failures))
+    name = f"extract {item['backbone']}, {item['view']}"
+    plan = plan_extraction(job.source(), section, outlines, name=name, store=store)
+    print("\n".join(plan.lines()))
+    whole_store = plan.raw_bytes * len(names) // max(len(mine), 1)
+    expected = None if plan.free_bytes is None else plan.remaining_bytes
+    check_space(store, whole_store, max_bytes=section.max_bytes, expected_bytes=expected)
+    if section.replace_stale:
+        keep_groups(store, names)
+    todo = list(outlines)
+    if section.workers != 1 or section.scheduler is not None:
+        todo = [clip for clip, _ in _attempt(todo, job.create, failures)]
+        job.source.cache_clear()  # the workers load weights of their own
+        gc.collect()
+        torch.cuda.empty_cache()
     with _progress() as bar:
-        task = bar.add_task("", total=sum(planned.values()), clips="")
+        task = bar.add_task("", total=plan.raw_bytes, clips=f"0 of {len(todo)} clips")
 
-        def extract(clip: str) -> None:
-            bar.update(task, clips=f"clip {list(planned).index(clip) + 1} of {len(planned)}")
-            extraction = preparation.of(clip)
-            for unit in _write_missing(extraction, store, section):
-                bar.advance(task, sum(array.nbytes for array in unit.arrays.values()))
-            for group, error in extraction.round_trip_errors.items():
-                bar.console.print(f"{group}: inversion returns to the clean latents within {error:.1e}")
+        def report(num_bytes: int) -> None:
+            bar.advance(task, num_bytes)
 
-        deque(_attempt(list(planned), extract, failures), maxlen=0)
+        outcomes = run_clips(job, todo, workers=section.workers, scheduler=section.scheduler, report=report)
+        for count, (clip, problem) in enumerate(outcomes, start=1):
+            bar.update(task, clips=f"{count} of {len(todo)} clips")
+            failures |= {clip: problem} if problem else {}
     if failures:
-        listed = "\n".join(f"  {clip}: {cause}" for clip, cause in failures.items())
-        sys.exit(f"extract: {len(failures)} of {len(names)} clips failed\n{listed}")
+        listed = "\n".join(f"  {clip}: {cause}" for clip, cause in sorted(failures.items()))
+        sys.exit(f"extract: {len(failures)} of {len(mine)} clips failed\n{listed}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Preparation:
-    """Introduces clips, their trajectories and the chunk schedule to the extractor."""
+@dataclass(frozen=True)
+class ExtractJob(Job):
+    """What every process needs to extract clips."""
 
-    extractor: Extractor
-    section: ExtractSection
+    params: str
+    """All of params.yaml and the matrix cell, as JSON."""
     clips: Path
+    store: str
 
-    def of(self, name: str) -> ClipExtraction:
-        clip = read_clip(self.clips, name)
-        chunks = None
-        if self.extractor.frames_alone:
-            chunks = chunk_schedule(clip.num_frames, self.section.tracking.chunks)
-        return self.extractor.prepare(clip, chunks=chunks, trajectory=self._trajectory(clip))
+    @property
+    def section(self) -> ExtractParams:
+        """`extract`."""
+        return parse(ExtractParams, json.loads(self.params)["extract"], "extract")
 
-    def planned_bytes(self, name: str) -> int:
-        return sum(planned_bytes(spec, self.section.store) for spec in self.of(name).groups.values())
+    @cache  # noqa: B019 - one job a process, and its weights are to stay
+    def source(self) -> ClipSource:
+        """The clips and their backbone, once in each process."""
+        params = json.loads(self.params)
+        item = params["item"]
+        return ClipSource.open(params, backbone=item["backbone"], view=item["view"], folder=self.clips)
 
-    def _trajectory(self, clip: Clip) -> Tensor | None:
-        file = self.clips / clip.name / "trajectory.safetensors"
-        if self.extractor.params.mode.of(clip) != "generate" or not file.exists():
-            return None
-        return read_trajectory(file, fingerprint=self.extractor.backbone.fingerprint)
+    def create(self, clip: str) -> None:
+        """Create the groups of a clip, without values."""
+        for group, spec in self.source().prepare(clip).groups.items():
+            create_group(self.store, group, spec, params=self.section.store, replace=self.section.replace_stale)
+
+    def open(self) -> ClipWorker:
+        """See `Job`."""
+        return _Extractor(self)
 
 
-def _write_missing(extraction: ClipExtraction, store: Path, section: ExtractSection) -> Iterator[Unit]:
-    """Write what each group of a clip still lacks, and declare it complete."""
-    for group, spec in extraction.groups.items():
-        writer = create_group(store, group, spec, params=section.store, replace=section.replace_stale)
-        for unit in extraction.units(group, writer.missing()):
-            writer.write(unit.step, unit.layer, unit.arrays)
-            yield unit
-        writer.finish()
+class _Extractor(ClipWorker):
+    """Writes the groups of one clip after another; files of the last may still be on their way."""
+
+    def __init__(self, job: ExtractJob) -> None:
+        section, on_gpu = job.section, job.source().extractor.backbone.device.type == "cuda"
+        writers = (4 if on_gpu else 0) if section.writers == "auto" else section.writers
+        self._job, self._section = job, section
+        self._queue = WriteQueue(num_threads=writers, depth=section.write_depth)
+        self._finishing = ThreadPoolExecutor(1)
+
+    def run(self, clip: str, report: Report) -> Future[None]:
+        """See `ClipWorker`."""
+        extraction = self._job.source().prepare(clip)
+        groups = []
+        for group, spec in extraction.groups.items():
+            writer = create_group(
+                self._job.store, group, spec, params=self._section.store, replace=self._section.replace_stale
+            )
+            missing = writer.missing()
+            report(planned_bytes(spec, self._section.store) // len(spec.units) * (len(spec.units) - len(missing)))
+
+            def put(unit: CapturedUnit, writer: Any = writer) -> None:  # noqa: ANN401
+                self._queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
+
+            extraction.run(group, missing, put)
+            groups.append(self._queue.finish(writer))
+        for group, error in extraction.round_trip_errors.items():
+            print(f"{group}: inversion returns to the clean latents within {error:.1e}")
+        return self._finishing.submit(_wait_for, groups)
+
+    def close(self) -> None:
+        """See `ClipWorker`."""
+        self._queue.close()
+        self._finishing.shutdown()
+
+
+def _wait_for(groups: Sequence[Future[None]]) -> None:
+    for group in groups:
+        group.result()
 
 
 def _attempt(names: Sequence[str], action: Callable[[str], T], failures: dict[str, str]) -> Iterator[tuple[str, T]]:
@@ -116,12 +141,6 @@ def _attempt(names: Sequence[str], action: Callable[[str], T], failures: dict[st
             yield name, action(name)
         except (ValueError, OSError) as error:
             failures[name] = str(error)
-
-
-def _drop_clips_that_are_gone(store: Path, names: Sequence[str]) -> None:
-    for folder in store.iterdir():
-        if folder.is_dir() and folder.name not in names:
-            shutil.rmtree(folder)
 
 
 def _progress() -> Progress:

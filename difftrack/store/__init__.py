@@ -4,9 +4,10 @@
 """
 
 from difftrack.store._errors import StoreError
+from difftrack.store._groups import StoredGroup, keep_groups, remove_group, stored_groups
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
-from difftrack.store._space import check_space, measured_ratio, planned_bytes, stored_bytes, trial_encoding
+from difftrack.store._space import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from difftrack.store._spec import DescriptorKind, DescriptorSpec, StoreParams
 from difftrack.store._verify import FileCheck
 from difftrack.store._writer import GroupWriter, create_group, open_writer
@@ -19,16 +20,21 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreParams",
+    "StoredGroup",
     "check_space",
     "clip_group",
     "create_group",
+    "free_bytes",
+    "keep_groups",
     "measured_ratio",
     "open_store",
     "open_writer",
     "planned_bytes",
     "read_results",
+    "remove_group",
     "result_groups",
     "stored_bytes",
+    "stored_groups",
     "trial_encoding",
     "write_results",
 ]

@@ -15,7 +15,7 @@ from difftrack.store._schema import SCHEMA, GroupSchema
 from difftrack.store._spec import ArrayLayout, DescriptorSpec, StoreParams, array_layouts
 from difftrack.store._verify import group_names
 
-__all__ = ["check_space", "measured_ratio", "planned_bytes", "stored_bytes", "trial_encoding"]
+__all__ = ["check_space", "free_bytes", "measured_ratio", "planned_bytes", "stored_bytes", "trial_encoding"]
 
 SAMPLED_SHARDS = 64
 """Enough for a ratio; layers differ by a tenth or so."""
@@ -27,6 +27,11 @@ def planned_bytes(spec: DescriptorSpec, params: StoreParams | None = None) -> in
     What compression leaves depends on the values: `measured_ratio`, and docs/store.md for ratios on record.
     """
     return sum(map(_raw_bytes, array_layouts(spec, params or StoreParams()))) * len(spec.units)
+
+
+def free_bytes(root: StorePath) -> int | None:
+    """Free space where a store lies or will lie; None where that has no meaning, as in a bucket."""
+    return open_files(root).free_bytes()
 
 
 def stored_bytes(root: StorePath) -> int:

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -91,15 +90,14 @@ class WriteQueue:
             writer: Of the unit's group.
             step: One of the group's steps.
             layer: One of its layers.
-            tensors: By entry, float32, float16 or bfloat16, on any device.
+            tensors: By entry, float32, float16 or bfloat16, on any device; copied before `put` returns.
             written: Told when the unit is on disk.
 
         Raises:
             ValueError: an earlier unit of the group, or this one, could not be written; so do OSErrors surface.
         """
-        for unit in self._units[writer]:
-            if unit.done():
-                unit.result()
+        for unit in [unit for unit in self._units[writer] if unit.done()]:
+            unit.result()
         slot = self._slots.get()
         try:
             staged = self._stage(slot, tensors, writer.params)
@@ -119,15 +117,16 @@ class WriteQueue:
 
         return _run(complete) if self._threads is None else self._threads.submit(complete)
 
+    def close(self) -> None:
+        """Wait for what has been taken."""
+        if self._threads is not None:
+            self._threads.shutdown()
+
     def __enter__(self) -> "WriteQueue":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait for what has been taken; after an error, drop what no thread has begun."""
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=error is not None)
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _submit(self, writer: GroupWriter, action: Callable[..., None], *args: object) -> None:
         if self._threads is None:
@@ -144,10 +143,7 @@ class WriteQueue:
         slot.held = [*tensors.values(), *stored.values()]
         device = next(iter(stored.values())).device
         if device.type != "cuda":
-            apart = {
-                entry: t.clone() if t.data_ptr() == tensors[entry].data_ptr() else t for entry, t in stored.items()
-            }
-            return _Staged(apart, finite, None)
+            return _Staged(stored, finite, None)
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return _copy_to_host(slot, stored, finite, self._streams[device])
@@ -173,12 +169,13 @@ class WriteQueue:
 
 
 def _as_stored(tensor: Tensor, params: StoreParams) -> Tensor:
-    """The tensor in the type that reaches the files, contiguous; as it is where the host has to encode it."""
+    """A copy in the type that reaches the files, contiguous; of its own type where the host has to encode it."""
     if params.dtype == "int8" or not tensor.is_floating_point():
-        return tensor.contiguous()
+        return tensor.clone(memory_format=torch.contiguous_format)
     if params.dtype == "float16" and params.round_to_bf16:
         tensor = tensor.to(torch.bfloat16)
-    return tensor.to(torch.float16 if params.dtype == "float16" else torch.bfloat16).contiguous()
+    dtype = torch.float16 if params.dtype == "float16" else torch.bfloat16
+    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _copy_to_host(

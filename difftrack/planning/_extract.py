@@ -1,0 +1,111 @@
+"""Plans of the stage `extract`, from params and clips; and the probe that times one step."""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams, Mode
+from difftrack.planning._plan import Plan, Rates
+from difftrack.planning._ratios import recorded_ratio
+from difftrack.store import DescriptorSpec, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
+
+__all__ = ["plan_extraction", "probe"]
+
+
+def plan_extraction(
+    source: ClipSource,
+    params: ExtractParams,
+    outlines: Mapping[str, Mapping[str, DescriptorSpec]],
+    *,
+    name: str,
+    store: str,
+    rates: Rates | None = None,
+    workers: int = 1,
+) -> Plan:
+    """Add up what a run will write.
+
+    Args:
+        source: The clips and their backbone.
+        params: The section `extract`.
+        outlines: For each clip what its groups will hold.
+        name: Of the run, for people.
+        store: Where it goes; shards that lie there already tell how well such values compress.
+        rates: From `probe`.
+        workers: That share the work.
+    """
+    specs = [spec for groups in outlines.values() for spec in groups.values()]
+    ratio, ratio_source = measured_ratio(store, params.store), f"measured in {store}"
+    if ratio is None and rates is not None:
+        ratio, ratio_source = rates.ratio, "of the probe's step"
+    if ratio is None:
+        ratio = recorded_ratio(params.store, computed_in=source.extractor.backbone.params.dtype)
+        ratio_source = "on record"
+    return Plan(
+        name=name,
+        clips=len(outlines),
+        groups=len(specs),
+        steps=max((len(spec.steps) for spec in specs), default=0),
+        layers=max((len(spec.layers) for spec in specs), default=0),
+        units=sum(len(spec.units) for spec in specs),
+        forwards=sum(_forwards(source, spec) for spec in specs),
+        raw_bytes=sum(planned_bytes(spec, params.store) for spec in specs),
+        there_bytes=stored_bytes(store),
+        ratio=ratio,
+        ratio_source=ratio_source,
+        max_bytes=params.max_bytes,
+        free_bytes=free_bytes(store),
+        rates=rates,
+        workers=workers,
+    )
+
+
+def probe(source: ClipSource, params: ExtractParams, clip: str) -> Rates:
+    """Time one step of one clip, its weights loaded beforehand.
+
+    Args:
+        source: The clips and their backbone.
+        params: The section `extract`.
+        clip: One that can be run.
+    """
+    extractor, values = source.extractor, dict[str, np.ndarray]()
+
+    def keep(unit: CapturedUnit) -> None:
+        values.update({entry: tensor.float().cpu().clone().numpy() for entry, tensor in unit.tensors.items()})
+
+    def one_step() -> tuple[DescriptorSpec, float, float]:
+        """Seconds of a whole clip of one step, and of its step alone."""
+        started = _now()
+        extraction = source.prepare(clip)
+        group, spec = next(iter(extraction.groups.items()))
+        wanted = [(spec.steps[-1], layer) for layer in extractor.layers]
+        extraction.run(group, wanted[-1:], keep)
+        extraction.run(group, wanted, lambda unit: None)
+        between = _now()
+        extraction.run(group, wanted, lambda unit: None)
+        return spec, between - started, _now() - between
+
+    one_step()
+    spec, whole, forward = one_step()
+    ratio, encoded_bytes_per_s = trial_encoding(spec, params.store, values)
+    return Rates(max(whole - 2 * forward, 0.0), forward, ratio, encoded_bytes_per_s)
+
+
+def _forwards(source: ClipSource, spec: DescriptorSpec) -> int:
+    """Forwards that a group takes; the inversion walks every step from the clean end to the first wanted one."""
+    params = source.extractor.params
+    mode: Mode = spec.fingerprint_parts["mode"]
+    if mode != "ddim_inversion":
+        return len(spec.steps)
+    span = params.num_inference_steps - min(spec.steps)
+    each = 1 + params.inversion.iterations if params.inversion.form == "fixed_point" else 1
+    back = span if params.inversion.report_round_trip else 0
+    return len(spec.steps) + span * each + back
+
+
+def _now() -> float:
+    """Seconds, once the device has done all that it was asked to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

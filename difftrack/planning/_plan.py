@@ -1,0 +1,109 @@
+"""One store's plan: what it will hold, and what that takes."""
+
+from dataclasses import dataclass
+
+__all__ = ["Plan", "Rates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one step of one clip took, somewhere."""
+
+    seconds_per_clip: float
+    """Reading it, its prompt and its encoding, beside its forwards."""
+    seconds_per_forward: float
+    """One forward through the wanted layers, their descriptors on their way to disk."""
+    ratio: float | None = None
+    """Bytes before compression per stored byte of what that step gave."""
+    encoded_bytes_per_s: float | None = None
+    """Bytes before compression that one process compresses per second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run of `extract` for one backbone in one view comes to."""
+
+    name: str
+    clips: int
+    groups: int
+    """Clips, or chunks of clips in the tracking view."""
+    steps: int
+    """Per group, at most."""
+    layers: int
+    units: int
+    """(group, step, layer), those that are there already included."""
+    forwards: int
+    raw_bytes: int
+    """Before compression, of the store when it is whole."""
+    there_bytes: int
+    """On disk already."""
+    ratio: float
+    """Bytes before compression per stored byte to expect."""
+    ratio_source: str
+    """Where that number comes from."""
+    max_bytes: float
+    """What extract.max_bytes allows, before compression."""
+    free_bytes: int | None
+    """On the disk where the store lies; None where that has no meaning."""
+    rates: Rates | None = None
+    """From a probe."""
+    workers: int = 1
+
+    @property
+    def expected_bytes(self) -> float:
+        """The whole store on disk."""
+        return self.raw_bytes / self.ratio
+
+    @property
+    def remaining_bytes(self) -> float:
+        """What is still to be written, on disk."""
+        return max(self.expected_bytes - self.there_bytes, 0.0)
+
+    @property
+    def seconds(self) -> float | None:
+        """From nothing, on workers like the one that was probed; writing overlaps with the model."""
+        if self.rates is None:
+            return None
+        model = self.clips * self.rates.seconds_per_clip + self.forwards * self.rates.seconds_per_forward
+        return model / self.workers
+
+    def lines(self) -> list[str]:
+        """For people: a line per question."""
+        clips = f"{self.clips} clips" + (f" in {self.groups} chunks" if self.groups != self.clips else "")
+        per_unit = self.raw_bytes / self.units if self.units else 0
+        free = "unknown" if self.free_bytes is None else size(self.free_bytes)
+        rows = [
+            ("holds", f"{clips} x {self.steps} steps x {self.layers} layers = {self.units} units of {size(per_unit)}"),
+            ("uncompressed", f"{size(self.raw_bytes)}; extract.max_bytes allows {size(self.max_bytes)}"),
+            ("on disk", f"about {size(self.expected_bytes)} (ratio {self.ratio:.2f}, {self.ratio_source})"),
+            ("there already", size(self.there_bytes)),
+            ("free", free),
+            ("model", f"{self.forwards} forwards"),
+        ]
+        if self.rates is not None and self.seconds is not None:
+            rows.append(("takes", f"{duration(self.seconds)} on {self.workers} workers, {self._rates(self.rates)}"))
+        width = max(len(label) for label, _ in rows)
+        return [f"{self.name}:", *(f"  {label:<{width}}  {text}" for label, text in rows)]
+
+    def _rates(self, rates: Rates) -> str:
+        text = f"probed: {rates.seconds_per_clip:.2f} s a clip and {rates.seconds_per_forward:.3f} s a forward"
+        if rates.encoded_bytes_per_s is not None:
+            text += f"; {rates.encoded_bytes_per_s / 1e6:.0f} MB/s compressed by one core"
+        return text
+
+
+def size(num_bytes: int | float) -> str:
+    """Bytes for people, in powers of a thousand."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} PB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,175 @@
+"""A study on paper: models whose weights need not be here, many clips, both tiers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from difftrack.geometry import TokenGrid
+from difftrack.params import parse
+from difftrack.planning._plan import size
+from difftrack.planning._ratios import recorded_ratio
+from difftrack.store import DescriptorKind, DescriptorSpec, StoreParams, planned_bytes
+
+__all__ = ["ModelShape", "Study", "study_table"]
+
+FLOAT_BYTES = 4
+"""Matches are float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What a model's cost depends on; from its config."""
+
+    layers: int
+    heads: int
+    channels: int
+    """Per head."""
+    height: int
+    width: int
+    num_frames: int
+    """At its native size, pixels and video frames."""
+    stride_px: int = 16
+    temporal_stride: int = 4
+    text_tokens: int
+    parameters: float
+    """Of the transformer."""
+    seconds_per_forward: float | None = None
+    """Measured; null estimates it from the arithmetic."""
+    seconds_per_clip: float | None = None
+    """Measured, beside the forwards: reading, prompt, encoding; null takes the study's."""
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Of its video tokens."""
+        return TokenGrid(
+            num_latent_frames=(self.num_frames - 1) // self.temporal_stride + 1,
+            rows=self.height // self.stride_px,
+            cols=self.width // self.stride_px,
+            stride_px=self.stride_px,
+            temporal_stride=self.temporal_stride,
+        )
+
+    @property
+    def flops_per_forward(self) -> float:
+        """Multiplications and additions of one forward of one clip: two per weight and token, and the attention's.
+
+        2 * parameters * tokens + 4 * layers * tokens^2 * heads * channels
+        """
+        grid = self.grid
+        tokens = grid.num_latent_frames * grid.rows * grid.cols + self.text_tokens
+        return 2 * self.parameters * tokens + 4 * self.layers * tokens**2 * self.heads * self.channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Models, clips, and the rates to expect.
+
+    Raises:
+        ValueError: a count is not positive.
+    """
+
+    models: Mapping[str, ModelShape]
+    clips: int
+    steps: int
+    points: int
+    """Query points of a clip."""
+    kept_layers: int
+    """Of each model, in the tier that keeps full descriptors."""
+    kept_steps: int
+    kinds: tuple[DescriptorKind, ...] = ("query", "key")
+    tflops: float
+    """That a forward achieves where `seconds_per_forward` is null, 10^12 per second."""
+    seconds_per_clip: float
+    """Where a model has none of its own."""
+    encoded_bytes_per_s: float
+    """Bytes before compression that one core compresses per second."""
+    store: StoreParams = field(default_factory=StoreParams)
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "steps", "points", "kept_layers", "kept_steps", "tflops", "encoded_bytes_per_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "Study":
+        """Read what YAML gives.
+
+        Raises:
+            ParamsError: a key is unknown, missing or of another type.
+        """
+        plain = {key: value for key, value in values.items() if key != "models"}
+        shapes = {name: parse(ModelShape, shape, f"models.{name}") for name, shape in values["models"].items()}
+        return parse(cls, {**plain, "models": shapes}, "study")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tier:
+    """What one tier of the study comes to, over all clips of one model."""
+
+    raw_bytes: float
+    stored_bytes: float
+    gpu_seconds: float
+    core_seconds: float
+    """Of compression."""
+
+
+def study_table(study: Study) -> str:
+    """The study as a Markdown table: a row per model and tier, and their sums."""
+    tiers = {"full descriptors, all": _everything, "full descriptors, kept": _kept, "survey, all": _surveyed}
+    header = ("model", "tier", "before compression", "on disk", "GPU hours", "core hours")
+    rows = [header, ("---",) * len(header)]
+    sums = {tier: [0.0, 0.0, 0.0, 0.0] for tier in tiers}
+    for name, model in study.models.items():
+        for label, cost in tiers.items():
+            tier = cost(study, model)
+            values = (tier.raw_bytes, tier.stored_bytes, tier.gpu_seconds, tier.core_seconds)
+            sums[label] = [total + value for total, value in zip(sums[label], values, strict=True)]
+            rows.append((name, label, *_cells(values)))
+    rows += [("**all**", label, *_cells(totals)) for label, totals in sums.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cells(values: Any) -> tuple[str, ...]:  # noqa: ANN401 - four numbers
+    raw, stored, gpu, core = values
+    return size(raw), size(stored), f"{gpu / 3600:.3g}", f"{core / 3600:.3g}"
+
+
+def _everything(study: Study, model: ModelShape) -> _Tier:
+    return _descriptors(study, model, layers=model.layers, steps=study.steps)
+
+
+def _kept(study: Study, model: ModelShape) -> _Tier:
+    return _descriptors(study, model, layers=min(study.kept_layers, model.layers), steps=study.kept_steps)
+
+
+def _descriptors(study: Study, model: ModelShape, *, layers: int, steps: int) -> _Tier:
+    grid = model.grid
+    spec = DescriptorSpec(
+        steps=tuple(range(steps)),
+        timesteps=(0.0,) * steps,
+        layers=tuple(range(layers)),
+        heads=tuple(range(model.heads)),
+        num_channels=model.channels,
+        grid=grid,
+        frames=tuple(range(grid.num_latent_frames)),
+        clip_size=(grid.height, grid.width),
+        size=(grid.height, grid.width),
+        kinds=study.kinds,
+        text_mask=(True,) * model.text_tokens,
+    )
+    raw = float(study.clips * planned_bytes(spec, study.store))
+    ratio = recorded_ratio(study.store, computed_in="bfloat16")
+    return _Tier(raw, raw / ratio, _gpu_seconds(study, model, steps), raw / study.encoded_bytes_per_s)
+
+
+def _surveyed(study: Study, model: ModelShape) -> _Tier:
+    """Per latent frame and point: match (x, y), probability, margin, attention (max, mass); per point: text's two."""
+    per_unit = study.points * (6 * model.grid.num_latent_frames + 2) * FLOAT_BYTES
+    num_bytes = float(study.clips * study.steps * model.layers * per_unit)
+    return _Tier(num_bytes, num_bytes, _gpu_seconds(study, model, study.steps), 0.0)
+
+
+def _gpu_seconds(study: Study, model: ModelShape, steps: int) -> float:
+    forward = model.seconds_per_forward or model.flops_per_forward / (study.tflops * 1e12)
+    beside = study.seconds_per_clip if model.seconds_per_clip is None else model.seconds_per_clip
+    return study.clips * (steps * forward + beside)

@@ -1,0 +1,57 @@
+"""Groups as a whole: what lies in a store, and removing what should not."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from difftrack.store._errors import StoreError
+from difftrack.store._files import StorePath, open_files
+from difftrack.store._header import read_header
+from difftrack.store._schema import SCHEMA
+from difftrack.store._verify import group_names
+
+__all__ = ["StoredGroup", "keep_groups", "remove_group", "stored_groups"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """One group of descriptors, complete or not."""
+
+    name: str
+    num_bytes: int
+    """Of all its files."""
+    contents: dict[str, Any]
+    """What its header says that it holds: `spec`, `params` and `fingerprint`, as JSON."""
+
+
+def stored_groups(root: StorePath) -> list[StoredGroup]:
+    """All groups of descriptors whose headers can be read, sorted by name."""
+    files = open_files(root)
+    groups = []
+    for name in group_names(files, SCHEMA):
+        header = read_header(files, name, schema=SCHEMA)
+        if header is not None:
+            groups.append(StoredGroup(name, files.size(name), dict(header.contents)))
+    return groups
+
+
+def remove_group(root: StorePath, group: str) -> None:
+    """Remove a group with all that is in it, or with an empty name the whole store."""
+    files = open_files(root)
+    files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: half a group must not look like one
+    files.remove(group)
+
+
+def keep_groups(root: StorePath, names: Collection[str]) -> None:
+    """Remove every group at the top of a store, or group of groups, but those that are named.
+
+    Raises:
+        StoreError: something else lies there; nothing is removed then.
+    """
+    files = open_files(root)
+    gone = [name for name in files.directories("") if name not in names]
+    strangers = [name for name in gone if not files.read([f"{name}/zarr.json"])]
+    if strangers:
+        raise StoreError(f"{files.path(strangers[0])} is no group of the store; move it elsewhere")
+    for name in gone:
+        remove_group(root, name)
