@@ -70,7 +70,7 @@ def test_guided_predictions_are_the_released_ones(
     noise = golden["noise3"]
     model, timestep = Predicting(noise[:2], noise[2:]), torch.tensor(999)
     layout, guidance = SequenceLayout(3, 2, "none"), Guidance(layers=(0,), scale=scale)
-    latents = torch.zeros(1 if cfg_scale is None else 2, 1)
+    latents = torch.zeros(1 if cfg_scale is None else 2, 6)
     with torch.no_grad(), guide_transformer(model, [model.layer], layout, guidance, calls="batched"):
         predictions = model(latents, timestep)[0]
     if cfg_scale is not None:
@@ -92,7 +92,7 @@ def test_layers_are_those_asked_for_and_none_whose_number_begins_alike() -> None
             torch.no_grad(),
             guide_transformer(model, list(model.blocks), layout, Guidance(layers=asked), calls="cond"),
         ):
-            model(torch.ones(1, 1), torch.tensor(0))
+            model(torch.ones(1, 6), torch.tensor(0))
         plain, perturbed = np.array_split(np.asarray(seen), 2)
         assert [i for i, (a, b) in enumerate(zip(plain, perturbed, strict=True)) if a != b] == list(asked)
 

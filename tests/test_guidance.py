@@ -17,6 +17,7 @@ from difftrack.guidance import (
     GuidanceError,
     SequenceLayout,
     Variant,
+    guide_transformer,
     guided,
     perturbed_attention,
 )
@@ -33,6 +34,15 @@ SAVERS = {
 SIZES = {"cogvideox": (9, 24, 40), "cogvideox-1.5": (9, 24, 40)}
 """(frames, height, width): 3 rows x 5 cols of tokens, in 2 token frames but for cogvideox, which has 3."""
 VARIANTS: tuple[Variant, ...] = ("zeroed", "masked")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only cost where every tensor is tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=sorted(SAVERS))
@@ -241,10 +251,215 @@ def sample_in_three_branches(backbone: Backbone, guidance: Guidance, latents: Te
     return torch.stack(entering)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["zeroed", pytest.param("masked", marks=pytest.mark.slow)])
 def test_guided_sampling_is_the_explicit_loop_over_three_branches(backbone: Backbone, variant: Variant) -> None:
     guidance = Guidance(layers=(1, 3), scale=1.5, variant=variant)
     trajectory = sample(backbone, guidance).trajectory.latents
     wanted = sample_in_three_branches(backbone, guidance, trajectory[0])
     torch.testing.assert_close(trajectory, wanted, rtol=0, atol=5e-6)
     assert float((trajectory - sample(backbone).trajectory.latents).abs().max()) > 1e-3
+
+
+class Calls:
+    """How often the attention of each layer runs."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.of_layer = [0] * backbone.num_layers
+        self._handles = [
+            module.register_forward_pre_hook(lambda *_, layer=layer: self._count(layer))
+            for layer, module in enumerate(backbone.attention_modules())
+        ]
+
+    def _count(self, layer: int) -> None:
+        self.of_layer[layer] += 1
+
+    def __enter__(self) -> "Calls":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def test_scale_zero_is_plain_sampling_to_the_bit_and_costs_the_same(cogvideox: Backbone) -> None:
+    with Calls(cogvideox) as plain_calls:
+        plain = sample(cogvideox)
+    with Calls(cogvideox) as calls:
+        guided_by_nothing = sample(cogvideox, Guidance(layers=(1,), scale=0.0))
+    assert torch.equal(guided_by_nothing.trajectory.latents, plain.trajectory.latents)
+    assert np.array_equal(guided_by_nothing.frames, plain.frames)
+    assert calls.of_layer == plain_calls.of_layer == [STEPS] * 4
+
+
+def test_only_the_wanted_steps_are_guided_and_layers_before_the_first_one_run_once(cogvideox: Backbone) -> None:
+    plain = sample(cogvideox).trajectory.latents
+    with Calls(cogvideox) as calls:
+        late = sample(cogvideox, Guidance(layers=(2,), from_step=1)).trajectory.latents
+    assert calls.of_layer == [STEPS, STEPS, STEPS + 1, STEPS + 1]
+    assert torch.equal(late, plain)  # they entered the steps before the last one was guided
+    early = sample(cogvideox, Guidance(layers=(2,), until_step=1)).trajectory.latents
+    assert torch.equal(early[0], plain[0])
+    assert not torch.equal(early[1], plain[1])
+
+
+def predict(backbone: Backbone, guidance: Guidance, *, latents: Tensor, reuse: bool = True) -> Tensor:
+    grid = backbone.token_grid(**size_of(backbone))
+    layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
+    modules = backbone.attention_modules()
+    with guide_transformer(backbone.transformer, modules, layout, guidance, calls="cond", reuse=reuse):
+        return backbone.predict(latents, torch.tensor(500), backbone.embed(PROMPT))
+
+
+def test_prediction_moves_away_from_the_perturbed_one_by_the_scale(backbone: Backbone) -> None:
+    size = size_of(backbone)
+    frames = np.random.default_rng(0).integers(0, 256, (*size.values(), 3), dtype=np.uint8)
+    latents, prompt, timestep = backbone.encode(frames, frames_alone=False), backbone.embed(PROMPT), torch.tensor(500)
+    plain = backbone.predict(latents, timestep, prompt)
+    for variant in VARIANTS:
+        guidance = Guidance(layers=(1, 3), scale=0.7, variant=variant)
+        with densely_perturbed(backbone, guidance):
+            perturbed = backbone.predict(latents, timestep, prompt)
+        found = predict(backbone, guidance, latents=latents)
+        torch.testing.assert_close(found, plain + 0.7 * (plain - perturbed), rtol=0, atol=5e-6)
+        assert torch.equal(found, predict(backbone, guidance, latents=latents, reuse=False))
+
+
+def test_nothing_is_left_on_the_transformer_even_after_an_error(cogvideox: Backbone) -> None:
+    modules = {name: set(vars(module)) for name, module in cogvideox.transformer.named_modules()}
+    sample(cogvideox, Guidance(layers=(1,)))
+    with pytest.raises(GuidanceError, match="set it up for the sampled size"):
+        sample(cogvideox, Guidance(layers=(1,)), width=48)
+    for name, module in cogvideox.transformer.named_modules():
+        assert set(vars(module)) - {"_diffusers_hook"} == modules[name] - {"_diffusers_hook"}
+
+
+class Pipeline:
+    """A transformer of one layer over two frames of three tokens, and ways of calling it."""
+
+    def __init__(self, attention: nn.Module | None = None) -> None:
+        self.transformer = OneLayer(attention or Attention())
+        self.layout = SequenceLayout(2, 3, "none")
+
+    def __call__(self, batch: Tensor, timestep: float = 9.0) -> Tensor:
+        prediction: Tensor = self.transformer(batch, timestep=torch.tensor(timestep))[0]
+        return prediction
+
+    def guided(self, **choices: Any) -> Any:
+        guidance = Guidance(layers=(0,), scale=2.0)
+        return guide_transformer(self.transformer, [self.transformer.attention], self.layout, guidance, **choices)
+
+
+class Attention(nn.Module):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        heads = hidden_states.unsqueeze(1)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads).squeeze(1)
+
+
+class OneLayer(nn.Module):
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> tuple[Tensor]:
+        return (self.attention(hidden_states) * timestep,)
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        yield
+
+
+def latents(num: int) -> Tensor:
+    return torch.randn(num, 6, 5, generator=torch.Generator().manual_seed(3))
+
+
+def test_calls_in_one_batch_by_name_and_by_order_are_guided_alike() -> None:
+    pipeline, (uncond, cond) = Pipeline(), latents(2).split(1)
+    shift = 2.0 * (pipeline(cond) - 9 * perturbed_attention(*[cond[None]] * 3, pipeline.layout, variant="zeroed")[0])
+    wanted = torch.cat([pipeline(uncond), pipeline(cond)]) + shift
+    for calls in ("named", "batched"):
+        with pipeline.guided(calls=calls):
+            torch.testing.assert_close(pipeline(torch.cat([uncond, cond])), wanted)
+    with pipeline.guided():
+        with pipeline.transformer.cache_context("cond"):
+            of_cond = pipeline(cond)
+        with pipeline.transformer.cache_context("uncond"):
+            of_uncond = pipeline(uncond)
+    torch.testing.assert_close(torch.cat([of_uncond, of_cond]), wanted)
+    with pipeline.guided(calls="cond_first"):
+        of_cond, of_uncond = pipeline(cond), pipeline(uncond)
+        assert not torch.equal(pipeline(cond, timestep=8.0), of_cond)
+    torch.testing.assert_close(torch.cat([of_uncond, of_cond]), wanted)
+
+
+def test_clips_that_are_sampled_together_are_guided_like_each_alone() -> None:
+    pipeline, batch = Pipeline(), latents(4)
+    with pipeline.guided(num_clips=2):
+        together = pipeline(batch)
+    for clip in range(2):
+        with pipeline.guided():
+            torch.testing.assert_close(pipeline(batch[clip::2]), together[clip::2])
+
+
+def test_half_precision_is_put_together_in_single() -> None:
+    pipeline, batch = Pipeline(), latents(2).to(torch.bfloat16)
+    assert pipeline(batch).dtype == torch.bfloat16
+    with pipeline.guided():
+        assert pipeline(batch).dtype == torch.float32
+
+
+def test_calls_that_cannot_be_told_apart_are_refused() -> None:
+    pipeline = Pipeline()
+    with pipeline.guided(), pytest.raises(GuidanceError, match="does not name the branch"):
+        pipeline(latents(1))
+    for name, num, complaint in (("cond", 3, "batch of 3"), ("uncond", 1, "before the conditional one")):
+        calling = pytest.raises(GuidanceError, match=complaint)
+        with pipeline.guided(), pipeline.transformer.cache_context(name), calling:
+            pipeline(latents(num))
+
+
+class Elsewhere(nn.Module):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return (hidden_states @ hidden_states.transpose(1, 2)).softmax(dim=-1) @ hidden_states
+
+
+class Causal(nn.Module):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        heads = hidden_states.unsqueeze(1)
+        mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask).squeeze(1)
+
+
+def test_attention_that_cannot_be_perturbed_is_refused_rather_than_left_alone() -> None:
+    for attention, complaint in ((Elsewhere(), "never came to torch"), (Causal(), "same for all video tokens")):
+        pipeline = Pipeline(attention)
+        with pipeline.guided(calls="cond"), pytest.raises(GuidanceError, match=complaint):
+            pipeline(latents(1))
+
+
+def test_mask_per_query_is_read_as_what_video_attends_to() -> None:
+    """HunyuanVideo 1.5 hides padded text as keys and as queries."""
+
+    class PaddedText(nn.Module):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            heads, valid = hidden_states.unsqueeze(1), torch.tensor([True] * 5 + [False])
+            mask = (valid[:, None] & valid)[None, None]
+            return nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask).squeeze(1)
+
+    pipeline, cond = Pipeline(PaddedText()), latents(1)
+    pipeline.layout = SequenceLayout(2, 2, "last")
+    mask = torch.tensor([True] * 5 + [False])[None, None, None]
+    perturbed = perturbed_attention(*[cond[None]] * 3, pipeline.layout, variant="zeroed", mask=mask)[0]
+    plain = pipeline(cond)
+    with pipeline.guided(calls="cond"):
+        found = pipeline(cond)
+    torch.testing.assert_close(found[:, :5], (plain + 2.0 * (plain - 9 * perturbed))[:, :5])
+
+
+def test_layers_and_steps_that_are_none_are_refused(cogvideox: Backbone) -> None:
+    for layers in ((), (1, 1), (-1,)):
+        with pytest.raises(GuidanceError, match="each once"):
+            Guidance(layers=layers)
+    with pytest.raises(GuidanceError, match="are none"):
+        Guidance(layers=(1,), from_step=3, until_step=3)
+    with pytest.raises(GuidanceError, match="layers 0 to 3"):
+        sample(cogvideox, Guidance(layers=(1, 4)))

@@ -4,14 +4,20 @@ from difftrack.guidance._attention import SequenceLayout, Variant, perturbed_att
 from difftrack.guidance._branches import Calls
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance, guide_transformer, guided
+from difftrack.guidance._params import GuideParams, read_ranking
+from difftrack.guidance._samples import Outcome, sample_prompts
 
 __all__ = [
     "Calls",
     "Guidance",
     "GuidanceError",
+    "GuideParams",
+    "Outcome",
     "SequenceLayout",
     "Variant",
     "guide_transformer",
     "guided",
     "perturbed_attention",
+    "read_ranking",
+    "sample_prompts",
 ]

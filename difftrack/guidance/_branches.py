@@ -1,7 +1,8 @@
 """Which half of classifier-free guidance a transformer is being called for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,18 @@ Branch = Literal["cond", "uncond", "both"]
 """`both`: one batch, unconditional half first."""
 
 Calls = Literal["named", "batched", "cond_first", "cond"]
-"""How a pipeline calls its transformer: it says so itself through `cache_context`, as most of diffusers' pipelines do;
-in one batch [uncond, cond]; conditional, then unconditional; or for the conditional branch alone."""
+"""How a pipeline calls its transformer: it says so itself through `cache_context`, as most of diffusers' pipelines do,
+or makes it plain by a doubled batch; in one batch [uncond, cond]; conditional, then unconditional; or for the
+conditional branch alone."""
+
+_NAMES: Mapping[str, Branch] = MappingProxyType({
+    "cond": "cond",
+    "uncond": "uncond",
+    "cond_uncond": "both",
+    "pred_cond": "cond",
+    "pred_uncond": "uncond",
+})  # fmt: skip
+"""What diffusers' pipelines and guiders call the branches; the third whatever the order in the batch."""
 
 
 class BranchReader:
@@ -67,7 +78,7 @@ class BranchReader:
         Raises:
             GuidanceError: the pipeline does not say, or says something that is not known here.
         """
-        branch = self._read(timestep)
+        branch = self._read(batch_size, timestep)
         if branch == "both" and batch_size == self._num_clips:
             branch = "cond"
         wanted = self._num_clips * (2 if branch == "both" else 1)
@@ -78,18 +89,19 @@ class BranchReader:
             )
         return branch
 
-    def _read(self, timestep: Tensor) -> Branch:
+    def _read(self, batch_size: int, timestep: Tensor) -> Branch:
         if self._calls == "cond":
             return "cond"
-        if self._calls == "batched" or (self._calls == "named" and self._name == "cond_uncond"):
-            return "both"
         if self._calls == "cond_first":
             repeated = self._timestep is not None and torch.equal(timestep, self._timestep)
             self._timestep = None if repeated else timestep
             return "uncond" if repeated else "cond"
-        if self._name in ("cond", "uncond"):
-            return "cond" if self._name == "cond" else "uncond"
-        raise GuidanceError(
-            f"the pipeline does not name the branch that it calls the transformer for (cache_context: {self._name}); "
-            f"say by calls how it does: batched, cond_first or cond"
-        )
+        if self._calls == "batched" or (self._name is None and batch_size == 2 * self._num_clips):
+            return "both"
+        branch = _NAMES.get(self._name or "")
+        if branch is None:
+            raise GuidanceError(
+                f"the pipeline does not name the branch that it calls the transformer for (cache_context: {self._name})"
+                f"; say by calls how it does: batched, cond_first or cond"
+            )
+        return branch

@@ -9,7 +9,7 @@ from functools import update_wrapper
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from difftrack.backbones import AttentionCall, Backbone, intercept
@@ -165,6 +165,7 @@ class _GuidedForward:
 
     def _lead(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
         """Answer a call that has the conditional half in it."""
+        self._check_size(arguments["hidden_states"])
         cond = slice(self._num_clips if branch == "both" else 0, None)
         with self._prefix.recorded(cond):
             output = self._forward(**arguments)
@@ -172,6 +173,15 @@ class _GuidedForward:
         self._shift = self._guidance.scale * (prediction - _wide(self._perturbed_prediction(arguments, cond)))
         shift = self._shift.repeat((2,) + (1,) * (self._shift.ndim - 1)) if branch == "both" else self._shift
         return _shifted(output, shift)
+
+    def _check_size(self, latents: Float[Tensor, "batch ..."]) -> None:
+        """A sequence does not tell text from video, so latents that cannot be this many tokens are refused here."""
+        num_tokens = self._layout.num_latent_frames * self._layout.tokens_per_frame
+        if latents[0].numel() % num_tokens:
+            raise GuidanceError(
+                f"latents of shape {list(latents.shape)} are not the {self._layout.num_latent_frames} latent frames of "
+                f"{self._layout.tokens_per_frame} tokens that guidance was set up for; set it up for the sampled size"
+            )
 
     def _follow(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         """Answer the unconditional call of a step whose conditional one was answered."""
@@ -202,22 +212,32 @@ class _GuidedForward:
         return prediction
 
     def _attend(self, call: AttentionCall) -> Float[Tensor, "batch head token channel"]:
-        mask, query = call.mask, call.query
+        query = call.query
         if call.arguments.get("is_causal", False) or query.shape[2] != call.key.shape[2]:
             raise GuidanceError(f"layer {call.layer}: attention is causal or crosses sequences; it cannot be guided")
-        if mask is not None and (mask.dtype.is_floating_point or mask.ndim != 4 or mask.shape[1:3] != (1, 1)):
-            raise GuidanceError(
-                f"layer {call.layer}: the model masks by a {mask.dtype} mask of shape {list(mask.shape)}; only masks "
-                f"that say which tokens may be attended to by all can be guided"
-            )
         return perturbed_attention(
             query,
             call.key,
             call.value,
             self._layout,
             variant=self._guidance.variant,
-            mask=None if mask is None else mask.expand(len(query), 1, 1, -1),
+            mask=self._attended_by_video(call),
             scale=call.arguments.get("scale"),
+        )
+
+    def _attended_by_video(self, call: AttentionCall) -> Bool[Tensor, "batch 1 1 token"] | None:
+        """Which tokens video tokens attend to, and so all whose output anybody reads."""
+        mask, num_tokens = call.mask, call.query.shape[2]
+        if mask is None:
+            return None
+        if mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == 1:
+            video = self._layout.video(num_tokens)
+            rows = mask.expand(len(call.query), 1, num_tokens, num_tokens)[:, :, video]
+            if torch.equal(rows[:, :, 0], rows[:, :, -1]):
+                return rows[:, :, :1]
+        raise GuidanceError(
+            f"layer {call.layer}: the model masks by a {mask.dtype} mask of shape {list(mask.shape)}; only masks that "
+            f"are the same for all video tokens can be guided"
         )
 
 

@@ -1,0 +1,54 @@
+"""What all samples of a folder measure, and how the ways of sampling differ."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difftrack.datasets import read_clip
+from difftrack.guidance._guide import Guidance
+from difftrack.quality import VideoMeasures, mean_with_interval, measure_video
+
+__all__ = ["write_measures"]
+
+
+def write_measures(folder: Path, prompts: Mapping[str, str], ways: Mapping[str, Guidance | None]) -> None:
+    """Measure clips and write measures.csv (a row per clip) and measures.json (also means and paired differences).
+
+    Args:
+        folder: Of the samples.
+        prompts: Those to measure, by the name of their folder.
+        ways: Those to measure; every other one is compared with the first.
+    """
+    rows = [
+        {"name": name, "way": way, "prompt": prompt, **asdict(measure_video(read_clip(folder / name, way).frames))}
+        for name, prompt in prompts.items()
+        for way in ways
+    ]
+    names = [field.name for field in fields(VideoMeasures)]
+    values = {way: {name: np.array([row[name] for row in rows if row["way"] == way]) for name in names} for way in ways}
+    first, *others = ways
+    differences = {way: {name: values[way][name] - values[first][name] for name in names} for way in others}
+    summary = {
+        "ways": {way: None if guidance is None else asdict(guidance) for way, guidance in ways.items()},
+        "means": _with_intervals(values),
+        f"differences_from_{first}": _with_intervals(differences),
+        "clips": rows,
+    }
+    (folder / "measures.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with (folder / "measures.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["name", "way", "prompt", *names])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _with_intervals(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Means over prompts with their 95 % intervals; nothing where no prompt was sampled."""
+    return {
+        way: {name: asdict(mean_with_interval(of_prompts)) for name, of_prompts in measures.items() if len(of_prompts)}
+        for way, measures in values.items()
+    }

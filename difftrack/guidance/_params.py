@@ -1,0 +1,116 @@
+"""What a person chooses about guided sampling, and which layers that means."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from difftrack.guidance._attention import Variant
+from difftrack.guidance._errors import GuidanceError
+from difftrack.guidance._guide import Guidance
+
+__all__ = ["GuideParams", "read_ranking"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuideParams:
+    """`guide`: what is sampled, and how it is guided.
+
+    Raises:
+        ValueError: a number is out of range, or the layers or steps are none.
+    """
+
+    backbone: str
+    """One of the section `backbones`."""
+    prompts: Path
+    """Prompt file, one prompt per line."""
+    images: Path | None = None
+    """For image-to-video: a folder of first frames NNN.png, numbered like the prompts."""
+    layers: Literal["best"] | tuple[int, ...] = "best"
+    """0-based layers in which frames are cut off from each other; `best` takes the first of `best_layers.json`."""
+    num_best_layers: int = 3
+    """How many layers `best` takes."""
+    variant: Variant = "zeroed"
+    """`zeroed` drops weights between frames after the softmax, as the paper does; `masked` before it."""
+    scale: float = 1.0
+    """How far to go away from the perturbed prediction; 0 is plain sampling."""
+    cfg_scale: float = 6.0
+    """Scale of classifier-free guidance, as the stock pipeline means it."""
+    from_step: int = 0
+    """First guided step, 0 = noisiest."""
+    until_step: int | None = None
+    """First step that is not guided any more; null guides to the end."""
+    compare: bool = True
+    """Sample without guidance too, from the same seed, and put both side by side."""
+    seed: int = 42
+    num_inference_steps: int = 50
+    num_frames: int = 17
+    height: int = 128
+    """In pixels."""
+    width: int = 192
+    """In pixels."""
+    fps: float = 8.0
+    """Of the video files."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_best_layers", "num_inference_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; it must be positive")
+        if self.from_step >= self.num_inference_steps:
+            raise ValueError(f"from_step is {self.from_step}, and there are {self.num_inference_steps} steps from 0 on")
+        self.guidance((0,) if self.layers == "best" else self.layers)
+
+    def guidance(self, layers: Sequence[int]) -> Guidance:
+        """Guidance by these layers."""
+        return Guidance(
+            layers=tuple(layers),
+            scale=self.scale,
+            variant=self.variant,
+            from_step=self.from_step,
+            until_step=self.until_step,
+        )
+
+    def ways(self, ranking: Sequence[int] | None) -> Mapping[str, Guidance | None]:
+        """The ways in which every prompt is sampled, by name; None is plain sampling.
+
+        Args:
+            ranking: Layers from best to worst; needed where `layers` is `best`.
+
+        Raises:
+            GuidanceError: there is no ranking, or it is too short.
+        """
+        layers = best_layers(ranking, self.num_best_layers) if self.layers == "best" else self.layers
+        plain = {"plain": None} if self.compare else {}
+        return {**plain, "guided": self.guidance(layers)}
+
+
+def best_layers(ranking: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:
+    """The first layers of a ranking, in the order of the network.
+
+    Raises:
+        GuidanceError: there is no ranking, or it has fewer layers.
+    """
+    if ranking is None or len(ranking) < num_layers:
+        raise GuidanceError(
+            f"the best {num_layers} layers are asked for, and ranked are {list(ranking or [])}; run the score stage, "
+            f"or name the layers in guide.layers"
+        )
+    return tuple(sorted(ranking[:num_layers]))
+
+
+def read_ranking(path: Path) -> list[int]:
+    """Read the layers of `best_layers.json`, from best to worst.
+
+    Raises:
+        GuidanceError: the file is missing or holds no ranking.
+    """
+    try:
+        layers = json.loads(path.read_text())["layers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GuidanceError(f"{path} holds no ranking of layers ({error}); the score stage writes it") from error
+    if not all(isinstance(layer, int) for layer in layers):
+        raise GuidanceError(f"{path}: layers are {layers!r}; wanted: whole numbers, best first")
+    return list(layers)

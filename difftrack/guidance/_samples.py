@@ -1,0 +1,177 @@
+"""Sampling prompts in several ways from one seed, and keeping what came of it.
+
+Under the folder of all samples:
+
+    000/plain/              frames.mp4 (lossless) and clip.json: a clip of `difftrack.datasets`, with how it was made
+    000/plain.mp4           to look at; plain_first.png, plain_middle.png and plain_last.png beside it
+    000/side_by_side.mp4    all ways in one picture
+    measures.json, .csv     what `difftrack.quality` says of every clip
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from difftrack.backbones import Backbone
+from difftrack.datasets import Clip, read_clip, write_clip
+from difftrack.guidance._guide import Guidance, guided
+from difftrack.guidance._measures import write_measures
+from difftrack.guidance._params import GuideParams
+from difftrack.media import read_image, write_image, write_video
+
+__all__ = ["Outcome", "sample_prompts"]
+
+_CAPTION_PX = 16
+"""Height of the strip with a way's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one prompt."""
+
+    number: int
+    prompt: str
+    problem: str | None
+    """Why it could not be sampled; None where all its files are there."""
+
+
+def sample_prompts(
+    backbone: Backbone,
+    prompts: Sequence[tuple[int, str]],
+    params: GuideParams,
+    *,
+    ways: Mapping[str, Guidance | None],
+    folder: Path,
+) -> Iterator[Outcome]:
+    """Sample every prompt in every way, one after the other, and measure all of them at the end.
+
+    A clip that is there, undamaged and made in the same way is kept; a prompt that fails is told and the others go
+    on; folders of prompts that are gone are removed.
+
+    Args:
+        backbone: To sample.
+        prompts: Their numbers, which name the folders, and themselves.
+        params: What is common to all ways.
+        ways: Name -> guidance; None is plain sampling.
+        folder: Made if missing.
+
+    Yields:
+        An outcome for each prompt, when it is done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
+    sampled = []
+    for number, prompt in prompts:
+        problem = None
+        try:
+            _sample_in_all_ways(backbone, number, prompt, params, ways=ways, folder=folder / _name(number))
+            sampled.append((number, prompt))
+        except (ValueError, OSError, RuntimeError) as error:
+            problem = str(error)
+        yield Outcome(number, prompt, problem)
+    write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
+
+
+def _name(number: int) -> str:
+    return f"{number:03d}"
+
+
+def _drop_what_is_gone(folder: Path, names: set[str]) -> None:
+    for clip in folder.glob("*/*/clip.json"):
+        if clip.parents[1].name not in names:
+            shutil.rmtree(clip.parents[1], ignore_errors=True)
+
+
+def _sample_in_all_ways(
+    backbone: Backbone,
+    number: int,
+    prompt: str,
+    params: GuideParams,
+    *,
+    ways: Mapping[str, Guidance | None],
+    folder: Path,
+) -> None:
+    folder.mkdir(exist_ok=True)
+    side_by_side = folder / "side_by_side.mp4"
+    clips = {}
+    for way, guidance in ways.items():
+        details = {"sampling": _how(backbone, number, params, guidance)}
+        clip = _kept(folder, way, prompt, details)
+        if clip is None:
+            side_by_side.unlink(missing_ok=True)
+            frames = _sample(backbone, number, prompt, params, guidance)
+            clip = Clip(way, frames, params.fps, prompt, "generated", params.seed, details)
+            _write_views(folder, clip)
+            write_clip(folder, clip)  # last: a clip says that its views are there
+        clips[way] = clip.frames
+    if len(clips) > 1 and not side_by_side.exists():
+        pictures = [_captioned(frames, way) for way, frames in clips.items()]
+        write_video(side_by_side, np.concatenate(pictures, axis=2), params.fps, lossless=False)
+
+
+def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidance | None) -> dict[str, Any]:
+    """All that decides what is sampled, besides prompt and seed."""
+    kept = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width")
+    return {
+        "backbone": backbone.fingerprint,
+        "dtype": backbone.params.dtype,
+        "embedded_guidance": backbone.params.embedded_guidance,
+        "vae_tiling": backbone.params.vae_tiling,
+        "guidance": {**asdict(guidance), "layers": sorted(guidance.layers)} if guidance and guidance.scale else None,
+        "image": None if params.images is None else f"{_name(number)}.png",
+        **{name: getattr(params, name) for name in kept},
+    }
+
+
+def _kept(folder: Path, way: str, prompt: str, details: Mapping[str, Any]) -> Clip | None:
+    """The clip that is there, if it is whole and was made in this way."""
+    try:
+        clip = read_clip(folder, way)
+    except (ValueError, OSError):
+        return None
+    return clip if (clip.prompt, clip.details) == (prompt, details) and _views(folder, way) else None
+
+
+def _sample(
+    backbone: Backbone, number: int, prompt: str, params: GuideParams, guidance: Guidance | None
+) -> UInt8[np.ndarray, "frame row col rgb"]:
+    grid = backbone.token_grid(params.num_frames, params.height, params.width)
+    image = None if params.images is None else read_image(params.images / f"{_name(number)}.png")
+    with nullcontext() if guidance is None else guided(backbone, guidance, grid=grid):
+        return backbone.generate(
+            prompt,
+            seed=params.seed,
+            num_inference_steps=params.num_inference_steps,
+            cfg_scale=params.cfg_scale,
+            num_frames=params.num_frames,
+            height=params.height,
+            width=params.width,
+            image=image,
+        ).frames
+
+
+def _write_views(folder: Path, clip: Clip) -> None:
+    write_video(folder / f"{clip.name}.mp4", clip.frames, clip.fps, lossless=False)
+    for position, frame in {"first": 0, "middle": clip.num_frames // 2, "last": -1}.items():
+        write_image(folder / f"{clip.name}_{position}.png", clip.frames[frame])
+
+
+def _views(folder: Path, way: str) -> bool:
+    names = (f"{way}.mp4", *(f"{way}_{position}.png" for position in ("first", "middle", "last")))
+    return all((folder / name).exists() for name in names)
+
+
+def _captioned(
+    frames: UInt8[np.ndarray, "frame row col rgb"], caption: str
+) -> UInt8[np.ndarray, "frame captioned_row col rgb"]:
+    """With a strip on top that says what it is."""
+    strip = np.zeros((_CAPTION_PX, *frames.shape[2:]), dtype=np.uint8)
+    cv2.putText(strip, caption, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([np.broadcast_to(strip, (len(frames), *strip.shape)), frames], axis=1)
