@@ -43,7 +43,7 @@ class ScoreSection:
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `matches`, `tracks` and `clips`; write `scores` (JSON), `table` (CSV) and `best_layers` (JSON)."""
+    """Read `matches`, `tracks` and `clips`; write `scores`, `summary`, `best_layers` (JSON) and `table` (CSV)."""
     section = parse(ScoreSection, params, "score")
     names = result_groups(deps["matches"])
     matches = {name: read_results(deps["matches"], name) for name in names}
@@ -62,7 +62,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     scores = {**about, "groups": {group: {"clips": groups[group], **_tables(means[group])} for group in groups}}
     _write_json(outs["scores"], scores)
     _write_csv(outs["table"], means)
-    _write_json(outs["best_layers"], {"convention": section.convention, **_best_layers(means["all"])})
+    rankings = _rankings(means["all"])
+    _write_json(outs["summary"], {name: cells[0] for name, cells in rankings.items()})
+    _write_json(outs["best_layers"], _best_layers(rankings))
 
 
 def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringParams) -> xr.Dataset:
@@ -112,23 +114,19 @@ def _tables(means: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _best_layers(means: xr.Dataset) -> dict[str, Any]:
-    """Layers from best to worst by the harmonic mean, in all steps and at each one; and by accuracy alone."""
-    rankings = {
-        name: [{"layer": layer, "step": step, name: score} for layer, step, score in rank_layers(means[name])]
+def _rankings(means: xr.Dataset) -> dict[str, list[dict[str, float]]]:
+    """For each score the layers from best to worst, each at the step where it is best."""
+    return {
+        name: [{"layer": layer, "step": step, "value": value} for layer, step, value in rank_layers(means[name])]
         for name in ("harmonic_mean", "matching_accuracy", "feature_accuracy")
         if name in means
     }
-    by = "harmonic_mean" if "harmonic_mean" in means else next(iter(rankings))
-    return {
-        "ranked_by": by,
-        "layers": [cell["layer"] for cell in rankings[by]],
-        "at_step": {
-            str(step): [layer for layer, _, _ in rank_layers(means[by].sel(step=[step]))]
-            for step in means.step.values.tolist()
-        },
-        **rankings,
-    }
+
+
+def _best_layers(rankings: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Layers from best to worst and nothing else, so that what reads them runs again only when their order changes."""
+    by = next(iter(rankings))
+    return {"ranked_by": by, "layers": [cell["layer"] for cell in rankings[by]]}
 
 
 def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:

@@ -52,7 +52,7 @@ class TrackSection(TrackParams):
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `descriptors`, `tracks`, `clips` and, for `layers: best`, `best_layers`; write the folder `predictions`."""
     section = parse(TrackSection, params, "track")
-    best_layers = json.loads(deps["best_layers"].read_text())["layers"] if section.layers == "best" else None
+    best_layers = _best_layers(deps) if section.layers == "best" else None
     store, folder = open_store(deps["descriptors"]), outs["predictions"]
     folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, Scores]] = {}
@@ -69,6 +69,16 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     if failures:
         listed = "\n".join(f"  {name}: {cause}" for name, cause in failures.items())
         sys.exit(f"track: {len(failures)} of {len(failures) + len(scores)} clips failed\n{listed}")
+
+
+def _best_layers(deps: Paths) -> list[int]:
+    if "best_layers" not in deps:
+        raise ValueError(
+            "track.layers is best, and this call names no best_layers=FILE; name the layers, or add the file of the "
+            "score stage to the stage's command and deps (tracking then runs again when the ranking changes)"
+        )
+    layers: list[int] = json.loads(deps["best_layers"].read_text())["layers"]
+    return layers
 
 
 def _track(

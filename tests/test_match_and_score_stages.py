@@ -88,7 +88,13 @@ def run_match(deps: dict[str, Path], root: Path, **params: Any) -> Path:
 
 
 def run_score(deps: dict[str, Path], matches: Path, root: Path, **params: Any) -> dict[str, Path]:
-    outs = {"scores": root / "scores.json", "table": root / "scores.csv", "best_layers": root / "best_layers.json"}
+    files = {
+        "scores": "scores.json",
+        "summary": "summary.json",
+        "table": "scores.csv",
+        "best_layers": "best_layers.json",
+    }
+    outs = {name: root / file for name, file in files.items()}
     score.main(params, {**deps, "matches": matches}, outs)
     return outs
 
@@ -127,7 +133,13 @@ def test_scores_find_the_layer_that_knows_the_motion(tmp_path: Path) -> None:
         assert good_layer == 1.0
     best = json.loads(outs["best_layers"].read_text())
     assert best["layers"][0] == GOOD_LAYER
-    assert best["at_step"]["3"][0] == GOOD_LAYER
+    assert set(best) == {"ranked_by", "layers"}
+    summary = json.loads(outs["summary"].read_text())
+    assert summary["matching_accuracy"] == {
+        "layer": GOOD_LAYER,
+        "step": summary["matching_accuracy"]["step"],
+        "value": 1.0,
+    }
     with outs["table"].open() as file:
         rows = list(csv.DictReader(file))
     per_cell = 1 + len(HEADS)

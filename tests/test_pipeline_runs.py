@@ -1,0 +1,109 @@
+"""What DVC runs again, on the real dvc.yaml and a tiny backbone: a question never re-runs the model."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+class Project:
+    """A copy of the project in which the pipeline can be run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def repro(self) -> list[str]:
+        """Run the pipeline; give the stages that ran, without their matrix cell, in order."""
+        command = [sys.executable, "-m", "dvc", "repro"]
+        done = subprocess.run(command, cwd=self.root, env=_environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [name.split("@")[0] for name in re.findall(r"^Running stage '(.+)'", done.stdout, re.MULTILINE)]
+
+    def change(self, **sections: dict[str, Any]) -> None:
+        """Change values of params.yaml, one level deep."""
+        params = yaml.safe_load((self.root / "params.yaml").read_text())
+        for section, values in sections.items():
+            params[section] = {**params[section], **values}
+        (self.root / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _params(backbone: Path) -> dict[str, Any]:
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sampling = {"num_frames": 9, "height": HEIGHT, "width": WIDTH}
+    view = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 5}
+    params["backbones"] = {"cogvideox-mini": {"path": str(backbone), "device": "cpu"}}
+    clips = {"easy_object": 1, "easy_scene": 0, "hard_object": 0, "hard_scene": 0, "seed": 3}
+    params["synthesize"]["rendered"] |= {**clips, **sampling}
+    params["synthesize"]["generated"] |= {**sampling, "num_inference_steps": 5}
+    params["extract"]["analysis"] |= {**view, "num_frames": 9, "steps": [0, 4]}
+    params["extract"]["tracking"] |= {**view, "steps": [4], "layers": [2, 3], "chunks": {"chunk_len": 5}}
+    params["track"]["layers"] = [3]
+    return params
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("project")
+    skip = shutil.ignore_patterns("__pycache__", "runs")
+    for folder in ("stages", "difftrack", "data/prompts", "data/backbones"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=skip)
+    for file in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / file, root / file)
+    backbone = save_cogvideox(tmp_path_factory.mktemp("weights"))
+    (root / "params.yaml").write_text(yaml.safe_dump(_params(backbone)))
+    init = [sys.executable, "-m", "dvc", "init", "--no-scm", "-q"]
+    subprocess.run(init, cwd=root, env=_environment(), check=True, capture_output=True)
+    return Project(root)
+
+
+def test_the_first_run_runs_everything_and_the_second_nothing(project: Project) -> None:
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert set(project.repro()) == set(declared)
+    assert (project.root / "data" / "report" / "index.html").exists()
+    assert project.repro() == []
+
+
+def test_another_threshold_scores_and_reports(project: Project) -> None:
+    project.change(score={"threshold_px": 4})
+    assert project.repro() == ["score", "report"]
+
+
+def test_another_way_of_tracking_tracks_and_reports(project: Project) -> None:
+    project.change(track={"layers": [2, 3]})
+    assert project.repro() == ["track", "report"]
+
+
+def test_another_convention_of_matching_never_runs_the_model(project: Project) -> None:
+    project.change(match={"convention": "released"})
+    ran = project.repro()
+    assert ran[0] == "match"
+    assert not {"synthesize", "extract", "annotate"} & set(ran)
+
+
+def test_editing_the_metrics_never_runs_the_model(project: Project) -> None:
+    metrics = next((project.root / "difftrack" / "metrics").glob("*.py"))
+    metrics.write_text(metrics.read_text() + "\n")
+    assert not {"synthesize", "extract", "annotate", "match"} & set(project.repro())
+
+
+def test_a_misspelt_key_stops_the_pipeline_with_its_name(project: Project) -> None:
+    project.change(score={"treshold_px": 4})
+    command = [sys.executable, "-m", "dvc", "repro"]
+    done = subprocess.run(command, cwd=project.root, env=_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "score: params.yaml: unknown key score.treshold_px; known: " in done.stdout + done.stderr

@@ -1,0 +1,205 @@
+"""Stages one after another on a tiny pipeline: from params to a page, and what a change makes again."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
+
+from difftrack.datasets import clip_names, read_clip
+from stages import _run, annotate, extract, match, report, score, synthesize, track
+
+NUM_FRAMES = 9
+BACKBONE = "tiny"
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = save_cogvideox(tmp_path_factory.mktemp("weights"))
+    sampling = {"num_frames": NUM_FRAMES, "height": HEIGHT, "width": WIDTH}
+    view = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 5}
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("a red disc moves\n")
+    return {
+        "backbones": {BACKBONE: {"path": str(folder), "device": "cpu"}},
+        "synthesize": {
+            "sources": ["rendered", "generated"],
+            "rendered": {"easy_object": 1, "hard_scene": 1, "seed": 3, **sampling},
+            "generated": {"backbone": BACKBONE, "prompts": str(prompts), "num_inference_steps": 5, **sampling},
+        },
+        "annotate": {"object_grid": 5, "scene_grid": 3},
+        "extract": {
+            "analysis": {
+                **view,
+                "num_frames": NUM_FRAMES,
+                "steps": [0, 4],
+                "mode": {"rendered": "add_noise", "generated": "generate", "folder": "add_noise"},
+            },
+            "tracking": {**view, "steps": [4], "layers": [2, 3], "chunks": {"chunk_len": 5}},
+        },
+        "match": {},
+        "score": {"threshold_px": 8},
+        "track": {"layers": [3]},
+        "report": {"max_videos": 2},
+    }
+
+
+@pytest.fixture(scope="module")
+def project(params: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    everything = {**params, "item": {}}
+    clips = {"clips": root / "clips"}
+    synthesize.main(everything, {}, clips)
+    annotate.main(params["annotate"], clips, {"tracks": root / "tracks"})
+    inputs = {**clips, "tracks": root / "tracks"}
+    stores = {view: root / "descriptors" / BACKBONE / view for view in ("analysis", "tracking")}
+    for view, store in stores.items():
+        extract.main({**params, "item": {"backbone": BACKBONE, "view": view}}, clips, {"descriptors": store})
+    matches = {"matches": root / "matches" / BACKBONE}
+    match.main(params["match"], {**inputs, "descriptors": stores["analysis"]}, matches)
+    of_scores = {name: root / "scores" / BACKBONE / file for name, file in SCORE_FILES.items()}
+    score.main(params["score"], {**inputs, **matches}, of_scores)
+    predictions = root / "predictions" / BACKBONE
+    track.main(params["track"], {**inputs, "descriptors": stores["tracking"]}, {"predictions": predictions})
+    folders = {name: root / name for name in ("descriptors", "scores", "predictions")}
+    report.main(params["report"], {**inputs, **folders}, {"report": root / "report"})
+    return root
+
+
+SCORE_FILES = {
+    "scores": "scores.json",
+    "summary": "summary.json",
+    "table": "scores.csv",
+    "best_layers": "best_layers.json",
+}
+
+
+def test_from_params_to_a_page(project: Path) -> None:
+    assert clip_names(project / "clips") == ["generated-000", "rendered-easy-object-003", "rendered-hard-scene-003"]
+    page = (project / "report" / "index.html").read_text()
+    assert all(name in page for name in clip_names(project / "clips"))
+    assert json.loads((project / "report" / "headlines.json").read_text())
+
+
+def test_an_object_clip_brings_the_mask_that_a_scene_clip_has_no_use_for(project: Path) -> None:
+    assert read_clip(project / "clips", "rendered-easy-object-003").object_mask is not None
+    assert read_clip(project / "clips", "rendered-hard-scene-003").object_mask is None
+
+
+def test_the_best_layers_are_layers_that_were_kept(project: Path, params: dict[str, Any]) -> None:
+    best = json.loads((project / "scores" / BACKBONE / "best_layers.json").read_text())
+    assert sorted(best["layers"]) == [0, 1, 2, 3]
+
+
+def test_synthesizing_again_gives_the_same_bytes_and_samples_nothing_again(
+    project: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file: file.read_bytes() for file in (project / "clips").rglob("*") if file.is_file()}
+    monkeypatch.setattr(synthesize, "_sample", lambda *_: pytest.fail("sampled again"))
+    synthesize.main({**params, "item": {}}, {}, {"clips": project / "clips"})
+    assert before == {file: file.read_bytes() for file in (project / "clips").rglob("*") if file.is_file()}
+
+
+def test_a_clip_that_is_no_longer_wanted_goes(params: dict[str, Any], tmp_path: Path) -> None:
+    rendered = {**params["synthesize"], "sources": ["rendered"]}
+    (tmp_path / "clips" / "rendered-easy-object-999").mkdir(parents=True)
+    synthesize.main({**params, "synthesize": rendered}, {}, {"clips": tmp_path / "clips"})
+    assert clip_names(tmp_path / "clips") == ["rendered-easy-object-003", "rendered-hard-scene-003"]
+
+
+def test_adding_a_clip_extracts_that_clip_only(
+    project: Path, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {**params["synthesize"], "rendered": {**params["synthesize"]["rendered"], "easy_object": 2}}
+    everything = {**params, "synthesize": more, "item": {"backbone": BACKBONE, "view": "analysis"}}
+    clips, store = {"clips": project / "clips"}, project / "descriptors" / BACKBONE / "analysis"
+    synthesize.main(everything, {}, clips)
+    written: list[str] = []
+    original = extract.create_group
+
+    def create_group(store: Path, group: str, *args: Any, **kwargs: Any) -> Any:
+        writer = original(store, group, *args, **kwargs)
+        written.extend([group] * len(writer.missing()))
+        return writer
+
+    monkeypatch.setattr(extract, "create_group", create_group)
+    extract.main(everything, clips, {"descriptors": store})
+    assert set(written) == {"rendered-easy-object-004"}
+    assert len(written) == 2 * 4
+
+
+def test_a_source_without_its_section_is_refused_before_anything_is_written(
+    params: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="sources names folder, and folder is null"):
+        synthesize.main({**params, "synthesize": {"sources": ["folder"]}}, {}, {"clips": tmp_path / "clips"})
+    assert not (tmp_path / "clips").exists()
+
+
+# The runner
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    (tmp_path / "params.yaml").write_text("match: {radius: 3}\nbackbones: {tiny: null}\n")
+
+    def give(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["stage", *arguments])
+
+    with chdir(tmp_path):
+        yield give
+
+
+def test_a_stage_gets_its_section_and_its_paths(words: Callable[..., None]) -> None:
+    calls: list[Any] = []
+    words("tracks=a/b", "clips=c", "--", "matches=d")
+    _run.run("match", lambda *given: calls.append(given))
+    assert calls == [({"radius": 3}, {"tracks": Path("a/b"), "clips": Path("c")}, {"matches": Path("d")})]
+
+
+def test_a_matrix_cell_arrives_as_an_item(words: Callable[..., None]) -> None:
+    calls: list[Any] = []
+    words("item.view=analysis", "--", "matches=d")
+    _run.run("match", lambda *given: calls.append(given), whole=True)
+    assert calls[0][0] == {"match": {"radius": 3}, "backbones": {"tiny": None}, "item": {"view": "analysis"}}
+    assert calls[0][1] == {}
+
+
+def test_an_expected_error_is_one_line_and_an_unexpected_one_is_not_hidden(words: Callable[..., None]) -> None:
+    words("--", "matches=d")
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("radius is 3; it must be even")
+
+    def break_down(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(SystemExit, match="match: radius is 3; it must be even"):
+        _run.run("match", refuse)
+    with pytest.raises(ZeroDivisionError):
+        _run.run("match", break_down)
+
+
+def test_a_missing_section_and_a_misspelt_path_are_named(words: Callable[..., None]) -> None:
+    words("--", "matches=d")
+    with pytest.raises(SystemExit, match=r"score: params\.yaml has no section score"):
+        _run.run("score", lambda *_: None)
+    words("tracks", "--", "matches=d")
+    with pytest.raises(SystemExit, match="usage"):
+        _run.run("match", lambda *_: None)
+
+
+def test_params_that_are_no_yaml_are_one_line(words: Callable[..., None]) -> None:
+    Path("params.yaml").write_text("match: {radius: [3\n")
+    words("--", "matches=d")
+    with pytest.raises(SystemExit) as raised:
+        _run.run("match", lambda *_: None)
+    assert "params.yaml is not valid YAML" in str(raised.value)
+    assert "\n" not in str(raised.value)
