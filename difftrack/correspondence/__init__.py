@@ -6,6 +6,7 @@ from difftrack.correspondence._attention import (
     attention_of_points_per_head,
     attention_rows,
 )
+from difftrack.correspondence._clip import ClipMatcher, MatchSection, label_matches
 from difftrack.correspondence._features import match_features
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import (
@@ -27,8 +28,10 @@ __all__ = [
     "CORRECTED",
     "RELEASED",
     "AttentionRows",
+    "ClipMatcher",
     "Convention",
     "Descriptors",
+    "MatchSection",
     "Matches",
     "MatchingParams",
     "QueryTokens",
@@ -36,6 +39,7 @@ __all__ = [
     "attention_of_points",
     "attention_of_points_per_head",
     "attention_rows",
+    "label_matches",
     "latent_to_frames",
     "match_features",
     "match_points",
