@@ -332,13 +332,12 @@ def test_padded_text_takes_attention_only_when_counted() -> None:
     assert (counted.text_mass > 0).all()
 
 
-def test_few_points_at_a_time_give_the_same_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    query, key = draw(13)
-    args = (query, key, text_of(3, 2), torch.ones(2, dtype=torch.bool), every_token())
-    whole = attention_of_points(*args)
-    monkeypatch.setattr("difftrack.correspondence._softmax._BLOCK_BYTES", 1)
-    monkeypatch.setattr("difftrack.correspondence._softmax._MIN_BLOCK_ROWS", 2)
-    torch.testing.assert_close(attention_of_points(*args).frame_mass, whole.frame_mass)
+def test_few_points_at_a_time_give_the_same_attention() -> None:
+    query, key = torch.randn(2, 1, 3, 23, 31, 2, generator=torch.Generator().manual_seed(13))
+    args = (query, key, torch.zeros(1, 0, 2), torch.zeros(0, dtype=torch.bool), every_token(23, 31))
+    whole, split = (attention_of_points(*args, params=MatchingParams(memory_limit_mb=mb)) for mb in (512, 1))
+    torch.testing.assert_close(split.frame_mass, whole.frame_mass)
+    torch.testing.assert_close(split.frame_max, whole.frame_max)
 
 
 def test_latent_frames_are_read_where_a_causal_autoencoder_puts_them() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import nearest_tokens
-from difftrack.correspondence._softmax import as_float, block_rows
+from difftrack.correspondence._softmax import as_float
 
 __all__ = ["AttentionRows", "attention_of_points", "attention_of_points_per_head", "attention_rows"]
 
@@ -125,8 +125,8 @@ def _kept_text(text_key: Tensor, text_mask: Tensor, params: MatchingParams) -> F
 def _token_blocks(
     tokens: Int[Tensor, " point"], key: Tensor, text_key: Tensor, params: MatchingParams
 ) -> Iterator[Int[Tensor, " point"]]:
-    """Split the query tokens so that their mean attention stays within the memory limit."""
-    row_bytes = 4 * (text_key.shape[1] + key[0].numel() // key.shape[-1])
+    """Split the query tokens so that their scores in one head and the mean over heads stay within the memory limit."""
+    row_bytes = 2 * 4 * (text_key.shape[1] + key[0].numel() // key.shape[-1])
     yield from torch.split(tokens, max(1, params.memory_limit_mb * 2**20 // row_bytes))
 
 
@@ -137,20 +137,16 @@ def _attention_of_tokens(
     tokens: Int[Tensor, " point"],
     source_frame: int,
 ) -> tuple[Float[Tensor, "point text_token"], Float[Tensor, "point video_token"]]:
-    """Mean over heads of the attention of some tokens, one head and one block of tokens at a time."""
+    """Mean over heads of the attention of some tokens, one head at a time."""
     num_heads, num_text, num_channels = text_key.shape
     asking = as_float(query[:, source_frame].flatten(1, 2)[:, tokens]) / num_channels**0.5
-    num_columns = num_text + key[0].numel() // num_channels
-    mean = asking.new_zeros(len(tokens), num_columns)
-    buffer = asking.new_empty(block_rows(num_columns, mean.device), num_columns)
+    mean = asking.new_zeros(len(tokens), num_text + key[0].numel() // num_channels)
+    scores = torch.empty_like(mean)
     for head in range(num_heads):
-        text, video = as_float(text_key[head]).T, as_float(key[head].flatten(0, 2)).T
-        for out, block in zip(torch.split(mean, len(buffer)), torch.split(asking[head], len(buffer)), strict=True):
-            scores = buffer[: len(out)]
-            torch.mm(block, text, out=scores[:, :num_text])
-            torch.mm(block, video, out=scores[:, num_text:])
-            torch.softmax(scores, dim=-1, out=scores)
-            out.add_(scores)
+        torch.mm(asking[head], as_float(text_key[head]).T, out=scores[:, :num_text])
+        torch.mm(asking[head], as_float(key[head].flatten(0, 2)).T, out=scores[:, num_text:])
+        torch.softmax(scores, dim=-1, out=scores)
+        mean.add_(scores)
     mean.div_(num_heads)
     return mean[:, :num_text], mean[:, num_text:]
 

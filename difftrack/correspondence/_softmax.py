@@ -11,7 +11,7 @@ from torch import Tensor
 from difftrack.correspondence._params import MatchingParams
 from difftrack.correspondence._reference import mean_attention_reference
 
-__all__ = ["as_float", "block_rows", "mean_attention", "mean_attention_blocked"]
+__all__ = ["as_float", "mean_attention", "mean_attention_blocked"]
 
 _BLOCK_BYTES = 1_250_000
 """One block of scores, which a matrix product, a softmax and a sum visit in turn while it is in a core's cache."""
@@ -87,7 +87,7 @@ def mean_attention_blocked(
         every = mean_attention_blocked(query, key, head_weights, scale=scale)
         return every.index_select(-1, columns)
     mean = torch.empty(num_frames, num_queries, num_keys if columns is None else len(columns), device=query.device)
-    buffer = mean.new_empty(block_rows(num_keys, mean.device), num_keys)
+    buffer = mean.new_empty(_block_rows(num_keys, mean.device), num_keys)
     queries = _per_frame(query, lambda tokens: as_float(tokens) * scale)
     keys = _per_frame(key, lambda tokens: as_float(tokens).transpose(1, 2))
     weights = head_weights.tolist()
@@ -111,7 +111,7 @@ def as_float(tokens: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes cha
     return tokens.float().contiguous()
 
 
-def block_rows(num_columns: int, device: torch.device) -> int:
+def _block_rows(num_columns: int, device: torch.device) -> int:
     """How many rows of float32 scores to hold at once: what a CPU core's cache takes, or what keeps a GPU busy.
 
     Not fewer than `_MIN_BLOCK_ROWS`, below which a matrix product spends its time on packing the keys.
