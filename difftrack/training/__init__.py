@@ -1,11 +1,20 @@
 """Trains the small CogVideoX that ships: autoencoder first, then transformer and text encoder together."""
 
-from difftrack.training._accuracy import ProbeClip, layer_accuracy, probe_clips
-from difftrack.training._autoencoder import AutoencoderTraining, train_autoencoder
-from difftrack.training._data import ClipStream
-from difftrack.training._latents import PoolParams, fill_pools, tokenize
+from difftrack.training._accuracy import ProbeClip, probe_clips
+from difftrack.training._autoencoder import (
+    AutoencoderTraining,
+    autoencoder_loss,
+    reconstruction_psnr,
+    time_autoencoder,
+    to_model_range,
+    train_autoencoder,
+)
+from difftrack.training._data import ClipBatch, ClipShape, ClipStream, frame_times, worker_pool
+from difftrack.training._latents import ClipSource, LatentBatch, LatentPools, PoolParams, encode_batch, tokenize
 from difftrack.training._networks import (
     ArchitectureParams,
+    Denoiser,
+    load_weights,
     make_autoencoder,
     make_scheduler,
     make_text_encoder,
@@ -13,27 +22,40 @@ from difftrack.training._networks import (
     make_transformer,
     save_pipeline,
 )
-from difftrack.training._transformer import Denoiser, Probe, TransformerTraining, train_transformer
+from difftrack.training._probe import Probe, rotary_tables
+from difftrack.training._transformer import TransformerTraining, train_transformer
 
 __all__ = [
     "ArchitectureParams",
     "AutoencoderTraining",
+    "ClipBatch",
+    "ClipShape",
+    "ClipSource",
     "ClipStream",
     "Denoiser",
+    "LatentBatch",
+    "LatentPools",
     "PoolParams",
     "Probe",
     "ProbeClip",
     "TransformerTraining",
-    "fill_pools",
-    "layer_accuracy",
+    "autoencoder_loss",
+    "encode_batch",
+    "frame_times",
+    "load_weights",
     "make_autoencoder",
     "make_scheduler",
     "make_text_encoder",
     "make_tokenizer",
     "make_transformer",
     "probe_clips",
+    "reconstruction_psnr",
+    "rotary_tables",
     "save_pipeline",
+    "time_autoencoder",
+    "to_model_range",
     "tokenize",
     "train_autoencoder",
     "train_transformer",
+    "worker_pool",
 ]

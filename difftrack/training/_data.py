@@ -1,21 +1,52 @@
-"""Training clips: scenes drawn by many processes, rendered and encoded on the device that trains."""
+"""Training clips: scenes drawn by many processes, rendered on the device that trains."""
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing import get_context
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from difftrack.rendering import Motion, RenderSpec, Role, Scene, draw_layer, make_texture, render_batch, sample_scene
-from difftrack.rendering._prompt import describe
-from difftrack.rendering._textures import Texture
+from difftrack.rendering import (
+    SHUTTER_SAMPLES,
+    Motion,
+    RenderSpec,
+    Role,
+    Scene,
+    Texture,
+    describe,
+    draw_layer,
+    make_texture,
+    render_batch,
+    sample_scene,
+)
 
-__all__ = ["ClipBatch", "ClipStream", "frame_times"]
+__all__ = ["ClipBatch", "ClipShape", "ClipStream", "frame_times", "worker_pool"]
+
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+
+_PREFETCH = 4
+_REPETITIVE_SHARE = 5
+"""One repetitive texture is kept for so many others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipShape:
+    """What all clips of one batch have in common."""
+
+    num_frames: int
+    height: int
+    width: int
+    times: Literal["whole", "apart"] = "whole"
+    """See `frame_times`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,73 +55,99 @@ class ClipBatch:
 
     frames: UInt8[Tensor, "clip frame row col rgb"]
     prompts: tuple[str, ...]
-    specs: tuple[RenderSpec, ...]
+
+
+def worker_pool(num_processes: int | None = None) -> ProcessPoolExecutor:
+    """Processes that draw scenes, one thread each: with more, they would wait for each other.
+
+    Args:
+        num_processes: None for one less than there are cores.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["difftrack.rendering"])
+    count = num_processes or max(1, (os.cpu_count() or 2) - 1)
+    return ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class ClipStream:
-    """Endless batches of rendered clips of one role, easy and hard, object and scene.
+    """Endless batches of rendered clips of one role: batches easy and hard by turns, object and scene clips mixed.
 
-    Textures come from a bank drawn once, so that a scene costs its motion only.
+    Textures come from a bank drawn once, so that a scene costs its motion only. The bank is begun at once and waited
+    for when the first batch is asked for.
+
+    Args:
+        role: Whose textures and seeds.
+        num_textures: Size of the bank; a fifth as many repetitive ones come on top.
+        device: Renders.
+        seed: Of the first clip; every clip takes the next.
+        pool: Draws textures and scenes.
     """
 
-    def __init__(
-        self, *, role: Role, num_textures: int, device: torch.device, size: tuple[int, int], seed: int
-    ) -> None:
+    def __init__(self, *, role: Role, num_textures: int, device: torch.device, seed: int, pool: Executor) -> None:
         self._role: Role = role
         self._device = device
-        self._size = size
-        self._num_textures = num_textures
+        self._counts = (num_textures, max(1, num_textures // _REPETITIVE_SHARE))
         self._next_seed = seed
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["difftrack.training._data"])
-        self._pool = ProcessPoolExecutor(max_workers=max(1, (os.cpu_count() or 2) - 1), mp_context=context)
-        jobs = [(role, index, repetitive) for repetitive in (False, True) for index in range(num_textures)]
-        self._textures: list[Texture] = list(self._pool.map(_make_texture, jobs, chunksize=32))
-        self._bank = torch.from_numpy(np.stack([texture.pixels for texture in self._textures])).to(device)
+        self._pool = pool
         self._draw = torch.compile(draw_layer) if device.type == "cuda" else draw_layer
+        jobs = [(role, index, bool(kind)) for kind, count in enumerate(self._counts) for index in range(count)]
+        chunks = [jobs[i : i + 16] for i in range(0, len(jobs), 16)]
+        self._texture_futures = [pool.submit(_make_textures, chunk) for chunk in chunks]
 
-    def batches(self, batch_size: int, times: str, num_frames: int) -> Iterator[ClipBatch]:
-        """Yield batches without end; each batch is all easy or all hard.
+    def map(self, function: Callable[[JobT], ResultT], jobs: Iterable[JobT]) -> Iterator[ResultT]:
+        """Give jobs of another kind to the same processes; results in order."""
+        return self._pool.map(function, jobs)
 
-        Args:
-            batch_size: Clips per batch.
-            times: `whole` for consecutive frames, `apart` for the frames of tracking chunks (see `frame_times`).
-            num_frames: Frames per clip.
-        """
-        pending = []
+    @cached_property
+    def _textures(self) -> list[Texture]:
+        return [texture for future in self._texture_futures for texture in future.result()]
+
+    @cached_property
+    def _bank(self) -> UInt8[Tensor, "texture texel_row texel_col rgb"]:
+        return torch.from_numpy(np.stack([texture.pixels for texture in self._textures])).to(self._device)
+
+    def batches(self, shape: ClipShape, batch_size: int) -> Iterator[ClipBatch]:
+        """Yield batches without end, a few of them drawn ahead; each is all easy or all hard."""
+        pending: deque[Future[tuple[list[RenderSpec], list[Scene]]]] = deque()
         number = 0
         while True:
-            while len(pending) < 12:
+            while len(pending) < _PREFETCH:
                 base = RenderSpec(
                     seed=0,
                     role=self._role,
                     split="hard" if number % 2 else "easy",
-                    num_frames=num_frames,
-                    height=self._size[0],
-                    width=self._size[1],
+                    num_frames=shape.num_frames,
+                    height=shape.height,
+                    width=shape.width,
                 )
                 seeds = range(self._next_seed, self._next_seed + batch_size)
                 self._next_seed += batch_size
-                pending.append(self._pool.submit(_sample_scenes, base, seeds, self._num_textures))
+                pending.append(self._pool.submit(_sample_scenes, base, seeds, self._counts[0]))
                 number += 1
-            specs, scenes = pending.pop(0).result()
-            yield self._rendered(specs, scenes, times)
+            specs, scenes = pending.popleft().result()
+            yield self._rendered(shape, specs, scenes)
 
-    def _rendered(self, specs: list[RenderSpec], scenes: list[Scene], times: str) -> ClipBatch:
-        motion = Motion.stack(scenes, device=self._device)
-        numbers = np.stack([scene.texture_index + self._num_textures * scene.texture_repetitive for scene in scenes])
-        texels = self._bank[torch.from_numpy(numbers).to(self._device)]
-        moments = np.stack([frame_times(spec, times) for spec in specs]).astype(np.float32)
-        samples = 1 if specs[0].split == "easy" else 4
+    def _rendered(self, shape: ClipShape, specs: list[RenderSpec], scenes: list[Scene]) -> ClipBatch:
+        plain, repetitive = self._counts
+        numbers = np.stack(
+            [np.where(s.texture_repetitive, plain + s.texture_index % repetitive, s.texture_index) for s in scenes]
+        )
+        moments = np.stack([frame_times(spec, shape.times) for spec in specs]).astype(np.float32)
         with torch.no_grad():
-            time = torch.from_numpy(moments).to(self._device)
-            frames = render_batch(motion, texels, time, self._size, shutter_samples=samples, draw=self._draw)
+            frames = render_batch(
+                Motion.stack(scenes, device=self._device),
+                self._bank[torch.from_numpy(numbers).to(self._device)],
+                torch.from_numpy(moments).to(self._device),
+                (shape.height, shape.width),
+                shutter_samples=1 if specs[0].split == "easy" else SHUTTER_SAMPLES,
+                draw=self._draw,
+            )
         rows = [[self._textures[index] for index in row] for row in numbers.tolist()]
         prompts = tuple(describe(spec, scene, row) for spec, scene, row in zip(specs, scenes, rows, strict=True))
-        return ClipBatch(frames, prompts, tuple(specs))
+        return ClipBatch(frames, prompts)
 
 
-def frame_times(spec: RenderSpec, times: str) -> np.ndarray:
+def frame_times(spec: RenderSpec, times: Literal["whole", "apart"]) -> Float[np.ndarray, " frame"]:
     """Times at which a clip's frames are taken.
 
     `whole`: 0, 1, 2, ... as an autoencoder with temporal compression sees them. `apart`: frame 0 followed by frames a
@@ -100,17 +157,16 @@ def frame_times(spec: RenderSpec, times: str) -> np.ndarray:
     if times == "whole":
         return frames
     rng = np.random.default_rng([179_424_673, spec.seed])
-    stride = rng.integers(1, 7)
-    later = rng.integers(1, 25) if rng.random() < 0.5 else stride
-    return np.where(frames == 0, 0, later + (frames - 1) * stride)
+    stride = rng.integers(1, 8)
+    later = rng.integers(1, 32) if rng.random() < 0.5 else stride
+    moments: np.ndarray = np.where(frames == 0, 0, later + (frames - 1) * stride)
+    return moments
 
 
-def _make_texture(job: tuple[Role, int, bool]) -> Texture:
-    role, index, repetitive = job
-    return make_texture(role, index, repetitive=repetitive)
+def _make_textures(jobs: list[tuple[Role, int, bool]]) -> list[Texture]:
+    return [make_texture(role, index, repetitive=repetitive) for role, index, repetitive in jobs]
 
 
 def _sample_scenes(base: RenderSpec, seeds: range, num_textures: int) -> tuple[list[RenderSpec], list[Scene]]:
-    torch.set_num_threads(1)
     specs = [replace(base, seed=seed, kind="scene" if seed % 5 < 2 else "object") for seed in seeds]
     return specs, [sample_scene(spec, num_textures=num_textures) for spec in specs]

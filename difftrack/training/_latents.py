@@ -1,52 +1,214 @@
-"""A pool of encoded clips: rendered and encoded once, drawn from many times."""
+"""Pools of encoded clips: rendered and encoded while training goes on, each drawn from many times."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from transformers import T5Tokenizer
 
 from difftrack.training._autoencoder import to_model_range
-from difftrack.training._data import ClipBatch, ClipStream
+from difftrack.training._data import ClipBatch, ClipShape, ClipStream
 
-__all__ = ["LatentPool", "PoolParams", "encode_batch", "fill_pools", "tokenize"]
+__all__ = ["ClipSource", "LatentBatch", "LatentPools", "PoolParams", "encode_batch", "tokenize"]
+
+PoolName = Literal["whole", "apart", "long", "other"]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolParams:
-    """How many clips are encoded before the transformer's training."""
+    """Which encoded clips are kept, and how often each kind is trained on.
 
-    whole: int = 24_000
-    """Clips of 17 frames, encoded with temporal compression."""
-    apart: int = 16_000
-    """Sequences of 13 frames, each encoded alone."""
-    long: int = 4_000
-    """Clips of 49 frames, encoded with temporal compression."""
-    max_seconds: float = 200.0
+    Raises:
+        ValueError: a share is out of range, or all are 0.
+    """
+
+    whole: int = 16_000
+    """Clips kept of 17 frames, encoded with temporal compression."""
+    apart: int = 8_000
+    """Sequences kept of 13 frames, each encoded alone; half of those drawn are cut to 5 ... 12."""
+    long: int = 2_000
+    """Clips kept of 49 frames, encoded with temporal compression; half of those drawn are cut to 33."""
+    other: int = 1_000
+    """Clips kept of each other size, whole, and as many sequences."""
+    other_sizes: tuple[tuple[int, int], ...] = ((96, 160), (160, 128))
+    """(height, width), multiples of 8."""
+    whole_share: float = 0.5
+    """Share of steps that take each kind."""
+    apart_share: float = 0.35
+    long_share: float = 0.1
+    other_share: float = 0.05
+    tokens_per_step: int = 122_880
+    """Video tokens of a batch: 64 whole clips of 128 x 192."""
+    fill_seconds: float = 30.0
+    """Longest time that clips are encoded before training begins."""
+    fill_share: float = 1.0
+    """Share of the pools that is enough to begin."""
+    refresh_share: float = 0.2
+    """Largest share of the training time that goes into new clips."""
+
+    def __post_init__(self) -> None:
+        shares = [getattr(self, f"{name}_share") for name in get_args(PoolName)]
+        if min(shares) < 0 or sum(shares) <= 0:
+            raise ValueError(f"shares of the pools are {shares}; none may be negative and one must be positive")
+        if not (0 < self.fill_share <= 1 and 0 <= self.refresh_share < 1):
+            raise ValueError(
+                f"fill_share is {self.fill_share} and refresh_share {self.refresh_share}; both are shares, and some"
+                " clips are needed to begin"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LatentBatch:
+    """What one step trains on."""
+
+    latents: Float[Tensor, "clip latent_frame channel row col"]
+    """Scaled."""
+    tokens: Int[Tensor, "clip text_token"]
+    frames_alone: bool
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """Where the transformer's training takes its clips from."""
+
+    def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
+        """Clips at random: `choice` decides what kind, `generator` which clips."""
+        ...
+
+    def refresh(self, seconds: float) -> None:
+        """Add new clips if the share of `seconds`, those trained so far, allows it."""
+        ...
 
 
 @dataclass
-class LatentPool:
-    """Scaled latents and prompts of clips of one length."""
+class _Ring:
+    """Scaled latents and prompts of clips of one shape; the newest replace the oldest."""
 
+    shape: ClipShape
     latents: Float[Tensor, "clip latent_frame channel row col"]
     tokens: Int[Tensor, "clip text_token"]
-    size: int = 0
+    batches: Iterator[ClipBatch]
+    written: int = 0
 
-    def append(self, latents: Tensor, tokens: Tensor) -> None:
-        """Add clips while there is room."""
-        count = min(len(latents), len(self.latents) - self.size)
-        self.latents[self.size : self.size + count] = latents[:count]
-        self.tokens[self.size : self.size + count] = tokens[:count]
-        self.size += count
+    @property
+    def size(self) -> int:
+        return min(self.written, len(self.latents))
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Clips at random, with replacement."""
-        chosen = torch.randint(self.size, (count,), generator=generator, device=self.latents.device)
-        return self.latents[chosen].float(), self.tokens[chosen]
+    @property
+    def filled(self) -> float:
+        """Clips written over the ring's length; above 1 once old ones are replaced."""
+        return self.written / len(self.latents)
+
+    def write(self, latents: Tensor, tokens: Tensor) -> None:
+        places = torch.arange(self.written, self.written + len(latents), device=latents.device) % len(self.latents)
+        self.latents[places] = latents.to(self.latents.dtype)
+        self.tokens[places] = tokens
+        self.written += len(latents)
+
+
+class LatentPools:
+    """Encoded clips of every kind on the training device."""
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKLCogVideoX,
+        stream: ClipStream,
+        tokenizer: T5Tokenizer,
+        params: PoolParams,
+        *,
+        size: tuple[int, int],
+        text_length: int,
+    ) -> None:
+        self._autoencoder = autoencoder
+        self._tokenizer = tokenizer
+        self._params = params
+        self._text_length = text_length
+        self._spent = 0.0
+        self._rings: dict[PoolName, list[_Ring]] = {
+            "whole": [self._ring(stream, ClipShape(17, *size), params.whole)],
+            "apart": [self._ring(stream, ClipShape(13, *size, "apart"), params.apart)],
+            "long": [self._ring(stream, ClipShape(49, *size), params.long)],
+            "other": [
+                self._ring(stream, shape, params.other)
+                for other in params.other_sizes
+                for shape in (ClipShape(17, *other), ClipShape(13, *other, "apart"))
+            ],
+        }
+        shares = {name: getattr(params, f"{name}_share") if rings else 0.0 for name, rings in self._rings.items()}
+        self._rings = {name: rings for name, rings in self._rings.items() if shares[name] > 0}
+        self._shares = np.array([shares[name] for name in self._rings]) / sum(shares[name] for name in self._rings)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Clips encoded so far, by kind."""
+        return {name: sum(ring.written for ring in rings) for name, rings in self._rings.items()}
+
+    def fill(self) -> None:
+        """Encode until there is enough to begin or the time is up; at least one batch of every kind."""
+        start = time.monotonic()
+        rings = [ring for rings in self._rings.values() for ring in rings]
+        while min(ring.filled for ring in rings) < self._params.fill_share:
+            if time.monotonic() - start > self._params.fill_seconds and all(ring.written for ring in rings):
+                break
+            self._encode_next()
+
+    def refresh(self, seconds: float) -> None:
+        """Encode one batch if that keeps the time spent on new clips below its share."""
+        if self._spent >= self._params.refresh_share * seconds:
+            return
+        start = self._clock()
+        self._encode_next()
+        self._spent += self._clock() - start
+
+    def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
+        """Clips at random, with replacement, all of one shape; sequences and long clips are cut at random."""
+        names = list(self._rings)
+        name = names[int(choice.choice(len(names), p=self._shares))]
+        rings = self._rings[name]
+        ring = rings[int(choice.integers(len(rings)))]
+        frames_alone = ring.shape.times == "apart"
+        length = ring.latents.shape[1]
+        if choice.random() < 0.5:
+            length = int(choice.integers(5, 13)) if frames_alone else min(length, 9)
+        _, _, _, rows, cols = ring.latents.shape
+        count = max(1, self._params.tokens_per_step // (length * rows * cols // 4))
+        chosen = torch.randint(ring.size, (count,), generator=generator, device=ring.latents.device)
+        return LatentBatch(ring.latents[chosen, :length].float(), ring.tokens[chosen], frames_alone)
+
+    def _encode_next(self) -> None:
+        """One batch for the ring that is most behind: all are filled, and later replaced, at the same pace."""
+        ring = min((ring for rings in self._rings.values() for ring in rings), key=lambda ring: ring.filled)
+        batch = next(ring.batches)
+        latents = encode_batch(self._autoencoder, batch.frames, frames_alone=ring.shape.times == "apart")
+        ring.write(latents, tokenize(self._tokenizer, batch.prompts, self._text_length, latents.device))
+
+    def _ring(self, stream: ClipStream, shape: ClipShape, length: int) -> _Ring:
+        device = next(self._autoencoder.parameters()).device
+        latent_frames = shape.num_frames if shape.times == "apart" else (shape.num_frames - 1) // 4 + 1
+        channels = self._autoencoder.config.latent_channels
+        batch_size = max(1, 272 // shape.num_frames)
+        return _Ring(
+            shape=shape,
+            latents=torch.empty(
+                (length, latent_frames, channels, shape.height // 4, shape.width // 4),
+                dtype=torch.bfloat16,
+                device=device,
+            ),
+            tokens=torch.empty((length, self._text_length), dtype=torch.long, device=device),
+            batches=stream.batches(shape, min(batch_size, length)),
+        )
+
+    def _clock(self) -> float:
+        """Seconds, once the device has done what it was given."""
+        if next(self._autoencoder.parameters()).is_cuda:
+            torch.cuda.synchronize()
+        return time.monotonic()
 
 
 def tokenize(tokenizer: T5Tokenizer, prompts: tuple[str, ...], length: int, device: torch.device) -> Tensor:
@@ -58,50 +220,15 @@ def tokenize(tokenizer: T5Tokenizer, prompts: tuple[str, ...], length: int, devi
 
 @torch.no_grad()
 def encode_batch(
-    autoencoder: AutoencoderKLCogVideoX, batch: ClipBatch, *, frames_alone: bool
-) -> Float[Tensor, "clip latent_frame channel row col"]:
-    """Scaled posterior modes of a batch of clips."""
-    frames = to_model_range(batch.frames)
-    clips, _, num_frames = frames.shape[:3]
+    autoencoder: AutoencoderKLCogVideoX, frames: UInt8[Tensor, "clip frame row col rgb"], *, frames_alone: bool
+) -> Float[Tensor, "clip latent_frame channel height width"]:
+    """Scaled posterior modes of a batch of clips, in the autoencoder's own dtype."""
+    dtype = next(autoencoder.parameters()).dtype
+    videos = to_model_range(frames).to(dtype)
+    clips, _, num_frames = videos.shape[:3]
     if frames_alone:
-        frames = frames.transpose(1, 2).flatten(0, 1)[:, :, None]
-    with torch.autocast(frames.device.type, dtype=torch.bfloat16):
-        latents = autoencoder.encode(frames).latent_dist.mode()
+        videos = videos.transpose(1, 2).flatten(0, 1)[:, :, None]
+    latents: Tensor = autoencoder.encode(videos).latent_dist.mode() * autoencoder.config.scaling_factor
     if frames_alone:
-        latents = latents[:, :, 0].unflatten(0, (clips, num_frames))
-    else:
-        latents = latents.transpose(1, 2)
-    scaled: Tensor = latents * autoencoder.config.scaling_factor
-    return scaled
-
-
-def fill_pools(
-    autoencoder: AutoencoderKLCogVideoX,
-    stream: ClipStream,
-    tokenizer: T5Tokenizer,
-    params: PoolParams,
-    *,
-    text_length: int,
-    device: torch.device,
-) -> dict[str, LatentPool]:
-    """Render and encode until the pools are full or the time is up, all pools growing at the same rate."""
-    start = time.monotonic()
-    wanted = {"whole": (params.whole, 17, 16), "apart": (params.apart, 13, 16), "long": (params.long, 49, 4)}
-    batches, pools = {}, {}
-    for name, (count, num_frames, batch_size) in wanted.items():
-        batches[name] = stream.batches(batch_size, "apart" if name == "apart" else "whole", num_frames)
-        latent_frames = num_frames if name == "apart" else (num_frames - 1) // 4 + 1
-        channels = autoencoder.config.latent_channels
-        rows, cols = autoencoder.config.sample_height // 4, autoencoder.config.sample_width // 4
-        pools[name] = LatentPool(
-            torch.empty((count, latent_frames, channels, rows, cols), dtype=torch.bfloat16, device=device),
-            torch.empty((count, text_length), dtype=torch.long, device=device),
-        )
-    while time.monotonic() - start < params.max_seconds:
-        name = min(pools, key=lambda pool: pools[pool].size / wanted[pool][0])
-        if pools[name].size >= wanted[name][0]:
-            break
-        batch = next(batches[name])
-        latents = encode_batch(autoencoder, batch, frames_alone=name == "apart")
-        pools[name].append(latents.to(torch.bfloat16), tokenize(tokenizer, batch.prompts, text_length, device))
-    return pools
+        return latents[:, :, 0].reshape(clips, num_frames, *latents.shape[1:2], *latents.shape[3:])
+    return latents.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What both trainings share: learning rate, averaged weights, a log, and a checkpoint to go on from."""
+"""What both trainings share: the budget, the learning rate, averaged weights, a log, and a checkpoint to go on from."""
 
 import json
 import math
@@ -11,14 +11,50 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Average", "Checkpoint", "TrainingLog", "learning_rate"]
+__all__ = ["Average", "Budget", "Checkpoint", "TrainingLog", "learning_rate"]
 
 
-def learning_rate(progress: float, *, peak: float, warmup: float = 0.02) -> float:
-    """Linear warm-up, then a cosine to 2 % of the peak; `progress` runs from 0 to 1."""
+def learning_rate(progress: float, *, peak: float, warmup: float = 0.02, constant: float = 0.0) -> float:
+    """Linear warm-up, the peak, then a cosine to 2 % of it.
+
+    Args:
+        progress: From 0 to 1.
+        peak: Highest rate.
+        warmup: Share of the run that warms up.
+        constant: Share of the run, after the warm-up, that stays at the peak.
+    """
     if progress < warmup:
         return peak * progress / warmup
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))))
+    start = min(warmup + constant, 0.999)
+    falling = min(1.0, max(0.0, (progress - start) / (1 - start)))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * falling)))
+
+
+@dataclass
+class Budget:
+    """How far a run is; it ends at whichever of its two limits comes first.
+
+    Seconds are those of the training loop, over all parts of a run that was interrupted.
+    """
+
+    max_steps: int
+    max_seconds: float
+    step: int = 0
+    spent: float = 0.0
+    """Seconds spent by earlier parts of the run."""
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return self.spent + time.monotonic() - self.start
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1, and 1 where nothing is allowed."""
+        if self.max_steps <= 0 or self.max_seconds <= 0:
+            return 1.0
+        return min(1.0, max(self.step / self.max_steps, self.seconds / self.max_seconds))
 
 
 class Average:
@@ -26,13 +62,13 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._module = module
-        self.values = {name: value.detach().clone().float() for name, value in module.named_parameters()}
+        self._parameters = dict(module.named_parameters())
+        self.values = {name: value.detach().clone().float() for name, value in self._parameters.items()}
 
     def update(self, step: int) -> None:
         """Move toward the module's present parameters; early steps move faster."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        parameters = [value.detach() for _, value in self._module.named_parameters()]
+        parameters = [value.detach() for value in self._parameters.values()]
         torch._foreach_lerp_(list(self.values.values()), parameters, 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
@@ -42,18 +78,26 @@ class Average:
                 value.copy_(self.values[name])
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class TrainingLog:
     """One JSON object per line, flushed at once, so that a killed run keeps its curve."""
 
     path: Path
-    start: float = field(default_factory=time.monotonic)
+    budget: Budget
 
     def write(self, **values: Any) -> None:  # noqa: ANN401
-        """Append a line; `seconds` since the log was opened is added."""
+        """Append a line; the run's step and seconds stand in front."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"step": self.budget.step, "seconds": round(self.budget.seconds, 1), **values}
         with self.path.open("a") as file:
-            file.write(json.dumps({"seconds": round(time.monotonic() - self.start, 1), **values}) + "\n")
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self) -> None:
+        """Drop lines past the present step, and a line cut short: they are of a part of the run that was lost."""
+        if self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= self.budget.step]
+            self.path.write_text("".join(f"{line}\n" for line in kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +106,17 @@ class Checkpoint:
 
     path: Path
 
-    def save(self, step: int, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    def save(self, budget: Budget, parts: Mapping[str, Any]) -> None:
         """Write beside the old checkpoint, then replace it."""
         partial = self.path.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": step, **parts}, partial)
+        torch.save({"step": budget.step, "spent": budget.seconds, **parts}, partial)
         partial.replace(self.path)
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """Read the checkpoint if there is one; tensors and plain containers only."""
+    def load(self, budget: Budget, device: torch.device) -> dict[str, Any] | None:
+        """Read the checkpoint, if there is one, and set the budget to where it was; no pickled objects."""
         if not self.path.exists():
             return None
         loaded: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        budget.step, budget.spent = loaded["step"], loaded["spent"]
         return loaded

@@ -1,5 +1,6 @@
 """The networks of the small CogVideoX that ships: stock diffusers and transformers classes, small."""
 
+import json
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,23 @@ from typing import Final
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from difftrack.rendering import VOCABULARY
 
-__all__ = ["ArchitectureParams", "make_autoencoder", "make_scheduler", "make_text_encoder", "make_tokenizer", "make_transformer", "save_pipeline"]  # fmt: skip
+__all__ = [
+    "ArchitectureParams",
+    "Denoiser",
+    "load_weights",
+    "make_autoencoder",
+    "make_scheduler",
+    "make_text_encoder",
+    "make_tokenizer",
+    "make_transformer",
+    "save_pipeline",
+]
 
 LEVELS: Final = 3
 TEXT_WIDTH: Final = 128
@@ -96,6 +109,50 @@ def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5E
     return T5EncoderModel(config)
 
 
+class Denoiser(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, transformer: CogVideoXTransformer3DModel, text_encoder: T5EncoderModel) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+
+    def embed(self, tokens: Int[Tensor, "clip text_token"]) -> Float[Tensor, "clip text_token width"]:
+        """Prompt embeddings, as the pipeline makes them: padding takes part."""
+        embedded: Tensor = self.text_encoder(tokens)[0]
+        return embedded
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "clip latent_frame channel row col"],
+        tokens: Int[Tensor, "clip text_token"],
+        timesteps: Int[Tensor, " clip"],
+        rotary: tuple[Tensor, Tensor],
+    ) -> Float[Tensor, "clip latent_frame channel row col"]:
+        """Predict the velocity."""
+        predicted: Tensor = self.transformer(
+            noisy, self.embed(tokens), timesteps, image_rotary_emb=rotary, return_dict=False
+        )[0]
+        return predicted
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Take over the weights of a component's folder, whatever precision they are stored in.
+
+    Raises:
+        ValueError: the folder holds no such component, or one of other sizes.
+    """
+    try:
+        stored = type(module).from_pretrained(folder, dtype=torch.float32)  # type: ignore[attr-defined]
+        module.load_state_dict(stored.state_dict())
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder} cannot be trained on: {error}; set start_from to a pipeline folder of this architecture, or null"
+        ) from error
+    if isinstance(module, AutoencoderKLCogVideoX):
+        module.register_to_config(scaling_factor=stored.config.scaling_factor)
+
+
 def make_scheduler() -> CogVideoXDDIMScheduler:
     """CogVideoX's schedule: v-prediction, zero terminal SNR, trailing steps, no SNR shift."""
     return CogVideoXDDIMScheduler(
@@ -130,3 +187,8 @@ def save_pipeline(
         scheduler=make_scheduler(),
     )
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="12MB")
+    # Where a component was loaded from is nobody else's business.
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

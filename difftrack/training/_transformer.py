@@ -1,125 +1,63 @@
-"""Train the transformer and its text encoder on a pool of encoded clips."""
+"""Train the transformer and its text encoder on pools of encoded clips."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from jaxtyping import Float
+from diffusers import CogVideoXDDIMScheduler
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import T5EncoderModel, T5Tokenizer
 
-from difftrack.training._accuracy import ProbeClip, layer_accuracy
-from difftrack.training._data import ClipBatch
-from difftrack.training._latents import LatentPool, encode_batch, tokenize
-from difftrack.training._loop import Average, Checkpoint, TrainingLog, learning_rate
+from difftrack.training._latents import ClipSource, LatentBatch
+from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, learning_rate
+from difftrack.training._networks import Denoiser
+from difftrack.training._optimizers import OptimizerName, make_optimizers, set_learning_rate
+from difftrack.training._precision import compile_parts
+from difftrack.training._probe import Probe, rotary_tables
 
-__all__ = ["Denoiser", "TransformerTraining", "rotary_tables", "train_transformer"]
+__all__ = ["TransformerTraining", "train_transformer"]
+
+CLEANEST = 19
+"""Timestep of the last of 50 steps, where matching is read while training goes on."""
+LEVELS = range(199, 1000, 200)
+"""Timesteps that are measured besides at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerTraining:
     """Schedule of the transformer's training."""
 
-    max_steps: int = 14_000
+    start_from: str | None = None
+    """Pipeline folder whose weights are trained on, with a fresh optimizer; null starts from random ones."""
+    optimizer: OptimizerName = "adamw"
+    max_steps: int = 100_000
     max_seconds: float = 1000.0
-    """The schedule ends at whichever of the two limits comes first."""
-    whole_batch: int = 64
-    apart_batch: int = 24
-    """Also of the long clips, which have as many latent frames."""
-    whole_share: float = 0.4
-    apart_share: float = 0.45
-    """The rest of the steps takes long clips."""
+    """The schedule ends at whichever of the two limits comes first; 0 leaves the weights as they are."""
     uniform_levels: float = 0.3
     """Share of noise levels drawn uniformly; the rest is logit-normal, mostly in the middle."""
     drop_prompt: float = 0.1
-    """Share of prompts replaced by the empty one, for guidance; half of them for sequences of single frames."""
+    """Share of prompts replaced by the empty one, for guidance."""
+    drop_prompt_alone: float = 0.5
+    """The same for sequences of single frames: trackers have no prompt."""
     peak_learning_rate: float = 1e-3
+    constant_share: float = 0.3
+    """Share of the schedule at the peak, before the cosine."""
     weight_decay: float = 1e-2
     average_decay: float = 0.999
     log_every: int = 50
-    probe_every: int = 1000
-    checkpoint_every: int = 2000
+    probe_seconds: float = 60.0
+    """Between measurements of matching accuracy."""
+    save_seconds: float = 120.0
+    """Between checkpoints, and averaged pipelines."""
     seed: int = 0
-
-
-class Denoiser(nn.Module):
-    """The two networks that are trained together."""
-
-    def __init__(self, transformer: CogVideoXTransformer3DModel, text_encoder: T5EncoderModel) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.text_encoder = text_encoder
-
-    def embed(self, tokens: Tensor) -> Float[Tensor, "clip text_token channel"]:
-        """Prompt embeddings, as the pipeline makes them: padding takes part."""
-        embedded: Tensor = self.text_encoder(tokens)[0]
-        return embedded
-
-    def forward(self, noisy: Tensor, tokens: Tensor, timesteps: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Predict the velocity."""
-        predicted: Tensor = self.transformer(
-            noisy, self.embed(tokens), timesteps, image_rotary_emb=rotary, return_dict=False
-        )[0]
-        return predicted
-
-
-def rotary_tables(
-    transformer: CogVideoXTransformer3DModel, num_latent_frames: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Rotary tables at the backbone's own resolution, as the stock pipeline prepares them."""
-    config = transformer.config
-    grid = (config.sample_height // config.patch_size, config.sample_width // config.patch_size)
-    cos, sin = get_3d_rotary_pos_embed(
-        embed_dim=config.attention_head_dim,
-        crops_coords=((0, 0), grid),
-        grid_size=grid,
-        temporal_size=num_latent_frames,
-        device=device,
-    )
-    return cos, sin
-
-
-class Probe:
-    """Measures matching accuracy per layer on fixed clips and fixed noise, whole and with frames alone."""
-
-    def __init__(
-        self, clips: Sequence[ProbeClip], autoencoder: AutoencoderKLCogVideoX, tokenizer: T5Tokenizer, text_length: int
-    ) -> None:
-        device = next(autoencoder.parameters()).device
-        self._clips = clips
-        batch = ClipBatch(torch.stack([clip.frames for clip in clips]).to(device), tuple(c.prompt for c in clips), ())
-        sparse = ClipBatch(batch.frames[:, ::4].contiguous(), batch.prompts, ())
-        self._latents = {
-            "whole": encode_batch(autoencoder, batch, frames_alone=False).float(),
-            "apart": encode_batch(autoencoder, sparse, frames_alone=True).float(),
-        }
-        generator = torch.Generator(device).manual_seed(0)
-        self._noise = torch.randn(self._latents["whole"].shape, generator=generator, device=device)
-        self._tokens = tokenize(tokenizer, batch.prompts, text_length, device)
-
-    def accuracy(self, denoiser: Denoiser, scheduler: CogVideoXDDIMScheduler, timestep: int) -> dict[str, list[float]]:
-        """Share of points within one token per layer, for both ways of encoding."""
-        text = denoiser.embed(self._tokens)
-        times = torch.tensor([timestep])
-        result = {}
-        for name, latents in self._latents.items():
-            noisy = scheduler.add_noise(latents, self._noise, times)
-            rotary = rotary_tables(denoiser.transformer, latents.shape[1], latents.device)
-            accuracy = layer_accuracy(
-                denoiser.transformer, noisy, self._clips, text, rotary, timestep=timestep, frames=range(0, 17, 4)
-            )
-            result[name] = [round(share, 4) for share in accuracy]
-        return result
 
 
 def train_transformer(
     denoiser: Denoiser,
-    pools: dict[str, LatentPool],
+    source: ClipSource,
     scheduler: CogVideoXDDIMScheduler,
     params: TransformerTraining,
     *,
@@ -130,113 +68,110 @@ def train_transformer(
 ) -> Denoiser:
     """Train in place; returns a copy with the averaged weights.
 
-    Loss: mean squared error of the velocity (v-prediction) at random noise levels.
+    Loss: mean squared error of the velocity (v-prediction) at random noise levels. What a step draws depends on its
+    number and the seed alone, so that a resumed run goes on as if it had never stopped, as far as its clips allow.
 
     Args:
         denoiser: Trained in place.
-        pools: `whole`, `apart` and `long`, see `PoolParams`.
+        source: Gives encoded clips.
         scheduler: Its noise levels are used.
         params: Schedule.
-        probe: Measured every `params.probe_every` steps.
-        empty_prompt: Tokens of the empty prompt.
+        probe: Measured every `params.probe_seconds`.
+        empty_prompt: Tokens of the empty prompt, `[1, text_token]`.
         folder: Receives `transformer.jsonl` and `transformer.pt`, from which an interrupted run goes on.
         save: Given the averaged weights at every checkpoint.
     """
     device = empty_prompt.device
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=params.weight_decay)
+    budget = Budget(params.max_steps, params.max_seconds)
+    optimizers = make_optimizers(denoiser, params.optimizer, betas=(0.9, 0.95), weight_decay=params.weight_decay)
     average = Average(denoiser, params.average_decay)
     averaged = deepcopy(denoiser).eval().requires_grad_(False)
-    log, checkpoint = TrainingLog(folder / "transformer.jsonl"), Checkpoint(folder / "transformer.pt")
-    generator = torch.Generator(device).manual_seed(params.seed)
-    step, spent = _resume(checkpoint, denoiser, optimizer, average, device)
+    log, checkpoint = TrainingLog(folder / "transformer.jsonl", budget), Checkpoint(folder / "transformer.pt")
+    if (state := checkpoint.load(budget, device)) is not None:
+        denoiser.load_state_dict(state["denoiser"])
+        average.values = state["average"]
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+    log.rewind()
     if device.type == "cuda":
-        for block in denoiser.transformer.transformer_blocks:
-            block.compile(dynamic=False)
-    start = time.monotonic() - spent
-    progress = max(step / params.max_steps, spent / params.max_seconds)
-    while progress < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak=params.peak_learning_rate)
-        latents, tokens = _draw(pools, params, empty_prompt, generator)
-        loss = _loss(denoiser, scheduler, latents, tokens, params, generator)
-        optimizer.zero_grad(set_to_none=True)
+        compile_parts(denoiser.transformer.transformer_blocks, dynamic=None)
+    begun = probed = saved = budget.seconds
+
+    def measure(timestep: int) -> None:
+        average.copy_to(averaged)
+        log.write(timestep=timestep, accuracy=probe.accuracy(averaged, scheduler, timestep))
+
+    while budget.progress < 1:
+        set_learning_rate(
+            optimizers,
+            learning_rate(budget.progress, peak=params.peak_learning_rate, constant=params.constant_share),
+        )
+        source.refresh(budget.seconds - begun)
+        loss, batch = _loss(denoiser, source, scheduler, params, step=budget.step, empty_prompt=empty_prompt)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        average.update(step)
-        step += 1
-        if step % params.log_every == 0:
-            log.write(step=step, loss=float(loss.detach()), gradient=float(norm), latent_frames=latents.shape[1])
-        progress = max(step / params.max_steps, (time.monotonic() - start) / params.max_seconds)
-        if step % params.probe_every == 0 or progress >= 1:
-            average.copy_to(averaged)
-            log.write(step=step, timestep=19, accuracy=probe.accuracy(averaged, scheduler, 19))
-        if step % params.checkpoint_every == 0:
-            spent = time.monotonic() - start
-            checkpoint.save(step, _state(denoiser, optimizer, average, spent))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average.update(budget.step)
+        budget.step += 1
+        if budget.step % params.log_every == 0:
+            log.write(loss=float(loss.detach()), gradient=float(norm), shape=list(batch.latents.shape))
+        if budget.seconds - probed > params.probe_seconds:
+            measure(CLEANEST)
+            probed = budget.seconds
+        if budget.seconds - saved > params.save_seconds:
+            checkpoint.save(budget, _state(denoiser, optimizers, average))
             average.copy_to(averaged)
             save(averaged)
-    average.copy_to(averaged)
-    for timestep in range(99, 1000, 100):
-        log.write(step=step, timestep=timestep, accuracy=probe.accuracy(averaged, scheduler, timestep))
+            saved = budget.seconds
+    checkpoint.save(budget, _state(denoiser, optimizers, average))
+    for timestep in (CLEANEST, *LEVELS):
+        measure(timestep)
     return averaged
-
-
-def _draw(
-    pools: dict[str, LatentPool], params: TransformerTraining, empty_prompt: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    device = empty_prompt.device
-    ticket = float(torch.rand((), generator=generator, device=device))
-    name = "whole" if ticket < params.whole_share else "long"
-    if params.whole_share <= ticket < params.whole_share + params.apart_share:
-        name = "apart"
-    count = params.whole_batch if name == "whole" else params.apart_batch
-    latents, tokens = pools[name].draw(count, generator)
-    dropped = torch.rand((count, 1), generator=generator, device=device) < (
-        0.5 if name == "apart" else params.drop_prompt
-    )
-    return latents, torch.where(dropped, empty_prompt, tokens)
 
 
 def _loss(
     denoiser: Denoiser,
+    source: ClipSource,
     scheduler: CogVideoXDDIMScheduler,
-    latents: Tensor,
-    tokens: Tensor,
     params: TransformerTraining,
-    generator: torch.Generator,
-) -> Tensor:
-    device = latents.device
-    count = len(latents)
-    noise = torch.randn(latents.shape, generator=generator, device=device)
+    *,
+    step: int,
+    empty_prompt: Tensor,
+) -> tuple[Float[Tensor, ""], LatentBatch]:
+    device = empty_prompt.device
+    generator = torch.Generator(device).manual_seed(params.seed * 2**32 + step)
+    batch = source.draw(np.random.default_rng([params.seed, step]), generator)
+    count, num_latent_frames, _, rows, cols = batch.latents.shape
+    dropped = torch.rand((count, 1), generator=generator, device=device) < (
+        params.drop_prompt_alone if batch.frames_alone else params.drop_prompt
+    )
+    timesteps = _noise_levels(count, scheduler.config.num_train_timesteps, params, generator)
+    noise = torch.randn(batch.latents.shape, generator=generator, device=device)
+    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
+    velocity = scheduler.get_velocity(batch.latents, noise, timesteps)
+    rotary = rotary_tables(denoiser.transformer, num_latent_frames, rows, cols)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        predicted = denoiser(noisy, torch.where(dropped, empty_prompt, batch.tokens), timesteps, rotary)
+    loss: Tensor = (predicted.float() - velocity).square().mean()
+    return loss, batch
+
+
+def _noise_levels(
+    count: int, num_timesteps: int, params: TransformerTraining, generator: torch.Generator
+) -> Int[Tensor, " clip"]:
+    device = generator.device
     middle = torch.sigmoid(torch.randn(count, generator=generator, device=device))
     uniform = torch.rand(count, generator=generator, device=device)
     choose = torch.rand(count, generator=generator, device=device) < params.uniform_levels
-    timesteps = (torch.where(choose, uniform, middle) * scheduler.config.num_train_timesteps).long()
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    velocity = scheduler.get_velocity(latents, noise, timesteps)
-    rotary = rotary_tables(denoiser.transformer, latents.shape[1], device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        predicted = denoiser(noisy, tokens, timesteps, rotary)
-    return (predicted.float() - velocity).square().mean()
+    levels: Tensor = (torch.where(choose, uniform, middle) * num_timesteps).long()
+    return levels
 
 
-def _state(denoiser: Denoiser, optimizer: torch.optim.Optimizer, average: Average, spent: float) -> dict[str, dict]:  # type: ignore[type-arg]
+def _state(denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average: Average) -> dict[str, object]:
     return {
         "denoiser": denoiser.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "average": average.values,
-        "clock": {"spent": spent},
     }
-
-
-def _resume(
-    checkpoint: Checkpoint, denoiser: Denoiser, optimizer: torch.optim.Optimizer, average: Average, device: torch.device
-) -> tuple[int, float]:
-    state = checkpoint.load(device)
-    if state is None:
-        return 0, 0.0
-    denoiser.load_state_dict(state["denoiser"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.values = state["average"]
-    return state["step"], state["clock"]["spent"]

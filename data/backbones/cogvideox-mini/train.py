@@ -1,113 +1,306 @@
-"""Train the backbone of this folder: `python train.py autoencoder|transformer RUNS` (one GPU; see params.yaml).
+"""Train the backbone of this folder on one GPU; everything that decides the result stands in params.yaml.
 
-RUNS receives the logs, a checkpoint from which an interrupted run goes on, and the finished pipeline folder.
+    python train.py all RUNS --seconds 1500     autoencoder, then transformer, within a total time
+    python train.py autoencoder RUNS            one of them
+    python train.py transformer RUNS
+    python train.py speed RUNS                  seconds per step of the autoencoder, by how it computes
+    python train.py ship RUNS                   copy a finished run over the weights of this folder
+
+RUNS receives logs, samples, checkpoints from which a killed run goes on when it is started again, and `pipeline/`, the
+averaged weights as a folder that stock diffusers loads. `--set transformer.optimizer=muon` changes one parameter.
 """
 
+import argparse
+import json
+import shutil
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from diffusers import AutoencoderKLCogVideoX
-
-from difftrack.params import parse
+from difftrack.params import ParamsError, parse
 from difftrack.rendering import RenderSpec
 from difftrack.training import (
     ArchitectureParams,
     AutoencoderTraining,
+    ClipShape,
     ClipStream,
     Denoiser,
+    LatentPools,
     PoolParams,
     Probe,
+    ProbeClip,
     TransformerTraining,
-    fill_pools,
+    load_weights,
     make_autoencoder,
     make_scheduler,
     make_text_encoder,
     make_tokenizer,
     make_transformer,
     probe_clips,
+    reconstruction_psnr,
     save_pipeline,
+    time_autoencoder,
     tokenize,
     train_autoencoder,
     train_transformer,
+    worker_pool,
 )
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from diffusers.utils import logging as diffusers_logging
 
-NUM_PROBE_CLIPS = 32
+from samples import save_strips
+
+HERE = Path(__file__).resolve().parent
+COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 
 
-def main(stage: str, runs: Path) -> None:
-    """Run one training stage."""
-    params = yaml.safe_load(Path(__file__).with_name("params.yaml").read_text())
+@dataclass(frozen=True)
+class TrainParams:
+    """params.yaml of this folder."""
+
+    architecture: ArchitectureParams
+    autoencoder: AutoencoderTraining
+    pool: PoolParams
+    transformer: TransformerTraining
+    seed: int = 0
+    """Of the weights and of the first training clip; a run that goes on from earlier weights takes another one."""
+    num_textures: int = 2500
+    num_probe_clips: int = 16
+    """Per split, of the role `tune`."""
+    finish_seconds: float = 30.0
+    """Kept at the end of `all` for measuring and saving."""
+
+
+@dataclass
+class Run:
+    """One process's part of a run: what its stages share."""
+
+    params: TrainParams
+    folder: Path
+    device: torch.device
+    pool: Executor
+    seconds: float | None
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the run should be over."""
+        return float("inf") if self.seconds is None else self.seconds - (time.monotonic() - self.start)
+
+    @cached_property
+    def stream(self) -> ClipStream:
+        """Training clips; every start of a run takes clips of its own."""
+        starts = self.folder / "starts.json"
+        number = json.loads(starts.read_text()) if starts.exists() else 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        starts.write_text(json.dumps(number + 1))
+        seed = self.params.seed * 1000 + number * 10**8
+        return ClipStream(
+            role="train", num_textures=self.params.num_textures, device=self.device, seed=seed, pool=self.pool
+        )
+
+    @cached_property
+    def probe_clips(self) -> list[ProbeClip]:
+        """Clips of the role `tune`, as many easy as hard, object and scene clips by turns."""
+        sizes = self.params.architecture
+        specs = [
+            RenderSpec(
+                seed=seed,
+                role="tune",
+                kind=("object", "scene")[seed % 2],
+                split=split,
+                num_frames=sizes.num_frames,
+                height=sizes.height,
+                width=sizes.width,
+            )
+            for split in ("easy", "hard")
+            for seed in range(self.params.num_probe_clips)
+        ]
+        return probe_clips(specs, device=self.device, mapper=self.stream.map)
+
+
+def main() -> None:
+    """Parse the command line and run one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["all", "autoencoder", "transformer", "speed", "ship"])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--seconds", type=float, help="total time of `all`, from its start to its end")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one parameter")
+    arguments = parser.parse_args()
+    if arguments.stage == "ship":
+        ship(arguments.runs)
+        return
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    params = read_params(HERE / "params.yaml", arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    torch.manual_seed(params["seed"])
-    {"autoencoder": _autoencoder, "transformer": _transformer}[stage](params, runs, device)
+    torch.manual_seed(params.seed)
+    with worker_pool() as pool:
+        run = Run(params, arguments.runs, device, pool, arguments.seconds)
+        _ = run.stream
+        stages = {
+            "all": train_all,
+            "autoencoder": train_vae,
+            "transformer": train_denoiser,
+            "speed": print_speed,
+        }
+        stages[arguments.stage](run)
+        pool.shutdown(cancel_futures=True)
 
 
-def _stream(params: Mapping[str, Any], sizes: ArchitectureParams, device: torch.device, *, part: int) -> ClipStream:
-    size = (sizes.height, sizes.width)
-    seed = params["seed"] + part * 10**9
-    return ClipStream(role="train", num_textures=params["num_textures"], device=device, size=size, seed=seed)
+def read_params(path: Path, changes: list[str]) -> TrainParams:
+    """Read params.yaml and change what the command line says."""
+    values = yaml.safe_load(path.read_text())
+    for change in changes:
+        name, _, value = change.partition("=")
+        *sections, key = name.split(".")
+        target: dict[str, Any] = values
+        for section in sections:
+            target = target[section]
+        target[key] = yaml.safe_load(value)
+    return parse(TrainParams, values, "backbone")
 
 
-def _autoencoder(params: Mapping[str, Any], runs: Path, device: torch.device) -> None:
-    sizes = parse(ArchitectureParams, params["architecture"], "architecture")
-    training = parse(AutoencoderTraining, params["autoencoder"], "autoencoder")
-    autoencoder = make_autoencoder(sizes).to(device)
-    train_autoencoder(autoencoder, _stream(params, sizes, device, part=0), training, runs / "autoencoder.jsonl")
-    autoencoder.save_pretrained(runs / "autoencoder")
+def train_all(run: Run) -> None:
+    """Autoencoder, unless it is finished already, then transformer."""
+    if not (run.folder / "autoencoder" / "config.json").exists():
+        train_vae(run)
+    train_denoiser(run)
 
 
-def _transformer(params: Mapping[str, Any], runs: Path, device: torch.device) -> None:
-    sizes = parse(ArchitectureParams, params["architecture"], "architecture")
-    autoencoder = AutoencoderKLCogVideoX.from_pretrained(runs / "autoencoder").to(device).eval().requires_grad_(False)
+def train_vae(run: Run) -> None:
+    """Train the autoencoder; leaves it in RUNS/autoencoder."""
+    params, sizes = run.params.autoencoder, run.params.architecture
+    autoencoder = make_autoencoder(sizes)
+    if params.start_from is not None:
+        load_weights(autoencoder, HERE / params.start_from / "vae")
+    autoencoder.to(run.device)
+    shape = ClipShape(sizes.num_frames, sizes.height, sizes.width)
+    batches = run.stream.batches(shape, params.batch_size)
+    limited = replace(params, max_seconds=min(params.max_seconds, run.left - run.params.finish_seconds))
+    train_autoencoder(autoencoder, batches, limited, run.folder)
+    line = {}
+    for split in ("easy", "hard"):
+        clips = torch.stack([clip.frames for clip in run.probe_clips if clip.spec.split == split])
+        line[split] = {
+            "whole": round(reconstruction_psnr(autoencoder, clips, frames_alone=False), 2),
+            "apart": round(reconstruction_psnr(autoencoder, clips, frames_alone=True), 2),
+        }
+    report(f"autoencoder: reconstruction of tune clips, dB: {line}")
+    (run.folder / "reconstruction.json").write_text(json.dumps(line))
+    autoencoder.save_pretrained(run.folder / "autoencoder")
+
+
+def train_denoiser(run: Run) -> None:
+    """Train transformer and text encoder on latents of RUNS/autoencoder; leaves RUNS/pipeline."""
+    params, sizes, device = run.params.transformer, run.params.architecture, run.device
+    autoencoder = AutoencoderKLCogVideoX.from_pretrained(run.folder / "autoencoder", dtype=torch.float32)
+    encoder = autoencoder.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
     tokenizer = make_tokenizer(sizes)
-    specs = [
-        RenderSpec(seed=seed, role="tune", kind=("object", "scene")[seed % 2], split=("easy", "hard")[seed // 2 % 2])
-        for seed in range(NUM_PROBE_CLIPS)
-    ]
-    with ProcessPoolExecutor(mp_context=get_context("forkserver")) as processes:
-        clips = [clip for [clip] in processes.map(probe_clips, [[spec] for spec in specs])]
-    probe = Probe(clips, autoencoder, tokenizer, sizes.text_length)
-    pools = fill_pools(
-        autoencoder,
-        _stream(params, sizes, device, part=1),
-        tokenizer,
-        parse(PoolParams, params["pool"], "pool"),
-        text_length=sizes.text_length,
-        device=device,
-    )
-    sys.stdout.write(f"encoded {({name: pool.size for name, pool in pools.items()})}\n")
-    sys.stdout.flush()
-    denoiser = Denoiser(make_transformer(sizes), make_text_encoder(sizes, tokenizer)).to(device)
+    transformer, text_encoder = make_transformer(sizes), make_text_encoder(sizes, tokenizer)
+    if params.start_from is not None:
+        load_weights(transformer, HERE / params.start_from / "transformer")
+        load_weights(text_encoder, HERE / params.start_from / "text_encoder")
+    denoiser = Denoiser(transformer, text_encoder).to(device)
+    size = (sizes.height, sizes.width)
+    pools = LatentPools(encoder, run.stream, tokenizer, run.params.pool, size=size, text_length=sizes.text_length)
+    pools.fill()
+    report(f"clips encoded before training: {pools.sizes}")
+    probe = Probe(run.probe_clips, encoder, tokenizer, sizes.text_length)
+    prompts = [clip.prompt for clip in run.probe_clips[:: max(1, len(run.probe_clips) // 4)]]
+    number = iter(range(10**6))
 
     def save(averaged: Denoiser) -> None:
         save_pipeline(
-            runs / "pipeline",
-            autoencoder=autoencoder,
+            run.folder / "pipeline",
+            autoencoder=AutoencoderKLCogVideoX.from_pretrained(run.folder / "autoencoder"),
             transformer=averaged.transformer,
             text_encoder=averaged.text_encoder,
             tokenizer=tokenizer,
         )
+        pipeline = CogVideoXPipeline(tokenizer, averaged.text_encoder, encoder, averaged.transformer, make_scheduler())
+        save_strips(pipeline, prompts, run.folder / "samples" / f"{next(number):04d}.png", num_frames=sizes.num_frames)
 
+    spent = _spent(run.folder / "transformer.jsonl")
+    limited = replace(params, max_seconds=min(params.max_seconds, spent + run.left - run.params.finish_seconds))
     averaged = train_transformer(
         denoiser,
         pools,
         make_scheduler(),
-        parse(TransformerTraining, params["transformer"], "transformer"),
+        limited,
         probe=probe,
         empty_prompt=tokenize(tokenizer, ("",), sizes.text_length, device),
-        folder=runs,
+        folder=run.folder,
         save=save,
     )
+    report(f"clips encoded in all: {pools.sizes}")
     save(averaged)
 
 
+def print_speed(run: Run) -> None:
+    """Time the ways in which the autoencoder can compute."""
+    sizes, params = run.params.architecture, run.params.autoencoder
+    batch = next(run.stream.batches(ClipShape(sizes.num_frames, sizes.height, sizes.width), params.batch_size))
+    for line in _speeds(sizes, params, batch.frames):
+        report(line)
+
+
+def _speeds(sizes: ArchitectureParams, params: AutoencoderTraining, frames: torch.Tensor) -> Iterator[str]:
+    if not frames.is_cuda:
+        ways = [replace(params, precision="float32", channels_last=False)]
+    else:
+        plain = replace(params, precision="bfloat16", channels_last=False, compile="none")
+        ways = [
+            replace(plain, precision="autocast"),
+            plain,
+            replace(plain, channels_last=True),
+            replace(plain, channels_last=True, compile="largest"),
+            replace(plain, compile="largest"),
+        ]
+    for way in ways:
+        first, each = time_autoencoder(make_autoencoder(sizes).to(frames.device), frames, way)
+        said = f"{way.precision}, channels_last {way.channels_last}, compile {way.compile}"
+        yield f"{said}: first three steps {first:.1f} s, then {each:.4f} s per step"
+
+
+def ship(runs: Path) -> None:
+    """Copy the pipeline and the curves of a finished run over this folder's."""
+    pipeline = runs / "pipeline"
+    if not (pipeline / "model_index.json").exists():
+        raise SystemExit(f"{pipeline} holds no pipeline; is the run finished?")
+    for component in COMPONENTS:
+        shutil.rmtree(HERE / component, ignore_errors=True)
+        shutil.copytree(pipeline / component, HERE / component)
+    shutil.copy(pipeline / "model_index.json", HERE)
+    number = 1 + len(list((HERE / "curves").glob("transformer-*.jsonl")))
+    for name in ("autoencoder", "transformer"):
+        if (runs / f"{name}.jsonl").exists():
+            shutil.copy(runs / f"{name}.jsonl", HERE / "curves" / f"{name}-{number}.jsonl")
+
+
+def report(line: str) -> None:
+    """Say something at once, also through a pipe."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _spent(log: Path) -> float:
+    """Seconds that earlier parts of an interrupted run trained; the checkpoint may know of fewer."""
+    checkpoint = log.with_suffix(".pt")
+    return float(torch.load(checkpoint, weights_only=True, map_location="cpu")["spent"]) if checkpoint.exists() else 0.0
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    try:
+        main()
+    except ParamsError as error:
+        raise SystemExit(str(error)) from error

@@ -1,0 +1,454 @@
+"""The small backbone's training at sizes at which it takes seconds: it learns, it resumes, and its folder loads."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from torch import Tensor, nn
+
+from difftrack.rendering import VOCABULARY, RenderSpec
+from difftrack.training import (
+    ArchitectureParams,
+    AutoencoderTraining,
+    ClipBatch,
+    ClipShape,
+    ClipStream,
+    Denoiser,
+    LatentBatch,
+    LatentPools,
+    PoolParams,
+    Probe,
+    TransformerTraining,
+    encode_batch,
+    frame_times,
+    load_weights,
+    make_autoencoder,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_transformer,
+    probe_clips,
+    reconstruction_psnr,
+    rotary_tables,
+    save_pipeline,
+    time_autoencoder,
+    tokenize,
+    train_autoencoder,
+    train_transformer,
+)
+from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
+from difftrack.training._optimizers import make_optimizers, set_learning_rate
+from difftrack.training._precision import Worker
+
+SIZES = ArchitectureParams(
+    height=16,
+    width=24,
+    num_frames=9,
+    num_layers=3,
+    num_heads=2,
+    num_channels=16,
+    latent_channels=5,
+    autoencoder_widths=(8, 8, 16),
+    text_length=11,
+    text_layers=1,
+)
+CPU = torch.device("cpu")
+FAST = AutoencoderTraining(
+    max_steps=6, max_seconds=1e12, batch_size=2, precision="float32", peak_learning_rate=3e-3, log_every=1
+)
+STEPS = TransformerTraining(max_steps=6, max_seconds=1e12, log_every=1, probe_seconds=1e6, peak_learning_rate=3e-3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors: more threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def stream() -> Iterator[ClipStream]:
+    with ThreadPoolExecutor(1) as pool:
+        yield ClipStream(role="train", num_textures=3, device=CPU, seed=0, pool=pool)
+
+
+@pytest.fixture(scope="module")
+def batch(stream: ClipStream) -> ClipBatch:
+    return next(stream.batches(ClipShape(9, 16, 24), 2))
+
+
+def _autoencoder() -> AutoencoderKLCogVideoX:
+    torch.manual_seed(0)
+    return make_autoencoder(SIZES)
+
+
+def _denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(make_transformer(SIZES), make_text_encoder(SIZES, make_tokenizer(SIZES)))
+
+
+def _weights(module: nn.Module) -> Tensor:
+    return torch.cat([value.detach().flatten() for value in module.parameters()])
+
+
+def _log(path: Path, name: str) -> list[Any]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    rates = [learning_rate(p, peak=2.0, warmup=0.1, constant=0.4) for p in (0.0, 0.05, 0.1, 0.3, 0.5, 0.75, 1.0)]
+    half = 2 * (0.02 + 0.98 * 0.5)
+    np.testing.assert_allclose(rates, [0, 1, 2, 2, 2, half, 0.04])
+
+
+def test_a_budget_ends_at_the_first_of_its_limits() -> None:
+    assert Budget(max_steps=10, max_seconds=1e12, step=4).progress == pytest.approx(0.4, abs=1e-3)
+    assert Budget(max_steps=10, max_seconds=100.0, step=4, spent=70.0).progress == pytest.approx(0.7, abs=1e-3)
+    assert Budget(max_steps=10, max_seconds=100.0, step=11).progress == 1
+    assert Budget(max_steps=10, max_seconds=0.0).progress == 1
+
+
+def test_a_log_forgets_what_its_checkpoint_never_saw(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "a" / "log.jsonl", Budget(max_steps=10, max_seconds=1e12))
+    for step in (1, 2, 3):
+        log.budget.step = step
+        log.write(loss=0.5 * step)
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "sec')
+    log.budget.step = 2
+    log.rewind()
+    assert _log(log.path, "loss") == [0.5, 1.0]
+
+
+def test_the_average_approaches_weights_that_stand_still() -> None:
+    module = nn.Linear(3, 2)
+    average = Average(module, decay=0.5)
+    start = module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight.add_(8.0)
+    for step in range(100, 103):
+        average.update(step)
+    torch.testing.assert_close(average.values["weight"], start + 7.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_taken_apart_start_at_zero_and_keep_one_stride(seed: int) -> None:
+    spec = RenderSpec(seed=seed, num_frames=13)
+    assert frame_times(spec, "whole").tolist() == list(range(13))
+    steps = np.diff(frame_times(spec, "apart"))
+    assert (steps >= 1).all()
+    assert len(set(steps[1:])) == 1
+
+
+def test_the_stream_gives_easy_and_hard_batches_that_are_never_repeated(stream: ClipStream) -> None:
+    batches = list(islice(stream.batches(ClipShape(2, 16, 24), 3), 3))
+    clips = {clip.numpy().tobytes() for batch in batches for clip in batch.frames}
+    assert len(clips) == 9
+    assert all(batch.frames.shape == (3, 2, 16, 24, 3) for batch in batches)
+    words = {word for batch in batches for prompt in batch.prompts for word in prompt.split()}
+    assert words <= set(VOCABULARY)
+
+
+def test_the_same_seed_gives_the_same_stream() -> None:
+    frames = []
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as pool:
+            stream = ClipStream(role="train", num_textures=2, device=CPU, seed=7, pool=pool)
+            frames.append(next(stream.batches(ClipShape(2, 8, 16, "apart"), 2)).frames)
+    assert torch.equal(*frames)
+
+
+def test_the_autoencoder_learns_and_says_how_large_its_latents_are(tmp_path: Path, batch: ClipBatch) -> None:
+    autoencoder = _autoencoder()
+    before = reconstruction_psnr(autoencoder.eval(), batch.frames, frames_alone=False)
+    train_autoencoder(autoencoder, repeat(batch), replace(FAST, max_steps=9), tmp_path)
+    losses = _log(tmp_path / "autoencoder.jsonl", "loss")
+    assert losses[-1] < 0.9 * losses[0]
+    assert reconstruction_psnr(autoencoder, batch.frames, frames_alone=False) > before + 0.5
+    assert _log(tmp_path / "autoencoder.jsonl", "frames")[:6] == [9, 9, 1, 9, 9, 1]
+    latents = encode_batch(autoencoder, batch.frames, frames_alone=False)
+    assert float(latents.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_a_frozen_encoder_keeps_its_latents(tmp_path: Path, batch: ClipBatch) -> None:
+    autoencoder = _autoencoder()
+    start = deepcopy(autoencoder)
+    train_autoencoder(autoencoder, repeat(batch), replace(FAST, max_steps=3, train_encoder=False), tmp_path)
+    assert torch.equal(_weights(autoencoder.encoder), _weights(start.encoder))
+    assert not torch.equal(_weights(autoencoder.decoder), _weights(start.decoder))
+    assert autoencoder.config.scaling_factor == start.config.scaling_factor
+
+
+def test_no_time_leaves_the_autoencoder_as_it_is(tmp_path: Path, batch: ClipBatch) -> None:
+    autoencoder = _autoencoder()
+    train_autoencoder(autoencoder, repeat(batch), replace(FAST, max_seconds=0.0), tmp_path)
+    assert torch.equal(_weights(autoencoder), _weights(_autoencoder()))
+    assert autoencoder.config.scaling_factor == _autoencoder().config.scaling_factor
+
+
+def _interrupted(batch: ClipBatch, after: int) -> Iterator[ClipBatch]:
+    yield from repeat(batch, after)
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_autoencoder_goes_on_as_if_it_had_never_stopped(tmp_path: Path, batch: ClipBatch) -> None:
+    params = replace(FAST, save_seconds=0.0)
+    straight, resumed = _autoencoder(), _autoencoder()
+    train_autoencoder(straight, repeat(batch), params, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train_autoencoder(resumed, _interrupted(batch, 3), params, tmp_path / "resumed")
+    fresh = _autoencoder()
+    train_autoencoder(fresh, repeat(batch), params, tmp_path / "resumed")
+    torch.testing.assert_close(_weights(fresh), _weights(straight))
+    logs = [_log(tmp_path / name / "autoencoder.jsonl", "step")[:6] for name in ("straight", "resumed")]
+    assert logs == [[1, 2, 3, 4, 5, 6]] * 2
+
+
+@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
+def test_every_way_of_computing_takes_steps(batch: ClipBatch, precision: Any) -> None:
+    params = replace(FAST, precision=precision, channels_last=True)
+    first, each = time_autoencoder(_autoencoder(), batch.frames, params, rounds=1)
+    assert first > 0
+    assert each > 0
+
+
+def test_a_bfloat16_worker_trains_the_float32_weights() -> None:
+    torch.manual_seed(0)
+    master = nn.Linear(5, 3)
+    worker = Worker(master, "bfloat16")
+    inputs = torch.randn(7, 5)
+    worker.module(inputs.to(worker.dtype)).float().square().sum().backward()
+    worker.hand_over()
+    expected = 2 * master(inputs).T @ inputs
+    torch.testing.assert_close(master.weight.grad, expected, rtol=0.03, atol=0.1)
+    with torch.no_grad():
+        master.weight.add_(1.0)
+    worker.refresh()
+    assert torch.equal(_weights(worker.module)[:15].reshape(3, 5), master.weight.to(torch.bfloat16))
+
+
+def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
+    denoiser = _denoiser()
+    adamw, muon = make_optimizers(denoiser, "muon", betas=(0.9, 0.95), weight_decay=0.01)
+    names = {id(value): name for name, value in denoiser.named_parameters()}
+    hidden = {names[id(value)] for value in muon.param_groups[0]["params"]}
+    rest = {names[id(value)] for value in adamw.param_groups[0]["params"]}
+    assert "transformer.transformer_blocks.2.attn1.to_q.weight" in hidden
+    assert {"transformer.proj_out.weight", "text_encoder.shared.weight"} <= rest
+    assert not any("norm" in name or "bias" in name for name in hidden)
+    assert hidden | rest == set(names.values())
+    assert not hidden & rest
+    set_learning_rate([adamw, muon], 0.25)
+    assert adamw.param_groups[0]["lr"] == muon.param_groups[0]["lr"] == 0.25
+
+
+class _Fixed:
+    """Clips that depend on the step's random numbers alone."""
+
+    def __init__(self, *, stop_after: int = 10**6) -> None:
+        self._left = stop_after
+
+    def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        length = int(choice.integers(2, 4))
+        pattern = torch.linspace(-1, 1, 4 * 6).reshape(4, 6).expand(3, length, 5, 4, 6)
+        tokens = torch.randint(3, 9, (3, 11), generator=generator)
+        return LatentBatch(pattern.clone(), tokens, frames_alone=bool(choice.random() < 0.5))
+
+    def refresh(self, seconds: float) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def probe() -> Probe:
+    specs = [RenderSpec(seed=1, role="tune", split="easy", num_frames=9, height=16, width=24)]
+    specs.append(replace(specs[0], split="hard"))
+    clips = probe_clips(specs, device=CPU, grid=3)
+    return Probe(clips, _autoencoder().eval(), make_tokenizer(SIZES), SIZES.text_length)
+
+
+def _train(denoiser: Denoiser, source: Any, params: TransformerTraining, probe: Probe, folder: Path) -> Denoiser:
+    saved: list[Tensor] = []
+    return train_transformer(
+        denoiser,
+        source,
+        make_scheduler(),
+        params,
+        probe=probe,
+        empty_prompt=tokenize(make_tokenizer(SIZES), ("",), SIZES.text_length, CPU),
+        folder=folder,
+        save=lambda averaged: saved.append(_weights(averaged)),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
+    denoiser = _denoiser()
+    params = replace(STEPS, optimizer=optimizer, max_steps=28, constant_share=0.5)
+    averaged = _train(denoiser, _Fixed(), params, probe, tmp_path)
+    losses = _log(tmp_path / "transformer.jsonl", "loss")
+    assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
+    difference = (_weights(averaged) - _weights(denoiser)).abs()
+    assert 0 < float(difference.max()) < 0.5
+    measured = _log(tmp_path / "transformer.jsonl", "accuracy")
+    assert _log(tmp_path / "transformer.jsonl", "timestep") == [19, 199, 399, 599, 799, 999]
+    for accuracy in measured:
+        assert [list(accuracy), list(accuracy["whole"])] == [["whole", "apart"], ["easy", "hard"]]
+        shares = np.array([accuracy[view][split] for view in accuracy for split in accuracy[view]])
+        assert shares.shape == (4, SIZES.num_layers)
+        assert ((shares >= 0) & (shares <= 1)).all()
+
+
+def test_an_interrupted_transformer_goes_on_as_if_it_had_never_stopped(tmp_path: Path, probe: Probe) -> None:
+    params = replace(STEPS, save_seconds=0.0)
+    straight = _train(_denoiser(), _Fixed(), params, probe, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        _train(_denoiser(), _Fixed(stop_after=4), params, probe, tmp_path / "resumed")
+    resumed = _train(_denoiser(), _Fixed(), params, probe, tmp_path / "resumed")
+    torch.testing.assert_close(_weights(resumed), _weights(straight))
+    steps = [_log(tmp_path / name / "transformer.jsonl", "loss") for name in ("straight", "resumed")]
+    np.testing.assert_allclose(steps[0], steps[1], rtol=1e-5)
+
+
+PoolsMaker = Callable[..., LatentPools]
+
+
+@pytest.fixture
+def pools(stream: ClipStream) -> PoolsMaker:
+    def make(**changes: Any) -> LatentPools:
+        values: dict[str, Any] = {
+            "whole": 4,
+            "apart": 3,
+            "long": 2,
+            "other": 2,
+            "other_sizes": ((24, 16),),
+            "tokens_per_step": 60,
+            "fill_seconds": 0.0,
+        }
+        return LatentPools(
+            _autoencoder().eval(),
+            stream,
+            make_tokenizer(SIZES),
+            PoolParams(**{**values, **changes}),
+            size=(16, 24),
+            text_length=SIZES.text_length,
+        )
+
+    return make
+
+
+def test_pools_give_every_kind_of_clip_and_keep_to_the_number_of_tokens(pools: PoolsMaker) -> None:
+    made = pools(other_share=0.25)
+    made.fill()
+    assert all(made.sizes.values())
+    seen = set()
+    for step in range(40):
+        drawn = made.draw(np.random.default_rng(step), torch.Generator().manual_seed(step))
+        clips, length, channels, rows, cols = drawn.latents.shape
+        assert channels == SIZES.latent_channels
+        assert drawn.tokens.shape == (clips, SIZES.text_length)
+        assert clips == max(1, 60 // (length * rows * cols // 4))
+        assert (rows, cols) in {(4, 6), (6, 4)}
+        assert length in (range(5, 14) if drawn.frames_alone else (5, 9, 13))
+        seen.add((drawn.frames_alone, (rows, cols)))
+    assert len(seen) == 4
+
+
+def test_new_clips_replace_the_oldest_within_their_share_of_the_time(pools: PoolsMaker) -> None:
+    made = pools(apart_share=0.0, long_share=0.0, other_share=0.0, refresh_share=0.5)
+    made.fill()
+    before = made.sizes["whole"]
+    assert list(made.sizes) == ["whole"]
+    made.refresh(0.0)
+    assert made.sizes["whole"] == before
+    first = made.draw(np.random.default_rng(0), torch.Generator().manual_seed(0))
+    for _ in range(2):
+        made.refresh(1e6)
+    assert made.sizes["whole"] > before
+    again = made.draw(np.random.default_rng(0), torch.Generator().manual_seed(0))
+    assert not torch.equal(first.latents, again.latents)
+    still = pools(refresh_share=0.0)
+    still.fill()
+    before = still.sizes["whole"]
+    still.refresh(1e6)
+    assert still.sizes["whole"] == before
+
+
+def test_frames_encoded_alone_know_nothing_of_each_other(batch: ClipBatch) -> None:
+    autoencoder = _autoencoder().eval()
+    both = encode_batch(autoencoder, batch.frames, frames_alone=True)
+    one = encode_batch(autoencoder, batch.frames[:, 4:5], frames_alone=True)
+    assert both.shape == (2, 9, 5, 4, 6)
+    torch.testing.assert_close(both[:, 4:5], one, atol=1e-5, rtol=1e-4)
+
+
+def test_impossible_shares_are_named() -> None:
+    with pytest.raises(ValueError, match=r"-0\.1"):
+        PoolParams(long_share=-0.1)
+    with pytest.raises(ValueError, match=r"refresh_share 1.0"):
+        PoolParams(refresh_share=1.0)
+
+
+def _save(folder: Path, sizes: ArchitectureParams = SIZES) -> Path:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(sizes)
+    save_pipeline(
+        folder,
+        autoencoder=make_autoencoder(sizes),
+        transformer=make_transformer(sizes),
+        text_encoder=make_text_encoder(sizes, tokenizer),
+        tokenizer=tokenizer,
+    )
+    return folder
+
+
+def test_the_saved_folder_is_a_stock_pipeline(tmp_path: Path) -> None:
+    pipeline = CogVideoXPipeline.from_pretrained(_save(tmp_path), dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    choices = {"num_frames": 9, "num_inference_steps": 2, "max_sequence_length": SIZES.text_length}
+    frames = pipeline(prompt="a red circle moves left", output_type="np", **choices).frames
+    assert frames.shape == (1, 9, 16, 24, 3)
+    assert np.isfinite(frames).all()
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(4, 6), (6, 4), (8, 6)])
+def test_rotary_tables_are_those_of_the_stock_pipeline(tmp_path: Path, rows: int, cols: int) -> None:
+    pipeline = CogVideoXPipeline.from_pretrained(_save(tmp_path), dtype=torch.float32)
+    stock = pipeline._prepare_rotary_positional_embeddings(rows * 4, cols * 4, 7, CPU)
+    for own, theirs in zip(rotary_tables(pipeline.transformer, 7, rows, cols), stock, strict=True):
+        assert torch.equal(own, theirs)
+
+
+def test_training_goes_on_from_saved_weights_and_says_where_it_cannot(tmp_path: Path) -> None:
+    folder = _save(tmp_path / "small")
+    torch.manual_seed(1)
+    transformer = make_transformer(SIZES)
+    load_weights(transformer, folder / "transformer")
+    torch.manual_seed(0)
+    expected = CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32).transformer
+    assert torch.equal(_weights(transformer), _weights(expected))
+    with pytest.raises(ValueError, match="start_from"):
+        load_weights(make_transformer(replace(SIZES, num_layers=4)), folder / "transformer")
+    with pytest.raises(ValueError, match="absent"):
+        load_weights(make_autoencoder(SIZES), tmp_path / "absent")
+
+
+def test_every_word_of_a_prompt_is_one_token() -> None:
+    tokenizer = make_tokenizer(SIZES)
+    ids = tokenizer(" ".join(VOCABULARY)).input_ids
+    assert len(ids) == len(VOCABULARY) + 1
+    assert tokenizer.unk_token_id not in ids
