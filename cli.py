@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="Where video diffusion transformers keep track of points: measure it, track with it.",
+    help="Where video diffusion transformers keep track of points: measure it, track with it, guide with it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -176,6 +176,32 @@ def track(
         typer.echo(file)
 
 
+@_verb
+def guide(
+    prompts: Annotated[Path | None, typer.Argument(help="Prompt file; default: the one in the params.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the videos and what they measure.")] = Path("guided"),
+    params: Annotated[Path, typer.Option(help="What to run, from guide and backbones.")] = Path("params.yaml"),
+) -> None:
+    """Sample prompts with and without cross-attention guidance; what is there already is kept."""
+    from difftrack.backbones import ModelParams, load_backbone
+    from difftrack.guidance import GuideParams, read_ranking, sample_prompts
+    from difftrack.params import parse
+    from difftrack.prompts import read_prompts
+
+    values = _read_params(params, "guide", "backbones")
+    section = parse(GuideParams, values["guide"], "guide")
+    model = parse(ModelParams, values["backbones"].get(section.backbone) or {}, f"backbones.{section.backbone}")
+    best = params.parent / "data" / "scores" / section.backbone / "best_layers.json"
+    ways = section.ways(read_ranking(best) if section.layers == "best" else None)
+    backbone, texts = load_backbone(section.backbone, model), read_prompts(prompts or section.prompts)
+    problems = []
+    for outcome in _progress(sample_prompts(backbone, texts, section, ways=ways, folder=out), "guide", len(texts)):
+        typer.echo(outcome.problem or out / f"{outcome.number:03d}", err=outcome.problem is not None)
+        problems += [outcome.number] if outcome.problem else []
+    if problems:
+        raise typer.Exit(1)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
     """Run what changed of the pipeline, then say where the report is; arguments are those of `dvc repro`."""
@@ -226,7 +252,7 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", backbone: str | None, param
     from difftrack.params import parse
     from difftrack.tracking import ChunkParams, TrackParams, chunk_schedule, select_sources, track_clip
 
-    values = _read_params(params)
+    values = _read_params(params, "extract", "track", "backbones")
     view = dict(values["extract"]["tracking"])
     chunking = parse(ChunkParams, view.pop("chunks", {}), "extract.tracking.chunks")
     known = {field.name for field in dataclasses.fields(TrackParams)}  # the rest is about evaluation
@@ -247,14 +273,14 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", backbone: str | None, param
     return tracks.rescaled(from_size=spec.size, to_size=clip_size)
 
 
-def _read_params(path: Path) -> dict[str, Any]:
+def _read_params(path: Path, *sections: str) -> dict[str, Any]:
     import yaml
 
     try:
         values: dict[str, Any] = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    for section in ("extract", "track", "backbones"):
+    for section in sections:
         if not isinstance(values, dict) or not isinstance(values.get(section), dict):
             raise ValueError(f"{path}: section {section} is missing")
     return values
@@ -279,8 +305,8 @@ def _chunk(extraction: "ClipExtraction", group: str, sources: Sequence[tuple[int
     )
 
 
-def _progress(items: Iterable[T], description: str) -> Iterable[T]:
+def _progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
     """A progress bar where somebody watches."""
     from rich.progress import track as progress
 
-    return progress(list(items), description=description, disable=not sys.stderr.isatty())
+    return progress(items, description=description, total=total, disable=not sys.stderr.isatty())

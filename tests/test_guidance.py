@@ -436,23 +436,26 @@ def test_attention_that_cannot_be_perturbed_is_refused_rather_than_left_alone() 
             pipeline(latents(1))
 
 
+class PaddedText(nn.Module):
+    """Attends over video and two text tokens, and hides the padded one as key and as query."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        heads = torch.cat([hidden_states, latents(1)[:, :2]], dim=1).unsqueeze(1)
+        valid = torch.tensor([True] * 7 + [False])
+        mask = (valid[:, None] & valid)[None, None]
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask).squeeze(1)[:, :6]
+
+
 def test_mask_per_query_is_read_as_what_video_attends_to() -> None:
-    """HunyuanVideo 1.5 hides padded text as keys and as queries."""
-
-    class PaddedText(nn.Module):
-        def forward(self, hidden_states: Tensor) -> Tensor:
-            heads, valid = hidden_states.unsqueeze(1), torch.tensor([True] * 5 + [False])
-            mask = (valid[:, None] & valid)[None, None]
-            return nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask).squeeze(1)
-
+    """HunyuanVideo 1.5 masks this way."""
     pipeline, cond = Pipeline(PaddedText()), latents(1)
-    pipeline.layout = SequenceLayout(2, 2, "last")
-    mask = torch.tensor([True] * 5 + [False])[None, None, None]
-    perturbed = perturbed_attention(*[cond[None]] * 3, pipeline.layout, variant="zeroed", mask=mask)[0]
+    pipeline.layout = SequenceLayout(2, 3, "last")
+    tokens = torch.cat([cond, cond[:, :2]], dim=1)[None]
+    mask = torch.tensor([True] * 7 + [False])[None, None, None]
+    perturbed = perturbed_attention(tokens, tokens, tokens, pipeline.layout, variant="zeroed", mask=mask)[0, :, :6]
     plain = pipeline(cond)
     with pipeline.guided(calls="cond"):
-        found = pipeline(cond)
-    torch.testing.assert_close(found[:, :5], (plain + 2.0 * (plain - 9 * perturbed))[:, :5])
+        torch.testing.assert_close(pipeline(cond), plain + 2.0 * (plain - 9 * perturbed))
 
 
 def test_layers_and_steps_that_are_none_are_refused(cogvideox: Backbone) -> None:

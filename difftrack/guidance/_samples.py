@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ def _name(number: int) -> str:
     return f"{number:03d}"
 
 
+def _image(folder: Path, number: int) -> Path:
+    return folder / f"{_name(number)}.png"
+
+
 def _drop_what_is_gone(folder: Path, names: set[str]) -> None:
     for clip in folder.glob("*/*/clip.json"):
         if clip.parents[1].name not in names:
@@ -117,15 +122,15 @@ def _sample_in_all_ways(
 
 
 def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidance | None) -> dict[str, Any]:
-    """All that decides what is sampled, besides prompt and seed."""
-    kept = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width")
+    """All that decides what comes out, besides the prompt."""
+    kept = ("seed", "num_inference_steps", "cfg_scale", "num_frames", "height", "width", "fps")
     return {
         "backbone": backbone.fingerprint,
         "dtype": backbone.params.dtype,
         "embedded_guidance": backbone.params.embedded_guidance,
         "vae_tiling": backbone.params.vae_tiling,
         "guidance": {**asdict(guidance), "layers": sorted(guidance.layers)} if guidance and guidance.scale else None,
-        "image": None if params.images is None else f"{_name(number)}.png",
+        "image": None if params.images is None else sha256(_image(params.images, number).read_bytes()).hexdigest(),
         **{name: getattr(params, name) for name in kept},
     }
 
@@ -143,7 +148,7 @@ def _sample(
     backbone: Backbone, number: int, prompt: str, params: GuideParams, guidance: Guidance | None
 ) -> UInt8[np.ndarray, "frame row col rgb"]:
     grid = backbone.token_grid(params.num_frames, params.height, params.width)
-    image = None if params.images is None else read_image(params.images / f"{_name(number)}.png")
+    image = None if params.images is None else read_image(_image(params.images, number))
     with nullcontext() if guidance is None else guided(backbone, guidance, grid=grid):
         return backbone.generate(
             prompt,
