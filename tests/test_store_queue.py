@@ -11,7 +11,7 @@ from torch import Tensor
 
 from difftrack.geometry import TokenGrid
 from difftrack.store import DescriptorSpec, GroupWriter, StoreError, StoreParams, create_group, open_store
-from difftrack.store.torch_writer import WriteQueue
+from difftrack.store.torch_writer import WriteQueue, as_read
 
 SPEC = DescriptorSpec(
     steps=(3, 17),
@@ -138,6 +138,26 @@ def test_finishing_before_everything_was_put_names_what_is_missing(tmp_path: Pat
 def test_a_queue_without_room_is_refused(num_threads: int, depth: int) -> None:
     with pytest.raises(ValueError, match="at least 0 and 1"):
         WriteQueue(num_threads=num_threads, depth=depth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stored_as", ["float16", "bfloat16", "int8"])
+def test_what_would_be_read_is_known_without_writing(tmp_path: Path, stored_as: str, dtype: torch.dtype) -> None:
+    params = StoreParams(dtype=stored_as)
+    writer = create_group(tmp_path, "clip", SPEC, params=params)
+    with WriteQueue(num_threads=0) as units:
+        for step, layer in SPEC.units:
+            units.put(writer, step, layer, unit(step, layer, dtype))
+        units.finish(writer).result()
+    read = torch.from_numpy(open_store(tmp_path).sel(clip="clip", step=17, layer=4, kind="key"))
+    expected = as_read(unit(17, 4, dtype)["key"], params)
+    assert expected.dtype == read.dtype
+    assert torch.equal(expected, read)
+
+
+def test_what_could_not_be_stored_is_not_read_either() -> None:
+    with pytest.raises(ValueError, match="the value 70000 is beyond"):
+        as_read(torch.tensor([[1.0, 70000.0]]), StoreParams())
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ from difftrack.store._groups import StoredGroup, keep_groups, remove_group, stor
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
 from difftrack.store._space import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
-from difftrack.store._spec import DescriptorKind, DescriptorSpec, StoreParams
+from difftrack.store._spec import DescriptorKind, DescriptorSpec, StoreParams, fingerprint_of
 from difftrack.store._verify import FileCheck
 from difftrack.store._writer import GroupWriter, create_group, open_writer
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_space",
     "clip_group",
     "create_group",
+    "fingerprint_of",
     "free_bytes",
     "keep_groups",
     "measured_ratio",

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Num, Shaped
+from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
+from difftrack.store._encodings import encoding_of
 from difftrack.store._spec import StoreParams
 from difftrack.store._writer import GroupWriter
 
-__all__ = ["WriteQueue"]
+__all__ = ["WriteQueue", "as_read"]
 
 Written = Callable[[int], None]
 """Told the bytes of each unit (before compression) that has reached its files; called by any thread."""
@@ -166,6 +167,21 @@ class WriteQueue:
     def _release(self, slot: _Slot) -> None:
         slot.held = []
         self._slots.put(slot)
+
+
+def as_read(tensor: Float[Tensor, "..."], params: StoreParams) -> Float[Tensor, "..."]:
+    """What a store would give back for a tensor, on the tensor's device and without the store.
+
+    Raises:
+        ValueError: a value cannot be stored so.
+    """
+    if params.dtype != "int8":
+        stored = _as_stored(tensor.detach(), params)
+        if bool(stored.isfinite().all()):
+            return stored.float() if params.dtype == "bfloat16" else stored
+    encoding = encoding_of(params.dtype)
+    codes, scale = encoding.encode(_numbers(tensor.detach()), round_to_bf16=params.round_to_bf16)
+    return torch.from_numpy(encoding.decode(codes, scale)).to(tensor.device)
 
 
 def _as_stored(tensor: Tensor, params: StoreParams) -> Tensor:

@@ -1,0 +1,141 @@
+"""Stage: the whole map of steps and layers, matched as the model computes it; no descriptor is kept.
+
+Writes what `match` writes, so that `score` reads it, in megabytes where the descriptors would take terabytes.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.progress import track
+
+from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
+from difftrack.datasets import clip_names, read_tracks
+from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
+from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
+from difftrack.geometry import rescale_points
+from difftrack.params import parse
+from difftrack.store import StoreError, fingerprint_of, read_results, write_results
+from difftrack.store.torch_writer import as_read
+from stages._run import Paths, run
+
+KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveySection:
+    """`survey`: which part of the map; how clips are run is in `extract.analysis`, how they are matched in `match`."""
+
+    backbones: tuple[str, ...] = ()
+    """Those to survey; none by default, since it runs a model over every step."""
+    steps: Literal["all"] | tuple[int, ...] = "all"
+    """Steps of the schedule."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    """Layers."""
+    kinds: tuple[Literal["query_key", "feature"], ...] = ("query_key", "feature")
+    """What to match by."""
+    per_head: bool = False
+    """Also match by each head alone: as many times the bytes as there are heads."""
+
+
+def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
+    """Read `clips` and `tracks`; write a group of `matches` per clip."""
+    job = SurveyJob(json.dumps(params), deps["clips"], deps["tracks"], str(outs["matches"]))
+    extract = parse(ExtractParams, params["extract"], "extract")
+    clips = part_of(clip_names(deps["clips"]), params["item"].get("part"))
+    outcomes = run_clips(job, clips, workers=extract.workers, scheduler=extract.scheduler)
+    watched = track(outcomes, "survey", total=len(clips), disable=not sys.stderr.isatty())
+    failures = {clip: problem for clip, problem in watched if problem}
+    if failures:
+        listed = "\n".join(f"  {clip}: {cause}" for clip, cause in sorted(failures.items()))
+        sys.exit(f"survey: {len(failures)} of {len(clips)} clips failed\n{listed}")
+
+
+@dataclass(frozen=True)
+class SurveyJob(Job):
+    """What every process needs to survey clips."""
+
+    params: str
+    """All of params.yaml and the matrix cell, as JSON."""
+    clips: Path
+    tracks: Path
+    matches: str
+
+    @cache  # noqa: B019 - one job a process, and its weights are to stay
+    def source(self) -> ClipSource:
+        """The clips and their backbone, over the part of the map that is surveyed."""
+        params = json.loads(self.params)
+        survey = parse(SurveySection, params["survey"], "survey")
+        kinds = [kind for name in survey.kinds for kind in KINDS_OF[name]]
+        view = {"steps": survey.steps, "layers": survey.layers, "heads": "all", "descriptors": kinds}
+        params["extract"]["analysis"] |= view
+        return ClipSource.open(params, backbone=params["item"]["backbone"], view="analysis", folder=self.clips)
+
+    def open(self) -> ClipWorker:
+        """See `Job`."""
+        return _Surveyor(self)
+
+
+class _Surveyor(ClipWorker):
+    """Matches one clip after another while the model runs over it."""
+
+    def __init__(self, job: SurveyJob) -> None:
+        params = json.loads(job.params)
+        survey = parse(SurveySection, params["survey"], "survey")
+        match = parse(MatchSection, params["match"], "match")
+        self._job = job
+        self._match = replace(match, kinds=survey.kinds, per_head=survey.per_head)
+        self._stored = parse(ExtractParams, params["extract"], "extract").store
+
+    def run(self, clip: str, report: Report) -> Future[None]:
+        """See `ClipWorker`; a clip that is there already with the same provenance is left alone."""
+        done: Future[None] = Future()
+        extraction = self._job.source().prepare(clip)
+        ((group, spec),) = extraction.groups.items()
+        provenance = {
+            "convention": self._match.convention,
+            "matching": asdict(self._match.params),
+            "descriptors": fingerprint_of(spec, self._stored),
+            "size": list(spec.size),
+            "temporal_stride": spec.grid.temporal_stride,
+            "kinds": list(self._match.kinds),
+            "per_head": self._match.per_head,
+        }
+        tracks = read_tracks(self._job.tracks, clip)
+        points = np.flatnonzero(tracks.query_points[:, 0] == spec.frames[0])
+        points_xy_px = rescale_points(
+            tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
+        )
+        if not self._is_there(clip, provenance, points_xy_px):
+            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask)
+            cells = {}
+
+            def match(unit: CapturedUnit) -> None:
+                cells[unit.step, unit.layer] = matcher.match(lambda kind: as_read(unit.tensors[kind], self._stored))
+
+            extraction.run(group, spec.units, match)
+            dataset = label_matches(cells, spec, points=points, points_xy_px=points_xy_px)
+            write_results(self._job.matches, clip, dataset, provenance)
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        """See `ClipWorker`."""
+
+    def _is_there(self, clip: str, provenance: Mapping[str, Any], points_xy_px: np.ndarray) -> bool:
+        try:
+            found = read_results(self._job.matches, clip)
+        except StoreError:
+            return False
+        as_json = json.loads(json.dumps(provenance))
+        return found.attrs == as_json and np.array_equal(found["query_xy_px"].values, points_xy_px)
+
+
+if __name__ == "__main__":
+    run("survey", main, whole=True)

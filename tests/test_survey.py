@@ -1,0 +1,122 @@
+"""The whole map without descriptors: what is matched on the way equals what is matched from a store."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
+
+from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
+from difftrack.store import read_results, result_groups
+from stages import extract, match, score, survey
+
+CLIPS = ("first", "second")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips with tracks, and a tiny backbone."""
+    root = tmp_path_factory.mktemp("inputs")
+    save_cogvideox(root / "backbone")
+    for seed, name in enumerate(CLIPS):
+        frames = np.random.default_rng(seed).integers(0, 256, (11, 31, 37, 3), dtype=np.uint8)
+        write_clip(root / "clips", Clip(name, frames, fps=8.0, prompt="a red disc moves", source="rendered"))
+        starts = np.array([[5.0, 7.0], [20.0, 11.0], [30.0, 25.0]], dtype=np.float32) + seed
+        points = np.repeat(starts[None], 11, axis=0)
+        queries = np.column_stack([np.zeros(3, np.float32), starts])
+        write_tracks(root / "tracks", name, Tracks(points, np.ones((11, 3), bool), queries, 31, 37, "exact"))
+    return root
+
+
+def params(inputs: Path, **survey_changes: Any) -> dict[str, Any]:
+    view = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 10, "steps": [2, 9], "layers": [1, 3]}
+    return {
+        "item": {"backbone": "tiny", "view": "analysis"},
+        "backbones": {"tiny": {"path": str(inputs / "backbone")}},
+        "extract": {"analysis": {**view, "num_frames": NUM_FRAMES}, "tracking": view},
+        "match": {"per_head": True, "device": "cpu"},
+        "survey": {"steps": [2, 9], "layers": [1, 3], "per_head": True} | survey_changes,
+    }
+
+
+def run_survey(inputs: Path, out: Path, **survey_changes: Any) -> Path:
+    deps = {"clips": inputs / "clips", "tracks": inputs / "tracks"}
+    survey.main(params(inputs, **survey_changes), deps, {"matches": out})
+    return out
+
+
+def digest(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("stored_as", ["float16", "int8"])
+def test_a_survey_finds_exactly_what_extract_and_match_find(inputs: Path, tmp_path: Path, stored_as: str) -> None:
+    given = params(inputs)
+    given["extract"]["store"] = {"dtype": stored_as}
+    deps = {"clips": inputs / "clips", "tracks": inputs / "tracks"}
+    extract.main(given, deps, {"descriptors": tmp_path / "descriptors"})
+    match.main(given["match"], deps | {"descriptors": tmp_path / "descriptors"}, {"matches": tmp_path / "matches"})
+    survey.main(given, deps, {"matches": tmp_path / "survey"})
+    assert result_groups(tmp_path / "survey") == list(CLIPS)
+    for clip in CLIPS:
+        kept, surveyed = (read_results(tmp_path / name, clip) for name in ("matches", "survey"))
+        xr.testing.assert_equal(surveyed, kept)
+        assert {name: surveyed.attrs[name] for name in kept.attrs} == kept.attrs
+
+
+def test_a_survey_covers_the_whole_map_by_default_and_score_reads_it(inputs: Path, tmp_path: Path) -> None:
+    run_survey(inputs, tmp_path / "survey", steps="all", layers="all", per_head=False, kinds=["feature"])
+    matches = read_results(tmp_path / "survey", "first")
+    assert matches.step.values.tolist() == list(range(10))
+    assert matches.layer.values.tolist() == [0, 1, 2, 3]
+    assert "head_match_xy_px" not in matches
+    outs = {name: tmp_path / name for name in ("scores", "table", "best_layers", "summary")}
+    deps = {"clips": inputs / "clips", "tracks": inputs / "tracks", "matches": tmp_path / "survey"}
+    score.main({}, deps, outs)
+    assert len(outs["table"].read_text().splitlines()) == 1 + 2 * 10 * 4
+
+
+def test_what_is_there_is_kept_and_what_changed_is_redone(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run_survey(inputs, tmp_path / "survey", kinds=["feature"])
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+    run_survey(inputs, out, kinds=["feature"])
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    (out / "second" / "zarr.json").unlink()
+    damaged = next(file for file in before if "first" in str(file) and file.stat().st_size > 500)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    undisturbed = run_survey(inputs, tmp_path / "again", kinds=["feature"])
+    run_survey(inputs, out, kinds=["feature"])
+    assert digest(out) == digest(undisturbed)
+    run_survey(inputs, out, kinds=["feature"], steps=[9])
+    assert read_results(out, "first").step.values.tolist() == [9]
+
+
+def test_parts_cover_all_clips_and_a_clip_without_tracks_is_named(inputs: Path, tmp_path: Path) -> None:
+    given, deps = params(inputs, kinds=["feature"]), {"clips": inputs / "clips", "tracks": inputs / "tracks"}
+    for part in ("1/2", "2/2"):
+        given["item"]["part"] = part
+        survey.main(given, deps, {"matches": tmp_path / "parts"})
+    assert digest(tmp_path / "parts") == digest(run_survey(inputs, tmp_path / "whole", kinds=["feature"]))
+    with pytest.raises(SystemExit, match=r"1 of 1 clips failed\n  second: .*no such tracks"):
+        survey.main(given, deps | {"tracks": tmp_path}, {"matches": tmp_path / "none"})
+
+
+def test_a_clip_that_changed_is_surveyed_again(inputs: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    frames = np.random.default_rng(0).integers(0, 256, (11, 31, 37, 3), dtype=np.uint8)
+    clip = Clip("first", frames, fps=8.0, prompt="a red disc moves", source="rendered")
+    deps = {"clips": clips, "tracks": inputs / "tracks"}
+    found = []
+    for version in (clip, replace(clip, frames=255 - frames)):
+        write_clip(clips, version)
+        survey.main(params(inputs, kinds=["feature"]), deps, {"matches": tmp_path / "survey"})
+        found.append(read_results(tmp_path / "survey", "first"))
+    assert found[0].attrs["descriptors"] != found[1].attrs["descriptors"]
+    assert not found[0]["feature_match_probability"].equals(found[1]["feature_match_probability"])
