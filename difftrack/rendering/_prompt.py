@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from difftrack.rendering._scene import SHAPES, Oscillation, RenderSpec, Scene
-from difftrack.rendering._textures import PALETTE, PATTERNS, PHOTOS, Texture
+from difftrack.rendering._textures import PALETTE, PATTERNS, PHOTO_WORDS, Texture
 
 _DIRECTIONS: Final = ("right", "down and right", "down", "down and left", "left", "up and left", "up", "up and right")
 _MAX_DESCRIBED: Final = 3
@@ -22,7 +22,7 @@ VOCABULARY: Final = tuple(
             *SHAPES,
             *PALETTE,
             *PATTERNS,
-            *(photo.word for photos in PHOTOS.values() for photo in photos),
+            *PHOTO_WORDS,
         }
     )
 )
