@@ -127,6 +127,48 @@ def verify(store: StoreArgument) -> None:
 
 
 @_verb
+def plan(
+    params: Annotated[Path, typer.Option(help="What to run.")] = Path("params.yaml"),
+    backbone: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    view: Annotated[list[str] | None, typer.Option(help="analysis or tracking only.")] = None,
+    probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
+    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as docs/study.yaml.")] = None,
+) -> None:
+    """Say what `extract` will write, how large that gets and whether it fits; exit status 1 where it does not."""
+    from difftrack.params import parse
+    from difftrack.planning import Study, plan_params, study_table
+
+    if study is not None:
+        typer.echo(study_table(parse(Study, _read_params(study), "study")))
+        return
+    values = _read_params(params, "paths", "extract", "backbones")
+    views = tuple(view or ("analysis", "tracking"))
+    for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
+        typer.echo("\n".join(planned.lines()))
+        for clip, problem in problems.items():
+            typer.echo(f"  without {clip}: {problem}")
+        planned.check()
+
+
+@_verb
+def gc(
+    params: Annotated[list[Path] | None, typer.Option(help="Keep what this needs; may be repeated.")] = None,
+    delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
+) -> None:
+    """Remove what no params file needs: descriptors of other params, clips and backbones, and their results."""
+    from difftrack.planning import find_leftovers
+
+    sections = ("paths", "extract", "backbones")
+    num_bytes = 0
+    for leftover in find_leftovers([_read_params(file, *sections) for file in params or [Path("params.yaml")]]):
+        typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
+        num_bytes += leftover.num_bytes
+        if delete:
+            leftover.remove()
+    typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
+
+
+@_verb
 def models() -> None:
     """List the backbones that have a name, and whether their weights are on this machine."""
     from huggingface_hub import try_to_load_from_cache

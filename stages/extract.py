@@ -3,12 +3,12 @@
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -17,33 +17,28 @@ from difftrack.datasets import clip_names
 from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
 from difftrack.params import parse
-from difftrack.planning import plan_extraction
-from difftrack.store import check_space, create_group, keep_groups, planned_bytes
+from difftrack.planning import outline_clips, plan_extraction
+from difftrack.store import GroupWriter, create_group, keep_groups, planned_bytes
 from difftrack.store.torch_writer import WriteQueue
 from stages._run import Paths, run
-
-T = TypeVar("T")
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips`; write the store `descriptors` of the backbone and view that `params["item"]` names."""
     item, store = params["item"], str(outs["descriptors"])
     job = ExtractJob(json.dumps(params), deps["clips"], store)
-    section, failures = job.section, dict[str, str]()
-    names = clip_names(deps["clips"])
+    section, names = job.section, clip_names(deps["clips"])
     mine = part_of(names, item.get("part"))
-    outlines = dict(_attempt(mine, job.source().outline, failures))
+    outlines, failures = outline_clips(job.source(), mine)
     name = f"extract {item['backbone']}, {item['view']}"
     plan = plan_extraction(job.source(), section, outlines, name=name, store=store)
     print("\n".join(plan.lines()))
-    whole_store = plan.raw_bytes * len(names) // max(len(mine), 1)
-    expected = None if plan.free_bytes is None else plan.remaining_bytes
-    check_space(store, whole_store, max_bytes=section.max_bytes, expected_bytes=expected)
+    plan.check(share=len(mine) / len(names) if mine else 1.0)
     if section.replace_stale:
         keep_groups(store, names)
     todo = list(outlines)
     if section.workers != 1 or section.scheduler is not None:
-        todo = [clip for clip, _ in _attempt(todo, job.create, failures)]
+        todo = [clip for clip in todo if job.create(clip, failures)]
         job.source.cache_clear()  # the workers load weights of their own
         gc.collect()
         torch.cuda.empty_cache()
@@ -83,10 +78,14 @@ class ExtractJob(Job):
         item = params["item"]
         return ClipSource.open(params, backbone=item["backbone"], view=item["view"], folder=self.clips)
 
-    def create(self, clip: str) -> None:
-        """Create the groups of a clip, without values."""
-        for group, spec in self.source().prepare(clip).groups.items():
-            create_group(self.store, group, spec, params=self.section.store, replace=self.section.replace_stale)
+    def create(self, clip: str, failures: dict[str, str]) -> bool:
+        """Create the groups of a clip, without values; note a clip that cannot be used."""
+        try:
+            for group, spec in self.source().prepare(clip).groups.items():
+                create_group(self.store, group, spec, params=self.section.store, replace=self.section.replace_stale)
+        except (ValueError, OSError) as error:
+            failures[clip] = str(error)
+        return clip not in failures
 
     def open(self) -> ClipWorker:
         """See `Job`."""
@@ -114,7 +113,7 @@ class _Extractor(ClipWorker):
             missing = writer.missing()
             report(planned_bytes(spec, self._section.store) // len(spec.units) * (len(spec.units) - len(missing)))
 
-            def put(unit: CapturedUnit, writer: Any = writer) -> None:  # noqa: ANN401
+            def put(unit: CapturedUnit, writer: GroupWriter = writer) -> None:
                 self._queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
 
             extraction.run(group, missing, put)
@@ -132,15 +131,6 @@ class _Extractor(ClipWorker):
 def _wait_for(groups: Sequence[Future[None]]) -> None:
     for group in groups:
         group.result()
-
-
-def _attempt(names: Sequence[str], action: Callable[[str], T], failures: dict[str, str]) -> Iterator[tuple[str, T]]:
-    """Do something for each clip; a clip that cannot be used is noted and the others go on."""
-    for name in names:
-        try:
-            yield name, action(name)
-        except (ValueError, OSError) as error:
-            failures[name] = str(error)
 
 
 def _progress() -> Progress:

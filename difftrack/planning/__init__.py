@@ -1,16 +1,22 @@
-"""What a run will cost, in bytes and hours, before it starts."""
+"""What a run will cost, in bytes and hours, before it starts; and what lies there that no run needs."""
 
 from difftrack.planning._extract import plan_extraction, probe
+from difftrack.planning._leftovers import Leftover, find_leftovers
+from difftrack.planning._params import outline_clips, plan_params
 from difftrack.planning._plan import Plan, Rates
 from difftrack.planning._ratios import recorded_ratio
 from difftrack.planning._study import ModelShape, Study, study_table
 
 __all__ = [
+    "Leftover",
     "ModelShape",
     "Plan",
     "Rates",
     "Study",
+    "find_leftovers",
+    "outline_clips",
     "plan_extraction",
+    "plan_params",
     "probe",
     "recorded_ratio",
     "study_table",

@@ -44,6 +44,7 @@ def plan_extraction(
         ratio_source = "on record"
     return Plan(
         name=name,
+        store=store,
         clips=len(outlines),
         groups=len(specs),
         steps=max((len(spec.steps) for spec in specs), default=0),

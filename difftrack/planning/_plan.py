@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from difftrack.store import check_space
+
 __all__ = ["Plan", "Rates"]
 
 
@@ -24,6 +26,8 @@ class Plan:
     """What a run of `extract` for one backbone in one view comes to."""
 
     name: str
+    store: str
+    """Where it will lie."""
     clips: int
     groups: int
     """Clips, or chunks of clips in the tracking view."""
@@ -66,6 +70,18 @@ class Plan:
             return None
         model = self.clips * self.rates.seconds_per_clip + self.forwards * self.rates.seconds_per_forward
         return model / self.workers
+
+    def check(self, *, share: float = 1.0) -> None:
+        """Refuse what would not fit; the message names the setting to change.
+
+        Args:
+            share: Of the store that this plan covers, where other runs write the rest.
+
+        Raises:
+            StoreError: extract.max_bytes or the free space is exceeded.
+        """
+        raw_bytes = round(self.raw_bytes / share)
+        check_space(self.store, raw_bytes, max_bytes=self.max_bytes, expected_bytes=self.remaining_bytes)
 
     def lines(self) -> list[str]:
         """For people: a line per question."""

@@ -1,11 +1,9 @@
 """A study on paper: models whose weights need not be here, many clips, both tiers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from difftrack.geometry import TokenGrid
-from difftrack.params import parse
 from difftrack.planning._plan import size
 from difftrack.planning._ratios import recorded_ratio
 from difftrack.store import DescriptorKind, DescriptorSpec, StoreParams, planned_bytes
@@ -90,17 +88,6 @@ class Study:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
 
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "Study":
-        """Read what YAML gives.
-
-        Raises:
-            ParamsError: a key is unknown, missing or of another type.
-        """
-        plain = {key: value for key, value in values.items() if key != "models"}
-        shapes = {name: parse(ModelShape, shape, f"models.{name}") for name, shape in values["models"].items()}
-        return parse(cls, {**plain, "models": shapes}, "study")
-
 
 @dataclass(frozen=True, slots=True)
 class _Tier:
@@ -129,7 +116,7 @@ def study_table(study: Study) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cells(values: Any) -> tuple[str, ...]:  # noqa: ANN401 - four numbers
+def _cells(values: Sequence[float]) -> tuple[str, ...]:
     raw, stored, gpu, core = values
     return size(raw), size(stored), f"{gpu / 3600:.3g}", f"{core / 3600:.3g}"
 

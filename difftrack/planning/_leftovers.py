@@ -1,0 +1,99 @@
+"""What lies in the folders of the pipeline and is needed by none of the given params files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difftrack.datasets import clip_names
+from difftrack.extraction import ClipSource, ExtractParams
+from difftrack.params import parse
+from difftrack.planning._params import VIEWS, outline_clips, store_of
+from difftrack.store import DescriptorSpec, StoredGroup, StoreParams, remove_group, stored_bytes, stored_groups
+
+__all__ = ["Leftover", "find_leftovers"]
+
+BY_BACKBONE = ("descriptors", "matches", "survey", "scores", "predictions")
+"""Of `paths`: folders with one folder per backbone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that can go."""
+
+    root: str
+    """A store, or a folder of results."""
+    group: str
+    """Of the store; empty for all of it."""
+    num_bytes: int
+    why: str
+
+    def remove(self) -> None:
+        """Remove it from disk."""
+        remove_group(self.root, self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a params file wants in one store."""
+
+    params: StoreParams
+    specs: Mapping[str, DescriptorSpec] | None
+    """By group; None where that cannot be told, and then everything is needed."""
+
+    def covers(self, group: StoredGroup) -> bool:
+        if self.specs is None:
+            return True
+        spec = self.specs.get(group.name)
+        return spec is not None and _comparable(spec, self.params) == _comparable(
+            DescriptorSpec.from_json(group.contents["spec"]), parse(StoreParams, group.contents["params"], "params")
+        )
+
+
+def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftover]:
+    """Find what no params file needs.
+
+    Needed is what the stages would keep: every backbone that a params file names, and of its descriptors every group
+    that one of them would write as it is. A backbone that cannot be opened here, because its weights are elsewhere,
+    keeps all of its descriptors.
+
+    Args:
+        params_files: Whole params files.
+    """
+    needs: dict[str, list[_Need]] = {}
+    for params in params_files:
+        for backbone in params["backbones"]:
+            for view in VIEWS:
+                needs.setdefault(store_of(params, backbone, view), []).append(_need(params, backbone, view))
+    named = {backbone for params in params_files for backbone in params["backbones"]}
+    folders = {params["paths"][kind] for params in params_files for kind in BY_BACKBONE if kind in params["paths"]}
+    for folder in sorted(folders):
+        yield from _of_unknown_backbones(Path(folder), named)
+    for store, wanted in needs.items():
+        for group in stored_groups(store):
+            if not any(need.covers(group) for need in wanted):
+                known = any(need.specs is None or group.name in need.specs for need in wanted)
+                why = "was written with other params" if known else "no clip of this name, or no such chunk of it"
+                yield Leftover(store, group.name, group.num_bytes, why)
+
+
+def _of_unknown_backbones(folder: Path, named: set[str]) -> Iterator[Leftover]:
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.is_dir() and entry.name not in named:
+            yield Leftover(str(entry), "", stored_bytes(entry), f"no params file names the backbone {entry.name}")
+
+
+def _need(params: Mapping[str, Any], backbone: str, view: str) -> _Need:
+    extract = parse(ExtractParams, params["extract"], "extract")
+    clips = Path(params["paths"]["clips"])
+    try:
+        source = ClipSource.open(params, backbone=backbone, view=view, folder=clips)
+    except (ValueError, OSError):
+        return _Need(extract.store, None)
+    outlines, _ = outline_clips(source, clip_names(clips))
+    return _Need(extract.store, {group: spec for groups in outlines.values() for group, spec in groups.items()})
+
+
+def _comparable(spec: DescriptorSpec, params: StoreParams) -> tuple[dict[str, Any], StoreParams]:
+    """All but which text tokens count, which only the text encoder knows."""
+    return {key: value for key, value in spec.to_json().items() if key != "text_mask"}, params

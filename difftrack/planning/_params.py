@@ -1,0 +1,72 @@
+"""Plans of everything that a params file asks for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from difftrack.datasets import clip_names
+from difftrack.extraction import ClipSource, ExtractParams
+from difftrack.params import ParamsError, parse
+from difftrack.planning._extract import plan_extraction, probe
+from difftrack.planning._plan import Plan
+from difftrack.store import DescriptorSpec
+
+__all__ = ["VIEWS", "outline_clips", "plan_params", "store_of"]
+
+VIEWS = ("analysis", "tracking")
+
+
+def plan_params(
+    params: Mapping[str, Any],
+    *,
+    backbones: Sequence[str] = (),
+    views: Sequence[str] = VIEWS,
+    with_probe: bool = False,
+) -> Iterator[tuple[Plan, dict[str, str]]]:
+    """Plan every store that a params file asks for.
+
+    Args:
+        params: All sections.
+        backbones: Only these of the params' backbones; all by default.
+        views: Only these.
+        with_probe: Time one step of the first clip; loads the weights.
+
+    Yields:
+        A plan per store, and what is wrong with clips that it leaves out.
+
+    Raises:
+        ParamsError: a backbone is not in the params.
+    """
+    extract, clips = parse(ExtractParams, params["extract"], "extract"), Path(params["paths"]["clips"])
+    unknown = sorted(set(backbones) - set(params["backbones"]))
+    if unknown:
+        raise ParamsError(f"params.yaml: no backbones.{unknown[0]}; there are {', '.join(params['backbones'])}")
+    workers = 1 if extract.workers == "auto" else extract.workers
+    for backbone in backbones or params["backbones"]:
+        for view in views:
+            source = ClipSource.open(params, backbone=backbone, view=view, folder=clips)
+            outlines, problems = outline_clips(source, clip_names(clips))
+            rates = probe(source, extract, next(iter(outlines))) if with_probe and outlines else None
+            name, store = f"{backbone}, {view}", store_of(params, backbone, view)
+            yield (
+                plan_extraction(source, extract, outlines, name=name, store=store, rates=rates, workers=workers),
+                problems,
+            )
+
+
+def outline_clips(
+    source: ClipSource, names: Sequence[str]
+) -> tuple[dict[str, dict[str, DescriptorSpec]], dict[str, str]]:
+    """What the groups of each clip will hold, and what is wrong with those that cannot be run."""
+    outlines, problems = {}, {}
+    for name in names:
+        try:
+            outlines[name] = source.outline(name)
+        except (ValueError, OSError) as error:
+            problems[name] = str(error)
+    return outlines, problems
+
+
+def store_of(params: Mapping[str, Any], backbone: str, view: str) -> str:
+    """Where the stage `extract` writes."""
+    return f"{params['paths']['descriptors']}/{backbone}/{view}"
