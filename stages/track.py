@@ -33,6 +33,9 @@ from stages._run import Paths, run
 EVALUATED_SIZE = (256, 256)
 """TAP-Vid measures at this (height, width)."""
 
+SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
+"""delta_avg, AJ and OA."""
+
 Scores = dict[str, float]
 
 
@@ -130,7 +133,10 @@ def _score(tracks: PredictedTracks, truth: Tracks, section: TrackSection) -> Sco
 def _write_scores(
     folder: Path, scores: Mapping[str, Mapping[str, Scores]], failures: Mapping[str, str], section: TrackSection
 ) -> None:
-    """Write metrics.json (means, clips, failures; null where nothing is scored) and metrics.csv (a row per clip)."""
+    """Write metrics.json (means, clips, failures; null where nothing is scored), its gist summary.json, and metrics.csv.
+
+    The table has a row per clip and tracker.
+    """
     rows = [(name, who, own) for name, of_clip in scores.items() for who, own in of_clip.items()]
     means: dict[str, dict[str, float | int | None]] = {}
     for who in dict.fromkeys(who for _, who, _ in rows):
@@ -143,6 +149,8 @@ def _write_scores(
     clips = {name: {who: _finite(own) for who, own in of_clip.items()} for name, of_clip in scores.items()}
     report = {"mean": means, "clips": clips, "failed": failures}
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    summary = {who: {name: values[name] for name in SUMMARY if name in values} for who, values in means.items()}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["clip", "tracker", *(rows[0][2] if rows else ())])

@@ -53,6 +53,7 @@ def _params(backbone: Path) -> dict[str, Any]:
     params["extract"]["analysis"] |= {**view, "num_frames": 9, "steps": [0, 4]}
     params["extract"]["tracking"] |= {**view, "steps": [4], "layers": [2, 3], "chunks": {"chunk_len": 5}}
     params["track"]["layers"] = [3]
+    params["guide"] |= {**sampling, "num_inference_steps": 2}
     return params
 
 
@@ -73,14 +74,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_the_first_run_runs_everything_and_the_second_nothing(project: Project) -> None:
     declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert set(project.repro()) == set(declared)
+    assert set(project.repro()) == set(declared) - {"survey"}
     assert (project.root / "data" / "report" / "index.html").exists()
     assert project.repro() == []
 
 
-def test_another_threshold_scores_and_reports(project: Project) -> None:
+def test_another_threshold_scores_and_reports_and_guides_only_by_other_layers(project: Project) -> None:
+    ranking = project.root / "data" / "scores" / "cogvideox-mini" / "best_layers.json"
+    before = ranking.read_text()
     project.change(score={"threshold_px": 4})
-    assert project.repro() == ["score", "report"]
+    ran = project.repro()
+    assert [stage for stage in ran if stage != "guide"] == ["score", "report"]
+    assert ("guide" in ran) == (ranking.read_text() != before)
 
 
 def test_another_way_of_tracking_tracks_and_reports(project: Project) -> None:
@@ -92,7 +97,7 @@ def test_another_convention_of_matching_never_runs_the_model(project: Project) -
     project.change(match={"convention": "released"})
     ran = project.repro()
     assert ran[0] == "match"
-    assert not {"synthesize", "extract", "annotate"} & set(ran)
+    assert not {"synthesize", "extract", "annotate", "track"} & set(ran)
 
 
 def test_editing_the_metrics_never_runs_the_model(project: Project) -> None:
