@@ -133,10 +133,7 @@ def _score(tracks: PredictedTracks, truth: Tracks, section: TrackSection) -> Sco
 def _write_scores(
     folder: Path, scores: Mapping[str, Mapping[str, Scores]], failures: Mapping[str, str], section: TrackSection
 ) -> None:
-    """Write metrics.json (means, clips, failures; null where nothing is scored), its gist summary.json, and metrics.csv.
-
-    The table has a row per clip and tracker.
-    """
+    """Write metrics.json (means, clips, failures; null where there is no number), summary.json and metrics.csv."""
     rows = [(name, who, own) for name, of_clip in scores.items() for who, own in of_clip.items()]
     means: dict[str, dict[str, float | int | None]] = {}
     for who in dict.fromkeys(who for _, who, _ in rows):
