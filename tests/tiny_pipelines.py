@@ -1,19 +1,41 @@
 """Tiny random-weight pipeline folders, one per family, saved and loaded like published ones. No axis equals another."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import (
+    AllegroPipeline,
+    AllegroTransformer3DModel,
+    AutoencoderKLAllegro,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLMochi,
     AutoencoderKLWan,
+    ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    LTXConditionPipeline,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    MochiPipeline,
+    MochiTransformer3DModel,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -21,17 +43,27 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
+    ByT5Tokenizer,
+    CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
 )
+
+from difftrack.backbones import CogVideoXEveryFramePipeline
+
+torch.set_num_threads(1)  # for tensors as small as these, a second thread only waits
 
 NUM_FRAMES, HEIGHT, WIDTH = 9, 40, 56
 """3 latent frames of 5 rows x 7 cols of tokens for CogVideoX."""
@@ -45,12 +77,14 @@ def tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces + [(f"▁{word}", -3.0) for word in WORDS[1:]] + letters, extra_ids=0)
 
 
-def text_encoder(vocab_size: int) -> T5EncoderModel:
-    config = T5Config(vocab_size=vocab_size, d_model=13, d_kv=5, d_ff=17, num_layers=1, num_heads=2)
+def text_encoder(vocab_size: int, *, width: int = 13) -> T5EncoderModel:
+    config = T5Config(vocab_size=vocab_size, d_model=width, d_kv=5, d_ff=17, num_layers=1, num_heads=2)
     return T5EncoderModel(config)
 
 
-def save_cogvideox(folder: Path, **transformer_changes: object) -> Path:
+def save_cogvideox(
+    folder: Path, *, pipeline: type[DiffusionPipeline] = CogVideoXPipeline, **transformer_changes: object
+) -> Path:
     """4 layers of 2 heads x 16 channels, 11 text tokens, 6 latent channels, 4x in space and time."""
     torch.manual_seed(0)
     words = tokenizer()
@@ -68,7 +102,7 @@ def save_cogvideox(folder: Path, **transformer_changes: object) -> Path:
         "sample_frames": NUM_FRAMES,
         "use_rotary_positional_embeddings": True,
     }
-    CogVideoXPipeline(
+    pipeline(
         tokenizer=words,
         text_encoder=text_encoder(len(words)),
         vae=AutoencoderKLCogVideoX(
@@ -90,34 +124,198 @@ def save_cogvideox(folder: Path, **transformer_changes: object) -> Path:
     return folder
 
 
-def save_wan(folder: Path, *, expand_timesteps: bool = False) -> Path:
-    """4 layers of 7 heads x 12 channels, 6 latent channels, 8x in space, 4x in time."""
+def save_cogvideox_i2v(folder: Path, **transformer_changes: object) -> Path:
+    """12 channels read: 6 noisy ones and 6 of the image at the first latent frame."""
+    return save_cogvideox(folder, pipeline=CogVideoXImageToVideoPipeline, in_channels=12, **transformer_changes)
+
+
+def save_cogvideox_2b_i2v(folder: Path) -> Path:
+    """No rotation, the image at every latent frame."""
+    return save_cogvideox(
+        folder,
+        pipeline=CogVideoXEveryFramePipeline,
+        in_channels=12,
+        use_rotary_positional_embeddings=False,
+    )
+
+
+def wan_autoencoder() -> AutoencoderKLWan:
+    """6 latent channels, 8x in space, 4x in time."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=6,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1 * i for i in range(6)],
+        latents_std=[1.0 + 0.1 * i for i in range(6)],
+    )
+
+
+def wan_text(words: T5Tokenizer) -> UMT5EncoderModel:
+    return UMT5EncoderModel(UMT5Config(vocab_size=len(words), d_model=13, d_kv=5, d_ff=17, num_layers=1, num_heads=2))
+
+
+WAN_TRANSFORMER = {
+    "num_attention_heads": 7,
+    "attention_head_dim": 12,
+    "in_channels": 6,
+    "out_channels": 6,
+    "text_dim": 13,
+    "freq_dim": 16,
+    "ffn_dim": 19,
+    "num_layers": 4,
+}
+
+
+def unipc() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def save_wan(
+    folder: Path,
+    *,
+    expand_timesteps: bool = False,
+    pipeline: type[DiffusionPipeline] = WanPipeline,
+    **transformer_changes: object,
+) -> Path:
+    """4 layers of 7 heads x 12 channels."""
     torch.manual_seed(0)
     words = tokenizer()
-    text = UMT5Config(vocab_size=len(words), d_model=13, d_kv=5, d_ff=17, num_layers=1, num_heads=2)
-    WanPipeline(
+    pipeline(
         tokenizer=words,
-        text_encoder=UMT5EncoderModel(text),
-        vae=AutoencoderKLWan(
-            base_dim=4,
-            z_dim=6,
-            dim_mult=[1, 1, 2, 2],
-            num_res_blocks=1,
-            latents_mean=[0.1 * i for i in range(6)],
-            latents_std=[1.0 + 0.1 * i for i in range(6)],
-        ),
+        text_encoder=wan_text(words),
+        vae=wan_autoencoder(),
+        transformer=WanTransformer3DModel(**WAN_TRANSFORMER | transformer_changes),
+        scheduler=unipc(),
+        expand_timesteps=expand_timesteps,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_wan_i2v(folder: Path) -> Path:
+    """16 channels read: 6 noisy ones, 4 of a mask, 6 of the image; and 17 tokens of an image encoder."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=6, intermediate_size=11, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
+    )
+    side = {"height": 16, "width": 16}
+    WanImageToVideoPipeline(
+        tokenizer=words,
+        text_encoder=wan_text(words),
+        image_encoder=CLIPVisionModel(vision),
+        image_processor=CLIPImageProcessorPil(size=side, crop_size=side),
+        vae=wan_autoencoder(),
         transformer=WanTransformer3DModel(
-            num_attention_heads=7,
+            **{**WAN_TRANSFORMER, "in_channels": 16, "image_dim": 6, "added_kv_proj_dim": 84}
+        ),
+        scheduler=unipc(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_skyreels(folder: Path, *, num_frame_per_block: int = 1) -> Path:
+    """As Wan, under diffusion forcing, told the frame rate."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    SkyReelsV2DiffusionForcingPipeline(
+        tokenizer=words,
+        text_encoder=wan_text(words),
+        vae=wan_autoencoder(),
+        transformer=SkyReelsV2Transformer3DModel(
+            **WAN_TRANSFORMER, inject_sample_info=True, num_frame_per_block=num_frame_per_block
+        ),
+        scheduler=unipc(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_ltx(folder: Path, *, pipeline: type[DiffusionPipeline] = LTXPipeline, dynamic_shift: bool = True) -> Path:
+    """4 layers of 3 heads x 16 channels, 6 latent channels, 32x in space, 8x in time."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    pipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=AutoencoderKLLTXVideo(
+            latent_channels=6,
+            block_out_channels=(4, 4, 4, 4),
+            decoder_block_out_channels=(4, 4, 4, 4),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        transformer=LTXVideoTransformer3DModel(
+            in_channels=6,
+            out_channels=6,
+            num_attention_heads=3,
+            attention_head_dim=16,
+            cross_attention_dim=48,
+            num_layers=4,
+            caption_channels=13,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=dynamic_shift, base_image_seq_len=5),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_mochi(folder: Path) -> Path:
+    """4 layers of 3 heads x 10 channels, 12 latent channels, 8x in space, 6x in time."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    MochiPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words), width=16),
+        vae=AutoencoderKLMochi(
+            encoder_block_out_channels=(32, 32, 32, 32),  # its normalisation is in 32 groups
+            decoder_block_out_channels=(32, 32, 32, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+            add_attention_block=(False,) * 5,
+        ),
+        transformer=MochiTransformer3DModel(
+            num_attention_heads=3,
+            attention_head_dim=10,
+            num_layers=4,
+            pooled_projection_dim=15,
+            text_embed_dim=16,
+            time_embed_dim=6,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_allegro(folder: Path) -> Path:
+    """4 layers of 3 heads x 12 channels, 6 latent channels, 4x in space and time."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    AllegroPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=AutoencoderKLAllegro(
+            down_block_types=("AllegroDownBlock3D",) * 3,
+            up_block_types=("AllegroUpBlock3D",) * 3,
+            block_out_channels=(4, 4, 4),
+            temporal_downsample_blocks=(True, True, False),
+            temporal_upsample_blocks=(False, True, True),
+            latent_channels=6,
+            layers_per_block=1,
+            norm_num_groups=2,
+        ),
+        transformer=AllegroTransformer3DModel(
+            num_attention_heads=3,
             attention_head_dim=12,
             in_channels=6,
             out_channels=6,
-            text_dim=13,
-            freq_dim=16,
-            ffn_dim=19,
             num_layers=4,
+            cross_attention_dim=36,
+            caption_channels=13,
+            sample_height=10,
+            sample_width=14,
+            sample_frames=2,
         ),
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-        expand_timesteps=expand_timesteps,
+        scheduler=EulerAncestralDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+        ),
     ).save_pretrained(folder)
     return folder
 
@@ -170,3 +368,96 @@ def save_hunyuan(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
     ).save_pretrained(folder)
     return folder
+
+
+def save_hunyuan15(folder: Path) -> Path:
+    """4 layers of 3 heads x 10 channels, 6 latent channels, 4x in space and time, no patches, text of two encoders."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    # 108 tokens of preamble, which the pipeline cuts off, and the prompt.
+    words.chat_template = "{{ 'a ' * 108 }}{{ messages[1]['content'] }}"
+    qwen = Qwen2_5_VLTextConfig(
+        vocab_size=len(words),
+        hidden_size=12,
+        intermediate_size=7,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        bos_token_id=2,
+        eos_token_id=3,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]},
+    )
+    HunyuanVideo15Pipeline(
+        tokenizer=words,
+        text_encoder=Qwen2_5_VLTextModel(qwen),
+        tokenizer_2=ByT5Tokenizer(extra_ids=0),
+        text_encoder_2=text_encoder(259),
+        vae=AutoencoderKLHunyuanVideo15(
+            latent_channels=6,
+            block_out_channels=(24, 24, 24),
+            layers_per_block=1,
+            spatial_compression_ratio=4,
+            temporal_compression_ratio=4,
+        ),
+        transformer=HunyuanVideo15Transformer3DModel(
+            in_channels=13,
+            out_channels=6,
+            num_attention_heads=3,
+            attention_head_dim=10,
+            num_layers=4,
+            num_refiner_layers=1,
+            text_embed_dim=12,
+            text_embed_2_dim=13,
+            image_embed_dim=5,
+            rope_axes_dim=(2, 4, 4),
+            task_type="t2v",
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+ROWS: dict[str, Callable[[Path], Path]] = {
+    "cogvideox-2b": partial(save_cogvideox, use_rotary_positional_embeddings=False),
+    "cogvideox-5b": save_cogvideox,
+    "cogvideox-1.5-5b": partial(save_cogvideox, patch_size_t=2, patch_bias=False),
+    "cogvideox-2b-i2v": save_cogvideox_2b_i2v,
+    "cogvideox-5b-i2v": partial(save_cogvideox_i2v, use_learned_positional_embeddings=True),
+    "cogvideox-1.5-5b-i2v": partial(save_cogvideox_i2v, patch_size_t=2, patch_bias=False, ofs_embed_dim=10),
+    "hunyuan-video": save_hunyuan,
+    "hunyuan-video-1.5": save_hunyuan15,
+    "wan2.1-1.3b": save_wan,
+    "wan2.1-14b": partial(save_wan, num_attention_heads=5),
+    "wan2.1-i2v-14b": save_wan_i2v,
+    "wan2.2-ti2v-5b": partial(save_wan, expand_timesteps=True),
+    "ltx-2b": save_ltx,
+    "ltx-13b": partial(save_ltx, pipeline=LTXConditionPipeline, dynamic_shift=False),
+    "mochi-1": save_mochi,
+    "allegro": save_allegro,
+    "skyreels-v2-1.3b": save_skyreels,
+}
+"""A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
+
+VARIANTS: dict[str, Callable[[Path], Path]] = {
+    "wan2.2-ti2v-5b from an image": partial(save_wan, expand_timesteps=True, pipeline=WanImageToVideoPipeline),
+    "skyreels-v2 in causal blocks": partial(save_skyreels, num_frame_per_block=2),
+}
+"""What the same classes do under other settings."""
+
+SIZES = {
+    "cogvideox-5b-i2v": (9, 40, 56),
+    "cogvideox": (9, 24, 40),
+    "hunyuan-video-1.5": (5, 12, 20),
+    "hunyuan-video": (5, 48, 80),
+    "wan": (5, 48, 80),
+    "ltx": (9, 96, 160),
+    "mochi": (7, 48, 80),
+    "allegro": (8, 24, 40),
+    "skyreels": (5, 48, 80),
+}
+
+
+def clip_size(name: str) -> tuple[int, int, int]:
+    """(frames, height, width) of a clip that gives 2 or 3 token frames of 3 rows x 5 cols (5 x 7 where learned)."""
+    return next(size for family, size in SIZES.items() if name.startswith(family))

@@ -7,6 +7,7 @@ from difftrack.backbones._errors import BackboneError, CaptureError
 from difftrack.backbones._load import load_backbone
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline
 from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
 from difftrack.backbones._seam import AttentionCall, AttentionFunction, intercept
 from difftrack.backbones._trajectory import read_trajectory, write_trajectory
@@ -21,6 +22,7 @@ __all__ = [
     "Backbone",
     "BackboneError",
     "CaptureError",
+    "CogVideoXEveryFramePipeline",
     "Generated",
     "ImageConditioning",
     "InversionForm",

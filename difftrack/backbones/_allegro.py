@@ -77,6 +77,9 @@ class AllegroBackbone(MaskedTextBackbone):
         )
         return rotary
 
+    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        return super()._sampling_inputs(prompt) | {"negative_prompt": None}
+
     def _encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Num, Shaped, UInt8
+from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
 from difftrack.backbones._architecture import Architecture
@@ -85,21 +85,21 @@ class CapturingBackbone(Architecture):
         """Encode a clip: the mode of the posterior, scaled.
 
         Args:
-            frames: RGB, 0 ... 255, at a size that `check_size` passes.
+            frames: RGB, 0 ... 255, at a size that `check_size` passes; any number of them where each is encoded alone.
             frames_alone: Encode each frame by itself, without temporal compression.
 
         Returns:
             Latents; where a token frame folds several of them, the first is repeated in front so that token frame 0
             holds frame 0 alone (a frame encoded alone is repeated likewise).
         """
-        num_frames, height, width, _ = frames.shape
-        self.check_size(num_frames, height, width, frames_alone=frames_alone)
         fold = self.latents_per_token_frame
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)
         if frames_alone:
+            self.check_image_size(*frames.shape[1:3])
             videos = video.unsqueeze(2).transpose(0, 1)
             batches = torch.split(videos, self.params.vae_batch_frames)
             return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
+        self.check_size(*frames.shape[:3])
         latents = self._encode_batch(video.unsqueeze(0))[0]
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
 
@@ -107,12 +107,12 @@ class CapturingBackbone(Architecture):
         return self._encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
 
     def condition(
-        self, image: UInt8[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
+        self, image: Num[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
     ) -> ImageConditioning:
         """Encode the image that a clip starts from, for an image-to-video backbone.
 
         Args:
-            image: At the size of the clip.
+            image: 0 ... 255, at the size of the clip.
             num_latent_frames: Of the clip's latents, as `encode` gives them.
             frames_alone: Whether the clip's frames were encoded alone.
 
@@ -121,7 +121,7 @@ class CapturingBackbone(Architecture):
         """
         raise BackboneError(f"{self.name} makes videos from text alone and reads no image")
 
-    def _pixels(self, image: UInt8[np.ndarray, "height width rgb"]) -> Float[Tensor, "1 rgb height width"]:
+    def _pixels(self, image: Num[np.ndarray, "height width rgb"]) -> Float[Tensor, "1 rgb height width"]:
         """An image in [-1, 1], by the arithmetic of diffusers' own image processor."""
         return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).to(self.device) / 255 * 2 - 1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from difftrack.backbones._backbone import Backbone
@@ -51,18 +51,25 @@ class CogVideoXBackbone(Backbone):
         return bool(self.transformer.config.in_channels > self.num_latent_channels)
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
-        """As `Architecture.check_size`; learned positions are known at one size, and diffusers makes up the others."""
+        """As `Architecture.check_size`; learned positions are known for one length, and diffusers makes others up."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
         config = self.transformer.config
-        if not config.use_learned_positional_embeddings:
-            return
-        known_frames = (config.sample_frames - 1) // self.temporal_stride + 1
-        known = (known_frames, config.sample_height * self.spatial_stride, config.sample_width * self.spatial_stride)
+        known = (config.sample_frames - 1) // self.temporal_stride + 1
         num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1
-        if (num_latent_frames, height, width) != known:
+        if config.use_learned_positional_embeddings and num_latent_frames != known:
             raise BackboneError(
-                f"{num_frames} frames of {height} x {width} do not suit {self.name}: its positions are learned for "
-                f"{config.sample_frames} frames ({known_frames} where each is encoded alone) of {known[1]} x {known[2]}"
+                f"num_frames {num_frames} does not suit {self.name}: its positions are learned for "
+                f"{known if frames_alone else config.sample_frames} frames"
+            )
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """As `Architecture.check_image_size`; learned positions are known at one size."""
+        super().check_image_size(height, width)
+        config = self.transformer.config
+        known = (config.sample_height * self.spatial_stride, config.sample_width * self.spatial_stride)
+        if config.use_learned_positional_embeddings and (height, width) != known:
+            raise BackboneError(
+                f"{height} x {width} does not suit {self.name}: its positions are learned for {known[0]} x {known[1]}"
             )
 
     def attention_modules(self) -> Sequence[nn.Module]:
@@ -123,7 +130,7 @@ class CogVideoXBackbone(Backbone):
         return self.components.pipeline(scheduler=scheduler, kind=kind)
 
     def condition(
-        self, image: UInt8[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
+        self, image: Num[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
     ) -> ImageConditioning:
         if not self.needs_image:
             return super().condition(image, num_latent_frames, frames_alone=frames_alone)

@@ -1,6 +1,7 @@
 """The parts of a pipeline, loaded and placed when first used."""
 
 import importlib.util
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -75,22 +76,25 @@ class Components(ABC):
         held = [name for name in self.names if not name.startswith(_TEXT)]
         return self._pipeline(held, scheduler=scheduler, kind=kind or self.pipeline_class)
 
-    def text_pipeline(self, *also: str) -> Any:  # noqa: ANN401
+    def text_pipeline(self, *also: str, kind: Any = None) -> Any:  # noqa: ANN401
         """The pipeline over the text encoders alone, to embed prompts while nothing else is in memory.
 
         Args:
             also: Further components that this pipeline's constructor cannot do without.
+            kind: Class of the pipeline, if not the checkpoint's own.
         """
-        return self.partial_pipeline(*_TEXT, *also)
+        return self.partial_pipeline(*_TEXT, *also, kind=kind)
 
-    def partial_pipeline(self, *prefixes: str) -> Any:  # noqa: ANN401
+    def partial_pipeline(self, *prefixes: str, kind: Any = None) -> Any:  # noqa: ANN401
         """The pipeline over the components whose names begin so, without any other."""
         held = [name for name in self.names if name.startswith(prefixes)]
-        return self._pipeline(held, scheduler=self["scheduler"], kind=self.pipeline_class)
+        return self._pipeline(held, scheduler=self["scheduler"], kind=kind or self.pipeline_class)
 
     def _pipeline(self, held: Sequence[str], *, scheduler: Any, kind: Any) -> Any:  # noqa: ANN401
-        components = {name: self[name] if name in held else None for name in self.names}
-        pipeline = kind(**components | {"scheduler": scheduler}, **self.settings)
+        taken = inspect.signature(kind.__init__).parameters
+        arguments = {name: self[name] if name in held else None for name in self.names} | {"scheduler": scheduler}
+        arguments |= self.settings
+        pipeline = kind(**{name: value for name, value in arguments.items() if name in taken})
         pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
         return pipeline
 

@@ -146,8 +146,10 @@ class HunyuanVideo15Backbone(Backbone):
     def _encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae.config.scaling_factor
-        return latents.transpose(1, 2)
+        # One at a time: its attention mask is made for a batch of one.
+        latents = torch.cat([self.vae.encode(video.unsqueeze(0)).latent_dist.mode() for video in videos])
+        scaled: Tensor = latents * self.vae.config.scaling_factor
+        return scaled.transpose(1, 2)
 
     @cached_property
     def _stock(self) -> Any:  # noqa: ANN401

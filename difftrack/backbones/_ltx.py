@@ -56,7 +56,8 @@ class LTXBackbone(MaskedTextBackbone):
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self._sampling_scheduler()
         if self._for_conditions:
-            scheduler.set_timesteps(timesteps=linear_quadratic_schedule(num_inference_steps) * 1000)
+            sigmas = linear_quadratic_schedule(num_inference_steps)
+            scheduler.set_timesteps(sigmas=sigmas, timesteps=sigmas * 1000)
         else:
             sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
             scheduler.set_timesteps(sigmas=sigmas, mu=self._shift(scheduler.config, grid))
@@ -80,7 +81,7 @@ class LTXBackbone(MaskedTextBackbone):
     ) -> dict[str, Any]:
         inputs = super()._transformer_inputs(prompt, num_latent_frames, rows, cols)
         call = inspect.signature(self.components.pipeline_class.__call__)
-        frame_rate = call.parameters["frame_rate"].default
+        frame_rate = float(call.parameters["frame_rate"].default)
         if self._for_conditions:
             return inputs | {"video_coords": self._coordinates(num_latent_frames, rows, cols, frame_rate)}
         return inputs | {

@@ -6,6 +6,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
+from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._wan import WanBackbone
 from difftrack.geometry import TokenGrid
 
@@ -35,9 +36,22 @@ class SkyReelsV2Backbone(WanBackbone):
     def needs_image(self) -> bool:
         return self._image_beside_latents
 
+    def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
+        """As `Architecture.check_size`; attention in blocks of frames wants whole blocks."""
+        super().check_size(num_frames, height, width, frames_alone=frames_alone)
+        block = int(self.transformer.config.num_frame_per_block)
+        num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1
+        if num_latent_frames % block:
+            raise BackboneError(
+                f"{num_frames} frames make {num_latent_frames} latent frames; {self.name} attends in blocks of {block}"
+            )
+
     @property
     def _forces_diffusion(self) -> bool:
         return "DiffusionForcing" in self.components.pipeline_name
+
+    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        return super()._sampling_inputs(prompt) | {"prompt": None}
 
     def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
         """A timestep per latent frame under diffusion forcing; that pipeline cuts it to an integer."""

@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor, nn
 
 from difftrack.backbones._backbone import Backbone
@@ -46,8 +46,8 @@ class WanBackbone(Backbone):
         if self._image_beside_latents:
             return True
         chosen = self.params.image_condition
-        stock = issubclass(self.components.pipeline_class, diffusers.WanImageToVideoPipeline)
-        return self._timestep_per_token and (stock if chosen == "checkpoint" else chosen != "none")
+        from_image = self.components.pipeline_name == "WanImageToVideoPipeline"
+        return self._timestep_per_token and (from_image if chosen == "checkpoint" else chosen != "none")
 
     def attention_modules(self) -> Sequence[nn.Module]:
         if "transformer_2" in self.components.names:
@@ -60,7 +60,8 @@ class WanBackbone(Backbone):
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
         self._warn_where_cut(prompt)
-        embeds, _ = self.components.text_pipeline().encode_prompt(
+        # The other pipelines of the family embed as this one does, but cannot without the package ftfy.
+        embeds, _ = self.components.text_pipeline(kind=diffusers.WanPipeline).encode_prompt(
             prompt,
             do_classifier_free_guidance=False,
             max_sequence_length=self.text_length,
@@ -81,7 +82,7 @@ class WanBackbone(Backbone):
         )
 
     def condition(
-        self, image: UInt8[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
+        self, image: Num[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool
     ) -> ImageConditioning:
         if not self.needs_image:
             return super().condition(image, num_latent_frames, frames_alone=frames_alone)
@@ -92,7 +93,7 @@ class WanBackbone(Backbone):
             return ImageConditioning(_image_latents(pipeline, pixels, num_frames=1))
         extras = {}
         if self.transformer.config.image_dim is not None:
-            embeds = pipeline.encode_image(image, self.device)
+            embeds = pipeline.encode_image(np.round(image).astype(np.uint8), self.device)
             extras["encoder_hidden_states_image"] = embeds.to(self.components.dtype)
         if not frames_alone:
             num_frames = (num_latent_frames - 1) * self.temporal_stride + 1
@@ -155,7 +156,10 @@ class WanBackbone(Backbone):
 
 @torch.no_grad()
 def _image_latents(
-    pipeline: diffusers.WanImageToVideoPipeline, pixels: Float[Tensor, "1 rgb height width"], *, num_frames: int
+    pipeline: Any,  # noqa: ANN401
+    pixels: Float[Tensor, "1 rgb height width"],
+    *,
+    num_frames: int,
 ) -> Float[Tensor, "latent_frame channel row col"]:
     """What the stock pipeline makes of an image for a clip of so many frames."""
     height, width = pixels.shape[2:]
