@@ -9,6 +9,7 @@ Results go to benchmarks/results/matching_<shape>_<device>.json.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,8 @@ def slow_attention(inputs: Inputs) -> Tensor:
     row, col = (inputs.points_xy_px / STRIDE_PX).round().long().to(inputs.query.device).unbind(dim=-1)
     asking = inputs.query[:, 0].flatten(1, 2)[:, row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1)]
     answering = torch.cat([inputs.text_key, inputs.key.flatten(1, 3)], dim=1)
-    return (asking @ answering.transpose(-2, -1) / channels**0.5).softmax(dim=-1).mean(dim=0)
+    scores: Tensor = asking @ answering.transpose(-2, -1) / channels**0.5
+    return scores.softmax(dim=-1).mean(dim=0)
 
 
 def slow_read_out(inputs: Inputs, correlation: Callable[[int], Tensor]) -> Tensor:
@@ -204,6 +207,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
     if not clear.exists():
         yield measured
         return
+    ctypes.CDLL(None).malloc_trim(0)
     clear.write_text("5")
     before_kb = _status_kb(status, "VmRSS")
     yield measured
@@ -214,22 +218,21 @@ def _status_kb(status: Path, field: str) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
 
 
-def timed(function: Callable[[], Tensor], device: str, repeats: int) -> tuple[float, float | None, Tensor]:
-    """Give the median seconds, the peak of extra memory in MB and the result; on CUDA after a warm-up run."""
-    cuda = device.startswith("cuda")
-    if cuda:
-        function()
-    seconds = []
-    with peak_memory(device) as peak:
-        for _ in range(repeats):
-            if cuda:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            result = function()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds)), (peak[0] if peak else None), result
+def seconds_of(function: Callable[[], Tensor], device: str) -> float:
+    """Run once and give the seconds until the result is there."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def least_disturbed(functions: dict[str, Callable[[], Tensor]], device: str, repeats: int) -> dict[str, float]:
+    """Run functions in turns and give the shortest time of each: what else the machine does only ever adds."""
+    rounds = [{name: seconds_of(function, device) for name, function in functions.items()} for _ in range(repeats)]
+    return {name: min(seconds[name] for seconds in rounds) for name in functions}
 
 
 def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any]:
@@ -239,19 +242,26 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
     few = replace(inputs, points_xy_px=grid_points(replace(shape, points=24)))
     parts: dict[str, Any] = {}
     for part, (ours, slow) in PARTS.items():
-        fast_s, fast_mb, fast_result = timed(lambda ours=ours: ours(inputs, RELEASED), device, repeats)
-        few_s, _, _ = timed(lambda ours=ours: ours(few, RELEASED), device, repeats)
-        slow_s, slow_mb, slow_result = timed(lambda slow=slow: slow(inputs), device, max(1, repeats // 3))
+        functions: dict[str, Callable[[], Tensor]] = {
+            "seconds": partial(ours, inputs, RELEASED),
+            "seconds_24_points": partial(ours, few, RELEASED),
+            "slow_seconds": partial(slow, inputs),
+        }
+        extra_mb, results = {}, {}
+        for version in ("seconds", "slow_seconds"):
+            with peak_memory(device) as peak:
+                results[version] = functions[version]()
+            extra_mb[version] = peak[0] if peak else None
+        seconds = least_disturbed(functions, device, repeats)
         parts[part] = {
-            "seconds": fast_s,
-            "seconds_24_points": few_s,
-            "slow_seconds": slow_s,
-            "ratio": slow_s / fast_s,
-            "extra_mb": fast_mb,
-            "slow_extra_mb": slow_mb,
+            **seconds,
+            "ratio": seconds["slow_seconds"] / seconds["seconds"],
+            "extra_mb": extra_mb["seconds"],
+            "slow_extra_mb": extra_mb["slow_seconds"],
         }
         if part != "attention":
-            parts[part]["same_within_0.01px"] = float(((fast_result - slow_result).abs() < 0.01).all(-1).float().mean())
+            distance = (results["seconds"] - results["slow_seconds"]).abs()
+            parts[part]["same_within_0.01px"] = float((distance < 0.01).all(dim=-1).float().mean())
         print(part, json.dumps(parts[part]))
     total = {key: sum(part[key] for part in parts.values()) for key in ("seconds", "seconds_24_points", "slow_seconds")}
     return {
@@ -303,7 +313,8 @@ def scaling(device: str) -> dict[str, Any]:
         seconds[axis] = {}
         for size, shape in shapes.items():
             inputs = make_inputs(shape, device, torch.float32)
-            seconds[axis][size] = timed(lambda inputs=inputs: ours_query_key(inputs, params), device, 3)[0]
+            functions: dict[str, Callable[[], Tensor]] = {"ours": partial(ours_query_key, inputs, params)}
+            seconds[axis][size] = least_disturbed(functions, device, 5)["ours"]
     return {"base": asdict(base), "seconds": seconds, "machine": machine(device)}
 
 
@@ -329,7 +340,13 @@ def machine(device: str) -> dict[str, Any]:
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "system": platform.system()}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }
 
 
 def main() -> None:
@@ -338,7 +355,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=[*SHAPES, "all"], default="recipe")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--scaling", action="store_true", help="time against points, tokens, heads and frames instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
