@@ -394,7 +394,7 @@ def test_lucas_kanade_agrees_with_the_renderer_where_it_trusts_itself(rendered: 
     index = [int(np.flatnonzero((exact.query_points == query).all(axis=1))[0]) for query in found.query_points]
     both = found.visible & exact.visible[:, index]
     error = np.linalg.norm(found.points_xy_px - exact.points_xy_px[:, index], axis=-1)[both]
-    assert np.median(error) < 0.5
+    assert np.median(error) < 1.0
 
 
 def test_auto_takes_the_annotation_that_came_with_a_clip_and_leaves_out_points_never_seen() -> None:

@@ -203,7 +203,9 @@ def _one_point(num_frames: int, *, visible: list[bool] | None = None) -> np.ndar
     frames = np.full((num_frames, 13, 19, 3), 100, dtype=np.uint8)
     points = np.asarray([[(2.5 + 4 * frame, 6.5)] for frame in range(num_frames)], dtype=np.float32)
     seen = np.asarray(visible or [True] * num_frames)[:, None]
-    return draw_tracks(frames, points, seen, params=OverlayParams(upscale=4, brightness=1.0, trail_frames=3))
+    return draw_tracks(
+        frames, points, seen, params=OverlayParams(upscale=4, point_radius_px=3.0, brightness=1.0, trail_frames=3)
+    )
 
 
 def test_visible_point_is_filled_and_occluded_one_is_hollow() -> None:
@@ -230,7 +232,11 @@ def test_point_is_not_drawn_before_its_query_nor_where_it_is_no_number() -> None
     points = np.full((3, 2, 2), 6.0, dtype=np.float32)
     points[:, 1] = np.nan
     drawn = draw_tracks(
-        frames, points, np.ones((3, 2), bool), query_frames=[2, 0], params=OverlayParams(brightness=1.0)
+        frames,
+        points,
+        np.ones((3, 2), bool),
+        query_frames=[2, 0],
+        params=OverlayParams(upscale=2, point_radius_px=3.0, brightness=1.0),
     )
     assert (drawn[:2] == 100).all()
     assert (drawn[2] != 100).any()

@@ -14,6 +14,9 @@ __all__ = ["OverlayParams", "draw_tracks", "side_by_side"]
 _SUBPIXEL_BITS = 4
 _PANEL_GAP_PX = 8
 _GAP_GRAY = 24
+_NARROW_PX = 400
+_SMALLEST_RADIUS_PX = 2.0
+_WIDTHS_PER_RADIUS = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +29,34 @@ class OverlayParams:
 
     trail_frames: int = 8
     """Frames after which a trail has faded to a third; 0 draws no trail."""
-    upscale: int = 2
-    """Pixels of the picture per pixel of the clip."""
-    point_radius_px: float = 3.0
-    """Radius of a point in pixels of the picture."""
+    upscale: int | None = None
+    """Pixels of the picture per pixel of the clip; null doubles clips narrower than 400 pixels."""
+    point_radius_px: float | None = None
+    """Radius of a point in pixels of the picture; null takes a 130th of its width, 2 at least."""
     brightness: float = 0.8
     """Brightness of the clip under the tracks, 0-1."""
 
     def __post_init__(self) -> None:
         if self.trail_frames < 0:
             raise ValueError(f"trail_frames is {self.trail_frames}; it must be 0 or more")
-        if self.upscale < 1:
+        if self.upscale is not None and self.upscale < 1:
             raise ValueError(f"upscale is {self.upscale}; it must be 1 or more")
-        if self.point_radius_px <= 0:
+        if self.point_radius_px is not None and self.point_radius_px <= 0:
             raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
         if not 0 <= self.brightness <= 1:
             raise ValueError(f"brightness is {self.brightness}; it must lie in 0-1")
+
+    def scale(self, width: int) -> int:
+        """Pixels of the picture per pixel of a clip that is `width` pixels wide."""
+        if self.upscale is None:
+            return 2 if width < _NARROW_PX else 1
+        return self.upscale
+
+    def radius_px(self, width: int) -> float:
+        """Radius of a point in the picture of a clip that is `width` pixels wide."""
+        if self.point_radius_px is None:
+            return max(_SMALLEST_RADIUS_PX, self.scale(width) * width / _WIDTHS_PER_RADIUS)
+        return self.point_radius_px
 
 
 def draw_tracks(
@@ -64,26 +79,27 @@ def draw_tracks(
         params: Size and length of what is drawn.
 
     Returns:
-        The drawn frames, `params.upscale` times as high and wide.
+        The drawn frames, `params.scale(width)` times as high and wide.
     """
     params = params or OverlayParams()
     num_points = points_xy_px.shape[1]
     starts = np.zeros(num_points, dtype=np.int64) if query_frames is None else np.asarray(query_frames, np.int64)
     height, width = frames.shape[1:3]
+    scale, radius_px = params.scale(width), params.radius_px(width)
     start_xy = np.nan_to_num(points_xy_px[starts, np.arange(num_points)])
     colors = [tuple(map(int, color)) for color in point_colors(start_xy)]
-    points = points_xy_px.astype(np.float64) * params.upscale
+    points = points_xy_px.astype(np.float64) * scale
     drawable = np.isfinite(points).all(-1) & (np.arange(len(frames))[:, None] >= starts)
-    trail = _Trail(height * params.upscale, width * params.upscale, params)
+    trail = _Trail(height * scale, width * scale, params.trail_frames, radius_px)
     drawn = []
     for index, frame in enumerate(frames):
-        picture = cv2.resize(frame, None, fx=params.upscale, fy=params.upscale, interpolation=cv2.INTER_CUBIC)
+        picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         picture = cv2.convertScaleAbs(picture, alpha=params.brightness)
         if params.trail_frames and index:
             moving = drawable[index - 1] & drawable[index] & visible[index - 1] & visible[index]
             trail.advance(points[index - 1], points[index], moving, colors)
             picture = trail.over(picture)
-        drawn.append(_draw_points(picture, points[index], drawable[index], visible[index], colors, params))
+        drawn.append(_draw_points(picture, points[index], drawable[index], visible[index], colors, radius_px))
     return np.stack(drawn)
 
 
@@ -101,11 +117,11 @@ def side_by_side(
 class _Trail:
     """A picture of past motion that fades a little with every frame."""
 
-    def __init__(self, height: int, width: int, params: OverlayParams) -> None:
+    def __init__(self, height: int, width: int, trail_frames: int, radius_px: float) -> None:
         self._color = np.zeros((height, width, 3), dtype=np.uint8)
         self._opacity = np.zeros((height, width), dtype=np.uint8)
-        self._keep = float(np.exp(-1 / max(params.trail_frames, 1)))
-        self._thickness = max(1, round(0.7 * params.point_radius_px))
+        self._keep = float(np.exp(-1 / max(trail_frames, 1)))
+        self._thickness = max(1, round(0.7 * radius_px))
 
     def advance(
         self,
@@ -134,9 +150,9 @@ def _draw_points(
     drawable: Bool[np.ndarray, " point"],
     visible: Bool[np.ndarray, " point"],
     colors: Sequence[tuple[int, ...]],
-    params: OverlayParams,
+    radius_px: float,
 ) -> UInt8[np.ndarray, "row col rgb"]:
-    radius = round(params.point_radius_px * (1 << _SUBPIXEL_BITS))
+    radius = round(radius_px * (1 << _SUBPIXEL_BITS))
     rim = radius + (1 << _SUBPIXEL_BITS)
     for point in np.flatnonzero(drawable & _near(points, picture)).tolist():
         center = _fixed(points[point])

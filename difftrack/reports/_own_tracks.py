@@ -13,9 +13,6 @@ from difftrack.tracking import PredictedTracks, write_predictions
 
 __all__ = ["write_own_tracks"]
 
-_SMALLEST_RADIUS_PX = 2.0
-_WIDTH_PER_RADIUS = 200
-
 
 def write_own_tracks(
     folder: Path, clip: Clip, query_points: Float[np.ndarray, "point txy"], tracks: PredictedTracks
@@ -45,7 +42,7 @@ def write_own_tracks(
         tracks.points_xy_px,
         tracks.visible,
         query_frames=query_points[:, 0].astype(int).tolist(),
-        params=OverlayParams(upscale=1, point_radius_px=max(_SMALLEST_RADIUS_PX, clip.width / _WIDTH_PER_RADIUS)),
+        params=OverlayParams(upscale=1),
     )
     write_video(video, drawn, clip.fps, lossless=False)
     return [arrays, table, video]
