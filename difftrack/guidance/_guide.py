@@ -56,7 +56,9 @@ class Guidance:
 def guided(
     backbone: Backbone, guidance: Guidance, *, grid: TokenGrid, calls: Calls = "named", num_clips: int = 1
 ) -> Iterator[None]:
-    """Guide whatever samples a backbone inside this context; for one sampling run, as steps are counted.
+    """Guide whatever samples a backbone inside this context.
+
+    One context is for one sampling run: its steps are the calls for the conditional branch, counted from 0.
 
     Args:
         backbone: Its transformer is guided, through any pipeline.
