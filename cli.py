@@ -58,7 +58,7 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
 @_verb
 def info(store: StoreArgument) -> None:
     """Say what a store holds."""
-    from difftrack.store import StoreError, open_store
+    from difftrack.store import StoreError, open_store, stored_bytes
 
     opened = open_store(store)
     layouts: dict[str, list[str]] = {}
@@ -67,9 +67,8 @@ def info(store: StoreArgument) -> None:
             layouts.setdefault(_describe(opened.spec(group), opened.params(group).dtype), []).append(group)
         except StoreError as error:
             layouts.setdefault(str(error), []).append(group)
-    size = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
-    on_disk = f", {size / 1e6:.1f} MB on disk" if size else ""
-    typer.echo(f"{store}: {sum(map(len, layouts.values()))} groups{on_disk}")
+    size = stored_bytes(store)
+    typer.echo(f"{store}: {sum(map(len, layouts.values()))} groups, {size / 1e6:.1f} MB on disk")
     for layout, groups in layouts.items():
         typer.echo(f"\n{', '.join(groups)}\n{layout}")
 
@@ -169,23 +168,38 @@ def gc(
 
 
 @_verb
-def models() -> None:
-    """List the backbones that have a name, and whether their weights are on this machine."""
-    from huggingface_hub import try_to_load_from_cache
+def models(
+    check: Annotated[
+        str | None, typer.Option(help="Build this one small, with random weights, and prove its capture here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="For --check: cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """List the backbones that have a name: counts, tokens and sizes, and whether their weights are on this machine."""
+    if check is not None:
+        _check_model(check, device)
+        return
+    from difftrack.backbones import SHIPPED, summaries
 
-    from difftrack.backbones import ALIASES, CHECKPOINTS, SHIPPED
-
-    aliases = {name: alias for alias, name in ALIASES.items()}
-    rows = [
-        ("name", "weights here", "checkpoint", "also called"),
-        (f"path:{SHIPPED}", "ships with the project", "", ""),
-    ]
-    for name, checkpoint in CHECKPOINTS.items():
-        cached = isinstance(try_to_load_from_cache(checkpoint, "model_index.json"), str)
-        rows.append((name, "yes" if cached else "no", checkpoint, aliases.get(name, "")))
-    columns = list(zip(*rows, strict=True))
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(max(map(len, column))) for cell, column in zip(row, columns, strict=True)))
+    row = "{:<21}{:<12}{:<13}{:<14}{:>9}{:>10}  {:<5}{:<50}{}"
+    heads = ("name", "layers x", "clip", "tokens", "q + k of", "weights,", "here", "checkpoint", "also called")
+    units = ("", "heads x ch", "", "f x row x col", "1 layer", "bf16", "", "", "")
+    for cells in (heads, units):
+        typer.echo(row.format(*cells).rstrip())
+    for model in summaries():
+        frames, height, width = model.size
+        cells = (
+            model.name,
+            f"{model.num_layers}x{model.num_heads}x{model.num_channels}",
+            f"{frames}x{height}x{width}",
+            f"{model.grid.num_latent_frames}x{model.grid.rows}x{model.grid.cols}",
+            f"{model.query_key_bytes / 1e6:.0f} MB",
+            f"{model.transformer_bytes / 1e9:.1f} GB",
+            "yes" if model.cached else "no",
+            model.checkpoint,
+            model.alias or "",
+        )
+        typer.echo(row.format(*cells).rstrip())
+    typer.echo(f"path:{SHIPPED} comes with the project; path:DIR is any pipeline folder of these families")
 
 
 @_verb
@@ -268,6 +282,21 @@ def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its typ
         "size": f"{spec.size[1]}x{spec.size[0]} px, clip {spec.clip_size[1]}x{spec.clip_size[0]} px",
     }
     return "\n".join(f"  {name:<7}{value}" for name, value in rows.items())
+
+
+def _check_model(name: str, device: str) -> None:
+    from difftrack.backbones import ModelParams, check_capture
+
+    params = ModelParams(device=device)
+    on_gpu = params.torch_device().type == "cuda"
+    checks = check_capture(name, dataclasses.replace(params, dtype="bfloat16" if on_gpu else "float32"))
+    typer.echo(f"{name}, few layers and heads, random weights, on {params.torch_device()}")
+    failed = 0
+    for check in checks:
+        typer.echo(f"{'ok  ' if check.passed else 'FAIL'} {check.law}: {check.found}")
+        failed += not check.passed
+    if failed:
+        raise typer.Exit(1)
 
 
 def _points(text: str) -> list[tuple[float, float]]:

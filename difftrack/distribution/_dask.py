@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+
 from difftrack.distribution._here import attempt, problem_of
 from difftrack.distribution._jobs import ClipWorker, Job, Report
 
@@ -36,7 +38,8 @@ def run_on_dask(
         except OSError as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
         client.subscribe_topic(TOPIC, lambda event: report(event[1]))
-        futures = [client.submit(_do, job, clip, key=f"difftrack-{clip}", pure=False) for clip in clips]
+        threads = torch.get_num_threads()
+        futures = [client.submit(_do, job, clip, threads, key=f"difftrack-{clip}", pure=False) for clip in clips]
         clip_of = dict(zip(futures, clips, strict=True))
         for future in as_completed(futures):  # type: ignore[no-untyped-call]
             error = future.exception()
@@ -62,11 +65,18 @@ _opened: dict[Job, ClipWorker] = {}
 """The worker of this process, so that weights are loaded once; at most one."""
 
 
-def _do(job: Job, clip: str) -> str | None:
-    """Do one clip on a Dask worker, to its end."""
+def _do(job: Job, clip: str, threads: int) -> str | None:
+    """Do one clip on a Dask worker, to its end.
+
+    Args:
+        job: What to do.
+        clip: With what.
+        threads: Of torch on a CPU; Dask allows its workers one, and sums over another number differ in their last bits.
+    """
     from distributed import get_worker
 
     dask_worker = get_worker()
+    torch.set_num_threads(threads)
     if job not in _opened:
         for other in _opened.values():
             other.close()

@@ -1,0 +1,131 @@
+"""However clips are spread over processes, and whatever happens to those: the same store, byte for byte."""
+
+import hashlib
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
+
+from difftrack.datasets import Clip, write_clip
+from difftrack.store import open_store
+from stages import extract
+
+pytestmark = pytest.mark.slow
+
+CLIPS = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("inputs")
+    save_cogvideox(root / "backbone")
+    for seed, name in enumerate(CLIPS):
+        frames = np.random.default_rng(seed).integers(0, 256, (11, 31, 37, 3), dtype=np.uint8)
+        write_clip(root / "clips", Clip(name, frames, fps=8.0, prompt="a red disc moves", source="rendered"))
+    return root
+
+
+def params(inputs: Path, **how: Any) -> dict[str, Any]:
+    view = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 10}
+    return {
+        "backbones": {"tiny": {"path": str(inputs / "backbone")}},
+        "extract": {
+            "analysis": view | {"steps": [2, 6, 9], "num_frames": NUM_FRAMES},
+            "tracking": view | {"steps": [9], "layers": [1, 3], "chunks": {"chunk_len": 5}},
+            **how,
+        },
+    }
+
+
+def run_stage(inputs: Path, store: Path, *words: str, view: str = "analysis", **how: Any) -> None:
+    """As DVC or a job array would."""
+    folder = store.parent
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params(inputs, **how)))
+    command = [sys.executable, "-m", "stages.extract", f"clips={inputs / 'clips'}", "item.backbone=tiny"]
+    command += [f"item.view={view}", *words, "--", f"descriptors={store}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def digest(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    run_stage(inputs, store)
+    return digest(store)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"workers": 2}, {"workers": 4}, {"workers": 2, "scheduler": "dask"}, {"writers": 3, "write_depth": 2}],
+    ids=["2 processes", "4 processes", "dask", "3 writer threads"],
+)
+def test_workers_give_the_bytes_of_one(
+    inputs: Path, undisturbed: dict[str, str], tmp_path: Path, how: dict[str, Any]
+) -> None:
+    run_stage(inputs, tmp_path / "store", **how)
+    assert digest(tmp_path / "store") == undisturbed
+
+
+def test_parts_that_know_nothing_of_each_other_give_the_bytes_of_one(
+    inputs: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    parts = [
+        threading.Thread(target=run_stage, args=(inputs, tmp_path / "store", f"item.part={part}/3"))
+        for part in (1, 2, 3)
+    ]
+    for thread in parts:
+        thread.start()
+    for thread in parts:
+        thread.join()
+    assert digest(tmp_path / "store") == undisturbed
+
+
+def test_a_worker_killed_at_work_loses_nothing(inputs: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    killed: list[int | None] = []
+
+    def kill_one_that_has_written() -> None:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline:
+            if len(list(store.glob("*/query/c/*/*/**/0"))) > 3:
+                victim = multiprocessing.active_children()[0]
+                victim.kill()
+                killed.append(victim.pid)
+                return
+
+    killer = threading.Thread(target=kill_one_that_has_written)
+    killer.start()
+    item = {"item": {"backbone": "tiny", "view": "analysis"}}
+    extract.main(params(inputs, workers=2) | item, {"clips": inputs / "clips"}, {"descriptors": store})
+    killer.join()
+    assert len(killed) == 1
+    assert digest(store) == undisturbed
+
+
+def test_metadata_of_all_groups_is_there_before_a_worker_starts(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[str] = []
+
+    def look(job: extract.ExtractJob, clips: list[str], **_: Any) -> list[tuple[str, None]]:
+        there.extend(open_store(job.store).groups())
+        return [(clip, None) for clip in clips]
+
+    monkeypatch.setattr(extract, "run_clips", look)
+    item = {"item": {"backbone": "tiny", "view": "tracking"}}
+    extract.main(params(inputs, workers=2) | item, {"clips": inputs / "clips"}, {"descriptors": tmp_path / "store"})
+    assert there == [f"{clip}/chunk_{index:03d}" for clip in CLIPS for index in range(3)]
