@@ -45,6 +45,10 @@ class AllegroBackbone(MaskedTextBackbone):
     def _frames_past_period(self) -> int:
         return 0
 
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.caption_channels)
+
     def attention_modules(self) -> Sequence[nn.Module]:
         return [block.attn1 for block in self.transformer.transformer_blocks]
 

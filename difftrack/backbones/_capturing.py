@@ -39,6 +39,40 @@ class CapturingBackbone(Architecture):
         """Text tokens in the layers' sequence, at most."""
         return 0 if self.text_position == "none" else self.text_length
 
+    @property
+    @abstractmethod
+    def text_channels(self) -> int:
+        """Channels of a prompt's tokens."""
+
+    def placeholder_prompt(self) -> PromptEmbedding:
+        """Random numbers in the place of a prompt as long as may be: for measuring, without a text encoder."""
+        tokens = self._random(self.text_length, self.text_channels)
+        mask = torch.ones(self.text_length, dtype=torch.bool, device=self.device)
+        return PromptEmbedding(tokens, mask, extras=self._placeholder_extras())
+
+    def placeholder_latents(
+        self, num_latent_frames: int, rows: int, cols: int
+    ) -> Float[Tensor, "latent_frame channel row col"]:
+        """Noise in the place of a clip's latents."""
+        return self._random(num_latent_frames, self.num_latent_channels, rows, cols)
+
+    def placeholder_conditioning(
+        self, latents: Float[Tensor, "latent_frame channel row col"]
+    ) -> ImageConditioning | None:
+        """Random numbers in the place of an image, for these latents; None where no image is read."""
+        if not self.needs_image:
+            return None
+        num_latent_frames, channels, rows, cols = latents.shape
+        extra = int(self.transformer.config.in_channels) - channels
+        return ImageConditioning(self._random(num_latent_frames, extra, rows, cols))
+
+    def _placeholder_extras(self) -> dict[str, Tensor]:
+        return {}
+
+    def _random(self, *shape: int) -> Tensor:
+        noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0))
+        return noise.to(self.device, self.components.dtype)
+
     @abstractmethod
     def embed(self, prompt: str) -> PromptEmbedding:
         """Encode a prompt; warn, naming what is cut, where it is longer than `text_length`."""
@@ -203,7 +237,7 @@ class CapturingBackbone(Architecture):
             {layer: modules[layer] for layer in sorted(set(layers))},
             lambda: self.predict(latents, schedule.timesteps[step], prompt, conditioning=conditioning),
             sink,
-            grid=self._grid_of(latents),
+            grid=self.grid_of(latents),
             text_mask=self.text_mask(prompt),
             text_position=self.text_position,
             kinds=tuple(kinds),
@@ -225,7 +259,7 @@ class CapturingBackbone(Architecture):
             )
         num_latent_frames, _, rows, cols = latents.shape
         inputs = {
-            "timestep": self._timestep_input(timestep.to(self.device), self._grid_of(latents)),
+            "timestep": self._timestep_input(timestep.to(self.device), self.grid_of(latents)),
             **self._transformer_inputs(prompt, num_latent_frames, rows, cols),
             **(conditioning.extras if conditioning is not None else {}),
         }
@@ -233,7 +267,8 @@ class CapturingBackbone(Architecture):
         output = self.transformer(hidden_states=self._to_batch(read), return_dict=False, **inputs)[0]
         return self._from_batch(output, latents.shape).to(latents.dtype)
 
-    def _grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
+    def grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
+        """Layout of the tokens that latents become."""
         num_latents, _, rows, cols = latents.shape
         return TokenGrid(
             num_latent_frames=num_latents // self.latents_per_token_frame,

@@ -72,6 +72,10 @@ class CogVideoXBackbone(Backbone):
                 f"{height} x {width} does not suit {self.name}: its positions are learned for {known[0]} x {known[1]}"
             )
 
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.text_embed_dim)
+
     def attention_modules(self) -> Sequence[nn.Module]:
         return [block.attn1 for block in self.transformer.transformer_blocks]
 

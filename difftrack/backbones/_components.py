@@ -92,9 +92,11 @@ class Components(ABC):
 
     def _pipeline(self, held: Sequence[str], *, scheduler: Any, kind: Any) -> Any:  # noqa: ANN401
         taken = inspect.signature(kind.__init__).parameters
-        arguments = {name: self[name] if name in held else None for name in self.names} | {"scheduler": scheduler}
-        arguments |= self.settings
-        pipeline = kind(**{name: value for name, value in arguments.items() if name in taken})
+        given = {name: self[name] for name in held} | {"scheduler": scheduler} | dict(self.settings)
+        absent = dict.fromkeys(set(taken) - {"self", *given})
+        optional = {name for name, parameter in taken.items() if parameter.default is not inspect.Parameter.empty}
+        arguments = {name: value for name, value in (given | absent).items() if name in taken}
+        pipeline = kind(**{name: value for name, value in arguments.items() if name in given or name not in optional})
         pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
         return pipeline
 
@@ -106,7 +108,13 @@ class Components(ABC):
     @property
     def pipeline_class(self) -> Any:  # noqa: ANN401
         """The pipeline's class: ours, where the name is one of ours, else diffusers'."""
-        return getattr(_pipelines, self.pipeline_name, None) or getattr(diffusers, self.pipeline_name)
+        found = getattr(_pipelines, self.pipeline_name, None) or getattr(diffusers, self.pipeline_name, None)
+        if found is None:
+            raise BackboneError(
+                f"model_index.json names the pipeline {self.pipeline_name}, which diffusers {diffusers.__version__} "
+                f"does not have; code that comes with a checkpoint is not run"
+            )
+        return found
 
 
 class FolderComponents(Components):

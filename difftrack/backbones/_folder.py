@@ -20,7 +20,7 @@ from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
 from difftrack.backbones._params import ModelParams, Quantization
 from difftrack.backbones._quantization import quantized_loading
 
-__all__ = ["PipelineFolder", "find_folder"]
+__all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 
 _CPU = torch.device("cpu")
 _LIBRARIES = ("diffusers", "transformers")
@@ -186,8 +186,14 @@ def _load_mixed(kind: Any, folder: Path, *, dtype: torch.dtype) -> Any:  # noqa:
     for file in sorted(folder.glob("*.safetensors")):
         state |= load_file(file)
     model.load_state_dict(state)
+    return cast_weights(model, dtype)
+
+
+def cast_weights(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """Cast a diffusers model's parameters, but for those that its class keeps in float32."""
+    kept = set(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
-        if not set(name.split(".")) & set(kind._keep_in_fp32_modules):
+        if not set(name.split(".")) & kept:
             parameter.data = parameter.data.to(dtype)
     return model
 

@@ -40,6 +40,10 @@ class HunyuanVideoBackbone(Backbone):
     def temporal_stride(self) -> int:
         return int(self.vae.config.temporal_compression_ratio)
 
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.text_embed_dim)
+
     def attention_modules(self) -> Sequence[nn.Module]:
         blocks = (*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks)
         return [block.attn for block in blocks]
@@ -72,6 +76,9 @@ class HunyuanVideoBackbone(Backbone):
             _POOLED: prompt.extras[_POOLED],
             "guidance": torch.full((1,), self.params.embedded_guidance * 1000, dtype=dtype, device=self.device),
         }
+
+    def _placeholder_extras(self) -> dict[str, Tensor]:
+        return {_POOLED: self._random(1, self.transformer.config.pooled_projection_dim)}
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {

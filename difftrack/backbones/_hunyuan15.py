@@ -57,6 +57,10 @@ class HunyuanVideo15Backbone(Backbone):
         stock = self._stock
         return int(stock.vision_num_semantic_tokens + stock.tokenizer_2_max_length + stock.tokenizer_max_length)
 
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.text_embed_dim)
+
     def attention_modules(self) -> Sequence[nn.Module]:
         if self.components.pipeline_name != "HunyuanVideo15Pipeline":
             raise BackboneError(
@@ -110,6 +114,11 @@ class HunyuanVideo15Backbone(Backbone):
             "image_embeds": no_image,
             **prompt.extras,
         }
+
+    def _placeholder_extras(self) -> dict[str, Tensor]:
+        """No glyph text, as most prompts have none."""
+        tokens = self._random(1, self._stock.tokenizer_2_max_length, self.transformer.config.text_embed_2_dim)
+        return {_TOKENS_2: tokens, _MASK_2: tokens.new_zeros(tokens.shape[:2])}
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         inputs: dict[str, Any] = {}

@@ -2,12 +2,15 @@
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import find_folder
+from difftrack.backbones._known import KNOWN
+from difftrack.backbones._names import ALIASES
 from difftrack.backbones._params import ModelParams
 
 __all__ = ["backbone_of", "load_backbone"]
@@ -38,8 +41,18 @@ def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
             its transformer class.
     """
     params = params or ModelParams()
+    known = KNOWN.get(ALIASES.get(name, name))
+    if (
+        known is not None
+        and params.path is None
+        and params.checkpoint is None
+        and params.image_condition == "checkpoint"
+    ):
+        params = replace(params, image_condition=known.image_condition)
     folder = find_folder(name, params)
-    return backbone_of(name, folder.class_name("transformer"), FolderComponents(folder, params), params)
+    components = FolderComponents(folder, params)
+    _ = components.pipeline_class  # refuses a pipeline that nobody has, before anything is loaded
+    return backbone_of(name, folder.class_name("transformer"), components, params)
 
 
 def backbone_of(name: str, transformer_class: str, components: Components, params: ModelParams) -> Backbone:

@@ -47,6 +47,10 @@ class LTXBackbone(MaskedTextBackbone):
     def temporal_stride(self) -> int:
         return int(self.vae.temporal_compression_ratio)
 
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.caption_channels)
+
     def attention_modules(self) -> Sequence[nn.Module]:
         return [block.attn1 for block in self.transformer.transformer_blocks]
 

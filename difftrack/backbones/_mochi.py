@@ -38,6 +38,10 @@ class MochiBackbone(MaskedTextBackbone):
     def temporal_stride(self) -> int:
         return int(self.vae.temporal_compression_ratio)
 
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.text_embed_dim)
+
     def attention_modules(self) -> Sequence[nn.Module]:
         return [block.attn1 for block in self.transformer.transformer_blocks]
 

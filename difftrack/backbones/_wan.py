@@ -17,6 +17,10 @@ from difftrack.geometry import TokenGrid
 
 __all__ = ["WanBackbone"]
 
+_IMAGE_TOKENS = "encoder_hidden_states_image"
+_CLIP_TOKENS = 257
+"""Tokens of the image encoder that Wan 2.1 comes with: 16 x 16 patches and one for all."""
+
 
 class WanBackbone(Backbone):
     """A Wan pipeline with one transformer.
@@ -48,6 +52,10 @@ class WanBackbone(Backbone):
         chosen = self.params.image_condition
         from_image = self.components.pipeline_name == "WanImageToVideoPipeline"
         return self._timestep_per_token and (from_image if chosen == "checkpoint" else chosen != "none")
+
+    @property
+    def text_channels(self) -> int:
+        return int(self.transformer.config.text_dim)
 
     def attention_modules(self) -> Sequence[nn.Module]:
         if "transformer_2" in self.components.names:
@@ -94,13 +102,24 @@ class WanBackbone(Backbone):
         extras = {}
         if self.transformer.config.image_dim is not None:
             embeds = pipeline.encode_image(np.round(image).astype(np.uint8), self.device)
-            extras["encoder_hidden_states_image"] = embeds.to(self.components.dtype)
+            extras[_IMAGE_TOKENS] = embeds.to(self.components.dtype)
         if not frames_alone:
             num_frames = (num_latent_frames - 1) * self.temporal_stride + 1
             return ImageConditioning(_image_latents(pipeline, pixels, num_frames=num_frames), extras)
         first, blank = (_image_latents(pipeline, frame, num_frames=1) for frame in (pixels, torch.zeros_like(pixels)))
         blank[:, : self.temporal_stride] = 0  # the mask's channels, one for each frame of a latent frame
         return ImageConditioning(torch.cat([first, blank.expand(num_latent_frames - 1, -1, -1, -1)]), extras)
+
+    def placeholder_conditioning(
+        self, latents: Float[Tensor, "latent_frame channel row col"]
+    ) -> ImageConditioning | None:
+        conditioning = super().placeholder_conditioning(latents)
+        if conditioning is not None and not self._image_beside_latents:
+            return ImageConditioning(self._random(1, *latents.shape[1:]))
+        if conditioning is not None and self.transformer.config.image_dim is not None:
+            tokens = self._random(1, _CLIP_TOKENS, self.transformer.config.image_dim)
+            return ImageConditioning(conditioning.latents, {_IMAGE_TOKENS: tokens})
+        return conditioning
 
     @property
     def _timestep_per_token(self) -> bool:

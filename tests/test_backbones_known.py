@@ -1,0 +1,304 @@
+"""The named backbones: what their classes say of them, and whether capture holds for each, small and random."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import ROWS, VARIANTS, clip_size
+
+from difftrack.backbones import (
+    ALIASES,
+    CHECKPOINTS,
+    KNOWN,
+    Backbone,
+    BackboneError,
+    CaptureError,
+    ModelParams,
+    Trajectory,
+    check_capture,
+    constructed_backbone,
+    load_backbone,
+    read_trajectory,
+    summaries,
+    write_trajectory,
+)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    "ignore:In CPU autocast, but the target dtype is not supported:UserWarning",
+)
+
+# layers x heads x channels, and parameters of the transformer where a count is published or follows from a published
+# file's size. (The issue's table; CogVideoX, HunyuanVideo, LTX, Mochi and Wan 2.2 as on their model cards.)
+PUBLISHED = {
+    "cogvideox-2b": ((30, 30, 64), 1_693_783_872),
+    "cogvideox-5b": ((42, 48, 64), None),
+    "cogvideox-1.5-5b": ((42, 48, 64), None),
+    "cogvideox-2b-i2v": ((30, 30, 64), None),
+    "cogvideox-5b-i2v": ((42, 48, 64), None),
+    "cogvideox-1.5-5b-i2v": ((42, 48, 64), 5_571_594_880),
+    "hunyuan-video": ((60, 24, 128), 12_821_012_544),
+    "hunyuan-video-1.5": ((54, 16, 128), None),
+    "wan2.1-1.3b": ((30, 12, 128), None),
+    "wan2.1-14b": ((40, 40, 128), None),
+    "wan2.1-i2v-14b": ((40, 40, 128), 16_394_878_784),
+    "wan2.2-ti2v-5b": ((30, 24, 128), 4_999_787_712),
+    "ltx-2b": ((28, 32, 64), 1_923_385_472),
+    "ltx-13b": ((48, 32, 128), 13_042_569_344),
+    "mochi-1": ((48, 24, 128), 10_027_677_744),
+    "allegro": ((32, 24, 96), None),
+    "skyreels-v2-1.3b": ((30, 12, 128), None),
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, object]:
+    return {row.name: row for row in summaries()}
+
+
+def test_every_name_has_a_checkpoint_arguments_and_a_row(rows: dict[str, object]) -> None:
+    assert list(CHECKPOINTS) == list(KNOWN) == list(rows) == list(PUBLISHED)
+    assert set(ALIASES.values()) <= set(KNOWN)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_counts_of_the_classes_are_the_published_ones(rows: dict[str, object], name: str) -> None:
+    row, (counts, num_parameters) = rows[name], PUBLISHED[name]
+    assert (row.num_layers, row.num_heads, row.num_channels) == counts
+    if num_parameters is not None:
+        assert row.transformer_bytes == 2 * num_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("cogvideox-2b", (13, 30, 45)),
+        ("cogvideox-1.5-5b", (11, 48, 85)),
+        ("wan2.1-1.3b", (21, 30, 52)),
+        ("ltx-2b", (21, 16, 22)),
+        ("mochi-1", (28, 30, 53)),
+        ("allegro", (22, 45, 80)),
+        ("skyreels-v2-1.3b", (25, 34, 60)),
+    ],
+)
+def test_tokens_at_the_default_size(rows: dict[str, object], name: str, tokens: tuple[int, int, int]) -> None:
+    """Worked out in the reference measurements of each model."""
+    grid = rows[name].grid
+    assert (grid.num_latent_frames, grid.rows, grid.cols) == tokens
+    assert rows["cogvideox-2b"].query_key_bytes == 2 * 13 * 30 * 45 * 30 * 64 * 2
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "hunyuan-video-1.5" else name for name in KNOWN]
+)
+def test_capture_holds_to_its_laws_on_this_machine(name: str) -> None:
+    checks = list(check_capture(name, ModelParams(device="cpu")))
+    assert [check.law for check in checks if not check.passed] == []
+    assert len(checks) == 5
+
+
+def test_a_check_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone whose attention does not go where it is looked for."""
+    monkeypatch.setattr("difftrack.backbones._cogvideox.CogVideoXBackbone.attention_modules", lambda self: [self.vae])
+    with pytest.raises(CaptureError, match="0 records for 1 layers"):
+        list(check_capture("cogvideox-2b", ModelParams(device="cpu")))
+
+
+def test_a_backbone_without_memory_refuses_nothing_but_work() -> None:
+    backbone = constructed_backbone("hunyuan_t2v")
+    assert {parameter.device.type for parameter in backbone.transformer.parameters()} == {"meta"}
+    with pytest.raises(BackboneError, match="nearest: 5"):
+        backbone.check_size(6, 720, 1280)
+    with pytest.raises(BackboneError, match=r"unknown backbone 'wan'.*wan2\.1-1\.3b"):
+        constructed_backbone("wan")
+
+
+# Sizes that one family alone refuses
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("cogvideox-5b-i2v", (49, 480, 736), "learned for 480 x 720"),
+        ("cogvideox-5b-i2v", (45, 480, 720), "learned for 49 frames"),
+        ("cogvideox-1.5-5b", (49, 768, 1352), "multiple of 16, such as 1344 or 1360"),
+        ("mochi-1", (25, 480, 848), None),
+        ("mochi-1", (27, 480, 848), r"6 k \+ 1; nearest: 25"),
+        ("allegro", (88, 720, 1280), None),
+        ("allegro", (85, 720, 1280), "a multiple of 4; nearest: 84"),
+        ("allegro", (1, 720, 1280), "a multiple of 4; nearest: 4"),
+        ("ltx-2b", (161, 512, 720), "multiple of 32"),
+    ],
+)
+def test_sizes_follow_each_familys_own_rule(name: str, size: tuple[int, int, int], said: str | None) -> None:
+    backbone = constructed_backbone(name)
+    if said is None:
+        backbone.check_size(*size)
+    else:
+        with pytest.raises(BackboneError, match=said):
+            backbone.check_size(*size)
+
+
+# Images
+
+
+def saved(name: str, tmp_path: Path, **params: object) -> Backbone:
+    return load_backbone("mine", ModelParams(path=str((ROWS | VARIANTS)[name](tmp_path / "pipeline")), **params))
+
+
+IMAGE = np.random.default_rng(3).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+
+
+def test_cogvideox_reads_the_images_mode_at_the_first_latent_frame(tmp_path: Path) -> None:
+    backbone = saved("cogvideox-1.5-5b-i2v", tmp_path)
+    latents = backbone.condition(IMAGE, 4, frames_alone=False).latents
+    alone = backbone.encode(IMAGE[None], frames_alone=True)
+    torch.testing.assert_close(latents[:1], alone[:1], atol=1e-5, rtol=1e-5)
+    assert latents.shape == (4, 6, 6, 10)
+    assert not latents[1:].any()
+
+
+def test_the_2b_model_reads_the_image_as_a_clip_that_stands_still(tmp_path: Path) -> None:
+    backbone = saved("cogvideox-2b-i2v", tmp_path)
+    latents = backbone.condition(IMAGE, 3, frames_alone=False).latents
+    still = backbone.encode(np.repeat(IMAGE[None], 9, axis=0), frames_alone=False)
+    torch.testing.assert_close(latents, still, atol=1e-5, rtol=1e-5)
+    alone = backbone.condition(IMAGE, 3, frames_alone=True).latents
+    assert torch.equal(alone[0], alone[2])
+    first = saved("cogvideox-2b-i2v", tmp_path, image_condition="first_frame")
+    assert not first.condition(IMAGE, 3, frames_alone=False).latents[1:].any()
+
+
+def test_the_name_of_the_2b_model_says_how_it_reads_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = ROWS["cogvideox-5b-i2v"](tmp_path / "stock pipeline")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert load_backbone("cogvideox_i2v_2b").params.image_condition == "every_frame"
+    assert load_backbone("cogvideox-5b-i2v").params.image_condition == "checkpoint"
+
+
+def test_wan_reads_a_mask_and_a_clip_that_is_blank_after_the_image(tmp_path: Path) -> None:
+    backbone = saved("wan2.1-i2v-14b", tmp_path)
+    image = np.random.default_rng(3).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    conditioning = backbone.condition(image, 2, frames_alone=False)
+    assert conditioning.latents.shape == (2, 4 + 6, 6, 10)
+    assert conditioning.latents[0, :4].eq(1).all()
+    assert conditioning.latents[1, :4].eq(0).all()
+    assert conditioning.extras["encoder_hidden_states_image"].shape == (1, 17, 6)
+    clip = np.concatenate([image[None], np.full((4, 48, 80, 3), 127.5)]).astype(np.float32)
+    expected = backbone.encode(clip, frames_alone=False)
+    torch.testing.assert_close(conditioning.latents[:, 4:], expected, atol=1e-4, rtol=1e-4)
+    alone = backbone.condition(image, 3, frames_alone=True).latents
+    assert alone[0, :4].eq(1).all()
+    assert alone[1:, :4].eq(0).all()
+    assert torch.equal(alone[1], alone[2])
+
+
+def test_ti2v_holds_the_first_frame_at_timestep_0_and_everything_else_at_the_steps(tmp_path: Path) -> None:
+    backbone = saved("wan2.2-ti2v-5b", tmp_path, image_condition="first_frame")
+    assert backbone.needs_image
+    assert not saved("wan2.2-ti2v-5b", tmp_path).needs_image
+    latents = backbone.placeholder_latents(3, 6, 10)
+    timesteps = backbone._timestep_input(torch.tensor(700), backbone.grid_of(latents))
+    assert timesteps.shape == (1, 3 * 3 * 5)
+    assert timesteps[0, :15].eq(0).all()
+    assert timesteps[0, 15:].eq(700).all()
+    conditioning = backbone.condition(IMAGE.repeat(2, 0).repeat(2, 1), 3, frames_alone=False)
+    read = backbone._with_conditioning(latents, conditioning)
+    assert torch.equal(read[1:], latents[1:])
+    assert torch.equal(read[:1], conditioning.latents)
+
+
+@pytest.mark.parametrize("name", ["cogvideox-1.5-5b-i2v", "wan2.2-ti2v-5b from an image"])
+def test_an_image_is_asked_for_and_refused_where_nothing_reads_it(name: str, tmp_path: Path) -> None:
+    backbone, (num_frames, height, width) = saved(name, tmp_path), clip_size(name)
+    size = {"num_frames": num_frames, "height": height, "width": width}
+    latents, prompt = backbone.placeholder_latents(2 * backbone.latents_per_token_frame, 6, 10), backbone.embed("")
+    with pytest.raises(BackboneError, match="condition"):
+        backbone.predict(latents, torch.tensor(500), prompt)
+    with pytest.raises(BackboneError, match="give generate"):
+        backbone.generate("", seed=0, num_inference_steps=1, cfg_scale=1.0, **size)
+    from_text = constructed_backbone("wan2.1-1.3b")
+    with pytest.raises(BackboneError, match="reads no image"):
+        from_text.condition(IMAGE, 2, frames_alone=False)
+    with pytest.raises(BackboneError, match="reads no image"):
+        from_text.generate(
+            "", seed=0, num_inference_steps=1, cfg_scale=1.0, image=IMAGE, num_frames=5, height=32, width=48
+        )
+
+
+def test_the_image_of_a_sampled_clip_is_kept_with_its_trajectory(tmp_path: Path) -> None:
+    file = tmp_path / "trajectory.safetensors"
+    write_trajectory(file, Trajectory(torch.zeros(1, 2, 3, 5, 7), IMAGE), fingerprint="a")
+    read = read_trajectory(file, fingerprint="a")
+    assert read.image is not None
+    assert np.array_equal(read.image, IMAGE)
+    write_trajectory(file, Trajectory(torch.zeros(1, 2, 3, 5, 7)), fingerprint="a")
+    assert read_trajectory(file, fingerprint="a").image is None
+
+
+# Texts, memory
+
+
+@pytest.mark.parametrize("name", ["hunyuan-video", "wan2.1-1.3b", "mochi-1", "ltx-2b", "allegro"])
+def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = saved(name, tmp_path)
+    monkeypatch.setattr(type(backbone), "text_length", property(lambda self: 5))
+    with pytest.warns(UserWarning, match="5 text tokens; cut from the prompt: .*quickly"):
+        backbone._warn_where_cut("a red disc moves left up quickly")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone._warn_where_cut("a")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantised_text_encoder_says_what_it_needs(tmp_path: Path, quantization: str) -> None:
+    backbone = saved("cogvideox-5b", tmp_path, text_encoder_quantization=quantization, device="cpu")
+    with pytest.raises(BackboneError, match=r"needs a CUDA GPU.*bitsandbytes and accelerate.*release_text_encoder"):
+        backbone.embed("a disc")
+    assert backbone.encode(IMAGE[None], frames_alone=True).shape == (1, 6, 6, 10)
+
+
+def test_offload_changes_no_capture(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="cpu_offload needs the package accelerate")
+    if not torch.cuda.is_available():
+        pytest.skip("cpu_offload needs a GPU")
+    records = []
+    for offload in (False, True):
+        backbone = saved("cogvideox-5b", tmp_path, cpu_offload=offload, device="cuda")
+        latents, schedule = backbone.placeholder_latents(3, 6, 10), backbone.schedule(10)
+        records.append(list(backbone.capture(latents, 4, schedule, backbone.embed("a disc"), layers=[1, 3])))
+    for resident, offloaded in zip(*records, strict=True):
+        assert torch.equal(resident.query, offloaded.query)
+        assert torch.equal(resident.key, offloaded.key)
+
+
+def test_prompts_are_embedded_before_the_transformer_is_loaded(tmp_path: Path) -> None:
+    """So that a card that cannot hold both can hold one after the other."""
+    for name in ("wan2.1-i2v-14b", "hunyuan-video", "mochi-1"):
+        backbone = saved(name, tmp_path / name, release_text_encoder=True)
+        backbone.embed("a red disc")
+        assert not {"transformer", "vae", "text_encoder", "text_encoder_2"} & set(backbone.components._loaded)
+
+
+def test_two_transformers_are_refused(tmp_path: Path) -> None:
+    folder = ROWS["wan2.1-1.3b"](tmp_path / "pipeline")
+    (folder / "transformer").rename(folder / "transformer_2")
+    (folder / "transformer").symlink_to(folder / "transformer_2")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.9}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(BackboneError, match="two transformers"):
+        load_backbone(f"path:{folder}").attention_modules()
+
+
+def test_a_pipeline_of_nobodys_is_refused(tmp_path: Path) -> None:
+    folder = ROWS["wan2.1-1.3b"](tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "MyPipeline"}))
+    with pytest.raises(BackboneError, match="MyPipeline"):
+        load_backbone(f"path:{folder}")
