@@ -54,6 +54,7 @@ from difftrack.training import (
 )
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from samples import save_strips
 
@@ -139,6 +140,7 @@ def main() -> None:
         return
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     params = read_params(HERE / "params.yaml", arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
