@@ -1,0 +1,15 @@
+"""Presets: one small file per script of the released code, laid over params.yaml, with the numbers published for it."""
+
+from difftrack.presets._compare import Comparison, compare_with_published
+from difftrack.presets._presets import Preset, PresetError, PublishedNumber, apply_preset, preset_names, read_preset
+
+__all__ = [
+    "Comparison",
+    "Preset",
+    "PresetError",
+    "PublishedNumber",
+    "apply_preset",
+    "compare_with_published",
+    "preset_names",
+    "read_preset",
+]

@@ -1,0 +1,65 @@
+"""Our numbers beside the paper's."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difftrack.presets._presets import Preset, PublishedNumber
+
+__all__ = ["Comparison", "compare_with_published"]
+
+Number = float | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One number twice."""
+
+    what: str
+    published: Number
+    ours: Number | None
+    """In the paper's unit; None where it has not been measured."""
+    source: str
+    remark: str = ""
+    """Why ours is missing."""
+
+    def __str__(self) -> str:
+        ours = f"- ({self.remark})" if self.ours is None else _text(self.ours)
+        return f"{self.what}: ours {ours}, published {_text(self.published)} ({self.source})"
+
+
+def compare_with_published(preset: Preset, params: Mapping[str, Any], root: Path) -> list[Comparison]:
+    """Look our numbers up.
+
+    Args:
+        preset: Says what was published, and where ours lies.
+        params: All sections, the preset laid over them; `paths` says where results are.
+        root: Folder that `paths` start from.
+    """
+    return [_compare(number, params["paths"], root) for number in preset.published]
+
+
+def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -> Comparison:
+    def row(ours: Number | None, remark: str = "") -> Comparison:
+        return Comparison(published.what, published.value, ours, published.source, remark)
+
+    if published.file is None:
+        return row(None, "nothing here measures it")
+    folder, _, rest = published.file.partition("/")
+    file = root / paths[folder] / rest
+    if not file.is_file():
+        return row(None, f"{file.relative_to(root)} is not there yet")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for key in published.at.split():
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(published.value, tuple) and isinstance(found, list):
+        return row(tuple(sorted(found[: len(published.value)])))
+    if not isinstance(found, int | float):
+        return row(None, f"{file.relative_to(root)} has no {published.at}")
+    return row(float(found) * published.scale)
+
+
+def _text(number: Number) -> str:
+    return ", ".join(map(str, number)) if isinstance(number, tuple) else f"{number:g}"
