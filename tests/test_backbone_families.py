@@ -20,8 +20,11 @@ from difftrack.backbones import (
     load_backbone,
     round_trip_error,
 )
+from difftrack.correspondence import ClipMatcher, MatchSection, label_matches, latent_to_frames
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, InversionParams, ModeParams, TrackingViewParams
+from difftrack.metrics import score_clip
+from difftrack.tracking import ChunkDescriptors, TrackParams, track_clip
 
 pytestmark = [
     # diffusers' own: numpy 2 on a tensor, in two schedulers; autocast to float32 on a CPU, in Mochi's transformer.
@@ -197,16 +200,21 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
     assert len(on_the_way) == 3
     schedule = case.backbone.schedule(3, grid=case.backbone.token_grid(*case.size))
     assert torch.equal(schedule.timesteps, scheduler.timesteps)
-    prompt, conditions = case.backbone.embed(PROMPT), case.conditions(case.latents)
-    for step, query in enumerate(on_the_way):
-        latents = generated.trajectory.latents[step]
-        (record,) = case.backbone.capture(latents, step, schedule, prompt, layers=[1], **conditions)
-        head_major = record.query.flatten(1, 3)
-        first = 11 if case.name.startswith(TEXT_FIRST) else 0
+    sampled = Clip("clip", generated.frames, fps=8.0, prompt=PROMPT, source="generated")
+    params = analysis(case, mode=ModeParams(generated="generate"), num_inference_steps=3, steps=(0, 1, 2), layers=(1,))
+    extraction = Extractor(case.backbone, params).prepare(sampled, trajectory=generated.trajectory)
+    first = 11 if case.name.startswith(TEXT_FIRST) else 0
+    for unit, query in zip(extraction.units("clip", extraction.groups["clip"].units), on_the_way, strict=True):
+        head_major = torch.from_numpy(unit.arrays["query"]).flatten(1, 3)
         assert torch.equal(head_major, query[0, :, first : first + head_major.shape[1]])
         ones, zeros = torch.ones(1), torch.zeros(1)
-        shares = float(schedule.add_noise(ones, zeros, step)), float(schedule.add_noise(zeros, ones, step))
-        assert shares == pytest.approx(data_and_noise(case.name, scheduler, step), abs=1e-6)
+        shares = (schedule.add_noise(ones, zeros, unit.step), schedule.add_noise(zeros, ones, unit.step))
+        assert tuple(map(float, shares)) == pytest.approx(data_and_noise(case.name, scheduler, unit.step), abs=1e-6)
+
+
+def analysis(case: Case, **choices: Any) -> AnalysisParams:
+    num_frames, height, width = case.size
+    return AnalysisParams(num_frames=num_frames, height=height, width=width, **choices)
 
 
 def data_and_noise(name: str, scheduler: Any, step: int) -> tuple[float, float]:
@@ -221,40 +229,58 @@ def data_and_noise(name: str, scheduler: Any, step: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("mode", ["add_noise", "ddim_inversion", "clean"])
-def test_real_clips_go_through_every_mode(case: Case, mode: str) -> None:
-    num_frames, height, width = case.size
-    params = AnalysisParams(
-        height=height,
-        width=width,
-        num_frames=num_frames,
-        num_inference_steps=20,
-        steps=(19,),
-        layers=(1, 3),
-        mode=ModeParams(folder=mode),
-        inversion=InversionParams(iterations=1),
-    )
+def test_real_clips_go_through_every_mode_to_scores(case: Case, mode: str) -> None:
+    inversion = InversionParams(iterations=1)
+    params = analysis(case, steps=(49,), layers=(1, 3), mode=ModeParams(folder=mode), inversion=inversion)
     clip = Clip("clip", case.frames, fps=8.0, prompt=PROMPT, source="folder")
     extraction = Extractor(case.backbone, params).prepare(clip)
     spec = extraction.groups["clip"]
     units = list(extraction.units("clip", spec.units))
-    assert [(unit.step, unit.layer) for unit in units] == [(19, 1), (19, 3)]
+    assert [(unit.step, unit.layer) for unit in units] == [(49, 1), (49, 3)]
     for unit in units:
         assert {entry: array.shape for entry, array in unit.arrays.items()} == {
             entry: spec.entry_shape(entry) for entry in spec.entries
         }
-        assert all(np.isfinite(array).all() for array in unit.arrays.values())
     assert ("clip" in extraction.round_trip_errors) == (mode == "ddim_inversion")
 
+    points = np.array([[9.0, 9.0], [17.0, 9.0]])
+    matcher = ClipMatcher(MatchSection(per_head=False, device="cpu"), points, spec.grid.stride_px, spec.text_mask)
+    cells = {
+        (unit.step, unit.layer): matcher.match(lambda kind, unit=unit: torch.from_numpy(unit.arrays[kind]))
+        for unit in units
+    }
+    matches = label_matches(cells, spec, points=np.arange(2), points_xy_px=points)
+    num_frames = spec.frames[-1] + 1
+    scores = score_clip(
+        matches,
+        np.broadcast_to(points.astype(np.float32), (num_frames, 2, 2)),
+        np.ones((num_frames, 2), dtype=bool),
+        to_frames=lambda xy: latent_to_frames(
+            torch.from_numpy(xy), num_frames=num_frames, temporal_stride=spec.grid.temporal_stride
+        ).numpy(),
+        temporal_stride=spec.grid.temporal_stride,
+    )
+    for name in ("matching_accuracy", "feature_accuracy", "confidence", "attention_score"):
+        assert scores[name].shape == (1, 2)
+        assert bool(np.isfinite(scores[name]).all()), name
 
-def test_frames_encoded_alone_make_a_token_frame_each(case: Case) -> None:
+
+def test_frames_encoded_alone_make_a_token_frame_each_and_are_tracked_through(case: Case) -> None:
     _, height, width = case.size
     params = TrackingViewParams(height=height, width=width, steps=(49,), layers=(2,), descriptors=("query", "key"))
-    clip = Clip("clip", case.frames, fps=8.0, prompt="", source="folder")
-    chunk = (0, 2) if "causal blocks" in case.name else (0, 2, 4)
-    extraction = Extractor(case.backbone, params).prepare(clip, chunks=[chunk])
+    num_frames = 2 if "causal blocks" in case.name else 3
+    clip = Clip("clip", case.frames[:num_frames], fps=8.0, prompt="", source="folder")
+    extraction = Extractor(case.backbone, params).prepare(clip, chunks=[tuple(range(num_frames))])
+    spec = extraction.groups["clip/chunk_000"]
     (unit,) = extraction.units("clip/chunk_000", [(49, 2)])
     stride_px = case.backbone.stride_px
-    assert unit.arrays["key"].shape[1:4] == (len(chunk), height // stride_px, width // stride_px)
+    assert unit.arrays["key"].shape[1:4] == (num_frames, height // stride_px, width // stride_px)
+    descriptors = torch.from_numpy(unit.arrays["query"]), torch.from_numpy(unit.arrays["key"])
+    chunk = ChunkDescriptors(frames=spec.frames, read=lambda step, layer: descriptors, heads=spec.heads)
+    queries = np.array([[0, 9.0, 9.0], [0, 17.0, 9.0]], dtype=np.float32)
+    tracks = track_clip([chunk], queries, sources=[(49, 2)], grid=spec.grid, params=TrackParams())
+    assert tracks.points_xy_px.shape == (num_frames, 2, 2)
+    assert np.isfinite(tracks.points_xy_px).all()
 
 
 # Schedules
