@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks._backbone_report import print_results, targets
 from benchmarks.matching import machine
 from difftrack.annotation import lucas_kanade
 from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
@@ -108,10 +108,10 @@ def main() -> None:
     for split in SPLITS:
         cases = _cases(backbone.device, range(arguments.first_seed, arguments.first_seed + few), split)
         results["splits"][split]["untrained"] = _untrained(backbone, cases)
-    results["targets"] = _targets(results)
+    results["targets"] = targets(results)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    _print(results)
+    print_results(results)
 
 
 def _cases(
@@ -301,77 +301,6 @@ def _best_seconds(call: Callable[[], object]) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
-
-
-def _targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the backbone is meant to reach, and what it does."""
-    easy, hard = results["splits"]["easy"], results["splits"]["hard"]
-    by_step = np.array(easy["whole"]["query_key"])
-    best = int(by_step[-1].argmax())
-    falls = max(0.0, *(np.maximum.accumulate(by_step[:, best]) - by_step[:, best]).tolist())
-    heads = np.array(easy["whole"]["heads"][-1])[best]
-    idle = [
-        layer
-        for layer, mass in enumerate(easy["whole"]["cross_frame_mass"])
-        if mass > 0.3 and by_step[-1, layer] < 0.5 * by_step[-1, best]
-    ]
-    seconds = results["seconds"]
-    rows = [
-        ("best layer, easy", max(easy["whole"]["query_key"][-1]), ">= 0.92", 0.92, 1),
-        ("best layer, hard", max(hard["whole"]["query_key"][-1]), ">= 0.75", 0.75, 1),
-        ("best layer, frames alone, easy", max(easy["apart"]["query_key"][-1]), ">= 0.92", 0.92, 1),
-        ("largest fall from noise to clean", falls, "<= 0.02", 0.02, -1),
-        ("layers that attend across frames without matching", len(idle), ">= 1", 1, 1),
-        ("spread of heads in the best layer", float(np.ptp(heads)), ">= 0.1", 0.1, 1),
-        ("reconstruction, dB", easy["reconstruction_db"]["whole"], ">= 30", 30, 1),
-        ("one conditional forward, s", seconds["forward"], "<= 1", 1, -1),
-        ("encoding 17 frames, s", seconds["encode"], "<= 2", 2, -1),
-        ("wrong prompt's error over the right one's", _ratio(results["prompt"]), ">= 1.02", 1.02, 1),
-    ]  # fmt: skip
-    return [
-        {"what": what, "value": float(value), "wanted": wanted, "reached": bool(sign * value >= sign * limit)}
-        for what, value, wanted, limit, sign in rows
-    ]
-
-
-def _ratio(errors: Mapping[str, Sequence[float]]) -> float:
-    return float(np.max(np.array(errors["wrong"]) / np.array(errors["right"])))
-
-
-def _print(results: Mapping[str, Any]) -> None:
-    console = Console()
-    for split, found in results["splits"].items():
-        table = Table(title=f"{split}: share within 8 px, query-key per layer", title_justify="left")
-        layers = range(len(found["whole"]["query_key"][0]))
-        for heading in ("", *map(str, layers), "best feature"):
-            table.add_column(heading, justify="right")
-        for step, shares, features in zip(
-            results["steps"], found["whole"]["query_key"], found["whole"]["feature"], strict=True
-        ):
-            table.add_row(f"step {step}", *_percents(shares), *_percents([max(features)]))
-        table.add_row(
-            "frames alone",
-            *_percents(found["apart"]["query_key"][-1]),
-            *_percents([max(found["apart"]["feature"][-1])]),
-        )
-        table.add_row("untrained", *_percents(found["untrained"]))
-        table.add_row("cross-frame mass", *_percents(found["whole"]["cross_frame_mass"]))
-        console.print(table)
-        best = int(np.argmax(found["whole"]["query_key"][-1]))
-        heads = ", ".join(_percents(found["whole"]["heads"][-1][best]))
-        baselines = ", ".join(f"{name} {_percents([share])[0]}" for name, share in found["baselines"].items())
-        console.print(f"baselines: {baselines}; heads of layer {best}: {heads}; {found['reconstruction_db']} dB\n")
-    for row in results["other"]:
-        console.print(row)
-    console.print({"prompt": results["prompt"], "seconds": results["seconds"]})
-    for row in results["targets"]:
-        console.print(
-            f"{'reached' if row['reached'] else 'MISSED '}  {row['what']}: {row['value']:.3g} ({row['wanted']})"
-        )
-
-
-def _percents(shares: Sequence[float]) -> list[str]:
-    return [f"{100 * share:.1f}" for share in shares]
 
 
 def _pixels(points_xy_token: Tensor, backbone: Backbone) -> np.ndarray:
