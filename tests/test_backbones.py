@@ -276,6 +276,31 @@ def test_a_cache_hook_that_skips_layers_is_named(folder: Path, latents: Tensor) 
         captured(cached, latents, layers=[0, 1, 2, 3])
 
 
+def test_a_layer_that_runs_again_is_named(backbone: Backbone, latents: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = backbone.transformer.transformer_blocks[1]
+    forward = block.forward
+    monkeypatch.setattr(
+        block, "forward", lambda *args, **kwargs: (forward(*args, **kwargs), forward(*args, **kwargs))[1]
+    )
+    with pytest.raises(CaptureError, match="layer 1 attended more than once.*gradient checkpointing"):
+        captured(backbone, latents, layers=[1, 3])
+
+
+def test_a_sink_sees_each_layer_while_the_forward_goes_on(backbone: Backbone, latents: Tensor) -> None:
+    schedule, prompt = backbone.schedule(10), backbone.embed(PROMPT)
+    events: list[object] = []
+    handles = [
+        block.ff.register_forward_pre_hook(lambda *_, layer=layer: events.append(("after", layer)))
+        for layer, block in enumerate(backbone.transformer.transformer_blocks)
+    ]
+    try:
+        backbone.capture_into(lambda record: events.append(record.layer), latents, 4, schedule, prompt, layers=[0, 2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert events == [0, ("after", 0), ("after", 1), 2]
+
+
 @pytest.mark.parametrize("layers", [[4], [-1], []])
 def test_layers_out_of_range_are_refused_with_the_range(backbone: Backbone, latents: Tensor, layers: list[int]) -> None:
     with pytest.raises(BackboneError, match="layers 0 to 3"):
