@@ -282,7 +282,7 @@ def test_a_layer_that_runs_again_is_named(backbone: Backbone, latents: Tensor, m
     monkeypatch.setattr(
         block, "forward", lambda *args, **kwargs: (forward(*args, **kwargs), forward(*args, **kwargs))[1]
     )
-    with pytest.raises(CaptureError, match="layer 1 attended more than once.*gradient checkpointing"):
+    with pytest.raises(CaptureError, match=r"layer 1 attended more than once.*gradient checkpointing"):
         captured(backbone, latents, layers=[1, 3])
 
 
