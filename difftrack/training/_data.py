@@ -89,7 +89,7 @@ class ClipStream:
         self._counts = (num_textures, max(1, num_textures // _REPETITIVE_SHARE))
         self._next_seed = seed
         self._pool = pool
-        self._draw = torch.compile(draw_layer) if device.type == "cuda" else draw_layer
+        self._draw = torch.compile(draw_layer, dynamic=True) if device.type == "cuda" else draw_layer
         jobs = [(role, index, bool(kind)) for kind, count in enumerate(self._counts) for index in range(count)]
         chunks = [jobs[i : i + 16] for i in range(0, len(jobs), 16)]
         self._texture_futures = [pool.submit(_make_textures, chunk) for chunk in chunks]

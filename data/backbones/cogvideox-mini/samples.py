@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from difftrack.rendering import RenderSpec, render_clip
 from diffusers import CogVideoXPipeline
+from diffusers.utils import logging as diffusers_logging
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
+from transformers.utils import logging as transformers_logging
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 5
@@ -40,6 +42,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6)
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = CogVideoXPipeline.from_pretrained(arguments.pipeline, dtype=torch.float32).to(device)
     choices = {"steps": arguments.steps, "guidance": arguments.guidance, "seed": arguments.seed}
