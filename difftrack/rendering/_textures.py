@@ -8,6 +8,7 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
+from skimage.color import rgb2lab
 
 Role = Literal["train", "tune", "eval"]
 """What a clip may be used for; no texture and no seed is shared between two roles."""
@@ -227,7 +228,12 @@ def _cells(
 
 
 def nearest_color(texels: Float[np.ndarray, "row col rgb"]) -> str:
-    """The palette's word for the colour that most of a texture is nearest to."""
-    sampled = texels[::8, ::8].reshape(-1, 1, 3)
-    nearest = np.abs(np.asarray(list(PALETTE.values())) - sampled).sum(axis=2).argmin(axis=1)
-    return list(PALETTE)[int(np.bincount(nearest).argmax())]
+    """The palette's word for the colour that most of a texture's middle, which objects show, is nearest to.
+
+    Nearness is that of CIELAB with lightness counted half, so that pale and dark shades keep their hue's word.
+    """
+    quarter = TEXTURE_SIZE // 4
+    middle = texels[quarter:-quarter:4, quarter:-quarter:4].reshape(-1, 1, 3)
+    weights = np.array([0.5, 1.0, 1.0])
+    distance = np.linalg.norm((rgb2lab(middle) - rgb2lab(list(PALETTE.values()))) * weights, axis=2)
+    return list(PALETTE)[int(np.bincount(distance.argmin(axis=1)).argmax())]

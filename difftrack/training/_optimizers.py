@@ -30,10 +30,7 @@ def make_optimizers(
     """
     hidden = _hidden_matrices(module) if name == "muon" else {}
     rest = [value for value in module.parameters() if value.requires_grad and id(value) not in hidden]
-    fused = bool(rest) and rest[0].is_cuda
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=0.0, betas=betas, weight_decay=weight_decay, fused=fused)
-    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=0.0, betas=betas, weight_decay=weight_decay)]
     if hidden:
         matrices = list(hidden.values())
         optimizers.append(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))

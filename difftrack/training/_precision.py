@@ -45,7 +45,8 @@ class Worker:
         """Give the trained weights their gradients."""
         if self._precision == "bfloat16":
             for weight, own in zip(self._weights, self._own, strict=True):
-                weight.grad = None if own.grad is None else own.grad.float()
+                # Laid out as the weight, since the copy may keep its channels last.
+                weight.grad = None if own.grad is None else torch.empty_like(weight).copy_(own.grad)
                 own.grad = None
 
     @torch.no_grad()

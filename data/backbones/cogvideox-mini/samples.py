@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from difftrack.rendering import RenderSpec, render_clip
 from diffusers import CogVideoXPipeline
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
+
+from difftrack.rendering import RenderSpec, render_clip
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 5

@@ -24,6 +24,11 @@ from typing import Any
 
 import torch
 import yaml
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from diffusers.utils import logging as diffusers_logging
+from samples import save_strips
+from transformers.utils import logging as transformers_logging
+
 from difftrack.params import ParamsError, parse
 from difftrack.rendering import RenderSpec
 from difftrack.training import (
@@ -52,11 +57,6 @@ from difftrack.training import (
     train_transformer,
     worker_pool,
 )
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
-
-from samples import save_strips
 
 HERE = Path(__file__).resolve().parent
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
