@@ -1,6 +1,8 @@
 """The small backbone's training at sizes at which it takes seconds: it learns, it resumes, and its folder loads."""
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -27,6 +29,7 @@ from difftrack.training import (
     LatentPools,
     PoolParams,
     Probe,
+    Replicas,
     TransformerTraining,
     encode_batch,
     frame_times,
@@ -452,3 +455,52 @@ def test_every_word_of_a_prompt_is_one_token() -> None:
     ids = tokenizer(" ".join(VOCABULARY)).input_ids
     assert len(ids) == len(VOCABULARY) + 1
     assert tokenizer.unk_token_id not in ids
+
+
+def _train_as_replica(rank: int, folder: Path, port: int) -> None:
+    """One of two processes; leaves its weights behind."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
+    )
+    torch.set_num_threads(1)
+    replicas = Replicas.join()
+    weight = nn.Linear(2, 3)
+    for value in weight.parameters():
+        value.grad = torch.full_like(value, 1.0 + 4.0 * rank)
+    replicas.average_gradients(weight.parameters())
+    denoiser = _denoiser()
+    params = replace(STEPS, max_steps=3, save_seconds=0.0)
+    averaged = train_transformer(
+        denoiser,
+        _Fixed(),
+        make_scheduler(),
+        params,
+        probe=_NoProbe(),  # type: ignore[arg-type]
+        empty_prompt=torch.zeros((1, SIZES.text_length), dtype=torch.long),
+        folder=folder / "run",
+        save=lambda _: (folder / f"saved-{rank}").touch(),
+        replicas=replicas,
+    )
+    seen = {"gradient": weight.weight.grad, "weights": _weights(denoiser), "averaged": _weights(averaged)}
+    torch.save({**seen, "agreed": replicas.agree(7.0 + rank)}, folder / f"{rank}.pt")
+    replicas.leave()
+
+
+class _NoProbe:
+    def accuracy(self, *_: object) -> dict[str, float]:
+        return {}
+
+
+def test_replicas_keep_one_set_of_weights_and_the_first_writes(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_train_as_replica, args=(tmp_path, port), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["agreed"] == second["agreed"] == 7.0
+    assert (first["gradient"] == 3.0).all()
+    for name in ("gradient", "weights", "averaged"):
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+    assert not torch.equal(first["weights"], _weights(_denoiser()))
+    assert [(tmp_path / f"saved-{rank}").exists() for rank in (0, 1)] == [True, False]
+    assert len(_log(tmp_path / "run" / "transformer.jsonl", "loss")) == 3

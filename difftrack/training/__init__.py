@@ -23,9 +23,11 @@ from difftrack.training._networks import (
     save_pipeline,
 )
 from difftrack.training._probe import Probe, rotary_tables
+from difftrack.training._replicas import ALONE, Replicas
 from difftrack.training._transformer import TransformerTraining, train_transformer
 
 __all__ = [
+    "ALONE",
     "ArchitectureParams",
     "AutoencoderTraining",
     "ClipBatch",
@@ -38,6 +40,7 @@ __all__ = [
     "PoolParams",
     "Probe",
     "ProbeClip",
+    "Replicas",
     "TransformerTraining",
     "autoencoder_loss",
     "encode_batch",

@@ -15,6 +15,7 @@ from difftrack.training._data import ClipBatch
 from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, learning_rate
 from difftrack.training._optimizers import make_optimizers, set_learning_rate
 from difftrack.training._precision import Precision, Worker, compile_parts
+from difftrack.training._replicas import ALONE, Replicas
 
 __all__ = [
     "AutoencoderTraining",
@@ -63,7 +64,12 @@ def to_model_range(frames: UInt8[Tensor, "clip frame row col rgb"]) -> Float[Ten
 
 
 def train_autoencoder(
-    autoencoder: AutoencoderKLCogVideoX, batches: Iterator[ClipBatch], params: AutoencoderTraining, folder: Path
+    autoencoder: AutoencoderKLCogVideoX,
+    batches: Iterator[ClipBatch],
+    params: AutoencoderTraining,
+    folder: Path,
+    *,
+    replicas: Replicas = ALONE,
 ) -> None:
     """Train in place and leave the averaged weights and the latents' scale in the autoencoder.
 
@@ -75,11 +81,12 @@ def train_autoencoder(
         batches: Clips of one shape, without end.
         params: Schedule.
         folder: Receives `autoencoder.jsonl` and `autoencoder.pt`, from which an interrupted run goes on.
+        replicas: Processes that train the same weights, each with batches of its own.
     """
     device = next(autoencoder.parameters()).device
     autoencoder.train().requires_grad_(True)
     autoencoder.encoder.requires_grad_(params.train_encoder)
-    budget = Budget(params.max_steps, params.max_seconds)
+    budget = Budget(params.max_steps, params.max_seconds, replicas=replicas)
     optimizers = make_optimizers(autoencoder, "adamw", betas=(0.9, 0.98), weight_decay=1e-3)
     average = Average(autoencoder, params.average_decay)
     log, checkpoint = TrainingLog(folder / "autoencoder.jsonl", budget), Checkpoint(folder / "autoencoder.pt")
@@ -95,7 +102,7 @@ def train_autoencoder(
     for videos in _steps(batches, budget, channels_last=params.channels_last):
         rate = learning_rate(budget.progress, peak=params.peak_learning_rate, constant=params.constant_share)
         set_learning_rate(optimizers, rate)
-        parts = _step(worker, videos, params, optimizers[0], seed=budget.step)
+        parts = _step(worker, videos, params, optimizers[0], seed=budget.step, replicas=replicas)
         average.update(budget.step)
         budget.step += 1
         if budget.step % params.log_every == 0:
@@ -108,7 +115,9 @@ def train_autoencoder(
     average.copy_to(autoencoder)
     autoencoder.eval().requires_grad_(False)
     if params.train_encoder and budget.step:
-        deviation = _latent_deviation(autoencoder, [next(batches).frames for _ in range(LATENT_BATCHES)])
+        deviation = replicas.agree(
+            _latent_deviation(autoencoder, [next(batches).frames for _ in range(LATENT_BATCHES)])
+        )
         autoencoder.register_to_config(scaling_factor=round(1 / deviation, 4))
         log.write(latent_deviation=deviation)
 
@@ -133,7 +142,7 @@ def time_autoencoder(
         start = time.monotonic()
         budget = Budget(max_steps=3, max_seconds=1e9)
         for videos in _steps(iter([ClipBatch(frames, ())] * 3), budget, channels_last=params.channels_last):
-            _step(worker, videos, params, optimizers[0], seed=0)
+            _step(worker, videos, params, optimizers[0], seed=0, replicas=ALONE)
             budget.step += 1
         if frames.is_cuda:
             torch.cuda.synchronize()
@@ -142,13 +151,20 @@ def time_autoencoder(
 
 
 def _step(
-    worker: Worker, videos: Tensor, params: AutoencoderTraining, optimizer: torch.optim.Optimizer, *, seed: int
+    worker: Worker,
+    videos: Tensor,
+    params: AutoencoderTraining,
+    optimizer: torch.optim.Optimizer,
+    *,
+    seed: int,
+    replicas: Replicas,
 ) -> dict[str, Float[Tensor, ""]]:
     """One step of the optimizer; gives what is logged of the loss."""
     generator = torch.Generator(videos.device).manual_seed(seed)
     loss, parts = autoencoder_loss(worker, videos, params, generator)
     loss.backward()  # type: ignore[no-untyped-call]
     worker.hand_over()
+    replicas.average_gradients(worker.master.parameters())
     nn.utils.clip_grad_norm_(worker.master.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -194,7 +210,7 @@ def _steps(batches: Iterator[ClipBatch], budget: Budget, *, channels_last: bool)
     """Videos to train on, until the budget is spent: every third step takes single frames of the last clips."""
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     videos: Tensor | None = None
-    while budget.progress < 1:
+    while budget.look() < 1:
         alone = budget.step % 3 == 2
         if videos is None or not alone:
             videos = to_model_range(next(batches).frames)

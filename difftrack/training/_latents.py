@@ -14,6 +14,7 @@ from transformers import T5Tokenizer
 
 from difftrack.training._autoencoder import to_model_range
 from difftrack.training._data import ClipBatch, ClipShape, ClipStream
+from difftrack.training._replicas import ALONE, Replicas
 
 __all__ = ["ClipSource", "LatentBatch", "LatentPools", "PoolParams", "encode_batch", "tokenize"]
 
@@ -44,7 +45,7 @@ class PoolParams:
     long_share: float = 0.1
     other_share: float = 0.05
     tokens_per_step: int = 122_880
-    """Video tokens of a batch: 64 whole clips of 128 x 192."""
+    """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0
     """Longest time that clips are encoded before training begins."""
     fill_share: float = 1.0
@@ -124,11 +125,13 @@ class LatentPools:
         *,
         size: tuple[int, int],
         text_length: int,
+        replicas: Replicas = ALONE,
     ) -> None:
         self._autoencoder = autoencoder
         self._tokenizer = tokenizer
         self._params = params
         self._text_length = text_length
+        self._replicas = replicas
         self._spent = 0.0
         self._rings: dict[PoolName, list[_Ring]] = {
             "whole": [self._ring(stream, ClipShape(17, *size), params.whole)],
@@ -164,7 +167,8 @@ class LatentPools:
             return
         start = self._clock()
         self._encode_next()
-        self._spent += self._clock() - start
+        # Agreed on, so that all replicas stop for new clips at the same steps.
+        self._spent += self._replicas.agree(self._clock() - start)
 
     def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
         """Clips at random, with replacement, all of one shape; sequences and long clips are cut at random."""
@@ -177,7 +181,7 @@ class LatentPools:
         if choice.random() < 0.5:
             length = int(choice.integers(5, 13)) if frames_alone else min(length, 9)
         _, _, _, rows, cols = ring.latents.shape
-        count = max(1, self._params.tokens_per_step // (length * rows * cols // 4))
+        count = max(1, self._params.tokens_per_step // (self._replicas.count * length * rows * cols // 4))
         chosen = torch.randint(ring.size, (count,), generator=generator, device=ring.latents.device)
         return LatentBatch(ring.latents[chosen, :length].float(), ring.tokens[chosen], frames_alone)
 

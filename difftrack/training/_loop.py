@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from difftrack.training._replicas import ALONE, Replicas
+
 __all__ = ["Average", "Budget", "Checkpoint", "TrainingLog", "learning_rate"]
 
 
@@ -34,7 +36,8 @@ def learning_rate(progress: float, *, peak: float, warmup: float = 0.02, constan
 class Budget:
     """How far a run is; it ends at whichever of its two limits comes first.
 
-    Seconds are those of the training loop, over all parts of a run that was interrupted.
+    Seconds are those of the training loop, over all parts of a run that was interrupted. They are those of the first
+    replica's clock and stand still between two calls of `look`, so that all replicas take the same turns.
     """
 
     max_steps: int
@@ -42,12 +45,19 @@ class Budget:
     step: int = 0
     spent: float = 0.0
     """Seconds spent by earlier parts of the run."""
+    replicas: Replicas = ALONE
     start: float = field(default_factory=time.monotonic)
+    _since_start: float = 0.0
+
+    def look(self) -> float:
+        """Read the clock; gives `progress`."""
+        self._since_start = self.replicas.agree(time.monotonic() - self.start)
+        return self.progress
 
     @property
     def seconds(self) -> float:
-        """Seconds spent so far."""
-        return self.spent + time.monotonic() - self.start
+        """Seconds spent when the clock was last read."""
+        return self.spent + self._since_start
 
     @property
     def progress(self) -> float:
@@ -86,7 +96,9 @@ class TrainingLog:
     budget: Budget
 
     def write(self, **values: Any) -> None:  # noqa: ANN401
-        """Append a line; the run's step and seconds stand in front."""
+        """Append a line; the run's step and seconds stand in front. The first replica alone writes."""
+        if not self.budget.replicas.first:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = {"step": self.budget.step, "seconds": round(self.budget.seconds, 1), **values}
         with self.path.open("a") as file:
@@ -94,7 +106,7 @@ class TrainingLog:
 
     def rewind(self) -> None:
         """Drop lines past the present step, and a line cut short: they are of a part of the run that was lost."""
-        if self.path.exists():
+        if self.budget.replicas.first and self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= self.budget.step]
             self.path.write_text("".join(f"{line}\n" for line in kept))
@@ -107,7 +119,9 @@ class Checkpoint:
     path: Path
 
     def save(self, budget: Budget, parts: Mapping[str, Any]) -> None:
-        """Write beside the old checkpoint, then replace it."""
+        """Write beside the old checkpoint, then replace it. The first replica alone writes."""
+        if not budget.replicas.first:
+            return
         partial = self.path.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"step": budget.step, "spent": budget.seconds, **parts}, partial)

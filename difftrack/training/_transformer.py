@@ -17,6 +17,7 @@ from difftrack.training._networks import Denoiser
 from difftrack.training._optimizers import OptimizerName, make_optimizers, set_learning_rate
 from difftrack.training._precision import compile_parts
 from difftrack.training._probe import Probe, rotary_tables
+from difftrack.training._replicas import ALONE, Replicas
 
 __all__ = ["TransformerTraining", "train_transformer"]
 
@@ -65,6 +66,7 @@ def train_transformer(
     empty_prompt: Tensor,
     folder: Path,
     save: Callable[[Denoiser], None],
+    replicas: Replicas = ALONE,
 ) -> Denoiser:
     """Train in place; returns a copy with the averaged weights.
 
@@ -79,10 +81,11 @@ def train_transformer(
         probe: Measured every `params.probe_seconds`.
         empty_prompt: Tokens of the empty prompt, `[1, text_token]`.
         folder: Receives `transformer.jsonl` and `transformer.pt`, from which an interrupted run goes on.
-        save: Given the averaged weights at every checkpoint.
+        save: Given the averaged weights at every checkpoint, in the first replica alone.
+        replicas: Processes that train the same weights, each with a source and noise of its own.
     """
     device = empty_prompt.device
-    budget = Budget(params.max_steps, params.max_seconds)
+    budget = Budget(params.max_steps, params.max_seconds, replicas=replicas)
     optimizers = make_optimizers(denoiser, params.optimizer, betas=(0.9, 0.95), weight_decay=params.weight_decay)
     average = Average(denoiser, params.average_decay)
     averaged = deepcopy(denoiser).eval().requires_grad_(False)
@@ -99,21 +102,19 @@ def train_transformer(
     begun = probed = saved = budget.seconds
 
     def measure(timestep: int) -> None:
+        if not replicas.first:
+            return
         average.copy_to(averaged)
         log.write(timestep=timestep, accuracy=probe.accuracy(averaged, scheduler, timestep))
 
-    while budget.progress < 1:
+    while budget.look() < 1:
         set_learning_rate(
             optimizers,
             learning_rate(budget.progress, peak=params.peak_learning_rate, constant=params.constant_share),
         )
         source.refresh(budget.seconds - begun)
-        loss, batch = _loss(denoiser, source, scheduler, params, step=budget.step, empty_prompt=empty_prompt)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        loss, batch = _loss(denoiser, source, scheduler, params, budget=budget, empty_prompt=empty_prompt)
+        norm = _descend(denoiser, loss, optimizers, replicas)
         average.update(budget.step)
         budget.step += 1
         if budget.step % params.log_every == 0:
@@ -123,13 +124,28 @@ def train_transformer(
             probed = budget.seconds
         if budget.seconds - saved > params.save_seconds:
             checkpoint.save(budget, _state(denoiser, optimizers, average))
-            average.copy_to(averaged)
-            save(averaged)
+            if replicas.first:
+                average.copy_to(averaged)
+                save(averaged)
             saved = budget.seconds
     checkpoint.save(budget, _state(denoiser, optimizers, average))
+    average.copy_to(averaged)
     for timestep in (CLEANEST, *LEVELS):
         measure(timestep)
     return averaged
+
+
+def _descend(
+    denoiser: Denoiser, loss: Float[Tensor, ""], optimizers: list[torch.optim.Optimizer], replicas: Replicas
+) -> Float[Tensor, ""]:
+    """One step of every optimizer; gives the norm of the gradient."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    replicas.average_gradients(denoiser.parameters())
+    norm: Tensor = nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def _loss(
@@ -138,12 +154,13 @@ def _loss(
     scheduler: CogVideoXDDIMScheduler,
     params: TransformerTraining,
     *,
-    step: int,
+    budget: Budget,
     empty_prompt: Tensor,
 ) -> tuple[Float[Tensor, ""], LatentBatch]:
     device = empty_prompt.device
-    generator = torch.Generator(device).manual_seed(params.seed * 2**32 + step)
-    batch = source.draw(np.random.default_rng([params.seed, step]), generator)
+    # All replicas take clips of the same shape, which last equally long, but other ones.
+    generator = torch.Generator(device).manual_seed(params.seed * 2**32 + budget.replicas.rank * 2**24 + budget.step)
+    batch = source.draw(np.random.default_rng([params.seed, budget.step]), generator)
     count, num_latent_frames, _, rows, cols = batch.latents.shape
     dropped = torch.rand((count, 1), generator=generator, device=device) < (
         params.drop_prompt_alone if batch.frames_alone else params.drop_prompt

@@ -1,10 +1,11 @@
-"""Train the backbone of this folder on one GPU; everything that decides the result stands in params.yaml.
+"""Train the backbone of this folder on one GPU or several; everything that decides the result stands in params.yaml.
 
     python train.py all RUNS --seconds 1500     autoencoder, then transformer, within a total time
     python train.py autoencoder RUNS            one of them
     python train.py transformer RUNS
     python train.py speed RUNS                  seconds per step of the autoencoder, by how it computes
     python train.py ship RUNS                   copy a finished run over the weights of this folder
+    torchrun --nproc-per-node 2 train.py ...    the same on two GPUs of one machine
 
 RUNS receives logs, samples, checkpoints from which a killed run goes on when it is started again, and `pipeline/`, the
 averaged weights as a folder that stock diffusers loads. `--set transformer.optimizer=muon` changes one parameter.
@@ -12,6 +13,7 @@ averaged weights as a folder that stock diffusers loads. `--set transformer.opti
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -41,6 +43,7 @@ from difftrack.training import (
     PoolParams,
     Probe,
     ProbeClip,
+    Replicas,
     TransformerTraining,
     load_weights,
     make_autoencoder,
@@ -86,6 +89,7 @@ class Run:
     params: TrainParams
     folder: Path
     device: torch.device
+    replicas: Replicas
     pool: Executor
     seconds: float | None
     start: float = field(default_factory=time.monotonic)
@@ -97,12 +101,14 @@ class Run:
 
     @cached_property
     def stream(self) -> ClipStream:
-        """Training clips; every start of a run takes clips of its own."""
-        starts = self.folder / "starts.json"
-        number = json.loads(starts.read_text()) if starts.exists() else 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        starts.write_text(json.dumps(number + 1))
-        seed = self.params.seed * 1000 + number * 10**8
+        """Training clips; every start of a run, and every replica, takes clips of its own."""
+        starts, number = self.folder / "starts.json", 0
+        if self.replicas.first:
+            number = json.loads(starts.read_text()) if starts.exists() else 0
+            self.folder.mkdir(parents=True, exist_ok=True)
+            starts.write_text(json.dumps(number + 1))
+        number = int(self.replicas.agree(number))
+        seed = self.params.seed * 1000 + (number * 100 + self.replicas.rank) * 10**7
         return ClipStream(
             role="train", num_textures=self.params.num_textures, device=self.device, seed=seed, pool=self.pool
         )
@@ -142,12 +148,13 @@ def main() -> None:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     params = read_params(HERE / "params.yaml", arguments.set)
+    replicas = Replicas.join()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(params.seed)
-    with worker_pool() as pool:
-        run = Run(params, arguments.runs, device, pool, arguments.seconds)
+    with worker_pool(max(1, (os.cpu_count() or 2) // replicas.count - 1)) as pool:
+        run = Run(params, arguments.runs, device, replicas, pool, arguments.seconds)
         _ = run.stream
         stages = {
             "all": train_all,
@@ -157,6 +164,7 @@ def main() -> None:
         }
         stages[arguments.stage](run)
         pool.shutdown(cancel_futures=True)
+        replicas.leave()
 
 
 def read_params(path: Path, changes: list[str]) -> TrainParams:
@@ -189,7 +197,13 @@ def train_vae(run: Run) -> None:
     shape = ClipShape(sizes.num_frames, sizes.height, sizes.width)
     batches = run.stream.batches(shape, params.batch_size)
     limited = replace(params, max_seconds=min(params.max_seconds, run.left - run.params.finish_seconds))
-    train_autoencoder(autoencoder, batches, limited, run.folder)
+    train_autoencoder(autoencoder, batches, limited, run.folder, replicas=run.replicas)
+    if run.replicas.first:
+        _finish_vae(run, autoencoder)
+    run.replicas.wait()
+
+
+def _finish_vae(run: Run, autoencoder: AutoencoderKLCogVideoX) -> None:
     line = {}
     for split in ("easy", "hard"):
         clips = torch.stack([clip.frames for clip in run.probe_clips if clip.spec.split == split])
@@ -214,7 +228,9 @@ def train_denoiser(run: Run) -> None:
         load_weights(text_encoder, HERE / params.start_from / "text_encoder")
     denoiser = Denoiser(transformer, text_encoder).to(device)
     size = (sizes.height, sizes.width)
-    pools = LatentPools(encoder, run.stream, tokenizer, run.params.pool, size=size, text_length=sizes.text_length)
+    pools = LatentPools(
+        encoder, run.stream, tokenizer, run.params.pool, size=size, text_length=sizes.text_length, replicas=run.replicas
+    )
     pools.fill()
     report(f"clips encoded before training: {pools.sizes}")
     probe = Probe(run.probe_clips, encoder, tokenizer, sizes.text_length)
@@ -243,9 +259,12 @@ def train_denoiser(run: Run) -> None:
         empty_prompt=tokenize(tokenizer, ("",), sizes.text_length, device),
         folder=run.folder,
         save=save,
+        replicas=run.replicas,
     )
     report(f"clips encoded in all: {pools.sizes}")
-    save(averaged)
+    if run.replicas.first:
+        save(averaged)
+    run.replicas.wait()
 
 
 def print_speed(run: Run) -> None:
