@@ -49,7 +49,7 @@ from difftrack.training import (
     train_transformer,
 )
 from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
-from difftrack.training._optimizers import make_optimizers, set_learning_rate
+from difftrack.training._optimizers import Muon, make_optimizers, set_learning_rate
 from difftrack.training._precision import Worker
 
 SIZES = ArchitectureParams(
@@ -255,6 +255,24 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     assert not hidden & rest
     set_learning_rate([adamw, muon], 0.25)
     assert adamw.param_groups[0]["lr"] == muon.param_groups[0]["lr"] == 0.25
+
+
+def test_muon_in_stacks_goes_where_torch_goes() -> None:
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(7, 5), (5, 7), (7, 5), (3, 3)]
+    own = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    theirs = [nn.Parameter(value.detach().clone()) for value in own]
+    stacked = Muon(own, weight_decay=0.01)
+    torch_muon = torch.optim.Muon(theirs, lr=0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    set_learning_rate([stacked, torch_muon], 0.02)
+    for _ in range(5):
+        for mine, other in zip(own, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        stacked.step()
+        torch_muon.step()
+    for mine, other in zip(own, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=4e-3)  # five steps of 0.01, rounded to bfloat16
 
 
 class _Fixed:

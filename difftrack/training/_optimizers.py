@@ -1,7 +1,8 @@
 """Optimizers of a network: AdamW for all of it, or Muon for the matrices inside its blocks."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,60 @@ def make_optimizers(
     rest = [value for value in module.parameters() if value.requires_grad and id(value) not in hidden]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=0.0, betas=betas, weight_decay=weight_decay)]
     if hidden:
-        matrices = list(hidden.values())
-        optimizers.append(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(hidden.values(), weight_decay=weight_decay))
     return optimizers
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, all matrices of one shape at once.
+
+    Torch orthogonalises one matrix after the other: some 2,000 launches a step for the 62 of the small backbone, 20 ms
+    of 150 on an H200 that waits for them. Stacked by shape, there are 100.
+
+    Args:
+        matrices: What is trained, two axes each.
+        weight_decay: Decoupled.
+        momentum: Of Nesterov's kind.
+    """
+
+    _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+    _ITERATIONS = 5
+
+    def __init__(self, matrices: Iterable[Tensor], *, weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(list(matrices), {"lr": 0.0, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+        """Update every matrix that has a gradient."""
+        result = closure() if closure is not None else None
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    alike[matrix.shape].append(matrix)
+            for shape, matrices in alike.items():
+                self._step_alike(matrices, group, step_size=0.2 * max(shape) ** 0.5 * group["lr"])
+        return result
+
+    def _step_alike(self, matrices: list[Tensor], group: dict[str, Any], *, step_size: float) -> None:
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        buffers = [self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix)) for matrix in matrices]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        ahead = torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"]))
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, list(_orthogonalised(ahead).to(ahead.dtype).unbind()), alpha=-step_size)
+
+
+def _orthogonalised(stack: Tensor) -> Tensor:
+    """Matrices `[matrix, row, col]` with all singular values brought near 1, in bfloat16, by Newton-Schulz."""
+    a, b, c = Muon._COEFFICIENTS
+    tall = stack.shape[1] > stack.shape[2]
+    x = stack.bfloat16().mT if tall else stack.bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(Muon._ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:

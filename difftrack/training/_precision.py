@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Literal, TypeVar
 
 import torch
+import torch._inductor.config
 from torch import nn
 
 __all__ = ["Precision", "Worker", "compile_parts"]
@@ -74,5 +75,7 @@ def compile_parts(parts: Iterable[nn.Module], *, dynamic: bool | None) -> None:
     config = torch._dynamo.config
     config.suppress_errors = True
     config.recompile_limit = max(config.recompile_limit, 64)
+    # Torch 2.11 cannot analyse blocks of open sizes and would run them as they are, at half the speed.
+    torch._inductor.config.triton.coalesce_tiling_analysis = False
     for part in parts:
         part.compile(dynamic=dynamic)

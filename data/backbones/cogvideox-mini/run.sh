@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train where one command may only run for minutes: start the training in the background, or look after it.
+# Train on all GPUs where one command may only run for minutes: start it in the background, or look after it.
 #
 #   run.sh RUNS SECONDS WAIT [COPY]
 #
@@ -22,12 +22,15 @@ running() { # a process that has died but was not waited for is not running
 
 export PYTHONPATH="$here/../../..${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 if [ ! -e "$runs/began" ]; then date +%s >"$runs/began"; fi
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+start=python3
+if [ "$gpus" -gt 1 ]; then start="python3 -m torch.distributed.run --nproc-per-node $gpus"; fi
 left=$((seconds - $(date +%s) + $(cat "$runs/began")))
 if [ ! -e "$runs/done" ] && ! running; then
   echo "starting, $left s left"
   # shellcheck disable=SC2086
   setsid nohup bash -c 'echo $$ >"$1/pid"; shift_dir=$1; shift; "$@" >>"$shift_dir/log.txt" 2>&1 && touch "$shift_dir/done"' \
-    run "$runs" python3 "$here/train.py" all "$runs" --seconds "$left" ${TRAIN_OPTIONS:-} >/dev/null 2>&1 &
+    run "$runs" $start "$here/train.py" all "$runs" --seconds "$left" ${TRAIN_OPTIONS:-} >/dev/null 2>&1 &
   sleep 2
 fi
 end=$((SECONDS + wait))
