@@ -1,0 +1,460 @@
+"""Zero-shot tracking: what each choice is worth, on clips that decided none of them; and what tracking costs.
+
+    python -m benchmarks.tracking study [--clips 32] [--tapvid FILE]     the table, on clips of the role `eval`
+    python -m benchmarks.tracking tune [--clips 12]                      how the defaults were chosen, role `tune`
+    python -m benchmarks.tracking speed [--device cuda] [--frames 80]    seconds per clip at CogVideoX-2B's shape
+
+`study` and `tune` run the shipped backbone once over each clip and read everything else out of the same descriptors.
+Rendered clips have 17 frames of 128x192, half of them object clips and half camera moves, a 10x10 grid of queries in
+frame 0 (on objects alone in object clips) and exact truth with occlusions. Metrics are TAP-Vid's at 256x256, means over
+clips. Results go to benchmarks/results/tracking_*.json.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from benchmarks.matching import machine
+from difftrack.annotation import LucasKanadeParams, lucas_kanade, query_grid
+from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
+from difftrack.chunks import ChunkParams, chunk_schedule
+from difftrack.datasets import Clip, TrackedVideo, Tracks, load_tapvid_pickle, working_frames
+from difftrack.extraction import Extractor, ModeParams, TrackingViewParams
+from difftrack.geometry import TokenGrid, rescale_points
+from difftrack.metrics import survival_rate, tapvid_metrics
+from difftrack.rendering import RenderSpec, exact_tracks, on_object, render_clip
+from difftrack.store import DescriptorSpec, clip_group, create_group, open_store
+from difftrack.tracking import (
+    ChunkDescriptors,
+    PredictedTracks,
+    TrackParams,
+    VisibilityParams,
+    no_motion,
+    select_heads,
+    stored_chunks,
+    track_clip,
+)
+
+RESULTS = Path(__file__).parent / "results"
+SIZE = (128, 192)
+STEP, NUM_STEPS = 49, 50
+SPLITS: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
+FIRST_SEEDS = {"eval": 700_000, "tune": 710_000}
+EVALUATED_SIZE = (256, 256)
+
+Scores = dict[str, float]
+Tracker = Callable[["Case"], PredictedTracks]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A clip, its truth, and what the backbone made of it, all of it in pixels of the size that the backbone saw."""
+
+    clip: Clip
+    truth: Tracks
+    queries: np.ndarray
+    chunks: Sequence[ChunkDescriptors]
+    latents: Sequence[ChunkDescriptors]
+    """The clean latents that a token covers, as a feature."""
+    grid: TokenGrid
+
+
+def main() -> None:
+    """Parse the command line and run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, function, clips in (("study", study, 32), ("tune", tune, 12)):
+        command = commands.add_parser(name)
+        command.add_argument("--clips", type=int, default=clips, help="per split")
+        command.add_argument("--tapvid", type=Path, nargs="*", default=[], help="pickles of real video")
+        command.add_argument("--layers", type=int, nargs="+", default=[6, 7], help="best first")
+        command.add_argument("--heads", type=int, nargs="*", default=None, help="those that `tune` chose")
+        command.add_argument("--backbone", default=SHIPPED)
+        command.add_argument("--device", default="auto")
+        command.set_defaults(run=function)
+    command = commands.add_parser("speed")
+    command.add_argument("--device", default="cpu")
+    command.add_argument("--frames", type=int, default=80)
+    command.add_argument("--heads", type=int, default=30)
+    command.add_argument("--points", type=int, nargs="+", default=[24, 400])
+    command.set_defaults(run=speed)
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    arguments.run(arguments)
+
+
+# ablation
+
+
+def study(arguments: argparse.Namespace) -> None:
+    """Every tracker on rendered clips of the role `eval`, and on real ones."""
+    trackers = ablation(arguments.layers, arguments.heads)
+    results = {
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
+        "backbone": None,
+        "layers": arguments.layers,
+        "heads": arguments.heads,
+        "clips_per_split": arguments.clips,
+        "first_seed": FIRST_SEEDS["eval"],
+    }
+    results |= evaluate(arguments, "eval", trackers)
+    _write("tracking_study", results)
+    print_table(results["means"])
+
+
+def ablation(layers: Sequence[int], heads: Sequence[int] | None) -> dict[str, Tracker]:
+    """The rows of the table: baselines first; from the released convention on, each row changes the one above it."""
+    best = tuple(layers[:1])
+    released = TrackParams(convention="released", layers=best)
+    precise = replace(released, matching={"second_softmax": False, "temperature": "root_channel"}, overlap="average")
+    unseen = VisibilityParams(predict=False)
+    corrected = TrackParams(layers=best, matching={"window_radius": 0}, smoothing_radius=0, visibility=unseen)
+    seen = replace(corrected, visibility=VisibilityParams())
+    soft = replace(seen, matching={"window_radius": 1, "window_temperature": 1.0})
+    wide = replace(seen, matching={})
+    smooth = replace(wide, smoothing_radius=None)
+    fused = replace(smooth, layers=tuple(layers))
+    rows: dict[str, Tracker] = {
+        "no motion": still,
+        "pyramidal Lucas-Kanade": follow,
+        "cosine of latents": of_latents,
+        "released": partial(of_descriptors, params=released),
+        "one softmax, the model's own temperature": partial(of_descriptors, params=precise),
+        "pixels and tokens as they lie": partial(of_descriptors, params=corrected),
+        "visibility from cycles": partial(of_descriptors, params=seen),
+        "soft-argmax over 3x3 tokens": partial(of_descriptors, params=soft),
+        "over 5x5 tokens, weights squared": partial(of_descriptors, params=wide),
+        "smoothing over 3 frames": partial(of_descriptors, params=smooth),
+    }
+    if len(layers) > 1:
+        rows[f"layers {', '.join(map(str, layers))} fused"] = partial(of_descriptors, params=fused)
+    if heads is not None:
+        rows[f"heads {', '.join(map(str, heads))} alone"] = partial(
+            of_descriptors, params=replace(fused, heads=tuple(heads))
+        )
+    rows["default, features"] = partial(of_descriptors, params=replace(smooth, kind="feature"))
+    return rows
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Whatever has a number: on tuning clips, one at a time around the default."""
+    default = TrackParams(layers=tuple(arguments.layers))
+    trackers: dict[str, Tracker] = {"default": partial(of_descriptors, params=default)}
+
+    def add(name: str, **changes: Any) -> None:  # noqa: ANN401
+        trackers[name] = partial(of_descriptors, params=replace(default, **changes))
+
+    for radius in (0, 1, 2, 3):
+        for temperature in (0.25, 0.5, 1.0) if radius else (1.0,):
+            add(
+                f"window {radius}, {temperature}",
+                matching={"window_radius": radius, "window_temperature": temperature},
+            )
+    add("one direction", matching={"directions": "forward"})
+    for divisor in (2.0, 4.0, 16.0):
+        add(f"temperature {divisor}", matching={"temperature": divisor})
+    for radius in (0, 2):
+        add(f"smoothing {radius}", smoothing_radius=radius)
+    for error in (1.0, 1.5, 3.0, 4.0):
+        add(f"cycle {error}", visibility=VisibilityParams(max_cycle_error_token=error))
+    for margin in (0.1, 0.3):
+        add(f"margin {margin}", visibility=VisibilityParams(min_margin=margin))
+    for layer in arguments.layers:
+        add(f"layer {layer}", layers=(layer,))
+    for window in (9, 15, 21, 31):
+        for levels in (2, 3, 4):
+            trackers[f"Lucas-Kanade {window} px, {levels} levels"] = partial(
+                follow, params=LucasKanadeParams(window_px=window, levels=levels)
+            )
+    results = evaluate(arguments, "tune", trackers, heads_of=default)
+    _write("tracking_tuning", {"layers": arguments.layers, "first_seed": FIRST_SEEDS["tune"], **results})
+    print_table(results["means"])
+    print("heads, chosen greedily by delta_avg:", results["heads"])
+
+
+def evaluate(
+    arguments: argparse.Namespace,
+    role: Literal["eval", "tune"],
+    trackers: Mapping[str, Tracker],
+    *,
+    heads_of: TrackParams | None = None,
+) -> dict[str, Any]:
+    """Means over clips of every tracker on every set of clips, one clip in memory at a time."""
+    backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
+    videos = {split: rendered(role, split, arguments.clips) for split in SPLITS}
+    videos |= {path.stem: load_tapvid_pickle(path) for path in arguments.tapvid}
+    found: dict[str, dict[str, list[Scores]]] = defaultdict(lambda: defaultdict(list))
+    names: dict[str, list[str]] = defaultdict(list)
+    by_heads: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    seconds = defaultdict(list)
+    for split, video in track([(s, v) for s, vs in videos.items() for v in vs], description=role):
+        started = time.perf_counter()
+        case = prepare(backbone, video, arguments.layers)
+        seconds["extraction"].append(time.perf_counter() - started)
+        names[split].append(case.clip.name)
+        for name, tracker in trackers.items():
+            started = time.perf_counter()
+            found[split][name].append(score(tracker(case), case))
+            seconds[name].append(time.perf_counter() - started)
+        if heads_of is not None:
+            for heads in _subsets(len(case.chunks[0].read(STEP, arguments.layers[0])[0])):
+                worth = score(of_descriptors(case, params=replace(heads_of, heads=heads)), case)
+                by_heads[heads].append(worth["delta_avg"])
+    means = {split: {name: _mean(scores) for name, scores in of_split.items()} for split, of_split in found.items()}
+    chosen = select_heads(lambda heads: float(np.mean(by_heads[heads])), _heads_of(by_heads)) if by_heads else None
+    return {
+        "backbone": backbone.fingerprint,
+        "means": means,
+        "clips": {split: {**{"names": names[split]}, **of_split} for split, of_split in found.items()},
+        "heads": chosen,
+        "delta_avg_by_heads": {" ".join(map(str, heads)): float(np.mean(of)) for heads, of in by_heads.items()},
+        "seconds_per_clip": {name: float(np.mean(of)) for name, of in seconds.items()},
+    }
+
+
+def rendered(role: Literal["eval", "tune"], split: Literal["easy", "hard"], count: int) -> Iterator[TrackedVideo]:
+    """Clips with exact tracks, object clips and camera moves by turns."""
+    height, width = SIZE
+    for number in range(count):
+        spec = RenderSpec(
+            seed=FIRST_SEEDS[role] + number,
+            role=role,
+            kind="scene" if number % 2 else "object",
+            split=split,
+            num_frames=17,
+            height=height,
+            width=width,
+        )
+        queries = query_grid(height, width, 10)
+        if spec.kind == "object" and (on := on_object(spec, queries[:, 1:].astype(np.float64))).any():
+            queries = queries[on]
+        points, visible = exact_tracks(spec, queries)
+        shown = render_clip(spec)
+        clip = Clip(f"{split}-{spec.seed}", shown.frames, 8.0, shown.prompt, "rendered")
+        yield TrackedVideo(clip, Tracks(points.astype(np.float32), visible, queries, height, width, "exact"))
+
+
+def prepare(backbone: Backbone, video: TrackedVideo, layers: Sequence[int]) -> Case:
+    """Run the backbone over a clip's chunks, as the pipeline's tracking view does, and hold what it gives."""
+    height, width = SIZE
+    params = TrackingViewParams(
+        height=height,
+        width=width,
+        num_inference_steps=NUM_STEPS,
+        steps=(STEP,),
+        layers=tuple(sorted(layers)),
+        descriptors=("query", "key", "feature"),
+        mode=ModeParams(rendered="clean", generated="clean", folder="clean"),
+    )
+    schedule = chunk_schedule(video.clip.num_frames, ChunkParams())
+    extraction = Extractor(backbone, params).prepare(video.clip, chunks=schedule)
+    chunks, latents, encoded = [], [], {}
+    for group, spec in extraction.groups.items():
+        units = {(unit.step, unit.layer): unit.tensors for unit in _captured(extraction, group, spec)}
+        chunks.append(ChunkDescriptors(spec.frames, partial(_read, units), spec.heads))
+        encoded[group] = spec
+    grid = next(iter(extraction.groups.values())).grid
+    frames = _resized(video.clip.frames)
+    tokens = _latent_tokens(backbone, frames)
+    for spec in encoded.values():
+        own = tokens[:, list(spec.frames)]
+        latents.append(ChunkDescriptors(spec.frames, partial(_same, own), None))
+    truth = _rescaled(video.tracks)
+    return Case(replace(video.clip, frames=frames), truth, truth.query_points, chunks, latents, grid)
+
+
+def _captured(extraction: Any, group: str, spec: DescriptorSpec) -> list[Any]:  # noqa: ANN401
+    units: list[Any] = []
+    extraction.run(group, spec.units, units.append)
+    return units
+
+
+def _read(units: Mapping[tuple[int, int], Mapping[str, torch.Tensor]], step: int, layer: int) -> Any:  # noqa: ANN401
+    of = units[step, layer]
+    return of["query"], of["key"]
+
+
+def _same(tokens: torch.Tensor, step: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return tokens, tokens
+
+
+def _resized(frames: np.ndarray) -> np.ndarray:
+    """Frames at the size that the backbone sees; Lucas-Kanade gets the same."""
+    height, width = SIZE
+    return working_frames(frames, height=height, width=width).astype(np.uint8)
+
+
+def _latent_tokens(backbone: Backbone, frames: np.ndarray) -> torch.Tensor:
+    """[1, frame, row, col, channel] of clean latents, the patch's pixels of a token side by side."""
+    latents, patch = backbone.encode(frames, frames_alone=True), backbone.patch_size
+    tokens = latents.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5).flatten(3)
+    return tokens[None].float()
+
+
+def _rescaled(tracks: Tracks) -> Tracks:
+    height, width = SIZE
+    sizes = {"from_size": (tracks.height, tracks.width), "to_size": SIZE}
+    queries = tracks.query_points.copy()
+    queries[:, 1:] = rescale_points(queries[:, 1:], **sizes)
+    points = rescale_points(tracks.points_xy_px, **sizes)
+    return Tracks(points.astype(np.float32), tracks.visible, queries, height, width, tracks.tracker)
+
+
+# trackers
+
+
+def still(case: Case) -> PredictedTracks:
+    """Points stay where they are queried."""
+    return no_motion(case.queries, num_frames=case.truth.num_frames)
+
+
+def follow(case: Case, params: LucasKanadeParams | None = None) -> PredictedTracks:
+    """Pyramidal Lucas-Kanade from frame to frame."""
+    flow = lucas_kanade(case.clip.frames, case.queries, params or LucasKanadeParams())
+    return PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
+
+
+def of_descriptors(case: Case, params: TrackParams) -> PredictedTracks:
+    """The tracker."""
+    layers = params.layers if isinstance(params.layers, tuple) else ()
+    sources = [(STEP, layer) for layer in layers]
+    return track_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=params)
+
+
+def of_latents(case: Case) -> PredictedTracks:
+    """The tracker, but on the latents that went into the backbone."""
+    params = TrackParams(kind="feature")
+    return track_clip(case.latents, case.queries, sources=[(STEP, 0)], grid=case.grid, params=params)
+
+
+def score(tracks: PredictedTracks, case: Case) -> Scores:
+    """TAP-Vid's metrics at 256x256."""
+    sizes = {"from_size": SIZE, "to_size": EVALUATED_SIZE}
+    predicted, true = rescale_points(tracks.points_xy_px, **sizes), rescale_points(case.truth.points_xy_px, **sizes)
+    frames = case.queries[:, 0].astype(np.int64)
+    metrics = tapvid_metrics(predicted, tracks.visible, true, case.truth.visible, frames)
+    within = {f"delta_{px}": float(value) for px, value in zip((1, 2, 4, 8, 16), metrics.points_within, strict=True)}
+    return {
+        "delta_avg": float(metrics.average_points_within),
+        "AJ": float(metrics.average_jaccard),
+        "OA": float(metrics.occlusion_accuracy),
+        **within,
+        "survival": survival_rate(predicted, true, case.truth.visible, frames),
+    }
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    return {name: float(np.nanmean([of[name] for of in scores])) for name in scores[0]}
+
+
+def _subsets(num_heads: int) -> list[tuple[int, ...]]:
+    """All choices of heads; there are few."""
+    masks = range(1, 2**num_heads)
+    return [tuple(head for head in range(num_heads) if mask >> head & 1) for mask in masks]
+
+
+def _heads_of(by_heads: Mapping[tuple[int, ...], Any]) -> list[int]:
+    return sorted(set(chain.from_iterable(by_heads)))
+
+
+# speed
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Seconds to track a clip of CogVideoX-2B's shape from descriptors in memory, and to read them from a store."""
+    device, num_heads = arguments.device, arguments.heads
+    grid = TokenGrid(num_latent_frames=13, rows=30, cols=45, stride_px=16, temporal_stride=1)
+    schedule = chunk_schedule(arguments.frames, ChunkParams())
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    generator = torch.Generator(device).manual_seed(0)
+    chunks = []
+    for frames in schedule:
+        shape = (2, num_heads, len(frames), grid.rows, grid.cols, 64)
+        query, key = torch.randn(shape, generator=generator, device=device).to(dtype)
+        chunks.append(ChunkDescriptors(frames, partial(_pair, query, key)))
+    results: dict[str, Any] = {"machine": machine(device), "frames": arguments.frames, "chunks": len(chunks)}
+    results |= {"heads": num_heads, "dtype": str(dtype), "seconds": {}}
+    for count in arguments.points:
+        xy = np.random.default_rng(count).uniform((0, 0), (720, 480), (count, 2))
+        queries = np.insert(xy, 0, 0, axis=1).astype(np.float32)
+        ways = {"default": TrackParams(), "released": TrackParams(convention="released")}
+        for name, params in ways.items():
+            seconds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                track_clip(chunks, queries, sources=[(49, 17)], grid=grid, params=params)
+                seconds.append(time.perf_counter() - started)
+            results["seconds"][f"{count} points, {name}"] = min(seconds)
+            print(f"{count} points, {name}: {min(seconds):.3f} s")
+    results["seconds"]["reading from the store"] = _reading_seconds(schedule, grid, num_heads, device)
+    print(json.dumps(results["seconds"], indent=1))
+    _write(f"tracking_speed_{device.partition(':')[0]}", results)
+
+
+def _pair(query: torch.Tensor, key: torch.Tensor, step: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return query, key
+
+
+def _reading_seconds(schedule: Sequence[tuple[int, ...]], grid: TokenGrid, num_heads: int, device: str) -> float:
+    """Write the chunks of one clip, and read them onto the device; the page cache is warm."""
+    values = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, frames in enumerate(schedule):
+            spec = _stored_spec(frames, grid, num_heads)
+            writer = create_group(folder, clip_group("clip", number), spec)
+            shape = (num_heads, len(frames), grid.rows, grid.cols, 64)
+            arrays = {kind: values.standard_normal(shape, dtype=np.float32) for kind in ("query", "key")}
+            writer.write(49, 17, arrays)
+            writer.finish()
+        started = time.perf_counter()
+        for chunk in stored_chunks(open_store(folder), "clip", device=device)[0]:
+            chunk.read(49, 17)
+        return time.perf_counter() - started
+
+
+def _stored_spec(frames: tuple[int, ...], grid: TokenGrid, num_heads: int) -> DescriptorSpec:
+    size = (grid.height, grid.width)
+    return DescriptorSpec(
+        steps=(49,),
+        timesteps=(19.0,),
+        layers=(17,),
+        heads=tuple(range(num_heads)),
+        num_channels=64,
+        grid=replace(grid, num_latent_frames=len(frames)),
+        frames=frames,
+        clip_size=size,
+        size=size,
+        kinds=("query", "key"),
+    )
+
+
+# output
+
+
+def print_table(means: Mapping[str, Mapping[str, Scores]]) -> None:
+    """delta_avg / AJ / OA in percent, a column per set of clips."""
+    print(f"{'':42}" + "".join(f"{split:>22}" for split in means))
+    for name in next(iter(means.values())):
+        cells = [" / ".join(f"{100 * of[name][key]:.1f}" for key in ("delta_avg", "AJ", "OA")) for of in means.values()]
+        print(f"{name:42}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def _write(name: str, results: Mapping[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
