@@ -1,5 +1,7 @@
 """Reads and writes video and image files; nothing else touches PyAV or Pillow.
 
+PyAV is imported where a video file is opened: what only resizes pictures, as the backbones do, needs no video library.
+
 Pictures are uint8 RGB with axes (frame, row, col, rgb). Files on the way between stages are lossless (`libx264rgb`,
 crf 0, one thread: the same frames give the same bytes and come back bit-exact); lossy files are for looking at only.
 """
@@ -12,9 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -117,6 +118,8 @@ def write_video(
     Raises:
         MediaError: there is no frame, the rate is not positive, or the file cannot be written.
     """
+    import av
+
     if 0 in frames.shape:
         raise MediaError(f"{path}: frames of shape {frames.shape} hold no picture")
     codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
@@ -201,6 +204,8 @@ def is_image_folder(path: Path) -> bool:
 
 
 def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.ndarray, "row col rgb"]], float]:
+    import av
+
     try:
         with av.open(path) as container:
             if not container.streams.video:
@@ -209,6 +214,8 @@ def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.nda
             stream.thread_type = "AUTO"
             frames = list(islice(_upright(path, container, stream), start, stop))
             rate = stream.average_rate or stream.guessed_rate
+    except av.error.InvalidDataError as error:
+        raise MediaError(f"{path}: is no video that can be read, or is cut short") from error
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: {_cause(error)}") from error
     if not rate:
@@ -217,7 +224,9 @@ def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.nda
 
 
 def _upright(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream
+    path: Path,
+    container: Any,  # noqa: ANN401 - PyAV's types are not there before a file is opened
+    stream: Any,  # noqa: ANN401
 ) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
     wanted = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if wanted > container.size:
@@ -248,8 +257,6 @@ def _cause(error: Exception) -> str:
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
         return "is no picture that can be read"
-    if isinstance(error, av.error.InvalidDataError):
-        return "is no video that can be read, or is cut short"
     return str(error)
 
 

@@ -1,9 +1,12 @@
 """The named backbones: what their classes say of them, and whether capture holds for each, small and random."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,8 @@ from difftrack.backbones import (
     summaries,
     write_trajectory,
 )
+
+TOP = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
@@ -114,6 +119,39 @@ def test_a_backbone_without_memory_refuses_nothing_but_work() -> None:
         backbone.check_size(6, 720, 1280)
     with pytest.raises(BackboneError, match=r"unknown backbone 'wan'.*wan2\.1-1\.3b"):
         constructed_backbone("wan")
+
+
+def test_random_weights_are_the_same_each_time_and_tables_of_positions_are_real() -> None:
+    """Tables are no weights: saved nowhere, they are computed by the constructors."""
+    params = ModelParams(device="cpu", dtype="bfloat16")
+    one, other = (constructed_backbone("cogvideox-2b", params, small=True).transformer for _ in range(2))
+    assert {weight.dtype for weight in one.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(*weights) for weights in zip(one.parameters(), other.parameters(), strict=True))
+    settings = {**KNOWN["cogvideox-2b"].small, "num_layers": 1}
+    stock = diffusers.CogVideoXTransformer3DModel(**settings)
+    assert torch.equal(one.patch_embed.pos_embedding, stock.patch_embed.pos_embedding)
+    assert {weight.device.type for weight in stock.parameters()} == {"cpu"}
+    norm = one.transformer_blocks[0].attn1.norm_q
+    assert norm.weight.eq(1).all()
+    assert 0 < float(one.proj_out.weight.float().std()) < 1
+
+
+def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(tmp_path: Path) -> None:
+    """On a rented GPU there may be torch, diffusers and transformers, and nothing else."""
+    code = (
+        "import runpy, sys\n"
+        "sys.modules |= dict.fromkeys(['av', 'beartype', 'cv2', 'dvc', 'rich', 'skimage', 'typer', 'xarray', 'zarr'])\n"
+        f"sys.argv = ['', 'cogvideox-2b', '--tiny', '--repeats', '1', '--out', {str(tmp_path / 'out.json')!r}]\n"
+        "runpy.run_module('benchmarks.backbones_gpu', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert {"device", "date", "versions", "results"} <= set(report)
+    measured = report["results"]["cogvideox-2b"]
+    assert measured["matches_as_in_a_batch_of_two"] > 0.9
+    assert {"tapping_overhead", "capture_overhead", "extraction_is_faster_than_two_branches"} <= set(measured)
+    assert all(cost["seconds"] > 0 for cost in measured["costs"].values())
 
 
 # Sizes that one family alone refuses

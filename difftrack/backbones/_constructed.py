@@ -1,11 +1,13 @@
 """Backbones built from constructor arguments: without memory, to be asked about, or with random weights, to be run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
 import torch
+from torch import nn
 
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components
@@ -44,9 +46,48 @@ class ConstructedComponents(Components):
         kind, arguments = getattr(self._known, component)
         changes = self._small if component == "transformer" else {}
         device = self.device if component == "transformer" else torch.device("meta")
-        with torch.device(device):
+        with torch.device(device), _weights_without_memory():
             model = getattr(diffusers, kind)(**{**arguments, **changes}).eval()
-        return cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
+        model = cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
+        return model if device.type == "meta" else _fill_weights(model, device)
+
+
+@contextmanager
+def _weights_without_memory() -> Iterator[None]:
+    """Models made inside have their weights on the device meta; their buffers, which are no weights, where they belong.
+
+    Buffers (tables of positions) are computed by the constructors and saved nowhere, so that a model made on meta and
+    moved would hold garbage in them.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        register(module, name, None if weight is None else nn.Parameter(weight.to("meta"), requires_grad=False))
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def _fill_weights(model: Any, device: torch.device) -> Any:  # noqa: ANN401
+    """Give weights without memory theirs, drawn where they are to stay: no large model passes through the CPU.
+
+    Matrices are drawn as torch draws a linear layer's, weights of norms are 1, biases are small.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            drawn = torch.empty_like(weight, device=device)
+            if weight.ndim == 1 and name == "weight":
+                drawn.fill_(1)
+            else:
+                bound = (weight.numel() / len(weight)) ** -0.5 if weight.ndim > 1 else 0.02
+                drawn.uniform_(-bound, bound, generator=generator)
+            setattr(module, name, nn.Parameter(drawn, requires_grad=False))
+    return model
 
 
 def constructed_backbone(name: str, params: ModelParams | None = None, *, small: bool = False) -> Backbone:
