@@ -409,11 +409,6 @@ def test_sliced_encoding_gives_the_same_latents(folder: Path, backbone: Backbone
     torch.testing.assert_close(sliced.encode(frames, frames_alone=True), backbone.encode(frames, frames_alone=True))
 
 
-def test_offload_without_what_it_needs_says_so(folder: Path) -> None:
-    with pytest.raises(BackboneError, match=r"cpu_offload is set and the device is cpu; it needs a GPU"):
-        load_backbone(f"path:{folder}", ModelParams(cpu_offload=True, device="cpu")).embed(PROMPT)
-
-
 # Names, folders, fingerprints
 
 

@@ -293,28 +293,6 @@ def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(
         backbone._warn_where_cut("a")
 
 
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_a_quantised_text_encoder_says_what_it_needs(tmp_path: Path, quantization: str) -> None:
-    backbone = saved("cogvideox-5b", tmp_path, text_encoder_quantization=quantization, device="cpu")
-    with pytest.raises(BackboneError, match=r"needs a CUDA GPU.*bitsandbytes and accelerate.*release_text_encoder"):
-        backbone.embed("a disc")
-    assert backbone.encode(IMAGE[None], frames_alone=True).shape == (1, 6, 6, 10)
-
-
-def test_offload_changes_no_capture(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate", reason="cpu_offload needs the package accelerate")
-    if not torch.cuda.is_available():
-        pytest.skip("cpu_offload needs a GPU")
-    records = []
-    for offload in (False, True):
-        backbone = saved("cogvideox-5b", tmp_path, cpu_offload=offload, device="cuda")
-        latents, schedule = backbone.placeholder_latents(3, 6, 10), backbone.schedule(10)
-        records.append(list(backbone.capture(latents, 4, schedule, backbone.embed("a disc"), layers=[1, 3])))
-    for resident, offloaded in zip(*records, strict=True):
-        assert torch.equal(resident.query, offloaded.query)
-        assert torch.equal(resident.key, offloaded.key)
-
-
 def test_prompts_are_embedded_before_the_transformer_is_loaded(tmp_path: Path) -> None:
     """So that a card that cannot hold both can hold one after the other."""
     for name in ("wan2.1-i2v-14b", "hunyuan-video", "mochi-1"):

@@ -138,7 +138,15 @@ class CapturingBackbone(Architecture):
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
 
     def _encode_batch(self, videos: Num[Tensor, "batch rgb frame height width"]) -> Tensor:
-        return self._encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
+        latents = self._encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
+        height, width = videos.shape[3:]
+        rows, cols = height // self.spatial_stride, width // self.spatial_stride
+        if latents.shape[3:] != (rows, cols):
+            raise BackboneError(
+                f"{self.name}: its autoencoder gives {latents.shape[3]} x {latents.shape[4]} latents for {height} x "
+                f"{width} px, and {rows} x {cols} are right: its tiles do not fit this size; switch vae_tiling off"
+            )
+        return latents
 
     def condition(
         self, image: Num[np.ndarray, "height width rgb"], num_latent_frames: int, *, frames_alone: bool

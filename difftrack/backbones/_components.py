@@ -1,6 +1,5 @@
 """The parts of a pipeline, loaded and placed when first used."""
 
-import importlib.util
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from torch import nn
 from difftrack.backbones import _pipelines
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import PipelineFolder
+from difftrack.backbones._memory_switches import refuse_offload
 from difftrack.backbones._params import ModelParams
 
 __all__ = ["Components", "FolderComponents"]
@@ -123,6 +123,7 @@ class FolderComponents(Components):
     def __init__(self, folder: PipelineFolder, params: ModelParams) -> None:
         super().__init__(folder.pipeline_class, folder.settings, params)
         self._folder = folder
+        self._offloading: Any = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,9 +137,18 @@ class FolderComponents(Components):
         return self._folder.fingerprint()
 
     def __getitem__(self, component: str) -> Any:  # noqa: ANN401
-        if self._params.cpu_offload and component not in self._loaded:
+        if self._params.cpu_offload and self._offloading is None:
             self._load_all_offloaded()
+        if self._offloading is not None and component.startswith(_TEXT):
+            self._send_away()
         return super().__getitem__(component)
+
+    def release_text(self) -> None:
+        """As `Components.release_text`; offloaded text encoders leave the GPU, not the computer."""
+        if self._offloading is None:
+            super().release_text()
+        elif self._params.release_text_encoder:
+            self._send_away()
 
     def _make(self, component: str) -> Any:  # noqa: ANN401
         return self._load(component, self.device)
@@ -156,10 +166,12 @@ class FolderComponents(Components):
         return loaded
 
     def _load_all_offloaded(self) -> None:
-        if importlib.util.find_spec("accelerate") is None or self.device.type == "cpu":
-            raise BackboneError(
-                f"cpu_offload is set and the device is {self.device}; it needs a GPU and the package accelerate"
-            )
+        refuse_offload(self.device)
         self._loaded = {name: self._load(name, torch.device("cpu")) for name in self.names}
-        pipeline = self.pipeline_class(**self._loaded, **self.settings)
-        pipeline.enable_model_cpu_offload(device=self.device)
+        self._offloading = self.pipeline_class(**self._loaded, **self.settings)
+        self._offloading.enable_model_cpu_offload(device=self.device)
+
+    def _send_away(self) -> None:
+        """Move every component to the CPU: a text encoder's own hook does not know that the transformer ran before."""
+        for hook in self._offloading._all_hooks:
+            hook.offload()

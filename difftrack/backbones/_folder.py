@@ -16,9 +16,9 @@ import transformers
 from safetensors.torch import load_file
 
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._memory_switches import quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
 from difftrack.backbones._params import ModelParams, Quantization
-from difftrack.backbones._quantization import quantized_loading
 
 __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 

@@ -48,9 +48,10 @@ class ModelParams:
     image_condition: ImageCondition = "checkpoint"
     """How the image reaches an image-to-video backbone; others have none."""
     text_encoder_quantization: Quantization = "none"
-    """Fewer bits per weight of the text encoder (needs the packages bitsandbytes and accelerate, and a GPU)."""
+    """Fewer bits per weight of the text encoder (needs the packages bitsandbytes and accelerate)."""
     release_text_encoder: bool = False
-    """Drop the text encoder after each prompt is embedded; it is loaded again for the next one."""
+    """Drop the text encoder after each prompt is embedded; it is loaded again for the next one. With `cpu_offload` it
+    waits on the CPU instead."""
 
     def __post_init__(self) -> None:
         if self.path is not None and self.checkpoint is not None:

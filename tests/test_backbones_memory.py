@@ -1,0 +1,273 @@
+"""Switches for small cards: what leaves memory, and that a capture does not notice."""
+
+import gc
+import importlib.util
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import ROWS, clip_size
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
+
+from difftrack.backbones import Backbone, BackboneError, ModelParams, load_backbone
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:In CPU autocast, but the target dtype is not supported:UserWarning"),
+]
+
+FAMILIES = (
+    "cogvideox-5b",
+    "cogvideox-1.5-5b-i2v",
+    "hunyuan-video",
+    "hunyuan-video-1.5",
+    "wan2.1-i2v-14b",
+    "ltx-2b",
+    "mochi-1",
+    "allegro",
+    "skyreels-v2-1.3b",
+)
+"""One row for each class of transformer and of autoencoder, two of them from an image."""
+PROMPT = "a red disc moves left"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, ROWS[request.param](tmp_path_factory.mktemp("pipeline"))
+
+
+def loaded(folder: Path, **params: Any) -> Backbone:
+    return load_backbone(f"path:{folder}", ModelParams(**{"device": "cpu", **params}))
+
+
+def clip(name: str) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*clip_size(name), 3), dtype=np.uint8)
+
+
+def everything(name: str, backbone: Backbone) -> dict[str, Tensor]:
+    """A clip through every component: prompt, autoencoder, image, transformer cut off and whole, prompt again."""
+    frames = clip(name)
+    prompt, latents = backbone.embed(PROMPT), backbone.encode(frames, frames_alone=False)
+    conditions = {}
+    if backbone.needs_image:
+        conditions["conditioning"] = backbone.condition(frames[0], len(latents), frames_alone=False)
+    schedule = backbone.schedule(10, grid=backbone.grid_of(latents))
+    found = {"prompt": prompt.tokens, "latents": latents}
+    for asked in (prompt, backbone.embed("blue")):  # the second after a forward that was left early
+        for record in backbone.capture(latents, 4, schedule, asked, layers=[1, 2], **conditions):
+            assert record.query is not None
+            assert record.feature is not None
+            found |= {f"{record.layer} {len(found)}": torch.cat([record.query, record.feature]).clone()}
+    found["output"] = backbone.predict(latents, torch.tensor(500), prompt, **conditions)
+    return {what: tensor.cpu() for what, tensor in found.items()}
+
+
+def sampled(name: str, backbone: Backbone) -> np.ndarray:
+    num_frames, height, width = clip_size(name)
+    image = {"image": clip(name)[0]} if backbone.needs_image else {}
+    return backbone.generate(
+        PROMPT,
+        seed=3,
+        num_inference_steps=2,
+        cfg_scale=1.0,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        **image,
+    ).frames
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert list(one) == list(other)
+    assert [what for what in one if not torch.equal(one[what], other[what])] == []
+    assert all(bool(tensor.isfinite().all()) for tensor in one.values())
+
+
+# Offload
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Offloading as on a GPU, played on the CPU: what is away holds NaN; gives the modules that are here."""
+    hooks = pytest.importorskip("accelerate.hooks")
+    here: list[nn.Module] = []
+    kept: dict[int, list[Tensor]] = {}
+
+    def leave(hook: object, module: nn.Module) -> nn.Module:
+        if id(module) not in kept:
+            kept[id(module)] = [weight.detach().clone() for weight in module.parameters()]
+        for weight in module.parameters():
+            weight.data.fill_(torch.nan)
+        here[:] = [other for other in here if other is not module]
+        return module
+
+    def arrive(hook: Any, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if hook.prev_module_hook is not None:
+            hook.prev_module_hook.offload()
+        for weight, value in zip(module.parameters(), kept[id(module)], strict=True):
+            weight.data.copy_(value)
+        here[:] = [*(other for other in here if other is not module), module]
+        return args, kwargs
+
+    monkeypatch.setattr(hooks.CpuOffload, "init_hook", leave)
+    monkeypatch.setattr(hooks.CpuOffload, "pre_forward", arrive)
+    monkeypatch.setattr("difftrack.backbones._components.refuse_offload", lambda device: None)
+    return here
+
+
+def test_model_offload_changes_no_capture_and_no_sample(row: tuple[str, Path], poisoned: list[nn.Module]) -> None:
+    name, folder = row
+    resident, offloaded = loaded(folder), loaded(folder, cpu_offload=True)
+    same(everything(name, resident), everything(name, offloaded))
+    assert np.array_equal(sampled(name, resident), sampled(name, offloaded))
+
+
+def test_text_encoder_and_transformer_are_never_on_the_gpu_together(poisoned: list[nn.Module], tmp_path: Path) -> None:
+    offloaded = loaded(ROWS["cogvideox-5b"](tmp_path), cpu_offload=True)
+    everything("cogvideox-5b", offloaded)
+    assert offloaded.transformer in poisoned
+    offloaded.embed(PROMPT)
+    assert poisoned == [offloaded.components["text_encoder"]] or poisoned == []
+    assert not [module for module in poisoned if module is offloaded.transformer]
+
+
+def test_weights_that_come_layer_by_layer_change_no_capture(row: tuple[str, Path]) -> None:
+    """accelerate's own offload of every layer: on the device meta until it runs, and again after it."""
+    accelerate = pytest.importorskip("accelerate")
+    name, folder = row
+    resident, offloaded = loaded(folder), loaded(folder)
+    transformer = offloaded.transformer
+    accelerate.cpu_offload(transformer, execution_device=torch.device("cpu"))
+    blocks = [module for module in transformer.modules() if isinstance(module, nn.Linear)]
+    assert {block.weight.device.type for block in blocks} == {"meta"}
+    same(everything(name, resident), everything(name, offloaded))
+
+
+def test_offload_with_a_released_text_encoder_loads_nothing_again(poisoned: list[nn.Module], tmp_path: Path) -> None:
+    offloaded = loaded(ROWS["wan2.1-1.3b"](tmp_path), cpu_offload=True, release_text_encoder=True)
+    offloaded.embed(PROMPT)
+    encoder = offloaded.components["text_encoder"]
+    assert encoder not in poisoned
+    offloaded.embed("blue")
+    assert offloaded.components["text_encoder"] is encoder
+
+
+def test_offload_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROWS["cogvideox-5b"](tmp_path)
+    said = r"cpu_offload is set and the device is cpu; it needs a GPU and the package accelerate"
+    with pytest.raises(BackboneError, match=said):
+        loaded(folder, cpu_offload=True).embed(PROMPT)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackboneError, match=r"accelerate is missing: pip install 'difftrack-video\[memory\]'.*release"):
+        loaded(folder, cpu_offload=True, device="cuda").embed(PROMPT)
+
+
+@pytest.mark.gpu
+def test_model_offload_on_a_gpu_changes_no_capture(row: tuple[str, Path]) -> None:
+    pytest.importorskip("accelerate")
+    name, folder = row
+    resident, offloaded = (loaded(folder, device="cuda", cpu_offload=offload) for offload in (False, True))
+    same(everything(name, resident), everything(name, offloaded))
+    assert next(offloaded.transformer.parameters()).device.type == "cuda"
+    offloaded.embed(PROMPT)
+    assert next(offloaded.transformer.parameters()).device.type == "cpu"
+    assert np.array_equal(sampled(name, resident), sampled(name, offloaded))
+
+
+# Text encoders
+
+
+def test_a_released_text_encoder_is_gone_and_the_prompt_is_the_same(row: tuple[str, Path]) -> None:
+    name, folder = row
+    kept, released = loaded(folder), loaded(folder, release_text_encoder=True)
+    encoder = weakref.ref(released.components["text_encoder"])
+    assert torch.equal(released.embed(PROMPT).tokens, kept.embed(PROMPT).tokens)
+    gc.collect()
+    assert encoder() is None
+    same(everything(name, kept), everything(name, released))
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantised_text_encoder_says_what_it_needs(
+    tmp_path: Path, quantization: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = loaded(ROWS["cogvideox-5b"](tmp_path), text_encoder_quantization=quantization)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else object())
+    said = rf"text_encoder_quantization is {quantization}.*missing: bitsandbytes.*\[memory\].*release_text_encoder"
+    with pytest.raises(BackboneError, match=said):
+        backbone.embed("a disc")
+    assert backbone.encode(clip("cogvideox-5b"), frames_alone=True).shape == (9, 6, 6, 10)
+
+
+def test_quantisation_reaches_from_pretrained_for_text_encoders_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("transformers.utils.quantization_config.BitsAndBytesConfig.post_init", lambda config: None)
+    asked: list[dict[str, Any]] = []
+    folder = ROWS["cogvideox-5b"](tmp_path)
+    encoder = loaded(folder).components["text_encoder"]
+    monkeypatch.setattr(type(encoder), "from_pretrained", lambda *_, **choices: (asked.append(choices), encoder)[1])
+    backbone = loaded(folder, text_encoder_quantization="nf4")
+    backbone.embed(PROMPT)
+    assert backbone.transformer is not None
+    (choices,) = asked
+    assert choices["use_safetensors"] is True
+    assert choices["quantization_config"].load_in_4bit
+    assert choices["quantization_config"].bnb_4bit_quant_type == "nf4"
+    assert choices["device_map"] == {"": torch.device("cpu")}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantised_text_encoder_embeds_nearly_alike(tmp_path: Path, quantization: Any) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    folder = ROWS["cogvideox-5b"](tmp_path)
+    torch.manual_seed(0)
+    wide = T5Config(vocab_size=60, d_model=64, d_kv=32, d_ff=128, num_layers=2, num_heads=2)  # blocks of 32 channels
+    T5EncoderModel(wide).save_pretrained(folder / "text_encoder")
+    backbone = loaded(folder, text_encoder_quantization=quantization)
+    tokens, whole = backbone.embed(PROMPT).tokens, loaded(folder).embed(PROMPT).tokens
+    kinds = {"int8": bitsandbytes.nn.Linear8bitLt, "nf4": bitsandbytes.nn.Linear4bit}
+    assert any(isinstance(module, kinds[quantization]) for module in backbone.components["text_encoder"].modules())
+    assert not torch.equal(tokens, whole)
+    assert float((tokens - whole).norm() / whole.norm()) < {"int8": 0.1, "nf4": 0.5}[quantization]
+
+
+# Autoencoders
+
+
+def test_every_autoencoder_can_be_sliced_and_tiled(row: tuple[str, Path]) -> None:
+    """Sliced latents are the same, up to the order in which a batch is summed."""
+    name, folder = row
+    plain, switched = loaded(folder), loaded(folder, vae_slicing=True, vae_tiling=True)
+    assert switched.vae.use_slicing
+    assert switched.vae.use_tiling
+    if name.startswith("cogvideox"):
+        switched.vae.enable_tiling(16, 24, 0.5, 0.5)
+    assert switched.encode(clip(name), frames_alone=False).shape == plain.encode(clip(name), frames_alone=False).shape
+    sliced = loaded(folder, vae_slicing=True)
+    for frames_alone in (False, True):
+        latents = (backbone.encode(clip(name), frames_alone=frames_alone) for backbone in (plain, sliced))
+        torch.testing.assert_close(*latents, rtol=1e-4, atol=1e-4)
+
+
+def test_tiles_change_latents_a_little(tmp_path: Path) -> None:
+    folder = ROWS["cogvideox-5b-i2v"](tmp_path)
+    plain, tiled = loaded(folder), loaded(folder, vae_tiling=True)
+    tiled.vae.enable_tiling(16, 24, 0.5, 0.5)
+    one, other = (backbone.encode(clip("cogvideox-5b-i2v"), frames_alone=False) for backbone in (plain, tiled))
+    assert one.shape == other.shape
+    assert not torch.equal(one, other)
+    assert float((one - other).norm() / one.norm()) < 1
+
+
+def test_tiles_that_give_latents_of_another_size_are_refused(tmp_path: Path) -> None:
+    """The stock autoencoder's tiles of 20 x 28 px overlap by parts of latent pixels here, and it does not notice."""
+    tiled = loaded(ROWS["cogvideox-5b-i2v"](tmp_path), vae_tiling=True)
+    with pytest.raises(BackboneError, match=r"12 x 15 latents for 40 x 56 px, and 10 x 14 are right.*vae_tiling"):
+        tiled.encode(clip("cogvideox-5b-i2v"), frames_alone=False)
