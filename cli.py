@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,10 +175,14 @@ def models(
         str | None, typer.Option(help="Build this one small, with random weights, and prove its capture here.")
     ] = None,
     device: Annotated[str, typer.Option(help="For --check: cpu, cuda, or auto.")] = "auto",
+    memory: Annotated[bool, typer.Option(help="Instead: what each needs on cards of 24, 48 and 80 GB.")] = False,
 ) -> None:
     """List the backbones that have a name: counts, tokens and sizes, and whether their weights are on this machine."""
     if check is not None:
         _check_model(check, device)
+        return
+    if memory:
+        _show_memory((24, 48, 80))
         return
     from difftrack.backbones import SHIPPED, summaries
 
@@ -258,6 +264,78 @@ def guide(
         raise typer.Exit(1)
 
 
+@_verb
+def preset(
+    name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value over the preset's params; may be repeated.")
+    ] = None,
+    first: Annotated[int | None, typer.Option(help="Only so many prompts or clips.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of its own; default: data/presets/NAME.")] = None,
+    params: Annotated[Path, typer.Option(help="What the preset is laid over; stays as it is.")] = Path("params.yaml"),
+) -> None:
+    """Run what a released script ran, in a folder of its own, and print our numbers beside the paper's."""
+    from difftrack.presets import (
+        apply_preset,
+        commands,
+        compare_with_published,
+        missing_inputs,
+        open_workspace,
+        preset_names,
+        read_overrides,
+        read_preset,
+    )
+
+    if name is None:
+        for each in preset_names():
+            typer.echo(f"{each:<33}{read_preset(each).about}")
+        return
+    chosen, top = read_preset(name), params.resolve().parent
+    values = apply_preset(chosen, _read_params(params, "paths"), read_overrides(change or ()))
+    folder = work or top / "data" / "presets" / name
+    problems = missing_inputs(chosen, values, top)
+    if dry_run:
+        _describe_preset(chosen, values, folder, problems)
+    elif problems:
+        raise ValueError("; ".join(problems))
+    else:
+        values = open_workspace(folder, top, chosen, values, first=first)
+        for command in commands(chosen, values):
+            _run_in(folder, command)
+    for comparison in compare_with_published(chosen, values, folder):
+        typer.echo(comparison)
+
+
+def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems: Sequence[str]) -> None:  # noqa: ANN401
+    """What a preset would do."""
+    import yaml
+
+    from difftrack.presets import commands
+
+    typer.echo(f"{chosen.about}\nreleased: {chosen.script}")
+    for departure in chosen.departs:
+        typer.echo(f"departs: {departure}")
+    typer.echo(yaml.safe_dump({section: values[section] for section in chosen.params}, sort_keys=False).rstrip())
+    for command in commands(chosen, values):
+        typer.echo(f"in {folder}: {command}")
+    for problem in problems:
+        typer.echo(f"missing: {problem}")
+
+
+def _run_in(folder: Path, command: str) -> None:
+    """Run one command of the pipeline in a workspace; end with its exit status where it fails."""
+    programs = {"dvc": [sys.executable, "-m", "dvc"], "python": [sys.executable]}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    if not (folder / ".dvc").is_dir():
+        subprocess.check_call([*programs["dvc"], "init", "--no-scm", "--quiet"], cwd=folder, env=environment)
+    program, *arguments = shlex.split(command)
+    typer.echo(f"$ {command}")
+    if status := subprocess.call([*programs[program], *arguments], cwd=folder, env=environment):
+        raise typer.Exit(status)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
     """Run what changed of the pipeline, then say where the report is; arguments are those of `dvc repro`."""
@@ -297,6 +375,21 @@ def _check_model(name: str, device: str) -> None:
         failed += not check.passed
     if failed:
         raise typer.Exit(1)
+
+
+def _show_memory(cards_gb: Sequence[int]) -> None:
+    """A table in Markdown."""
+    from difftrack.backbones import memory_needs
+
+    typer.echo(f"| | text | transformer | others | activations | {' | '.join(f'{card} GB' for card in cards_gb)} |")
+    typer.echo("| --- " * (5 + len(cards_gb)) + "|")
+    for need in memory_needs():
+        parts = (need.text_bytes, need.transformer_bytes, need.other_bytes, need.activation_bytes)
+        cells = [f"{num_bytes / 1e9:.1f}" for num_bytes in parts]
+        for card in cards_gb:
+            switch = need.switch_for(card * 10**9)
+            cells.append(f"{switch}: {need.needed(switch) / 1e9:.0f}")
+        typer.echo(f"| `{need.name}` | {' | '.join(cells)} |")
 
 
 def _points(text: str) -> list[tuple[float, float]]:

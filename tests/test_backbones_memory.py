@@ -12,8 +12,10 @@ import torch
 from tiny_pipelines import ROWS, clip_size
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
+from typer.testing import CliRunner
 
-from difftrack.backbones import Backbone, BackboneError, ModelParams, load_backbone
+from cli import app
+from difftrack.backbones import KNOWN, Backbone, BackboneError, MemoryNeed, ModelParams, load_backbone, memory_needs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
@@ -271,3 +273,33 @@ def test_tiles_that_give_latents_of_another_size_are_refused(tmp_path: Path) -> 
     tiled = loaded(ROWS["cogvideox-5b-i2v"](tmp_path), vae_tiling=True)
     with pytest.raises(BackboneError, match=r"12 x 15 latents for 40 x 56 px, and 10 x 14 are right.*vae_tiling"):
         tiled.encode(clip("cogvideox-5b-i2v"), frames_alone=False)
+
+
+# What fits which card
+
+
+def test_the_mildest_switch_that_fits_is_named() -> None:
+    """Text 10, transformer 12, others 3, activations 2, CUDA 1: 28 together, 18 one after the other, 15 one by one."""
+    need = MemoryNeed(
+        "",
+        text_bytes=10 * 10**9,
+        transformer_bytes=12 * 10**9,
+        other_bytes=3 * 10**9,
+        activation_bytes=2 * 10**9,
+    )
+    needed = [need.needed(switch) for switch in ("as it is", "release_text_encoder", "cpu_offload")]
+    assert needed == [28 * 10**9, 18 * 10**9, 15 * 10**9]
+    cards = [need.switch_for(int(card * 10**9 / 0.95) + 9) for card in (28, 27, 18, 17, 15, 14)]
+    assert cards == ["as it is", "release_text_encoder", "release_text_encoder", "cpu_offload", "cpu_offload", "no"]
+
+
+def test_the_table_of_cards_is_computed_and_the_one_in_the_docs() -> None:
+    needs = {need.name: need for need in memory_needs()}
+    assert list(needs) == list(KNOWN)
+    result = CliRunner().invoke(app, ["models", "--memory"])
+    assert result.exit_code == 0
+    assert result.stdout in (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
+    two = needs["cogvideox-2b"]
+    assert two.transformer_bytes == 2 * 1_693_783_872
+    assert two.text_bytes == 2 * 4_762_310_656  # the encoder of T5 v1.1 XXL
+    assert two.activation_bytes == (13 * 30 * 45 + 226) * 30 * 64 * 16 * 2

@@ -125,6 +125,29 @@ def test_models_lists_every_name_and_its_old_one() -> None:
     assert "cogvideox_t2v_2b" in out
 
 
+def test_presets_are_listed_and_told_without_running(tmp_path: Path) -> None:
+    status, out, _ = run("preset")
+    assert status == 0
+    assert out.count("\n") == 15
+    work = tmp_path / "work"
+    where = ("--params", TOP / "params.yaml", "--work", work, "--set", "score.threshold_px=5")
+    status, out, _ = run("preset", "analysis-cogvideox-5b", "--dry-run", *where)
+    assert status == 0
+    for said in (
+        "released: python analyze_generation.py",
+        "threshold_px: 5",
+        "dvc repro survey@cogvideox-5b",
+        "missing:",
+    ):
+        assert said in out
+    assert "is not there yet), published" in out
+    assert not work.exists()
+    for wrong in (("guidance-sora",), ("guidance-cogvideox-2b", *where)):
+        status, _, error = run("preset", *wrong)
+        assert (status, len(error.splitlines())) == (1, 1)
+        assert "guidance-cogvideox-2b" in error or "guide.prompts" in error
+
+
 def _project(folder: Path) -> Path:
     """A params file beside a tiny backbone, and a video of seven frames of an odd size."""
     save_cogvideox(folder / "backbone")

@@ -1,9 +1,14 @@
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 
 from difftrack.annotation import AnnotateParams
 from difftrack.backbones import KNOWN, Backbone, ModelParams, constructed_backbone
@@ -16,8 +21,12 @@ from difftrack.presets import (
     PresetError,
     PublishedNumber,
     apply_preset,
+    commands,
     compare_with_published,
+    missing_inputs,
+    open_workspace,
     preset_names,
+    read_overrides,
     read_preset,
 )
 from stages.score import ScoreSection
@@ -25,7 +34,8 @@ from stages.survey import SurveySection
 from stages.synthesize import SynthesizeSection
 from stages.track import TrackSection
 
-PARAMS: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+TOP = Path(__file__).parents[1]
+PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
 SECTIONS = {
     "synthesize": SynthesizeSection,
     "annotate": AnnotateParams,
@@ -148,6 +158,167 @@ def test_our_number_stands_beside_the_papers(tmp_path: Path) -> None:
     assert "out/c/metrics.json is not there yet" in str(absent)
     assert "has no mean lucas d" in str(unknown)
     assert "nothing here measures it" in str(unmeasured)
+
+
+# A folder of its own
+
+
+def project(top: Path, **params: Any) -> dict[str, Any]:
+    """Something that looks like the project: code, data, results."""
+    for folder in ("stages", "data/prompts", "data/clips/mine", "data/presets/other/.dvc", ".git"):
+        (top / folder).mkdir(parents=True)
+    (top / "dvc.yaml").write_text("stages: {}")
+    (top / "params.yaml").write_text("as: it was")
+    (top / "data" / "prompts" / "p.txt").write_text("zero\none\ntwo\n")
+    return {"paths": {"clips": "data/clips", "report": "data/report"}, **params}
+
+
+GENERATED = {"sources": ["generated"], "generated": {"prompts": "data/prompts/p.txt"}}
+
+
+def test_a_workspace_looks_like_the_project_but_for_params_and_results(tmp_path: Path) -> None:
+    params = project(tmp_path, synthesize=GENERATED)
+    work = tmp_path / "data" / "presets" / "mine"
+    preset = Preset(about="", script="", run=(), params={"synthesize": {}})
+    for _ in range(2):  # opened again, it is the same
+        assert open_workspace(work, tmp_path, preset, params) == params
+    assert yaml.safe_load((work / "params.yaml").read_text()) == params
+    assert (tmp_path / "params.yaml").read_text() == "as: it was"
+    assert (work / "dvc.yaml").read_text() == "stages: {}"
+    assert (work / "stages").resolve() == tmp_path / "stages"
+    assert (work / "data" / "prompts" / "p.txt").read_text().startswith("zero")
+    assert not (work / "data" / "clips").exists()
+    assert not (work / "data").is_symlink()
+    assert not list((work / "data" / "presets").iterdir())
+    assert not (work / ".git").exists()
+
+
+def test_fewer_prompts_and_clips_keep_their_numbers(tmp_path: Path) -> None:
+    indices = tmp_path / "chosen.txt"
+    indices.write_text("2\n0\n1\n")
+    sources = {
+        "sources": ["generated", "folder"],
+        "generated": {"prompts": "data/prompts/p.txt", "indices": str(indices)},
+        "folder": {"path": "videos", "start": 3},
+    }
+    params = project(tmp_path / "top", synthesize=sources, guide={"prompts": "data/prompts/p.txt"})
+    preset = Preset(about="", script="", run=("run ${guide.prompts}",), params={"synthesize": {}, "guide": {}})
+    work = tmp_path / "work"
+    fewer = open_workspace(work, tmp_path / "top", preset, params, first=2)
+    assert (work / fewer["synthesize"]["generated"]["indices"]).read_text().split() == ["2", "0"]
+    assert (work / fewer["guide"]["prompts"]).read_text().split() == ["zero", "one"]
+    assert fewer["synthesize"]["folder"] == {"path": "videos", "start": 3, "end": 5}
+    assert list(commands(preset, fewer)) == ["run prompts.txt"]
+    with pytest.raises(PresetError, match="at least 1"):
+        open_workspace(work, tmp_path / "top", preset, params, first=0)
+    with pytest.raises(PresetError, match=r"holds no dvc\.yaml"):
+        open_workspace(work, tmp_path, preset, params)
+
+
+def test_overrides_win_over_the_preset_and_merge() -> None:
+    overrides = read_overrides(["backbones.b={path: x}", "extract.analysis.steps=[3]", "extract.max_bytes=1.0e+6"])
+    assert overrides["extract"] == {"analysis": {"steps": [3]}, "max_bytes": 1e6}
+    preset = Preset(about="", script="", run=(), params={"backbones": {"b": {"dtype": "bfloat16"}}})
+    merged = apply_preset(preset, {"backbones": {"a": {}}, "extract": {"analysis": {"width": 7}}}, overrides)
+    assert merged["backbones"] == {"b": {"dtype": "bfloat16", "path": "x"}}
+    assert merged["extract"]["analysis"] == {"width": 7, "steps": [3]}
+    for wrong in ("score", "=1", "score..x=1", "score={"):
+        with pytest.raises(PresetError, match=r"wanted: section|not valid YAML"):
+            read_overrides([wrong])
+
+
+def test_what_a_preset_reads_and_is_not_there_is_named_with_the_way_out(tmp_path: Path) -> None:
+    preset = read_preset("analysis-cogvideox-5b-i2v")
+    problems = missing_inputs(preset, apply_preset(preset, PARAMS), tmp_path)
+    assert [problem.split(" is ")[0] for problem in problems] == [
+        "synthesize.generated.prompts",
+        "synthesize.generated.images",
+        "annotate.published",
+    ]
+    assert "--set annotate.published=WHERE" in problems[-1]
+    (tmp_path / "data" / "released" / "dataset" / "cogvideox_i2v_5b" / "fg" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "released" / "dataset" / "cogvideox_i2v_5b" / "fg" / "prompt.txt").touch()
+    assert missing_inputs(preset, apply_preset(preset, PARAMS), tmp_path) == []
+
+
+# One command each, on a tiny folder in place of the checkpoint
+
+
+TINY = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_cogvideox(tmp_path_factory.mktemp("tiny"))
+
+
+def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> str:
+    """What `difftrack preset` prints, the backbone's weights being a tiny folder."""
+    model = json.dumps({"path": str(tiny), "dtype": "float32", "device": "cpu"})
+    backbone = name.split("-", 1)[1].removeprefix("davis-")
+    overrides = {f"backbones.{backbone}": model, **{key: json.dumps(value) for key, value in changes.items()}}
+    assignments = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-c", "import cli; cli.app()", "preset", name, "--work", work, *words, *assignments]
+    done = subprocess.run(list(map(str, command)), cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> None:
+    before = (TOP / "params.yaml").read_bytes()
+    prompts = str(TOP / "data" / "prompts" / "guide.txt")
+    section = {**TINY, "prompts": prompts, "num_frames": NUM_FRAMES, "layers": [1, 2], "num_inference_steps": 2}
+    out = run("guidance-cogvideox-2b", "--first", 1, tiny=tiny, work=tmp_path / "work", guide=section)
+    assert out.startswith("$ python -m stages.guide prompts=prompts.txt -- samples=data/samples")
+    samples = tmp_path / "work" / "data" / "samples"
+    assert [folder.name for folder in samples.iterdir() if folder.is_dir()] == ["000"]
+    assert (samples / "000" / "side_by_side.mp4").exists()
+    assert "published 0.9313 (table 2 by VBench)" in out
+    assert (TOP / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_analysis_preset_runs_by_one_command_and_prints_both_numbers(tiny: Path, tmp_path: Path) -> None:
+    choices: dict[str, Any] = {
+        "synthesize.generated": {
+            **TINY,
+            "prompts": str(TOP / "data" / "prompts" / "mini.txt"),
+            "num_frames": NUM_FRAMES,
+        },
+        "annotate": {"tracker": "lucas_kanade", "published": None},
+        "extract.analysis": {**TINY, "num_frames": NUM_FRAMES, "steps": [3], "layers": [2]},
+    }
+    name, work = "analysis-cogvideox-2b", tmp_path / "work"
+    out = run(name, "--first", 1, tiny=tiny, work=work, **choices)
+    accuracy = json.loads((work / "data/scores/cogvideox-2b/summary.json").read_text())["matching_accuracy"]["value"]
+    *_, layers, percent = out.splitlines()
+    assert layers.endswith("published 13, 17, 21 (appendix D)")
+    assert "ours 0, " in layers or "ours 1, " in layers  # three of the four layers
+    assert f"ours {100 * accuracy:g}, published 63.5" in percent
+    cells = json.loads((work / "data/scores/cogvideox-2b/scores.json").read_text())
+    labels = cells["groups"]["all"]["labels"]
+    assert (labels["step"], labels["layer"]) == ([0, 1, 2, 3], [0, 1, 2, 3])  # the whole map, not what is extracted
+    again = run(name, "--first", 1, tiny=tiny, work=work, **choices)
+    assert "Running stage" not in again
+    assert again.splitlines()[-2:] == [layers, percent]
+
+
+@pytest.mark.slow
+def test_the_tracking_preset_runs_by_one_command_and_prints_both_numbers(tiny: Path, tmp_path: Path) -> None:
+    """On a TAP-Vid file of one clip in which nothing moves."""
+    still = np.random.default_rng(0).integers(0, 255, (1, 53, 71, 3), dtype=np.uint8).repeat(14, axis=0)
+    clip = {"video": still, "points": np.full((3, 14, 2), 0.5), "occluded": np.zeros((3, 14), dtype=bool)}
+    (tmp_path / "davis.pkl").write_bytes(pickle.dumps({"still": clip}))
+    choices: dict[str, Any] = {
+        "synthesize.folder.path": str(tmp_path / "davis.pkl"),
+        "extract.tracking": {**TINY, "steps": [3], "layers": [2]},
+        "track.layers": [2],
+    }
+    out = run("tracking-davis-cogvideox-2b", tiny=tiny, work=tmp_path / "work", **choices)
+    metrics = json.loads((tmp_path / "work/data/predictions/cogvideox-2b/metrics.json").read_text())
+    ours = 100 * metrics["mean"]["tracker"]["average_pts_within_thresh"]
+    assert f"average over thresholds: ours {ours:g}, published 46.3 (table 1)" in out
+    assert out.count(", published ") == 6
 
 
 def test_files_stay_small() -> None:

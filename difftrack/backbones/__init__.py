@@ -8,6 +8,7 @@ from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors
 from difftrack.backbones._errors import BackboneError, CaptureError
 from difftrack.backbones._known import KNOWN, KnownBackbone
 from difftrack.backbones._load import load_backbone
+from difftrack.backbones._memory import MemoryNeed, memory_needs
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline
@@ -36,6 +37,7 @@ __all__ = [
     "Kind",
     "KnownBackbone",
     "LayerDescriptors",
+    "MemoryNeed",
     "ModelParams",
     "PromptEmbedding",
     "Schedule",
@@ -44,6 +46,7 @@ __all__ = [
     "constructed_backbone",
     "intercept",
     "load_backbone",
+    "memory_needs",
     "read_trajectory",
     "round_trip_error",
     "summaries",

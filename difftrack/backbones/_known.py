@@ -31,6 +31,8 @@ class KnownBackbone:
     """(frames, height, width) of the clips that it is made for."""
     small: Arguments
     """Arguments of the transformer that make it small, its channels per head as they are."""
+    encoders: Mapping[str, tuple[str, Arguments]]
+    """Of text and image, by component: class of transformers and arguments of its config."""
     settings: Arguments = field(default_factory=dict)
     """Arguments of the pipeline that are not components."""
     image_condition: ImageCondition = "checkpoint"
@@ -38,6 +40,66 @@ class KnownBackbone:
 
 
 _DEFAULTS: Arguments = MappingProxyType({})
+
+_XXL = {
+    "d_model": 4096,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+_T5 = {"text_encoder": ("T5EncoderModel", {**_XXL, "vocab_size": 32128})}
+_UMT5 = {"text_encoder": ("UMT5EncoderModel", {**_XXL, "vocab_size": 256384})}
+_CLIP_IMAGE = (
+    "CLIPVisionModel",
+    {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
+)
+_LLAMA = (
+    "LlamaModel",
+    {
+        "vocab_size": 128320,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+)
+_CLIP_TEXT = (
+    "CLIPTextModel",
+    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+)
+_QWEN = (
+    "Qwen2_5_VLTextModel",
+    {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+)
+_GLYPHS = (
+    "T5EncoderModel",
+    {
+        "vocab_size": 1510,
+        "d_model": 1472,
+        "d_ff": 3584,
+        "d_kv": 64,
+        "num_layers": 12,
+        "num_heads": 6,
+        "feed_forward_proj": "gated-gelu",
+    },
+)
 
 _5B = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
 _15 = _5B | {"patch_size_t": 2, "patch_bias": False, "sample_frames": 81}
@@ -66,6 +128,7 @@ def _cogvideox(
             "sample_height": 6,
             "sample_width": 10,
         },
+        encoders=_T5,
         image_condition=image_condition,
     )
 
@@ -95,6 +158,7 @@ def _wan(
     vae: Arguments = _DEFAULTS,
     small: Arguments = _DEFAULTS,
     settings: Arguments = _DEFAULTS,
+    image_encoder: bool = False,
 ) -> KnownBackbone:
     scheduler = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": flow_shift}
     return KnownBackbone(
@@ -104,6 +168,7 @@ def _wan(
         scheduler=("UniPCMultistepScheduler", scheduler),
         size=size,
         small={**_WAN_SMALL, **small},
+        encoders={**_UMT5, "image_encoder": _CLIP_IMAGE} if image_encoder else _UMT5,
         settings=settings,
     )
 
@@ -116,6 +181,7 @@ def _ltx(pipeline: str, arguments: Arguments, *, scheduler: Arguments, small_wid
         scheduler=("FlowMatchEulerDiscreteScheduler", scheduler),
         size=(161, 512, 704),
         small={"num_layers": 3, "num_attention_heads": 2, "cross_attention_dim": small_width, "caption_channels": 32},
+        encoders=_T5,
     )
 
 
@@ -140,6 +206,7 @@ KNOWN: Mapping[str, KnownBackbone] = MappingProxyType({
             "text_embed_dim": 32,
             "pooled_projection_dim": 16,
         },
+        encoders={"text_encoder": _LLAMA, "text_encoder_2": _CLIP_TEXT},
     ),
     "hunyuan-video-1.5": KnownBackbone(
         pipeline="HunyuanVideo15Pipeline",
@@ -155,6 +222,7 @@ KNOWN: Mapping[str, KnownBackbone] = MappingProxyType({
             "text_embed_2_dim": 24,
             "image_embed_dim": 16,
         },
+        encoders={"text_encoder": _QWEN, "text_encoder_2": _GLYPHS},
     ),
     "wan2.1-1.3b": _wan(_13B, size=(81, 480, 832)),
     "wan2.1-14b": _wan(_DEFAULTS, size=(81, 720, 1280), flow_shift=5.0),
@@ -163,6 +231,7 @@ KNOWN: Mapping[str, KnownBackbone] = MappingProxyType({
         size=(81, 480, 832),
         pipeline="WanImageToVideoPipeline",
         small={"image_dim": 24, "added_kv_proj_dim": 256},
+        image_encoder=True,
     ),
     "wan2.2-ti2v-5b": _wan(
         _TI2V, size=(121, 704, 1280), flow_shift=5.0, vae=_TI2V_VAE, settings={"expand_timesteps": True}
@@ -192,6 +261,7 @@ KNOWN: Mapping[str, KnownBackbone] = MappingProxyType({
             "text_embed_dim": 32,
             "time_embed_dim": 16,
         },
+        encoders=_T5,
     ),
     "allegro": KnownBackbone(
         pipeline="AllegroPipeline",
@@ -200,6 +270,7 @@ KNOWN: Mapping[str, KnownBackbone] = MappingProxyType({
         scheduler=("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
         size=(88, 720, 1280),
         small={"num_layers": 3, "num_attention_heads": 2, "cross_attention_dim": 192, "caption_channels": 32},
+        encoders=_T5,
     ),
     "skyreels-v2-1.3b": _wan(
         _13B | {"inject_sample_info": True},

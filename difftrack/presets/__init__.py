@@ -2,6 +2,7 @@
 
 from difftrack.presets._compare import Comparison, compare_with_published
 from difftrack.presets._presets import Preset, PresetError, PublishedNumber, apply_preset, preset_names, read_preset
+from difftrack.presets._workspace import commands, missing_inputs, open_workspace, read_overrides
 
 __all__ = [
     "Comparison",
@@ -9,7 +10,11 @@ __all__ = [
     "PresetError",
     "PublishedNumber",
     "apply_preset",
+    "commands",
     "compare_with_published",
+    "missing_inputs",
+    "open_workspace",
     "preset_names",
+    "read_overrides",
     "read_preset",
 ]

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from difftrack.params import parse
 
-__all__ = ["Preset", "PresetError", "PublishedNumber", "apply_preset", "preset_names", "read_preset"]
+__all__ = ["Preset", "PresetError", "PublishedNumber", "apply_preset", "merge", "preset_names", "read_preset"]
 
 _REPLACED = ("backbones",)
 """Sections of which a preset replaces everything: other backbones would be run as well."""
@@ -71,24 +72,29 @@ def read_preset(name: str) -> Preset:
     return parse(Preset, yaml.safe_load(text), f"preset {name}")
 
 
-def apply_preset(preset: Preset, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a preset over params.
+def apply_preset(
+    preset: Preset, params: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Lay a preset over params, and a person's own wishes over both.
 
     Args:
         preset: Its keys win; `backbones` is replaced as a whole, of other sections what it does not name stays.
         params: All sections of a params.yaml; not changed.
+        overrides: Their keys win over the preset's.
 
     Returns:
         All sections.
     """
-    merged = _merge(params, preset.params)
-    return merged | {section: deepcopy(preset.params[section]) for section in _REPLACED if section in preset.params}
+    merged = merge(params, preset.params)
+    replaced = {section: deepcopy(preset.params[section]) for section in _REPLACED if section in preset.params}
+    return merge(merged | replaced, overrides)
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested mapping over another; neither is changed."""
     merged = dict(deepcopy(dict(below)))
     for key, value in above.items():
         under = merged.get(key)
         nested = isinstance(under, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(under, value) if nested and isinstance(under, Mapping) else deepcopy(value)
+        merged[key] = merge(under, value) if nested and isinstance(under, Mapping) else deepcopy(value)
     return merged
