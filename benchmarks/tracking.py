@@ -15,10 +15,9 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +68,10 @@ class Case:
     latents: Sequence[ChunkDescriptors]
     """The clean latents that a token covers, as a feature."""
     grid: TokenGrid
+    original: TrackedVideo
+    """The clip and its truth at their own size."""
+    seconds: float
+    """That it took to encode the frames and to run the backbone over the chunks."""
 
 
 def main() -> None:
@@ -80,7 +83,7 @@ def main() -> None:
         command.add_argument("--clips", type=int, default=clips, help="per split")
         command.add_argument("--tapvid", type=Path, nargs="*", default=[], help="pickles of real video")
         command.add_argument("--layers", type=int, nargs="+", default=[6, 7], help="best first")
-        command.add_argument("--heads", type=int, nargs="*", default=None, help="those that `tune` chose")
+        command.add_argument("--heads", nargs="*", metavar="LAYER.HEAD", help="those that `tune` chose")
         command.add_argument("--backbone", default=SHIPPED)
         command.add_argument("--device", default="auto")
         command.set_defaults(run=function)
@@ -100,21 +103,23 @@ def main() -> None:
 
 def study(arguments: argparse.Namespace) -> None:
     """Every tracker on rendered clips of the role `eval`, and on real ones."""
-    trackers = ablation(arguments.layers, arguments.heads)
-    results = {
+    heads = [(int(layer), int(head)) for layer, head in (pair.split(".") for pair in arguments.heads or ())]
+    trackers = ablation(arguments.layers, heads)
+    fingerprint, cases = _cases(arguments, "eval")
+    results = evaluate(cases, trackers)
+    about = {
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
-        "backbone": None,
+        "backbone": fingerprint,
         "layers": arguments.layers,
         "heads": arguments.heads,
         "clips_per_split": arguments.clips,
         "first_seed": FIRST_SEEDS["eval"],
     }
-    results |= evaluate(arguments, "eval", trackers)
-    _write("tracking_study", results)
+    _write("tracking_study", {**about, **results})
     print_table(results["means"])
 
 
-def ablation(layers: Sequence[int], heads: Sequence[int] | None) -> dict[str, Tracker]:
+def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[str, Tracker]:
     """The rows of the table: baselines first; from the released convention on, each row changes the one above it."""
     best = tuple(layers[:1])
     released = TrackParams(convention="released", layers=best)
@@ -140,16 +145,15 @@ def ablation(layers: Sequence[int], heads: Sequence[int] | None) -> dict[str, Tr
     }
     if len(layers) > 1:
         rows[f"layers {', '.join(map(str, layers))} fused"] = partial(of_descriptors, params=fused)
-    if heads is not None:
-        rows[f"heads {', '.join(map(str, heads))} alone"] = partial(
-            of_descriptors, params=replace(fused, heads=tuple(heads))
-        )
+    if heads:
+        named = ", ".join(f"{layer}.{head}" for layer, head in heads)
+        rows[f"heads {named} alone"] = partial(of_heads, params=fused, heads=heads)
     rows["default, features"] = partial(of_descriptors, params=replace(smooth, kind="feature"))
     return rows
 
 
 def tune(arguments: argparse.Namespace) -> None:
-    """Whatever has a number: on tuning clips, one at a time around the default."""
+    """Whatever has a number: on tuning clips, one at a time around the default; and which heads to take."""
     default = TrackParams(layers=tuple(arguments.layers))
     trackers: dict[str, Tracker] = {"default": partial(of_descriptors, params=default)}
 
@@ -178,49 +182,60 @@ def tune(arguments: argparse.Namespace) -> None:
             trackers[f"Lucas-Kanade {window} px, {levels} levels"] = partial(
                 follow, params=LucasKanadeParams(window_px=window, levels=levels)
             )
-    results = evaluate(arguments, "tune", trackers, heads_of=default)
-    _write("tracking_tuning", {"layers": arguments.layers, "first_seed": FIRST_SEEDS["tune"], **results})
+    fingerprint, cases = _cases(arguments, "tune")
+    held = list(cases)
+    results = evaluate(held, trackers)
     print_table(results["means"])
-    print("heads, chosen greedily by delta_avg:", results["heads"])
+    worths: dict[str, float] = {}
+    candidates = [(layer, head) for layer in arguments.layers for head in range(_num_heads(held[0][1]))]
+    chosen = select_heads(partial(_worth, [case for _, case in held], default, worths), candidates, min_gain=0.001)
+    print("heads, chosen greedily by delta_avg:", chosen)
+    about = {"backbone": fingerprint, "layers": arguments.layers, "first_seed": FIRST_SEEDS["tune"]}
+    _write(
+        "tracking_tuning", {**about, "clips_per_split": arguments.clips, "heads": chosen, "worths": worths, **results}
+    )
 
 
-def evaluate(
-    arguments: argparse.Namespace,
-    role: Literal["eval", "tune"],
-    trackers: Mapping[str, Tracker],
-    *,
-    heads_of: TrackParams | None = None,
-) -> dict[str, Any]:
-    """Means over clips of every tracker on every set of clips, one clip in memory at a time."""
+def _worth(
+    cases: Sequence[Case], params: TrackParams, worths: dict[str, float], heads: Sequence[tuple[int, int]]
+) -> float:
+    """Mean delta_avg over clips; remembered under the heads' names."""
+    worth = float(np.nanmean([score(of_heads(case, params, heads), case)["delta_avg"] for case in cases]))
+    worths[" ".join(f"{layer}.{head}" for layer, head in heads)] = worth
+    return worth
+
+
+def _num_heads(case: Case) -> int:
+    heads = case.chunks[0].heads
+    return len(heads) if heads is not None else 0
+
+
+def _cases(arguments: argparse.Namespace, role: Literal["eval", "tune"]) -> tuple[str, Iterator[tuple[str, Case]]]:
+    """The backbone's fingerprint, and (set of clips, case) of every clip."""
     backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
-    videos = {split: rendered(role, split, arguments.clips) for split in SPLITS}
+    videos: dict[str, Iterator[TrackedVideo]] = {split: rendered(role, split, arguments.clips) for split in SPLITS}
     videos |= {path.stem: load_tapvid_pickle(path) for path in arguments.tapvid}
+    both = ((name, video) for name, own in videos.items() for video in own)
+    watched = track(both, description="extract", total=None)
+    return backbone.fingerprint, ((name, prepare(backbone, video, arguments.layers)) for name, video in watched)
+
+
+def evaluate(cases: Iterable[tuple[str, Case]], trackers: Mapping[str, Tracker]) -> dict[str, Any]:
+    """Every tracker on every clip: means over each set of clips, and each clip."""
     found: dict[str, dict[str, list[Scores]]] = defaultdict(lambda: defaultdict(list))
     names: dict[str, list[str]] = defaultdict(list)
-    by_heads: dict[tuple[int, ...], list[float]] = defaultdict(list)
-    seconds = defaultdict(list)
-    for split, video in track([(s, v) for s, vs in videos.items() for v in vs], description=role):
-        started = time.perf_counter()
-        case = prepare(backbone, video, arguments.layers)
-        seconds["extraction"].append(time.perf_counter() - started)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for split, case in cases:
         names[split].append(case.clip.name)
         for name, tracker in trackers.items():
             started = time.perf_counter()
             found[split][name].append(score(tracker(case), case))
             seconds[name].append(time.perf_counter() - started)
-        if heads_of is not None:
-            for heads in _subsets(len(case.chunks[0].read(STEP, arguments.layers[0])[0])):
-                worth = score(of_descriptors(case, params=replace(heads_of, heads=heads)), case)
-                by_heads[heads].append(worth["delta_avg"])
-    means = {split: {name: _mean(scores) for name, scores in of_split.items()} for split, of_split in found.items()}
-    chosen = select_heads(lambda heads: float(np.mean(by_heads[heads])), _heads_of(by_heads)) if by_heads else None
+        seconds["extraction"].append(case.seconds)
     return {
-        "backbone": backbone.fingerprint,
-        "means": means,
-        "clips": {split: {**{"names": names[split]}, **of_split} for split, of_split in found.items()},
-        "heads": chosen,
-        "delta_avg_by_heads": {" ".join(map(str, heads)): float(np.mean(of)) for heads, of in by_heads.items()},
-        "seconds_per_clip": {name: float(np.mean(of)) for name, of in seconds.items()},
+        "means": {split: {name: _mean(scores) for name, scores in own.items()} for split, own in found.items()},
+        "clips": {split: {"names": names[split], **own} for split, own in found.items()},
+        "seconds_per_clip": {name: float(np.mean(own)) for name, own in seconds.items()},
     }
 
 
@@ -259,20 +274,22 @@ def prepare(backbone: Backbone, video: TrackedVideo, layers: Sequence[int]) -> C
         mode=ModeParams(rendered="clean", generated="clean", folder="clean"),
     )
     schedule = chunk_schedule(video.clip.num_frames, ChunkParams())
+    started = time.perf_counter()
     extraction = Extractor(backbone, params).prepare(video.clip, chunks=schedule)
-    chunks, latents, encoded = [], [], {}
+    chunks, latents = [], []
     for group, spec in extraction.groups.items():
         units = {(unit.step, unit.layer): unit.tensors for unit in _captured(extraction, group, spec)}
         chunks.append(ChunkDescriptors(spec.frames, partial(_read, units), spec.heads))
-        encoded[group] = spec
+    seconds = time.perf_counter() - started
     grid = next(iter(extraction.groups.values())).grid
     frames = _resized(video.clip.frames)
     tokens = _latent_tokens(backbone, frames)
-    for spec in encoded.values():
+    for spec in extraction.groups.values():
         own = tokens[:, list(spec.frames)]
         latents.append(ChunkDescriptors(spec.frames, partial(_same, own), None))
     truth = _rescaled(video.tracks)
-    return Case(replace(video.clip, frames=frames), truth, truth.query_points, chunks, latents, grid)
+    clip = replace(video.clip, frames=frames)
+    return Case(clip, truth, truth.query_points, chunks, latents, grid, video, seconds)
 
 
 def _captured(extraction: Any, group: str, spec: DescriptorSpec) -> list[Any]:  # noqa: ANN401
@@ -291,7 +308,7 @@ def _same(tokens: torch.Tensor, step: int, layer: int) -> tuple[torch.Tensor, to
 
 
 def _resized(frames: np.ndarray) -> np.ndarray:
-    """Frames at the size that the backbone sees; Lucas-Kanade gets the same."""
+    """Frames at the size that the backbone sees."""
     height, width = SIZE
     return working_frames(frames, height=height, width=width).astype(np.uint8)
 
@@ -321,9 +338,11 @@ def still(case: Case) -> PredictedTracks:
 
 
 def follow(case: Case, params: LucasKanadeParams | None = None) -> PredictedTracks:
-    """Pyramidal Lucas-Kanade from frame to frame."""
-    flow = lucas_kanade(case.clip.frames, case.queries, params or LucasKanadeParams())
-    return PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
+    """Pyramidal Lucas-Kanade from frame to frame, on the clip at its own size."""
+    clip, queries = case.original.clip, case.original.tracks.query_points
+    flow = lucas_kanade(clip.frames, queries, params or LucasKanadeParams())
+    tracks = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
+    return tracks.rescaled(from_size=(clip.height, clip.width), to_size=SIZE)
 
 
 def of_descriptors(case: Case, params: TrackParams) -> PredictedTracks:
@@ -331,6 +350,15 @@ def of_descriptors(case: Case, params: TrackParams) -> PredictedTracks:
     layers = params.layers if isinstance(params.layers, tuple) else ()
     sources = [(STEP, layer) for layer in layers]
     return track_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=params)
+
+
+def of_heads(case: Case, params: TrackParams, heads: Sequence[tuple[int, int]]) -> PredictedTracks:
+    """The tracker with these (layer, head) pairs alone; every layer weighs the same, and every head within it."""
+    weights = {
+        layer: tuple(float((layer, head) in heads) for head in range(_num_heads(case)))
+        for layer in sorted({layer for layer, _ in heads})
+    }
+    return of_descriptors(case, replace(params, layers=tuple(weights), head_weights=weights))
 
 
 def of_latents(case: Case) -> PredictedTracks:
@@ -357,16 +385,6 @@ def score(tracks: PredictedTracks, case: Case) -> Scores:
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     return {name: float(np.nanmean([of[name] for of in scores])) for name in scores[0]}
-
-
-def _subsets(num_heads: int) -> list[tuple[int, ...]]:
-    """All choices of heads; there are few."""
-    masks = range(1, 2**num_heads)
-    return [tuple(head for head in range(num_heads) if mask >> head & 1) for mask in masks]
-
-
-def _heads_of(by_heads: Mapping[tuple[int, ...], Any]) -> list[int]:
-    return sorted(set(chain.from_iterable(by_heads)))
 
 
 # speed
