@@ -183,6 +183,44 @@ def test_model_offload_on_a_gpu_changes_no_capture(row: tuple[str, Path]) -> Non
 # Text encoders
 
 
+def held(backbone: Backbone) -> set[str]:
+    return {name for name, part in backbone.components._loaded.items() if isinstance(part, nn.Module)}
+
+
+def test_questions_load_nothing_and_prompts_load_text_alone(row: tuple[str, Path]) -> None:
+    """So that a card that cannot hold both can hold one after the other."""
+    name, folder = row
+    backbone = loaded(folder, release_text_encoder=True)
+    assert backbone.num_layers == 4
+    grid = backbone.token_grid(*clip_size(name))
+    backbone.schedule(10, grid=grid)
+    assert backbone.num_heads * backbone.num_channels * backbone.text_channels * backbone.text_length > 0
+    assert backbone.num_text_tokens >= 0
+    assert held(backbone) == set()
+    backbone.embed(PROMPT)
+    assert held(backbone) == set()
+    keeping = loaded(folder)
+    keeping.token_grid(*clip_size(name))
+    keeping.embed(PROMPT)
+    assert held(keeping) <= {"text_encoder", "text_encoder_2"}
+
+
+def test_the_transformer_makes_room_for_the_next_prompts_text_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[tuple[str, str]] = []
+    backbone = loaded(ROWS["cogvideox-5b"](tmp_path), release_text_encoder=True)
+    everything("cogvideox-5b", backbone)
+    monkeypatch.setattr(nn.Module, "to", lambda part, to: (moves.append((type(part).__name__, to.type)), part)[1])
+    monkeypatch.setattr(backbone.components, "device", torch.device("cuda"))
+    assert isinstance(backbone.components["text_encoder"], T5EncoderModel)
+    backbone.components.release_text()
+    names = ("CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX")
+    assert set(moves[:2]) == {(name, "cpu") for name in names}
+    assert moves[2] == ("T5EncoderModel", "cuda")
+    assert set(moves[3:]) == {(name, "cuda") for name in names}
+
+
 def test_a_released_text_encoder_is_gone_and_the_prompt_is_the_same(row: tuple[str, Path]) -> None:
     name, folder = row
     kept, released = loaded(folder), loaded(folder, release_text_encoder=True)

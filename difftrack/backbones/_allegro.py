@@ -31,15 +31,15 @@ class AllegroBackbone(MaskedTextBackbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size)
+        return int(self.transformer_config.patch_size)
 
     @property
     def spatial_stride(self) -> int:
-        return int(self.vae.spatial_compression_ratio)
+        return int(self.components.outline("vae").spatial_compression_ratio)
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.config.temporal_compression_ratio)
+        return int(self.vae_config.temporal_compression_ratio)
 
     @property
     def _frames_past_period(self) -> int:
@@ -47,10 +47,10 @@ class AllegroBackbone(MaskedTextBackbone):
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.caption_channels)
+        return int(self.transformer_config.caption_channels)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
-        return [block.attn1 for block in self.transformer.transformer_blocks]
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]
@@ -92,7 +92,7 @@ class AllegroBackbone(MaskedTextBackbone):
         self._fit_tiles(*videos.shape[2:])
         # Tiles are read one at a time, into the place of one clip.
         latents = torch.cat([self.vae.encode(video.unsqueeze(0)).latent_dist.mode() for video in videos])
-        scaled: Tensor = latents.transpose(1, 2) * self.vae.config.scaling_factor
+        scaled: Tensor = latents.transpose(1, 2) * self.vae_config.scaling_factor
         return scaled
 
     def _sample(self, *listening: Any, **arguments: Any) -> Float[np.ndarray, "frame height width rgb"]:  # noqa: ANN401

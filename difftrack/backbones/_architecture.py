@@ -53,24 +53,34 @@ class Architecture(ABC):
         return self.components["vae"]
 
     @property
+    def transformer_config(self) -> Any:  # noqa: ANN401
+        """Of the transformer, which need not be loaded for it."""
+        return self.components.outline("transformer").config
+
+    @property
+    def vae_config(self) -> Any:  # noqa: ANN401
+        """Of the autoencoder, which need not be loaded for it."""
+        return self.components.outline("vae").config
+
+    @property
     def num_layers(self) -> int:
         """Transformer blocks in execution order."""
-        return len(self.attention_modules())
+        return len(self._attention_of(self.components.outline("transformer")))
 
     @property
     def num_heads(self) -> int:
         """Attention heads of a layer."""
-        return int(self.transformer.config.num_attention_heads)
+        return int(self.transformer_config.num_attention_heads)
 
     @property
     def num_channels(self) -> int:
         """Channels of one head."""
-        return int(self.transformer.config.attention_head_dim)
+        return int(self.transformer_config.attention_head_dim)
 
     @property
     def num_latent_channels(self) -> int:
         """Channels of the latents that are denoised."""
-        config = self.transformer.config
+        config = self.transformer_config
         return int(config.out_channels or config.in_channels)
 
     @property
@@ -104,9 +114,13 @@ class Architecture(ABC):
         """Pixels per token along both image axes."""
         return self.spatial_stride * self.patch_size
 
-    @abstractmethod
     def attention_modules(self) -> Sequence[nn.Module]:
         """The attention over video tokens of every layer, in execution order."""
+        return self._attention_of(self.transformer)
+
+    @abstractmethod
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        """The attention modules of a transformer of this class, with memory or without."""
 
     @property
     def frame_period(self) -> int:

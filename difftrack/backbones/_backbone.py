@@ -98,6 +98,7 @@ class Backbone(CapturingBackbone):
         generator = torch.Generator("cpu").manual_seed(seed)
         noise = self._draw_noise(shape, generator)
         recorder = TrajectoryRecorder(noise)
+        inputs = self._sampling_inputs(self.embed(prompt))
         scheduler = self._sampling_scheduler()
         arguments: dict[str, Any] = {"latents": noise, "generator": generator}
         if self.draws_own_noise:
@@ -107,7 +108,7 @@ class Backbone(CapturingBackbone):
         frames = self._sample(
             self._sampling_pipeline(scheduler),
             recorder,
-            **self._sampling_inputs(self.embed(prompt)),
+            **inputs,
             **arguments,
             num_frames=num_frames,
             height=height,

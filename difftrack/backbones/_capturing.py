@@ -63,7 +63,7 @@ class CapturingBackbone(Architecture):
         if not self.needs_image:
             return None
         num_latent_frames, channels, rows, cols = latents.shape
-        extra = int(self.transformer.config.in_channels) - channels
+        extra = int(self.transformer_config.in_channels) - channels
         return ImageConditioning(self._random(num_latent_frames, extra, rows, cols))
 
     def _placeholder_extras(self) -> dict[str, Tensor]:

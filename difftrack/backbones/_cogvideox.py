@@ -28,32 +28,32 @@ class CogVideoXBackbone(Backbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size)
+        return int(self.transformer_config.patch_size)
 
     @property
     def latents_per_token_frame(self) -> int:
-        return int(self.transformer.config.patch_size_t or 1)
+        return int(self.transformer_config.patch_size_t or 1)
 
     @property
     def spatial_stride(self) -> int:
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return int(2 ** (len(self.vae_config.block_out_channels) - 1))
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.config.temporal_compression_ratio)
+        return int(self.vae_config.temporal_compression_ratio)
 
     @property
     def text_length(self) -> int:
-        return int(self.transformer.config.max_text_seq_length)
+        return int(self.transformer_config.max_text_seq_length)
 
     @property
     def needs_image(self) -> bool:
-        return bool(self.transformer.config.in_channels > self.num_latent_channels)
+        return bool(self.transformer_config.in_channels > self.num_latent_channels)
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
         """As `Architecture.check_size`; learned positions are known for one length, and diffusers makes others up."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
-        config = self.transformer.config
+        config = self.transformer_config
         known = (config.sample_frames - 1) // self.temporal_stride + 1
         num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1
         if config.use_learned_positional_embeddings and num_latent_frames != known:
@@ -65,7 +65,7 @@ class CogVideoXBackbone(Backbone):
     def check_image_size(self, height: int, width: int) -> None:
         """As `Architecture.check_image_size`; learned positions are known at one size."""
         super().check_image_size(height, width)
-        config = self.transformer.config
+        config = self.transformer_config
         known = (config.sample_height * self.spatial_stride, config.sample_width * self.spatial_stride)
         if config.use_learned_positional_embeddings and (height, width) != known:
             raise BackboneError(
@@ -74,10 +74,10 @@ class CogVideoXBackbone(Backbone):
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.text_embed_dim)
+        return int(self.transformer_config.text_embed_dim)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
-        return [block.attn1 for block in self.transformer.transformer_blocks]
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        return [block.attn1 for block in transformer.transformer_blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -110,7 +110,7 @@ class CogVideoXBackbone(Backbone):
 
     def generate(self, prompt: str, *, num_frames: int, **choices: Any) -> Generated:  # noqa: ANN401
         """As `Backbone.generate`; the stock decoder gives other numbers of frames than 8 k + 1 back too long."""
-        period = self.temporal_stride * int(self.vae.num_latent_frames_batch_size)
+        period = self.temporal_stride * int(self.components.outline("vae").num_latent_frames_batch_size)
         if num_frames % period != 1:
             raise BackboneError(
                 f"num_frames {num_frames} cannot be sampled by {self.name}: its decoder needs {period} k + 1, such as "
@@ -149,14 +149,14 @@ class CogVideoXBackbone(Backbone):
             "encoder_hidden_states": prompt.tokens.unsqueeze(0),
             "image_rotary_emb": self._rotary_embedding(num_latent_frames, rows, cols),
         }
-        if self.transformer.config.ofs_embed_dim is not None:
+        if self.transformer_config.ofs_embed_dim is not None:
             inputs["ofs"] = torch.full((1,), 2.0, dtype=self.components.dtype, device=self.device)
         return inputs
 
     @cache  # noqa: B019 - a backbone lives as long as its process, and sees few sizes
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Tensor, Tensor] | None:
         """As the stock pipeline prepares it, for any number of latent frames."""
-        if not self.transformer.config.use_rotary_positional_embeddings:
+        if not self.transformer_config.use_rotary_positional_embeddings:
             return None
         pipeline = self._sampling_pipeline(self.components["scheduler"])
         height, width = rows * self.spatial_stride, cols * self.spatial_stride
@@ -174,5 +174,5 @@ class CogVideoXBackbone(Backbone):
     def _encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae.config.scaling_factor
+        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae_config.scaling_factor
         return latents.transpose(1, 2)

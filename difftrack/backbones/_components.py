@@ -37,6 +37,7 @@ class Components(ABC):
         self.dtype = params.torch_dtype()
         self._params = params
         self._loaded: dict[str, Any] = {}
+        self._outlines: dict[str, Any] = {}
 
     @property
     @abstractmethod
@@ -61,6 +62,18 @@ class Components(ABC):
             self._loaded[component] = self._make(component)
         return self._loaded[component]
 
+    @abstractmethod
+    def _make_outline(self, component: str) -> Any:  # noqa: ANN401
+        """A model of a component's class and config on the device meta."""
+
+    def outline(self, component: str) -> Any:  # noqa: ANN401
+        """A model to be asked about, not to be run: the component where it is loaded, else one without memory."""
+        if component in self._loaded:
+            return self._loaded[component]
+        if component not in self._outlines:
+            self._outlines[component] = self._make_outline(component)
+        return self._outlines[component]
+
     def scheduler(self, **changes: Any) -> Any:  # noqa: ANN401
         """A scheduler of the checkpoint's class and config, some of it changed, nobody's but the caller's."""
         shipped = self["scheduler"]
@@ -80,19 +93,27 @@ class Components(ABC):
         """The pipeline over the text encoders alone, to embed prompts while nothing else is in memory.
 
         Args:
-            also: Further components that this pipeline's constructor cannot do without.
+            also: Further models that this pipeline's constructor asks about; their outlines do.
             kind: Class of the pipeline, if not the checkpoint's own.
         """
-        return self.partial_pipeline(*_TEXT, *also, kind=kind)
+        held = [name for name in self.names if name.startswith(_TEXT)]
+        return self._pipeline(held, also, scheduler=self["scheduler"], kind=kind or self.pipeline_class)
 
-    def partial_pipeline(self, *prefixes: str, kind: Any = None) -> Any:  # noqa: ANN401
-        """The pipeline over the components whose names begin so, without any other."""
-        held = [name for name in self.names if name.startswith(prefixes)]
-        return self._pipeline(held, scheduler=self["scheduler"], kind=kind or self.pipeline_class)
+    def outlined_pipeline(self, *names: str) -> Any:  # noqa: ANN401
+        """The pipeline over outlines of these components, to be asked about."""
+        return self._pipeline((), names, scheduler=self["scheduler"], kind=self.pipeline_class)
 
-    def _pipeline(self, held: Sequence[str], *, scheduler: Any, kind: Any) -> Any:  # noqa: ANN401
+    def _pipeline(
+        self,
+        held: Sequence[str],
+        outlined: Sequence[str] = (),
+        *,
+        scheduler: Any,  # noqa: ANN401
+        kind: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         taken = inspect.signature(kind.__init__).parameters
-        given = {name: self[name] for name in held} | {"scheduler": scheduler} | dict(self.settings)
+        given = {name: self[name] for name in held} | {name: self.outline(name) for name in outlined}
+        given |= {"scheduler": scheduler} | dict(self.settings)
         absent = dict.fromkeys(set(taken) - {"self", *given})
         optional = {name for name, parameter in taken.items() if parameter.default is not inspect.Parameter.empty}
         arguments = {name: value for name, value in (given | absent).items() if name in taken}
@@ -147,11 +168,24 @@ class FolderComponents(Components):
         """As `Components.release_text`; offloaded text encoders leave the GPU, not the computer."""
         if self._offloading is None:
             super().release_text()
+            self._move_others(self.device)
         elif self._params.release_text_encoder:
             self._send_away()
 
     def _make(self, component: str) -> Any:  # noqa: ANN401
+        if component.startswith("text_encoder"):
+            self._move_others(torch.device("cpu"))
         return self._load(component, self.device)
+
+    def _make_outline(self, component: str) -> Any:  # noqa: ANN401
+        return self._folder.outline(component)
+
+    def _move_others(self, device: torch.device) -> None:
+        """Make room for a text encoder that is to be released, and come back after it."""
+        if self._params.release_text_encoder and self.device.type != "cpu":
+            for name, loaded in self._loaded.items():
+                if isinstance(loaded, nn.Module) and not name.startswith(_TEXT):
+                    loaded.to(device)
 
     def _load(self, component: str, device: torch.device) -> Any:  # noqa: ANN401
         quantization = self._params.text_encoder_quantization if component.startswith("text_encoder") else "none"

@@ -43,13 +43,19 @@ class ConstructedComponents(Components):
         if component == "scheduler":
             kind, arguments = self._known.scheduler
             return getattr(diffusers, kind)(**arguments)
+        device = self.device if component == "transformer" else torch.device("meta")
+        model = self._construct(component, device)
+        return model if device.type == "meta" else _fill_weights(model, device)
+
+    def _make_outline(self, component: str) -> Any:  # noqa: ANN401
+        return self._construct(component, torch.device("meta"))
+
+    def _construct(self, component: str, device: torch.device) -> Any:  # noqa: ANN401
         kind, arguments = getattr(self._known, component)
         changes = self._small if component == "transformer" else {}
-        device = self.device if component == "transformer" else torch.device("meta")
         with torch.device(device), _weights_without_memory():
             model = getattr(diffusers, kind)(**{**arguments, **changes}).eval()
-        model = cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
-        return model if device.type == "meta" else _fill_weights(model, device)
+        return cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
 
 
 @contextmanager

@@ -112,6 +112,12 @@ class PipelineFolder:
                 folder, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=has_accelerate
             ).eval()
 
+    def outline(self, component: str) -> Any:  # noqa: ANN401
+        """A diffusers model of a component's class and config, without weights: on the device meta."""
+        kind = self._kind(component)
+        with torch.device("meta"):
+            return kind.from_config(kind.load_config(self.path / component)).eval()
+
     def _kind(self, component: str) -> Any:  # noqa: ANN401
         class_name = self.class_name(component)
         return getattr(importlib.import_module(self._components[component][0]), class_name)

@@ -26,26 +26,26 @@ class HunyuanVideoBackbone(Backbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size)
+        return int(self.transformer_config.patch_size)
 
     @property
     def latents_per_token_frame(self) -> int:
-        return int(self.transformer.config.patch_size_t)
+        return int(self.transformer_config.patch_size_t)
 
     @property
     def spatial_stride(self) -> int:
-        return int(self.vae.config.spatial_compression_ratio)
+        return int(self.vae_config.spatial_compression_ratio)
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.config.temporal_compression_ratio)
+        return int(self.vae_config.temporal_compression_ratio)
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.text_embed_dim)
+        return int(self.transformer_config.text_embed_dim)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
-        blocks = (*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks)
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
         return [block.attn for block in blocks]
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class HunyuanVideoBackbone(Backbone):
         }
 
     def _placeholder_extras(self) -> dict[str, Tensor]:
-        return {_POOLED: self._random(1, self.transformer.config.pooled_projection_dim)}
+        return {_POOLED: self._random(1, self.transformer_config.pooled_projection_dim)}
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {
@@ -90,5 +90,5 @@ class HunyuanVideoBackbone(Backbone):
     def _encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae.config.scaling_factor
+        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae_config.scaling_factor
         return latents.transpose(1, 2)

@@ -34,19 +34,19 @@ class HunyuanVideo15Backbone(Backbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size)
+        return int(self.transformer_config.patch_size)
 
     @property
     def latents_per_token_frame(self) -> int:
-        return int(self.transformer.config.patch_size_t)
+        return int(self.transformer_config.patch_size_t)
 
     @property
     def spatial_stride(self) -> int:
-        return int(self.vae.spatial_compression_ratio)
+        return int(self.components.outline("vae").spatial_compression_ratio)
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.temporal_compression_ratio)
+        return int(self.components.outline("vae").temporal_compression_ratio)
 
     @property
     def text_length(self) -> int:
@@ -59,14 +59,14 @@ class HunyuanVideo15Backbone(Backbone):
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.text_embed_dim)
+        return int(self.transformer_config.text_embed_dim)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if self.components.pipeline_name != "HunyuanVideo15Pipeline":
             raise BackboneError(
                 f"{self.name}: of HunyuanVideo 1.5, text to video is captured; this is {self.components.pipeline_name}"
             )
-        return [block.attn for block in self.transformer.transformer_blocks]
+        return [block.attn for block in transformer.transformer_blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -104,7 +104,7 @@ class HunyuanVideo15Backbone(Backbone):
         no_image = torch.zeros(
             1,
             stock.vision_num_semantic_tokens,
-            self.transformer.config.image_embed_dim,
+            self.transformer_config.image_embed_dim,
             dtype=dtype,
             device=self.device,
         )
@@ -117,7 +117,7 @@ class HunyuanVideo15Backbone(Backbone):
 
     def _placeholder_extras(self) -> dict[str, Tensor]:
         """No glyph text, as most prompts have none."""
-        tokens = self._random(1, self._stock.tokenizer_2_max_length, self.transformer.config.text_embed_2_dim)
+        tokens = self._random(1, self._stock.tokenizer_2_max_length, self.transformer_config.text_embed_2_dim)
         return {_TOKENS_2: tokens, _MASK_2: tokens.new_zeros(tokens.shape[:2])}
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
@@ -157,10 +157,10 @@ class HunyuanVideo15Backbone(Backbone):
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         # One at a time: its attention mask is made for a batch of one.
         latents = torch.cat([self.vae.encode(video.unsqueeze(0)).latent_dist.mode() for video in videos])
-        scaled: Tensor = latents * self.vae.config.scaling_factor
+        scaled: Tensor = latents * self.vae_config.scaling_factor
         return scaled.transpose(1, 2)
 
     @cached_property
     def _stock(self) -> Any:  # noqa: ANN401
         """The stock pipeline, for the lengths that it alone knows; its constructor reads the autoencoder's config."""
-        return self.components.partial_pipeline("vae")
+        return self.components.outlined_pipeline("vae")

@@ -33,26 +33,26 @@ class LTXBackbone(MaskedTextBackbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size)
+        return int(self.transformer_config.patch_size)
 
     @property
     def latents_per_token_frame(self) -> int:
-        return int(self.transformer.config.patch_size_t)
+        return int(self.transformer_config.patch_size_t)
 
     @property
     def spatial_stride(self) -> int:
-        return int(self.vae.spatial_compression_ratio)
+        return int(self.components.outline("vae").spatial_compression_ratio)
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.temporal_compression_ratio)
+        return int(self.components.outline("vae").temporal_compression_ratio)
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.caption_channels)
+        return int(self.transformer_config.caption_channels)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
-        return [block.attn1 for block in self.transformer.transformer_blocks]
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]
@@ -126,7 +126,7 @@ class LTXBackbone(MaskedTextBackbone):
             self.vae.encode(videos).latent_dist.mode(),
             self.vae.latents_mean,
             self.vae.latents_std,
-            self.vae.config.scaling_factor,
+            self.vae_config.scaling_factor,
         )
         return latents.transpose(1, 2)
 

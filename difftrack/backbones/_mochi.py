@@ -28,22 +28,22 @@ class MochiBackbone(MaskedTextBackbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size)
+        return int(self.transformer_config.patch_size)
 
     @property
     def spatial_stride(self) -> int:
-        return int(self.vae.spatial_compression_ratio)
+        return int(self.components.outline("vae").spatial_compression_ratio)
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.temporal_compression_ratio)
+        return int(self.components.outline("vae").temporal_compression_ratio)
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.text_embed_dim)
+        return int(self.transformer_config.text_embed_dim)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
-        return [block.attn1 for block in self.transformer.transformer_blocks]
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[prompt.mask]
@@ -62,7 +62,7 @@ class MochiBackbone(MaskedTextBackbone):
     def _encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        config: Any = self.vae.config
+        config: Any = self.vae_config
         latents: Tensor = self.vae.encode(videos).latent_dist.mode()
         if config.latents_mean is not None and config.latents_std is not None:
             mean, std = (latents.new_tensor(v).view(-1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))

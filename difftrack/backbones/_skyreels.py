@@ -26,11 +26,11 @@ class SkyReelsV2Backbone(WanBackbone):
 
     @property
     def spatial_stride(self) -> int:
-        return int(2 ** len(self.vae.temperal_downsample))
+        return int(2 ** len(self.components.outline("vae").temperal_downsample))
 
     @property
     def temporal_stride(self) -> int:
-        return int(2 ** sum(self.vae.temperal_downsample))
+        return int(2 ** sum(self.components.outline("vae").temperal_downsample))
 
     @property
     def needs_image(self) -> bool:
@@ -39,7 +39,7 @@ class SkyReelsV2Backbone(WanBackbone):
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
         """As `Architecture.check_size`; attention in blocks of frames wants whole blocks."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
-        block = int(self.transformer.config.num_frame_per_block)
+        block = int(self.transformer_config.num_frame_per_block)
         num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1
         if num_latent_frames % block:
             raise BackboneError(

@@ -35,15 +35,15 @@ class WanBackbone(Backbone):
 
     @property
     def patch_size(self) -> int:
-        return int(self.transformer.config.patch_size[1])
+        return int(self.transformer_config.patch_size[1])
 
     @property
     def spatial_stride(self) -> int:
-        return int(self.vae.config.scale_factor_spatial)
+        return int(self.vae_config.scale_factor_spatial)
 
     @property
     def temporal_stride(self) -> int:
-        return int(self.vae.config.scale_factor_temporal)
+        return int(self.vae_config.scale_factor_temporal)
 
     @property
     def needs_image(self) -> bool:
@@ -55,15 +55,15 @@ class WanBackbone(Backbone):
 
     @property
     def text_channels(self) -> int:
-        return int(self.transformer.config.text_dim)
+        return int(self.transformer_config.text_dim)
 
-    def attention_modules(self) -> Sequence[nn.Module]:
+    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if "transformer_2" in self.components.names:
             raise BackboneError(
                 f"{self.name} samples with two transformers, one per half of the steps; only pipelines with one "
                 f"transformer are captured"
             )
-        return [block.attn1 for block in self.transformer.blocks]
+        return [block.attn1 for block in transformer.blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -100,7 +100,7 @@ class WanBackbone(Backbone):
         if not self._image_beside_latents:
             return ImageConditioning(_image_latents(pipeline, pixels, num_frames=1))
         extras = {}
-        if self.transformer.config.image_dim is not None:
+        if self.transformer_config.image_dim is not None:
             embeds = pipeline.encode_image(np.round(image).astype(np.uint8), self.device)
             extras[_IMAGE_TOKENS] = embeds.to(self.components.dtype)
         if not frames_alone:
@@ -116,8 +116,8 @@ class WanBackbone(Backbone):
         conditioning = super().placeholder_conditioning(latents)
         if conditioning is not None and not self._image_beside_latents:
             return ImageConditioning(self._random(1, *latents.shape[1:]))
-        if conditioning is not None and self.transformer.config.image_dim is not None:
-            tokens = self._random(1, _CLIP_TOKENS, self.transformer.config.image_dim)
+        if conditioning is not None and self.transformer_config.image_dim is not None:
+            tokens = self._random(1, _CLIP_TOKENS, self.transformer_config.image_dim)
             return ImageConditioning(conditioning.latents, {_IMAGE_TOKENS: tokens})
         return conditioning
 
@@ -127,7 +127,7 @@ class WanBackbone(Backbone):
 
     @property
     def _image_beside_latents(self) -> bool:
-        return bool(self.transformer.config.in_channels > self.num_latent_channels)
+        return bool(self.transformer_config.in_channels > self.num_latent_channels)
 
     def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
         if not self._timestep_per_token:
@@ -170,7 +170,7 @@ class WanBackbone(Backbone):
         return ((latents - mean) / std).transpose(1, 2)
 
     def _latent_statistics(self) -> tuple[list[float], list[float]]:
-        return self.vae.config.latents_mean, self.vae.config.latents_std
+        return self.vae_config.latents_mean, self.vae_config.latents_std
 
 
 @torch.no_grad()
