@@ -4,7 +4,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,8 +97,6 @@ def train_transformer(
             optimizer.load_state_dict(values)
     log.rewind()
     if device.type == "cuda":
-        # Slices of the embedding come in another layout, which would double the compilations.
-        denoiser.transformer.transformer_blocks[0].register_forward_pre_hook(_dense, with_kwargs=True)
         compile_parts(denoiser.transformer.transformer_blocks, dynamic=None)
     begun = probed = saved = budget.seconds
 
@@ -135,15 +132,6 @@ def train_transformer(
     for timestep in (CLEANEST, *LEVELS):
         measure(timestep)
     return averaged
-
-
-def _dense(_: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> tuple[Any, Any]:
-    """The same arguments, tensors laid out densely."""
-
-    def dense(value: object) -> object:
-        return value.contiguous() if isinstance(value, Tensor) else value
-
-    return tuple(map(dense, given)), {name: dense(value) for name, value in named.items()}
 
 
 def _descend(
