@@ -15,6 +15,7 @@ from difftrack.backbones import (
     AttentionCall,
     Backbone,
     BackboneError,
+    CaptureError,
     LayerDescriptors,
     intercept,
     load_backbone,
@@ -24,6 +25,7 @@ from difftrack.correspondence import ClipMatcher, MatchSection, label_matches, l
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, InversionParams, ModeParams, TrackingViewParams
 from difftrack.metrics import score_clip
+from difftrack.store import DescriptorSpec
 from difftrack.tracking import ChunkDescriptors, TrackParams, track_clip
 
 pytestmark = [
@@ -171,6 +173,23 @@ def test_nothing_of_the_pipeline_is_left_changed(case: Case) -> None:
     assert [set(module.__dict__) for module in case.backbone.transformer.modules()] == attributes
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # flex attention's own: it is slow without a compiler
+@pytest.mark.parametrize("name", ["wan2.1-1.3b", "hunyuan-video", "ltx-2b"])
+def test_flex_attention_is_refused_by_name(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    backbone = load_backbone(f"path:{ROWS[name](tmp_path_factory.mktemp('pipeline'))}")
+    _, height, width = clip_size(name)
+    scale = backbone.spatial_stride
+    latents = backbone.placeholder_latents(2, height // scale, width // scale)
+    schedule, prompt = backbone.schedule(10, grid=backbone.grid_of(latents)), backbone.embed("")
+    backbone.transformer.set_attention_backend("flex")
+    try:
+        with pytest.raises(CaptureError, match=r"0 records for 2 layers.*backend .*FLEX.*set_attention_backend"):
+            list(backbone.capture(latents, 4, schedule, prompt, layers=[0, 1]))
+    finally:
+        backbone.transformer.set_attention_backend("native")
+    assert len(list(backbone.capture(latents, 4, schedule, prompt, layers=[0, 1]))) == 2
+
+
 # Modes
 
 
@@ -204,12 +223,53 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
     params = analysis(case, mode=ModeParams(generated="generate"), num_inference_steps=3, steps=(0, 1, 2), layers=(1,))
     extraction = Extractor(case.backbone, params).prepare(sampled, trajectory=generated.trajectory)
     first = 11 if case.name.startswith(TEXT_FIRST) else 0
-    for unit, query in zip(extraction.units("clip", extraction.groups["clip"].units), on_the_way, strict=True):
+    units = list(extraction.units("clip", extraction.groups["clip"].units))
+    assert_scored(units, extraction.groups["clip"])
+    for unit, query in zip(units, on_the_way, strict=True):
         head_major = torch.from_numpy(unit.arrays["query"]).flatten(1, 3)
         assert torch.equal(head_major, query[0, :, first : first + head_major.shape[1]])
         ones, zeros = torch.ones(1), torch.zeros(1)
         shares = (schedule.add_noise(ones, zeros, unit.step), schedule.add_noise(zeros, ones, unit.step))
         assert tuple(map(float, shares)) == pytest.approx(data_and_noise(case.name, scheduler, unit.step), abs=1e-6)
+
+
+def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Case) -> None:
+    """Found among the branches by its numbers, not by its place: alone in its batch it is bit-equal; in a batch of two,
+    matrix products are summed in another order. What is captured for the empty prompt is the other branch."""
+    on_the_way: list[Tensor] = []
+    image = {"image": case.frames[0]} if case.backbone.needs_image else {}
+    module = case.backbone.attention_modules()[1]
+    with intercept({1: module}, lambda call: (on_the_way.append(call.query.clone()), call.run())[1]):
+        num_frames, height, width = case.size
+        generated = case.backbone.generate(
+            PROMPT,
+            seed=3,
+            num_inference_steps=2,
+            cfg_scale=6.0,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            **image,
+        )
+    branches = [branch for call in on_the_way for branch in call]
+    num_branches = len(branches) // 2
+    assert num_branches == (1 if case.name == "hunyuan-video" else 2)  # distilled: its guidance is an input
+    alone = len(on_the_way) == len(branches) and case.name != "mochi-1"  # whose attention alone takes one at a time
+    assert alone == case.name.startswith(("hunyuan", "wan", "skyreels"))
+    tolerance = 0.0 if alone else 2e-5
+    schedule = case.backbone.schedule(2, grid=case.backbone.token_grid(*case.size))
+    for step, latents in enumerate(generated.trajectory.latents):
+        there = branches[step * num_branches : (step + 1) * num_branches]
+        for prompt in (PROMPT, "")[:num_branches]:
+            embedding = case.backbone.embed(prompt)
+            (record,) = case.backbone.capture(
+                latents, step, schedule, embedding, layers=[1], kinds=["query"], **case.conditions(latents)
+            )
+            first = 11 if case.name.startswith(TEXT_FIRST) else 0
+            query = record.query.flatten(1, 3)
+            errors = [float((branch[:, first : first + query.shape[1]] - query).abs().max()) for branch in there]
+            assert min(errors) <= tolerance
+            assert num_branches == 1 or max(errors) > 10 * tolerance
 
 
 def analysis(case: Case, **choices: Any) -> AnalysisParams:
@@ -228,21 +288,8 @@ def data_and_noise(name: str, scheduler: Any, step: int) -> tuple[float, float]:
     return (sigma, 1 - sigma) if name == "mochi-1" else (1 - sigma, sigma)
 
 
-@pytest.mark.parametrize("mode", ["add_noise", "ddim_inversion", "clean"])
-def test_real_clips_go_through_every_mode_to_scores(case: Case, mode: str) -> None:
-    inversion = InversionParams(iterations=1)
-    params = analysis(case, steps=(49,), layers=(1, 3), mode=ModeParams(folder=mode), inversion=inversion)
-    clip = Clip("clip", case.frames, fps=8.0, prompt=PROMPT, source="folder")
-    extraction = Extractor(case.backbone, params).prepare(clip)
-    spec = extraction.groups["clip"]
-    units = list(extraction.units("clip", spec.units))
-    assert [(unit.step, unit.layer) for unit in units] == [(49, 1), (49, 3)]
-    for unit in units:
-        assert {entry: array.shape for entry, array in unit.arrays.items()} == {
-            entry: spec.entry_shape(entry) for entry in spec.entries
-        }
-    assert ("clip" in extraction.round_trip_errors) == (mode == "ddim_inversion")
-
+def assert_scored(units: list[Any], spec: DescriptorSpec) -> None:
+    """Units of layers 1 and 3 at one step go on to matches and to scores that are numbers."""
     points = np.array([[9.0, 9.0], [17.0, 9.0]])
     matcher = ClipMatcher(MatchSection(per_head=False, device="cpu"), points, spec.grid.stride_px, spec.text_mask)
     cells = {
@@ -261,13 +308,40 @@ def test_real_clips_go_through_every_mode_to_scores(case: Case, mode: str) -> No
         temporal_stride=spec.grid.temporal_stride,
     )
     for name in ("matching_accuracy", "feature_accuracy", "confidence", "attention_score"):
-        assert scores[name].shape == (1, 2)
+        assert scores[name].shape == (len(spec.steps), len(spec.layers))
         assert bool(np.isfinite(scores[name]).all()), name
 
 
-def test_frames_encoded_alone_make_a_token_frame_each_and_are_tracked_through(case: Case) -> None:
+@pytest.mark.parametrize("mode", ["add_noise", "ddim_inversion", "clean"])
+def test_real_clips_go_through_every_mode_to_scores(case: Case, mode: str) -> None:
+    inversion = InversionParams(iterations=1)
+    params = analysis(case, steps=(49,), layers=(1, 3), mode=ModeParams(folder=mode), inversion=inversion)
+    clip = Clip("clip", case.frames, fps=8.0, prompt=PROMPT, source="folder")
+    extraction = Extractor(case.backbone, params).prepare(clip)
+    spec = extraction.groups["clip"]
+    units = list(extraction.units("clip", spec.units))
+    assert [(unit.step, unit.layer) for unit in units] == [(49, 1), (49, 3)]
+    for unit in units:
+        assert {entry: array.shape for entry, array in unit.arrays.items()} == {
+            entry: spec.entry_shape(entry) for entry in spec.entries
+        }
+    assert ("clip" in extraction.round_trip_errors) == (mode == "ddim_inversion")
+
+    assert_scored(units, spec)
+
+
+@pytest.mark.parametrize("mode", ["add_noise", "ddim_inversion", "clean"])
+def test_frames_encoded_alone_make_a_token_frame_each_and_are_tracked_through(case: Case, mode: str) -> None:
     _, height, width = case.size
-    params = TrackingViewParams(height=height, width=width, steps=(49,), layers=(2,), descriptors=("query", "key"))
+    params = TrackingViewParams(
+        height=height,
+        width=width,
+        steps=(49,),
+        layers=(2,),
+        descriptors=("query", "key"),
+        mode=ModeParams(folder=mode),
+        inversion=InversionParams(iterations=1),
+    )
     num_frames = 2 if "causal blocks" in case.name else 3
     clip = Clip("clip", case.frames[:num_frames], fps=8.0, prompt="", source="folder")
     extraction = Extractor(case.backbone, params).prepare(clip, chunks=[tuple(range(num_frames))])

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_pipelines import ROWS, VARIANTS, clip_size
 
 from difftrack.backbones import (
@@ -28,6 +30,8 @@ from difftrack.backbones import (
     summaries,
     write_trajectory,
 )
+from difftrack.datasets import Clip
+from difftrack.extraction import AnalysisParams, Extractor, ModeParams
 
 TOP = Path(__file__).parents[1]
 
@@ -291,6 +295,56 @@ def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backbone._warn_where_cut("a")
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_is_taken_at_its_revision_and_its_commit_goes_into_provenance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = ROWS["cogvideox-2b"](tmp_path / commit)
+    asked: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def fetch(*names: object, **choices: object) -> str:
+        asked.append((names, choices))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    backbone = load_backbone("cogvideox_t2v_2b", ModelParams(revision="v1"))
+    ((names, choices),) = asked
+    assert names == ("zai-org/CogVideoX-2b",)
+    assert choices["revision"] == "v1"
+    assert not [pattern for pattern in choices["allow_patterns"] if pattern.endswith((".bin", ".pt", ".py", "*"))]
+    assert backbone.revision == commit
+    assert backbone.fingerprint != load_backbone(f"path:{folder}").fingerprint
+    view = AnalysisParams(num_frames=9, height=24, width=40, steps=(49,), layers=(1,), mode=ModeParams(folder="clean"))
+    clip = Clip("clip", np.zeros((9, 24, 40, 3), np.uint8), fps=8.0, prompt="", source="folder")
+    parts = {
+        name: Extractor(load_backbone(name), view).prepare(clip).groups["clip"].fingerprint_parts
+        for name in ("cogvideox-2b", f"path:{folder}")
+    }
+    assert parts["cogvideox-2b"]["revision"] == commit
+    assert "revision" not in parts[f"path:{folder}"]
+
+
+@pytest.mark.parametrize("name", ["cogvideox-2b", "hunyuan-video", "wan2.1-i2v-14b"])
+def test_every_model_is_read_from_safetensors(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROWS[name](tmp_path / "pipeline")
+    asked: dict[str, object] = {}
+    for base in (diffusers.ModelMixin, transformers.PreTrainedModel):
+        load = base.from_pretrained.__func__
+
+        def watched(kind: type, *args: object, load: Any = load, **choices: object) -> object:
+            asked[Path(str(args[0])).name] = choices.get("use_safetensors")
+            return load(kind, *args, **choices)
+
+        monkeypatch.setattr(base, "from_pretrained", classmethod(watched))
+    components = load_backbone(f"path:{folder}").components
+    models = [part for part in components.names if isinstance(components[part], torch.nn.Module)]
+    assert len(models) >= 3
+    assert asked == dict.fromkeys(models, True)
 
 
 def test_two_transformers_are_refused(tmp_path: Path) -> None:

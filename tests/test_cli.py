@@ -12,6 +12,7 @@ from tiny_results import LAYERS, clip, write_store
 from typer.testing import CliRunner
 
 from cli import app
+from difftrack.backbones import CaptureCheck
 from difftrack.datasets import write_clip
 from difftrack.media import read_image, read_video, write_video
 from difftrack.tracking import read_predictions
@@ -123,6 +124,18 @@ def test_models_lists_every_name_and_its_old_one() -> None:
     assert status == 0
     assert "cogvideox-2b" in out
     assert "cogvideox_t2v_2b" in out
+
+
+def test_models_prove_capture_here_and_fail_where_it_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, error = run("models", "--check", "cogvideox_t2v_2b", "--device", "cpu")
+    assert status == 0, error
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["ok"] * 5
+    law = CaptureCheck("a law", passed=False, found="broken")
+    monkeypatch.setattr("difftrack.backbones.check_capture", lambda name, params: iter([law]))
+    status, out, _ = run("models", "--check", "mochi-1", "--device", "cpu")
+    assert (status, out.splitlines()[-1]) == (1, "FAIL a law: broken")
+    status, _, error = run("models", "--check", "sora", "--device", "cpu")
+    assert status == 1
 
 
 def test_presets_are_listed_and_told_without_running(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class BackboneView:
         inverted = mode == "ddim_inversion"
         return {
             "backbone": backbone.fingerprint,
+            **({} if backbone.revision is None else {"revision": backbone.revision}),
             "dtype": backbone.params.dtype,
             "vae_tiling": backbone.params.vae_tiling,
             "image_condition": backbone.params.image_condition if backbone.needs_image else None,
