@@ -15,6 +15,7 @@ from difftrack.correspondence import (
     MatchingParams,
     attention_of_points,
     attention_of_points_per_head,
+    attention_of_points_with_heads,
     attention_rows,
     latent_to_frames,
     match_features,
@@ -384,20 +385,25 @@ def test_unusable_input_is_named() -> None:
         match_points_fused([], every_token())
 
 
-@pytest.mark.gpu
-def test_fused_kernels_equal_the_plain_version_on_cuda() -> None:
-    generator = torch.Generator().manual_seed(15)
-    query, key = torch.randn(2, 5, 3, 13, 17, 48, generator=generator).cuda()
-    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)):
-        for tokens in (torch.arange(221), torch.tensor([3, 71, 200])):
-            fused, plain = (
-                match_rows(
-                    [(query.to(dtype), key.to(dtype))],
-                    tokens.cuda(),
-                    source_frame=0,
-                    target_frames=range(1, 3),
-                    params=MatchingParams(backend=backend),
-                )
-                for backend in ("triton", "reference")
-            )
-            torch.testing.assert_close(fused, plain, atol=tolerance, rtol=0)
+def test_scores_too_large_for_a_plain_power_equal_the_plain_version() -> None:
+    query, key = draw(16, scale=30.0)
+    text_key, points = 30 * text_of(3, 3), every_token()
+    blocked, plain = (MatchingParams(backend=backend) for backend in ("blocked", "reference"))
+    found, expected = (match_points(query, key, points, params=params) for params in (blocked, plain))
+    torch.testing.assert_close(found.probability, expected.probability, atol=1e-3, rtol=0)
+    mask = torch.tensor([True, False, True])
+    for of_blocked, of_plain in zip(
+        *(attention_of_points_with_heads(query, key, text_key, mask, points, params=p) for p in (blocked, plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(of_blocked.frame_max, of_plain.frame_max, atol=1e-3, rtol=0)
+        torch.testing.assert_close(of_blocked.text_mass, of_plain.text_mass, atol=1e-3, rtol=0)
+
+
+def test_attention_of_mean_and_heads_together_is_what_each_gives_alone() -> None:
+    query, key = draw(17)
+    args = (query, key, text_of(4, 3), torch.tensor([True, False, True]), every_token() * 0.9)
+    of_mean, of_heads = attention_of_points_with_heads(*args)
+    for together, alone in ((of_mean, attention_of_points(*args)), (of_heads, attention_of_points_per_head(*args))):
+        torch.testing.assert_close(together.frame_max, alone.frame_max, atol=0, rtol=0)
+        torch.testing.assert_close(together.text_mass, alone.text_mass, atol=0, rtol=0)

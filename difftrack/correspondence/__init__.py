@@ -4,6 +4,7 @@ from difftrack.correspondence._attention import (
     AttentionRows,
     attention_of_points,
     attention_of_points_per_head,
+    attention_of_points_with_heads,
     attention_rows,
 )
 from difftrack.correspondence._clip import ClipMatcher, MatchSection, label_matches
@@ -38,6 +39,7 @@ __all__ = [
     "TopMatches",
     "attention_of_points",
     "attention_of_points_per_head",
+    "attention_of_points_with_heads",
     "attention_rows",
     "label_matches",
     "latent_to_frames",

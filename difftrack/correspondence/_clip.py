@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from difftrack.correspondence._attention import AttentionRows, attention_of_points, attention_of_points_per_head
+from difftrack.correspondence._attention import AttentionRows, attention_of_points, attention_of_points_with_heads
 from difftrack.correspondence._features import match_features
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import match_points, match_points_with_heads
@@ -83,20 +83,19 @@ class ClipMatcher:
 
     def _entries(self, read: Read) -> Iterator[tuple[str, tuple[tuple[str, ...], np.ndarray]]]:
         params = self.section.params
-        points = points_to_tokens(
-            torch.from_numpy(self.points_xy_px).to(self.device), stride_px=self.stride_px, params=params
-        )
+        points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=params)
         if "query_key" in self.section.kinds:
             query, key = (read(kind).to(self.device) for kind in ("query", "key"))
             text = (*self._text(read, key), points)
-            yield from _named("", self._attention(attention_of_points(query, key, *text, params=params)))
             if self.section.per_head:
                 mean, heads = match_points_with_heads(query, key, points, params=params)
+                rows, rows_of_heads = attention_of_points_with_heads(query, key, *text, params=params)
                 yield from _named("head_", self._matches(heads))
-                of_heads = attention_of_points_per_head(query, key, *text, params=params)
-                yield from _named("head_", self._attention(of_heads))
+                yield from _named("head_", self._attention(rows_of_heads))
             else:
                 mean = match_points(query, key, points, params=params)
+                rows = attention_of_points(query, key, *text, params=params)
+            yield from _named("", self._attention(rows))
             yield from _named("", self._matches(mean))
         if "feature" in self.section.kinds:
             matches = match_features(read("feature").to(self.device), points, params=params)
@@ -120,7 +119,7 @@ class ClipMatcher:
 
     def _text(self, read: Read, key: Tensor) -> tuple[Tensor, Tensor]:
         """Keys of the text tokens and which of them count; none where they are unlabels."""
-        mask = torch.tensor(self.text_mask, dtype=torch.bool, device=self.device)
+        mask = torch.tensor(self.text_mask, dtype=torch.bool)
         if not len(mask):
             return key.new_zeros(len(key), 0, key.shape[-1]), mask
         return read("text_key").to(self.device), mask

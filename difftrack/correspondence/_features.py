@@ -4,11 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._matches import Matches, check_source_frame, given_matches, join_matches
+from difftrack.correspondence._blocked import as_float, product
+from difftrack.correspondence._matches import Matches, check_source_frame, given_readings, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
-from difftrack.correspondence._readout import read_rows
-from difftrack.correspondence._softmax import mean_attention_blocked
+from difftrack.correspondence._readout import Logits, read_packed
+from difftrack.correspondence._rows import frame_batches
 
 __all__ = ["match_features"]
 
@@ -41,25 +42,36 @@ def match_features(
     """
     _, num_latent_frames, num_rows, cols, _ = feature.shape
     check_source_frame(source_frame, num_latent_frames)
-    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
-    source = _frame_features(feature, source_frame, params)[:, :, points.tokens]
-    one_head = torch.ones(1, device=feature.device)
-    frames = []
-    for target_frame in range(num_latent_frames):
-        if target_frame == source_frame:
-            frames.append(given_matches(points_xy_token))
-            continue
-        target = _frame_features(feature, target_frame, params)
-        rows = mean_attention_blocked(source, target, one_head, scale=1 / params.feature_temperature)
-        frames.append(read_rows(rows, points, cols=cols, params=params))
-    return join_matches(frames)
+    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=feature.device)
+    tokens = feature.permute(1, 2, 3, 0, 4).flatten(3).flatten(1, 2)
+    source = tokens[source_frame].index_select(0, points.tokens)
+    source_scale = _inverse_norms(source) if params.feature_similarity == "cosine" else None
+    readings = given_readings(points_xy_token, num_latent_frames, device=feature.device)
+    for frames in frame_batches(feature, points, params, source_frame):
+        at = slice(frames.start, frames.stop)
+        scores = _products(source, tokens[at])
+        logits = Logits(
+            scale=1 / params.feature_temperature,
+            row_scale=source_scale,
+            column_scale=None if source_scale is None else _inverse_norms(tokens[at]),
+        )
+        readings[at] = read_packed(scores, points, cols=cols, params=params, logits=logits)
+    return unpack(readings)
 
 
-def _frame_features(
-    feature: Float[Tensor, "head latent_frame row col channel"], latent_frame: int, params: MatchingParams
-) -> Float[Tensor, "1 1 token head_channel"]:
-    """Join all heads' channels into one vector per token."""
-    tokens = feature[:, latent_frame].flatten(1, 2).transpose(0, 1).flatten(1).float()
-    if params.feature_similarity == "cosine":
-        tokens = torch.nn.functional.normalize(tokens, dim=-1)
-    return tokens[None, None]
+def _products(
+    source: Float[Tensor, "query_token channel"], target: Float[Tensor, "frame token channel"]
+) -> Float[Tensor, "frame query_token token"]:
+    """Multiply in the features' own type with float32 sums where there is such a product, else in float32."""
+    num_frames, num_tokens, _ = target.shape
+    stacked = target.flatten(0, 1)
+    if source.is_cuda and source.dtype in (torch.float16, torch.bfloat16):
+        scores = torch.mm(source, stacked.T, out_dtype=torch.float32)
+    else:
+        scores = product(as_float(source), as_float(stacked))
+    return scores.reshape(len(source), num_frames, num_tokens).transpose(0, 1)
+
+
+def _inverse_norms(tokens: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes"]:
+    norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
+    return norms.clamp_(min=1e-12).reciprocal_()

@@ -1,13 +1,13 @@
 """What matching gives: positions with their probability, margin and cycle error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Matches", "check_source_frame", "given_matches", "join_matches", "stack_heads"]
+__all__ = ["Matches", "check_source_frame", "given_readings", "stack_heads", "unpack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,33 @@ def check_source_frame(source_frame: int, num_latent_frames: int) -> None:
         raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
 
 
-def given_matches(points_xy_token: Float[Tensor, "point xy"], *, cycle: bool = False) -> Matches:
-    """Say that points are where they were asked for: the matches of the source frame in itself."""
-    certain = torch.ones(1, len(points_xy_token), device=points_xy_token.device)
-    return Matches(points_xy_token.float()[None], certain, certain, torch.zeros_like(certain) if cycle else None)
+def unpack(
+    readings: Float[Tensor, "*axes point 4"], cycle_error_token: Float[Tensor, "*axes point"] | None = None
+) -> Matches:
+    """Name the four numbers that are read off for every point: x, y, probability, margin."""
+    return Matches(readings[..., :2], readings[..., 2], readings[..., 3], cycle_error_token)
 
 
-def join_matches(parts: Sequence[Matches]) -> Matches:
-    """Join matches of successive latent frames."""
-    return _combine(parts, torch.cat)
+def given_readings(
+    points_xy_token: Float[Tensor, "point xy"], *axes: int, device: torch.device
+) -> Float[Tensor, "*axes point 4"]:
+    """Say that points are where they were asked for, in the source frame and for now in all others.
+
+    Args:
+        points_xy_token: Points.
+        axes: Lengths of the leading axes.
+        device: Of the result.
+    """
+    certain = torch.nn.functional.pad(points_xy_token.float(), (0, 2), value=1.0)
+    return certain.to(device, non_blocking=True).repeat(*axes, 1, 1)
 
 
 def stack_heads(parts: Sequence[Matches]) -> Matches:
     """Give matches of single heads a head axis."""
-    return _combine(parts, torch.stack)
-
-
-def _combine(parts: Sequence[Matches], combine: Callable[[list[Tensor]], Tensor]) -> Matches:
     errors = [part.cycle_error_token for part in parts if part.cycle_error_token is not None]
     return Matches(
-        points_xy_token=combine([part.points_xy_token for part in parts]),
-        probability=combine([part.probability for part in parts]),
-        margin=combine([part.margin for part in parts]),
-        cycle_error_token=combine(errors) if errors else None,
+        points_xy_token=torch.stack([part.points_xy_token for part in parts]),
+        probability=torch.stack([part.probability for part in parts]),
+        margin=torch.stack([part.margin for part in parts]),
+        cycle_error_token=torch.stack(errors) if errors else None,
     )

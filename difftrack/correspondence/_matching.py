@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._matches import Matches, check_source_frame, given_matches, join_matches, stack_heads
+from difftrack.correspondence._backends import pair_rows
+from difftrack.correspondence._matches import Matches, check_source_frame, given_readings, stack_heads, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
-from difftrack.correspondence._readout import point_probabilities, read_rows
-from difftrack.correspondence._rows import Descriptors, RowsBetween, match_rows
+from difftrack.correspondence._readout import point_probabilities, read_packed
+from difftrack.correspondence._rows import Descriptors, RowsBetween, frame_batches, match_rows
 
 __all__ = [
     "TopMatches",
@@ -107,14 +108,8 @@ def match_points_fused(
     """
     if not pairs:
         raise ValueError("pairs is empty; at least one (query, key) is needed to match")
-    num_latent_frames = pairs[0][0].shape[1]
-    check_source_frame(source_frame, num_latent_frames)
-    between = RowsBetween(pairs, params, head_weights)
-    parts = [given_matches(points_xy_token, cycle=cycle)]
-    for target_frames in (range(source_frame), range(source_frame + 1, num_latent_frames)):
-        found = between.match(points_xy_token, source_frame, target_frames, cycle=cycle)
-        parts = [*found, *parts] if target_frames.start == 0 else [*parts, *found]
-    return join_matches(parts)
+    check_source_frame(source_frame, pairs[0][0].shape[1])
+    return RowsBetween(pairs, params, head_weights).match(points_xy_token, source_frame, cycle=cycle)
 
 
 def match_points_per_head(
@@ -127,7 +122,9 @@ def match_points_per_head(
     cycle: bool = False,
 ) -> Matches:
     """Match points by each head alone: `match_points` with a head axis in place of the mean over heads."""
-    weights = torch.eye(query.shape[0], device=query.device)
+    if not cycle:
+        return _with_heads(query, key, points_xy_token, params, source_frame, mean=False)[1]
+    weights = torch.eye(query.shape[0])
     return stack_heads(
         [
             match_points(
@@ -153,32 +150,34 @@ def match_points_with_heads(
     source_frame: int = 0,
 ) -> tuple[Matches, Matches]:
     """Give `match_points` and `match_points_per_head` for little more than the price of one of them."""
+    of_mean, of_heads = _with_heads(query, key, points_xy_token, params, source_frame, mean=True)
+    return of_mean, of_heads
+
+
+def _with_heads(
+    query: Tensor, key: Tensor, points_xy_token: Tensor, params: MatchingParams, source_frame: int, *, mean: bool
+) -> tuple[Matches, Matches]:
+    """Matches of the mean over heads, which stay those of the source frame unless asked for, and of every head."""
     num_heads, num_latent_frames, num_rows, cols, _ = query.shape
     check_source_frame(source_frame, num_latent_frames)
-    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
-    one_head = torch.eye(num_heads, device=query.device)
-    of_mean: list[Matches] = []
-    of_heads: list[list[Matches]] = [[] for _ in range(num_heads)]
-    for target_frame in range(num_latent_frames):
-        if target_frame == source_frame:
-            for parts in (of_mean, *of_heads):
-                parts.append(given_matches(points_xy_token))
-            continue
-        total: Tensor | None = None
-        for head in range(num_heads):
-            rows = match_rows(
-                [(query, key)],
-                points.tokens,
-                source_frame=source_frame,
-                target_frames=range(target_frame, target_frame + 1),
-                params=params,
-                head_weights=[one_head[head]],
-            )
-            of_heads[head].append(read_rows(rows, points, cols=cols, params=params))
-            total = rows if total is None else total.add_(rows)
-        if total is not None:
-            of_mean.append(read_rows(total.div_(num_heads), points, cols=cols, params=params))
-    return join_matches(of_mean), stack_heads([join_matches(parts) for parts in of_heads])
+    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
+    of_mean = given_readings(points_xy_token, num_latent_frames, device=query.device)
+    of_heads = of_mean.repeat(num_heads, 1, 1, 1)
+    for frames in frame_batches(query, points, params, source_frame, groups=num_heads):
+        at = slice(frames.start, frames.stop)
+        rows = pair_rows(
+            query.flatten(2, 3),
+            key.flatten(2, 3),
+            points.tokens,
+            source_frame=source_frame,
+            targets=frames,
+            params=params,
+            per_head=True,
+        )
+        of_heads[:, at] = read_packed(rows, points, cols=cols, params=params)
+        if mean:
+            of_mean[at] = read_packed(rows.mean(dim=0), points, cols=cols, params=params)
+    return unpack(of_mean), unpack(of_heads)
 
 
 def match_probabilities(
@@ -196,7 +195,7 @@ def match_probabilities(
     With `directions: forward` each map sums to 1; with `both` only its forward half does.
     """
     _, _, num_rows, cols, _ = query.shape
-    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params)
+    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
     weights = None if head_weights is None else [head_weights]
     rows = match_rows(
         [(query, key)],

@@ -1,7 +1,9 @@
 """Query points: from pixels to token coordinates and to the tokens whose probability rows they need."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,52 +45,110 @@ class QueryTokens:
 
     def mix(self, values: Float[Tensor, "*shape query_token channel"]) -> Float[Tensor, "*shape point channel"]:
         """Interpolate values given at `tokens` to the points."""
-        mixed = values.index_select(-2, self.slots[:, 0]) * self.weights[:, 0, None]
-        for corner in range(1, self.slots.shape[1]):
-            weights = self.weights[:, corner, None]
-            mixed = mixed.addcmul_(values.index_select(-2, self.slots[:, corner]), weights)
-        return mixed
+        if values.device.type != "cpu" or values.dtype != torch.float32 or values.requires_grad:
+            return (values[..., self.slots, :] * self.weights[..., None]).sum(dim=-2)
+        *shape, num_tokens, num_channels = values.shape
+        stacked = values.reshape(-1, num_channels)
+        copies = len(stacked) // num_tokens
+        starts = torch.arange(0, len(stacked), num_tokens)[:, None, None]
+        mixed: Tensor = torch.nn.functional.embedding_bag(
+            (self.slots + starts).flatten(0, 1),
+            stacked,
+            per_sample_weights=self.weights.repeat(copies, 1),
+            mode="sum",
+        )
+        return mixed.reshape(*shape, len(self.slots), num_channels)
 
 
 def query_tokens(
-    points_xy_token: Float[Tensor, "point xy"], *, rows: int, cols: int, params: MatchingParams = CORRECTED
+    points_xy_token: Float[Tensor, "point xy"],
+    *,
+    rows: int,
+    cols: int,
+    params: MatchingParams = CORRECTED,
+    device: torch.device | None = None,
 ) -> QueryTokens:
     """Find the four tokens around every point and their bilinear weights.
+
+    It is done on the CPU and kept for the last sets of points: the same points are asked of every layer and step, and a
+    GPU then need not be waited for. Points are best left on the CPU.
+
+    Args:
+        points_xy_token: Points in token coordinates.
+        rows: Of the token grid.
+        cols: Of the token grid.
+        params: `query_margin` and `padding` matter here.
+        device: Where the result is wanted; where the points are when None.
 
     Raises:
         ValueError: a coordinate is not finite.
     """
-    if not torch.isfinite(points_xy_token).all():
-        bad = int((~torch.isfinite(points_xy_token)).any(dim=-1).nonzero()[0])
-        raise ValueError(f"query point {bad} is {points_xy_token[bad].tolist()}; coordinates must be finite")
-    size = torch.tensor([cols, rows], device=points_xy_token.device)
-    xy = points_xy_token.float()
-    if params.query_margin == "grid":
-        xy = xy * (size - 1) / (size - cols / 64)
-    if params.padding == "border":
-        xy = xy.clamp(min=torch.zeros_like(size), max=size - 1)
-    base = xy.floor()
-    offsets = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=xy.device)
-    corners = base.long()[:, None] + offsets
-    weights = (1 - (xy[:, None] - corners).abs()).prod(dim=-1)
-    inside = ((corners >= 0) & (corners < size)).all(dim=-1)
-    weights = torch.where(inside, weights, 0.0)
-    used = torch.where((weights > 0)[..., None], corners, corners[:, :1]).clamp(
-        min=torch.zeros_like(size), max=size - 1
+    found = _query_tokens(
+        _bytes_of(points_xy_token),
+        rows,
+        cols,
+        params.query_margin,
+        params.padding,
+        str(device or points_xy_token.device),
     )
-    tokens, slots = torch.unique(used[..., 1] * cols + used[..., 0], return_inverse=True)
-    return QueryTokens(tokens=tokens, slots=slots, weights=weights)
+    if isinstance(found, int):
+        raise ValueError(f"query point {found} is {points_xy_token[found].tolist()}; coordinates must be finite")
+    return found
+
+
+def _bytes_of(points: Float[Tensor, "point xy"]) -> bytes:
+    return points.detach().float().cpu().numpy().tobytes()
+
+
+@lru_cache(maxsize=32)
+def _query_tokens(
+    points: bytes, rows: int, cols: int, query_margin: str, padding: str, device: str
+) -> QueryTokens | int:
+    """Give the tokens, or the index of the first point that is not finite."""
+    with torch.inference_mode(False):
+        xy = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy())
+        if not torch.isfinite(xy).all():
+            return int((~torch.isfinite(xy)).any(dim=-1).nonzero()[0])
+        size = torch.tensor([cols, rows])
+        if query_margin == "grid":
+            xy = xy * (size - 1) / (size - cols / 64)
+        if padding == "border":
+            xy = xy.clamp(min=torch.zeros_like(size), max=size - 1)
+        base = xy.floor()
+        corners = base.long()[:, None] + torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+        weights = (1 - (xy[:, None] - corners).abs()).prod(dim=-1)
+        inside = ((corners >= 0) & (corners < size)).all(dim=-1)
+        weights = torch.where(inside, weights, 0.0)
+        used = torch.where((weights > 0)[..., None], corners, corners[:, :1])
+        used = used.clamp(min=torch.zeros_like(size), max=size - 1)
+        tokens, slots = torch.unique(used[..., 1] * cols + used[..., 0], return_inverse=True)
+        return QueryTokens(*(part.to(device) for part in (tokens, slots, weights)))
 
 
 def nearest_tokens(
-    points_xy_token: Float[Tensor, "point xy"], *, rows: int, cols: int, params: MatchingParams = CORRECTED
-) -> Int[Tensor, " point"]:
+    points_xy_token: Float[Tensor, "point xy"],
+    *,
+    rows: int,
+    cols: int,
+    params: MatchingParams = CORRECTED,
+    device: torch.device | None = None,
+) -> tuple[Int[Tensor, " query_token"], Int[Tensor, " point"]]:
     """Pick the token nearest to every point (flat, row-major), halves to even; points outside take the border's.
 
     With `attention_axes: swapped` x chooses the row and y the column, as in the released code.
+
+    Returns:
+        The tokens, each once, and the position of every point's token among them; kept as by `query_tokens`.
     """
-    nearest = points_xy_token.round().long()
-    row, col = nearest[:, 1], nearest[:, 0]
-    if params.attention_axes == "swapped":
-        row, col = col, row
-    return row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1)
+    swapped = params.attention_axes == "swapped"
+    return _nearest_tokens(_bytes_of(points_xy_token), rows, cols, swapped, str(device or points_xy_token.device))
+
+
+@lru_cache(maxsize=32)
+def _nearest_tokens(points: bytes, rows: int, cols: int, swapped: bool, device: str) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        nearest = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy()).round().long()
+        col, row = nearest.flip(-1).unbind(dim=-1) if swapped else nearest.unbind(dim=-1)
+        flat = row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1)
+        tokens, slots = torch.unique(flat, return_inverse=True)
+        return tokens.to(device), slots.to(device)

@@ -1,19 +1,21 @@
 """Match probabilities between latent frames: the averages over heads, directions, layers and steps."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from difftrack.correspondence._matches import Matches
+from difftrack.correspondence._backends import pair_rows
+from difftrack.correspondence._matches import Matches, given_readings, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
-from difftrack.correspondence._points import query_tokens
-from difftrack.correspondence._readout import read_rows
-from difftrack.correspondence._softmax import mean_attention
+from difftrack.correspondence._points import QueryTokens, query_tokens
+from difftrack.correspondence._readout import read_packed
 
-__all__ = ["Descriptors", "RowsBetween", "match_rows"]
+__all__ = ["Descriptors", "RowsBetween", "frame_batches", "match_rows"]
+
+_CACHED_BYTES = 8_000_000
 
 Descriptors = tuple[Float[Tensor, "_ latent_frame row col _"], Float[Tensor, "_ latent_frame row col _"]]
 """The query and the key of one (layer, step), [head, latent_frame, row, col, channel]."""
@@ -63,29 +65,21 @@ def _pair_rows(
 ) -> Float[Tensor, "target_frame query_token token"]:
     """C of one (layer, step)."""
     query, key = (tensor.flatten(2, 3) for tensor in pair)
-    num_heads, _, tokens_per_frame, num_channels = query.shape
-    weights = _unit_weights(head_weights, num_heads, query.device)
-    scale = params.score_scale(num_heads=num_heads, num_channels=num_channels)
-    targets = slice(target_frames.start, target_frames.stop)
-    source_query = query[:, source_frame, tokens][:, None].expand(-1, len(target_frames), -1, -1)
-    rows = mean_attention(source_query, key[:, targets], weights, scale=scale, params=params)
-    if params.directions == "forward":
-        return rows
-    source_key = key[:, source_frame][:, None].expand(-1, len(target_frames), -1, -1)
-    every = len(tokens) == tokens_per_frame and bool((tokens.diff() == 1).all())
-    columns = None if every else tokens
-    back = mean_attention(query[:, targets], source_key, weights, scale=scale, params=params, columns=columns)
-    return rows.add_(back.transpose(1, 2)).mul_(0.5)
+    weights = None if head_weights is None else _unit_weights(head_weights, query.shape[0])
+    rows = pair_rows(
+        query, key, tokens, source_frame=source_frame, targets=target_frames, params=params, head_weights=weights
+    )
+    return rows[0]
 
 
-def _unit_weights(weights: Tensor | None, num_heads: int, device: torch.device) -> Float[Tensor, " head"]:
-    if weights is None:
-        return torch.full((num_heads,), 1 / num_heads, device=device)
+def _unit_weights(weights: Tensor, num_heads: int) -> Float[Tensor, " head"]:
+    """Scale head weights to sum 1, on the CPU: a handful of numbers that a GPU would have to be waited for."""
+    weights = weights.cpu()
     if weights.shape != (num_heads,) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
         raise ValueError(
             f"head_weights is {weights.tolist()}; wanted: {num_heads} numbers, none negative, not all zero"
         )
-    return (weights / weights.sum()).to(device, torch.float32)
+    return (weights / weights.sum()).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +90,32 @@ class RowsBetween:
     params: MatchingParams
     head_weights: Sequence[Tensor] | None
 
-    def match(
-        self, points_xy_token: Float[Tensor, "point xy"], source_frame: int, target_frames: range, *, cycle: bool
-    ) -> Iterator[Matches]:
-        """Match points of one latent frame in consecutive others; with `cycle` also back again."""
-        _, _, num_rows, cols, _ = self.pairs[0][0].shape
-        points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=self.params)
-        if cycle:
-            for target_frame in target_frames:
-                yield self._match_cycle(points_xy_token, source_frame, target_frame)
-            return
-        frame_bytes = 4 * len(points.tokens) * num_rows * cols * (2 if self.params.directions == "both" else 1)
-        batch = max(1, self.params.memory_limit_mb * 2**20 // frame_bytes)
-        for start in range(target_frames.start, target_frames.stop, batch):
-            frames = range(start, min(start + batch, target_frames.stop))
-            yield read_rows(self._rows(points.tokens, source_frame, frames), points, cols=cols, params=self.params)
+    def match(self, points_xy_token: Float[Tensor, "point xy"], source_frame: int, *, cycle: bool) -> Matches:
+        """Match points of one latent frame in all others; with `cycle` also back again."""
+        query, _ = self.pairs[0]
+        _, num_latent_frames, num_rows, cols, _ = query.shape
+        points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=self.params, device=query.device)
+        readings = given_readings(points_xy_token, num_latent_frames, device=query.device)
+        errors = readings.new_zeros(readings.shape[:-1]) if cycle else None
+        for frames in frame_batches(query, points, self.params, source_frame, single=cycle):
+            at = slice(frames.start, frames.stop)
+            if errors is None:
+                rows = self._rows(points.tokens, source_frame, frames)
+                readings[at] = read_packed(rows, points, cols=cols, params=self.params)
+            else:
+                readings[at], errors[at] = self._match_cycle(readings[source_frame], points, source_frame, frames.start)
+        return unpack(readings, errors)
 
-    def _match_cycle(self, points_xy_token: Float[Tensor, "point xy"], source_frame: int, target_frame: int) -> Matches:
-        _, _, num_rows, cols, _ = self.pairs[0][0].shape
-        points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=self.params)
+    def _match_cycle(
+        self, asked: Float[Tensor, "point 4"], points: QueryTokens, source_frame: int, target_frame: int
+    ) -> tuple[Float[Tensor, "1 point 4"], Float[Tensor, "1 point"]]:
+        query, _ = self.pairs[0]
+        _, _, num_rows, cols, _ = query.shape
         forth, back = self._both_ways(source_frame, target_frame)
-        there = read_rows(forth(points.tokens), points, cols=cols, params=self.params)
-        found = query_tokens(there.points_xy_token[0], rows=num_rows, cols=cols, params=self.params)
-        again = read_rows(back(found.tokens), found, cols=cols, params=self.params)
-        error = torch.linalg.vector_norm(again.points_xy_token - points_xy_token, dim=-1)
-        return replace(there, cycle_error_token=error)
+        there = read_packed(forth(points.tokens), points, cols=cols, params=self.params)
+        found = query_tokens(there[0, :, :2], rows=num_rows, cols=cols, params=self.params, device=query.device)
+        again = read_packed(back(found.tokens), found, cols=cols, params=self.params)
+        return there, torch.linalg.vector_norm(again[..., :2] - asked[..., :2], dim=-1)
 
     def _both_ways(self, source_frame: int, target_frame: int) -> tuple["RowsOfTokens", "RowsOfTokens"]:
         """Functions giving the rows of source tokens in the target frame, and of target tokens in the source frame.
@@ -151,3 +146,27 @@ class RowsBetween:
 
 
 RowsOfTokens = Callable[[Int[Tensor, " query_token"]], Float[Tensor, "target_frame query_token token"]]
+
+
+def frame_batches(
+    query: Float[Tensor, "head latent_frame row col channel"],
+    points: QueryTokens,
+    params: MatchingParams,
+    source_frame: int,
+    *,
+    groups: int = 1,
+    single: bool = False,
+) -> Iterator[range]:
+    """Split the latent frames other than the source into runs whose rows stay within the memory limit.
+
+    A CPU takes fewer at a time than it might, so that rows are read while they are in its cache.
+    """
+    _, num_latent_frames, num_rows, cols, _ = query.shape
+    limit = params.memory_limit_mb * 2**20
+    if query.device.type == "cpu":
+        limit = min(limit, _CACHED_BYTES)
+    frame_bytes = 4 * groups * len(points.tokens) * num_rows * cols
+    most = 1 if single else max(1, limit // max(1, frame_bytes))
+    for around in (range(source_frame), range(source_frame + 1, num_latent_frames)):
+        for start in around[::most]:
+            yield range(start, min(start + most, around.stop))

@@ -1,0 +1,134 @@
+"""The two costly things: softmax rows averaged over heads, and the model's own attention."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from difftrack.correspondence._blocked import attention_parts_blocked, pair_rows_blocked
+from difftrack.correspondence._params import MatchingParams
+from difftrack.correspondence._reference import attention_parts_reference, pair_rows_reference
+
+__all__ = ["attention_parts", "choose_backend", "pair_rows"]
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def choose_backend(params: MatchingParams, *, on_cuda: bool) -> str:
+    """Say which backend runs.
+
+    Raises:
+        ValueError: `backend: triton` is forced where it cannot run.
+    """
+    if params.backend == "auto":
+        return "triton" if on_cuda and HAS_TRITON else "blocked"
+    if params.backend == "triton" and not HAS_TRITON:
+        raise ValueError("backend is 'triton', but Triton is not installed here; use 'auto' or 'blocked'")
+    return params.backend
+
+
+def pair_rows(
+    query: Float[Tensor, "head latent_frame token channel"],
+    key: Float[Tensor, "head latent_frame token channel"],
+    tokens: Int[Tensor, " query_token"],
+    *,
+    source_frame: int,
+    targets: range,
+    params: MatchingParams,
+    head_weights: Float[Tensor, " head"] | None = None,
+    per_head: bool = False,
+) -> Float[Tensor, "group target_frame query_token token"]:
+    """Give the match probabilities of some tokens of one latent frame over all tokens of others, in float32.
+
+        F_h[i, x] = softmax_x(scale <q_hsi, k_hjx>)
+        B_h[i, x] = softmax_i(scale <q_hjx, k_hsi>), the softmax over all tokens i
+        C = sum_h w_h (F_h + B_h) / 2, or sum_h w_h F_h with `directions: forward`
+
+    Args:
+        query: Descriptors of one (layer, step); any float type.
+        key: Keys that go with them.
+        tokens: Tokens i of the source frame, each at most once.
+        source_frame: s.
+        targets: Consecutive latent frames j.
+        params: `directions`, `temperature` and `backend` matter here.
+        head_weights: w, which sums to 1; uniform when None. Heads of weight 0 are skipped. Kept on the CPU, it costs a
+            GPU no wait.
+        per_head: Give C of every head alone instead of the mean.
+
+    Returns:
+        C, with a leading axis of all heads, or of length one.
+    """
+    num_heads, _, _, num_channels = query.shape
+    scale = params.score_scale(num_heads=num_heads, num_channels=num_channels)
+    if head_weights is not None:
+        used = head_weights.cpu().nonzero().flatten()
+        if len(used) < num_heads:
+            on_device = used.to(query.device, non_blocking=True)
+            query, key, head_weights = query[on_device], key[on_device], head_weights[used.to(head_weights.device)]
+        head_weights = head_weights.to(query.device, non_blocking=True)
+    backend: dict[str, Callable[..., Tensor]] = {
+        "reference": pair_rows_reference,
+        "blocked": pair_rows_blocked,
+        "triton": partial(_triton, "pair_rows_triton"),
+    }
+    return backend[choose_backend(params, on_cuda=query.is_cuda)](
+        query,
+        key,
+        tokens,
+        source_frame=source_frame,
+        targets=slice(targets.start, targets.stop),
+        head_weights=head_weights,
+        scale=scale,
+        both=params.directions == "both",
+        per_head=per_head,
+    )
+
+
+def attention_parts(
+    query: Float[Tensor, "head token channel"],
+    key: Float[Tensor, "head latent_frame token channel"],
+    text_key: Float[Tensor, "head text_token channel"],
+    text_mask: Bool[Tensor, " text_token"] | None,
+    tokens: Int[Tensor, " point"],
+    *,
+    params: MatchingParams,
+    mean: bool,
+    per_head: bool,
+) -> tuple[
+    Float[Tensor, "head part point"], Float[Tensor, "part point"] | None, Float[Tensor, "head part point"] | None
+]:
+    """Reduce the attention of some tokens over text and video, temperature sqrt(channel), part by part.
+
+    Part 0 is the text (0 where there is none), part 1 + j latent frame j.
+
+    Args:
+        query: Queries of all tokens of one latent frame.
+        key: Keys of the video.
+        text_key: Keys of the text.
+        text_mask: Text tokens that count; all when None.
+        tokens: Tokens that ask.
+        params: `backend` and `memory_limit_mb` matter here.
+        mean: Give the largest values of the mean over heads.
+        per_head: Give the largest values of every head alone.
+
+    Returns:
+        Mass of every part in every head, largest value in the mean over heads, largest value in every head.
+    """
+    backend: dict[str, Callable[..., Any]] = {
+        "reference": attention_parts_reference,
+        "blocked": partial(attention_parts_blocked, memory_limit_mb=params.memory_limit_mb),
+        "triton": partial(_triton, "attention_parts_triton"),
+    }
+    chosen = backend[choose_backend(params, on_cuda=key.is_cuda)]
+    parts: tuple[Tensor, Tensor | None, Tensor | None]
+    parts = chosen(query, key, text_key, text_mask, tokens, mean=mean, per_head=per_head)
+    return parts
+
+
+def _triton(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    from difftrack.correspondence import _triton
+
+    return getattr(_triton, name)(*args, **kwargs)

@@ -1,0 +1,184 @@
+"""The fused kernels against the plain version: compiled where there is CUDA, else in Triton's interpreter on the CPU.
+
+The interpreter runs the same kernels one program at a time; it checks indices, masks and arithmetic, not speed.
+"""
+
+import importlib.util
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from difftrack.correspondence import (
+    CORRECTED,
+    AttentionRows,
+    MatchingParams,
+    attention_of_points_with_heads,
+    match_features,
+    match_points,
+    match_points_per_head,
+    match_points_with_heads,
+    match_rows,
+    query_tokens,
+    read_rows,
+)
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+ON_CUDA = torch.cuda.is_available()
+if HAS_TRITON and not ON_CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed here (it comes with torch for CUDA)"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning"),
+]
+if ON_CUDA:
+    pytestmark.append(pytest.mark.gpu)
+
+DEVICE = "cuda" if ON_CUDA else "cpu"
+HEADS, FRAMES, ROWS, COLS = 3, 4, 11, 13
+KINDS = [(48, torch.float32), (64, torch.float16), (128, torch.float32)]
+"""Channels and type; the interpreter multiplies the bit patterns of bfloat16, so that is for CUDA alone."""
+if ON_CUDA:
+    KINDS = [(n, dtype) for n in (48, 64, 128) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+HALF = torch.bfloat16 if ON_CUDA else torch.float16
+FUSED, PLAIN = (replace(CORRECTED, backend=backend) for backend in ("triton", "reference"))
+
+
+def draw(seed: int, channels: int, dtype: torch.dtype = torch.float32, *, rows: int = ROWS) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    query, key = torch.randn(2, FRAMES, rows, COLS, HEADS, channels, generator=generator).to(DEVICE, dtype)
+    return query.permute(3, 0, 1, 2, 4), key.permute(3, 0, 1, 2, 4)
+
+
+def points_between_tokens(count: int = 17) -> Tensor:
+    return torch.rand(count, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([COLS + 1, ROWS + 1]) - 1
+
+
+@pytest.mark.parametrize(("channels", "dtype"), KINDS)
+@pytest.mark.parametrize("directions", ["both", "forward"])
+def test_fused_match_probabilities_equal_the_plain_version(channels: int, dtype: torch.dtype, directions: Any) -> None:
+    query, key = draw(15, channels, dtype)
+    for tokens in (torch.arange(ROWS * COLS), torch.tensor([3, 71, 140])):
+        fused, plain = (
+            match_rows(
+                [(query, key)],
+                tokens.to(DEVICE),
+                source_frame=1,
+                target_frames=range(2, 4),
+                params=replace(params, directions=directions),
+            )
+            for params in (FUSED, PLAIN)
+        )
+        torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
+        assert fused.sum() > 0
+
+
+def test_fused_rows_follow_head_weights_and_temperature() -> None:
+    query, key = draw(16, 64)
+    for weights in (torch.tensor([0.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 3.0])):
+        fused, plain = (
+            match_rows(
+                [(query, key)],
+                torch.tensor([5, 9], device=DEVICE),
+                source_frame=0,
+                target_frames=range(3, 4),
+                params=replace(params, temperature=0.5),
+                head_weights=[weights],
+            )
+            for params in (FUSED, PLAIN)
+        )
+        torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    query, key = draw(17, 64)
+    fused, plain = (
+        match_rows([(40 * query, 40 * key)], torch.arange(19, device=DEVICE), source_frame=0, target_frames=range(1, 2),
+                   params=params)
+        for params in (FUSED, PLAIN)
+    )  # fmt: skip
+    torch.testing.assert_close(fused, plain, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"window_radius": 2, "window_temperature": 0.5},
+        {"second_softmax": True, "padding": "zeros"},
+        {"read_out": "argmax_map", "query_margin": "grid", "second_softmax": True, "window_radius": 1},
+    ],
+)
+def test_the_fused_read_out_equals_the_plain_one(overrides: dict[str, Any]) -> None:
+    points = query_tokens(
+        points_between_tokens(),
+        rows=ROWS,
+        cols=COLS,
+        params=replace(CORRECTED, **overrides),
+        device=torch.device(DEVICE),
+    )
+    generator = torch.Generator().manual_seed(18)
+    rows = torch.rand(2, len(points.tokens), ROWS * COLS, generator=generator).to(DEVICE) ** 8
+    rows[:, :, ::7] = 0.0
+    fused, plain = (
+        read_rows(rows, points, cols=COLS, params=replace(params, **overrides)) for params in (FUSED, PLAIN)
+    )
+    torch.testing.assert_close(fused.points_xy_token, plain.points_xy_token, atol=1e-3, rtol=0)
+    torch.testing.assert_close(fused.probability, plain.probability, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(fused.margin, plain.margin, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("source_frame", [0, 2])
+def test_fused_matches_of_mean_and_heads_equal_the_plain_ones(source_frame: int) -> None:
+    query, key = draw(19, 64, HALF)
+    found = {
+        params.backend: [
+            match_points(query, key, points_between_tokens(), params=params, source_frame=source_frame),
+            *match_points_with_heads(query, key, points_between_tokens(), params=params, source_frame=source_frame),
+            match_points_per_head(query, key, points_between_tokens(), params=params, source_frame=source_frame),
+        ]
+        for params in (FUSED, PLAIN)
+    }
+    for fused, plain in zip(*found.values(), strict=True):
+        torch.testing.assert_close(fused.probability, plain.probability, atol=1e-6, rtol=1e-4)
+        assert (fused.points_xy_token == plain.points_xy_token).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", ["corrected", "released"])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_fused_feature_matches_equal_the_plain_ones(name: Any, dtype: torch.dtype) -> None:
+    feature, _ = draw(20, 16, dtype)
+    fused, plain = (
+        match_features(feature, points_between_tokens(), params=MatchingParams.preset(name, {"backend": backend}))
+        for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(fused.probability, plain.probability, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(fused.points_xy_token, plain.points_xy_token, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), KINDS)
+def test_fused_attention_equals_the_plain_version_with_padded_text(channels: int, dtype: torch.dtype) -> None:
+    query, key = draw(21, channels, dtype)
+    for num_text, kept in ((5, [0, 3]), (5, []), (0, [])):
+        text_key = torch.randn(HEADS, num_text, channels, generator=torch.Generator().manual_seed(22)).to(DEVICE, dtype)
+        mask = torch.zeros(num_text, dtype=torch.bool)
+        mask[kept] = True
+        fused, plain = (
+            attention_of_points_with_heads(
+                query, key, text_key, mask.to(DEVICE), points_between_tokens(), params=params, source_frame=1
+            )
+            for params in (FUSED, PLAIN)
+        )
+        for of_fused, of_plain in zip(fused, plain, strict=True):
+            assert_same_attention(of_fused, of_plain)
+
+
+def assert_same_attention(fused: AttentionRows, plain: AttentionRows) -> None:
+    for name in ("text_max", "text_mass", "frame_max", "frame_mass"):
+        torch.testing.assert_close(getattr(fused, name), getattr(plain, name), atol=1e-6, rtol=1e-4)
+    total = fused.text_mass + fused.frame_mass.sum(dim=-2)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
