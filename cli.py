@@ -265,6 +265,29 @@ def guide(
 
 
 @_verb
+def vbench(
+    samples: Annotated[Path, typer.Argument(help="Folder that `guide` wrote.")],
+    out: Annotated[Path, typer.Option(help="File for the means.")] = Path("vbench.json"),
+    executable: Annotated[str, typer.Option(help="VBench's program, in an environment of its own.")] = "vbench",
+) -> None:
+    """Score guided and plain samples by VBench's own networks, where it is installed."""
+    from statistics import fmean
+
+    from difftrack.quality import vbench_scores
+
+    means: dict[str, dict[str, float]] = {}
+    for way in sorted({video.stem for video in samples.glob("*/*.mp4")} - {"side_by_side"}):
+        videos = {video.parent.name: video for video in sorted(samples.glob(f"*/{way}.mp4"))}
+        scores = vbench_scores(videos, executable=executable)
+        means[way] = {dimension: fmean(by_video.values()) for dimension, by_video in scores.items()}
+    if not means:
+        raise ValueError(f"{samples} holds no samples; wanted: folders NNN with plain.mp4 and guided.mp4")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(means, indent=2) + "\n")
+    typer.echo(out)
+
+
+@_verb
 def preset(
     name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,

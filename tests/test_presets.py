@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
+from typer.testing import CliRunner
 
+from cli import app
 from difftrack.annotation import AnnotateParams
 from difftrack.backbones import KNOWN, Backbone, ModelParams, constructed_backbone
 from difftrack.correspondence import MatchSection
@@ -264,6 +266,24 @@ def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> st
     return done.stdout
 
 
+def stand_in(folder: Path) -> str:
+    """A program that is called like VBench; it finds 0.25 in the videos that come first, the guided ones, else 0.5."""
+    program = folder / "vbench"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, pathlib, sys\n"
+        "words = sys.argv\n"
+        "(video,) = pathlib.Path(words[words.index('--videos_path') + 1]).iterdir()\n"
+        "seen = pathlib.Path(__file__).with_suffix('.seen'); first = not seen.exists(); seen.touch()\n"
+        "out = pathlib.Path(words[words.index('--output_path') + 1]); out.mkdir()\n"
+        "score = [{'video_path': str(video), 'video_results': 0.25 if first else 0.5}]\n"
+        "names = words[words.index('--dimension') + 1:]\n"
+        "(out / 'x_eval_results.json').write_text(json.dumps({name: [0, score] for name in names}))\n"
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
 def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> None:
     before = (TOP / "params.yaml").read_bytes()
     prompts = str(TOP / "data" / "prompts" / "guide.txt")
@@ -273,7 +293,12 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
     samples = tmp_path / "work" / "data" / "samples"
     assert [folder.name for folder in samples.iterdir() if folder.is_dir()] == ["000"]
     assert (samples / "000" / "side_by_side.mp4").exists()
-    assert "published 0.9313 (table 2 by VBench)" in out
+    assert "ours - (data/scores/vbench.json is not there yet), published 0.9313 (table 2 by VBench)" in out
+    scores = tmp_path / "work" / "data" / "scores" / "vbench.json"
+    result = CliRunner().invoke(app, ["vbench", str(samples), "--out", str(scores), "--executable", stand_in(tmp_path)])
+    assert result.exit_code == 0, result.stderr
+    again = run("guidance-cogvideox-2b", "--dry-run", tiny=tiny, work=tmp_path / "work", guide=section)
+    assert "dynamic degree, guided (plain 0.7917): ours 0.25, published 0.8235" in again
     assert (TOP / "params.yaml").read_bytes() == before
 
 
