@@ -284,17 +284,17 @@ def test_the_image_of_a_sampled_clip_is_kept_with_its_trajectory(tmp_path: Path)
 # Texts, memory
 
 
-@pytest.mark.parametrize("name", ["hunyuan-video", "wan2.1-1.3b", "mochi-1", "ltx-2b", "allegro"])
+@pytest.mark.parametrize("name", ROWS)
 def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = saved(name, tmp_path)
     monkeypatch.setattr(type(backbone), "text_length", property(lambda self: 5))
     with pytest.warns(UserWarning, match="5 text tokens; cut from the prompt: .*quickly"):
-        backbone._warn_where_cut("a red disc moves left up quickly")
+        backbone.embed("a red disc moves left up quickly")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        backbone._warn_where_cut("a")
+        backbone.embed("a")
 
 
 # Checkpoints
