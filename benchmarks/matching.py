@@ -1,11 +1,15 @@
 """Time one (layer, step) of the analysis: query-key matching, feature matching and attention rows.
 
 Beside this project's functions runs a plain re-statement of how the released code does it (whole score tensors, scores
-divided instead of queries, one latent frame after the other), in the same process on the same inputs and threads.
+divided instead of queries, one latent frame after the other, probabilities in the inputs' type, a second softmax and a
+maximum across the rows of memory, index grids built anew for every frame), in the same process on the same inputs and
+threads. On a CPU, where other work would add to the clock on the wall, seconds are those that the process computed.
 Results go to benchmarks/results/matching_<shape>_<device>.json.
 
     python -m benchmarks.matching --shape recipe --threads 1
+    python -m benchmarks.matching --shape all --device cuda
     python -m benchmarks.matching --scaling
+    python -m benchmarks.matching --tune --device cuda
 """
 
 import argparse
@@ -81,19 +85,29 @@ class Inputs:
 
 
 def make_inputs(shape: Shape, device: str, dtype: torch.dtype) -> Inputs:
-    """Draw the recipe's numbers (its seed, order and layout), of which the second half of the batch is used."""
-    generator = np.random.Generator(np.random.PCG64(20250601))
+    """Draw normal numbers: the recipe's own (seed, order, layout) for its shape, else any, on the device.
+
+    Of a recipe's batch of two the second half is used. Tokens lie as a backbone leaves them, all heads of one together.
+    """
     num_tokens = shape.text + shape.frames * shape.rows * shape.cols
+    recipe = shape == SHAPES["recipe"]
+    numpy_generator = np.random.Generator(np.random.PCG64(20250601))
+    generator = torch.Generator(device).manual_seed(20250601)
 
     def draw() -> Tensor:
-        batch = generator.standard_normal((2, num_tokens, shape.heads * shape.channels), dtype=np.float32)
-        return torch.from_numpy(batch[1].copy()).reshape(num_tokens, shape.heads, shape.channels).transpose(0, 1)
+        size = (num_tokens, shape.heads * shape.channels)
+        if recipe:
+            numpy_generator.standard_normal(size, dtype=np.float32)
+            tokens = torch.from_numpy(numpy_generator.standard_normal(size, dtype=np.float32)).to(device, dtype)
+        else:
+            tokens = torch.randn(size, generator=generator, device=device, dtype=dtype)
+        return tokens.reshape(num_tokens, shape.heads, shape.channels).transpose(0, 1)
 
     def video(tokens: Tensor) -> Tensor:
-        return tokens[:, shape.text :].reshape(shape.heads, *shape.grid, shape.channels).to(device, dtype)
+        return tokens[:, shape.text :].reshape(shape.heads, *shape.grid, shape.channels)
 
     query, key, value = draw(), draw(), draw()
-    return Inputs(video(query), video(key), video(value), key[:, : shape.text].to(device, dtype), grid_points(shape))
+    return Inputs(video(query), video(key), video(value), key[:, : shape.text], grid_points(shape))
 
 
 def grid_points(shape: Shape) -> Tensor:
@@ -121,14 +135,14 @@ def ours_feature(inputs: Inputs, params: MatchingParams) -> Tensor:
 
 def ours_attention(inputs: Inputs, params: MatchingParams) -> Tensor:
     """Reduce the attention of the points to what the scores need."""
-    mask = torch.ones(inputs.text_key.shape[1], dtype=torch.bool, device=inputs.query.device)
+    mask = torch.ones(inputs.text_key.shape[1], dtype=torch.bool)
     points = tokens_of(inputs, params)
     return attention_of_points(inputs.query, inputs.key, inputs.text_key, mask, points, params=params).frame_mass
 
 
 def tokens_of(inputs: Inputs, params: MatchingParams) -> Tensor:
-    """Query points in token coordinates, on the device."""
-    return points_to_tokens(inputs.points_xy_px, stride_px=STRIDE_PX, params=params).to(inputs.query.device)
+    """Query points in token coordinates; a few hundred numbers, left on the CPU."""
+    return points_to_tokens(inputs.points_xy_px, stride_px=STRIDE_PX, params=params)
 
 
 def to_frames(points_xy_token: Tensor, params: MatchingParams) -> Tensor:
@@ -177,13 +191,37 @@ def slow_read_out(inputs: Inputs, correlation: Callable[[int], Tensor]) -> Tenso
     at = 2 * points / STRIDE_PX / torch.tensor([cols - margin, rows - margin], device=device) - 1
     positions = [points]
     for latent_frame in range(1, num_latent_frames):
-        best = correlation(latent_frame).softmax(dim=-1).argmax(dim=-1)
-        best_xy = torch.stack([best % cols, best // cols]).float().reshape(1, 2, rows, cols)
+        best_xy = slow_best_matches(correlation(latent_frame).T.reshape(1, rows * cols, rows, cols))
         read = torch.nn.functional.grid_sample(best_xy, at[None, None], align_corners=True)
         positions.append(read[0, :, 0].T * STRIDE_PX)
     track = torch.stack(positions).permute(1, 2, 0)
     size = 1 + 4 * (num_latent_frames - 1)
     return torch.nn.functional.interpolate(track, size=size, mode="linear").permute(2, 0, 1)
+
+
+def slow_best_matches(correlation: Tensor) -> Tensor:
+    """Give the best target token of every source token, [1, xy, row, col], from [1, target token, row, col].
+
+    As in the released code the softmax and the maximum run along the first axis of tokens, and the grids of indices and
+    of positions of both frames are built by NumPy and copied to the device for every latent frame.
+    """
+    _, _, rows, cols = correlation.shape
+    device = correlation.device
+
+    def grids() -> list[Tensor]:
+        xy = np.meshgrid(np.linspace(0, cols - 1, cols), np.linspace(0, rows - 1, rows))
+        indices = np.meshgrid(range(cols), range(rows))
+        return [torch.from_numpy(grid).float().to(device) for grid in xy] + [
+            torch.from_numpy(grid).long().to(device) for grid in indices
+        ]
+
+    x, y, col, row = grids()
+    x_source, y_source, col_source, row_source = grids()
+    score, best = correlation.softmax(dim=1).max(dim=1)
+    row_of, col_of = row.view(-1)[best.view(-1)], col.view(-1)[best.view(-1)]
+    found = torch.stack([x[row_of, col_of], y[row_of, col_of]])
+    _ = x_source[row_source, col_source], y_source[row_source, col_source], score.view(-1)
+    return found.reshape(1, 2, rows, cols)
 
 
 PARTS: dict[str, tuple[Callable[[Inputs, MatchingParams], Tensor], Callable[[Inputs], Tensor]]] = {
@@ -219,14 +257,22 @@ def _status_kb(status: Path, field: str) -> int:
 
 
 def seconds_of(function: Callable[[], Tensor], device: str) -> float:
-    """Run once and give the seconds until the result is there."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    """Run once and give the seconds until the result is there; on a CPU, the seconds that it worked."""
+    if not device.startswith("cuda"):
+        worked = time.process_time()
+        function()
+        return (time.process_time() - worked) / torch.get_num_threads()
+    torch.cuda.synchronize()
     start = time.perf_counter()
     function()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def ours_together(inputs: Inputs, params: MatchingParams) -> Tensor:
+    """Do all three parts, as one cell of an analysis does: a GPU is waited for once."""
+    parts = [ours(inputs, params) for ours, _ in PARTS.values()]
+    return parts[0]
 
 
 def least_disturbed(functions: dict[str, Callable[[], Tensor]], device: str, repeats: int) -> dict[str, float]:
@@ -245,14 +291,16 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
         functions: dict[str, Callable[[], Tensor]] = {
             "seconds": partial(ours, inputs, RELEASED),
             "seconds_24_points": partial(ours, few, RELEASED),
-            "slow_seconds": partial(slow, inputs),
         }
         extra_mb, results = {}, {}
-        for version in ("seconds", "slow_seconds"):
+        for version, function in (("seconds", functions["seconds"]), ("slow_seconds", partial(slow, inputs))):
+            if device.startswith("cuda"):
+                function()  # compiled kernels and the workspaces of libraries are no buffers
             with peak_memory(device) as peak:
-                results[version] = functions[version]()
+                results[version] = function()
             extra_mb[version] = peak[0] if peak else None
-        seconds = least_disturbed(functions, device, repeats)
+        seconds = least_disturbed(functions, device, 10 * repeats if device.startswith("cuda") else repeats)
+        seconds |= least_disturbed({"slow_seconds": partial(slow, inputs)}, device, repeats)
         parts[part] = {
             **seconds,
             "ratio": seconds["slow_seconds"] / seconds["seconds"],
@@ -264,12 +312,25 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
             parts[part]["same_within_0.01px"] = float((distance < 0.01).all(dim=-1).float().mean())
         print(part, json.dumps(parts[part]))
     total = {key: sum(part[key] for part in parts.values()) for key in ("seconds", "seconds_24_points", "slow_seconds")}
+    if device.startswith("cuda"):
+        total["sum_of_parts_seconds"] = total["seconds"]
+        together = {
+            "seconds": partial(ours_together, inputs, RELEASED),
+            "seconds_24_points": partial(ours_together, few, RELEASED),
+        }
+        total |= least_disturbed(together, device, 10 * repeats)
     return {
         "shape_name": name,
         "shape": asdict(shape),
         "dtype": str(dtype),
         "parts": parts,
-        "total": {**total, "ratio": total["slow_seconds"] / total["seconds"]},
+        "total": {
+            **total,
+            "ratio": total["slow_seconds"] / total["seconds"],
+            "ratio_24_to_all_points": total["seconds"] / total["seconds_24_points"],
+            "extra_mb": max(part["extra_mb"] or 0 for part in parts.values()),
+            "slow_extra_mb": max(part["slow_extra_mb"] or 0 for part in parts.values()),
+        },
         "agreement_with_expected": agreement(inputs) if name == "recipe" else None,
         "machine": machine(device),
     }
@@ -312,10 +373,35 @@ def scaling(device: str) -> dict[str, Any]:
     for axis, shapes in axes.items():
         seconds[axis] = {}
         for size, shape in shapes.items():
-            inputs = make_inputs(shape, device, torch.float32)
+            inputs = make_inputs(shape, device, torch.bfloat16 if device.startswith("cuda") else torch.float32)
             functions: dict[str, Callable[[], Tensor]] = {"ours": partial(ours_query_key, inputs, params)}
             seconds[axis][size] = least_disturbed(functions, device, 5)["ours"]
     return {"base": asdict(base), "seconds": seconds, "machine": machine(device)}
+
+
+def tune(device: str) -> None:
+    """Try tiles of the fused kernels at the recipe's shape and print what query-key matching takes with each."""
+    from difftrack.correspondence import _triton
+
+    for shape in (SHAPES["recipe"], replace(SHAPES["hunyuanvideo"], text=0)):
+        inputs = make_inputs(shape, device, torch.bfloat16)
+        chosen = _triton.TILES[shape.channels]
+        tiles = [
+            _triton.Tile(rows, columns, warps, stages)
+            for rows, columns, warps in ((128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4))
+            for stages in (2, 3, 4)
+        ]
+        for kernel in ("normaliser", "mean"):
+            for tile in tiles:
+                _triton.TILES[shape.channels] = replace(chosen, **{kernel: tile})
+                try:
+                    ours_query_key(inputs, RELEASED)
+                    functions: dict[str, Callable[[], Tensor]] = {"ours": partial(ours_query_key, inputs, RELEASED)}
+                    milliseconds = 1000 * least_disturbed(functions, device, 5)["ours"]
+                    print(f"channels {shape.channels} {kernel:10s} {tile}: {milliseconds:.3f} ms")
+                except Exception as error:  # a tile that does not fit
+                    print(f"channels {shape.channels} {kernel:10s} {tile}: {str(error).splitlines()[0]}")
+            _triton.TILES[shape.channels] = chosen
 
 
 def draw_scaling(result: dict[str, Any], path: Path) -> None:
@@ -357,10 +443,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--scaling", action="store_true", help="time against points, tokens, heads and frames instead")
+    parser.add_argument("--tune", action="store_true", help="try tiles of the fused kernels instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     RESULTS.mkdir(exist_ok=True)
+    if arguments.tune:
+        tune(arguments.device)
+        return
     if arguments.scaling:
         result = scaling(arguments.device)
         draw_scaling(result, RESULTS / f"matching_scaling_{arguments.device}.png")

@@ -5,6 +5,7 @@ where the norms of the descriptors promise that nothing overflows.
 """
 
 import math
+import platform
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,10 @@ _CUDA_BLOCK_BYTES = 32_000_000
 
 _MIN_BLOCK_ROWS = 64
 """Below which a matrix product spends its time on packing the keys."""
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+_ON_X86 = platform.machine() in ("x86_64", "AMD64")
+_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN and _ON_X86 else None
 
 _LARGEST_EXPONENT = 100.0
 """Scores within +-100 become powers of two that, and whose sums, float32 holds with full precision."""
@@ -48,7 +53,6 @@ def pair_rows_blocked(
     source_query = as_float(query[:, source_frame].index_select(1, tokens)) * scale
     source_key = as_float(key[:, source_frame].index_select(1, order)) if both else None
     block = _block_rows(num_tokens, rows.device)
-    buffer = rows.new_empty(block * num_tokens)
     for at, frame in enumerate(target_frames):
         target_key = as_float(key[:, frame])
         bounded = _bounded(source_query, target_key)
@@ -56,7 +60,7 @@ def pair_rows_blocked(
             for head, weight in enumerate(weights):
                 out = rows[head if per_head else 0, at, start : start + block]
                 asking = source_query[head, start : start + block]
-                powers = _powers(asking, target_key[head], buffer, dim=1, bounded=bounded)
+                powers = _powers(asking, target_key[head], dim=1, bounded=bounded)
                 out.addcmul_(powers, powers.sum(dim=1, keepdim=True).reciprocal_().mul_(weight))
         if source_key is None:
             continue
@@ -66,7 +70,7 @@ def pair_rows_blocked(
             for head, weight in enumerate(weights):
                 out = rows[head if per_head else 0, at, :, start : start + block]
                 asking = target_query[head, start : start + block]
-                powers = _powers(source_key[head], asking, buffer, dim=0, bounded=bounded)
+                powers = _powers(source_key[head], asking, dim=0, bounded=bounded)
                 out.addcmul_(powers[: len(tokens)], powers.sum(dim=0).reciprocal_().mul_(weight))
     return rows
 
@@ -148,24 +152,25 @@ def as_float(tokens: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes cha
 def product(
     first: Float[Tensor, "first channel"], second: Float[Tensor, "second channel"]
 ) -> Float[Tensor, "first second"]:
-    """Multiply every row of one matrix with every row of another."""
-    return first @ second.T
+    """Multiply every row of one dense float32 matrix with every row of another.
+
+    On x86 CPUs by oneDNN, whose product is up to 1.6 times as fast as the default library's on those of one maker.
+    """
+    if _ONEDNN_LINEAR is None or first.is_cuda or not len(first) or not len(second):
+        return first @ second.T
+    found: Tensor = _ONEDNN_LINEAR(first, second, None, "none", [], "")
+    return found
 
 
 def _powers(
     first: Float[Tensor, "first channel"],
     second: Float[Tensor, "second channel"],
-    buffer: Float[Tensor, " _"],
     *,
     dim: int,
     bounded: bool,
 ) -> Float[Tensor, "first second"]:
-    """Two to the power of all products, divided by whatever keeps the largest along `dim` within float32.
-
-    The result lies in the buffer: memory that is new to a process costs as much as the product itself.
-    """
-    scores = buffer[: len(first) * len(second)].view(len(first), len(second))
-    torch.mm(first, second.T, out=scores)
+    """Two to the power of all products, divided by whatever keeps the largest along `dim` within float32."""
+    scores = product(first, second)
     if not bounded:
         scores.sub_(scores.amax(dim=dim, keepdim=True))
     return scores.exp2_()
