@@ -140,7 +140,7 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         "pixels and tokens as they lie": partial(of_descriptors, params=corrected),
         "visibility from cycles": partial(of_descriptors, params=seen),
         "soft-argmax over 3x3 tokens": partial(of_descriptors, params=soft),
-        "over 5x5 tokens, weights squared": partial(of_descriptors, params=wide),
+        "weights squared": partial(of_descriptors, params=wide),
         "smoothing over 3 frames": partial(of_descriptors, params=smooth),
     }
     if len(layers) > 1:

@@ -403,7 +403,7 @@ def test_misspelt_params_are_named(values: dict[str, Any], message: str) -> None
 def test_a_null_override_keeps_what_the_convention_says() -> None:
     corrected = parse(TrackParams, {"matching": {"window_radius": None}}, "track")
     released = parse(TrackParams, {"convention": "released", "matching": {"window_radius": None}}, "track")
-    assert (corrected.matching_params.window_radius, released.matching_params.window_radius) == (2, 0)
+    assert (corrected.matching_params.window_radius, released.matching_params.window_radius) == (1, 0)
     assert corrected.matching_params.temperature == "root_channel"
     assert released.matching_params.temperature == "root_heads"
     assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)

@@ -21,7 +21,7 @@ class LucasKanadeParams:
         ValueError: a number is out of range.
     """
 
-    window_px: int = 21
+    window_px: int = 15
     """Side of the patch that is compared, in pixels of each pyramid level."""
     levels: int = 3
     """Times that the picture is halved for large motion."""

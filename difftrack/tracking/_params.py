@@ -9,7 +9,7 @@ from difftrack.correspondence import Convention, MatchingParams
 __all__ = ["TrackParams", "VisibilityParams"]
 
 _TRACKING_PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {"window_radius": 2, "window_temperature": 0.5},
+    "corrected": {"window_radius": 1, "window_temperature": 0.5},
     "released": {"temperature": "root_heads"},
 }
 """What tracking sets on top of the matching presets."""
