@@ -52,7 +52,7 @@ def _params(backbone: Path) -> dict[str, Any]:
     params["synthesize"]["generated"] |= {**sampling, "num_inference_steps": 5}
     params["extract"]["analysis"] |= {**view, "num_frames": 9, "steps": [0, 4]}
     params["extract"]["tracking"] |= {**view, "steps": [4], "layers": [2, 3], "chunks": {"chunk_len": 5}}
-    params["track"]["layers"] = [3]
+    params["track"] |= {"layers": [3], "heads": "all"}
     params["guide"] |= {**sampling, "num_inference_steps": 2}
     return params
 

@@ -100,6 +100,7 @@ def test_published_choices_are_the_papers() -> None:
     assert tracked["cogvideox-2b"]["track"]["layers"] == [17]
     assert tracked["hunyuan-video"]["extract"]["tracking"]["steps"] == [29]
     assert read_preset("tracking-davis-cogvideox-5b").params["track"]["layers"] == [16]
+    assert all(read_preset(name).params["track"]["heads"] == "all" for name in preset_names() if "tracking" in name)
     assert read_preset("guidance-cogvideox-2b").params["guide"]["layers"] == [13, 17, 21]
     assert read_preset("guidance-cogvideox-5b").params["guide"]["layers"] == [15, 17, 18]
     assert read_preset("real-cogvideox-2b").params["extract"]["analysis"]["num_frames"] == 49
