@@ -33,6 +33,7 @@ from difftrack.rendering import (
 from difftrack.rendering._motion import bend, unbend
 from difftrack.rendering._render import layer_at
 from difftrack.rendering._scene import FAR, MAX_OBJECTS, RADIUS_SAMPLES, Oscillation
+from difftrack.rendering._textures import PALETTE, TEXTURE_SIZE, nearest_color
 
 SPEC = RenderSpec(seed=7, num_frames=5, height=64, width=88)
 UNITS_PER_PX = 128 / SPEC.height
@@ -333,3 +334,27 @@ def test_what_cannot_be_rendered_is_named() -> None:
         RenderSpec.from_json({"role": "eval"})
     with pytest.raises(ValueError, match=r"\[5.0, 1.0, 2.0\]"):
         exact_tracks(SPEC, np.array([[0, 1, 2], [5, 1, 2]], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("rgb", "word"),
+    [
+        ((90, 180, 175), "cyan"),
+        ((60, 70, 130), "blue"),
+        ((118, 120, 124), "gray"),
+        ((22, 20, 24), "black"),
+        ((240, 238, 232), "white"),
+        ((110, 80, 60), "brown"),
+        ((60, 90, 55), "green"),
+        ((225, 150, 185), "pink"),
+    ],
+)
+def test_shades_keep_the_word_of_their_hue(rgb: tuple[int, int, int], word: str) -> None:
+    texels = np.broadcast_to(np.asarray(rgb, dtype=np.float32) / 255, (TEXTURE_SIZE, TEXTURE_SIZE, 3))
+    assert nearest_color(texels) == word
+    assert nearest_color(np.ascontiguousarray(texels[::-1])) == word
+
+
+@pytest.mark.parametrize("word", list(PALETTE))
+def test_the_palette_is_called_by_its_own_words(word: str) -> None:
+    assert nearest_color(np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), PALETTE[word], dtype=np.float32)) == word

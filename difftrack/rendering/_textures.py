@@ -32,6 +32,9 @@ PALETTE: Final[dict[str, tuple[float, float, float]]] = {
 }
 """Colour words of the prompts, as linear positions in [0, 1] RGB."""
 
+_LEAST_CHROMA: Final = 12.0
+"""Of CIELAB; below it, a colour is called white, gray or black."""
+
 PHOTO_WORDS: Final = ("brick", "grassy", "painted", "photo", "printed", "rocky", "spotted", "starry", "veined")
 """Texture words of photographs. Words are never taken out: a tokenizer that was trained with them counts on its own."""
 PATTERNS: Final = ("marbled", "striped", "checkered", "dotted", "cellular", "cloudy")
@@ -230,10 +233,19 @@ def _cells(
 def nearest_color(texels: Float[np.ndarray, "row col rgb"]) -> str:
     """The palette's word for the colour that most of a texture's middle, which objects show, is nearest to.
 
-    Nearness is that of CIELAB with lightness counted half, so that pale and dark shades keep their hue's word.
+    People go by hue where there is any, so a pale or dark shade keeps its hue's word: between coloured places and words,
+    hue counts first and CIELAB's lightness second. Places without chroma take the word of their lightness.
     """
     quarter = TEXTURE_SIZE // 4
-    middle = texels[quarter:-quarter:4, quarter:-quarter:4].reshape(-1, 1, 3)
-    weights = np.array([0.5, 1.0, 1.0])
-    distance = np.linalg.norm((rgb2lab(middle) - rgb2lab(list(PALETTE.values()))) * weights, axis=2)
+    middle = rgb2lab(texels[quarter:-quarter:4, quarter:-quarter:4].reshape(-1, 1, 3))
+    words = rgb2lab(np.asarray([list(PALETTE.values())]))
+    (hue, has_hue), (hue_of_word, word_has_hue) = _hue(middle), _hue(words)
+    turn = np.abs((hue - hue_of_word + np.pi) % (2 * np.pi) - np.pi)
+    distance = 0.5 * np.abs(middle[..., 0] - words[..., 0]) + 60 * turn * has_hue
+    distance = np.where(has_hue == word_has_hue, distance, np.inf)
     return list(PALETTE)[int(np.bincount(distance.argmin(axis=1)).argmax())]
+
+
+def _hue(lab: Float[np.ndarray, "place word lab"]) -> tuple[np.ndarray, np.ndarray]:
+    """Angle in radians, and where there is chroma enough to speak of a hue."""
+    return np.arctan2(lab[..., 2], lab[..., 1]), np.hypot(lab[..., 1], lab[..., 2]) >= _LEAST_CHROMA
