@@ -233,7 +233,7 @@ def _cells(
 def nearest_color(texels: Float[np.ndarray, "row col rgb"]) -> str:
     """The palette's word for the colour that most of a texture's middle, which objects show, is nearest to.
 
-    People go by hue where there is any, so a pale or dark shade keeps its hue's word: between coloured places and words,
+    People go by hue where there is any, so pale and dark shades keep their word: between coloured places and words,
     hue counts first and CIELAB's lightness second. Places without chroma take the word of their lightness.
     """
     quarter = TEXTURE_SIZE // 4
