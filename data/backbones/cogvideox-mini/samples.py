@@ -55,10 +55,10 @@ def main() -> None:
     rendered = [render_clip(spec) for spec in specs]
     sampled = sample(pipeline, [clip.prompt for clip in rendered], num_frames=17, **choices)
     pairs = [np.concatenate([_shown(clip.frames), _shown(own)]) for clip, own in zip(rendered, sampled, strict=True)]
-    draw_rows(pairs, [clip.prompt for clip in rendered], HERE / "figures" / "samples.png", gap_after=SHOWN)
+    draw_rows(pairs, [clip.prompt for clip in rendered], HERE / "figures" / "samples.jpg", gap_after=SHOWN)
     varied = sample(pipeline, list(VARIATIONS), num_frames=17, same_noise=True, **choices)
     titles = [prompt or "(no prompt)" for prompt in VARIATIONS]
-    draw_rows([_shown(own) for own in varied], titles, HERE / "figures" / "prompts.png")
+    draw_rows([_shown(own) for own in varied], titles, HERE / "figures" / "prompts.jpg")
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def draw_rows(
     Args:
         rows: Pictures of one size, as many in every row.
         titles: One per row.
-        path: PNG to write.
+        path: Picture to write.
         gap_after: Leave a gap after so many pictures.
     """
     _, height, width, _ = rows[0].shape
