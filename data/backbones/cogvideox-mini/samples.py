@@ -2,7 +2,7 @@
 
     python samples.py [PIPELINE] [--steps 50] [--guidance 4] [--rows 6]
 
-Writes figures/samples.png and figures/prompts.png beside this file, with the weights of this folder unless told
+Writes figures/samples.jpg and figures/prompts.jpg beside this file, with the weights of this folder unless told
 otherwise. Everything goes through stock diffusers.
 """
 
