@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import xarray as xr
 
 from difftrack.correspondence import MatchingParams, latent_to_frames
-from difftrack.datasets import read_clip, read_tracks
+from difftrack.datasets import read_clip_kind, read_tracks
 from difftrack.geometry import rescale_points
 from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers, score_clip
 from difftrack.params import parse
@@ -96,9 +97,7 @@ def _by_source(clips_folder: Path, names: list[str]) -> dict[str, list[str]]:
     """Group clips by where they come from: `rendered/easy`, `generated`, `folder` ..."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        clip = read_clip(clips_folder, name)
-        split = clip.details.get("render", {}).get("split")
-        groups.setdefault(f"{clip.source}/{split}" if split else clip.source, []).append(name)
+        groups.setdefault(read_clip_kind(clips_folder, name), []).append(name)
     return groups
 
 
@@ -135,13 +134,16 @@ def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:
     for group, maps in means.items():
         whole = [str(name) for name in maps.data_vars if not str(name).startswith("head_")]
         of_heads = [str(name) for name in maps.data_vars if str(name).startswith("head_")]
-        for step in maps.step.values.tolist():
-            for layer in maps.layer.values.tolist():
-                cell, at = maps.sel(step=step, layer=layer), {"group": group, "step": step, "layer": layer}
-                rows.append({**at, "head": None, **{name: cell[name].item() for name in whole}})
-                for head in maps["head"].values.tolist() if of_heads else ():
-                    values = {name.removeprefix("head_"): cell[name].sel(head=head).item() for name in of_heads}
-                    rows.append({**at, "head": head, **values})
+        values = {name: maps[name].transpose("step", "layer", ...).values.tolist() for name in whole}
+        of_head = {name: maps[name].transpose("step", "layer", "head").values.tolist() for name in of_heads}
+        for (i, step), (j, layer) in product(
+            enumerate(maps.step.values.tolist()), enumerate(maps.layer.values.tolist())
+        ):
+            at = {"group": group, "step": step, "layer": layer}
+            rows.append({**at, "head": None, **{name: values[name][i][j] for name in whole}})
+            for k, head in enumerate(maps["head"].values.tolist() if of_heads else ()):
+                found = {name.removeprefix("head_"): of_head[name][i][j][k] for name in of_heads}
+                rows.append({**at, "head": head, **found})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))

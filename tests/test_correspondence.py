@@ -400,6 +400,19 @@ def test_scores_too_large_for_a_plain_power_equal_the_plain_version() -> None:
         torch.testing.assert_close(of_blocked.text_mass, of_plain.text_mass, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("backend", ["blocked", "reference"])
+def test_no_points_have_no_matches_and_no_attention(backend: Any) -> None:
+    query, key = draw(18)
+    params, nowhere = MatchingParams(backend=backend), torch.zeros(0, 2)
+    of_mean, of_heads = match_points_with_heads(query, key, nowhere, params=params)
+    assert of_mean.probability.shape == (FRAMES, 0)
+    assert of_heads.probability.shape == (HEADS, FRAMES, 0)
+    args = (query, key, text_of(5, 3), torch.tensor([True, False, True]), nowhere)
+    attention, attention_of_heads = attention_of_points_with_heads(*args, params=params)
+    assert attention.frame_max.shape == (FRAMES, 0)
+    assert attention_of_heads.frame_max.shape == (HEADS, FRAMES, 0)
+
+
 def test_attention_of_mean_and_heads_together_is_what_each_gives_alone() -> None:
     query, key = draw(17)
     args = (query, key, text_of(4, 3), torch.tensor([True, False, True]), every_token() * 0.9)

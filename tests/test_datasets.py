@@ -25,6 +25,7 @@ from difftrack.datasets import (
     load_tapvid_folder,
     load_tapvid_pickle,
     read_clip,
+    read_clip_kind,
     read_folder,
     read_given_tracks,
     read_tracks,
@@ -162,6 +163,19 @@ def test_broken_clip_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "clip.json").write_text('{"fps": 8.0}')
     with pytest.raises(DatasetError, match=r"a/clip\.json.*prompt"):
         read_clip(tmp_path, "a")
+
+
+def test_the_kind_of_a_clip_is_told_without_its_frames(tmp_path: Path) -> None:
+    write_clip(tmp_path, clip_of("drawn", source="rendered", details={"render": {"split": "hard"}}))
+    write_clip(tmp_path, clip_of("filmed", source="folder"))
+    (tmp_path / "filmed" / "frames.mp4").unlink()
+    assert read_clip_kind(tmp_path, "drawn") == "rendered/hard"
+    assert read_clip_kind(tmp_path, "filmed") == "folder"
+    with pytest.raises(DatasetError, match=r"painted: there is no such clip"):
+        read_clip_kind(tmp_path, "painted")
+    (tmp_path / "filmed" / "clip.json").write_text('{"fps": 8.0}')
+    with pytest.raises(DatasetError, match=r"filmed/clip\.json.*details"):
+        read_clip_kind(tmp_path, "filmed")
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,8 @@ def _powers(
 
 def _bounded(first: Float[Tensor, "*head _ channel"], second: Float[Tensor, "*head _ channel"]) -> bool:
     """Say whether no product of a row of one with a row of the other can be large (Cauchy-Schwarz)."""
+    if not first.numel() or not second.numel():
+        return True
     longest = [torch.linalg.vector_norm(rows, dim=-1).amax(dim=-1) for rows in (first, second)]
     return bool((longest[0] * longest[1]).amax() < _LARGEST_EXPONENT)
 

@@ -45,7 +45,7 @@ class QueryTokens:
 
     def mix(self, values: Float[Tensor, "*shape query_token channel"]) -> Float[Tensor, "*shape point channel"]:
         """Interpolate values given at `tokens` to the points."""
-        if values.device.type != "cpu" or values.dtype != torch.float32 or values.requires_grad:
+        if not len(self.tokens) or values.device.type != "cpu" or values.dtype != torch.float32 or values.requires_grad:
             return (values[..., self.slots, :] * self.weights[..., None]).sum(dim=-2)
         *shape, num_tokens, num_channels = values.shape
         stacked = values.reshape(-1, num_channels)

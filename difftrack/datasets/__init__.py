@@ -5,6 +5,7 @@ from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
     clip_names,
     read_clip,
+    read_clip_kind,
     read_given_tracks,
     read_tracks,
     write_clip,
@@ -29,6 +30,7 @@ __all__ = [
     "load_tapvid_pickle",
     "load_videos",
     "read_clip",
+    "read_clip_kind",
     "read_folder",
     "read_given_tracks",
     "read_tracks",

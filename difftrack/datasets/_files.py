@@ -15,6 +15,7 @@ from difftrack.media import read_image, read_video, write_image, write_video
 __all__ = [
     "clip_names",
     "read_clip",
+    "read_clip_kind",
     "read_given_tracks",
     "read_tracks",
     "write_clip",
@@ -85,6 +86,25 @@ def read_clip(root: Path, name: str) -> Clip:
     if clip.fingerprint() != fingerprint:
         raise DatasetError(f"{folder}: frames.mp4 or the prompt is not what clip.json says; write the clip again")
     return clip
+
+
+def read_clip_kind(root: Path, name: str) -> str:
+    """Where a clip comes from, with the split of a rendered one: `rendered/easy`, `generated`, `folder`.
+
+    Its frames are not looked at.
+
+    Raises:
+        DatasetError: the clip is missing, or its clip.json is damaged.
+    """
+    about = root / name / "clip.json"
+    try:
+        found = json.loads(about.read_text())
+        split = found["details"].get("render", {}).get("split")
+        return f"{found['source']}/{split}" if split else str(found["source"])
+    except FileNotFoundError as error:
+        raise DatasetError(f"{about.parent}: there is no such clip") from error
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise DatasetError(f"{about}: cannot be used ({error!r})") from error
 
 
 def read_given_tracks(root: Path, name: str) -> Tracks | None:
