@@ -207,6 +207,45 @@ def test_a_point_between_tokens_mixes_their_probabilities_not_their_matches() ->
     torch.testing.assert_close(between.points_xy_token[1], torch.tensor([[0.75 * 6 + 0.25 * 1, 0.0]]))
 
 
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_displacements_carry_a_point_between_tokens_along_exactly(radius: int) -> None:
+    descriptor = unmistakable(2, rows=11, cols=13)
+    shifted = descriptor.clone()
+    shifted[:, 1] = descriptor[:, 1].roll((2, 3), dims=(1, 2))
+    points = torch.tensor([[4.3, 3.7], [4.0, 5.0], [5.9, 4.1]])
+    params = replace(FORWARD, read_out="displacements", support_radius=radius)
+    found = match_points(descriptor, shifted, points, params=params)
+    torch.testing.assert_close(found.points_xy_token[1], points + torch.tensor([3.0, 2.0]))
+    torch.testing.assert_close(found.points_xy_token[0], points)
+
+
+def test_of_displacements_that_disagree_one_side_decides() -> None:
+    descriptor = unmistakable(2)
+    swapped = descriptor.clone()
+    swapped[:, 1, 0, 0], swapped[:, 1, 0, 6] = descriptor[:, 1, 0, 6], descriptor[:, 1, 0, 0]
+    params = replace(FORWARD, read_out="displacements", support_radius=1)
+    # Token 0 goes to 6, token 1 stays: the point goes with the nearer of the two, and not to a mean.
+    for x, expected in ((0.25, 6.25), (0.75, 0.75)):
+        found = match_points(descriptor, swapped, torch.tensor([[x, 0.0]]), params=params)
+        torch.testing.assert_close(found.points_xy_token[1], torch.tensor([[expected, 0.0]]))
+    loose = replace(params, support_agreement_token=7.0)
+    found = match_points(descriptor, swapped, torch.tensor([[0.25, 0.0]]), params=loose)
+    torch.testing.assert_close(found.points_xy_token[1], torch.tensor([[0.25 + 0.75 * 6, 0.0]]))
+
+
+def test_the_support_of_a_point_worked_by_hand() -> None:
+    params = MatchingParams(read_out="displacements", support_radius=2)
+    inside = query_tokens(torch.tensor([[3.25, 2.0]]), rows=5, cols=7, params=params)
+    used = inside.weights[0] > 0
+    at = inside.tokens[inside.slots[0, used]]
+    # Tents of 3/8, 7/8, 5/8 and 1/8 over columns 2 ... 5, and of 1/2, 1 and 1/2 over rows 1 ... 3; each sums to 2.
+    x, y = torch.tensor([3.0, 7.0, 5.0, 1.0]) / 16, torch.tensor([1.0, 2.0, 1.0]) / 4
+    expected = {7 * (1 + j) + 2 + i: float(x[i] * y[j]) for i in range(4) for j in range(3)}
+    assert dict(zip(at.tolist(), inside.weights[0, used].tolist(), strict=True)) == pytest.approx(expected)
+    corner = query_tokens(torch.tensor([[-0.3, 4.4]]), rows=5, cols=7, params=params)
+    assert corner.weights.sum() == pytest.approx(1.0)
+
+
 def test_zero_padding_pulls_points_beyond_the_last_token_centre_to_the_corner() -> None:
     released = MatchingParams.preset("released")
     descriptor = torch.cat([unmistakable(1, rows=3, cols=8)] * 2, dim=1)
@@ -357,7 +396,9 @@ def test_latent_frames_are_read_where_a_causal_autoencoder_puts_them() -> None:
         ("window_temperature", 0.0, "window_temperature is 0.0"),
         ("temperature", -2.0, "temperature is -2.0"),
         ("memory_limit_mb", 0, "memory_limit_mb is 0"),
-        ("read_out", "nearest", "rows | argmax_map"),
+        ("read_out", "nearest", "rows | argmax_map | displacements"),
+        ("support_radius", 0, "support_radius is 0"),
+        ("support_agreement_token", 0.0, "support_agreement_token is 0"),
         ("radius", 2, "unknown key match.matching.radius"),
     ],
 )

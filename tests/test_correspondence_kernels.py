@@ -110,6 +110,7 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
         {},
         {"window_radius": 2, "window_temperature": 0.5},
         {"second_softmax": True, "padding": "zeros"},
+        {"read_out": "displacements", "window_radius": 1},
         {"read_out": "argmax_map", "query_margin": "grid", "second_softmax": True, "window_radius": 1},
     ],
 )

@@ -197,7 +197,8 @@ def test_soft_argmax_finds_motion_below_a_token() -> None:
     chunks = chunks_of(moving(velocity, wavelength_token=6.0), chunk_schedule(7, ChunkParams(chunk_len=5)))
     truth = expected_px(points, 7, velocity)
     error = np.abs(track(chunks, points).points_xy_px - truth).max()
-    argmax_error = np.abs(track(chunks, points, matching={"window_radius": 0}).points_xy_px - truth).max()
+    argmax = {"read_out": "rows", "window_radius": 0}
+    argmax_error = np.abs(track(chunks, points, matching=argmax).points_xy_px - truth).max()
     assert error < 0.25 * STRIDE
     assert argmax_error > 0.4 * STRIDE
 
@@ -319,11 +320,14 @@ def test_no_motion_stays() -> None:
     assert tracks.visible.all()
 
 
-def smoothed(points_xy: np.ndarray, visible: np.ndarray, fixed: list[int], radius: int = 2) -> np.ndarray:
+def smoothed(
+    points_xy: np.ndarray, visible: np.ndarray, fixed: list[int], radius: int = 2, limit: float = np.inf
+) -> np.ndarray:
     result = smooth_tracks(
         torch.tensor(points_xy, dtype=torch.float32),
         torch.tensor(visible),
         radius=radius,
+        limit=limit,
         fixed_frames=torch.tensor(fixed),
     )
     return result.numpy()
@@ -334,6 +338,14 @@ def test_smoothing_worked_by_hand() -> None:
     visible = np.ones((5, 1), dtype=bool)
     # Weights 1 2 1 over three frames; the ends have no partner on their other side.
     np.testing.assert_allclose(smoothed(x, visible, [0], radius=1)[:, 0, 0], [0, 1, 2, 1, 0])
+
+
+def test_what_smoothing_would_move_too_far_stays() -> None:
+    x = np.array([0.0, 0.0, 4.0, 0.0, 0.0])[:, None, None] * np.array([1.0, 0.0])
+    visible = np.ones((5, 1), dtype=bool)
+    # Frames 1 and 3 would move by 1, frame 2 by 2.
+    for limit, expected in ((0.9, [0, 0, 4, 0, 0]), (1.5, [0, 1, 4, 1, 0]), (2.5, [0, 1, 2, 1, 0])):
+        np.testing.assert_allclose(smoothed(x, visible, [0], radius=1, limit=limit)[:, 0, 0], expected)
 
 
 @given(st.integers(2, 13), st.integers(1, 5), st.data())
@@ -393,6 +405,7 @@ def test_missing_chunks_heads_and_points_are_named() -> None:
         ({"heads": [0], "head_weights": {1: [0.5, 0.5]}}, r"heads is \[0\] beside head_weights"),
         ({"layers": []}, r"layers is empty"),
         ({"smoothing_radius": -1}, r"smoothing_radius is -1"),
+        ({"smoothing_limit_token": 0}, r"smoothing_limit_token is 0"),
     ],
 )
 def test_misspelt_params_are_named(values: dict[str, Any], message: str) -> None:
@@ -407,7 +420,7 @@ def test_a_null_override_keeps_what_the_convention_says() -> None:
     assert corrected.matching_params.temperature == "root_channel"
     assert released.matching_params.temperature == "root_heads"
     assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)
-    assert (corrected.smooths_over, released.smooths_over) == (1, 0)
+    assert (corrected.smooths_over, released.smooths_over) == (2, 0)
 
 
 CLIP_SIZE = (46, 74)

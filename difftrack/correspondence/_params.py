@@ -32,9 +32,15 @@ class MatchingParams:
     """Pixel of token coordinate 0: the centre of the first token, or its corner as in the released code (A7)."""
     query_margin: Literal["none", "grid"] = "none"
     """`grid` squeezes query points by (n - 1) / (n - cols / 64) as the released read-out does (A6)."""
-    read_out: Literal["rows", "argmax_map"] = "rows"
-    """Between tokens, mix the probabilities of the four tokens around a point and find the best match of the mixture,
-    or mix the four best matches themselves as the released code does."""
+    read_out: Literal["rows", "argmax_map", "displacements"] = "rows"
+    """Between tokens, mix the probabilities of the four tokens around a point and find the best match of the mixture
+    (`rows`), mix the four best matches themselves as the released code does (`argmax_map`), or match every token
+    within `support_radius` by itself and move the point by the mean displacement of those that agree
+    (`displacements`)."""
+    support_radius: int = 2
+    """Of `displacements`: tokens to each side, their weight falling linearly to 0; 1 are the four around the point."""
+    support_agreement_token: float = 1.5
+    """Of `displacements`: those count that differ by less from the one that most others agree with, in tokens."""
     padding: Literal["border", "zeros"] = "border"
     """What lies beyond the outermost token centres: the border's tokens, or position (0, 0) (A8)."""
     window_radius: int = 0
@@ -61,7 +67,9 @@ class MatchingParams:
             raise ValueError(f"window_radius is {self.window_radius}; it must be at least 0")
         if self.memory_limit_mb < 1:
             raise ValueError(f"memory_limit_mb is {self.memory_limit_mb}; it must be at least 1")
-        for name in ("window_temperature", "feature_temperature", "temperature"):
+        if self.support_radius < 1:
+            raise ValueError(f"support_radius is {self.support_radius}; it must be at least 1")
+        for name in ("window_temperature", "feature_temperature", "temperature", "support_agreement_token"):
             value = getattr(self, name)
             if not isinstance(value, str) and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive")

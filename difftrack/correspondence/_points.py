@@ -34,12 +34,14 @@ def tokens_to_points(
 
 @dataclass(frozen=True, slots=True)
 class QueryTokens:
-    """The tokens around a set of points, each once, and how the points mix them bilinearly."""
+    """The tokens around a set of points, each once, and how the points mix them."""
 
+    points_xy_token: Float[Tensor, "point xy"]
+    """The points as they were given."""
     tokens: Int[Tensor, " query_token"]
     """Flat indices (row-major) of the tokens needed, ascending."""
     slots: Int[Tensor, "point corner"]
-    """Positions in `tokens` of the four corners around each point."""
+    """Positions in `tokens` of the four corners around each point, or of a wider neighbourhood."""
     weights: Float[Tensor, "point corner"]
     """Bilinear weights of the corners; they sum to 1, or to less beyond the border with `padding: zeros`."""
 
@@ -68,7 +70,7 @@ def query_tokens(
     params: MatchingParams = CORRECTED,
     device: torch.device | None = None,
 ) -> QueryTokens:
-    """Find the four tokens around every point and their bilinear weights.
+    """Find the four tokens around every point and their bilinear weights, or a wider neighbourhood and a wider tent's.
 
     It is done on the CPU and kept for the last sets of points: the same points are asked of every layer and step, and a
     GPU then need not be waited for. Points are best left on the CPU.
@@ -77,7 +79,7 @@ def query_tokens(
         points_xy_token: Points in token coordinates.
         rows: Of the token grid.
         cols: Of the token grid.
-        params: `query_margin` and `padding` matter here.
+        params: `query_margin` and `padding` matter here; `support_radius` with `read_out: displacements`.
         device: Where the result is wanted; where the points are when None.
 
     Raises:
@@ -89,6 +91,7 @@ def query_tokens(
         cols,
         params.query_margin,
         params.padding,
+        params.support_radius if params.read_out == "displacements" else 1,
         str(device or points_xy_token.device),
     )
     if isinstance(found, int):
@@ -102,27 +105,31 @@ def _bytes_of(points: Float[Tensor, "point xy"]) -> bytes:
 
 @lru_cache(maxsize=32)
 def _query_tokens(
-    points: bytes, rows: int, cols: int, query_margin: str, padding: str, device: str
+    points: bytes, rows: int, cols: int, query_margin: str, padding: str, radius: int, device: str
 ) -> QueryTokens | int:
     """Give the tokens, or the index of the first point that is not finite."""
     with torch.inference_mode(False):
         xy = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy())
         if not torch.isfinite(xy).all():
             return int((~torch.isfinite(xy)).any(dim=-1).nonzero()[0])
-        size = torch.tensor([cols, rows])
+        given, size = xy, torch.tensor([cols, rows])
         if query_margin == "grid":
             xy = xy * (size - 1) / (size - cols / 64)
         if padding == "border":
             xy = xy.clamp(min=torch.zeros_like(size), max=size - 1)
         base = xy.floor()
-        corners = base.long()[:, None] + torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
-        weights = (1 - (xy[:, None] - corners).abs()).prod(dim=-1)
+        steps = torch.arange(1 - radius, radius + 1)
+        around = torch.stack([steps.repeat(2 * radius), steps.repeat_interleave(2 * radius)], dim=-1)
+        corners = base.long()[:, None] + around
+        weights = (1 - (xy[:, None] - corners).abs() / radius).clamp(min=0).prod(dim=-1) / radius**2
         inside = ((corners >= 0) & (corners < size)).all(dim=-1)
         weights = torch.where(inside, weights, 0.0)
-        used = torch.where((weights > 0)[..., None], corners, corners[:, :1])
+        if radius > 1 and padding == "border":
+            weights /= weights.sum(dim=-1, keepdim=True)
+        used = torch.where((weights > 0)[..., None], corners, base.long()[:, None])
         used = used.clamp(min=torch.zeros_like(size), max=size - 1)
         tokens, slots = torch.unique(used[..., 1] * cols + used[..., 0], return_inverse=True)
-        return QueryTokens(*(part.to(device) for part in (tokens, slots, weights)))
+        return QueryTokens(*(part.to(device) for part in (given, tokens, slots, weights)))
 
 
 def nearest_tokens(

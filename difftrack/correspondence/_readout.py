@@ -39,7 +39,7 @@ def read_rows(
             over layers, steps or chunks are read just the same.
         points: The points whose tokens these are.
         cols: Columns of the token grid.
-        params: `read_out`, `second_softmax`, `window_radius` and `window_temperature` matter here.
+        params: `read_out` and its support, `second_softmax`, `window_radius` and `window_temperature` matter here.
     """
     return unpack(read_packed(rows, points, cols=cols, params=params))
 
@@ -61,7 +61,7 @@ def read_packed(
         params: As in `read_rows`.
         logits: Takes a softmax over scores first.
     """
-    per_token = params.read_out == "argmax_map"
+    per_token = params.read_out != "rows"
     if choose_backend(params, on_cuda=rows.is_cuda) == "triton" and rows.shape[-1] <= LONGEST_FUSED_ROW:
         from difftrack.correspondence._triton import read_triton
 
@@ -78,12 +78,12 @@ def read_packed(
             column_scale=None if logits is None else logits.column_scale,
         )
         readings = readings.reshape(*rows.shape[:-2], *readings.shape[1:])
-        return points.mix(readings) if per_token else readings
+        return _of_points(readings, points, cols=cols, params=params) if per_token else readings
     if logits is not None:
         rows = logits.softmax(rows)
     if per_token:
         values = rows.softmax(dim=-1) if params.second_softmax else rows.clone()
-        return points.mix(_best_matches(values, cols=cols, params=params))
+        return _of_points(_best_matches(values, cols=cols, params=params), points, cols=cols, params=params)
     return _best_matches(point_probabilities(rows, points, params), cols=cols, params=params)
 
 
@@ -101,6 +101,39 @@ class Logits:
         if self.row_scale is not None and self.column_scale is not None:
             scores = scores.mul_(self.row_scale[:, None]).mul_(self.column_scale[:, None])
         return scores.softmax(dim=-1)
+
+
+def _of_points(
+    readings: Float[Tensor, "*frame query_token 4"], points: QueryTokens, *, cols: int, params: MatchingParams
+) -> Float[Tensor, "*frame point 4"]:
+    """Turn the best matches of tokens into those of points."""
+    if params.read_out == "argmax_map":
+        return points.mix(readings)
+    *shape, num_tokens, _ = readings.shape
+    frames = [_moved(of_frame, points, cols, params) for of_frame in readings.reshape(-1, num_tokens, 4)]
+    return torch.stack(frames).reshape(*shape, len(points.slots), 4)
+
+
+def _moved(
+    readings: Float[Tensor, "query_token 4"], points: QueryTokens, cols: int, params: MatchingParams
+) -> Float[Tensor, "point 4"]:
+    """Move points by the displacements of the tokens around them.
+
+        x' = x + sum_i w_i d_i / sum_i w_i,   w_i = tent(i - x) * probability of i's best match
+
+    over the tokens i whose displacements d_i agree with d_k, k the one with which most weight agrees. A point on the
+    edge of a thing thus goes with one side, and never to the mean of two.
+    """
+    at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)
+    displacements = (readings[:, :2] - at)[points.slots]
+    weights = points.weights * readings[:, 2][points.slots].clamp(min=torch.finfo(readings.dtype).tiny)
+    apart = torch.cdist(displacements, displacements, compute_mode="donot_use_mm_for_euclid_dist")
+    agree = apart < params.support_agreement_token
+    leader = (agree * weights[:, None]).sum(dim=-1).argmax(dim=-1)
+    votes = weights * agree[torch.arange(len(leader), device=leader.device), leader]
+    votes = votes / votes.sum(dim=-1, keepdim=True)
+    moved = points.points_xy_token + (votes[..., None] * displacements).sum(dim=-2)
+    return torch.cat([moved, (votes[..., None] * readings[:, 2:][points.slots]).sum(dim=-2)], dim=-1)
 
 
 def _best_matches(

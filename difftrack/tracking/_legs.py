@@ -1,7 +1,7 @@
 """Points of one frame, matched in the frames that share a chunk with it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -73,7 +73,8 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, matchin
     here = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=matching)
     rows = pair.there[here.tokens]
     match = read_rows(rows, here, cols=grid.cols, params=matching)
-    margin = _margin(point_probabilities(rows, here, matching), cols=grid.cols)
+    nearest = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=replace(matching, read_out="rows"))
+    margin = _margin(point_probabilities(pair.there[nearest.tokens], nearest, matching), cols=grid.cols)
     there = query_tokens(match.points_xy_token, rows=grid.rows, cols=grid.cols, params=matching)
     returned = read_rows(pair.back[there.tokens], there, cols=grid.cols, params=matching)
     cycle_error = (returned.points_xy_token - asked).norm(dim=-1)

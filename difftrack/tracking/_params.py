@@ -9,7 +9,7 @@ from difftrack.correspondence import Convention, MatchingParams
 __all__ = ["TrackParams", "VisibilityParams"]
 
 _TRACKING_PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {"window_radius": 1, "window_temperature": 0.5},
+    "corrected": {"read_out": "displacements", "window_radius": 1},
     "released": {"temperature": "root_heads"},
 }
 """What tracking sets on top of the matching presets."""
@@ -69,11 +69,15 @@ class TrackParams:
     visibility: VisibilityParams = VisibilityParams()
     """When a match counts as seen."""
     smoothing_radius: int | None = None
-    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 1 under `corrected`, else 0."""
+    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 2 under `corrected`, else 0."""
+    smoothing_limit_token: float = 0.5
+    """Leave a position that smoothing would move farther, in tokens: that is motion or a wrong match, not jitter."""
 
     def __post_init__(self) -> None:
         if self.smoothing_radius is not None and self.smoothing_radius < 0:
             raise ValueError(f"smoothing_radius is {self.smoothing_radius}; it must be at least 0")
+        if not self.smoothing_limit_token > 0:
+            raise ValueError(f"smoothing_limit_token is {self.smoothing_limit_token}; it must be positive")
         if self.head_weights is not None and self.heads != "all":
             raise ValueError(f"heads is {list(self.heads)} beside head_weights; give one of the two")
         for name in ("layers", "steps", "heads"):
@@ -108,5 +112,5 @@ class TrackParams:
     @property
     def smooths_over(self) -> int:
         """Frames to either side over which positions are smoothed; 0 for none."""
-        preset = 1 if self.convention == "corrected" else 0
+        preset = 2 if self.convention == "corrected" else 0
         return preset if self.smoothing_radius is None else self.smoothing_radius

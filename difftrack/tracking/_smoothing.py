@@ -1,5 +1,7 @@
 """Temporal smoothing that never crosses an occlusion."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,6 +14,7 @@ def smooth_tracks(
     visible: Bool[Tensor, "frame point"],
     *,
     radius: int,
+    limit: float = math.inf,
     fixed_frames: Int[Tensor, " point"],
 ) -> Float[Tensor, "frame point xy"]:
     """Average positions over up to 2 * radius + 1 frames with triangular weights.
@@ -25,6 +28,7 @@ def smooth_tracks(
         points_xy: Positions in any unit.
         visible: True where the point is seen; invisible positions are left alone.
         radius: Frames to either side.
+        limit: Positions that would move farther than this, in the unit of `points_xy`, are left alone.
         fixed_frames: The query's frame of each point, whose position is given and stays.
 
     Returns:
@@ -45,5 +49,7 @@ def smooth_tracks(
         total[inner] += share * pair
         weight[inner] += 2 * share
     smoothed = total / weight
+    far = (smoothed - points_xy).norm(dim=-1, keepdim=True) > limit
+    smoothed = torch.where(far, points_xy, smoothed)
     smoothed[fixed_frames, torch.arange(points_xy.shape[1])] = points_xy[fixed_frames, torch.arange(points_xy.shape[1])]
     return smoothed

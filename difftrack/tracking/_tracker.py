@@ -62,7 +62,13 @@ def track_clip(
     points_px = tokens_to_points(legs.points_xy_token, stride_px=stride_px, params=matching)
     points_px[query_frames, torch.arange(len(given_px))] = given_px
     if params.smooths_over:
-        points_px = smooth_tracks(points_px, visible, radius=params.smooths_over, fixed_frames=query_frames)
+        points_px = smooth_tracks(
+            points_px,
+            visible,
+            radius=params.smooths_over,
+            limit=params.smoothing_limit_token * stride_px,
+            fixed_frames=query_frames,
+        )
     return PredictedTracks(
         points_xy_px=points_px.numpy(),
         visible=visible.numpy(),
