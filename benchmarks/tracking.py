@@ -5,9 +5,9 @@
     python -m benchmarks.tracking speed [--device cuda] [--frames 80]    seconds per clip at CogVideoX-2B's shape
 
 `study` and `tune` run the shipped backbone once over each clip and read everything else out of the same descriptors.
-Rendered clips have 17 frames of 128x192, half of them object clips and half camera moves, a 10x10 grid of queries in
-frame 0 (on objects alone in object clips) and exact truth with occlusions. Metrics are TAP-Vid's at 256x256, means over
-clips. Results go to benchmarks/results/tracking_*.json.
+The backbone sees clips at 160x240, `--size` sets another. Rendered clips have 17 frames of 128x192, half of them object
+clips and half camera moves, a 10x10 grid of queries in frame 0 (on objects alone in object clips) and exact truth with
+occlusions. Metrics are TAP-Vid's at 256x256, means over clips. Results go to benchmarks/results/tracking_*.json.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from difftrack.tracking import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-SIZE = (128, 192)
+RENDERED_SIZE = (128, 192)
 STEP, NUM_STEPS = 49, 50
 SPLITS: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 FIRST_SEEDS = {"eval": 700_000, "tune": 710_000}
@@ -68,6 +68,8 @@ class Case:
     latents: Sequence[ChunkDescriptors]
     """The clean latents that a token covers, as a feature."""
     grid: TokenGrid
+    size: tuple[int, int]
+    """That the backbone saw."""
     original: TrackedVideo
     """The clip and its truth at their own size."""
     seconds: float
@@ -84,6 +86,8 @@ def main() -> None:
         command.add_argument("--tapvid", type=Path, nargs="*", default=[], help="pickles of real video")
         command.add_argument("--layers", type=int, nargs="+", default=[6, 7], help="best first")
         command.add_argument("--heads", nargs="*", metavar="LAYER.HEAD", help="those that `tune` chose")
+        command.add_argument("--size", type=_size, default=(160, 240), metavar="HxW", help="that the backbone sees")
+        command.add_argument("--chunk-len", type=int, default=9, help="frames that it sees at a time")
         command.add_argument("--backbone", default=SHIPPED)
         command.add_argument("--device", default="auto")
         command.set_defaults(run=function)
@@ -96,6 +100,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     arguments.run(arguments)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 # ablation
@@ -112,6 +121,8 @@ def study(arguments: argparse.Namespace) -> None:
         "backbone": fingerprint,
         "layers": arguments.layers,
         "heads": arguments.heads,
+        "size": arguments.size,
+        "chunk_len": arguments.chunk_len,
         "clips_per_split": arguments.clips,
         "first_seed": FIRST_SEEDS["eval"],
     }
@@ -125,12 +136,15 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
     released = TrackParams(convention="released", layers=best)
     precise = replace(released, matching={"second_softmax": False, "temperature": "root_channel"}, overlap="average")
     unseen = VisibilityParams(predict=False)
-    corrected = TrackParams(layers=best, matching={"window_radius": 0}, smoothing_radius=0, visibility=unseen)
+    argmax = {"read_out": "rows", "window_radius": 0}
+    corrected = TrackParams(layers=best, matching=argmax, smoothing_radius=0, visibility=unseen)
     seen = replace(corrected, visibility=VisibilityParams())
-    soft = replace(seen, matching={"window_radius": 1, "window_temperature": 1.0})
+    soft = replace(seen, matching={"read_out": "rows"})
+    moved = replace(seen, matching={"support_radius": 1})
     wide = replace(seen, matching={})
-    smooth = replace(wide, smoothing_radius=None)
-    fused = replace(smooth, layers=tuple(layers))
+    smooth = replace(wide, smoothing_radius=None, smoothing_limit_token=1e9)
+    limited = replace(wide, smoothing_radius=None)
+    fused = replace(limited, layers=tuple(layers))
     rows: dict[str, Tracker] = {
         "no motion": still,
         "pyramidal Lucas-Kanade": follow,
@@ -140,43 +154,27 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         "pixels and tokens as they lie": partial(of_descriptors, params=corrected),
         "visibility from cycles": partial(of_descriptors, params=seen),
         "soft-argmax over 3x3 tokens": partial(of_descriptors, params=soft),
-        "weights squared": partial(of_descriptors, params=wide),
-        "smoothing over 3 frames": partial(of_descriptors, params=smooth),
+        "displacements of 4 tokens that agree": partial(of_descriptors, params=moved),
+        "displacements of up to 16": partial(of_descriptors, params=wide),
+        "smoothing over 5 frames": partial(of_descriptors, params=smooth),
+        "by half a token at most": partial(of_descriptors, params=limited),
     }
     if len(layers) > 1:
         rows[f"layers {', '.join(map(str, layers))} fused"] = partial(of_descriptors, params=fused)
     if heads:
         named = ", ".join(f"{layer}.{head}" for layer, head in heads)
         rows[f"heads {named} alone"] = partial(of_heads, params=fused, heads=heads)
-    rows["default, features"] = partial(of_descriptors, params=replace(smooth, kind="feature"))
+    rows["default, features"] = partial(of_descriptors, params=replace(limited, kind="feature"))
     return rows
 
 
 def tune(arguments: argparse.Namespace) -> None:
     """Whatever has a number: on tuning clips, one at a time around the default; and which heads to take."""
     default = TrackParams(layers=tuple(arguments.layers))
-    trackers: dict[str, Tracker] = {"default": partial(of_descriptors, params=default)}
-
-    def add(name: str, **changes: Any) -> None:  # noqa: ANN401
-        trackers[name] = partial(of_descriptors, params=replace(default, **changes))
-
-    for radius in (0, 1, 2, 3):
-        for temperature in (0.25, 0.5, 1.0) if radius else (1.0,):
-            add(
-                f"window {radius}, {temperature}",
-                matching={"window_radius": radius, "window_temperature": temperature},
-            )
-    add("one direction", matching={"directions": "forward"})
-    for divisor in (2.0, 4.0, 16.0):
-        add(f"temperature {divisor}", matching={"temperature": divisor})
-    for radius in (0, 2):
-        add(f"smoothing {radius}", smoothing_radius=radius)
-    for error in (1.0, 1.5, 3.0, 4.0):
-        add(f"cycle {error}", visibility=VisibilityParams(max_cycle_error_token=error))
-    for margin in (0.1, 0.3):
-        add(f"margin {margin}", visibility=VisibilityParams(min_margin=margin))
-    for layer in arguments.layers:
-        add(f"layer {layer}", layers=(layer,))
+    changes = {"default": {}, **_changes(arguments.layers)}
+    trackers: dict[str, Tracker] = {
+        name: partial(of_descriptors, params=replace(default, **change)) for name, change in changes.items()
+    }
     for window in (9, 15, 21, 31):
         for levels in (2, 3, 4):
             trackers[f"Lucas-Kanade {window} px, {levels} levels"] = partial(
@@ -190,10 +188,44 @@ def tune(arguments: argparse.Namespace) -> None:
     candidates = [(layer, head) for layer in arguments.layers for head in range(_num_heads(held[0][1]))]
     chosen = select_heads(partial(_worth, [case for _, case in held], default, worths), candidates, min_gain=0.001)
     print("heads, chosen greedily by delta_avg:", chosen)
-    about = {"backbone": fingerprint, "layers": arguments.layers, "first_seed": FIRST_SEEDS["tune"]}
-    _write(
-        "tracking_tuning", {**about, "clips_per_split": arguments.clips, "heads": chosen, "worths": worths, **results}
-    )
+    about = {
+        "backbone": fingerprint,
+        "layers": arguments.layers,
+        "size": arguments.size,
+        "chunk_len": arguments.chunk_len,
+        "first_seed": FIRST_SEEDS["tune"],
+        "clips_per_split": arguments.clips,
+    }
+    _write("tracking_tuning", {**about, "heads": chosen, "worths": worths, **results})
+
+
+def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """What is tried in place of the defaults, by name."""
+    windows = {
+        f"{read_out}, window {radius}, {temperature}": {
+            "read_out": read_out,
+            "window_radius": radius,
+            "window_temperature": temperature,
+        }
+        for read_out in ("rows", "displacements")
+        for radius in (0, 1, 2)
+        for temperature in ((0.5, 0.7, 1.0) if radius else (1.0,))
+    }
+    matching: dict[str, dict[str, Any]] = windows | {
+        **{f"support {radius}": {"support_radius": radius} for radius in (1, 3)},
+        **{f"agreement {token}": {"support_agreement_token": token} for token in (1.0, 2.0)},
+        **{f"temperature {divisor}": {"temperature": divisor} for divisor in (2.0, 4.0, 16.0)},
+        "one direction": {"directions": "forward"},
+    }
+    visibility = {f"cycle {token}": VisibilityParams(max_cycle_error_token=token) for token in (1.0, 1.5, 3.0, 4.0)}
+    visibility |= {f"margin {margin}": VisibilityParams(min_margin=margin) for margin in (0.1, 0.3)}
+    return {
+        **{name: {"matching": change} for name, change in matching.items()},
+        **{name: {"visibility": change} for name, change in visibility.items()},
+        **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},
+        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.25, 1.0, 1e9)},
+        **{f"layer {layer}": {"layers": (layer,)} for layer in layers},
+    }
 
 
 def _worth(
@@ -217,7 +249,9 @@ def _cases(arguments: argparse.Namespace, role: Literal["eval", "tune"]) -> tupl
     videos |= {path.stem: load_tapvid_pickle(path) for path in arguments.tapvid}
     both = ((name, video) for name, own in videos.items() for video in own)
     watched = track(both, description="extract", total=None)
-    return backbone.fingerprint, ((name, prepare(backbone, video, arguments.layers)) for name, video in watched)
+    size, chunks = arguments.size, ChunkParams(chunk_len=arguments.chunk_len)
+    cases = ((name, prepare(backbone, video, arguments.layers, size, chunks)) for name, video in watched)
+    return backbone.fingerprint, cases
 
 
 def evaluate(cases: Iterable[tuple[str, Case]], trackers: Mapping[str, Tracker]) -> dict[str, Any]:
@@ -241,7 +275,7 @@ def evaluate(cases: Iterable[tuple[str, Case]], trackers: Mapping[str, Tracker])
 
 def rendered(role: Literal["eval", "tune"], split: Literal["easy", "hard"], count: int) -> Iterator[TrackedVideo]:
     """Clips with exact tracks, object clips and camera moves by turns."""
-    height, width = SIZE
+    height, width = RENDERED_SIZE
     for number in range(count):
         spec = RenderSpec(
             seed=FIRST_SEEDS[role] + number,
@@ -261,9 +295,11 @@ def rendered(role: Literal["eval", "tune"], split: Literal["easy", "hard"], coun
         yield TrackedVideo(clip, Tracks(points.astype(np.float32), visible, queries, height, width, "exact"))
 
 
-def prepare(backbone: Backbone, video: TrackedVideo, layers: Sequence[int]) -> Case:
+def prepare(
+    backbone: Backbone, video: TrackedVideo, layers: Sequence[int], size: tuple[int, int], chunk_params: ChunkParams
+) -> Case:
     """Run the backbone over a clip's chunks, as the pipeline's tracking view does, and hold what it gives."""
-    height, width = SIZE
+    height, width = size
     params = TrackingViewParams(
         height=height,
         width=width,
@@ -273,7 +309,7 @@ def prepare(backbone: Backbone, video: TrackedVideo, layers: Sequence[int]) -> C
         descriptors=("query", "key", "feature"),
         mode=ModeParams(rendered="clean", generated="clean", folder="clean"),
     )
-    schedule = chunk_schedule(video.clip.num_frames, ChunkParams())
+    schedule = chunk_schedule(video.clip.num_frames, chunk_params)
     started = time.perf_counter()
     extraction = Extractor(backbone, params).prepare(video.clip, chunks=schedule)
     chunks, latents = [], []
@@ -282,14 +318,14 @@ def prepare(backbone: Backbone, video: TrackedVideo, layers: Sequence[int]) -> C
         chunks.append(ChunkDescriptors(spec.frames, partial(_read, units), spec.heads))
     seconds = time.perf_counter() - started
     grid = next(iter(extraction.groups.values())).grid
-    frames = _resized(video.clip.frames)
+    frames = working_frames(video.clip.frames, height=height, width=width).astype(np.uint8)
     tokens = _latent_tokens(backbone, frames)
     for spec in extraction.groups.values():
         own = tokens[:, list(spec.frames)]
         latents.append(ChunkDescriptors(spec.frames, partial(_same, own), None))
-    truth = _rescaled(video.tracks)
+    truth = _rescaled(video.tracks, size)
     clip = replace(video.clip, frames=frames)
-    return Case(clip, truth, truth.query_points, chunks, latents, grid, video, seconds)
+    return Case(clip, truth, truth.query_points, chunks, latents, grid, size, video, seconds)
 
 
 def _captured(extraction: Any, group: str, spec: DescriptorSpec) -> list[Any]:  # noqa: ANN401
@@ -307,12 +343,6 @@ def _same(tokens: torch.Tensor, step: int, layer: int) -> tuple[torch.Tensor, to
     return tokens, tokens
 
 
-def _resized(frames: np.ndarray) -> np.ndarray:
-    """Frames at the size that the backbone sees."""
-    height, width = SIZE
-    return working_frames(frames, height=height, width=width).astype(np.uint8)
-
-
 def _latent_tokens(backbone: Backbone, frames: np.ndarray) -> torch.Tensor:
     """[1, frame, row, col, channel] of clean latents, the patch's pixels of a token side by side."""
     latents, patch = backbone.encode(frames, frames_alone=True), backbone.patch_size
@@ -320,9 +350,9 @@ def _latent_tokens(backbone: Backbone, frames: np.ndarray) -> torch.Tensor:
     return tokens[None].float()
 
 
-def _rescaled(tracks: Tracks) -> Tracks:
-    height, width = SIZE
-    sizes = {"from_size": (tracks.height, tracks.width), "to_size": SIZE}
+def _rescaled(tracks: Tracks, size: tuple[int, int]) -> Tracks:
+    height, width = size
+    sizes = {"from_size": (tracks.height, tracks.width), "to_size": size}
     queries = tracks.query_points.copy()
     queries[:, 1:] = rescale_points(queries[:, 1:], **sizes)
     points = rescale_points(tracks.points_xy_px, **sizes)
@@ -342,7 +372,7 @@ def follow(case: Case, params: LucasKanadeParams | None = None) -> PredictedTrac
     clip, queries = case.original.clip, case.original.tracks.query_points
     flow = lucas_kanade(clip.frames, queries, params or LucasKanadeParams())
     tracks = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
-    return tracks.rescaled(from_size=(clip.height, clip.width), to_size=SIZE)
+    return tracks.rescaled(from_size=(clip.height, clip.width), to_size=case.size)
 
 
 def of_descriptors(case: Case, params: TrackParams) -> PredictedTracks:
@@ -369,7 +399,7 @@ def of_latents(case: Case) -> PredictedTracks:
 
 def score(tracks: PredictedTracks, case: Case) -> Scores:
     """TAP-Vid's metrics at 256x256."""
-    sizes = {"from_size": SIZE, "to_size": EVALUATED_SIZE}
+    sizes = {"from_size": case.size, "to_size": EVALUATED_SIZE}
     predicted, true = rescale_points(tracks.points_xy_px, **sizes), rescale_points(case.truth.points_xy_px, **sizes)
     frames = case.queries[:, 0].astype(np.int64)
     metrics = tapvid_metrics(predicted, tracks.visible, true, case.truth.visible, frames)
