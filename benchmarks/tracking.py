@@ -126,7 +126,8 @@ def study(arguments: argparse.Namespace) -> None:
         "clips_per_split": arguments.clips,
         "first_seed": FIRST_SEEDS["eval"],
     }
-    _write("tracking_study", {**about, **results})
+    height, width = arguments.size
+    _write(f"tracking_study_{height}x{width}", {**about, **results})
     print_table(results["means"])
 
 
@@ -148,6 +149,7 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
     rows: dict[str, Tracker] = {
         "no motion": still,
         "pyramidal Lucas-Kanade": follow,
+        "the same at the backbone's size": follow_resized,
         "cosine of latents": of_latents,
         "released": partial(of_descriptors, params=released),
         "one softmax, the model's own temperature": partial(of_descriptors, params=precise),
@@ -373,6 +375,12 @@ def follow(case: Case, params: LucasKanadeParams | None = None) -> PredictedTrac
     flow = lucas_kanade(clip.frames, queries, params or LucasKanadeParams())
     tracks = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
     return tracks.rescaled(from_size=(clip.height, clip.width), to_size=case.size)
+
+
+def follow_resized(case: Case) -> PredictedTracks:
+    """Pyramidal Lucas-Kanade on the frames that the backbone saw."""
+    flow = lucas_kanade(case.clip.frames, case.queries, LucasKanadeParams())
+    return PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
 
 
 def of_descriptors(case: Case, params: TrackParams) -> PredictedTracks:
