@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 
@@ -78,6 +79,20 @@ def test_workers_give_the_bytes_of_one(
 ) -> None:
     run_stage(inputs, tmp_path / "store", **how)
     assert digest(tmp_path / "store") == undisturbed
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_number_of_threads_gives_the_same_bytes_however_many_cores_there_are(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    threads = torch.get_num_threads()
+    try:
+        run_stage(inputs, tmp_path / "alone", workers=1, threads=1)
+        monkeypatch.setattr("difftrack.distribution._run._num_cores", lambda: cores)
+        run_stage(inputs, tmp_path / "auto", workers="auto", threads=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert digest(tmp_path / "auto") == digest(tmp_path / "alone")
 
 
 def test_parts_that_know_nothing_of_each_other_give_the_bytes_of_one(

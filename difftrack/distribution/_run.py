@@ -10,6 +10,9 @@ from difftrack.distribution._processes import run_in_processes
 
 __all__ = ["run_clips"]
 
+MOST_AUTO_PROCESSES = 4
+"""Without GPUs: each holds the weights in memory."""
+
 Outcome = tuple[str, str | None]
 """A clip, and what went wrong with it."""
 
@@ -30,7 +33,8 @@ def run_clips(
     Args:
         job: What to do.
         clips: With what.
-        workers: Processes on this host, with a GPU each as far as there are GPUs; 1 works in this process.
+        workers: Processes on this host, with a GPU each as far as there are GPUs; 1 works in this process. `auto`: one
+            per GPU; without any, one for as many cores as torch's threads take in this process, at most 4.
         scheduler: None for that; `dask` for a Dask cluster on this host; the address of one that runs.
         report: Told of progress.
 
@@ -41,7 +45,7 @@ def run_clips(
         ValueError: Dask is wanted but not installed, or no scheduler answers.
     """
     devices = _visible_devices()
-    count = max(len(devices), 1) if workers == "auto" else workers
+    count = (len(devices) or _processes_of_cores()) if workers == "auto" else workers
     count = min(count, max(len(clips), 1))
     if scheduler is not None:
         from difftrack.distribution._dask import run_on_dask  # an optional dependency
@@ -50,6 +54,19 @@ def run_clips(
     if count == 1:
         return run_here(job, clips, report=report)
     return run_in_processes(job, clips, workers=count, devices=devices, report=report)
+
+
+def _processes_of_cores() -> int:
+    import torch
+
+    return min(max(_num_cores() // torch.get_num_threads(), 1), MOST_AUTO_PROCESSES)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _visible_devices() -> list[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from difftrack.backbones import ModelParams, Trajectory, load_backbone, read_trajectory
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip, read_clip
@@ -43,7 +45,10 @@ class ExtractParams:
     """Replace descriptors that were written with other params, and drop those of clips that are gone; else refuse."""
     workers: int | Literal["auto"] = 1
     """Processes on this host, each with the weights, and with a GPU of its own as far as there are GPUs; auto: one per
-    GPU."""
+    GPU, and without any as many as `threads` leaves cores for, at most 4."""
+    threads: int | None = None
+    """Of torch, in every process. On a CPU the last bits of sums depend on it: a number gives the same bytes on hosts
+    with any number of cores. Null: torch's own choice, which is all cores."""
     scheduler: str | None = None
     """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
     (`tcp://host:port`): a Dask scheduler that runs."""
@@ -53,9 +58,9 @@ class ExtractParams:
     """Units that a process holds in memory on their way to disk, at most; then the model waits."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("writers", 0), ("write_depth", 1)):
+        for name, least in (("workers", 1), ("threads", 1), ("writers", 0), ("write_depth", 1)):
             count = getattr(self, name)
-            if count != "auto" and count < least:
+            if count not in ("auto", None) and count < least:
                 raise ValueError(f"{name} is {count}; it must be at least {least}")
 
     def view(self, name: str) -> AnalysisParams | TrackingParams:
@@ -79,7 +84,7 @@ class ClipSource:
 
     @classmethod
     def open(cls, params: Mapping[str, Any], *, backbone: str, view: str, folder: Path) -> "ClipSource":
-        """As a whole params.yaml says.
+        """As a whole params.yaml says; `extract.threads` holds for this process from now on.
 
         Args:
             params: All sections.
@@ -94,6 +99,8 @@ class ClipSource:
             raise ParamsError(f"params.yaml: no backbones.{backbone}; there are {', '.join(params['backbones'])}")
         model = parse(ModelParams, params["backbones"][backbone] or {}, f"backbones.{backbone}")
         extract = parse(ExtractParams, params["extract"], "extract")
+        if extract.threads is not None:
+            torch.set_num_threads(extract.threads)
         return cls(Extractor(load_backbone(backbone, model), extract.view(view)), folder)
 
     def prepare(self, name: str) -> ClipExtraction:
