@@ -1,7 +1,9 @@
 """Stage: descriptors of the analysis view + query points -> matches and attention of every step, layer and head."""
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ import torch
 import xarray as xr
 from rich.progress import track
 
-from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
+from difftrack.correspondence import Cell, ClipMatcher, MatchSection, label_matches
 from difftrack.datasets import read_tracks
 from difftrack.geometry import rescale_points
 from difftrack.params import parse
 from difftrack.store import Store, open_store, write_results
 from stages._run import Paths, run
+
+MOST_THREADS = 8
+"""On a CPU; each holds the descriptors of one (step, layer)."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -43,15 +48,23 @@ def _match(store: Store, clip: str, tracks_folder: Path, section: MatchSection) 
         tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
     )
     matcher = ClipMatcher(section, points_xy_px, spec.grid.stride_px, spec.text_mask)
-    cells = {
-        (step, layer): matcher.match(
-            lambda kind, step=step, layer=layer: torch.from_numpy(
-                store.sel(clip=clip, step=step, layer=layer, kind=kind)
-            )
-        )
-        for step, layer in spec.units
-    }
+
+    def match(unit: tuple[int, int]) -> Cell:
+        step, layer = unit
+        return matcher.match(lambda kind: torch.from_numpy(store.sel(clip=clip, step=step, layer=layer, kind=kind)))
+
+    cells = dict(zip(spec.units, _each(match, spec.units, on_cpu=matcher.device == "cpu"), strict=True))
     return label_matches(cells, spec, points=points, points_xy_px=points_xy_px)
+
+
+def _each(match: Callable[[tuple[int, int]], Cell], units: Sequence[tuple[int, int]], *, on_cpu: bool) -> list[Cell]:
+    """Match in every (step, layer); on a CPU each on one core, so that no bit depends on how many there are."""
+    if not on_cpu:
+        return [match(unit) for unit in units]
+    with ThreadPoolExecutor(
+        min(os.cpu_count() or 1, MOST_THREADS), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        return list(pool.map(match, units))
 
 
 def _provenance(store: Store, clip: str, section: MatchSection) -> dict[str, Any]:

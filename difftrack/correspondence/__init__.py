@@ -7,7 +7,7 @@ from difftrack.correspondence._attention import (
     attention_of_points_with_heads,
     attention_rows,
 )
-from difftrack.correspondence._clip import ClipMatcher, MatchSection, label_matches
+from difftrack.correspondence._clip import Cell, ClipMatcher, MatchSection, label_matches
 from difftrack.correspondence._features import match_features
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import (
@@ -29,6 +29,7 @@ __all__ = [
     "CORRECTED",
     "RELEASED",
     "AttentionRows",
+    "Cell",
     "ClipMatcher",
     "Convention",
     "Descriptors",

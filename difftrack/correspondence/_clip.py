@@ -22,7 +22,7 @@ from difftrack.correspondence._points import points_to_tokens, tokens_to_points
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ClipMatcher", "MatchSection", "label_matches"]
+__all__ = ["Cell", "ClipMatcher", "MatchSection", "label_matches"]
 
 Cell = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
 """Name -> axes and values of everything that one (step, layer) gives."""
@@ -64,7 +64,7 @@ class ClipMatcher:
     """In the first latent frame, pixels of the size that the backbone saw."""
     stride_px: int
     text_mask: tuple[bool, ...]
-    """True at text tokens that count; empty where the text's keys are unlabels."""
+    """True at text tokens that count; empty where the text's keys are not kept."""
 
     @property
     def device(self) -> str:
@@ -118,7 +118,7 @@ class ClipMatcher:
         }
 
     def _text(self, read: Read, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of the text tokens and which of them count; none where they are unlabels."""
+        """Keys of the text tokens and which of them count; none where they are not kept."""
         mask = torch.tensor(self.text_mask, dtype=torch.bool)
         if not len(mask):
             return key.new_zeros(len(key), 0, key.shape[-1]), mask
