@@ -214,6 +214,9 @@ def track(
     points: Annotated[str | None, typer.Option(help='Points in frame 0, pixels: "x,y x,y ...".')] = None,
     grid: Annotated[int | None, typer.Option(help="Instead of points: a grid of so many along each side.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Name or path:DIR; default: the first in the params.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tracks and the overlay video.")] = Path("tracks"),
     params: Annotated[Path, typer.Option(help="What to run, from extract.tracking and track.")] = Path("params.yaml"),
 ) -> None:
@@ -233,7 +236,7 @@ def track(
         queries = np.asarray([(0, x, y) for x, y in _points(points)], dtype=np.float32)
     else:
         queries = query_grid(clip.height, clip.width, grid or 0)
-    tracks = _track_clip(clip, queries, backbone, params)
+    tracks = _track_clip(clip, queries, backbone, params, None if size is None else _size(size))
     for file in write_own_tracks(out, clip, queries, tracks):
         typer.echo(file)
 
@@ -431,7 +434,16 @@ def _clip_name(video: Path) -> str:
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in video.stem) or "clip"
 
 
-def _track_clip(clip: "Clip", queries: "np.ndarray", backbone: str | None, params: Path) -> "PredictedTracks":
+def _size(text: str) -> dict[str, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(f"--size {text}: wanted is HEIGHTxWIDTH in pixels, such as 160x240")
+    return {"height": int(height), "width": int(width)}
+
+
+def _track_clip(
+    clip: "Clip", queries: "np.ndarray", backbone: str | None, params: Path, size: dict[str, int] | None
+) -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
     from difftrack.backbones import ModelParams, load_backbone
     from difftrack.extraction import Extractor, TrackingViewParams
@@ -440,7 +452,7 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", backbone: str | None, param
     from difftrack.tracking import ChunkParams, TrackParams, chunk_schedule, select_sources, track_clip
 
     values = _read_params(params, "extract", "track", "backbones")
-    view = dict(values["extract"]["tracking"])
+    view = values["extract"]["tracking"] | (size or {})
     chunking = parse(ChunkParams, view.pop("chunks", {}), "extract.tracking.chunks")
     known = {field.name for field in dataclasses.fields(TrackParams)}  # the rest is about evaluation
     section = parse(TrackParams, {key: value for key, value in values["track"].items() if key in known}, "track")

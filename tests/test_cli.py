@@ -202,6 +202,22 @@ def test_track_writes_arrays_table_and_overlay_for_a_video_of_ones_own(tmp_path:
     assert read_video(tmp_path / "out" / "my-video.mp4").frames.shape == (7, 54, 72, 3)
 
 
+def test_track_shows_the_backbone_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    ask = ("track", project / "my video.mp4", "--points", "10,20 50.5,30", "--params", project / "params.yaml")
+    found = []
+    for size in (f"{HEIGHT}x{WIDTH}", f"{2 * HEIGHT}x{2 * WIDTH}"):
+        status, _, error = run(*ask, "--out", tmp_path / size, "--size", size)
+        assert status == 0, error
+        found.append(read_predictions(tmp_path / size / "my-video.npz")[1]["tracker"].points_xy_px)
+    assert found[0].shape == found[1].shape
+    assert np.abs(found[0] - found[1]).max() > 0.1
+    status, _, error = run(*ask, "--size", f"{HEIGHT + 1}x{WIDTH}")
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert f"{HEIGHT + 1}" in error
+    assert run(*ask, "--size", "big")[0] == 2
+
+
 def test_track_wants_either_points_or_a_grid(tmp_path: Path) -> None:
     video = tmp_path / "video.mp4"
     write_video(video, np.zeros((3, 16, 24, 3), np.uint8), 5.0, lossless=True)
