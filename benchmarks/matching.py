@@ -411,7 +411,7 @@ def draw_scaling(result: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
     for axis, (name, seconds) in zip(axes, result["seconds"].items(), strict=True):
         axis.plot(list(seconds), [1000 * value for value in seconds.values()], marker="o")
         axis.set(xlabel=name, ylim=(0, None), xlim=(0, None))
