@@ -26,6 +26,8 @@ def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
         ("best layer, easy", max(easy["whole"]["query_key"][-1]), ">= 0.92", 0.92, 1),
         ("best layer, hard", max(hard["whole"]["query_key"][-1]), ">= 0.75", 0.75, 1),
+        ("the same by displacements, easy", max(easy["whole"]["query_key_displacements"][-1]), ">= 0.92", 0.92, 1),
+        ("the same by displacements, hard", max(hard["whole"]["query_key_displacements"][-1]), ">= 0.75", 0.75, 1),
         ("best layer, frames alone, easy", max(easy["apart"]["query_key"][-1]), ">= 0.92", 0.92, 1),
         ("largest fall from noise to clean", falls, "<= 0.02", 0.02, -1),
         ("layers that attend across frames without matching", len(idle), ">= 1", 1, 1),
@@ -54,6 +56,7 @@ def print_results(results: Mapping[str, Any]) -> None:
         lines = {
             "baselines": found["baselines"],
             f"heads of layer {best}": dict(enumerate(found["whole"]["heads"][-1][best])),
+            "the same by displacements": dict(enumerate(found["whole"]["heads_displacements"][-1][best])),
         }
         for name, shares in lines.items():
             listed = ", ".join(f"{key} {100 * share:.1f}" for key, share in shares.items())
@@ -81,7 +84,9 @@ def _table(split: str, found: Mapping[str, Any], steps: Sequence[int]) -> Table:
     whole, apart = found["whole"], found["apart"]
     for step, shares, features in zip(steps, whole["query_key"], whole["feature"], strict=True):
         table.add_row(f"step {step}", *_percents([*shares, max(features)]))
+    table.add_row("displacements", *_percents(whole["query_key_displacements"][-1]), "")
     table.add_row("frames alone", *_percents([*apart["query_key"][-1], max(apart["feature"][-1])]))
+    table.add_row("displacements", *_percents(apart["query_key_displacements"][-1]), "")
     table.add_row("untrained", *_percents(found["untrained"]))
     table.add_row("cross-frame mass", *_percents(whole["cross_frame_mass"]))
     return table

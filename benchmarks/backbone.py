@@ -3,8 +3,9 @@
 Usage: python -m benchmarks.backbone [--clips 64] [--pipeline DIR] [--device auto] [--steps 0 9 19 29 39 44 49]
 
 Clips are rendered with the role `eval`, half of them object clips and half camera moves. A match is right within 8 px,
-one token; shares are of all visible points of a 12 x 12 grid in all later latent frames. Results are printed and go to
-benchmarks/results/backbone.json.
+one token; shares are of all visible points of a 12 x 12 grid in all later latent frames. Matches are those of eq. 6, an
+argmax over tokens; beside them stand the cleanest step's as the tracker reads them, by displacements. Results are
+printed and go to benchmarks/results/backbone.json.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from benchmarks.matching import machine
 from difftrack.annotation import lucas_kanade
 from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
 from difftrack.correspondence import (
+    MatchingParams,
     attention_of_points,
     match_features,
     match_points_with_heads,
@@ -41,6 +43,8 @@ NUM_INFERENCE_STEPS = 50
 CLEANEST = NUM_INFERENCE_STEPS - 1
 THRESHOLD_PX = 8.0
 GRID = 12
+DISPLACEMENTS = MatchingParams(read_out="displacements", window_radius=1)
+READINGS = ("query_key", "heads", "feature", "query_key_displacements", "heads_displacements")
 OTHER_SIZES = ((96, 160), (160, 128), (128, 128), (192, 288))
 OTHER_LENGTHS = (33, 49)
 
@@ -141,6 +145,8 @@ def _accuracy(
 ) -> dict[str, Any]:
     """Shares matched by query-key of every layer and head and by features, and where the layers attend.
 
+    Per step, noisiest first; by displacements at the cleanest alone.
+
     Args:
         backbone: Runs once per clip and step.
         cases: Clips of one size.
@@ -172,6 +178,9 @@ def _accuracy(
                 found["heads"].append(_pixels(heads.points_xy_token, backbone))
                 found["feature"].append(_pixels(match_features(feature, tokens).points_xy_token, backbone))
                 if step == CLEANEST:
+                    mean, heads = match_points_with_heads(query, key, tokens, params=DISPLACEMENTS)
+                    found["query_key_displacements"].append(_pixels(mean.points_xy_token, backbone))
+                    found["heads_displacements"].append(_pixels(heads.points_xy_token, backbone))
                     rows = attention_of_points(query, key, record.text_key.float(), record.text_mask, tokens)
                     masses.append(float(rows.frame_mass[1:].sum(dim=0).mean()))
             for name, points in found.items():
@@ -179,7 +188,8 @@ def _accuracy(
             if masses:
                 cross.append(masses)
     named = {
-        name: [tally.shares(f"{name}/{step}").tolist() for step in steps] for name in ("query_key", "heads", "feature")
+        name: [tally.shares(f"{name}/{step}").tolist() for step in steps if f"{name}/{step}" in tally.total]
+        for name in READINGS
     }
     return {
         "points": tally.total[f"query_key/{steps[-1]}"],
