@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
+# Modules are compiled when they are first imported, not one after the other by pip; every stage would do it again otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:
 	@echo "make repro      set up, run the pipeline, print where the report is"

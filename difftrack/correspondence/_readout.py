@@ -126,7 +126,7 @@ def _moved(
     """
     at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)
     displacements = (readings[:, :2] - at)[points.slots]
-    weights = points.weights * readings[:, 2][points.slots].clamp(min=torch.finfo(readings.dtype).tiny)
+    weights = points.weights * readings[:, 2][points.slots].clamp(min=1e-30)
     apart = torch.cdist(displacements, displacements, compute_mode="donot_use_mm_for_euclid_dist")
     agree = apart < params.support_agreement_token
     leader = (agree * weights[:, None]).sum(dim=-1).argmax(dim=-1)
