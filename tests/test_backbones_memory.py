@@ -180,6 +180,17 @@ def test_model_offload_on_a_gpu_changes_no_capture(row: tuple[str, Path]) -> Non
     assert np.array_equal(sampled(name, resident), sampled(name, offloaded))
 
 
+def test_a_backbone_that_is_let_go_leaves_memory(row: tuple[str, Path]) -> None:
+    """Nothing that is kept between calls may hold it: the next one needs its place on the card."""
+    name, folder = row
+    backbone = loaded(folder)
+    everything(name, backbone)
+    left = weakref.ref(backbone.transformer)
+    del backbone
+    gc.collect()
+    assert left() is None
+
+
 # Text encoders
 
 

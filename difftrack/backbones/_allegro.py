@@ -1,7 +1,7 @@
 """Allegro: self-attention over video alone, noise prediction, four frames to a latent frame from the first on."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,14 +72,20 @@ class AllegroBackbone(MaskedTextBackbone):
         inputs["encoder_hidden_states"] = prompt.tokens[None, None]
         return inputs | {"image_rotary_emb": self._rotary_embedding(num_latent_frames, rows, cols)}
 
-    @cache  # noqa: B019 - a backbone lives as long as its process, and sees few sizes
+    @cached_property
+    def _rotary_embeddings(self) -> dict[tuple[int, int, int], tuple[Any, Any]]:
+        """Those made so far; kept here, so that they go when the backbone goes."""
+        return {}
+
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Any, Any]:
-        pipeline = self.components.pipeline(scheduler=self.components["scheduler"])
-        height, width = rows * self.spatial_stride, cols * self.spatial_stride
-        rotary: tuple[Any, Any] = pipeline._prepare_rotary_positional_embeddings(
-            1, height, width, num_latent_frames, self.device
-        )
-        return rotary
+        size = (num_latent_frames, rows, cols)
+        if size not in self._rotary_embeddings:
+            pipeline = self.components.pipeline(scheduler=self.components["scheduler"])
+            height, width = rows * self.spatial_stride, cols * self.spatial_stride
+            self._rotary_embeddings[size] = pipeline._prepare_rotary_positional_embeddings(
+                1, height, width, num_latent_frames, self.device
+            )
+        return self._rotary_embeddings[size]
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return super()._sampling_inputs(prompt) | {"negative_prompt": None}

@@ -1,7 +1,7 @@
 """CogVideoX, 1.0 and 1.5, from text or from an image: joint attention, text first, velocity prediction."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -153,17 +153,23 @@ class CogVideoXBackbone(Backbone):
             inputs["ofs"] = torch.full((1,), 2.0, dtype=self.components.dtype, device=self.device)
         return inputs
 
-    @cache  # noqa: B019 - a backbone lives as long as its process, and sees few sizes
+    @cached_property
+    def _rotary_embeddings(self) -> dict[tuple[int, int, int], tuple[Tensor, Tensor]]:
+        """Those made so far; kept here, so that they go when the backbone goes."""
+        return {}
+
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Tensor, Tensor] | None:
         """As the stock pipeline prepares it, for any number of latent frames."""
         if not self.transformer_config.use_rotary_positional_embeddings:
             return None
-        pipeline = self._sampling_pipeline(self.components["scheduler"])
-        height, width = rows * self.spatial_stride, cols * self.spatial_stride
-        rotary: tuple[Tensor, Tensor] = pipeline._prepare_rotary_positional_embeddings(
-            height, width, num_latent_frames, self.device
-        )
-        return rotary
+        size = (num_latent_frames, rows, cols)
+        if size not in self._rotary_embeddings:
+            pipeline = self._sampling_pipeline(self.components["scheduler"])
+            height, width = rows * self.spatial_stride, cols * self.spatial_stride
+            self._rotary_embeddings[size] = pipeline._prepare_rotary_positional_embeddings(
+                height, width, num_latent_frames, self.device
+            )
+        return self._rotary_embeddings[size]
 
     def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {

@@ -73,20 +73,26 @@ class Probe:
         return result
 
 
-@cache
 def rotary_tables(
     transformer: CogVideoXTransformer3DModel, num_latent_frames: int, rows: int, cols: int
 ) -> tuple[Tensor, Tensor]:
     """Rotary tables for latents of this size, as the stock pipeline prepares them."""
-    config = transformer.config
+    config, device = transformer.config, next(transformer.parameters()).device
     patch = config.patch_size
-    grid = (rows // patch, cols // patch)
-    crop = get_resize_crop_region_for_grid(grid, config.sample_width // patch, config.sample_height // patch)
+    sample = (config.sample_width // patch, config.sample_height // patch)
+    return _rotary_tables(config.attention_head_dim, sample, (num_latent_frames, rows // patch, cols // patch), device)
+
+
+@cache
+def _rotary_tables(
+    num_channels: int, sample: tuple[int, int], grid: tuple[int, int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    num_latent_frames, rows, cols = grid
     cos, sin = get_3d_rotary_pos_embed(
-        embed_dim=config.attention_head_dim,
-        crops_coords=crop,
-        grid_size=grid,
+        embed_dim=num_channels,
+        crops_coords=get_resize_crop_region_for_grid((rows, cols), *sample),
+        grid_size=(rows, cols),
         temporal_size=num_latent_frames,
-        device=next(transformer.parameters()).device,
+        device=device,
     )
     return cos, sin
