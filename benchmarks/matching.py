@@ -135,7 +135,7 @@ def ours_feature(inputs: Inputs, params: MatchingParams) -> Tensor:
 
 def ours_attention(inputs: Inputs, params: MatchingParams) -> Tensor:
     """Reduce the attention of the points to what the scores need."""
-    mask = torch.ones(inputs.text_key.shape[1], dtype=torch.bool)
+    mask = torch.ones(inputs.text_key.shape[1], dtype=torch.bool, device=inputs.text_key.device)
     points = tokens_of(inputs, params)
     return attention_of_points(inputs.query, inputs.key, inputs.text_key, mask, points, params=params).frame_mass
 

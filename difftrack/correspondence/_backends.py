@@ -74,7 +74,7 @@ def pair_rows(
         "blocked": pair_rows_blocked,
         "triton": partial(_triton, "pair_rows_triton"),
     }
-    return backend[choose_backend(params, on_cuda=query.is_cuda)](
+    return backend[_backend_for(tokens, params, on_cuda=query.is_cuda)](
         query,
         key,
         tokens,
@@ -122,10 +122,16 @@ def attention_parts(
         "blocked": partial(attention_parts_blocked, memory_limit_mb=params.memory_limit_mb),
         "triton": partial(_triton, "attention_parts_triton"),
     }
-    chosen = backend[choose_backend(params, on_cuda=key.is_cuda)]
+    chosen = backend[_backend_for(tokens, params, on_cuda=key.is_cuda)]
     parts: tuple[Tensor, Tensor | None, Tensor | None]
     parts = chosen(query, key, text_key, text_mask, tokens, mean=mean, per_head=per_head)
     return parts
+
+
+def _backend_for(tokens: Tensor, params: MatchingParams, *, on_cuda: bool) -> str:
+    """Choose one; no kernel can be launched for nothing."""
+    chosen = choose_backend(params, on_cuda=on_cuda)
+    return chosen if len(tokens) or chosen != "triton" else "blocked"
 
 
 def _triton(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -46,7 +46,7 @@ def match_features(
     tokens = feature.permute(1, 2, 3, 0, 4).flatten(3).flatten(1, 2)
     source = tokens[source_frame].index_select(0, points.tokens)
     source_scale = _inverse_norms(source) if params.feature_similarity == "cosine" else None
-    readings = given_readings(points_xy_token, num_latent_frames, device=feature.device)
+    readings = given_readings(points.points_xy_token, num_latent_frames)
     for frames in frame_batches(feature, points, params, source_frame):
         at = slice(frames.start, frames.stop)
         scores = _products(source, tokens[at])

@@ -40,18 +40,14 @@ def unpack(
     return Matches(readings[..., :2], readings[..., 2], readings[..., 3], cycle_error_token)
 
 
-def given_readings(
-    points_xy_token: Float[Tensor, "point xy"], *axes: int, device: torch.device
-) -> Float[Tensor, "*axes point 4"]:
+def given_readings(points_xy_token: Float[Tensor, "point xy"], *axes: int) -> Float[Tensor, "*axes point 4"]:
     """Say that points are where they were asked for, in the source frame and for now in all others.
 
     Args:
-        points_xy_token: Points.
+        points_xy_token: Points, on the device of the result: a copy would wait for all that a GPU still has to do.
         axes: Lengths of the leading axes.
-        device: Of the result.
     """
-    certain = torch.nn.functional.pad(points_xy_token.float(), (0, 2), value=1.0)
-    return certain.to(device, non_blocking=True).repeat(*axes, 1, 1)
+    return torch.nn.functional.pad(points_xy_token, (0, 2), value=1.0).repeat(*axes, 1, 1)
 
 
 def stack_heads(parts: Sequence[Matches]) -> Matches:

@@ -161,7 +161,7 @@ def _with_heads(
     num_heads, num_latent_frames, num_rows, cols, _ = query.shape
     check_source_frame(source_frame, num_latent_frames)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
-    of_mean = given_readings(points_xy_token, num_latent_frames, device=query.device)
+    of_mean = given_readings(points.points_xy_token, num_latent_frames)
     of_heads = of_mean.repeat(num_heads, 1, 1, 1)
     for frames in frame_batches(query, points, params, source_frame, groups=num_heads):
         at = slice(frames.start, frames.stop)

@@ -62,7 +62,8 @@ def read_packed(
         logits: Takes a softmax over scores first.
     """
     per_token = params.read_out != "rows"
-    if choose_backend(params, on_cuda=rows.is_cuda) == "triton" and rows.shape[-1] <= LONGEST_FUSED_ROW:
+    fused = choose_backend(params, on_cuda=rows.is_cuda) == "triton" and rows.shape[-1] <= LONGEST_FUSED_ROW
+    if fused and len(points.slots):
         from difftrack.correspondence._triton import read_triton
 
         readings: Tensor = read_triton(
@@ -109,14 +110,12 @@ def _of_points(
     """Turn the best matches of tokens into those of points."""
     if params.read_out == "argmax_map":
         return points.mix(readings)
-    *shape, num_tokens, _ = readings.shape
-    frames = [_moved(of_frame, points, cols, params) for of_frame in readings.reshape(-1, num_tokens, 4)]
-    return torch.stack(frames).reshape(*shape, len(points.slots), 4)
+    return _moved(readings, points, cols, params)
 
 
 def _moved(
-    readings: Float[Tensor, "query_token 4"], points: QueryTokens, cols: int, params: MatchingParams
-) -> Float[Tensor, "point 4"]:
+    readings: Float[Tensor, "*frame query_token 4"], points: QueryTokens, cols: int, params: MatchingParams
+) -> Float[Tensor, "*frame point 4"]:
     """Move points by the displacements of the tokens around them.
 
         x' = x + sum_i w_i d_i / sum_i w_i,   w_i = tent(i - x) * probability of i's best match
@@ -125,15 +124,15 @@ def _moved(
     edge of a thing thus goes with one side, and never to the mean of two.
     """
     at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)
-    displacements = (readings[:, :2] - at)[points.slots]
-    weights = points.weights * readings[:, 2][points.slots].clamp(min=1e-30)
+    near = torch.cat([readings[..., :2] - at, readings[..., 2:]], dim=-1)[..., points.slots, :]
+    displacements = near[..., :2]
+    weights = points.weights * near[..., 2].clamp(min=1e-30)
     apart = torch.cdist(displacements, displacements, compute_mode="donot_use_mm_for_euclid_dist")
     agree = apart < params.support_agreement_token
-    leader = (agree * weights[:, None]).sum(dim=-1).argmax(dim=-1)
-    votes = weights * agree[torch.arange(len(leader), device=leader.device), leader]
-    votes = votes / votes.sum(dim=-1, keepdim=True)
-    moved = points.points_xy_token + (votes[..., None] * displacements).sum(dim=-2)
-    return torch.cat([moved, (votes[..., None] * readings[:, 2:][points.slots]).sum(dim=-2)], dim=-1)
+    leader = (agree * weights[..., None, :]).sum(dim=-1).argmax(dim=-1, keepdim=True)
+    votes = weights * agree.take_along_dim(leader[..., None], dim=-2)[..., 0, :]
+    found = (votes[..., None] * near).sum(dim=-2) / votes.sum(dim=-1, keepdim=True)
+    return torch.cat([points.points_xy_token + found[..., :2], found[..., 2:]], dim=-1)
 
 
 def _best_matches(

@@ -95,7 +95,7 @@ class RowsBetween:
         query, _ = self.pairs[0]
         _, num_latent_frames, num_rows, cols, _ = query.shape
         points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=self.params, device=query.device)
-        readings = given_readings(points_xy_token, num_latent_frames, device=query.device)
+        readings = given_readings(points.points_xy_token, num_latent_frames)
         errors = readings.new_zeros(readings.shape[:-1]) if cycle else None
         for frames in frame_batches(query, points, self.params, source_frame, single=cycle):
             at = slice(frames.start, frames.stop)

@@ -1,5 +1,7 @@
 """From latent frames to video frames."""
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,17 +31,29 @@ def latent_to_frames(
     Returns:
         Positions in the same unit; frames beyond the last latent frame repeat it.
     """
-    num_latent_frames = points_xy.shape[-3]
-    if params.upsampling == "causal":
-        latent = torch.from_numpy(latent_position_of_frames(num_frames, temporal_stride=temporal_stride))
-    else:
-        latent = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * num_latent_frames / num_frames - 0.5
-    latent = latent.clamp(0, num_latent_frames - 1)
-    before = latent.floor().long()
-    after = (before + 1).clamp(max=num_latent_frames - 1)
-    fraction = (latent - before).to(points_xy)[:, None, None]
-    return torch.lerp(
-        points_xy.index_select(-3, before.to(points_xy.device)),
-        points_xy.index_select(-3, after.to(points_xy.device)),
-        fraction,
+    before, after, fraction = _places(
+        num_frames, points_xy.shape[-3], temporal_stride, params.upsampling, str(points_xy.device)
     )
+    return torch.lerp(
+        points_xy.index_select(-3, before), points_xy.index_select(-3, after), fraction.to(points_xy.dtype)
+    )
+
+
+@lru_cache(maxsize=32)
+def _places(
+    num_frames: int, num_latent_frames: int, temporal_stride: int, upsampling: str, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latent frames between which every video frame reads, and how far from the first of them.
+
+    Kept for the last lengths: to bring them to a GPU once more would wait for all that it still has to do.
+    """
+    with torch.inference_mode(False):
+        if upsampling == "causal":
+            latent = torch.from_numpy(latent_position_of_frames(num_frames, temporal_stride=temporal_stride))
+        else:
+            latent = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * num_latent_frames / num_frames - 0.5
+        latent = latent.clamp(0, num_latent_frames - 1)
+        before = latent.floor().long()
+        after = (before + 1).clamp(max=num_latent_frames - 1)
+        fraction = (latent - before)[:, None, None]
+        return before.to(device), after.to(device), fraction.to(device)
