@@ -194,6 +194,9 @@ def shape(**changes: Any) -> ModelShape:
 def test_the_arithmetic_of_a_forward_counts_weights_and_attention() -> None:
     tokens = 3 * 3 * 5 + 13
     assert shape().flops_per_forward == 2 * 1e6 * tokens + 4 * 7 * tokens**2 * 3 * 5
+    # Two points lie between eight of the 15 tokens of a frame, seventeen between all; the first frame matches in two.
+    assert shape().flops_per_match(2) == 2 * (3 * 5) * 2 * (3 * 8 + 15) * 15
+    assert shape().flops_per_match(17) == 2 * (3 * 5) * 2 * (3 * 15 + 15) * 15 == 54_000
 
 
 def test_a_study_adds_up_tiers_over_models() -> None:
@@ -205,6 +208,7 @@ def test_a_study_adds_up_tiers_over_models() -> None:
         kept_layers=2,
         kept_steps=3,
         tflops=1.0,
+        matching_tflops=54_000e-12,  # a second per (layer, step)
         seconds_per_clip=100.0,
         encoded_bytes_per_s=1e6,
         store=StoreParams(codec="none"),
@@ -218,7 +222,7 @@ def test_a_study_adds_up_tiers_over_models() -> None:
     ]
     hours = {(row[0], row[1]): float(row[4]) for row in rows}
     assert hours["one", "full descriptors, all"] == pytest.approx(11 * (50 * 2 + 100) / 3600, rel=0.01)
-    assert hours["two", "survey, all"] == pytest.approx(11 * 50 * 4 / 3600, rel=0.01)
+    assert hours["two", "survey, all"] == pytest.approx(11 * 50 * (4 + 7) / 3600, rel=0.01)
     assert hours["**all**", "full descriptors, kept"] == pytest.approx(11 * (3 * 2 + 100 + 3 * 4) / 3600, rel=0.01)
     survey_bytes = 11 * 50 * 7 * 17 * (6 * 3 + 2) * 4
     assert rows[2][2] == f"{survey_bytes / 1e6:.3g} MB"

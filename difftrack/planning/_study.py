@@ -57,6 +57,17 @@ class ModelShape:
         tokens = grid.num_latent_frames * grid.rows * grid.cols + self.text_tokens
         return 2 * self.parameters * tokens + 4 * self.layers * tokens**2 * self.heads * self.channels
 
+    def flops_per_match(self, points: int) -> float:
+        """The same of the products that match points in one layer at one step, by query and key, in both directions.
+
+        The rows of the tokens around the points are wanted, four a point, in three products: for their normalisers, and
+        for their probabilities forth and back; and the normaliser of every other token.
+        """
+        grid = self.grid
+        tokens = grid.rows * grid.cols
+        rows = 3 * min(4 * points, tokens) + tokens
+        return 2.0 * self.heads * self.channels * (grid.num_latent_frames - 1) * rows * tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
@@ -77,6 +88,8 @@ class Study:
     kinds: tuple[DescriptorKind, ...] = ("query", "key")
     tflops: float
     """That a forward achieves where `seconds_per_forward` is null, 10^12 per second."""
+    matching_tflops: float
+    """That matching achieves in the survey."""
     seconds_per_clip: float
     """Where a model has none of its own."""
     encoded_bytes_per_s: float
@@ -84,7 +97,8 @@ class Study:
     store: StoreParams = field(default_factory=StoreParams)
 
     def __post_init__(self) -> None:
-        for name in ("clips", "steps", "points", "kept_layers", "kept_steps", "tflops", "encoded_bytes_per_s"):
+        counts = ("clips", "steps", "points", "kept_layers", "kept_steps")
+        for name in (*counts, "tflops", "matching_tflops", "encoded_bytes_per_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
 
@@ -153,7 +167,9 @@ def _surveyed(study: Study, model: ModelShape) -> _Tier:
     """Per latent frame and point: match (x, y), probability, margin, attention (max, mass); per point: text's two."""
     per_unit = study.points * (6 * model.grid.num_latent_frames + 2) * FLOAT_BYTES
     num_bytes = float(study.clips * study.steps * model.layers * per_unit)
-    return _Tier(num_bytes, num_bytes, _gpu_seconds(study, model, study.steps), 0.0)
+    flops = study.clips * study.steps * model.layers * model.flops_per_match(study.points)
+    matching = flops / (study.matching_tflops * 1e12)
+    return _Tier(num_bytes, num_bytes, _gpu_seconds(study, model, study.steps) + matching, 0.0)
 
 
 def _gpu_seconds(study: Study, model: ModelShape, steps: int) -> float:
