@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -294,18 +295,37 @@ def _speeds(sizes: ArchitectureParams, params: AutoencoderTraining, frames: torc
 
 
 def ship(runs: Path) -> None:
-    """Copy the pipeline and the curves of a finished run over this folder's."""
-    pipeline = runs / "pipeline"
-    if not (pipeline / "model_index.json").exists():
-        raise SystemExit(f"{pipeline} holds no pipeline; is the run finished?")
-    for component in COMPONENTS:
-        shutil.rmtree(HERE / component, ignore_errors=True)
-        shutil.copytree(pipeline / component, HERE / component)
-    shutil.copy(pipeline / "model_index.json", HERE)
-    number = 1 + len(list((HERE / "curves").glob("transformer-*.jsonl")))
+    """Copy the pipeline and the curves of a finished run over this folder's; of a run of the autoencoder alone, that."""
+    pipeline, autoencoder = runs / "pipeline", runs / "autoencoder"
+    if (pipeline / "model_index.json").exists():
+        for component in COMPONENTS:
+            shutil.rmtree(HERE / component, ignore_errors=True)
+            shutil.copytree(pipeline / component, HERE / component)
+        shutil.copy(pipeline / "model_index.json", HERE)
+    elif (autoencoder / "config.json").exists():
+        _ship_autoencoder(autoencoder)
+    else:
+        raise SystemExit(f"{runs} holds no pipeline and no autoencoder; is the run finished?")
+    number = 1 + max((int(file.stem.split("-")[-1]) for file in (HERE / "curves").glob("*.jsonl")), default=0)
     for name in ("autoencoder", "transformer"):
         if (runs / f"{name}.jsonl").exists():
-            shutil.copy(runs / f"{name}.jsonl", HERE / "curves" / f"{name}-{number}.jsonl")
+            shutil.copyfile(runs / f"{name}.jsonl", HERE / "curves" / f"{name}-{number}.jsonl")
+
+
+def _ship_autoencoder(folder: Path) -> None:
+    """Take over an autoencoder whose encoder is the one that the transformer here was trained with."""
+    trained, shipped = (
+        AutoencoderKLCogVideoX.from_pretrained(path, dtype=torch.float16) for path in (folder, HERE / "vae")
+    )
+    ours = shipped.encoder.state_dict()
+    if any(not torch.equal(value, ours[name]) for name, value in trained.encoder.state_dict().items()):
+        raise SystemExit(
+            f"the encoder in {folder} is not the shipped one: train a transformer on it, or set train_encoder to false"
+        )
+    with tempfile.TemporaryDirectory() as saved:
+        trained.save_pretrained(saved)
+        for file in Path(saved).glob("*.safetensors"):
+            shutil.copyfile(file, HERE / "vae" / file.name)
 
 
 def report(line: str) -> None:
