@@ -138,13 +138,15 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
     precise = replace(released, matching={"second_softmax": False, "temperature": "root_channel"}, overlap="average")
     unseen = VisibilityParams(predict=False)
     argmax = {"read_out": "rows", "window_radius": 0}
-    corrected = TrackParams(layers=best, matching=argmax, smoothing_radius=0, visibility=unseen)
+    corrected = TrackParams(layers=best, matching=argmax, motion_cost=0.0, smoothing_radius=0, visibility=unseen)
     seen = replace(corrected, visibility=VisibilityParams())
     soft = replace(seen, matching={"read_out": "rows"})
     moved = replace(seen, matching={"support_radius": 1})
     wide = replace(seen, matching={})
-    smooth = replace(wide, smoothing_radius=None, smoothing_limit_token=1e9)
-    limited = replace(wide, smoothing_radius=None)
+    steady = replace(wide, motion_cost=None, matches_per_token=1)
+    rivals = replace(wide, motion_cost=None)
+    smooth = replace(rivals, smoothing_radius=None, smoothing_limit_token=1e9)
+    limited = replace(rivals, smoothing_radius=None)
     fused = replace(limited, layers=tuple(layers))
     rows: dict[str, Tracker] = {
         "no motion": still,
@@ -158,6 +160,8 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         "soft-argmax over 3x3 tokens": partial(of_descriptors, params=soft),
         "displacements of 4 tokens that agree": partial(of_descriptors, params=moved),
         "displacements of up to 16": partial(of_descriptors, params=wide),
+        "the likeliest path among them": partial(of_descriptors, params=steady),
+        "among three matches of each token": partial(of_descriptors, params=rivals),
         "smoothing over 5 frames": partial(of_descriptors, params=smooth),
         "by half a token at most": partial(of_descriptors, params=limited),
     }
@@ -224,6 +228,9 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     return {
         **{name: {"matching": change} for name, change in matching.items()},
         **{name: {"visibility": change} for name, change in visibility.items()},
+        **{f"motion costs {cost:g}": {"motion_cost": cost} for cost in (0.0, 0.3, 2.0)},
+        **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},
+        **{f"matches {number}": {"matches_per_token": number} for number in (1, 2, 5)},
         **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},
         **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.25, 1.0, 1e9)},
         **{f"layer {layer}": {"layers": (layer,)} for layer in layers},

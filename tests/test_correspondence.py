@@ -13,6 +13,7 @@ from torch import Tensor
 from difftrack.correspondence import (
     CORRECTED,
     MatchingParams,
+    Moves,
     attention_of_points,
     attention_of_points_per_head,
     attention_of_points_with_heads,
@@ -27,6 +28,7 @@ from difftrack.correspondence import (
     match_rows,
     points_to_tokens,
     query_tokens,
+    read_moves,
     read_rows,
     tokens_to_points,
     top_matches,
@@ -231,6 +233,44 @@ def test_of_displacements_that_disagree_one_side_decides() -> None:
     loose = replace(params, support_agreement_token=7.0)
     found = match_points(descriptor, swapped, torch.tensor([[0.25, 0.0]]), params=loose)
     torch.testing.assert_close(found.points_xy_token[1], torch.tensor([[0.25 + 0.75 * 6, 0.0]]))
+
+
+def test_all_that_the_tokens_around_a_point_say() -> None:
+    params = replace(FORWARD, read_out="displacements", support_radius=1)
+    point = query_tokens(torch.tensor([[0.25, 0.0]]), rows=ROWS, cols=COLS, params=params)
+    rows = torch.zeros(len(point.tokens), ROWS * COLS)
+    # Token 0: 6 with 0.7, then 5 beside it, then 2; token 1 stays, and then goes to 4. Rivals lie three columns apart.
+    rows[0, 6], rows[0, 5], rows[0, 2] = 0.7, 0.2, 0.1
+    rows[1, 1], rows[1, 4] = 0.6, 0.4
+    first = read_moves(rows, point, cols=COLS, params=params)
+    total = 0.75 * 0.7 + 0.25 * 0.6
+    assert votes(first) == {6.25: round(0.75 * 0.7 / total, 4), 0.25: round(0.25 * 0.6 / total, 4)}
+    second = read_moves(rows, point, cols=COLS, params=params, matches_per_token=2)
+    total += 0.75 * 0.1 + 0.25 * 0.4
+    # From token 0 by +2 and from token 1 by +3, which agree; the mean weighs them 0.075 to 0.1.
+    assert votes(second) == {
+        6.25: round(0.75 * 0.7 / total, 4),
+        0.25: round(0.25 * 0.6 / total, 4),
+        round(0.25 + (0.075 * 2 + 0.1 * 3) / 0.175, 2): round(0.175 / total, 4),
+    }
+
+
+def votes(moves: Moves) -> dict[float, float]:
+    """Share by x of the first point, without tokens that have no weight."""
+    both = zip(moves.points_xy_token[0, :, 0].tolist(), moves.share[0].tolist(), strict=True)
+    return {round(x, 2): round(share, 4) for x, share in both if share > 1e-6}
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+def test_the_match_is_what_most_of_the_tokens_say(radius: int) -> None:
+    params = replace(FORWARD, read_out="displacements", support_radius=radius, window_radius=1)
+    generator = torch.Generator().manual_seed(5)
+    points = query_tokens(torch.rand(17, 2, generator=generator) * 4, rows=ROWS, cols=COLS, params=params)
+    rows = torch.rand(len(points.tokens), ROWS * COLS, generator=generator) ** 9
+    moves = read_moves(rows, points, cols=COLS, params=params)
+    leader = moves.share.argmax(dim=-1)
+    best = moves.points_xy_token[torch.arange(17), leader]
+    torch.testing.assert_close(best, read_rows(rows, points, cols=COLS, params=params).points_xy_token)
 
 
 def test_the_support_of_a_point_worked_by_hand() -> None:

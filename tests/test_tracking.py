@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from difftrack.tracking import (
     TrackParams,
     VisibilityParams,
     chunk_schedule,
+    likeliest_paths,
     no_motion,
     read_predictions,
     select_heads,
@@ -366,6 +367,40 @@ def test_smoothing_never_crosses_an_occlusion() -> None:
     assert np.abs(smoothed(x, visible, [0]) - x).max() > 0.01
 
 
+@given(st.integers(0, 10_000), st.floats(0, 3), st.floats(0.5, 7))
+def test_no_path_is_likelier_than_the_chosen_one(seed: int, motion_cost: float, limit: float) -> None:
+    num_frames, num_points, num_candidates = 5, 2, 3
+    generator = np.random.default_rng(seed)
+    xy = generator.normal(size=(num_frames, num_points, num_candidates, 2)).astype(np.float32) * 3
+    share = generator.uniform(0.01, 1, xy.shape[:3]).astype(np.float32)
+    found = likeliest_paths(torch.from_numpy(xy), torch.from_numpy(share), motion_cost=motion_cost, limit=limit).numpy()
+
+    def worth(point: int, path: tuple[int, ...]) -> float:
+        at = np.array([xy[frame, point, own] for frame, own in enumerate(path)])
+        steps = np.minimum(np.linalg.norm(np.diff(at, axis=0), axis=-1), limit)
+        said = sum(np.log(share[frame, point, own]) for frame, own in enumerate(path))
+        return float(said - motion_cost * (steps**2).sum())
+
+    for point in range(num_points):
+        paths = list(product(range(num_candidates), repeat=num_frames))
+        best = max(paths, key=lambda path: worth(point, path))
+        expected = np.array([xy[frame, point, own] for frame, own in enumerate(best)])
+        taken = tuple(np.abs(xy[:, point] - found[:, point, None]).sum(axis=-1).argmin(axis=-1).tolist())
+        assert worth(point, taken) == pytest.approx(worth(point, best), abs=1e-4)
+        assert motion_cost > 0 or np.array_equal(found[:, point], expected)
+
+
+def test_a_glimpse_elsewhere_does_not_move_a_path_but_a_lasting_change_does() -> None:
+    here, there = [0.0, 0.0], [9.0, 0.0]
+    xy = torch.tensor([[[here, here]], *[[[here, there]]] * 6])
+    glimpse = torch.tensor([[[1.0, 1.0]], *[[[0.4, 0.6] if frame == 3 else [0.6, 0.4]] for frame in range(1, 7)]])
+    path = likeliest_paths(xy, glimpse, motion_cost=0.1, limit=5.0)
+    assert path[:, 0, 0].tolist() == [0.0] * 7
+    lasting = torch.tensor([[[1.0, 1.0]], *[[[0.1, 0.9] if frame > 3 else [0.9, 0.1]] for frame in range(1, 7)]])
+    path = likeliest_paths(xy, lasting, motion_cost=0.1, limit=5.0)
+    assert path[:, 0, 0].tolist() == [0.0] * 4 + [9.0] * 3
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -404,6 +439,9 @@ def test_missing_chunks_heads_and_points_are_named() -> None:
         ({"visibility": {"min_margin": 2}}, r"min_margin is 2"),
         ({"heads": [0], "head_weights": {1: [0.5, 0.5]}}, r"heads is \[0\] beside head_weights"),
         ({"layers": []}, r"layers is empty"),
+        ({"motion_cost": -0.1}, r"motion_cost is -0\.1"),
+        ({"motion_limit_token": 0}, r"motion_limit_token is 0"),
+        ({"matches_per_token": 0}, r"matches_per_token is 0"),
         ({"smoothing_radius": -1}, r"smoothing_radius is -1"),
         ({"smoothing_limit_token": 0}, r"smoothing_limit_token is 0"),
     ],
@@ -421,6 +459,7 @@ def test_a_null_override_keeps_what_the_convention_says() -> None:
     assert released.matching_params.temperature == "root_heads"
     assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)
     assert (corrected.smooths_over, released.smooths_over) == (2, 0)
+    assert (corrected.costs_motion, released.costs_motion) == (1.0, 0.0)
 
 
 CLIP_SIZE = (46, 74)

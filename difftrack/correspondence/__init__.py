@@ -21,7 +21,7 @@ from difftrack.correspondence._matching import (
 )
 from difftrack.correspondence._params import CORRECTED, RELEASED, Convention, MatchingParams
 from difftrack.correspondence._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
-from difftrack.correspondence._readout import point_probabilities, read_rows
+from difftrack.correspondence._readout import Moves, point_probabilities, read_moves, read_rows
 from difftrack.correspondence._rows import Descriptors, match_rows
 from difftrack.correspondence._time import latent_to_frames
 
@@ -36,6 +36,7 @@ __all__ = [
     "MatchSection",
     "Matches",
     "MatchingParams",
+    "Moves",
     "QueryTokens",
     "TopMatches",
     "attention_of_points",
@@ -54,6 +55,7 @@ __all__ = [
     "point_probabilities",
     "points_to_tokens",
     "query_tokens",
+    "read_moves",
     "read_rows",
     "tokens_to_points",
     "top_matches",

@@ -1,10 +1,10 @@
 """From rows of match probabilities to positions: argmax, soft-argmax in a window, margin, top-k."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from difftrack.correspondence._backends import choose_backend
@@ -12,10 +12,12 @@ from difftrack.correspondence._matches import Matches, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import QueryTokens
 
-__all__ = ["Logits", "point_probabilities", "read_packed", "read_rows"]
+__all__ = ["Logits", "Moves", "point_probabilities", "read_moves", "read_packed", "read_rows"]
 
 LONGEST_FUSED_ROW = 32768
 """Tokens of one row that the fused read-out holds in registers."""
+RIVAL_DISTANCE = 2
+"""Matches of one token lie further apart than this, in rows or in columns."""
 
 
 def point_probabilities(
@@ -89,6 +91,56 @@ def read_packed(
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """Where a point goes by each match of each token around it and those that agree with it."""
+
+    points_xy_token: Float[Tensor, "*frame point vote xy"]
+    share: Float[Tensor, "*frame point vote"]
+    """Of the weight of all votes, that of those which agree; see `read_out: displacements`."""
+
+
+def read_moves(
+    rows: Float[Tensor, "*frame query_token token"],
+    points: QueryTokens,
+    *,
+    cols: int,
+    params: MatchingParams = CORRECTED,
+    matches_per_token: int = 1,
+) -> Moves:
+    """Give all that the tokens around every point say, where `read_rows` keeps what most of them say.
+
+    Args:
+        rows: As in `read_rows`.
+        points: As in `read_rows`, of params that read displacements.
+        cols: As in `read_rows`.
+        params: As in `read_rows`.
+        matches_per_token: Each token votes for its best match, and for the best of those more than two tokens away from
+            it, and so on.
+    """
+    alone = torch.arange(len(points.tokens), device=rows.device)[:, None]
+    at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1).float()
+    tokens = QueryTokens(at, points.tokens, slots=alone, weights=torch.ones_like(alone, dtype=torch.float32))
+    readings = []
+    for number in range(matches_per_token):
+        rows = _without_best(rows, cols) if number else rows
+        readings.append(read_packed(rows, tokens, cols=cols, params=replace(params, read_out="rows")))
+    near, weights, agree = _votes(torch.stack(readings, dim=-2), points, cols, params)
+    votes = agree * weights[..., None, :]
+    support = votes.sum(dim=-1, keepdim=True)
+    moved = points.points_xy_token[:, None] + votes @ near[..., :2] / support
+    return Moves(points_xy_token=moved, share=support[..., 0] / weights.sum(dim=-1, keepdim=True))
+
+
+def _without_best(rows: Float[Tensor, "*frame query_token token"], cols: int) -> Tensor:
+    """Strike the best match out of every row, and all within two tokens of it."""
+    best = _argmax(rows)[..., None]
+    every = torch.arange(rows.shape[-1], device=rows.device)
+    near_row = (every // cols - best // cols).abs() <= RIVAL_DISTANCE
+    near_col = (every % cols - best % cols).abs() <= RIVAL_DISTANCE
+    return rows.masked_fill(near_row & near_col, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Logits:
     """How raw scores become probabilities: a softmax over row_scale * column_scale * scale * score."""
 
@@ -123,16 +175,28 @@ def _moved(
     over the tokens i whose displacements d_i agree with d_k, k the one with which most weight agrees. A point on the
     edge of a thing thus goes with one side, and never to the mean of two.
     """
-    at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)
-    near = torch.cat([readings[..., :2] - at, readings[..., 2:]], dim=-1)[..., points.slots, :]
-    displacements = near[..., :2]
-    weights = points.weights * near[..., 2].clamp(min=1e-30)
-    apart = torch.cdist(displacements, displacements, compute_mode="donot_use_mm_for_euclid_dist")
-    agree = apart < params.support_agreement_token
+    near, weights, agree = _votes(readings[..., None, :], points, cols, params)
     leader = (agree * weights[..., None, :]).sum(dim=-1).argmax(dim=-1, keepdim=True)
     votes = weights * agree.take_along_dim(leader[..., None], dim=-2)[..., 0, :]
     found = (votes[..., None] * near).sum(dim=-2) / votes.sum(dim=-1, keepdim=True)
     return torch.cat([points.points_xy_token + found[..., :2], found[..., 2:]], dim=-1)
+
+
+def _votes(
+    readings: Float[Tensor, "*frame query_token match 4"], points: QueryTokens, cols: int, params: MatchingParams
+) -> tuple[
+    Float[Tensor, "*frame point vote 4"], Float[Tensor, "*frame point vote"], Bool[Tensor, "*frame point vote vote"]
+]:
+    """Give displacement, probability and margin of the tokens around every point, their weights, and who agrees.
+
+    A vote is a match of one of the tokens around the point.
+    """
+    at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)[:, None]
+    near = torch.cat([readings[..., :2] - at, readings[..., 2:]], dim=-1)[..., points.slots, :, :]
+    weights = (points.weights[..., None] * near[..., 2].clamp(min=1e-30)).flatten(-2)
+    displacements = near[..., :2].flatten(-3, -2)
+    apart = torch.cdist(displacements, displacements, compute_mode="donot_use_mm_for_euclid_dist")
+    return near.flatten(-3, -2), weights, apart < params.support_agreement_token
 
 
 def _best_matches(

@@ -4,6 +4,7 @@ from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.tracking._chunks import ChunkDescriptors
 from difftrack.tracking._heads import select_heads
 from difftrack.tracking._params import TrackParams, VisibilityParams
+from difftrack.tracking._paths import likeliest_paths
 from difftrack.tracking._predictions import PredictedTracks, no_motion, read_predictions, write_predictions
 from difftrack.tracking._smoothing import smooth_tracks
 from difftrack.tracking._stored import select_sources, stored_chunks, stored_clips
@@ -16,6 +17,7 @@ __all__ = [
     "TrackParams",
     "VisibilityParams",
     "chunk_schedule",
+    "likeliest_paths",
     "no_motion",
     "read_predictions",
     "select_heads",

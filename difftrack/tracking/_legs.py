@@ -1,16 +1,24 @@
 """Points of one frame, matched in the frames that share a chunk with it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from difftrack.correspondence import MatchingParams, point_probabilities, query_tokens, read_rows
+from difftrack.correspondence import (
+    Moves,
+    QueryTokens,
+    point_probabilities,
+    query_tokens,
+    read_moves,
+    read_rows,
+)
 from difftrack.geometry import TokenGrid
 from difftrack.tracking._chunks import ChunkDescriptors, Reading
 from difftrack.tracking._fusion import FramePair, fused_frame_pairs
+from difftrack.tracking._params import TrackParams
 
 __all__ = ["Leg", "legs_from"]
 
@@ -24,23 +32,32 @@ class Leg:
     """How far the match stands out: 1 - (best probability more than one token away) / best; 1 in the source frame."""
     cycle_error_token: Float[Tensor, "*frame point"]
     """Distance in tokens between a point and the match of its match; 0 in the source frame."""
+    candidates_xy_token: Float[Tensor, "*frame point candidate xy"]
+    """Where tokens around the point say that it is; the point itself in the source frame."""
+    share: Float[Tensor, "*frame point candidate"]
+    """How many of them say so."""
 
     def then(self, onward: "Leg") -> "Leg":
         """Chain with a leg that starts where this one ends: errors add up, and the weaker match counts."""
         margin = torch.minimum(self.margin, onward.margin)
-        return Leg(onward.points_xy_token, margin, self.cycle_error_token + onward.cycle_error_token)
+        return replace(onward, margin=margin, cycle_error_token=self.cycle_error_token + onward.cycle_error_token)
 
-    def __getitem__(self, points: slice) -> "Leg":
-        return Leg(self.points_xy_token[points], self.margin[points], self.cycle_error_token[points])
+    def __getitem__(self, points: slice | Tensor) -> "Leg":
+        return Leg(*(part[points] for part in self._parts))
 
     @staticmethod
     def stack(legs: Sequence["Leg"]) -> "Leg":
         """Put legs of the same points to several frames together."""
-        return Leg(
-            torch.stack([leg.points_xy_token for leg in legs]),
-            torch.stack([leg.margin for leg in legs]),
-            torch.stack([leg.cycle_error_token for leg in legs]),
-        )
+        return Leg(*(torch.stack(parts) for parts in zip(*(leg._parts for leg in legs), strict=True)))
+
+    @staticmethod
+    def join(legs: Sequence["Leg"], order: Int[Tensor, " point"]) -> "Leg":
+        """Put stacked legs of different points together, and their points in another order."""
+        return Leg(*(torch.cat(parts, dim=1)[:, order] for parts in zip(*(leg._parts for leg in legs), strict=True)))
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, part.name) for part in fields(self))
 
 
 def legs_from(
@@ -56,29 +73,46 @@ def legs_from(
     Returns:
         Legs by source frame and target frame, the source frame itself included.
     """
-    legs = {source: {source: _stay(points)} for source, points in starts.items()}
-    matching = reading.params.matching_params
+    params = reading.params
+    legs = {source: {source: _stay(points, params)} for source, points in starts.items()}
     for pair in fused_frame_pairs(chunks, starts, reading):
-        legs[pair.source][pair.target] = _read_leg(starts[pair.source], pair, reading.grid, matching)
+        legs[pair.source][pair.target] = _read_leg(starts[pair.source], pair, reading.grid, params)
     return legs
 
 
-def _stay(points_xy_token: Tensor) -> Leg:
-    certain = torch.ones(len(points_xy_token))
-    return Leg(points_xy_token, certain, torch.zeros_like(certain))
+def _stay(points_xy_token: Tensor, params: TrackParams) -> Leg:
+    matching, num_candidates = params.matching_params, 1
+    if matching.read_out == "displacements" and params.costs_motion:
+        num_candidates = params.matches_per_token * (2 * matching.support_radius) ** 2
+    certain = torch.ones(len(points_xy_token), num_candidates)
+    candidates = points_xy_token[:, None].expand(-1, num_candidates, -1)
+    return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain)
 
 
-def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, matching: MatchingParams) -> Leg:
+def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params: TrackParams) -> Leg:
+    matching = params.matching_params
     asked = points_xy_token.to(pair.there.device)
     here = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=matching)
     rows = pair.there[here.tokens]
-    match = read_rows(rows, here, cols=grid.cols, params=matching)
+    moves, found = _read(rows, here, grid, params)
     nearest = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=replace(matching, read_out="rows"))
     margin = _margin(point_probabilities(pair.there[nearest.tokens], nearest, matching), cols=grid.cols)
-    there = query_tokens(match.points_xy_token, rows=grid.rows, cols=grid.cols, params=matching)
+    there = query_tokens(found, rows=grid.rows, cols=grid.cols, params=matching)
     returned = read_rows(pair.back[there.tokens], there, cols=grid.cols, params=matching)
     cycle_error = (returned.points_xy_token - asked).norm(dim=-1)
-    return Leg(match.points_xy_token.cpu(), margin.cpu(), cycle_error.cpu())
+    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share)))
+
+
+def _read(
+    rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams
+) -> tuple[Moves, Float[Tensor, "point xy"]]:
+    """Read all candidates and the best; there is one alone where tokens do not vote."""
+    matching = params.matching_params
+    match = read_rows(rows, points, cols=grid.cols, params=matching)
+    if matching.read_out == "displacements" and params.costs_motion:
+        moves = read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
+        return moves, match.points_xy_token
+    return Moves(match.points_xy_token[:, None], torch.ones_like(match.probability)[:, None]), match.points_xy_token
 
 
 def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[Tensor, " point"]:

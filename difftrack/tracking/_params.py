@@ -68,6 +68,15 @@ class TrackParams:
     """Overrides of single matching params, such as `window_radius`; null keeps the convention's value for tracking."""
     visibility: VisibilityParams = VisibilityParams()
     """When a match counts as seen."""
+    motion_cost: float | None = None
+    """Of a squared token of motion per frame, beside the logarithm of what speaks for a position, where tokens around a
+    point disagree (`read_out: displacements`); 0 takes what most say in every frame. Null: 1 under `corrected`, else
+    0."""
+    matches_per_token: int = 3
+    """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
+    than two tokens away from it, and so on. Matters where motion costs."""
+    motion_limit_token: float = 5.0
+    """A step that is longer costs no more."""
     smoothing_radius: int | None = None
     """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 2 under `corrected`, else 0."""
     smoothing_limit_token: float = 0.5
@@ -76,6 +85,12 @@ class TrackParams:
     def __post_init__(self) -> None:
         if self.smoothing_radius is not None and self.smoothing_radius < 0:
             raise ValueError(f"smoothing_radius is {self.smoothing_radius}; it must be at least 0")
+        if self.motion_cost is not None and self.motion_cost < 0:
+            raise ValueError(f"motion_cost is {self.motion_cost}; it must be at least 0")
+        if self.matches_per_token < 1:
+            raise ValueError(f"matches_per_token is {self.matches_per_token}; it must be at least 1")
+        if not self.motion_limit_token > 0:
+            raise ValueError(f"motion_limit_token is {self.motion_limit_token}; it must be positive")
         if not self.smoothing_limit_token > 0:
             raise ValueError(f"smoothing_limit_token is {self.smoothing_limit_token}; it must be positive")
         if self.head_weights is not None and self.heads != "all":
@@ -108,6 +123,12 @@ class TrackParams:
         """Whether points can be called invisible."""
         predict = self.visibility.predict
         return self.convention == "corrected" if predict is None else predict
+
+    @property
+    def costs_motion(self) -> float:
+        """What a squared token of motion per frame costs; 0 where every frame is decided by itself."""
+        preset = 1.0 if self.convention == "corrected" else 0.0
+        return preset if self.motion_cost is None else self.motion_cost
 
     @property
     def smooths_over(self) -> int:

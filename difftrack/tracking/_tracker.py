@@ -12,6 +12,7 @@ from difftrack.geometry import TokenGrid
 from difftrack.tracking._chunks import ChunkDescriptors, Reading, Sources
 from difftrack.tracking._legs import Leg
 from difftrack.tracking._params import TrackParams
+from difftrack.tracking._paths import likeliest_paths
 from difftrack.tracking._predictions import PredictedTracks
 from difftrack.tracking._routes import routes_from
 from difftrack.tracking._smoothing import smooth_tracks
@@ -59,7 +60,12 @@ def track_clip(
     starts = points_to_tokens(given_px, stride_px=stride_px, params=matching)
     legs = _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
     visible = visible_of(legs.margin, legs.cycle_error_token, params)
-    points_px = tokens_to_points(legs.points_xy_token, stride_px=stride_px, params=matching)
+    points_xy_token = legs.points_xy_token
+    if params.costs_motion:
+        points_xy_token = likeliest_paths(
+            legs.candidates_xy_token, legs.share, motion_cost=params.costs_motion, limit=params.motion_limit_token
+        )
+    points_px = tokens_to_points(points_xy_token, stride_px=stride_px, params=matching)
     points_px[query_frames, torch.arange(len(given_px))] = given_px
     if params.smooths_over:
         points_px = smooth_tracks(
@@ -85,11 +91,7 @@ def _legs_to_all_frames(
     routes = routes_from(chunks, {frame: starts[points] for frame, points in points_of.items()}, reading)
     legs = {frame: Leg.stack([routes[frame][target] for target in range(num_frames)]) for frame in points_of}
     back_in_order = torch.cat(list(points_of.values())).argsort()
-    return Leg(
-        torch.cat([leg.points_xy_token for leg in legs.values()], dim=1)[:, back_in_order],
-        torch.cat([leg.margin for leg in legs.values()], dim=1)[:, back_in_order],
-        torch.cat([leg.cycle_error_token for leg in legs.values()], dim=1)[:, back_in_order],
-    )
+    return Leg.join(list(legs.values()), back_in_order)
 
 
 def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int:
