@@ -261,6 +261,16 @@ def votes(moves: Moves) -> dict[float, float]:
     return {round(x, 2): round(share, 4) for x, share in both if share > 1e-6}
 
 
+def test_where_nothing_is_left_nothing_is_said() -> None:
+    params = replace(FORWARD, read_out="displacements", support_radius=2, window_radius=1)
+    points = query_tokens(torch.tensor([[0.5, 1.0]]), rows=2, cols=3, params=params)
+    rows = torch.rand(len(points.tokens), 6, generator=torch.Generator().manual_seed(6))
+    one, three = (read_moves(rows, points, cols=3, params=params, matches_per_token=number) for number in (1, 3))
+    assert torch.isfinite(three.points_xy_token).all()
+    torch.testing.assert_close(three.share[:, ::3], one.share)
+    torch.testing.assert_close(three.points_xy_token[:, ::3], one.points_xy_token)
+
+
 @pytest.mark.parametrize("radius", [1, 2])
 def test_the_match_is_what_most_of_the_tokens_say(radius: int) -> None:
     params = replace(FORWARD, read_out="displacements", support_radius=radius, window_radius=1)

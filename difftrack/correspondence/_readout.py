@@ -124,7 +124,9 @@ def read_moves(
     for number in range(matches_per_token):
         rows = _without_best(rows, cols) if number else rows
         readings.append(read_packed(rows, tokens, cols=cols, params=replace(params, read_out="rows")))
-    near, weights, agree = _votes(torch.stack(readings, dim=-2), points, cols, params)
+    # A row out of which everything was struck has no position and, with probability 0, no voice.
+    found = torch.stack(readings, dim=-2).nan_to_num()
+    near, weights, agree = _votes(found, points, cols, params)
     votes = agree * weights[..., None, :]
     support = votes.sum(dim=-1, keepdim=True)
     moved = points.points_xy_token[:, None] + votes @ near[..., :2] / support
