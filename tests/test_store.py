@@ -104,7 +104,7 @@ def content_of(root: Path) -> dict[str, bytes]:
 
 
 def shards_of(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("c/*/*/*/*") if path.is_file() or path.is_dir())
+    return sorted(path for path in root.rglob("c.*.*.*.*") if path.is_file() or path.is_dir())
 
 
 def read_everything(root: Path) -> None:
@@ -508,7 +508,7 @@ def check_damage_is_found_and_mended(root: Path, path: Path, damage: Callable[[P
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 @pytest.mark.parametrize(
     "name",
-    ["zarr.json", "clip/zarr.json", "clip/key/zarr.json", "clip/layer/c/0", "clip/query/c/0/1/0/0/0/0/0"],
+    ["zarr.json", "clip/zarr.json", "clip/key/zarr.json", "clip/layer/c.0", "clip/query/c.0.1.0.0.0.0.0"],
 )
 def test_damage_raises_is_found_and_mended(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
     write_all(tmp_path, "clip", tiny_spec())
@@ -541,7 +541,7 @@ def test_damage_to_any_file_raises_is_found_and_mended(
 def test_a_damaged_chunk_does_not_keep_another_from_being_read(tmp_path: Path) -> None:
     spec = make_spec(kinds=("query",), text_mask=())
     values = write_all(tmp_path, "clip", spec, params=StoreParams(chunk_bytes=1))
-    shard = tmp_path / "clip/query/c/0/0/0/0/0/0/0"
+    shard = tmp_path / "clip/query/c.0.0.0.0.0.0.0"
     flip_bit_at(0.01)(shard)
     store = open_store(tmp_path)
     asked = {"clip": "clip", "step": 3, "layer": 0, "kind": "query"}
@@ -570,6 +570,25 @@ def test_a_lost_header_is_restored_only_for_the_group_that_it_was(tmp_path: Path
     assert create_group(tmp_path, "clip", tiny_spec()).missing() == []
 
 
+def test_a_store_of_nested_folders_is_read_and_taken_up_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("difftrack.store._writer._version_of_arrays", lambda *_: 1)
+        values = write_all(tmp_path, "clip", tiny_spec())
+    sound = content_of(tmp_path)
+    assert "clip/query/c/0/1/0/0/0/0/0" in sound
+    read = open_store(tmp_path).sel(clip="clip", step=3, layer=4, kind="query")
+    np.testing.assert_array_equal(read, values[3, 4]["query"])
+    assert [check for check in open_store(tmp_path).verify() if check.problem] == []
+    (tmp_path / "clip/zarr.json").unlink()
+    (tmp_path / "clip/query/c/0/1/0/0/0/0/0").unlink()
+    write_all(tmp_path, "clip", tiny_spec())
+    assert content_of(tmp_path) == sound
+    create_group(tmp_path, "clip", tiny_spec(fingerprint_parts={"backbone": "xyz"}), replace=True)
+    assert not list(tmp_path.rglob("c"))
+
+
 def test_a_changed_header_is_not_believed(tmp_path: Path) -> None:
     write_all(tmp_path, "clip", tiny_spec())
     path = tmp_path / "clip/zarr.json"
@@ -579,14 +598,14 @@ def test_a_changed_header_is_not_believed(tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     document["attributes"]["difftrack"]["version"] = 99
     path.write_text(json.dumps(document))
-    with pytest.raises(StoreError, match="schema version 99; this program reads 1"):
+    with pytest.raises(StoreError, match="schema version 99; this program reads 1 and 2"):
         open_store(tmp_path).spec("clip")
 
 
 def test_structural_checks_miss_nothing_but_changed_bytes_inside_chunks(tmp_path: Path) -> None:
     write_all(tmp_path, "clip", tiny_spec())
     writer = open_writer(tmp_path, "clip")
-    shard = tmp_path / "clip/query/c/0/1/0/0/0/0/0"
+    shard = tmp_path / "clip/query/c.0.1.0.0.0.0.0"
     sound = shard.read_bytes()
     caught = {}
     for name, damage in DAMAGES.items():
@@ -606,7 +625,7 @@ def test_planned_bytes_by_hand_and_as_an_upper_bound(tmp_path: Path) -> None:
     assert planned_bytes(spec) == 2 * 2 * 3 * 5 * 7 * 2 + 20 + 4
     assert planned_bytes(spec, StoreParams(dtype="int8")) == 2 * 2 * 3 * 5 * 7 + 2 * 2 * 3 * 5 * 2 + 2 * 24
     write_all(tmp_path, "clip", make_spec())
-    written = sum(len(content) for name, content in content_of(tmp_path).items() if "/c/" in name)
+    written = sum(len(content) for name, content in content_of(tmp_path).items() if "/c." in name)
     assert 0.5 * planned_bytes(make_spec()) < written < planned_bytes(make_spec())
 
 
@@ -678,7 +697,7 @@ def test_results_have_the_same_bytes_each_time_and_replace_what_was_there(tmp_pa
 def test_damaged_results_raise_and_are_found(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write_results(tmp_path, "clip", make_results())
     sound = content_of(tmp_path)
-    for name in ("zarr.json", "clip/zarr.json", "clip/margin/zarr.json", "clip/margin/c/0"):
+    for name in ("zarr.json", "clip/zarr.json", "clip/margin/zarr.json", "clip/margin/c.0"):
         damage(tmp_path / name)
         with pytest.raises(StoreError, match=name.removesuffix("/zarr.json")):
             read_results(tmp_path, "clip")

@@ -123,11 +123,11 @@ def test_every_damage_in_a_bucket_is_found_raises_and_is_mended(url: str) -> Non
     write(url)
     bucket, sound = s3fs.S3FileSystem(), files(url)
     damages = {
-        "clip/query/c/1/2/0/0/0/0/0": lambda content: None,
-        "clip/key/c/0/1/0/0/0/0/0": lambda content: b"",
-        "clip/query/c/0/0/0/0/0/0/0": lambda content: content[:-1],
-        "clip/key/c/1/1/0/0/0/0/0": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
-        "clip/text_mask/c/0": lambda content: None,
+        "clip/query/c.1.2.0.0.0.0.0": lambda content: None,
+        "clip/key/c.0.1.0.0.0.0.0": lambda content: b"",
+        "clip/query/c.0.0.0.0.0.0.0": lambda content: content[:-1],
+        "clip/key/c.1.1.0.0.0.0.0": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        "clip/text_mask/c.0": lambda content: None,
         "zarr.json": lambda content: b"{",
     }
     for key, damage in damages.items():
@@ -192,10 +192,10 @@ def test_verify_and_info_take_a_url(url: str) -> None:
     told = CliRunner().invoke(app, ["info", url])
     assert "1 groups" in told.stdout
     assert "MB on disk" in told.stdout
-    s3fs.S3FileSystem().rm_file(f"{url.removeprefix('s3://')}/clip/query/c/1/2/0/0/0/0/0")
+    s3fs.S3FileSystem().rm_file(f"{url.removeprefix('s3://')}/clip/query/c.1.2.0.0.0.0.0")
     damaged = CliRunner().invoke(app, ["verify", url])
     assert damaged.exit_code == 1
-    assert f"{url}/clip/query/c/1/2/0/0/0/0/0 is missing" in damaged.stdout
+    assert f"{url}/clip/query/c.1.2.0.0.0.0.0 is missing" in damaged.stdout
     nothing = CliRunner().invoke(app, ["verify", f"{url}/nothing"])
     assert nothing.exit_code == 1
     assert len(nothing.stderr.splitlines()) == 1

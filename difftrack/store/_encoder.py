@@ -14,7 +14,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from difftrack.store._codecs import zarr_codecs
-from difftrack.store._spec import ArrayLayout
+from difftrack.store._spec import ArrayLayout, Separator
 
 __all__ = ["ShardEncoder", "create_array", "small_files"]
 
@@ -51,6 +51,7 @@ def create_array(
         fill_value=layout.fill_value,
         dimension_names=["step", "layer", *layout.axes],
         attributes=dict(attributes),
+        chunk_key_encoding={"name": "default", "separator": layout.separator},
         config={"write_empty_chunks": True},  # no chunk equals the fill value, so zarr need not look for such chunks
     )
 
@@ -61,6 +62,7 @@ def small_files(
     *,
     num_units: tuple[int, int],
     attributes: Mapping[str, Any],
+    separator: Separator,
 ) -> dict[str, bytes]:
     """Every file of a group but its header and its shards, by key below the group."""
     content: dict[str, Any] = {}
@@ -74,6 +76,7 @@ def small_files(
             compressors=[Crc32cCodec()],
             fill_value=0,
             dimension_names=[axis],
+            chunk_key_encoding={"name": "default", "separator": separator},
             config={"write_empty_chunks": True},
         )
         array[:] = values

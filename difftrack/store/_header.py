@@ -12,7 +12,7 @@ from typing import Any
 
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Files
-from difftrack.store._spec import SCHEMA_VERSION, canonical_json
+from difftrack.store._spec import READABLE_VERSIONS, SCHEMA_VERSION, canonical_json
 
 __all__ = ["Header", "check_parents", "join", "parents", "read_header", "write_parents"]
 
@@ -31,12 +31,13 @@ class Header:
     complete: bool
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """The group's other attributes, for readers that know zarr only."""
+    version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:
         """The zarr.json."""
         own = {
             "schema": self.schema,
-            "version": SCHEMA_VERSION,
+            "version": self.version,
             "contents": self.contents,
             "files": dict(sorted(self.files.items())),
             "complete": self.complete,
@@ -50,7 +51,7 @@ class Header:
         """Read a zarr.json.
 
         Raises:
-            ValueError: it is damaged, or not a header of this version.
+            ValueError: it is damaged, or of a version that is not known.
         """
         try:
             document = json.loads(content)
@@ -62,12 +63,13 @@ class Header:
         own = attributes.pop("difftrack", None)
         if not isinstance(own, dict):
             raise ValueError("is not a group that difftrack wrote")
-        if own.get("version") != SCHEMA_VERSION:
-            raise ValueError(f"has schema version {own.get('version')!r}; this program reads {SCHEMA_VERSION}")
+        if own.get("version") not in READABLE_VERSIONS:
+            known = " and ".join(map(str, READABLE_VERSIONS))
+            raise ValueError(f"has schema version {own.get('version')!r}; this program reads {known}")
         checksum = own.pop("checksum", None)
         if {**document, "attributes": {}} != PLAIN_GROUP or checksum != _checksum(own, attributes):
             raise ValueError("does not match its own checksum")
-        return cls(own["schema"], own["contents"], own["files"], own["complete"], attributes)
+        return cls(own["schema"], own["contents"], own["files"], own["complete"], attributes, own["version"])
 
 
 def join(*parts: str) -> str:

@@ -114,7 +114,11 @@ def _encode(dataset: "xarray.Dataset") -> dict[str, bytes]:
     for name, values in plain.variables.items():
         width = 1 if values.dtype.kind == "O" else values.dtype.itemsize
         blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=width)
-        encoding[name] = {"compressors": [blosc, Crc32cCodec()], "chunks": tuple(max(1, n) for n in values.shape)}
+        encoding[name] = {
+            "compressors": [blosc, Crc32cCodec()],
+            "chunks": tuple(max(1, n) for n in values.shape),
+            "chunk_key_encoding": {"name": "default", "separator": "."},
+        }
     content: dict[str, Any] = {}
     with zarr.config.set({"array.write_empty_chunks": True}):
         plain.to_zarr(MemoryStore(content), zarr_format=3, consolidated=False, encoding=encoding)

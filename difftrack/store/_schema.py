@@ -15,7 +15,15 @@ from jaxtyping import Bool, Num
 
 from difftrack.params import parse
 from difftrack.store._header import Header
-from difftrack.store._spec import ArrayLayout, DescriptorSpec, StoreParams, array_layouts, fingerprint_of
+from difftrack.store._spec import (
+    SCHEMA_VERSION,
+    ArrayLayout,
+    DescriptorSpec,
+    Separator,
+    StoreParams,
+    array_layouts,
+    fingerprint_of,
+)
 
 __all__ = ["GroupSchema", "coordinates", "group_files"]
 
@@ -28,11 +36,17 @@ class GroupSchema:
 
     spec: DescriptorSpec
     params: StoreParams
+    version: int = SCHEMA_VERSION
+
+    @property
+    def separator(self) -> Separator:
+        """What the version puts between the indices of a key."""
+        return "/" if self.version == 1 else "."
 
     @cached_property
     def layouts(self) -> dict[str, ArrayLayout]:
         """The stored arrays by name."""
-        return {layout.name: layout for layout in array_layouts(self.spec, self.params)}
+        return {layout.name: layout for layout in array_layouts(self.spec, self.params, separator=self.separator)}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,13 +85,14 @@ class GroupSchema:
             files={key: hashlib.sha256(content).hexdigest() for key, content in files.items()},
             complete=complete,
             attributes={"coordinates": "timestep frame"},
+            version=self.version,
         )
 
     @classmethod
     def from_header(cls, header: Header) -> "GroupSchema":
         """What a header describes."""
         spec = DescriptorSpec.from_json(header.contents["spec"])
-        return cls(spec, parse(StoreParams, header.contents["params"], "params"))
+        return cls(spec, parse(StoreParams, header.contents["params"], "params"), header.version)
 
 
 def coordinates(
@@ -106,6 +121,7 @@ def group_files(schema: GroupSchema) -> dict[str, bytes]:
         coordinates(schema.spec),
         num_units=(len(schema.spec.steps), len(schema.spec.layers)),
         attributes={"fingerprint": schema.fingerprint, "stored_as": schema.params.dtype},
+        separator=schema.separator,
     )
 
 

@@ -13,11 +13,29 @@ from difftrack.params import parse
 from difftrack.store._codecs import CodecName
 from difftrack.store._encodings import DTypeName, encoding_of
 
-__all__ = ["ArrayLayout", "DescriptorKind", "DescriptorSpec", "StoreParams", "array_layouts", "fingerprint_of"]
+__all__ = [
+    "ArrayLayout",
+    "DescriptorKind",
+    "DescriptorSpec",
+    "Separator",
+    "StoreParams",
+    "array_layouts",
+    "fingerprint_of",
+]
 
 DescriptorKind = Literal["query", "key", "feature"]
 
-SCHEMA_VERSION = 1
+Separator = Literal[".", "/"]
+"""Between the indices in the key of a chunk or shard."""
+
+SCHEMA_VERSION = 2
+"""Of what is written: the shards of an array lie side by side. Version 1, still read and taken up where it lies, has a
+folder per index."""
+
+READABLE_VERSIONS = (1, 2)
+
+FINGERPRINT_VERSION = 1
+"""Of the fingerprint, which covers what is stored and not where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +171,7 @@ class ArrayLayout:
     """Latent frames in a chunk; None where the unit is one chunk."""
     codec: CodecName
     level: int
+    separator: Separator = "."
 
     @property
     def num_chunks(self) -> int:
@@ -175,10 +194,11 @@ class ArrayLayout:
 
     def shard_key(self, step_index: int, layer_index: int) -> str:
         """Where a unit's shard lies below its group, as zarr's default key encoding has it."""
-        return "/".join([self.name, "c", str(step_index), str(layer_index), *("0" for _ in self.shape)])
+        indices = [str(step_index), str(layer_index), *("0" for _ in self.shape)]
+        return f"{self.name}/{self.separator.join(['c', *indices])}"
 
 
-def array_layouts(spec: DescriptorSpec, params: StoreParams) -> list[ArrayLayout]:
+def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separator = ".") -> list[ArrayLayout]:
     """All arrays of a group, an entry's scales directly behind it."""
     encoding = encoding_of(params.dtype)
     itemsize = {"float16": 2, "uint16": 2, "int8": 1}[encoding.stored]
@@ -190,17 +210,17 @@ def array_layouts(spec: DescriptorSpec, params: StoreParams) -> list[ArrayLayout
         if entry != "text_key":
             axes = ("head", "latent_frame", "row", "col", "channel")
             frames_per_chunk = _frames_per_chunk(shape[1], itemsize * math.prod(shape) // shape[1], params.chunk_bytes)
-        codec = (params.codec, params.level)
-        layouts.append(ArrayLayout(entry, axes, shape, encoding.stored, encoding.fill_value, frames_per_chunk, *codec))
+        rest = (frames_per_chunk, params.codec, params.level, separator)
+        layouts.append(ArrayLayout(entry, axes, shape, encoding.stored, encoding.fill_value, *rest))
         if encoding.has_scale:
             scale = (f"{entry}_scale", axes[:-1], shape[:-1], "float16", float("nan"))
-            layouts.append(ArrayLayout(*scale, frames_per_chunk, *codec))
+            layouts.append(ArrayLayout(*scale, *rest))
     return layouts
 
 
 def fingerprint_of(spec: DescriptorSpec, params: StoreParams) -> str:
     """SHA-256 over everything that the stored bytes depend on."""
-    parts = {"version": SCHEMA_VERSION, "spec": spec.to_json(), "params": dataclasses.asdict(params)}
+    parts = {"version": FINGERPRINT_VERSION, "spec": spec.to_json(), "params": dataclasses.asdict(params)}
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 

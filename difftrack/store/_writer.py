@@ -15,7 +15,7 @@ from difftrack.store._files import Files, StorePath, open_files
 from difftrack.store._header import Header, join, parents, plain_group_problem, read_header, write_parents
 from difftrack.store._schema import SCHEMA, GroupSchema, group_files
 from difftrack.store._shards import shard_problem
-from difftrack.store._spec import DescriptorSpec, StoreParams
+from difftrack.store._spec import SCHEMA_VERSION, DescriptorSpec, StoreParams
 
 if TYPE_CHECKING:
     from difftrack.store._encoder import ShardEncoder
@@ -155,7 +155,7 @@ def create_group(
     params: StoreParams | None = None,
     replace: bool = False,
 ) -> GroupWriter:
-    """Create a group, or take up one that an earlier run of the same spec and params left.
+    """Create a group, or take up one that an earlier run of the same spec and params left, in its own schema version.
 
     Damaged metadata is repaired, what killed writers left is removed, good units are kept (`GroupWriter.missing`).
 
@@ -171,16 +171,17 @@ def create_group(
     """
     files = open_files(root)
     parents(group)
-    schema = GroupSchema(spec, params or StoreParams())
+    header, header_key = _existing(files, group), join(group, "zarr.json")
+    version = _version_of_arrays(files, group, spec) if header is None else header.version
+    schema = GroupSchema(spec, params or StoreParams(), version)
     content = group_files(schema)
-    header_key = join(group, "zarr.json")
-    header, problem = _existing(files, group, schema, list(content))
+    problem = _problem(files, group, schema, header, list(content))
     if problem and not replace:
         raise StoreError(f"{files.path(group)} {problem}; replace it or choose another store")
     if problem:
         files.remove(header_key)
         files.remove(group)
-        header = None
+        return create_group(root, group, spec, params=params)
     write_parents(files, group)
     fresh = schema.header(content, complete=False)
     if header is None or header.files != fresh.files:
@@ -207,27 +208,38 @@ def open_writer(root: StorePath, group: str) -> GroupWriter:
     return GroupWriter(root, group, GroupSchema.from_header(header))
 
 
-def _existing(files: Files, group: str, schema: GroupSchema, keys: list[str]) -> tuple[Header | None, str | None]:
-    """The header of a group of this very schema, and why the group cannot be taken up, if so.
-
-    Where the header is lost, the fingerprint that every array carries says whose the group is.
-    """
+def _existing(files: Files, group: str) -> Header | None:
+    """The header of a group that may be taken up; None where there is none, or none that can be read."""
     key = join(group, "zarr.json")
     content = files.read([key]).get(key)
     if content is not None and plain_group_problem(content) is None:
         raise StoreError(f"{files.path(key)} is a group of groups; descriptors cannot be written into it")
     try:
-        header = read_header(files, group, schema=SCHEMA)
+        return read_header(files, group, schema=SCHEMA)
     except StoreError:
-        header = None
+        return None
+
+
+def _problem(files: Files, group: str, schema: GroupSchema, header: Header | None, keys: list[str]) -> str | None:
+    """Why a group cannot be taken up with this very schema, if so.
+
+    Where the header is lost, the fingerprint that every array carries says whose the group is.
+    """
     if header is not None:
-        return header, _difference(header, schema)
+        return _difference(header, schema)
     found = files.read([join(group, key) for key in keys if key.endswith("/zarr.json")])
-    if any(_array_fingerprint(content) == schema.fingerprint for content in found.values()):
-        return None, None
-    if files.directories(group) or content is not None:
-        return None, "holds data whose origin cannot be told: its zarr.json is missing or damaged"
-    return None, None
+    if any(_array_value(content, "attributes", "fingerprint") == schema.fingerprint for content in found.values()):
+        return None
+    if files.directories(group) or files.read([join(group, "zarr.json")]):
+        return "holds data whose origin cannot be told: its zarr.json is missing or damaged"
+    return None
+
+
+def _version_of_arrays(files: Files, group: str, spec: DescriptorSpec) -> int:
+    """The schema version of a group that lacks its header; the newest where there is no array either."""
+    found = files.read([join(group, entry, "zarr.json") for entry in spec.entries]).values()
+    separators = {_array_value(content, "chunk_key_encoding", "configuration", "separator") for content in found}
+    return 1 if "/" in separators else SCHEMA_VERSION
 
 
 def _difference(header: Header, schema: GroupSchema) -> str | None:
@@ -258,10 +270,12 @@ def _short(value: Any) -> str:  # noqa: ANN401
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _array_fingerprint(content: bytes) -> str | None:
+def _array_value(content: bytes, *path: str) -> str | None:
+    """One text of an array's zarr.json; None where it cannot be had."""
     try:
-        document = json.loads(content)
-        fingerprint = document["attributes"]["fingerprint"]
+        value = json.loads(content)
+        for name in path:
+            value = value[name]
     except (ValueError, KeyError, TypeError):
         return None
-    return fingerprint if isinstance(fingerprint, str) else None
+    return value if isinstance(value, str) else None
