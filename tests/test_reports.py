@@ -1,11 +1,15 @@
 import json
 import re
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 from tiny_results import backbone_results, clip, footage, score_map, score_maps, scores_json, tracks, write_store
 
 from difftrack.datasets import Tracks, write_clip, write_tracks
@@ -25,10 +29,11 @@ from difftrack.reports import (
     write_report,
 )
 from difftrack.reports._curves import draw_accuracy_by_step
+from difftrack.reports._drawings import digest
 from difftrack.reports._examples import moving_points
 from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._strips import pca_colors, spread_indices
-from difftrack.reports._style import inline_svg, point_colors, save_png, spread_labels
+from difftrack.reports._style import inline_svg, point_colors, save_png, save_svg, spread_labels
 from difftrack.reports._tracking import median_error_by_frame
 from difftrack.store import StoreError, open_store
 from difftrack.tracking import PredictedTracks, write_predictions
@@ -101,6 +106,85 @@ def test_same_results_give_the_same_report_byte_for_byte(report: Path, store: Pa
     assert [file for file in files if (report / file).read_bytes() != (tmp_path / file).read_bytes()] == []
 
 
+def _bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_over_another_one_is_the_report_in_an_empty_folder(report: Path, store: Path, tmp_path: Path) -> None:
+    other = ReportParams(overlay=OverlayParams(trail_frames=2), layers=(1,), heads=(1,))
+    for params in (other, ReportParams()):
+        write_report(tmp_path, footage(), [backbone_results(store, params)], params=params)
+    assert _bytes_of(tmp_path) == _bytes_of(report)
+
+
+def test_only_drawings_that_would_differ_are_drawn_again(store: Path, tmp_path: Path) -> None:
+    def write(params: ReportParams) -> set[str]:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+        write_report(tmp_path, footage(), [backbone_results(store, params)], params=params)
+        drawn = (path for path in tmp_path.rglob("*.*") if path.stat().st_mtime_ns != before.get(path))
+        return {str(path.relative_to(tmp_path)) for path in drawn}
+
+    pages = {"drawn.json", "headlines.json", "index.html"}
+    assert len(write(ReportParams())) > 10
+    assert write(ReportParams()) == pages
+    assert write(ReportParams(title="Another")) == pages
+    assert write(ReportParams(title="Another", overlay=OverlayParams(upscale=1))) == pages | {"videos/tiny-square.mp4"}
+
+
+@pytest.mark.parametrize("name", ["videos/tiny-square.mp4", "figures/tiny-scores.svg", "drawn.json"])
+def test_a_drawing_that_was_damaged_is_drawn_again(report: Path, store: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(report, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes(b"cut short")
+    write_report(tmp_path, footage(), [backbone_results(store, ReportParams())], params=ReportParams())
+    assert _bytes_of(tmp_path) == _bytes_of(report)
+
+
+def test_files_of_others_in_the_folder_of_a_report_are_left_alone(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/mine.mp4").write_bytes(b"mine")
+    for params in (ReportParams(), ReportParams(max_videos=0)):
+        write_report(tmp_path, footage(), [backbone_results(store, params)], params=params)
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["mine.mp4"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    values: np.ndarray
+    name: str = "a"
+    read: object = field(default=None, compare=False)
+
+
+def test_digests_differ_where_values_do_and_nowhere_else() -> None:
+    ones = np.ones((2, 3), np.float32)
+    values = [
+        *(
+            ones,
+            ones.T,
+            ones.astype(np.float64),
+            ones * 2,
+            [1, 1.0],
+            [[1], 1.0],
+            {"a": 1},
+            {"b": 1},
+            "1",
+            1,
+            None,
+            True,
+        ),
+        *(Shown(ones), Shown(ones, "b"), partial(clip, "a"), partial(clip, name="a"), partial(tracks)),
+        *(
+            score_map(0.0, 1.0),
+            score_map(0.0, 1.0).rename(layer="row"),
+            score_map(0.0, 1.0).assign_coords(layer=[1, 5]),
+        ),
+    ]
+    assert len({digest(value) for value in values}) == len(values)
+    assert digest(Shown(ones.copy(), read=print)) == digest(Shown(ones))
+    assert digest(np.asfortranarray(ones)) == digest(ones)
+    with pytest.raises(TypeError, match="a function is the same as before"):
+        digest([clip])
+
+
 def test_video_shows_truth_and_prediction_beside_each_other_at_twice_the_size(report: Path) -> None:
     video = read_video(report / "videos" / "tiny-square.mp4")
     num_frames, height, width = clip().frames.shape[:3]
@@ -156,17 +240,22 @@ def test_figures_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
 
 
-def test_ink_of_inline_figures_follows_the_page() -> None:
-    svg = inline_svg(draw_accuracy_by_step(score_map(0.0, 1.0), highlight=[4]), name="one")
+def _inline(figure: Figure, folder: Path) -> str:
+    save_svg(figure, folder / "figure.svg")
+    return inline_svg((folder / "figure.svg").read_text(encoding="utf-8"), name="one")
+
+
+def test_ink_of_inline_figures_follows_the_page(tmp_path: Path) -> None:
+    svg = _inline(draw_accuracy_by_step(score_map(0.0, 1.0), highlight=[4]), tmp_path)
     assert svg.startswith("<svg")
     assert "var(--ink)" in svg or "var(--muted)" in svg
     assert "layer 4" in svg
 
 
-def test_score_maps_survive_empty_cells() -> None:
+def test_score_maps_survive_empty_cells(tmp_path: Path) -> None:
     values = score_map(0.0, 1.0)
     values[0, 1] = np.nan
-    assert "nan" not in inline_svg(draw_score_maps({"Matching accuracy": values}), name="one")
+    assert "nan" not in _inline(draw_score_maps({"Matching accuracy": values}), tmp_path)
 
 
 def test_layers_are_ranked_by_their_best_step() -> None:

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import xarray as xr
 
 from difftrack.correspondence import Convention
 from difftrack.reports._curves import draw_accuracy_by_step, draw_attention_mass
+from difftrack.reports._drawings import Drawings
 from difftrack.reports._heatmaps import draw_head_map, draw_kind_comparison, draw_score_maps
 from difftrack.reports._page import Headline, Section, Table
 from difftrack.reports._save import save_figure
@@ -117,37 +118,38 @@ def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
     return headlines
 
 
-def analysis_sections(maps: ScoreMaps, *, folder: Path) -> list[Section]:
+def analysis_sections(maps: ScoreMaps, *, drawings: Drawings) -> list[Section]:
     """Draw everything that the scores say about one backbone.
 
     Args:
         maps: Scores of the backbone.
-        folder: Folder of the page; PNG files go to `figures/` in it.
+        drawings: Take the figures.
     """
-    sections = [_where(maps, folder), _when(maps, folder)]
+    sections = [_where(maps, drawings), _when(maps, drawings)]
     if maps.feature_accuracy is not None:
-        sections.append(_kinds(maps, maps.feature_accuracy, folder))
-    sections.append(_attention(maps, folder))
+        sections.append(_kinds(maps, maps.feature_accuracy, drawings))
+    sections.append(_attention(maps, drawings))
     if maps.head_accuracy is not None:
-        sections.append(_heads(maps, maps.head_accuracy, folder))
+        sections.append(_heads(maps, maps.head_accuracy, drawings))
     return sections
 
 
-def _where(maps: ScoreMaps, folder: Path) -> Section:
+def _where(maps: ScoreMaps, drawings: Drawings) -> Section:
     layer, step = maps.best_cell()
     best = float(maps.matching_accuracy.max())
     close = maps.matching_accuracy.max("step") >= 0.9 * best
     carriers = ", ".join(str(int(value)) for value in close.layer.values[close.values])
     figure = save_figure(
-        draw_score_maps(
+        drawings,
+        partial(
+            draw_score_maps,
             {
                 "Matching accuracy": maps.matching_accuracy,
                 "Confidence": maps.confidence,
                 "Attention score": maps.attention_score,
                 "Harmonic mean": maps.harmonic_mean,
-            }
+            },
         ),
-        folder=folder,
         name=f"{maps.backbone}-scores",
         title="Four scores over layers and steps.",
         caption=f"Matching accuracy: visible points matched within {maps.threshold_px:g} px. Confidence: attention of "
@@ -186,12 +188,12 @@ def _groups_table(maps: ScoreMaps) -> Table:
     )
 
 
-def _when(maps: ScoreMaps, folder: Path) -> Section:
+def _when(maps: ScoreMaps, drawings: Drawings) -> Section:
     layers = maps.layers_by_accuracy()[:3]
     curve = maps.matching_accuracy.sel(layer=layers[0])
     figure = save_figure(
-        draw_accuracy_by_step(maps.matching_accuracy, highlight=layers),
-        folder=folder,
+        drawings,
+        partial(draw_accuracy_by_step, maps.matching_accuracy, highlight=layers),
         name=f"{maps.backbone}-accuracy-by-step",
         title="Accuracy against the denoising step.",
         caption="One line per layer, the three best in colour; the grey label stands at the mean of the others. Step 0 "
@@ -208,11 +210,11 @@ def _when(maps: ScoreMaps, folder: Path) -> Section:
     )
 
 
-def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, folder: Path) -> Section:
+def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, drawings: Drawings) -> Section:
     wins = int((maps.matching_accuracy.max("step") > feature_accuracy.max("step")).sum())
     figure = save_figure(
-        draw_kind_comparison(maps.matching_accuracy, feature_accuracy),
-        folder=folder,
+        drawings,
+        partial(draw_kind_comparison, maps.matching_accuracy, feature_accuracy),
         name=f"{maps.backbone}-query-key-against-feature",
         title="Matching by query and key, and by features.",
         caption="Same points, same threshold, one colour scale. On the right each layer at its best step: the bar is "
@@ -229,7 +231,7 @@ def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, folder: Path) -> Sec
     )
 
 
-def _attention(maps: ScoreMaps, folder: Path) -> Section:
+def _attention(maps: ScoreMaps, drawings: Drawings) -> Section:
     masses: Mapping[str, xr.DataArray] = {
         "other frames": maps.attention_score,
         "own frame": maps.self_mass,
@@ -238,8 +240,8 @@ def _attention(maps: ScoreMaps, folder: Path) -> Section:
     layers = _contrasting(maps.layers_by_accuracy())
     at = maps.attention_score.sel(layer=layers[0])
     figure = save_figure(
-        draw_attention_mass(masses, layers=layers),
-        folder=folder,
+        drawings,
+        partial(draw_attention_mass, masses, layers=layers),
         name=f"{maps.backbone}-attention-mass",
         title="Where a query point looks.",
         caption="Its attention summed over the tokens of other frames, of its own frame, and of the prompt, for the "
@@ -256,15 +258,15 @@ def _attention(maps: ScoreMaps, folder: Path) -> Section:
     )
 
 
-def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, folder: Path) -> Section:
+def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, drawings: Drawings) -> Section:
     layer, step = maps.best_cell()
     shown = {"Matching accuracy of each head": head_accuracy.sel(step=step)}
     if maps.head_attention_score is not None:
         shown["Its attention to other frames"] = maps.head_attention_score.sel(step=step)
     alone = head_accuracy.sel(step=step, layer=layer)
     figure = save_figure(
-        draw_head_map(shown),
-        folder=folder,
+        drawings,
+        partial(draw_head_map, shown),
         name=f"{maps.backbone}-heads",
         title=f"Heads one by one, at step {step}.",
         caption="Each head matched alone, before the mean over heads that the other figures use.",

@@ -1,7 +1,8 @@
 """The sections on single points: where their match probability goes, and what the descriptors look like."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from difftrack.correspondence import MatchingParams, match_probabilities, points
 from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import rescale_points, token_to_px
 from difftrack.media import write_image
+from difftrack.reports._drawings import Drawings
 from difftrack.reports._page import Section, Strip, Strips
 from difftrack.reports._strips import draw_match_strip, frame_strip, pca_colors, pca_strip, spread_indices
 from difftrack.store import Store, clip_group
@@ -56,8 +58,10 @@ class ExampleClip:
     """(height, width) at which the backbone saw the clip, pixels."""
     stride_px: float
     kinds: tuple[str, ...]
-    read: Callable[[str, View], Descriptor]
+    read: Callable[[str, View], Descriptor] = field(compare=False)
     """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
+    fingerprint: str
+    """Of what is read."""
     points_xy_px: Float[np.ndarray, "point xy"]
     """Points to follow from frame 0, in pixels of the clip."""
     truth: Tracks | None
@@ -122,6 +126,7 @@ def stored_example(
         stride_px=float(spec.grid.stride_px),
         kinds=spec.kinds,
         read=read,
+        fingerprint=store.fingerprint(clip_group(clip.name, chunk)),
         points_xy_px=points_xy_px,
         truth=truth,
     )
@@ -158,7 +163,12 @@ def match_strips(
 
 
 def examples_sections(
-    backbone: str, examples: Sequence[ExampleClip], views: Sequence[View], *, matching: MatchingParams, folder: Path
+    backbone: str,
+    examples: Sequence[ExampleClip],
+    views: Sequence[View],
+    *,
+    matching: MatchingParams,
+    drawings: Drawings,
 ) -> list[Section]:
     """Draw match-probability maps and colour pictures of descriptors.
 
@@ -167,11 +177,10 @@ def examples_sections(
         examples: Clips to draw.
         views: What to draw of each, a row each.
         matching: How probabilities are made of queries and keys.
-        folder: Folder of the page; pictures go to `strips/` in it.
+        drawings: Take the pictures.
     """
-    (folder / "strips").mkdir(parents=True, exist_ok=True)
-    maps = [block for example in examples for block in _match_blocks(backbone, example, views, matching, folder)]
-    colors = [_color_block(backbone, example, views, folder) for example in examples]
+    maps = [block for example in examples for block in _match_blocks(backbone, example, views, matching, drawings)]
+    colors = [_color_block(backbone, example, views, drawings) for example in examples]
     sections = []
     if maps:
         sections.append(
@@ -202,16 +211,16 @@ def examples_sections(
 
 
 def _match_blocks(
-    backbone: str, example: ExampleClip, views: Sequence[View], matching: MatchingParams, folder: Path
+    backbone: str, example: ExampleClip, views: Sequence[View], matching: MatchingParams, drawings: Drawings
 ) -> Iterator[Strips]:
     name = example.clip.name
     targets = [1 + index for index in spread_indices(len(example.frames) - 1, most=_MATCH_TILES)]
     rows: list[list[Strip]] = [[] for _ in example.points_xy_px]
     for view in views:
-        for point, strip in enumerate(match_strips(example, view, targets, matching)):
-            image = Path("strips") / f"{backbone}-{name}-point{point}-{view.slug}.png"
-            write_image(folder / image, strip)
-            rows[point].append(Strip(view.label, image.as_posix()))
+        images = [f"strips/{backbone}-{name}-point{point}-{view.slug}.png" for point in range(len(rows))]
+        drawings.draw(partial(_write_match_strips, example, view, targets, matching), *images)
+        for row, image in zip(rows, images, strict=True):
+            row.append(Strip(view.label, image))
     for (x, y), strips in zip(example.points_xy_px, rows, strict=True):
         yield Strips(
             title=f"{name}, point ({x:.0f}, {y:.0f}).",
@@ -231,19 +240,14 @@ def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) ->
     return np.where(example.truth.visible[frames, point, None], example.truth.points_xy_px[frames, point], np.nan)
 
 
-def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], folder: Path) -> Strips:
-    shown = spread_indices(len(example.frames), most=_COLOR_TILES)
-    name = example.clip.name
-    frames = example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)]
-    strips = [("clip", "frames", frame_strip(frames))]
-    for view in views:
-        colors = [_colors(example.read(kind, view))[shown] for kind in example.kinds]
-        strips.append((view.label, view.slug, pca_strip(np.concatenate(colors))))
+def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], drawings: Drawings) -> Strips:
+    shown, name = spread_indices(len(example.frames), most=_COLOR_TILES), example.clip.name
     rows = []
-    for label, slug, strip in strips:
-        image = Path("strips") / f"{backbone}-{name}-colors-{slug}.png"
-        write_image(folder / image, strip)
-        rows.append(Strip(label, image.as_posix()))
+    for view in (None, *views):
+        label, slug = ("clip", "frames") if view is None else (view.label, view.slug)
+        image = f"strips/{backbone}-{name}-colors-{slug}.png"
+        drawings.draw(partial(_write_color_strip, example, view, shown), image)
+        rows.append(Strip(label, image))
     return Strips(
         title=f"{name}.",
         caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so that equal "
@@ -251,6 +255,22 @@ def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], fol
         columns=[f"{kind}, frame {example.frames[index]}" for kind in example.kinds for index in shown],
         rows=rows,
     )
+
+
+def _write_match_strips(
+    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams, *paths: Path
+) -> None:
+    for path, strip in zip(paths, match_strips(example, view, targets, matching), strict=True):
+        write_image(path, strip)
+
+
+def _write_color_strip(example: ExampleClip, view: View | None, shown: Sequence[int], path: Path) -> None:
+    """The frames themselves where no view is given."""
+    if view is None:
+        strip = frame_strip(example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)])
+    else:
+        strip = pca_strip(np.concatenate([_colors(example.read(kind, view))[shown] for kind in example.kinds]))
+    write_image(path, strip)
 
 
 def _colors(descriptor: Descriptor) -> UInt8[np.ndarray, "latent_frame row col rgb"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from difftrack.reports._style import point_colors
 
-__all__ = ["OverlayParams", "draw_tracks", "side_by_side"]
+__all__ = ["OverlayParams", "draw_tracks", "side_by_side", "size_beside"]
 
 _SUBPIXEL_BITS = 4
 _PANEL_GAP_PX = 8
@@ -112,6 +112,12 @@ def side_by_side(
     for panel in panels[1:]:
         parts += [gap, panel]
     return np.concatenate(parts, axis=2)
+
+
+def size_beside(height: int, width: int, num_panels: int, params: OverlayParams) -> tuple[int, int]:
+    """(height, width) of `num_panels` drawn clips side by side, of clips of `height` x `width` pixels."""
+    scale = params.scale(width)
+    return scale * height, num_panels * scale * width + (num_panels - 1) * _PANEL_GAP_PX
 
 
 class _Trail:

@@ -12,6 +12,7 @@ import numpy as np
 from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Clip, Tracks
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
+from difftrack.reports._drawings import Drawings
 from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
 from difftrack.reports._footage import Footage
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
@@ -74,11 +75,12 @@ def write_report(
     """Write `index.html`, its pictures and videos, and `headlines.json`.
 
     Args:
-        folder: Made if missing; the page refers to files beside it by relative names only.
+        folder: Made if missing; the page refers to files beside it by relative names only. Drawings that an earlier
+            report left there are kept where they would come out the same, and removed where they are not shown.
         footage: All clips.
         backbones: One or more; the first one gives the headlines.
         params: What to show.
-        progress: Called with a few words for each part that is done.
+        progress: Called with the name of each drawing that is done.
 
     Returns:
         The page.
@@ -92,8 +94,9 @@ def write_report(
     first = backbones[0]
     headlines = [*analysis_headlines(first.scores), *([tracking_headline(first.methods)] if first.methods else [])]
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
-    for backbone in backbones:
-        sections += _backbone_sections(backbone, footage, folder, params, progress)
+    with Drawings(folder, progress=progress) as drawings:
+        for backbone in backbones:
+            sections += _backbone_sections(backbone, footage, drawings, params)
     stores = {backbone.name: backbone.provenance for backbone in backbones}
     sections.append(provenance_section(footage, stores, dataclasses.asdict(params)))
     page = folder / "index.html"
@@ -103,21 +106,18 @@ def write_report(
 
 
 def _backbone_sections(
-    backbone: BackboneResults, footage: Footage, folder: Path, params: ReportParams, progress: Callable[[str], None]
+    backbone: BackboneResults, footage: Footage, drawings: Drawings, params: ReportParams
 ) -> list[Section]:
     scores, name = backbone.scores, backbone.name
-    sections = analysis_sections(scores, folder=folder)
-    progress(f"{name}: scores")
+    sections = analysis_sections(scores, drawings=drawings)
     if backbone.tracked:
         drawn = backbone.tracked[: params.max_videos]
-        tracks = tracks_section(name, drawn, footage, folder=folder, params=params.overlay, progress=progress)
-        results = results_section(name, backbone.methods, backbone.tracked, folder=folder)
+        tracks = tracks_section(name, drawn, footage, drawings=drawings, params=params.overlay)
+        results = results_section(name, backbone.methods, backbone.tracked, drawings=drawings)
         sections += [tracks, results]
     views = _chosen_views(scores, params)
     matching = MatchingParams.preset(scores.match_convention)
-    sections += examples_sections(name, backbone.examples, views, matching=matching, folder=folder)
-    progress(f"{name}: examples")
-    return sections
+    return sections + examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings)
 
 
 def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[View]:

@@ -6,7 +6,6 @@ import cv2
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
-from sklearn.decomposition import PCA
 
 __all__ = ["draw_match_strip", "frame_strip", "pca_colors", "pca_strip", "spread_indices"]
 
@@ -31,6 +30,8 @@ def pca_colors(
 
     The sign of a component is fixed so that its largest loading is positive; colours span the 1st to 99th percentile.
     """
+    from sklearn.decomposition import PCA  # takes half a second
+
     flat = descriptors.reshape(-1, descriptors.shape[-1]).astype(np.float32)
     num_components = min(3, flat.shape[1])
     pca = PCA(n_components=num_components, svd_solver="covariance_eigh").fit(flat)

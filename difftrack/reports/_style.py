@@ -13,7 +13,6 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
 
 __all__ = [
     "FAINT",
@@ -29,6 +28,7 @@ __all__ = [
     "number",
     "point_colors",
     "save_png",
+    "save_svg",
     "spread_labels",
     "styled",
     "thin_ticks",
@@ -125,6 +125,8 @@ def thin_ticks(labels: list[int], *, most: int = 12) -> tuple[list[int], list[st
 
 def spread_labels(heights: Float[np.ndarray, " label"], *, gap: float) -> Float[np.ndarray, " label"]:
     """Push label heights apart until neighbours keep at least `gap`, moving each as little as possible."""
+    from scipy.optimize import isotonic_regression  # takes a third of a second
+
     order = np.argsort(heights, kind="stable")
     slots = gap * np.arange(len(heights))
     placed = np.empty(len(heights))
@@ -153,18 +155,22 @@ def save_png(figure: Figure, path: Path, *, dpi: int = 180) -> None:
 
 
 @styled
-def inline_svg(figure: Figure, *, name: str) -> str:
-    """Render a figure as an `<svg>` element to be put into a page.
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG without a ground, as free of dates and versions as `save_png`."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    path.write_text(svg, encoding="utf-8", newline="\n")
+
+
+def inline_svg(svg: str, *, name: str) -> str:
+    """Turn a file that `save_svg` wrote into an `<svg>` element to be put into a page.
 
     Its ink follows the page's `--ink`, `--muted` and `--faint`, so one drawing serves light and dark; its ids start
     with `name`, so that several figures share a page.
     """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(
-        r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", svg
+        r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", svg[svg.index("<svg") :]
     )  # equal colour bars get equal ids; nothing refers to them
     for color, variable in ((INK, "--ink"), (MUTED, "--muted"), (FAINT, "--faint")):
         svg = svg.replace(color, f"var({variable})")

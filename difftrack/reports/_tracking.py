@@ -1,18 +1,21 @@
 """The sections on tracking: tracks beside the truth, and the TAP-Vid numbers with what to compare them with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from difftrack.datasets import Clip, Tracks
 from difftrack.media import write_video
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_frame
+from difftrack.reports._drawings import Drawings
 from difftrack.reports._footage import Footage
-from difftrack.reports._overlay import OverlayParams, draw_tracks, side_by_side
+from difftrack.reports._overlay import OverlayParams, draw_tracks, side_by_side, size_beside
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._save import save_figure
 from difftrack.reports._style import number
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 _METRIC_SIZE_PX = 256.0
+_VIDEOS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,13 +104,7 @@ def tracking_headline(methods: Sequence[Method]) -> Headline:
 
 
 def tracks_section(
-    backbone: str,
-    clips: Sequence[TrackedClip],
-    footage: Footage,
-    *,
-    folder: Path,
-    params: OverlayParams,
-    progress: Callable[[str], None] = lambda _: None,
+    backbone: str, clips: Sequence[TrackedClip], footage: Footage, *, drawings: Drawings, params: OverlayParams
 ) -> Section:
     """Draw every clip's truth and tracks side by side into one video each.
 
@@ -114,21 +112,20 @@ def tracks_section(
         backbone: Whose tracks they are.
         clips: Clips whose methods include the backbone.
         footage: Their frames.
-        folder: Folder of the page; videos go to `videos/` in it.
+        drawings: Take the videos.
         params: How tracks are drawn.
-        progress: Called with the name of each clip that is done.
     """
-    shown = []
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    for tracked in clips:
+
+    def show(tracked: TrackedClip) -> GalleryClip:
         clip, truth = footage.read(tracked.name), tracked.truth
-        joined = _side_by_side(clip, tracked, backbone, params)
-        video = Path("videos") / f"{backbone}-{clip.name}.mp4"
-        write_video(folder / video, joined, clip.fps, lossless=False)
+        video = f"videos/{backbone}-{clip.name}.mp4"
+        drawings.draw(partial(_write_side_by_side, clip, truth, tracked.methods[backbone], params), video)
         detail = f"{clip.source}, {clip.num_frames} frames, {truth.num_points} points, truth: {truth.tracker}"
-        height, width = (size + size % 2 for size in joined.shape[1:3])
-        shown.append(GalleryClip(clip.name, detail, video.as_posix(), f"{width} / {height}"))
-        progress(clip.name)
+        height, width = (size + size % 2 for size in size_beside(clip.height, clip.width, 2, params))
+        return GalleryClip(clip.name, detail, video, f"{width} / {height}")
+
+    with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # most of the time goes into codecs, which let threads run
+        shown = list(pool.map(show, clips))
     gallery = Gallery(
         title="Tracks drawn on the clips.",
         caption="One colour per point by where it starts; filled where the point is seen, hollow where it is held to "
@@ -147,13 +144,15 @@ def tracks_section(
     )
 
 
-def results_section(backbone: str, methods: Sequence[Method], clips: Sequence[TrackedClip], *, folder: Path) -> Section:
+def results_section(
+    backbone: str, methods: Sequence[Method], clips: Sequence[TrackedClip], *, drawings: Drawings
+) -> Section:
     """Table of TAP-Vid metrics, the two curves behind it, and every clip's numbers."""
     table = _methods_table(methods)
     figures = [
         save_figure(
-            draw_delta_by_threshold({method.name: method.mean.deltas for method in methods}, THRESHOLDS_PX),
-            folder=folder,
+            drawings,
+            partial(draw_delta_by_threshold, {method.name: method.mean.deltas for method in methods}, THRESHOLDS_PX),
             name=f"{backbone}-delta-by-threshold",
             title="Share of points within a distance.",
             caption="Mean over clips; their mean over the five distances is δ avg.",
@@ -164,8 +163,8 @@ def results_section(backbone: str, methods: Sequence[Method], clips: Sequence[Tr
         errors = {name: median_error_by_frame(clips, name) for name in clips[0].methods}
         figures.append(
             save_figure(
-                draw_error_by_frame(errors),
-                folder=folder,
+                drawings,
+                partial(draw_error_by_frame, errors),
                 name=f"{backbone}-error-by-frame",
                 title="Error as time goes by.",
                 caption="Median over the visible points of all clips.",
@@ -182,17 +181,13 @@ def results_section(backbone: str, methods: Sequence[Method], clips: Sequence[Tr
     )
 
 
-def _side_by_side(
-    clip: Clip, tracked: TrackedClip, backbone: str, params: OverlayParams
-) -> UInt8[np.ndarray, "frame row col rgb"]:
-    truth, found = tracked.truth, tracked.methods[backbone]
+def _write_side_by_side(clip: Clip, truth: Tracks, found: PredictedTracks, params: OverlayParams, path: Path) -> None:
     frames, query_frames = clip.frames[: truth.num_frames], truth.query_points[:, 0].astype(int).tolist()
-    return side_by_side(
-        [
-            draw_tracks(frames, tracks.points_xy_px, tracks.visible, query_frames=query_frames, params=params)
-            for tracks in (truth, found)
-        ]
-    )
+    panels = [
+        draw_tracks(frames, tracks.points_xy_px, tracks.visible, query_frames=query_frames, params=params)
+        for tracks in (truth, found)
+    ]
+    write_video(path, side_by_side(panels), clip.fps, lossless=False)
 
 
 def _comparison(methods: Sequence[Method]) -> str:
