@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from difftrack.datasets import clip_names, read_clip, read_tracks
+from difftrack.datasets import clip_names, read_clip, read_clip_kind, read_tracks
 from difftrack.params import parse
 from difftrack.reports import (
     BackboneResults,
@@ -32,6 +32,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     footage = Footage(
         truth={name: read_tracks(deps["tracks"], name) for name in annotated},
         read=lru_cache(maxsize=4)(partial(read_clip, deps["clips"])),
+        kind=partial(read_clip_kind, deps["clips"]),
     )
     names = sorted(path.parent.name for path in deps["scores"].glob("*/scores.json"))
     backbones = [_results(name, deps, footage, section) for name in names]

@@ -99,7 +99,7 @@ def score_maps() -> ScoreMaps:
 
 
 def footage() -> Footage:
-    return Footage(truth={"square": tracks()}, read=functools.cache(clip))
+    return Footage(truth={"square": tracks()}, read=functools.cache(clip), kind=lambda _: "rendered/easy")
 
 
 def backbone_results(store: Path, params: ReportParams) -> BackboneResults:

@@ -16,3 +16,5 @@ class Footage:
     """Clip name -> its tracks; the order is that of the report."""
     read: Callable[[str], Clip]
     """Clip name -> the clip."""
+    kind: Callable[[str], str]
+    """Clip name -> where it comes from, `rendered/easy` or `generated` for instance; without a look at its frames."""

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,6 +14,7 @@ from difftrack.reports._page import Section, Table
 __all__ = ["provenance_section"]
 
 _PACKAGES = ("difftrack-video", "torch", "diffusers", "transformers", "zarr", "numpy", "opencv-python-headless", "dvc")
+_CLIPS_AT_ONCE = 2
 
 
 def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]) -> Section:
@@ -44,11 +46,13 @@ def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]]
 
 
 def _clips(footage: Footage) -> Table:
+    with ThreadPoolExecutor(_CLIPS_AT_ONCE) as pool:  # reading frames lets threads run
+        rows = list(pool.map(lambda name: _clip_row(footage.read(name), footage.truth[name]), footage.truth))
     return Table(
         title="Clips",
         caption="The fingerprint covers frames and prompt.",
         head=["clip", "source", "seed", "frames", "size", "truth", "fingerprint", "prompt"],
-        rows=[_clip_row(footage.read(name), tracks) for name, tracks in footage.truth.items()],
+        rows=rows,
         folded=True,
         prose=True,
     )

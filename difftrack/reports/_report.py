@@ -56,12 +56,14 @@ def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[
     groups = set(store.groups())
     known = [name for name in footage.truth if name in groups]
     if params.clips == "auto":
-        clips = {clip.source: clip for clip in map(footage.read, reversed(known))}
-        return [_example(store, clip, footage.truth[clip.name], params) for clip in reversed(clips.values())]
-    for name in params.clips:
+        first = {footage.kind(name).partition("/")[0]: name for name in reversed(known)}
+        names = [name for name in known if name in first.values()]
+    else:
+        names = list(params.clips)
+    for name in names:
         if name not in known:
             raise ValueError(f"report.clips: there is no clip {name!r}; have: {', '.join(known)}")
-    return [_example(store, footage.read(name), footage.truth[name], params) for name in params.clips]
+    return [_example(store, footage.read(name), footage.truth[name], params) for name in names]
 
 
 def write_report(
