@@ -124,7 +124,7 @@ def write_video(
         raise MediaError(f"{path}: frames of shape {frames.shape} hold no picture")
     codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     # x264's macroblock tree comes out a little different now and then, above all while other threads encode.
-    options = {"crf": "0", "preset": "veryfast"} if lossless else {"crf": "18", "x264-params": "mbtree=0"}
+    options = {"preset": "veryfast", **({"crf": "0"} if lossless else {"crf": "18", "x264-params": "mbtree=0"})}
     if not lossless:
         frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     part = path.with_name(f".{path.name}.part")

@@ -31,7 +31,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     annotated = [name for name in clip_names(deps["clips"]) if (deps["tracks"] / f"{name}.npz").exists()]
     footage = Footage(
         truth={name: read_tracks(deps["tracks"], name) for name in annotated},
-        read=lru_cache(maxsize=4)(partial(read_clip, deps["clips"])),
+        read=lru_cache(maxsize=section.max_videos)(partial(read_clip, deps["clips"])),  # drawn, then listed
         kind=partial(read_clip_kind, deps["clips"]),
     )
     names = sorted(path.parent.name for path in deps["scores"].glob("*/scores.json"))
