@@ -48,7 +48,7 @@ lint: setup-dev
 	lint-imports
 
 test: setup-dev
-	pytest -q
+	OMP_NUM_THREADS=1 pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup-dev
 	pytest -q -m slow
