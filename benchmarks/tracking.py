@@ -228,7 +228,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     return {
         **{name: {"matching": change} for name, change in matching.items()},
         **{name: {"visibility": change} for name, change in visibility.items()},
-        **{f"motion costs {cost:g}": {"motion_cost": cost} for cost in (0.0, 0.3, 2.0)},
+        **{f"motion costs {cost:g}": {"motion_cost": cost} for cost in (0.0, 0.3, 1.0)},
         **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},
         **{f"matches {number}": {"matches_per_token": number} for number in (1, 2, 5)},
         **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},

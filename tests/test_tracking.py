@@ -459,7 +459,7 @@ def test_a_null_override_keeps_what_the_convention_says() -> None:
     assert released.matching_params.temperature == "root_heads"
     assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)
     assert (corrected.smooths_over, released.smooths_over) == (2, 0)
-    assert (corrected.costs_motion, released.costs_motion) == (1.0, 0.0)
+    assert (corrected.costs_motion, released.costs_motion) == (0.1, 0.0)
 
 
 CLIP_SIZE = (46, 74)

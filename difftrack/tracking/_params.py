@@ -70,8 +70,8 @@ class TrackParams:
     """When a match counts as seen."""
     motion_cost: float | None = None
     """Of a squared token of motion per frame, beside the logarithm of what speaks for a position, where tokens around a
-    point disagree (`read_out: displacements`); 0 takes what most say in every frame. Null: 1 under `corrected`, else
-    0."""
+    point disagree (`read_out: displacements`); 0 takes what most say in every frame. Null: 0.1 under `corrected`,
+    else 0."""
     matches_per_token: int = 3
     """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
     than two tokens away from it, and so on. Matters where motion costs."""
@@ -127,7 +127,7 @@ class TrackParams:
     @property
     def costs_motion(self) -> float:
         """What a squared token of motion per frame costs; 0 where every frame is decided by itself."""
-        preset = 1.0 if self.convention == "corrected" else 0.0
+        preset = 0.1 if self.convention == "corrected" else 0.0
         return preset if self.motion_cost is None else self.motion_cost
 
     @property
