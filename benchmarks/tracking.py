@@ -143,10 +143,9 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
     soft = replace(seen, matching={"read_out": "rows"})
     moved = replace(seen, matching={"support_radius": 1})
     wide = replace(seen, matching={})
-    steady = replace(wide, motion_cost=None, matches_per_token=1)
-    rivals = replace(wide, motion_cost=None)
-    smooth = replace(rivals, smoothing_radius=None, smoothing_limit_token=1e9)
-    limited = replace(rivals, smoothing_radius=None)
+    steady = replace(wide, motion_cost=None)
+    smooth = replace(steady, smoothing_radius=None, smoothing_limit_token=1e9)
+    limited = replace(steady, smoothing_radius=None)
     fused = replace(limited, layers=tuple(layers))
     rows: dict[str, Tracker] = {
         "no motion": still,
@@ -161,7 +160,6 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         "displacements of 4 tokens that agree": partial(of_descriptors, params=moved),
         "displacements of up to 16": partial(of_descriptors, params=wide),
         "the likeliest path among them": partial(of_descriptors, params=steady),
-        "among three matches of each token": partial(of_descriptors, params=rivals),
         "smoothing over 5 frames": partial(of_descriptors, params=smooth),
         "by half a token at most": partial(of_descriptors, params=limited),
     }
@@ -170,6 +168,8 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
     if heads:
         named = ", ".join(f"{layer}.{head}" for layer, head in heads)
         rows[f"heads {named} alone"] = partial(of_heads, params=fused, heads=heads)
+        three = replace(fused, matches_per_token=3)
+        rows["three matches of each token"] = partial(of_heads, params=three, heads=heads)
     rows["default, features"] = partial(of_descriptors, params=replace(limited, kind="feature"))
     return rows
 
@@ -230,7 +230,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
         **{name: {"visibility": change} for name, change in visibility.items()},
         **{f"motion costs {cost:g}": {"motion_cost": cost} for cost in (0.0, 0.3, 1.0)},
         **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},
-        **{f"matches {number}": {"matches_per_token": number} for number in (1, 2, 5)},
+        **{f"matches {number}": {"matches_per_token": number} for number in (2, 3)},
         **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},
         **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.25, 1.0, 1e9)},
         **{f"layer {layer}": {"layers": (layer,)} for layer in layers},

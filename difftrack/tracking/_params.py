@@ -72,9 +72,10 @@ class TrackParams:
     """Of a squared token of motion per frame, beside the logarithm of what speaks for a position, where tokens around a
     point disagree (`read_out: displacements`); 0 takes what most say in every frame. Null: 0.1 under `corrected`,
     else 0."""
-    matches_per_token: int = 3
+    matches_per_token: int = 1
     """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
-    than two tokens away from it, and so on. Matters where motion costs."""
+    than two tokens away from it, and so on. Matters where motion costs. More than one helps where the heads that match
+    were picked, and harms where all of them blur the second match."""
     motion_limit_token: float = 5.0
     """A step that is longer costs no more."""
     smoothing_radius: int | None = None
