@@ -179,6 +179,22 @@ def test_logarithms_are_those_of_the_denominators(attend: Callable[..., tuple[Te
     torch.testing.assert_close(output, scores.softmax(dim=-1) @ value[:, :, :17], rtol=0, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("num_channels", [64, 44])
+def test_the_kernels_of_a_gpu_perturb_as_the_definition_says(
+    variant: Variant, dtype: torch.dtype, tolerance: float, num_channels: int
+) -> None:
+    """Flash attention takes 64 half-precision channels, the memory-efficient kernel whatever else its layout allows."""
+    layout, num_tokens = SequenceLayout(3, 37, "first"), 3 * 37 + 11
+    random = torch.Generator().manual_seed(1)
+    given = torch.randn(3, 2, 5, num_tokens, num_channels, generator=random).to("cuda", dtype)
+    wanted = dense(layout, variant)(*(part.double().cpu() for part in given))
+    found = perturbed_attention(*given, layout, variant=variant)
+    torch.testing.assert_close(found.double().cpu(), wanted, rtol=0, atol=tolerance)
+
+
 class LargestTensor(TorchDispatchMode):
     """Notes the most elements that any tensor has that an operation gives."""
 
