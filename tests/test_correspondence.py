@@ -278,9 +278,9 @@ def test_the_match_is_what_most_of_the_tokens_say(radius: int) -> None:
     points = query_tokens(torch.rand(17, 2, generator=generator) * 4, rows=ROWS, cols=COLS, params=params)
     rows = torch.rand(len(points.tokens), ROWS * COLS, generator=generator) ** 9
     moves = read_moves(rows, points, cols=COLS, params=params)
-    leader = moves.share.argmax(dim=-1)
-    best = moves.points_xy_token[torch.arange(17), leader]
-    torch.testing.assert_close(best, read_rows(rows, points, cols=COLS, params=params).points_xy_token)
+    torch.testing.assert_close(
+        moves.leading_xy_token, read_rows(rows, points, cols=COLS, params=params).points_xy_token
+    )
 
 
 def test_the_support_of_a_point_worked_by_hand() -> None:

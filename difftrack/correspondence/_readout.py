@@ -12,7 +12,7 @@ from difftrack.correspondence._matches import Matches, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import QueryTokens
 
-__all__ = ["Logits", "Moves", "point_probabilities", "read_moves", "read_packed", "read_rows"]
+__all__ = ["Logits", "Moves", "point_probabilities", "read_moves", "read_packed", "read_rows", "without_best"]
 
 LONGEST_FUSED_ROW = 32768
 """Tokens of one row that the fused read-out holds in registers."""
@@ -98,6 +98,12 @@ class Moves:
     share: Float[Tensor, "*frame point vote"]
     """Of the weight of all votes, that of those which agree; see `read_out: displacements`."""
 
+    @property
+    def leading_xy_token(self) -> Float[Tensor, "*frame point xy"]:
+        """Where most weight goes: with one match of each token, the match that `read_rows` gives."""
+        leader = self.share.argmax(dim=-1, keepdim=True)
+        return self.points_xy_token.take_along_dim(leader[..., None], dim=-2)[..., 0, :]
+
 
 def read_moves(
     rows: Float[Tensor, "*frame query_token token"],
@@ -118,11 +124,11 @@ def read_moves(
             it, and so on.
     """
     alone = torch.arange(len(points.tokens), device=rows.device)[:, None]
-    at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1).float()
-    tokens = QueryTokens(at, points.tokens, slots=alone, weights=torch.ones_like(alone, dtype=torch.float32))
+    weights = torch.ones_like(alone, dtype=torch.float32)
+    tokens = QueryTokens(_positions(points, cols).float(), points.tokens, slots=alone, weights=weights)
     readings = []
     for number in range(matches_per_token):
-        rows = _without_best(rows, cols) if number else rows
+        rows = without_best(rows, cols=cols, distance=RIVAL_DISTANCE) if number else rows
         readings.append(read_packed(rows, tokens, cols=cols, params=replace(params, read_out="rows")))
     # A row out of which everything was struck has no position and, with probability 0, no voice.
     found = torch.stack(readings, dim=-2).nan_to_num()
@@ -133,13 +139,20 @@ def read_moves(
     return Moves(points_xy_token=moved, share=support[..., 0] / weights.sum(dim=-1, keepdim=True))
 
 
-def _without_best(rows: Float[Tensor, "*frame query_token token"], cols: int) -> Tensor:
-    """Strike the best match out of every row, and all within two tokens of it."""
+def without_best(
+    rows: Float[Tensor, "*frame query_token token"], *, cols: int, distance: int
+) -> Float[Tensor, "*frame query_token token"]:
+    """Strike the best match out of every row, and all that lie up to `distance` rows and columns from it."""
     best = _argmax(rows)[..., None]
     every = torch.arange(rows.shape[-1], device=rows.device)
-    near_row = (every // cols - best // cols).abs() <= RIVAL_DISTANCE
-    near_col = (every % cols - best % cols).abs() <= RIVAL_DISTANCE
+    near_row = (every // cols - best // cols).abs() <= distance
+    near_col = (every % cols - best % cols).abs() <= distance
     return rows.masked_fill(near_row & near_col, 0.0)
+
+
+def _positions(points: QueryTokens, cols: int) -> Int[Tensor, "query_token xy"]:
+    """Where the tokens around the points lie."""
+    return torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +206,7 @@ def _votes(
 
     A vote is a match of one of the tokens around the point.
     """
-    at = torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)[:, None]
+    at = _positions(points, cols)[:, None]
     near = torch.cat([readings[..., :2] - at, readings[..., 2:]], dim=-1)[..., points.slots, :, :]
     weights = (points.weights[..., None] * near[..., 2].clamp(min=1e-30)).flatten(-2)
     displacements = near[..., :2].flatten(-3, -2)

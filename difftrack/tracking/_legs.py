@@ -14,6 +14,7 @@ from difftrack.correspondence import (
     query_tokens,
     read_moves,
     read_rows,
+    without_best,
 )
 from difftrack.geometry import TokenGrid
 from difftrack.tracking._chunks import ChunkDescriptors, Reading
@@ -81,11 +82,8 @@ def legs_from(
 
 
 def _stay(points_xy_token: Tensor, params: TrackParams) -> Leg:
-    matching, num_candidates = params.matching_params, 1
-    if matching.read_out == "displacements" and params.costs_motion:
-        num_candidates = params.matches_per_token * (2 * matching.support_radius) ** 2
-    certain = torch.ones(len(points_xy_token), num_candidates)
-    candidates = points_xy_token[:, None].expand(-1, num_candidates, -1)
+    certain = torch.ones(len(points_xy_token), params.num_candidates)
+    candidates = points_xy_token[:, None].expand(-1, params.num_candidates, -1)
     return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain)
 
 
@@ -94,7 +92,8 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
     asked = points_xy_token.to(pair.there.device)
     here = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=matching)
     rows = pair.there[here.tokens]
-    moves, found = _read(rows, here, grid, params)
+    moves = _read(rows, here, grid, params)
+    found = moves.leading_xy_token
     nearest = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=replace(matching, read_out="rows"))
     margin = _margin(point_probabilities(pair.there[nearest.tokens], nearest, matching), cols=grid.cols)
     there = query_tokens(found, rows=grid.rows, cols=grid.cols, params=matching)
@@ -103,23 +102,17 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
     return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share)))
 
 
-def _read(
-    rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams
-) -> tuple[Moves, Float[Tensor, "point xy"]]:
-    """Read all candidates and the best; there is one alone where tokens do not vote."""
+def _read(rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams) -> Moves:
+    """Read all candidates; the match alone where no path is chosen."""
     matching = params.matching_params
+    if params.num_candidates > 1:
+        return read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
     match = read_rows(rows, points, cols=grid.cols, params=matching)
-    if matching.read_out == "displacements" and params.costs_motion:
-        moves = read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
-        return moves, match.points_xy_token
-    return Moves(match.points_xy_token[:, None], torch.ones_like(match.probability)[:, None]), match.points_xy_token
+    return Moves(match.points_xy_token[:, None], torch.ones_like(match.probability)[:, None])
 
 
 def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[Tensor, " point"]:
     """Compare the best token with the best of those that are not its neighbours, which share the same motion."""
-    best, token = probabilities.max(dim=-1)
-    every = torch.arange(probabilities.shape[-1], device=token.device)
-    near_row = (every // cols - (token // cols)[:, None]).abs() <= 1
-    near_col = (every % cols - (token % cols)[:, None]).abs() <= 1
-    rival = probabilities.masked_fill(near_row & near_col, 0.0).amax(dim=-1)
+    best = probabilities.amax(dim=-1)
+    rival = without_best(probabilities, cols=cols, distance=1).amax(dim=-1)
     return 1.0 - rival / best.clamp(min=torch.finfo(best.dtype).tiny)

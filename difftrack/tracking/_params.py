@@ -132,6 +132,14 @@ class TrackParams:
         return preset if self.motion_cost is None else self.motion_cost
 
     @property
+    def num_candidates(self) -> int:
+        """Positions of a point in every frame from which a path is chosen; 1 where none is."""
+        matching = self.matching_params
+        if not self.costs_motion or matching.read_out != "displacements":
+            return 1
+        return self.matches_per_token * (2 * matching.support_radius) ** 2
+
+    @property
     def smooths_over(self) -> int:
         """Frames to either side over which positions are smoothed; 0 for none."""
         preset = 2 if self.convention == "corrected" else 0

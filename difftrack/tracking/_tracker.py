@@ -61,7 +61,7 @@ def track_clip(
     legs = _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
     visible = visible_of(legs.margin, legs.cycle_error_token, params)
     points_xy_token = legs.points_xy_token
-    if params.costs_motion:
+    if params.num_candidates > 1:
         points_xy_token = likeliest_paths(
             legs.candidates_xy_token, legs.share, motion_cost=params.costs_motion, limit=params.motion_limit_token
         )
