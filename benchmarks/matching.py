@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -275,7 +275,7 @@ def ours_together(inputs: Inputs, params: MatchingParams) -> Tensor:
     return parts[0]
 
 
-def least_disturbed(functions: dict[str, Callable[[], Tensor]], device: str, repeats: int) -> dict[str, float]:
+def least_disturbed(functions: Mapping[str, Callable[[], Tensor]], device: str, repeats: int) -> dict[str, float]:
     """Run functions in turns and give the shortest time of each: what else the machine does only ever adds."""
     rounds = [{name: seconds_of(function, device) for name, function in functions.items()} for _ in range(repeats)]
     return {name: min(seconds[name] for seconds in rounds) for name in functions}

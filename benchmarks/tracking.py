@@ -7,7 +7,8 @@
 `study` and `tune` run the shipped backbone once over each clip and read everything else out of the same descriptors.
 The backbone sees clips at 160x240, `--size` sets another. Rendered clips have 17 frames of 128x192, half of them object
 clips and half camera moves, a 10x10 grid of queries in frame 0 (on objects alone in object clips) and exact truth with
-occlusions. Metrics are TAP-Vid's at 256x256, means over clips. Results go to benchmarks/results/tracking_*.json.
+occlusions. `study` asks again in every fifth frame (TAP-Vid's `strided` protocol), where tracks lead backward too.
+Metrics are TAP-Vid's at 256x256, means over clips. Results go to benchmarks/results/tracking_*.json.
 """
 
 import argparse
@@ -29,7 +30,15 @@ from benchmarks.matching import machine
 from difftrack.annotation import LucasKanadeParams, lucas_kanade, query_grid
 from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
 from difftrack.chunks import ChunkParams, chunk_schedule
-from difftrack.datasets import Clip, TrackedVideo, Tracks, load_tapvid_pickle, working_frames
+from difftrack.datasets import (
+    Clip,
+    QueryMode,
+    TrackedVideo,
+    Tracks,
+    load_tapvid_pickle,
+    tapvid_queries,
+    working_frames,
+)
 from difftrack.extraction import Extractor, ModeParams, TrackingViewParams
 from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.metrics import survival_rate, tapvid_metrics
@@ -74,6 +83,8 @@ class Case:
     """The clip and its truth at their own size."""
     seconds: float
     """That it took to encode the frames and to run the backbone over the chunks."""
+    query_mode: QueryMode = "first"
+    """Evaluate the frames after the query, or all but the query's."""
 
 
 def main() -> None:
@@ -115,7 +126,9 @@ def study(arguments: argparse.Namespace) -> None:
     heads = [(int(layer), int(head)) for layer, head in (pair.split(".") for pair in arguments.heads or ())]
     trackers = ablation(arguments.layers, heads)
     fingerprint, cases = _cases(arguments, "eval")
-    results = evaluate(cases, trackers)
+    held = list(cases)
+    results = evaluate(held, trackers)
+    strided = evaluate([(split, ask_again(case)) for split, case in held], both_ways(arguments.layers, heads))
     about = {
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "backbone": fingerprint,
@@ -127,8 +140,10 @@ def study(arguments: argparse.Namespace) -> None:
         "first_seed": FIRST_SEEDS["eval"],
     }
     height, width = arguments.size
-    _write(f"tracking_study_{height}x{width}", {**about, **results})
+    _write(f"tracking_study_{height}x{width}", {**about, **results, "strided": strided})
     print_table(results["means"])
+    print("queries in every fifth frame, all other frames evaluated")
+    print_table(strided["means"])
 
 
 def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[str, Tracker]:
@@ -172,6 +187,24 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         rows["three matches of each token"] = partial(of_heads, params=three, heads=heads)
     rows["default, features"] = partial(of_descriptors, params=replace(limited, kind="feature"))
     return rows
+
+
+def both_ways(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[str, Tracker]:
+    """What it is worth to lead queries of later frames backward."""
+    fused = TrackParams(layers=tuple(layers))
+    default = partial(of_heads, params=fused, heads=heads) if heads else partial(of_descriptors, params=fused)
+    released = TrackParams(convention="released", layers=tuple(layers[:1]))
+    return {
+        "no motion": still,
+        "pyramidal Lucas-Kanade": follow,
+        "the same at the backbone's size": follow_resized,
+        "released, queries of frame 0 alone": lambda case: from_first_frame(
+            case, of_descriptors(case, replace(released, matching={}))
+        ),
+        "default, queries of frame 0 alone": lambda case: from_first_frame(case, default(case)),
+        "default, forward alone": lambda case: forward_alone(case, default(case)),
+        "default": default,
+    }
 
 
 def tune(arguments: argparse.Namespace) -> None:
@@ -359,6 +392,18 @@ def _latent_tokens(backbone: Backbone, frames: np.ndarray) -> torch.Tensor:
     return tokens[None].float()
 
 
+def ask_again(case: Case) -> Case:
+    """The same clip with TAP-Vid's strided queries."""
+    tracks = case.original.tracks
+    queries, of = tapvid_queries(tracks.points_xy_px.swapaxes(0, 1), ~tracks.visible.T, mode="strided")
+    asked = replace(
+        tracks, points_xy_px=tracks.points_xy_px[:, of], visible=tracks.visible[:, of], query_points=queries
+    )
+    truth = _rescaled(asked, case.size)
+    original = TrackedVideo(case.original.clip, asked)
+    return replace(case, original=original, truth=truth, queries=truth.query_points, query_mode="strided")
+
+
 def _rescaled(tracks: Tracks, size: tuple[int, int]) -> Tracks:
     height, width = size
     sizes = {"from_size": (tracks.height, tracks.width), "to_size": size}
@@ -374,6 +419,25 @@ def _rescaled(tracks: Tracks, size: tuple[int, int]) -> Tracks:
 def still(case: Case) -> PredictedTracks:
     """Points stay where they are queried."""
     return no_motion(case.queries, num_frames=case.truth.num_frames)
+
+
+def from_first_frame(case: Case, tracks: PredictedTracks) -> PredictedTracks:
+    """Let queries of later frames stay where they are, seen in their own frame alone, as if nobody had led them."""
+    return _where(case, tracks, np.broadcast_to(case.queries[:, 0] == 0, tracks.visible.shape))
+
+
+def forward_alone(case: Case, tracks: PredictedTracks) -> PredictedTracks:
+    """The same for the frames before each query."""
+    return _where(case, tracks, np.arange(len(tracks.visible))[:, None] >= case.queries[:, 0])
+
+
+def _where(case: Case, tracks: PredictedTracks, followed: np.ndarray) -> PredictedTracks:
+    own_frame = np.arange(len(tracks.visible))[:, None] == case.queries[:, 0]
+    return PredictedTracks(
+        np.where(followed[..., None], tracks.points_xy_px, still(case).points_xy_px),
+        np.where(followed, tracks.visible, own_frame),
+        np.where(followed, tracks.confidence, own_frame).astype(np.float32),
+    )
 
 
 def follow(case: Case, params: LucasKanadeParams | None = None) -> PredictedTracks:
@@ -417,7 +481,7 @@ def score(tracks: PredictedTracks, case: Case) -> Scores:
     sizes = {"from_size": case.size, "to_size": EVALUATED_SIZE}
     predicted, true = rescale_points(tracks.points_xy_px, **sizes), rescale_points(case.truth.points_xy_px, **sizes)
     frames = case.queries[:, 0].astype(np.int64)
-    metrics = tapvid_metrics(predicted, tracks.visible, true, case.truth.visible, frames)
+    metrics = tapvid_metrics(predicted, tracks.visible, true, case.truth.visible, frames, query_mode=case.query_mode)
     within = {f"delta_{px}": float(value) for px, value in zip((1, 2, 4, 8, 16), metrics.points_within, strict=True)}
     return {
         "delta_avg": float(metrics.average_points_within),
