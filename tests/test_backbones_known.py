@@ -154,6 +154,7 @@ def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(
     assert {"device", "date", "versions", "results"} <= set(report)
     measured = report["results"]["cogvideox-2b"]
     assert measured["matches_as_in_a_batch_of_two"] > 0.9
+    assert measured["matches_as_in_guided_sampling"] == measured["matches_as_in_a_batch_of_two"]
     assert {"tapping_overhead", "capture_overhead", "extraction_is_faster_than_two_branches"} <= set(measured)
     assert all(cost["seconds"] > 0 for cost in measured["costs"].values())
 

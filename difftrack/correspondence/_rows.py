@@ -52,7 +52,7 @@ def match_rows(
     total = _pair_rows(pairs[0], tokens, source_frame, target_frames, params, weights[0])
     for pair, pair_weights in zip(pairs[1:], weights[1:], strict=True):
         total.add_(_pair_rows(pair, tokens, source_frame, target_frames, params, pair_weights))
-    return total.div_(len(pairs))
+    return total.div_(len(pairs)) if len(pairs) > 1 else total
 
 
 def _pair_rows(

@@ -187,6 +187,7 @@ def _head_mean_kernel(
     answering_back_frame,
     answering_back_token,
     normaliser_frame,
+    out_group,
     GROUP_HEADS: tl.constexpr,
     BOTH: tl.constexpr,
     MAXIMUM: tl.constexpr,
@@ -200,8 +201,8 @@ def _head_mean_kernel(
 ) -> None:
     """out[group, frame, i, j] = sum_h 2^(scale <q_hi, k_hj> - n_hi) + 2^(scale <k_hi, q_hj> - n'_hj).
 
-    The heads h of a group follow one another. Without `BOTH` there is no second term; with `MAXIMUM` only the largest
-    value of every row of the tile is kept.
+    The heads h of a group follow one another. Without `BOTH` there is no second term; with `MAXIMUM` the largest value
+    of every row is raised in out[group, frame, i], which starts at 0: a maximum is the same in whatever order.
     """
     num_frames = tl.num_programs(2) // (num_heads // GROUP_HEADS)
     group, frame = tl.program_id(2) // num_frames, tl.program_id(2) % num_frames
@@ -248,11 +249,42 @@ def _head_mean_kernel(
         if HAS_ALLOWED:
             inside = tl.load(allowed + j, mask=inside, other=0) != 0
         total = tl.where(inside[None, :], total, 0.0)
-        at = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * num_rows + i
-        tl.store(out + at, tl.max(total, 1), mask=i < num_rows)
+        at = group.to(tl.int64) * out_group + frame * num_rows + i
+        tl.atomic_max(out + at, tl.max(total, 1), mask=i < num_rows, sem="relaxed")
     else:
         at = (tl.program_id(2).to(tl.int64) * num_rows + i)[:, None] * num_columns + j[None, :]
         tl.store(out + at, total, mask=(i < num_rows)[:, None] & (j < num_columns)[None, :])
+
+
+@_kernel
+def _masses_kernel(
+    sums,
+    whole,
+    mass,
+    num_heads,
+    num_points,
+    NUM_PARTS: tl.constexpr,
+    POINTS: tl.constexpr,
+) -> None:
+    """whole[head, i] = log2 sum_part 2^sums[part, head, i], and mass[head, part, i] = 2^(sums - whole)."""
+    head = tl.program_id(1)
+    i = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    inside = i < num_points
+    sums += head * num_points + i
+    largest = tl.full([POINTS], float("-inf"), tl.float32)
+    total = tl.zeros([POINTS], tl.float32)
+    for part in range(NUM_PARTS):
+        value = tl.load(sums + part * num_heads * num_points, mask=inside, other=0.0)
+        larger = tl.maximum(largest, value)
+        base = tl.where(larger == float("-inf"), 0.0, larger)
+        total = total * tl.exp2(largest - base) + tl.exp2(value - base)
+        largest = larger
+    normaliser = largest + tl.log2(total)
+    tl.store(whole + head * num_points + i, normaliser, mask=inside)
+    mass += head * NUM_PARTS * num_points + i
+    for part in range(NUM_PARTS):
+        value = tl.load(sums + part * num_heads * num_points, mask=inside, other=0.0)
+        tl.store(mass + part * num_points, tl.exp2(value - normaliser), mask=inside)
 
 
 @_kernel
@@ -389,24 +421,22 @@ def attention_parts_triton(
     parts: list[tuple[Tensor, Tensor | None]] = [(key, None)]
     if text_key.shape[1]:
         parts = [(text_key[:, None], text_mask), *parts]
-    sums = torch.full((1 + num_frames, num_heads, len(tokens)), -math.inf, device=key.device)
+    sums = torch.empty(1 + num_frames, num_heads, len(tokens), device=key.device)
+    if len(parts) == 1:
+        sums[0].fill_(-math.inf)
     for answering, allowed in parts:
         out = sums[1:] if answering is key else sums[:1]
         frames = asking.expand(-1, answering.shape[1], -1, -1)
         _normaliser(frames, answering, tokens, scale=scale, log_weight=0.0, allowed=allowed, out=out)
-    whole = torch.logsumexp(sums * math.log(2), dim=0) / math.log(2)
-    mass = torch.exp2(sums - whole).transpose(0, 1)
+    whole, mass = _masses(sums)
 
     def maxima(groups: int) -> Tensor:
-        shift = whole + math.log2(num_heads // groups)
+        shift = whole if groups == num_heads else whole + math.log2(num_heads // groups)
         found = torch.zeros(groups, 1 + num_frames, len(tokens), device=key.device)
         for answering, allowed in parts:
+            tops = found[:, 1:] if answering is key else found[:, :1]
             descriptors = (asking, answering, asking, answering)
-            tile = _tiles(answering).mean
-            blocks = triton.cdiv(answering.shape[2], tile.columns)
-            tops = found.new_empty(groups, answering.shape[1], blocks, len(tokens))
             _head_mean(descriptors, tokens, allowed, shift, None, tops, scale=scale, maximum=True)
-            torch.amax(tops, dim=2, out=found[:, 1:] if answering is key else found[:, :1])
         return found
 
     return mass, maxima(1)[0] if mean else None, maxima(num_heads) if per_head else None
@@ -536,6 +566,20 @@ def _normaliser(
     return out
 
 
+def _masses(
+    sums: Float[Tensor, "part head point"],
+) -> tuple[Float[Tensor, "head point"], Float[Tensor, "head part point"]]:
+    """Normaliser of the whole row and the share of every part, from the parts' own normalisers."""
+    num_parts, num_heads, num_points = sums.shape
+    whole = torch.empty(num_heads, num_points, device=sums.device)
+    mass = torch.empty(num_heads, num_parts, num_points, device=sums.device)
+    block = 128
+    _masses_kernel[(triton.cdiv(num_points, block), num_heads)](
+        sums, whole, mass, num_heads, num_points, NUM_PARTS=num_parts, POINTS=block
+    )
+    return whole, mass
+
+
 def _head_mean(
     descriptors: tuple[Tensor, Tensor, Tensor, Tensor],
     rows: Int[Tensor, " query_token"],
@@ -547,7 +591,10 @@ def _head_mean(
     scale: float,
     maximum: bool = False,
 ) -> None:
-    """Fill `out` [group, frame, ...]; the source frame's axis of `descriptors` 0 and 2 has length one."""
+    """Fill `out` [group, frame, ...]; the source frame's axis of `descriptors` 0 and 2 has length one.
+
+    With `maximum`, `out` [group, frame, row] starts at 0 and may be part of a larger tensor's second axis.
+    """
     source, target, source_back, target_back = descriptors
     num_heads, num_frames, num_columns, num_channels = target.shape
     groups = out.shape[0]
@@ -575,6 +622,7 @@ def _head_mean(
         source_back.stride(2),
         *target_back.stride()[:3],
         normaliser.stride(0) if normaliser.ndim == 3 else 0,
+        out.stride(0),
         GROUP_HEADS=num_heads // groups,
         BOTH=normaliser_back is not None,
         MAXIMUM=maximum,
