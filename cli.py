@@ -509,3 +509,7 @@ def _progress(items: Iterable[T], description: str, total: int | None = None) ->
     from rich.progress import track as progress
 
     return progress(items, description=description, total=total, disable=not sys.stderr.isatty())
+
+
+if __name__ == "__main__":
+    app()

@@ -40,6 +40,12 @@ def test_info_says_what_a_store_holds(store: Path) -> None:
         assert wanted in out
 
 
+def test_the_file_itself_runs_like_the_installed_command() -> None:
+    done = subprocess.run([sys.executable, "cli.py", "--help"], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "track" in done.stdout
+
+
 def test_help_and_info_need_no_torch_and_no_matplotlib(store: Path) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; import cli\n"
