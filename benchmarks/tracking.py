@@ -181,8 +181,9 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
     if len(layers) > 1:
         rows[f"layers {', '.join(map(str, layers))} fused"] = partial(of_descriptors, params=fused)
     if heads:
-        named = ", ".join(f"{layer}.{head}" for layer, head in heads)
-        rows[f"heads {named} alone"] = partial(of_heads, params=fused, heads=heads)
+        for count in range(min(2, len(heads)), len(heads) + 1):
+            named = ", ".join(f"{layer}.{head}" for layer, head in heads[:count])
+            rows[f"heads {named} alone"] = partial(of_heads, params=fused, heads=heads[:count])
         three = replace(fused, matches_per_token=3)
         rows["three matches of each token"] = partial(of_heads, params=three, heads=heads)
     rows["default, features"] = partial(of_descriptors, params=replace(limited, kind="feature"))

@@ -236,7 +236,7 @@ def test_of_displacements_that_disagree_one_side_decides() -> None:
 
 
 def test_all_that_the_tokens_around_a_point_say() -> None:
-    params = replace(FORWARD, read_out="displacements", support_radius=1)
+    params = replace(FORWARD, read_out="displacements", support_radius=1, support_agreement_token=1.5)
     point = query_tokens(torch.tensor([[0.25, 0.0]]), rows=ROWS, cols=COLS, params=params)
     rows = torch.zeros(len(point.tokens), ROWS * COLS)
     # Token 0: 6 with 0.7, then 5 beside it, then 2; token 1 stays, and then goes to 4. Rivals lie three columns apart.

@@ -39,7 +39,7 @@ class MatchingParams:
     (`displacements`)."""
     support_radius: int = 2
     """Of `displacements`: tokens to each side, their weight falling linearly to 0; 1 are the four around the point."""
-    support_agreement_token: float = 1.5
+    support_agreement_token: float = 1.0
     """Of `displacements`: those count that differ by less from the one that most others agree with, in tokens."""
     padding: Literal["border", "zeros"] = "border"
     """What lies beyond the outermost token centres: the border's tokens, or position (0, 0) (A8)."""
