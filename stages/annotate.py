@@ -11,9 +11,15 @@ from difftrack.datasets import clip_names, read_clip, read_given_tracks, write_t
 from difftrack.params import parse
 from stages._run import Paths, run
 
+NOT_LOADED = "CoTracker3 cannot be loaded"
+"""How the one `AnnotationError` begins that has nothing to do with the clip."""
+
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`; write `tracks`. A clip that cannot be annotated is named at the end, after the others."""
+    """Read `clips`; write `tracks`. A clip that cannot be annotated is named at the end, after the others.
+
+    A tracker that cannot be loaded ends the run at once: it would fail, slowly, for every clip.
+    """
     annotate = parse(AnnotateParams, params, "annotate")
     names = clip_names(deps["clips"])
     console = Console(stderr=True)
@@ -23,6 +29,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             clip, given = read_clip(deps["clips"], name), read_given_tracks(deps["clips"], name)
             write_tracks(outs["tracks"], name, annotate_clip(clip, annotate, given=given, number=number))
         except ValueError as error:
+            if str(error).startswith(NOT_LOADED):
+                raise
             failures.append(f"{name}: {error}")
     if failures:
         raise AnnotationError(f"{len(failures)} of {len(names)} clips have no tracks: " + "; ".join(failures))

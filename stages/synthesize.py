@@ -1,5 +1,6 @@
 """Stage: params -> clips, rendered, sampled from a backbone, or read from the user's files."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -103,7 +104,10 @@ class SynthesizeSection:
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Write `clips`; one that cannot be made is named at the end, after the others."""
+    """Write `clips`; one that cannot be made is named at the end, after the others.
+
+    Clips that are no longer wanted go only when all that are wanted could be made.
+    """
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
@@ -114,11 +118,14 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         names |= set(_generate(root, section.generated, params["backbones"]))
     if "folder" in section.sources and section.folder is not None:
         names |= set(_copy(root, section.folder, failures))
+    if failures:
+        listed = "; ".join(str(failure) for failure in failures)
+        raise DatasetError(
+            f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
+            "For each: fix the file, or name it in synthesize.folder.skip"
+        )
     for stale in {path.name for path in root.iterdir()} - names:
         shutil.rmtree(root / stale)
-    if failures:
-        listed = "; ".join(f"{failure.name}: {failure.cause}" for failure in failures)
-        raise DatasetError(f"{len(failures)} clips cannot be used, {len(names)} can: {listed}")
 
 
 def _render(root: Path, section: RenderedSection) -> Iterator[str]:
@@ -146,42 +153,56 @@ def _generate(root: Path, section: GeneratedSection, backbones: Mapping[str, Any
     prompts = read_prompts(section.prompts, indices=section.indices)
     for number, prompt in track(prompts, "generate", disable=not sys.stderr.isatty()):
         name = f"generated-{number:03d}"
-        details = _sampling(section, backbone, number)
-        if not _is_there(root, name, prompt, details):
-            _sample(root, name, prompt, section, backbone, details)
+        image = None if section.images is None else read_image(section.images / _image_name(number))
+        details = _sampling(section, backbone, number, image)
+        if not _is_there(root, name, prompt, section, details):
+            _sample(root, name, prompt, section, backbone, details, image)
         yield name
 
 
-def _sampling(section: GeneratedSection, backbone: Backbone, number: int) -> dict[str, Any]:
+def _image_name(number: int) -> str:
+    return f"{number:03d}.png"
+
+
+def _sampling(section: GeneratedSection, backbone: Backbone, number: int, image: np.ndarray | None) -> dict[str, Any]:
     kept = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width")
     return {
         "backbone": section.backbone,
         "fingerprint": backbone.fingerprint,
         "revision": backbone.revision,
         "number": number,
-        "image": None if section.images is None else f"{number:03d}.png",
+        "image": None if image is None else _image_name(number),
+        **({} if image is None else {"image_sha256": _content_hash(image)}),
         **{key: getattr(section, key) for key in kept},
     }
 
 
-def _is_there(root: Path, name: str, prompt: str, details: Mapping[str, Any]) -> bool:
+def _content_hash(image: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _is_there(root: Path, name: str, prompt: str, section: GeneratedSection, details: Mapping[str, Any]) -> bool:
     try:
         clip = read_clip(root, name)
     except (ValueError, OSError):
         return False
-    same = (clip.prompt, json.loads(json.dumps(clip.details.get("sampling")))) == (
-        prompt,
-        json.loads(json.dumps(details)),
-    )
-    return same and (root / name / TRAJECTORY).exists()
+    made = (clip.prompt, clip.seed, clip.fps, clip.details.get("sampling"))
+    wanted = (prompt, section.seed, section.fps, json.loads(json.dumps(details)))
+    return made == wanted and (root / name / TRAJECTORY).exists()
 
 
 def _sample(
-    root: Path, name: str, prompt: str, section: GeneratedSection, backbone: Backbone, details: Mapping[str, Any]
+    root: Path,
+    name: str,
+    prompt: str,
+    section: GeneratedSection,
+    backbone: Backbone,
+    details: Mapping[str, Any],
+    image: np.ndarray | None,
 ) -> None:
-    given: dict[str, np.ndarray] = {}
-    if section.images is not None:
-        given["image"] = read_image(section.images / str(details["image"]))
+    given = {} if image is None else {"image": image}
     sampled = backbone.generate(
         prompt,
         seed=section.seed,

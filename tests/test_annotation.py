@@ -482,3 +482,24 @@ def test_the_stage_names_the_clip_that_failed_and_annotates_the_others(tmp_path:
         stage.main({"scene_grid": 3}, {"clips": clips}, {"tracks": tracks})
     assert sorted(path.name for path in tracks.iterdir()) == ["a.npz", "c.npz", "rendered.npz"]
     assert read_tracks(tracks, "rendered").tracker == "exact"
+
+
+def test_the_stage_tries_to_load_a_tracker_once_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rendered: Clip
+) -> None:
+    stage = pytest.importorskip("stages.annotate")
+    tries = []
+
+    def unreachable(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "load", unreachable)
+    load_cotracker3.cache_clear()
+    clips, tracks = tmp_path / "clips", tmp_path / "tracks"
+    for name in ("b", "c", "d"):
+        write_clip(clips, clip_of(name=name))
+    write_clip(clips, rendered)
+    with pytest.raises(AnnotationError, match=r"^CoTracker3 cannot be loaded") as raised:
+        stage.main({"scene_grid": 3, "fallback": "cotracker3"}, {"clips": clips}, {"tracks": tracks})
+    assert str(raised.value).count("no route") == len(tries) == 1

@@ -467,6 +467,8 @@ def test_frames_stay_in_the_file_until_their_clip_is_wanted(tmp_path: Path) -> N
         ({"occluded": np.ones((5, 7), dtype=bool)}, "no point is visible"),
         ({"points": np.full((5, 7, 2), 1.5, np.float32)}, r"query point 0 is \(frame 0, x 70.5, y 46.5\)"),
         ({"points": np.zeros((5, 6, 2), np.float32)}, r"points are float32 \(5, 6, 2\)"),
+        ({"points": [[[0.5, 0.5]] * 7, [[0.5, 0.5]] * 6]}, "points are ragged"),
+        ({"occluded": [[False] * 7, [False] * 6]}, "occluded are ragged"),
         ({"video": frames_of().astype(np.float32)}, "video is float32"),
         ({"video": [b"no jpeg"] * 7}, "a picture of 7 bytes"),
         ({"video": None}, "video is a NoneType"),
@@ -600,6 +602,62 @@ def test_two_clips_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
         list(read_folder(FolderParams(path=tmp_path)))
 
 
+def names_of(params: FolderParams, failures: list[ClipFailure] | None = None) -> list[str]:
+    return [item.clip.name if isinstance(item, TrackedVideo) else item.name for item in read_folder(params, failures)]
+
+
+@pytest.mark.parametrize("skip", [("v2.mp4", "v9.mp4"), ("v2", "v9")])
+def test_videos_that_are_skipped_are_not_read_and_the_others_keep_their_numbers(
+    tmp_path: Path, skip: tuple[str, ...]
+) -> None:
+    folder_with_three(tmp_path)
+    (tmp_path / "v2.mp4").write_bytes(b"damaged")
+    (tmp_path / "v9.mp4").write_bytes(b"damaged")
+    (tmp_path / "prompts.txt").write_text("two\nthree\nnine\nten\n")
+    params = FolderParams(path=tmp_path, prompts=tmp_path / "prompts.txt", skip=skip)
+    clips = [clip for clip in read_folder(params) if isinstance(clip, Clip)]
+    assert [(clip.name, clip.prompt) for clip in clips] == [("v3", "three"), ("v10", "ten")]
+
+
+def test_clips_of_pickles_are_skipped_by_either_of_their_names(tmp_path: Path) -> None:
+    bad = entry() | {"video": None}
+    dump(tmp_path / "0000_of_0010.pkl", {"a b": bad, "c": entry()})
+    dump(tmp_path / "0001_of_0010.pkl", [bad, entry()])
+    for name in ("a b", "a_b"):
+        params = FolderParams(path=tmp_path, skip=(name, "0001_of_0010_0000"))
+        assert names_of(params) == ["c", "0001_of_0010_0001"]
+        assert [item.clip.details["position"] for item in read_folder(params) if isinstance(item, TrackedVideo)] == [
+            1,
+            3,
+        ]
+
+
+def test_a_pickle_that_is_skipped_still_gives_the_clips_before_its_cut(tmp_path: Path) -> None:
+    whole = dump(tmp_path / "0000_of_0010.pkl", {"a": entry(), "b": entry(seed=1)}).read_bytes()
+    (tmp_path / "0000_of_0010.pkl").write_bytes(whole[: len(whole) * 3 // 4])
+    (tmp_path / "0001_of_0010.pkl").write_bytes(b"damaged")
+    dump(tmp_path / "0002_of_0010.pkl", {"z": entry()})
+    failures: list[ClipFailure] = []
+    assert names_of(FolderParams(path=tmp_path), failures) == ["a", "z"]
+    assert [failure.name for failure in failures] == ["b", "0000_of_0010.pkl", "0001_of_0010.pkl"]
+    assert names_of(FolderParams(path=tmp_path, skip=tuple(failure.name for failure in failures))) == ["a", "z"]
+
+
+def test_skipping_what_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    folder_with_three(tmp_path)
+    dump(tmp_path / "davis.pkl", {"a": entry(), "b": entry()})
+    for params in (
+        FolderParams(path=tmp_path, format="videos", skip=("v10", "v4")),
+        FolderParams(path=tmp_path / "davis.pkl", end=1, skip=("b", "v4")),
+    ):
+        failures: list[ClipFailure] = []
+        with pytest.raises(
+            DatasetError, match=r"^skip names v4, and there is no such clip; have: (v2, v2\.mp4|a, b, davis)"
+        ):
+            next(read_folder(params, failures))
+        assert not failures
+
+
 def test_annotation_beside_a_video_is_read_in_either_unit(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
     annotation = entry()
@@ -636,11 +694,28 @@ def test_a_table_of_points_is_read_and_missing_rows_are_occluded(tmp_path: Path)
     np.testing.assert_array_equal(np.argwhere(tracked.tracks.visible), [(0, 1), (2, 0)])
 
 
+def test_a_cell_that_is_missing_in_a_table_does_not_hide_its_point(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
+    (tmp_path / "v.csv").write_text("point,frame,x,y,occluded\na,1,10,20\na,2,10,20,\na,3,10,20,1\n")
+    (tracked,) = read_folder(FolderParams(path=tmp_path))
+    assert isinstance(tracked, TrackedVideo)
+    np.testing.assert_array_equal(np.flatnonzero(tracked.tracks.visible[:, 0]), [1, 2])
+
+
+def test_a_table_that_excel_wrote_is_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
+    (tmp_path / "v.csv").write_text("point,frame,x,y\na,0,10,20\n", encoding="utf-8-sig", newline="\r\n")
+    (tracked,) = read_folder(FolderParams(path=tmp_path))
+    assert isinstance(tracked, TrackedVideo)
+    np.testing.assert_array_equal(tracked.tracks.query_points, [(0, 10, 20)])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("point,frame,x\n", "columns are"),
-        ("point,frame,x,y\na,0,left,5\n", "cannot be read"),
+        ("point,frame,x\n", "columns are point, frame, x;"),
+        ("point,frame,x,y\na,0,1,5\na,0,left,5\n", "line 3 cannot be read"),
+        ("point,frame,x,y\na,0,1\n", "line 2 cannot be read"),
         ("point,frame,x,y\na,7,1,5\n", "names frame 7; the clip has 7"),
         ("point,frame,x,y,occluded\na,0,1,5,maybe\n", "cannot be read"),
         ("point,frame,x,y\na,0,nan,5\n", "visible and not a number"),

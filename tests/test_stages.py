@@ -1,17 +1,21 @@
 """Stages one after another on a tiny pipeline: from params to a page, and what a change makes again."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 
-from difftrack.datasets import clip_names, read_clip
+from difftrack.datasets import DatasetError, clip_names, read_clip
+from difftrack.media import write_image, write_video
 from stages import _run, annotate, extract, match, report, score, synthesize, track
 
 # The tiny text encoder reads fewer tokens than the renderer's prompts have, and says so.
@@ -144,6 +148,86 @@ def test_a_source_without_its_section_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="sources names folder, and folder is null"):
         synthesize.main({**params, "synthesize": {"sources": ["folder"]}}, {}, {"clips": tmp_path / "clips"})
     assert not (tmp_path / "clips").exists()
+
+
+class Sampler:
+    """Stands in for a backbone and counts what it is asked."""
+
+    fingerprint, revision = "f", None
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def generate(self, prompt: str, **given: Any) -> Any:
+        self.asked.append((prompt, given))
+        return SimpleNamespace(frames=np.zeros((3, 16, 16, 3), dtype=np.uint8), trajectory=None)
+
+
+@pytest.mark.parametrize("changed", ["seed", "fps", "image", "nothing"])
+def test_a_sampled_clip_is_kept_only_where_it_would_come_out_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    sampler = Sampler()
+    monkeypatch.setattr(synthesize, "load_backbone", lambda *_: sampler)
+    monkeypatch.setattr(synthesize, "write_trajectory", lambda path, *_, **__: path.write_bytes(b"t"))
+    (tmp_path / "prompts.txt").write_text("a dog\n")
+    picture = np.zeros((16, 16, 3), dtype=np.uint8)
+    write_image(tmp_path / "000.png", picture)
+    generated: dict[str, Any] = {"backbone": "b", "prompts": str(tmp_path / "prompts.txt"), "images": str(tmp_path)}
+    again = generated | {"seed": {"seed": 43}, "fps": {"fps": 12}}.get(changed, {})
+    for section in (generated, generated, again):
+        if section is again and changed == "image":
+            write_image(tmp_path / "000.png", picture + 1)
+        everything = {"synthesize": {"sources": ["generated"], "generated": section}, "backbones": {}}
+        synthesize.main(everything, {}, {"clips": tmp_path / "clips"})
+    assert len(sampler.asked) == (1 if changed == "nothing" else 2)
+    clip = read_clip(tmp_path / "clips", "generated-000")
+    assert (clip.seed, clip.fps) == (43 if changed == "seed" else 42, 12 if changed == "fps" else 8)
+    assert sampler.asked[-1][1]["image"].max() == (changed == "image")
+
+
+def folder_of_videos(path: Path, *names: str) -> dict[str, Any]:
+    path.mkdir()
+    for name in names:
+        write_video(path / f"{name}.mp4", np.zeros((3, 16, 16, 3), dtype=np.uint8), 8.0, lossless=True)
+    return {"synthesize": {"sources": ["folder"], "folder": {"path": str(path)}}, "backbones": {}}
+
+
+def files_below(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_video_that_became_unreadable_does_not_cost_the_clip_of_the_last_run(tmp_path: Path) -> None:
+    params, clips = folder_of_videos(tmp_path / "videos", "a", "b", "c"), {"clips": tmp_path / "clips"}
+    synthesize.main(params, {}, clips)
+    before = files_below(tmp_path / "clips")
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"damaged")
+    (tmp_path / "videos" / "c.mp4").unlink()
+    with pytest.raises(
+        DatasetError, match=r"^1 clips cannot be used, 1 can: b\.mp4: .*name it in synthesize\.folder\.skip$"
+    ):
+        synthesize.main(params, {}, clips)
+    assert files_below(tmp_path / "clips") == before
+
+
+def test_a_video_that_is_skipped_lets_the_rest_of_the_pipeline_run(tmp_path: Path) -> None:
+    params, clips = folder_of_videos(tmp_path / "videos", "a", "b"), {"clips": tmp_path / "clips"}
+    synthesize.main(params, {}, clips)
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"damaged")
+    params["synthesize"]["folder"]["skip"] = ["b.mp4"]
+    synthesize.main(params, {}, clips)
+    assert clip_names(tmp_path / "clips") == ["a"]
+
+
+def test_skipping_what_is_not_there_is_refused_and_costs_nothing(tmp_path: Path) -> None:
+    params, clips = folder_of_videos(tmp_path / "videos", "a", "b"), {"clips": tmp_path / "clips"}
+    synthesize.main(params, {}, clips)
+    shutil.rmtree(tmp_path / "clips" / "a")
+    before = files_below(tmp_path / "clips")
+    params["synthesize"]["folder"]["skip"] = ["c"]
+    with pytest.raises(DatasetError, match=r"skip names c, and there is no such clip; have: a, a\.mp4, b"):
+        synthesize.main(params, {}, clips)
+    assert files_below(tmp_path / "clips") == before
 
 
 # The runner

@@ -2,7 +2,7 @@
 
 import csv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
-from difftrack.datasets._errors import ClipFailure, DatasetError, setting_aside
+from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._tapvid import QueryMode, with_annotation
 from difftrack.media import VIDEO_SUFFIXES, is_image_folder, natural_order, read_video
 
@@ -34,13 +34,14 @@ def load_videos(
     end: int | None = None,
     max_frames: int | None = None,
     point_units: PointUnits = "auto",
+    skip: Collection[str] = (),
     failures: list[ClipFailure] | None = None,
 ) -> Iterator[Clip | TrackedVideo]:
     """Read a video, a folder of images, or a folder of such, in natural order of their names, one at a time.
 
     Beside `name.mp4` (or the image folder `name`) may lie its annotation, `name.npz` with `points`
     [point, frame, xy] and, optionally, `occluded` [point, frame], or `name.csv` with the columns point, frame, x, y
-    and, optionally, occluded; a row that is missing means occluded.
+    and, optionally, occluded; a row that is missing means occluded, a cell of `occluded` that is missing does not.
 
     Args:
         path: A video file, a folder of images, or a folder of videos and image folders.
@@ -49,23 +50,27 @@ def load_videos(
         end: Number of the first clip to leave out at the end; None for none.
         max_frames: Most frames per clip.
         point_units: Units of the annotation.
+        skip: Clips to leave out, by their name or their file's; the others keep their numbers.
         failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
 
     Yields:
         A `TrackedVideo` where there is annotation, else a `Clip`.
 
     Raises:
-        DatasetError: there is nothing at `path` that could be read.
+        DatasetError: there is nothing at `path` that could be read, or nothing has a name in `skip`.
     """
     sources = _sources(path)
     if not sources:
         raise DatasetError(f"{path}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of images")
+    refuse_unknown(skip, [name for source in sources for name in (_clip_name(source), source.name)])
     for position, source in islice(enumerate(sources), start, end):
+        if _clip_name(source) in skip or source.name in skip:
+            continue
         with setting_aside(source.name, failures):
             video = read_video(source, max_frames=max_frames)
             check_length(len(video.frames))
             clip = Clip(
-                name=plain_name(source.stem if source.is_file() else source.name),
+                name=_clip_name(source),
                 frames=video.frames,
                 fps=video.fps,
                 prompt="",
@@ -74,6 +79,10 @@ def load_videos(
             )
             annotation = _annotation(source, clip, point_units, cut=max_frames is not None)
             yield clip if annotation is None else with_annotation(clip, *annotation, query_mode=query_mode)
+
+
+def _clip_name(source: Path) -> str:
+    return plain_name(source.stem if source.is_file() else source.name)
 
 
 def _sources(path: Path) -> list[Path]:
@@ -128,23 +137,17 @@ def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[
 def _from_table(
     path: Path, num_frames: int, *, cut: bool
 ) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-                raise DatasetError(f"{path.name}: columns are {reader.fieldnames}; wanted: {', '.join(_COLUMNS)}")
-            rows = [
-                (
-                    row["point"],
-                    int(row["frame"]),
-                    float(row["x"]),
-                    float(row["y"]),
-                    _TRUTH[row.get("occluded", "0").lower()],
-                )
-                for row in reader
-            ]
-    except (TypeError, KeyError, ValueError) as error:
-        raise DatasetError(f"{path.name}: has a row that cannot be read ({error!r})") from error
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a byte order mark
+        reader = csv.DictReader(file)
+        try:
+            columns = reader.fieldnames or []
+            rows = [_row(cells) for cells in reader] if set(_COLUMNS) <= set(columns) else None
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{path.name}: is no UTF-8 text ({error})") from error
+        except (TypeError, KeyError, ValueError, csv.Error) as error:
+            raise DatasetError(f"{path.name}: line {reader.line_num} cannot be read ({error!r})") from error
+    if rows is None:
+        raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; wanted: {', '.join(_COLUMNS)}")
     index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
     points = np.zeros((len(index), num_frames, 2))
     occluded = np.ones((len(index), num_frames), dtype=bool)
@@ -155,3 +158,8 @@ def _from_table(
         elif frame < 0 or not cut:
             raise DatasetError(f"{path.name}: names frame {frame}; the clip has {num_frames}")
     return points, occluded
+
+
+def _row(cells: Mapping[str, str | None]) -> tuple[str, int, float, float, bool]:
+    point, frame, x, y = (cells[column] or "" for column in _COLUMNS)
+    return point, int(frame), float(x), float(y), _TRUTH[(cells.get("occluded") or "0").lower()]

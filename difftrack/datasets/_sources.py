@@ -43,6 +43,8 @@ class FolderParams:
     """A text file with one prompt a line, in the order of the clips; without it prompts are empty."""
     point_units: PointUnits = "auto"
     """Units of npz and csv annotation; TAP-Vid's pickles are always fractions."""
+    skip: tuple[str, ...] = ()
+    """Names of clips to leave out, such as those that a run could not use; the others keep their numbers."""
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
@@ -61,7 +63,8 @@ def read_folder(params: FolderParams, failures: list[ClipFailure] | None = None)
         failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
 
     Raises:
-        DatasetError: there is nothing to read, the prompts do not reach, or, without `failures`, a clip is unusable.
+        DatasetError: there is nothing to read, nothing has a name in `skip`, the prompts do not reach, or, without
+            `failures`, a clip is unusable.
     """
     prompts = None if params.prompts is None else _lines(params.prompts)
     names: set[str] = set()
@@ -69,28 +72,28 @@ def read_folder(params: FolderParams, failures: list[ClipFailure] | None = None)
         clip = item.clip if isinstance(item, TrackedVideo) else item
         with setting_aside(clip.name, failures):
             if clip.name in names:
-                raise DatasetError("an earlier clip has the same name; rename one of them")
+                raise DatasetError(f"an earlier clip has the same name; rename one of them (this is {_own(clip)})")
             names.add(clip.name)
             changed = dataclasses.replace(clip, fps=params.fps or clip.fps, prompt=_prompt(clip, prompts))
             yield TrackedVideo(changed, item.tracks) if isinstance(item, TrackedVideo) else changed
 
 
 def _read(params: FolderParams, failures: list[ClipFailure] | None) -> Iterator[Clip | TrackedVideo]:
-    path, mode, kind = params.path, params.query_mode, params.format
+    path, mode, kind, skip = params.path, params.query_mode, params.format, params.skip
     if kind == "auto":
         kind = _recognise(path)
     start, end, max_frames = params.start, params.end, params.max_frames
     if kind == "videos":
         units = params.point_units
         return load_videos(
-            path, mode, start=start, end=end, max_frames=max_frames, point_units=units, failures=failures
+            path, mode, start=start, end=end, max_frames=max_frames, point_units=units, skip=skip, failures=failures
         )
     if path.is_dir():
         pattern = _SHARDS if kind == "kinetics" else "*.pkl"
         return load_tapvid_folder(
-            path, mode, pattern=pattern, start=start, end=end, max_frames=max_frames, failures=failures
+            path, mode, pattern=pattern, start=start, end=end, max_frames=max_frames, skip=skip, failures=failures
         )
-    return load_tapvid_pickle(path, mode, start=start, end=end, max_frames=max_frames, failures=failures)
+    return load_tapvid_pickle(path, mode, start=start, end=end, max_frames=max_frames, skip=skip, failures=failures)
 
 
 def _recognise(path: Path) -> FolderFormat:
@@ -99,6 +102,10 @@ def _recognise(path: Path) -> FolderFormat:
     if any(path.glob(_SHARDS)):
         return "kinetics"
     return "robotap" if any(path.glob("*.pkl")) else "videos"
+
+
+def _own(clip: Clip) -> str:
+    return str(clip.details.get("entry", clip.details["file"]))
 
 
 def _prompt(clip: Clip, prompts: list[str] | None) -> str:

@@ -5,7 +5,7 @@ fractions of the frame (0 and 1 are its outer edges) and `occluded` [point, fram
 (arXiv 2211.03726), and Vecerik et al. 2023 (arXiv 2308.15975) for RoboTAP.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
-from difftrack.datasets._errors import ClipFailure, DatasetError, setting_aside
+from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._pickles import fetch, index_pickle
 from difftrack.media import jpeg_decode
 
@@ -68,6 +68,7 @@ def load_tapvid_pickle(
     start: int = 0,
     end: int | None = None,
     max_frames: int | None = None,
+    skip: Collection[str] = (),
     failures: list[ClipFailure] | None = None,
 ) -> Iterator[TrackedVideo]:
     """Read the clips of one pickle (DAVIS, RGB-Stacking, one file of RoboTAP), one at a time.
@@ -80,12 +81,15 @@ def load_tapvid_pickle(
         start: Clips to leave out at the beginning.
         end: Number of the first clip to leave out at the end; None for none.
         max_frames: Most frames per clip; what lies behind is unknown to the queries too.
+        skip: Clips to leave out, by their name here or in the file; the others keep their numbers. The name of the file
+            lets pass what cannot be read of it as a whole: the clips before a cut still come.
         failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
 
     Raises:
-        DatasetError: the file holds anything but arrays and plain containers, or is no such pickle.
+        DatasetError: the file holds anything but arrays and plain containers, or is no such pickle, or nothing has a
+            name in `skip`.
     """
-    return _load([path], query_mode, slice(start, end), max_frames, failures)
+    return _load([path], query_mode, slice(start, end), max_frames, skip, failures)
 
 
 def load_tapvid_folder(
@@ -96,6 +100,7 @@ def load_tapvid_folder(
     start: int = 0,
     end: int | None = None,
     max_frames: int | None = None,
+    skip: Collection[str] = (),
     failures: list[ClipFailure] | None = None,
 ) -> Iterator[TrackedVideo]:
     """Read the clips of a folder of pickles in the order of the file names; whichever are there (Kinetics, RoboTAP).
@@ -107,15 +112,16 @@ def load_tapvid_folder(
         start: Clips to leave out at the beginning, counted over all files that are there.
         end: Number of the first clip to leave out at the end; None for none.
         max_frames: Most frames per clip.
+        skip: Clips to leave out and files to let pass, as for one pickle.
         failures: Takes the clips and files that cannot be used; without it the first one raises.
 
     Raises:
-        DatasetError: there is no such file in the folder.
+        DatasetError: there is no such file in the folder, or nothing has a name in `skip`.
     """
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise DatasetError(f"{folder}: holds no {pattern}; docs/datasets.md says where the data sets are to be had")
-    return _load(paths, query_mode, slice(start, end), max_frames, failures)
+    return _load(paths, query_mode, slice(start, end), max_frames, skip, failures)
 
 
 def with_annotation(
@@ -153,18 +159,31 @@ def _load(
     query_mode: QueryMode,
     clips: slice,
     max_frames: int | None,
+    skip: Collection[str],
     failures: list[ClipFailure] | None,
 ) -> Iterator[TrackedVideo]:
-    numbered = enumerate(_entries(paths, failures))
+    if skip:
+        refuse_unknown(skip, _names(paths))
+    numbered = enumerate(_entries(paths, skip, failures))
     for position, (path, name, entry) in islice(numbered, clips.start, clips.stop):
+        if name in skip or plain_name(name) in skip:
+            continue
         details = {"file": path.name, "entry": name, "position": position}
         with setting_aside(name, failures):
             yield _tracked_video(plain_name(name), entry, details, query_mode, max_frames)
 
 
-def _entries(paths: list[Path], failures: list[ClipFailure] | None) -> Iterator[tuple[Path, str, Any]]:
+def _names(paths: list[Path]) -> Iterator[str]:
+    for _, name, _ in _entries(paths, (), []):
+        yield from (plain_name(name), name)
+    yield from (path.name for path in paths)
+
+
+def _entries(
+    paths: list[Path], skip: Collection[str], failures: list[ClipFailure] | None
+) -> Iterator[tuple[Path, str, Any]]:
     for path in paths:
-        with setting_aside(path.name, failures):
+        with setting_aside(path.name, [] if path.name in skip else failures):
             index = index_pickle(path)
             if isinstance(index.root, dict):
                 yield from sorted(((path, str(name), entry) for name, entry in index.root.items()), key=itemgetter(1))
@@ -187,7 +206,7 @@ def _tracked_video(
         raise DatasetError("is no TAP-Vid clip; wanted: a dict of video, points and occluded")
     frames = _frames(entry["video"], max_frames)
     clip = Clip(name=name, frames=frames, fps=_FPS, prompt="", source="folder", details=details)
-    points, occluded = np.asarray(fetch(entry["points"])), np.asarray(fetch(entry["occluded"])).astype(bool)
+    points, occluded = _array(entry, "points"), _array(entry, "occluded").astype(bool)
     if points.shape != (*occluded.shape, 2) or points.dtype.kind != "f" or points.shape[1] < len(frames):
         raise DatasetError(
             f"points are {points.dtype} {points.shape} and occluded {occluded.shape} for {len(frames)} frames; "
@@ -195,6 +214,15 @@ def _tracked_video(
         )
     points_px = points[:, : len(frames)].astype(np.float64) * (clip.width, clip.height)
     return with_annotation(clip, points_px, occluded[:, : len(frames)], query_mode=query_mode)
+
+
+def _array(entry: Mapping[str, Any], key: str) -> np.ndarray:
+    try:
+        return np.asarray(fetch(entry[key]))
+    except DatasetError:
+        raise
+    except ValueError as error:
+        raise DatasetError(f"{key} are ragged, points with different numbers of frames ({error})") from error
 
 
 def _frames(stored: Any, max_frames: int | None) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: ANN401
