@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import shlex
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 
 StoreArgument = Annotated[
-    str, typer.Argument(help="Folder or URL of a store, such as data/descriptors/small/analysis.")
+    str, typer.Argument(help="Folder or URL of a store, such as data/descriptors/cogvideox-mini/analysis.")
 ]
 
 
@@ -140,7 +141,7 @@ def plan(
     from difftrack.planning import Study, plan_params, study_table
 
     if study is not None:
-        typer.echo(study_table(parse(Study, _read_params(study), "study")))
+        typer.echo(study_table(parse(Study, _read_yaml(study), "study")))
         return
     values = _read_params(params, "paths", "extract", "backbones")
     views = tuple(view or ("analysis", "tracking"))
@@ -224,7 +225,7 @@ def track(
     import numpy as np
 
     from difftrack.annotation import query_grid
-    from difftrack.datasets import Clip
+    from difftrack.datasets import Clip, check_query_points
     from difftrack.media import read_video
     from difftrack.reports import write_own_tracks
 
@@ -236,6 +237,7 @@ def track(
         queries = np.asarray([(0, x, y) for x, y in _points(points)], dtype=np.float32)
     else:
         queries = query_grid(clip.height, clip.width, grid or 0)
+    check_query_points(queries, num_frames=clip.num_frames, height=clip.height, width=clip.width)
     tracks = _track_clip(clip, queries, backbone, params, None if size is None else _size(size))
     for file in write_own_tracks(out, clip, queries, tracks):
         typer.echo(file)
@@ -256,7 +258,7 @@ def guide(
     values = _read_params(params, "guide", "backbones")
     section = parse(GuideParams, values["guide"], "guide")
     model = parse(ModelParams, values["backbones"].get(section.backbone) or {}, f"backbones.{section.backbone}")
-    best = params.parent / "data" / "scores" / section.backbone / "best_layers.json"
+    best = _best_layers(values, params, section.backbone)
     ways = section.ways(read_ranking(best) if section.layers == "best" else None)
     backbone, texts = load_backbone(section.backbone, model), read_prompts(prompts or section.prompts)
     problems = []
@@ -364,7 +366,8 @@ def _run_in(folder: Path, command: str) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
-    """Run what changed of the pipeline, then say where the report is; arguments are those of `dvc repro`."""
+    """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`."""
+    _check_params(Path("params.yaml"))
     status = subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args])
     if status == 0:
         report = Path(_read_params(Path("params.yaml"))["paths"]["report"])
@@ -372,6 +375,24 @@ def repro(context: typer.Context) -> None:
             typer.echo(f"{headline['value']:>12}  {headline['label']}")
         typer.echo(f"report: {report / 'index.html'}")
     raise typer.Exit(status)
+
+
+def _check_params(path: Path) -> None:
+    """Refuse what no stage can use before the first one runs; the same content is looked at once."""
+    with _one_line_errors():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    checked = Path(".dvc/tmp/checked_params")
+    if checked.exists() and checked.read_text() == content:
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "stages._check", str(path)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        typer.echo(done.stderr.strip(), err=True)
+        raise typer.Exit(1)
+    if checked.parents[1].is_dir():
+        checked.parent.mkdir(exist_ok=True)
+        checked.write_text(content)
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
@@ -459,9 +480,11 @@ def _track_clip(
     name = backbone or next(iter(values["backbones"]))
     model = parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}")
     extractor = Extractor(load_backbone(name, model), parse(TrackingViewParams, view, "extract.tracking"))
-    extraction = extractor.prepare(clip, chunks=chunk_schedule(clip.num_frames, chunking))
+    native_len = extractor.backbone.native_latent_frames
+    schedule = chunk_schedule(clip.num_frames, chunking, native_len=native_len)
+    extraction = extractor.prepare(clip, chunks=schedule)
     spec = next(iter(extraction.groups.values()))
-    best = params.parent / "data" / "scores" / name / "best_layers.json"
+    best = _best_layers(values, params, name)
     best_layers = json.loads(best.read_text())["layers"] if best.exists() else None
     sources = select_sources(spec, section, best_layers=best_layers)
     chunks = [_chunk(extraction, group, sources) for group in _progress(extraction.groups, "extract")]
@@ -472,13 +495,29 @@ def _track_clip(
     return tracks.rescaled(from_size=spec.size, to_size=clip_size)
 
 
-def _read_params(path: Path, *sections: str) -> dict[str, Any]:
+def _best_layers(values: dict[str, Any], params: Path, backbone: str) -> Path:
+    """Where the score stage of these params writes a backbone's ranking of layers."""
+    paths = values.get("paths")
+    scores = paths.get("scores") if isinstance(paths, dict) else None
+    return params.parent / Path(scores or "data/scores") / backbone / "best_layers.json"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
         values: dict[str, Any] = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
+    return values
+
+
+def _read_params(path: Path, *sections: str) -> dict[str, Any]:
+    try:
+        values = _read_yaml(path)
+    except FileNotFoundError as error:
+        wanted = "this command wants the project's params file; run it in the folder of that, or name it with --params"
+        raise ValueError(f"there is no {path}: {wanted}") from error
     for section in sections:
         if not isinstance(values, dict) or not isinstance(values.get(section), dict):
             raise ValueError(f"{path}: section {section} is missing")

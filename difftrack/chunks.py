@@ -6,7 +6,7 @@ anchor is matched straight into each of them: errors do not add up along the cli
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = ["ChunkParams", "chunk_schedule"]
@@ -20,8 +20,8 @@ class ChunkParams:
         ValueError: a value is out of its range.
     """
 
-    chunk_len: int = 13
-    """Frames per chunk, the anchor included; the backbone's native number of latent frames."""
+    chunk_len: int | None = None
+    """Frames per chunk, the anchor included; null is the backbone's native number of latent frames."""
     schedule: Literal["covering", "released"] = "covering"
     """`covering`: every frame, fewest chunks, any length. `released`: the sliding window of the released code."""
     interleaved: bool = True
@@ -37,9 +37,11 @@ class ChunkParams:
     """Frames used of each clip; null uses all."""
 
     def __post_init__(self) -> None:
-        if self.chunk_len < 2:
+        if self.chunk_len is not None and self.chunk_len < 2:
             raise ValueError(f"chunk_len is {self.chunk_len}; a chunk needs an anchor and at least one other frame")
-        if self.chunk_stride is not None and not 1 <= self.chunk_stride <= self.chunk_len - 1:
+        if self.chunk_stride is not None and self.chunk_stride < 1:
+            raise ValueError(f"chunk_stride is {self.chunk_stride}; it must be at least 1")
+        if self.chunk_stride is not None and self.chunk_len is not None and self.chunk_stride > self.chunk_len - 1:
             raise ValueError(
                 f"chunk_stride is {self.chunk_stride}; allowed: 1 ... chunk_len - 1 = {self.chunk_len - 1}, "
                 "since a larger one skips frames"
@@ -52,7 +54,7 @@ class ChunkParams:
             raise ValueError(f"video_max_len is {self.video_max_len}; two frames are the least to track through")
 
 
-def chunk_schedule(num_frames: int, params: ChunkParams) -> list[tuple[int, ...]]:
+def chunk_schedule(num_frames: int, params: ChunkParams, *, native_len: int = 13) -> list[tuple[int, ...]]:
     """Cut a clip into chunks.
 
     With L = `chunk_len`, one anchor costs ceil((num_frames - 1) / (L - 1)) chunks, and A anchors cost A times that. All
@@ -62,6 +64,7 @@ def chunk_schedule(num_frames: int, params: ChunkParams) -> list[tuple[int, ...]
     Args:
         num_frames: Frames of the clip.
         params: How to cut.
+        native_len: `chunk_len` where the params say null; CogVideoX's unless told.
 
     Returns:
         Chunks of frame indices, each an anchor followed by other frames in rising order; grouped by anchor.
@@ -74,16 +77,18 @@ def chunk_schedule(num_frames: int, params: ChunkParams) -> list[tuple[int, ...]
         Paper section 4.1 and table A.2 (first frame in every chunk, interleaved frames). The released code spends up
         to four times as many chunks and fails below `chunk_len` frames: decision 0005.
     """
+    length = params.chunk_len or native_len
+    params = replace(params, chunk_len=length)
     if num_frames < 2:
         raise ValueError(f"the clip has {num_frames} frame(s); tracking needs at least 2")
     if params.video_max_len is not None:
         num_frames = min(num_frames, params.video_max_len)
     if params.schedule == "released":
-        return [(0, *chunk) for chunk in _released_windows(num_frames, params)]
+        return [(0, *chunk) for chunk in _released_windows(num_frames, params, length)]
     chunks: list[tuple[int, ...]] = []
     for anchor in _anchors_inside(num_frames, params.anchors):
         others = [frame for frame in range(num_frames) if frame != anchor]
-        chunks += [(anchor, *window) for window in _covering_windows(others, params)]
+        chunks += [(anchor, *window) for window in _covering_windows(others, params, length)]
     return chunks
 
 
@@ -95,9 +100,9 @@ def _anchors_inside(num_frames: int, anchors: Sequence[int]) -> list[int]:
     return inside
 
 
-def _covering_windows(frames: Sequence[int], params: ChunkParams) -> list[tuple[int, ...]]:
+def _covering_windows(frames: Sequence[int], params: ChunkParams, chunk_len: int) -> list[tuple[int, ...]]:
     """Cover `frames` with equally long windows, the fewest that advance by at most the stride."""
-    size = min(params.chunk_len - 1, len(frames))
+    size = min(chunk_len - 1, len(frames))
     stride = min(params.chunk_stride or size, size)
     if not params.interleaved:
         starts = [min(start, len(frames) - size) for start in range(0, len(frames) - size + stride, stride)]
@@ -111,12 +116,12 @@ def _covering_windows(frames: Sequence[int], params: ChunkParams) -> list[tuple[
     ]
 
 
-def _released_windows(num_frames: int, params: ChunkParams) -> list[tuple[int, ...]]:
+def _released_windows(num_frames: int, params: ChunkParams, chunk_len: int) -> list[tuple[int, ...]]:
     """Slide the window of the released code until every frame has been seen (quirks, section D)."""
-    size = params.chunk_len - 1
+    size = chunk_len - 1
     if num_frames <= size:
         raise ValueError(
-            f"the clip has {num_frames} frames; the released schedule needs at least chunk_len = {params.chunk_len}. "
+            f"the clip has {num_frames} frames; the released schedule needs at least chunk_len = {chunk_len}. "
             "Use schedule: covering"
         )
     step = num_frames // size if params.interleaved else 1

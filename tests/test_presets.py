@@ -131,6 +131,14 @@ def test_a_preset_wins_key_by_key_and_replaces_the_backbones() -> None:
     assert below["extract"]["analysis"]["steps"] == [7, 8]
 
 
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("tracking")])
+def test_heads_of_the_small_backbone_do_not_leak_into_a_preset(name: str) -> None:
+    below = yaml.safe_load((TOP / "params.yaml").read_text())
+    section = parse(TrackSection, apply_preset(read_preset(name), below)["track"], "track")
+    assert isinstance(section.layers, tuple)
+    assert section.heads_of(section.layers[0], range(29)) == tuple(range(29))
+
+
 def test_unknown_presets_list_the_known_ones() -> None:
     with pytest.raises(PresetError, match=r"unknown preset 'tracking'.*tracking-davis-cogvideox-2b"):
         read_preset("tracking")
@@ -278,7 +286,7 @@ def stand_in(folder: Path) -> str:
         "seen = pathlib.Path(__file__).with_suffix('.seen'); first = not seen.exists(); seen.touch()\n"
         "out = pathlib.Path(words[words.index('--output_path') + 1]); out.mkdir()\n"
         "score = [{'video_path': str(video), 'video_results': 0.25 if first else 0.5}]\n"
-        "names = words[words.index('--dimension') + 1:]\n"
+        "names = words[words.index('--dimension') + 1].split()\n"
         "(out / 'x_eval_results.json').write_text(json.dumps({name: [0, score] for name in names}))\n"
     )
     program.chmod(0o755)

@@ -87,6 +87,11 @@ def test_104_frames_take_nine_chunks_of_thirteen() -> None:
     assert len(chunk_schedule(104, ChunkParams(schedule="released"))) == 15
 
 
+def test_chunks_are_as_long_as_the_backbone_is_used_to_unless_told() -> None:
+    assert chunk_schedule(8, ChunkParams(), native_len=4) == chunk_schedule(8, ChunkParams(chunk_len=4))
+    assert chunk_schedule(8, ChunkParams(chunk_len=3), native_len=4) == chunk_schedule(8, ChunkParams(chunk_len=3))
+
+
 def test_a_clip_is_cut_at_its_longest_allowed_length() -> None:
     assert chunk_schedule(40, ChunkParams(chunk_len=5, video_max_len=3)) == [(0, 1, 2)]
 
@@ -99,7 +104,9 @@ def test_impossible_cuts_are_refused_with_the_value() -> None:
     with pytest.raises(ValueError, match=r"\[9\].*7 frames"):
         chunk_schedule(7, ChunkParams(anchors=(9,)))
     with pytest.raises(ParamsError, match=r"extract\.tracking.*chunk_stride is 13.*12"):
-        parse(ChunkParams, {"chunk_stride": 13}, "extract.tracking")
+        parse(ChunkParams, {"chunk_len": 13, "chunk_stride": 13}, "extract.tracking")
+    with pytest.raises(ValueError, match=r"chunk_stride is 6.*4"):
+        chunk_schedule(7, ChunkParams(chunk_stride=6), native_len=5)
     refused: tuple[dict[str, Any], ...] = (
         {"chunk_len": 1},
         {"anchors": []},
@@ -251,7 +258,7 @@ def test_tracking_twice_gives_the_same_numbers() -> None:
     np.testing.assert_array_equal(first.confidence, second.confidence)
 
 
-@pytest.mark.parametrize("choice", [{"heads": (0,)}, {"head_weights": {1: (1.0, 0.0)}}])
+@pytest.mark.parametrize("choice", [{"heads": (0,)}, {"heads": {1: (0,)}}, {"head_weights": {1: (1.0, 0.0)}}])
 def test_a_head_that_sees_nothing_can_be_left_out(choice: dict[str, Any]) -> None:
     field, schedule = moving((0.3, 0.0)), chunk_schedule(5, ChunkParams(chunk_len=3))
     points = queries((0, 3, 2), (0, 5, 4))
@@ -425,6 +432,8 @@ def test_missing_chunks_heads_and_points_are_named() -> None:
         track(chunks[:1], np.zeros((0, 3), dtype=np.float32))
     with pytest.raises(ValueError, match=r"heads \[2\].*layer 1.*\[0, 1\]"):
         track(chunks[:1], points, heads=(2,))
+    with pytest.raises(ValueError, match=r"no entry for layer 1.*\[4\]"):
+        track(chunks[:1], points, heads={4: (0,)})
     with pytest.raises(ValueError, match=r"head_weights.*layer 1.*\[4\]"):
         track(chunks[:1], points, head_weights={4: (1.0, 1.0)})
     with pytest.raises(ValueError, match="two or more"):
@@ -438,6 +447,8 @@ def test_missing_chunks_heads_and_points_are_named() -> None:
         ({"matching": {"windowradius": 1}}, r"track\.matching\.windowradius"),
         ({"visibility": {"min_margin": 2}}, r"min_margin is 2"),
         ({"heads": [0], "head_weights": {1: [0.5, 0.5]}}, r"heads is \[0\] beside head_weights"),
+        ({"heads": {6: [1]}, "head_weights": {6: [0.5]}}, r"heads is \{6: \[1\]\} beside head_weights"),
+        ({"heads": {6: []}}, r"heads is empty for layers \[6\]"),
         ({"layers": []}, r"layers is empty"),
         ({"motion_cost": -0.1}, r"motion_cost is -0\.1"),
         ({"motion_limit_token": 0}, r"motion_limit_token is 0"),

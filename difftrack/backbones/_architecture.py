@@ -26,6 +26,8 @@ class Architecture(ABC):
         """How it was loaded."""
         self.components = components
         """The stock components."""
+        self.made_for: tuple[int, int, int] | None = None
+        """(frames, height, width) of the clips that it was trained on, where that is known."""
 
     @property
     def device(self) -> torch.device:
@@ -155,6 +157,13 @@ class Architecture(ABC):
     def _frames_past_period(self) -> int:
         """Frames that a clip encoded whole has beyond a multiple of `frame_period`: the first, encoded by itself."""
         return 1
+
+    @property
+    def native_latent_frames(self) -> int:
+        """Latent frames of the clips that it was trained on; 13, as for CogVideoX, where nobody knows."""
+        if self.made_for is None:
+            return 13
+        return self.token_grid(*self.made_for).num_latent_frames * self.latents_per_token_frame
 
     def token_grid(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> TokenGrid:
         """Layout of the video tokens of a clip.

@@ -43,6 +43,11 @@ class CogVideoXBackbone(Backbone):
         return int(self.vae_config.temporal_compression_ratio)
 
     @property
+    def native_latent_frames(self) -> int:
+        """By its own config."""
+        return (int(self.transformer_config.sample_frames) - 1) // self.temporal_stride + 1
+
+    @property
     def text_length(self) -> int:
         return int(self.transformer_config.max_text_seq_length)
 
@@ -54,7 +59,7 @@ class CogVideoXBackbone(Backbone):
         """As `Architecture.check_size`; learned positions are known for one length, and diffusers makes others up."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
         config = self.transformer_config
-        known = (config.sample_frames - 1) // self.temporal_stride + 1
+        known = self.native_latent_frames
         num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1
         if config.use_learned_positional_embeddings and num_latent_frames != known:
             raise BackboneError(

@@ -74,4 +74,7 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
     module, family = _FAMILIES[transformer_class]
     kind = getattr(importlib.import_module(f"difftrack.backbones.{module}"), family)
     backbone: Backbone = kind(name, components, params)
+    alike = [known for known in KNOWN.values() if known.transformer[0] == transformer_class]
+    known = KNOWN.get(ALIASES.get(name, name)) or next(iter(alike), None)
+    backbone.made_for = known.size if known is not None else None
     return backbone

@@ -115,7 +115,10 @@ class ClipSource:
 
     def _chunks(self, clip: Clip) -> list[tuple[int, ...]] | None:
         params = self.extractor.params
-        return chunk_schedule(clip.num_frames, params.chunks) if isinstance(params, TrackingParams) else None
+        if not isinstance(params, TrackingParams):
+            return None
+        native_len = self.extractor.backbone.native_latent_frames
+        return chunk_schedule(clip.num_frames, params.chunks, native_len=native_len)
 
     def _trajectory(self, clip: Clip) -> Trajectory | None:
         file = self._folder / clip.name / "trajectory.safetensors"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from functools import cache
 
+import diffusers
+
 from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
 from difftrack.datasets import Clip
 from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
@@ -10,6 +12,9 @@ from difftrack.geometry import TokenGrid
 from difftrack.store import DescriptorSpec
 
 __all__ = ["BackboneView"]
+
+CAPTURE_VERSION = 1
+"""Raised when what is captured of the same weights, params and clip changes; older descriptors are then stale."""
 
 
 class BackboneView:
@@ -96,6 +101,8 @@ class BackboneView:
         params, backbone = self.params, self.backbone
         inverted = mode == "ddim_inversion"
         return {
+            "capture": CAPTURE_VERSION,
+            "diffusers": diffusers.__version__,
             "backbone": backbone.fingerprint,
             **({} if backbone.revision is None else {"revision": backbone.revision}),
             "dtype": backbone.params.dtype,

@@ -94,8 +94,5 @@ def _weights_of_heads(query: Tensor, layer: int, chunk: ChunkDescriptors, params
         if layer not in params.head_weights:
             raise ValueError(f"head_weights has no entry for layer {layer}; known: {sorted(params.head_weights)}")
         return torch.tensor(params.head_weights[layer], dtype=torch.float32, device=query.device)
-    if params.heads == "all":
-        return torch.ones(len(heads), device=query.device)
-    if unknown := sorted(set(params.heads) - set(heads)):
-        raise ValueError(f"heads {unknown} are not in layer {layer}; there are {heads}")
-    return torch.tensor([float(head in params.heads) for head in heads], device=query.device)
+    chosen = params.heads_of(layer, heads)
+    return torch.tensor([float(head in chosen) for head in heads], device=query.device)

@@ -1,6 +1,6 @@
 """Every choice between stored descriptors and finished tracks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -55,8 +55,8 @@ class TrackParams:
     """Denoising steps to fuse."""
     kind: Literal["query_key", "feature"] = "query_key"
     """Descriptors to match: queries with keys, or features with features by cosine."""
-    heads: Literal["all"] | tuple[int, ...] = "all"
-    """Heads that take part, in every layer and with equal weight."""
+    heads: Literal["all"] | tuple[int, ...] | Mapping[int, tuple[int, ...]] = "all"
+    """Heads that take part, with equal weight within their layer: the same in every layer, or `{layer: heads}`."""
     head_weights: Mapping[int, tuple[float, ...]] | None = None
     """One weight per stored head for each layer; weight 0 leaves a head out. Excludes `heads`."""
     fusion: Literal["probability", "channel"] | None = None
@@ -95,11 +95,28 @@ class TrackParams:
         if not self.smoothing_limit_token > 0:
             raise ValueError(f"smoothing_limit_token is {self.smoothing_limit_token}; it must be positive")
         if self.head_weights is not None and self.heads != "all":
-            raise ValueError(f"heads is {list(self.heads)} beside head_weights; give one of the two")
+            raise ValueError(f"heads is {_plain(self.heads)} beside head_weights; give one of the two")
         for name in ("layers", "steps", "heads"):
-            if getattr(self, name) == ():
+            if getattr(self, name) in ((), {}):
                 raise ValueError(f"{name} is empty; name at least one")
+        if isinstance(self.heads, Mapping) and (empty := sorted(k for k, heads in self.heads.items() if not heads)):
+            raise ValueError(f"heads is empty for layers {empty}; name at least one each")
         _ = self.matching_params
+
+    def heads_of(self, layer: int, stored: Sequence[int]) -> tuple[int, ...]:
+        """Heads of a layer that take part, out of those that are stored; `head_weights` is not looked at.
+
+        Raises:
+            ValueError: a head is not stored, or `heads` names layers, and not this one.
+        """
+        if self.heads == "all":
+            return tuple(stored)
+        if isinstance(self.heads, Mapping) and layer not in self.heads:
+            raise ValueError(f"heads has no entry for layer {layer}; known: {sorted(self.heads)}")
+        heads = self.heads[layer] if isinstance(self.heads, Mapping) else self.heads
+        if unknown := sorted(set(heads) - set(stored)):
+            raise ValueError(f"heads {unknown} are not in layer {layer}; there are {list(stored)}")
+        return heads
 
     @property
     def matching_params(self) -> MatchingParams:
@@ -144,3 +161,7 @@ class TrackParams:
         """Frames to either side over which positions are smoothed; 0 for none."""
         preset = 2 if self.convention == "corrected" else 0
         return preset if self.smoothing_radius is None else self.smoothing_radius
+
+
+def _plain(heads: tuple[int, ...] | Mapping[int, tuple[int, ...]]) -> str:
+    return str({layer: list(own) for layer, own in heads.items()} if isinstance(heads, Mapping) else list(heads))

@@ -51,11 +51,11 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
 
     Args:
         spec: What is stored.
-        params: `layers` and `steps` matter here.
+        params: `layers` and `steps` matter here; heads are looked for.
         best_layers: Layers by their scores, best first; needed for `layers: best`, which takes the first stored one.
 
     Raises:
-        ValueError: a wanted step or layer is not stored, or nobody knows which layer is best.
+        ValueError: a wanted step, layer or head is not stored, or nobody knows which layer is best.
     """
     steps = spec.steps if params.steps == "stored" else params.steps
     layers = spec.layers if params.layers == "stored" else params.layers
@@ -68,6 +68,9 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
     for name, wanted, stored in (("steps", steps, spec.steps), ("layers", layers, spec.layers)):
         if missing := sorted(set(wanted) - set(stored)):
             raise ValueError(f"{name} {missing} are not stored; there are {list(stored)}")
+    if params.kind == "query_key" and params.head_weights is None:
+        for layer in layers:
+            params.heads_of(layer, spec.heads)
     return [(step, layer) for step in steps for layer in layers]
 
 
