@@ -17,6 +17,7 @@ help:
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  fault loops and whole-pipeline runs"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make clean      remove .venv and what the pipeline and presets wrote under data"
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -54,4 +55,5 @@ test-slow: setup-dev
 	pytest -q -m slow
 
 clean:
-	rm -rf $(VENV) data/clips data/tracks data/descriptors data/matches data/scores data/predictions data/report
+	rm -rf $(VENV) data/clips data/tracks data/descriptors data/matches data/survey data/scores data/predictions \
+	  data/samples data/report data/presets

@@ -20,7 +20,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     prompts = read_prompts(deps["prompts"])
     ways = section.ways(read_ranking(deps["best_layers"]) if section.layers == "best" else None)
     backbone = load_backbone(section.backbone, model)
-    outcomes = sample_prompts(backbone, prompts, section, ways=ways, folder=outs["samples"])
+    outcomes = sample_prompts(backbone, prompts, section, ways=ways, folder=outs["samples"], drop_others=True)
     watched = progress(outcomes, "guide", total=len(prompts), disable=not sys.stderr.isatty())
     failed = [outcome for outcome in watched if outcome.problem is not None]
     if failed:

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from cli import app
 from difftrack.backbones import CaptureCheck
 from difftrack.datasets import write_clip
 from difftrack.media import read_image, read_video, write_video
+from difftrack.store import clip_group
 from difftrack.tracking import read_predictions
 
 TOP = Path(__file__).parents[1]
@@ -67,6 +69,23 @@ def test_query_prints_a_line_per_frame(store: Path) -> None:
         ["1", "20.00", "12.00"],
         ["2", "28.00", "12.00"],
     ]
+
+
+def test_query_of_a_tracking_view_asks_for_a_chunk(tmp_path: Path) -> None:
+    for chunk in (0, 1, 2):
+        write_store(tmp_path, clip_group("square", chunk))
+    ask = ("query", tmp_path, "--clip", "square", "--step", 20, "--layer", 4, "--point", "12,12")
+    status, _, error = run(*ask)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "square is a clip in a tracking view" in error
+    assert "give --chunk 0 ... 2" in error
+    assert run(*ask, "--chunk", 1)[0] == 0
+
+
+def test_help_names_a_store_of_the_shipped_backbone() -> None:
+    params = yaml.safe_load((TOP / "params.yaml").read_text())
+    store = f"{params['paths']['descriptors']}/{next(iter(params['backbones']))}/analysis"
+    assert store in "".join(run("info", "--help")[1].replace("│", "").split())
 
 
 def test_query_draws_what_it_found(store: Path, tmp_path: Path) -> None:
@@ -195,17 +214,72 @@ def test_track_writes_arrays_table_and_overlay_for_a_video_of_ones_own(tmp_path:
     where = ("--params", project / "params.yaml", "--out", tmp_path / "out")
     status, out, error = run("track", project / "my video.mp4", "--points", "10,20 50.5,30", *where)
     assert status == 0, error
-    assert {Path(line).name for line in out.splitlines()} == {"my-video.npz", "my-video.csv", "my-video.mp4"}
-    queries, predictions = read_predictions(tmp_path / "out" / "my-video.npz")
+    assert {Path(line).name for line in out.splitlines()} == {
+        "my-video-tracks.npz",
+        "my-video-tracks.csv",
+        "my-video-overlay.mp4",
+    }
+    queries, predictions = read_predictions(tmp_path / "out" / "my-video-tracks.npz")
     assert queries.tolist() == [[0, 10, 20], [0, 50.5, 30]]
     tracks = predictions["tracker"]
     assert tracks.points_xy_px.shape == (7, 2, 2)
     np.testing.assert_allclose(tracks.points_xy_px[0], queries[:, 1:], rtol=1e-6)
-    with (tmp_path / "out" / "my-video.csv").open() as file:
+    with (tmp_path / "out" / "my-video-tracks.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 2
     assert float(rows[5]["x_px"]) == pytest.approx(float(tracks.points_xy_px[2, 1, 0]))
-    assert read_video(tmp_path / "out" / "my-video.mp4").frames.shape == (7, 54, 72, 3)
+    assert read_video(tmp_path / "out" / "my-video-overlay.mp4").frames.shape == (7, 54, 72, 3)
+
+
+def test_track_leaves_the_video_beside_which_it_writes_as_it_is(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    video = (project / "my video.mp4").rename(project / "mine.mp4")
+    before = video.read_bytes()
+    where = ("--params", project / "params.yaml", "--out", project)
+    status, out, error = run("track", video, "--points", "10,20", *where)
+    assert status == 0, error
+    assert video.read_bytes() == before
+    assert str(video) not in out.splitlines()
+
+
+def test_points_outside_the_video_are_refused_in_its_own_pixels_before_the_backbone_is_loaded(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    shutil.rmtree(project / "backbone")
+    status, _, error = run(
+        "track", project / "my video.mp4", "--points", "10,20 80,30", "--params", project / "params.yaml"
+    )
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "query point 1 is (frame 0, x 80, y 30)" in error
+    assert "inside 71x53 pixels" in error
+
+
+@pytest.mark.parametrize("paths", [{"scores": "elsewhere"}, {}, None])
+def test_track_reads_the_best_layers_from_the_scores_of_the_params(
+    paths: dict[str, str] | None, tmp_path: Path
+) -> None:
+    project = _project(tmp_path)
+    file = project / "params.yaml"
+    params = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**params, "paths": paths, "track": {**params["track"], "layers": "best"}}))
+    scores = project / ((paths or {}).get("scores") or "data/scores") / "tiny"
+    scores.mkdir(parents=True)
+    (scores / "best_layers.json").write_text(json.dumps({"layers": [2, 1]}))
+    status, _, error = run(
+        "track", project / "my video.mp4", "--points", "1,2", "--params", file, "--out", tmp_path / "o"
+    )
+    assert status == 0, error
+
+
+@pytest.mark.parametrize("verb", ["track", "plan", "guide"])
+def test_a_params_file_that_is_not_there_is_asked_for_by_its_option(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "video.mp4", np.zeros((3, 16, 24, 3), np.uint8), 5.0, lossless=True)
+    status, _, error = run(verb, *(("video.mp4", "--grid", 2) if verb == "track" else ()))
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "there is no params.yaml: this command wants the project's params file" in error
+    assert "--params" in error
 
 
 def test_track_shows_the_backbone_the_size_that_is_asked_for(tmp_path: Path) -> None:
@@ -215,7 +289,7 @@ def test_track_shows_the_backbone_the_size_that_is_asked_for(tmp_path: Path) -> 
     for size in (f"{HEIGHT}x{WIDTH}", f"{2 * HEIGHT}x{2 * WIDTH}"):
         status, _, error = run(*ask, "--out", tmp_path / size, "--size", size)
         assert status == 0, error
-        found.append(read_predictions(tmp_path / size / "my-video.npz")[1]["tracker"].points_xy_px)
+        found.append(read_predictions(tmp_path / size / "my-video-tracks.npz")[1]["tracker"].points_xy_px)
     assert found[0].shape == found[1].shape
     assert np.abs(found[0] - found[1]).max() > 0.1
     status, _, error = run(*ask, "--size", f"{HEIGHT + 1}x{WIDTH}")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from difftrack.backbones import Backbone
-from difftrack.datasets import read_clip
+from difftrack.datasets import Clip, read_clip, write_clip
 from difftrack.guidance import GuidanceError, GuideParams, read_ranking
 from difftrack.media import read_image, read_video
 from difftrack.params import ParamsError, parse
@@ -123,6 +123,37 @@ def test_only_what_is_missing_damaged_or_made_otherwise_is_sampled_again(
     assert [path.name for path in sorted(samples.iterdir())] == ["000", "measures.csv", "measures.json"]
 
 
+def write_foreign_clips(folder: Path) -> list[Path]:
+    """Clips that no sampling wrote, where samples lie: by their folder's name, or by what they say of themselves."""
+    frames = np.zeros((2, 16, 24, 3), dtype=np.uint8)
+    ours: dict[str, Any] = {"sampling": {}}
+    foreign = [
+        (folder / "clips", Clip("plain", frames, 5.0, "a disc", "generated", 1, ours)),
+        (folder / "07", Clip("plain", frames, 5.0, "a disc", "generated", 1, ours)),
+        (folder / "007", Clip("mine", frames, 5.0, "a disc", "folder")),
+        (folder / "008", Clip("mine", frames, 5.0, "a disc", "generated", 1, {})),
+        (folder / "009", Clip("plain", frames, 5.0, "a disc", "generated", 1, ours)),
+    ]
+    for parent, clip in foreign:
+        write_clip(parent, clip)
+    (folder / "009" / "damaged").mkdir()
+    (folder / "009" / "damaged" / "clip.json").write_text("[")
+    return [parent / clip.name / "clip.json" for parent, clip in foreign]
+
+
+def test_the_stage_removes_samples_of_prompts_that_are_gone_and_nothing_else(
+    params: dict[str, Any], deps: dict[str, Path], tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples"
+    foreign = write_foreign_clips(samples)
+    guide.main(params, deps, {"samples": samples})
+    assert (samples / "001").exists()
+    deps["prompts"].write_text("a red disc moves left\n", encoding="utf-8")
+    guide.main(params, deps, {"samples": samples})
+    assert not (samples / "001").exists()
+    assert [file for file in foreign if not file.exists()] == []
+
+
 def test_a_prompt_that_fails_is_named_at_the_end_and_loses_no_other(
     params: dict[str, Any], deps: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +196,25 @@ def test_verb_does_what_the_stage_does(params: dict[str, Any], deps: dict[str, P
     assert done.exit_code == 0, done.output
     assert done.stdout.split() == [str(tmp_path / "out" / name) for name in ("000", "001")]
     assert read_clip(tmp_path / "out" / "001", "guided").details["sampling"]["guidance"]["layers"] == [0, 3]
+
+
+def test_verb_finds_the_ranking_under_the_scores_of_the_params_and_removes_nothing(
+    params: dict[str, Any], deps: dict[str, Path], tmp_path: Path
+) -> None:
+    scores = tmp_path / "elsewhere" / "tiny"
+    scores.mkdir(parents=True)
+    deps["best_layers"].rename(scores / "best_layers.json")
+    file, out = tmp_path / "params.yaml", tmp_path / "data"
+    file.write_text(yaml.safe_dump({**params, "paths": {"scores": "elsewhere"}}))
+    foreign = write_foreign_clips(out)
+    words = ["guide", str(deps["prompts"]), "--out", str(out), "--params", str(file)]
+    for prompts in ("a red disc moves left\nblue square turns\n", "a red disc moves left\n"):
+        deps["prompts"].write_text(prompts, encoding="utf-8")
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+    assert [file for file in foreign if not file.exists()] == []
+    assert read_clip(out / "001", "guided").prompt == "blue square turns"
+    assert read_clip(out / "000", "guided").details["sampling"]["guidance"]["layers"] == [0, 3]
 
 
 def test_params_say_what_is_wrong_with_them(tmp_path: Path) -> None:

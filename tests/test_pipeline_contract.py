@@ -94,3 +94,14 @@ def test_paths_are_written_once() -> None:
     text = (ROOT / "dvc.yaml").read_text()
     paths = yaml.safe_load((ROOT / "params.yaml").read_text())["paths"]
     assert not [path for path in paths.values() if re.search(rf"(?<![\w/]){path}\b", text)]
+
+
+def _recipe(target: str) -> str:
+    (lines,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    return str(lines)
+
+
+def test_make_clean_removes_all_that_the_pipeline_writes_and_help_lists_it() -> None:
+    written = {*yaml.safe_load((ROOT / "params.yaml").read_text())["paths"].values(), "data/presets"}
+    assert written == {word for word in _recipe("clean").split() if word.startswith("data/")}
+    assert '"make clean ' in _recipe("help")

@@ -196,6 +196,8 @@ def test_chunks_of_a_clip_are_nested_groups(root: str | Path) -> None:
     values = write_all(root, clip_group("clip", 2), make_spec(frames=(0, 40, 41, 42, 43, 44, 45)))
     store = open_store(root)
     assert store.groups() == ["clip/chunk_002"]
+    with pytest.raises(StoreError, match=r"clip is a clip in a tracking view.*; give --chunk 2$"):
+        store.spec("clip")
     read = store.sel(clip="clip", chunk=2, step=3, layer=0, kind="query")
     np.testing.assert_array_equal(read, values[3, 0]["query"])
     with pytest.raises(StoreError, match="group of groups"):

@@ -8,6 +8,7 @@ Under the folder of all samples:
     measures.json, .csv     what `difftrack.quality` says of every clip
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -50,11 +51,12 @@ def sample_prompts(
     *,
     ways: Mapping[str, Guidance | None],
     folder: Path,
+    drop_others: bool = False,
 ) -> Iterator[Outcome]:
     """Sample every prompt in every way, one after the other, and measure all of them at the end.
 
     A clip that is there, undamaged and made in the same way is kept; a prompt that fails is told and the others go
-    on; folders of prompts that are gone are removed.
+    on.
 
     Args:
         backbone: To sample.
@@ -62,12 +64,14 @@ def sample_prompts(
         params: What is common to all ways.
         ways: Name -> guidance; None is plain sampling.
         folder: Made if missing.
+        drop_others: Remove the samples of earlier prompts, whose numbers are not among these; nothing else goes.
 
     Yields:
         An outcome for each prompt, when it is done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
+    if drop_others:
+        _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
     sampled = []
     for number, prompt in prompts:
         problem = None
@@ -89,9 +93,20 @@ def _image(folder: Path, number: int) -> Path:
 
 
 def _drop_what_is_gone(folder: Path, names: set[str]) -> None:
-    for clip in folder.glob("*/*/clip.json"):
-        if clip.parents[1].name not in names:
-            shutil.rmtree(clip.parents[1], ignore_errors=True)
+    for samples in sorted({clip.parents[1] for clip in folder.glob("*/*/clip.json")}):
+        if samples.name not in names and _is_ours(samples):
+            shutil.rmtree(samples, ignore_errors=True)
+
+
+def _is_ours(samples: Path) -> bool:
+    """Whether a folder is named by a number and every clip in it says that it was sampled here."""
+    if not samples.name.isdecimal() or samples.name != _name(int(samples.name)):
+        return False
+    try:
+        clips = [json.loads(clip.read_text()) for clip in samples.glob("*/clip.json")]
+        return all(clip["source"] == "generated" and "sampling" in clip["details"] for clip in clips)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _sample_in_all_ways(

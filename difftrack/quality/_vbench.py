@@ -1,6 +1,7 @@
 """VBench's own dimensions, where somebody has installed it and its weights."""
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -28,7 +29,7 @@ def vbench_scores(
 ) -> dict[str, dict[str, float]]:
     """Run VBench on videos of one's own.
 
-    It runs as a program, since it pins versions of torch and transformers that this project cannot share: install it
+    It runs as a program, since it pins versions of transformers and numpy that this project cannot share: install it
     in an environment of its own. Its networks' weights are fetched by VBench itself at their first use.
 
     Args:
@@ -37,7 +38,8 @@ def vbench_scores(
         executable: The `vbench` program, by name or path.
 
     Returns:
-        Dimension -> name of the video -> score.
+        Dimension -> name of the video -> score. Scores of `imaging_quality` are fractions: VBench writes 0 ... 100 per
+        video and divides only the mean by 100, which is what it publishes.
 
     Raises:
         QualityError: a dimension is unknown, there is no such program, or it fails.
@@ -57,16 +59,17 @@ def vbench_scores(
         for name, video in videos.items():
             shutil.copy(video, inputs / f"{name}.mp4")
         command = [program, "evaluate", "--videos_path", str(inputs), "--output_path", str(outputs)]
-        done = subprocess.run(
-            [*command, "--mode=custom_input", "--dimension", *dimensions], capture_output=True, text=True, check=False
-        )
+        command += ["--mode=custom_input", "--dimension", " ".join(dimensions)]  # one word; VBench splits it itself
+        path = f"{Path(program).resolve().parent}{os.pathsep}{os.environ.get('PATH', '')}"  # it calls its own `python`
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
         results = sorted(outputs.glob("*_eval_results.json"))
         if done.returncode or not results:
             raise QualityError(f"VBench ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
-        return {name: _by_video(result) for name, result in json.loads(results[-1].read_text()).items()}
+        return {name: _by_video(name, result) for name, result in json.loads(results[-1].read_text()).items()}
 
 
-def _by_video(result: Any) -> dict[str, float]:  # noqa: ANN401
+def _by_video(dimension: str, result: Any) -> dict[str, float]:  # noqa: ANN401
     """One dimension's result: the mean, and a record per video."""
     _, records = result
-    return {Path(record["video_path"]).stem: float(record["video_results"]) for record in records}
+    unit = 100 if dimension == "imaging_quality" else 1
+    return {Path(record["video_path"]).stem: float(record["video_results"]) / unit for record in records}

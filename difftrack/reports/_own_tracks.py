@@ -17,7 +17,9 @@ __all__ = ["write_own_tracks"]
 def write_own_tracks(
     folder: Path, clip: Clip, query_points: Float[np.ndarray, "point txy"], tracks: PredictedTracks
 ) -> list[Path]:
-    """Write <clip>.npz, <clip>.csv with a row per frame and point, and <clip>.mp4 in the clip's own size.
+    """Write <clip>-tracks.npz, <clip>-tracks.csv with a row per frame and point, and <clip>-overlay.mp4.
+
+    The overlay has the clip's own size. No name is that of the clip itself, which may lie in the same folder.
 
     Args:
         folder: Made if missing.
@@ -29,7 +31,7 @@ def write_own_tracks(
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays, table, video = (folder / f"{clip.name}.{ending}" for ending in ("npz", "csv", "mp4"))
+    arrays, table, video = (folder / f"{clip.name}-{ending}" for ending in ("tracks.npz", "tracks.csv", "overlay.mp4"))
     write_predictions(arrays, query_points, {"tracker": tracks})
     with table.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -1,5 +1,6 @@
 """Opening a store and asking it something. Needs neither torch nor a model."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from difftrack.store._encodings import encoding_of
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import check_parents, join, parents, read_header, small_file_problems
+from difftrack.store._header import check_parents, join, parents, plain_group_problem, read_header, small_file_problems
 from difftrack.store._schema import SCHEMA, GroupSchema
 from difftrack.store._shards import read_shard
 from difftrack.store._spec import DescriptorSpec, StoreParams
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "clip_group", "open_store"]
 
+_CHUNK = "chunk_"
+
 
 def clip_group(clip: str, chunk: int | None = None) -> str:
     """The group of a clip, or of one chunk of it in the tracking view."""
-    return clip if chunk is None else f"{clip}/chunk_{chunk:03d}"
+    return clip if chunk is None else f"{clip}/{_CHUNK}{chunk:03d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,13 @@ class Store:
     def _open(self, group: str) -> GroupReader:
         files = self._files
         parents(group)
-        header = read_header(files, group, schema=SCHEMA)
+        try:
+            header = read_header(files, group, schema=SCHEMA)
+        except StoreError as error:
+            if chunks := _chunks(files, group):
+                where = f"{files.path(group)} is a clip in a tracking view, which holds chunks of it"
+                raise StoreError(f"{where}; give --chunk {chunks}") from error
+            raise
         if header is None:
             known = self.groups()
             there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
@@ -173,6 +182,15 @@ class Store:
 
     def __setstate__(self, root: StorePath) -> None:
         self.__init__(root)
+
+
+def _chunks(files: Files, group: str) -> str:
+    """The numbers of the chunks of a clip, as `0 ... 4`; empty where the group is something else."""
+    if plain_group_problem(files.read([join(group, "zarr.json")]).get(join(group, "zarr.json"))):
+        return ""
+    names = files.directories(group)
+    numbers = sorted(int(name.removeprefix(_CHUNK)) for name in names if re.fullmatch(rf"{_CHUNK}\d+", name))
+    return " ... ".join(str(number) for number in dict.fromkeys((*numbers[:1], *numbers[-1:])))
 
 
 def open_store(path: StorePath) -> Store:
