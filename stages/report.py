@@ -21,7 +21,7 @@ from difftrack.reports import (
     read_tracked_clip,
     write_report,
 )
-from difftrack.store import open_store
+from difftrack.store import Store, open_store
 from stages._run import Paths, run
 
 
@@ -46,17 +46,38 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 def _results(name: str, deps: Paths, footage: Footage, section: ReportParams) -> BackboneResults:
     """Open what was found out about one backbone; without predictions there is nothing on tracking."""
     store, predictions = open_store(deps["descriptors"] / name / "analysis"), deps["predictions"] / name
+    scores = _json(deps["scores"] / name / "scores.json")
     tracked = [clip for clip in footage.truth if (predictions / f"{clip}.npz").exists()]
     return BackboneResults(
         name=name,
-        scores=maps_from_scores(_json(deps["scores"] / name / "scores.json"), backbone=name),
+        scores=maps_from_scores(scores, backbone=name),
         examples=example_clips(store, footage, section),
         tracked=[
             read_tracked_clip(predictions / f"{clip}.npz", footage.truth[clip], backbone=name) for clip in tracked
         ],
         methods=methods_from_metrics(_json(predictions / "metrics.json"), backbone=name) if tracked else [],
-        provenance=store.spec(store.groups()[0]).fingerprint_parts,
+        provenance={
+            **_made_with(store, "analysis"),
+            "matches": {"convention": scores["match_convention"]},
+            "scores": {"convention": scores["convention"], **scores["scoring"]},
+            **(_of_tracks(deps["descriptors"] / name / "tracking", predictions) if tracked else {}),
+        },
     )
+
+
+def _of_tracks(descriptors: Path, predictions: Path) -> dict[str, Any]:
+    made_with = _made_with(open_store(descriptors), "tracking") if descriptors.exists() else {}
+    return {**made_with, "tracks": _json(predictions / "metrics.json").get("params", {})}
+
+
+def _made_with(store: Store, view: str) -> dict[str, Any]:
+    """What the descriptors of a view depend on besides the clip: once for each mode in which it was made."""
+    parts = [store.spec(group).fingerprint_parts for group in store.groups()]
+    first_of_mode = {own.get("mode"): own for own in reversed(parts)}
+    return {
+        f"{view}, {mode}": {key: value for key, value in own.items() if key not in ("clip", "frames", "mode")}
+        for mode, own in sorted(first_of_mode.items(), key=lambda pair: str(pair[0]))
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:

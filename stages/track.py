@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +133,7 @@ def _score(tracks: PredictedTracks, truth: Tracks, section: TrackSection) -> Sco
 def _write_scores(
     folder: Path, scores: Mapping[str, Mapping[str, Scores]], failures: Mapping[str, str], section: TrackSection
 ) -> None:
-    """Write metrics.json (means, clips, failures; null where there is no number), summary.json and metrics.csv."""
+    """Write metrics.json (means, clips, failures, params; null is no number), summary.json and metrics.csv."""
     rows = [(name, who, own) for name, of_clip in scores.items() for who, own in of_clip.items()]
     means: dict[str, dict[str, float | int | None]] = {}
     for who in dict.fromkeys(who for _, who, _ in rows):
@@ -144,7 +144,7 @@ def _write_scores(
         num_empty = sum(bool(np.isnan(own["average_pts_within_thresh"])) for own in table)
         means[who] = {**_finite(named), "num_clips": len(table), "num_empty": num_empty}
     clips = {name: {who: _finite(own) for who, own in of_clip.items()} for name, of_clip in scores.items()}
-    report = {"mean": means, "clips": clips, "failed": failures}
+    report = {"mean": means, "clips": clips, "failed": failures, "params": asdict(section)}
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     summary = {who: {name: values[name] for name in SUMMARY if name in values} for who, values in means.items()}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")

@@ -22,13 +22,13 @@ def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]]
 
     Args:
         footage: Every clip.
-        stores: Backbone -> what its descriptors depend on, as recorded in the store.
+        stores: Backbone -> what its descriptors and all that follows depend on.
         params: Parameters of this report.
     """
     tables = [
         Table(
-            title=f"Descriptors of {backbone}",
-            caption="As recorded in the store when they were written.",
+            title=f"What {backbone}'s numbers were made with",
+            caption="Of descriptors, as recorded in the stores when they were written, once per view and mode.",
             head=["what", "value"],
             rows=list(_flatten(parts)),
             folded=True,

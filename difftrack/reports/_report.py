@@ -39,7 +39,7 @@ class BackboneResults:
     methods: Sequence[Method]
     """The backbone's tracks first, then what they are compared with."""
     provenance: Mapping[str, Any]
-    """What the descriptors depend on, as recorded in the store."""
+    """What the descriptors, as recorded in the stores, and all that follows depend on."""
 
 
 def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[ExampleClip]:
