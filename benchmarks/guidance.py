@@ -88,13 +88,14 @@ def study(arguments: argparse.Namespace) -> None:
         num_inference_steps=arguments.steps,
         scale=arguments.scale,
         variant=arguments.variant,
+        num_best_layers=arguments.num_layers,
     )
     ranking, n = read_ranking(arguments.best_layers), arguments.num_layers
     layers = {"best_layers": ranking[:n], "worst_layers": ranking[-n:]}
     ways = {"plain": None, **{way: params.guidance(sorted(chosen)) for way, chosen in layers.items()}}
     prompts = read_prompts(arguments.prompts)[: arguments.num_prompts]
     backbone = load_backbone("cogvideox-mini", ModelParams(path=str(arguments.backbone), device=arguments.device))
-    outcomes = sample_prompts(backbone, prompts, params, ways=ways, folder=arguments.samples)
+    outcomes = sample_prompts(backbone, prompts, params, ways=ways, folder=arguments.samples, drop_others=True)
     for outcome in track(outcomes, "sample", total=len(prompts), disable=not sys.stderr.isatty()):
         if outcome.problem is not None:
             raise SystemExit(f"{outcome.prompt!r}: {outcome.problem}")

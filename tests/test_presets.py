@@ -12,11 +12,7 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
 from cli import app
-from difftrack.annotation import AnnotateParams
 from difftrack.backbones import KNOWN, Backbone, ModelParams, constructed_backbone
-from difftrack.correspondence import MatchSection
-from difftrack.extraction import ExtractParams
-from difftrack.guidance import GuideParams
 from difftrack.params import parse
 from difftrack.presets import (
     Preset,
@@ -31,23 +27,11 @@ from difftrack.presets import (
     read_overrides,
     read_preset,
 )
-from stages.score import ScoreSection
-from stages.survey import SurveySection
-from stages.synthesize import SynthesizeSection
+from stages._check import SECTIONS
 from stages.track import TrackSection
 
 TOP = Path(__file__).parents[1]
 PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
-SECTIONS = {
-    "synthesize": SynthesizeSection,
-    "annotate": AnnotateParams,
-    "extract": ExtractParams,
-    "survey": SurveySection,
-    "match": MatchSection,
-    "score": ScoreSection,
-    "track": TrackSection,
-    "guide": GuideParams,
-}
 
 
 @pytest.fixture(scope="module")
