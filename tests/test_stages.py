@@ -95,6 +95,14 @@ def test_from_params_to_a_page(project: Path) -> None:
     assert json.loads((project / "report" / "headlines.json").read_text())
 
 
+def test_the_page_says_what_every_view_mode_and_stage_was_made_with(project: Path) -> None:
+    page = (project / "report" / "index.html").read_text()
+    modes = ("analysis, add_noise", "analysis, generate", "tracking, ")
+    wanted = [f"{mode}.noise_seed" for mode in modes[:2]] + ["tracks.motion_cost", "scores.convention"]
+    assert not [name for name in wanted if name not in page]
+    assert modes[2] in page
+
+
 def test_an_object_clip_brings_the_mask_that_a_scene_clip_has_no_use_for(project: Path) -> None:
     assert read_clip(project / "clips", "rendered-easy-object-003").object_mask is not None
     assert read_clip(project / "clips", "rendered-hard-scene-003").object_mask is None
