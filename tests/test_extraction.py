@@ -246,7 +246,7 @@ def test_generate_captures_at_the_latents_of_the_stored_trajectory(
 
 def test_a_clip_that_is_too_short_is_named(backbone: Backbone, clip: Clip) -> None:
     short = replace(clip, name="short", frames=clip.frames[:8])
-    with pytest.raises(ExtractionError, match="clip short has 8 frames; num_frames is 9"):
+    with pytest.raises(ExtractionError, match=r"clip short has 8 frames and extract\.analysis\.num_frames is 9"):
         Extractor(backbone, analysis()).prepare(short)
 
 

@@ -73,7 +73,8 @@ class Extractor(BackboneView):
         if isinstance(self.params, AnalysisParams):
             if clip.num_frames < self.params.num_frames:
                 raise ExtractionError(
-                    f"clip {clip.name} has {clip.num_frames} frames; num_frames is {self.params.num_frames}"
+                    f"clip {clip.name} has {clip.num_frames} frames and extract.analysis.num_frames is "
+                    f"{self.params.num_frames}: leave the clip out, or set a number of frames that it has"
                 )
             return {clip_group(clip.name): tuple(range(self.params.num_frames))}
         if chunks is None:
