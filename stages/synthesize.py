@@ -34,7 +34,11 @@ TRAJECTORY = "trajectory.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class RenderedSection:
-    """`synthesize.rendered`: clips of the renderer; clip number i of a kind and split has seed `seed` + i."""
+    """`synthesize.rendered`: clips of the renderer; clip number i of a kind and split has seed `seed` + i.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
 
     easy_object: int = 0
     easy_scene: int = 0
@@ -47,6 +51,12 @@ class RenderedSection:
     height: int = 128
     width: int = 192
     fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("easy_object", "easy_scene", "hard_object", "hard_scene"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        _check_fps(self.fps)
 
     def specs(self) -> Iterator[tuple[str, RenderSpec]]:
         """Names and specifications of all clips."""
@@ -66,7 +76,11 @@ class RenderedSection:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedSection:
-    """`synthesize.generated`: clips sampled from a backbone."""
+    """`synthesize.generated`: clips sampled from a backbone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
 
     backbone: str
     prompts: Path
@@ -82,6 +96,16 @@ class GeneratedSection:
     height: int = 128
     width: int = 192
     fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        _check_fps(self.fps)
+
+
+def _check_fps(fps: float) -> None:
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}; it must be positive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ def test_the_shipped_params_can_be_used() -> None:
         (lambda p: p["extract"]["analysis"].update(hight=128), r"unknown key extract\.analysis\.hight"),
         (lambda p: p["report"].update(max_videos="three"), r"report\.max_videos is 'three'"),
         (lambda p: p["backbones"].update({"cogvideox-mini": {"dtyp": "float32"}}), r"backbones\.cogvideox-mini\.dtyp"),
+        (lambda p: p["backbones"].update({"cogvideox-mini": {"device": "gpu"}}), r"device is 'gpu'; wanted: auto, cpu"),
+        (lambda p: p["synthesize"]["rendered"].update(easy_object=-3), r"synthesize\.rendered: easy_object is -3"),
+        (lambda p: p["synthesize"]["rendered"].update(fps=0), r"synthesize\.rendered: fps is 0"),
+        (lambda p: p["synthesize"]["generated"].update(num_inference_steps=-3), r"num_inference_steps is -3"),
+        (lambda p: p["extract"].update(max_bytes=-1), r"extract: max_bytes is -1"),
         (lambda p: p.update(tracking={}), r"unknown section tracking; known: .*track"),
     ],
 )

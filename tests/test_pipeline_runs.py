@@ -100,6 +100,36 @@ def test_another_convention_of_matching_never_runs_the_model(project: Project) -
     assert not {"synthesize", "extract", "annotate", "track"} & set(ran)
 
 
+def test_one_more_clip_leaves_the_descriptors_of_all_others_untouched(project: Project) -> None:
+    stores = project.root / "data" / "descriptors" / "cogvideox-mini"
+
+    def shards() -> dict[Path, tuple[int, int]]:
+        return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in stores.rglob("c.*") if file.is_file()}
+
+    before = shards()
+    rendered = yaml.safe_load((project.root / "params.yaml").read_text())["synthesize"]["rendered"]
+    project.change(synthesize={"rendered": {**rendered, "easy_object": rendered["easy_object"] + 1}})
+    assert {"synthesize", "extract"} <= set(project.repro())
+    after = shards()
+    assert before
+    assert {file: after[file] for file in before} == before
+    new = {file.relative_to(stores).parts[1] for file in set(after) - set(before)}
+    assert new == {"rendered-easy-object-004"}
+
+
+def test_metrics_and_plots_can_be_shown(project: Project) -> None:
+    for arguments, wanted in (
+        (["metrics", "show", "--json"], "average_pts_within_thresh"),
+        (["plots", "show"], "html"),
+    ):
+        command = [sys.executable, "-m", "dvc", *arguments]
+        done = subprocess.run(
+            command, cwd=project.root, env=_environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert wanted in done.stdout
+
+
 def test_editing_the_metrics_never_runs_the_model(project: Project) -> None:
     metrics = next((project.root / "difftrack" / "metrics").glob("*.py"))
     metrics.write_text(metrics.read_text() + "\n")

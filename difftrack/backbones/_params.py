@@ -1,5 +1,6 @@
 """What a person chooses about loading a backbone."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ class ModelParams:
     """How to load one backbone.
 
     Raises:
-        ValueError: both `path` and `checkpoint` are given, or a number is out of range.
+        ValueError: both `path` and `checkpoint` are given, a number is out of range, or there is no such device.
     """
 
     path: str | None = None
@@ -58,6 +59,8 @@ class ModelParams:
             raise ValueError(f"path is {self.path!r} and checkpoint is {self.checkpoint!r}; give one of the two")
         if self.vae_batch_frames < 1:
             raise ValueError(f"vae_batch_frames is {self.vae_batch_frames}; it must be at least 1")
+        if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is None:
+            raise ValueError(f"device is {self.device!r}; wanted: auto, cpu, cuda or cuda:N")
 
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch names it."""
@@ -65,7 +68,13 @@ class ModelParams:
         return dtype
 
     def torch_device(self) -> torch.device:
-        """The device, "auto" resolved on this machine."""
+        """The device, "auto" resolved on this machine.
+
+        Raises:
+            ValueError: CUDA is asked for, and torch finds none here.
+        """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"device is {self.device!r}, and torch {torch.__version__} finds no CUDA here; use auto")
         return torch.device(self.device)

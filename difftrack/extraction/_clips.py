@@ -62,6 +62,8 @@ class ExtractParams:
             count = getattr(self, name)
             if count not in ("auto", None) and count < least:
                 raise ValueError(f"{name} is {count}; it must be at least {least}")
+        if not self.max_bytes > 0:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it must be positive")
 
     def view(self, name: str) -> AnalysisParams | TrackingParams:
         """Params of one view.
