@@ -93,6 +93,7 @@ def _track(
     num_frames, size = 1 + max(max(chunk.frames) for chunk in chunks), (truth.height, truth.width)
     if num_frames > truth.num_frames:
         raise ValueError(f"the store holds {num_frames} frames and the tracks {truth.num_frames}; extract again")
+    _check_protocol(truth, section.query_mode)
     queries = truth.query_points[_tracked(truth, num_frames)]
     at_backbone = np.column_stack([queries[:, 0], rescale_points(queries[:, 1:], from_size=size, to_size=spec.size)])
     sources = select_sources(spec, section, best_layers=best_layers)
@@ -104,6 +105,16 @@ def _track(
         flow = lucas_kanade(read_clip(clips, name).frames[:num_frames], queries, section.lucas_kanade)
         predictions["lucas_kanade"] = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
     return queries, predictions
+
+
+def _check_protocol(truth: Tracks, query_mode: str) -> None:
+    """Only strided queries ask for a point more than once, and `first` would leave out the frames before them."""
+    of_points = truth.points_xy_px.swapaxes(0, 1).reshape(truth.num_points, -1)
+    if query_mode == "first" and len(np.unique(of_points, axis=0)) < truth.num_points:
+        raise ValueError(
+            "the tracks hold points that are queried more than once, as the strided protocol does, and "
+            "track.query_mode is first; set it to strided"
+        )
 
 
 def _tracked(truth: Tracks, num_frames: int) -> np.ndarray:

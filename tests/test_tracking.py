@@ -554,6 +554,23 @@ def test_stage_names_clips_that_fail_and_goes_on(tmp_path: Path) -> None:
     assert "lost" in metrics["failed"]
 
 
+def test_stage_refuses_strided_queries_that_would_be_scored_as_first_ones(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "again", (0.25, 0.1))
+    truth = read_tracks(tmp_path / "tracks", "again")
+    later = truth.query_points.copy()
+    later[:, 0], later[:, 1:] = 2, truth.points_xy_px[2]
+    twice = replace(
+        truth,
+        points_xy_px=np.concatenate([truth.points_xy_px] * 2, axis=1),
+        visible=np.concatenate([truth.visible] * 2, axis=1),
+        query_points=np.concatenate([truth.query_points, later]),
+    )
+    write_tracks(tmp_path / "tracks", "again", twice)
+    with pytest.raises(SystemExit, match=r"again: .*set it to strided"):
+        run_stage(tmp_path)
+    assert run_stage(tmp_path, query_mode="strided")["mean"]["tracker"]["num_clips"] == 1
+
+
 def test_stage_leaves_out_queries_after_the_cut_and_null_where_nothing_is_seen(tmp_path: Path) -> None:
     stored_clip(tmp_path, "cut", (0.25, 0.1), num_frames=7, cut=4)
     truth = read_tracks(tmp_path / "tracks", "cut")
