@@ -110,9 +110,10 @@ def _track(
 def _check_protocol(truth: Tracks, query_mode: str) -> None:
     """Only strided queries ask for a point more than once, and `first` would leave out the frames before them."""
     of_points = truth.points_xy_px.swapaxes(0, 1).reshape(truth.num_points, -1)
-    if query_mode == "first" and len(np.unique(of_points, axis=0)) < truth.num_points:
+    of_queries = np.column_stack([truth.query_points[:, 0], of_points])
+    if query_mode == "first" and len(np.unique(of_points, axis=0)) < len(np.unique(of_queries, axis=0)):
         raise ValueError(
-            "the tracks hold points that are queried more than once, as the strided protocol does, and "
+            "the tracks hold points that are queried in several frames, as the strided protocol does, and "
             "track.query_mode is first; set it to strided"
         )
 
