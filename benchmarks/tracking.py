@@ -199,9 +199,7 @@ def both_ways(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[s
         "no motion": still,
         "pyramidal Lucas-Kanade": follow,
         "the same at the backbone's size": follow_resized,
-        "released, queries of frame 0 alone": lambda case: from_first_frame(
-            case, of_descriptors(case, replace(released, matching={}))
-        ),
+        "released, queries of frame 0 alone": lambda case: from_first_frame(case, of_descriptors(case, released)),
         "default, queries of frame 0 alone": lambda case: from_first_frame(case, default(case)),
         "default, forward alone": lambda case: forward_alone(case, default(case)),
         "default": default,

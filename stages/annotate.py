@@ -6,13 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from difftrack.annotation import AnnotateParams, AnnotationError, annotate_clip
+from difftrack.annotation import AnnotateParams, AnnotationError, TrackerUnavailableError, annotate_clip
 from difftrack.datasets import clip_names, read_clip, read_given_tracks, write_tracks
 from difftrack.params import parse
 from stages._run import Paths, run
-
-NOT_LOADED = "CoTracker3 cannot be loaded"
-"""How the one `AnnotationError` begins that has nothing to do with the clip."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -28,9 +25,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         try:
             clip, given = read_clip(deps["clips"], name), read_given_tracks(deps["clips"], name)
             write_tracks(outs["tracks"], name, annotate_clip(clip, annotate, given=given, number=number))
+        except TrackerUnavailableError:
+            raise
         except ValueError as error:
-            if str(error).startswith(NOT_LOADED):
-                raise
             failures.append(f"{name}: {error}")
     if failures:
         raise AnnotationError(f"{len(failures)} of {len(names)} clips have no tracks: " + "; ".join(failures))

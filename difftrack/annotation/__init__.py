@@ -2,7 +2,7 @@
 
 from difftrack.annotation._annotate import AnnotateParams, annotate_clip
 from difftrack.annotation._cotracker import CoTracker3Params, cotracker3
-from difftrack.annotation._errors import AnnotationError
+from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
 from difftrack.annotation._grids import grabcut_mask, query_grid
 from difftrack.annotation._lucas_kanade import LucasKanadeParams, lucas_kanade
 from difftrack.annotation._published import export_published, import_published, published_prompts
@@ -12,6 +12,7 @@ __all__ = [
     "AnnotationError",
     "CoTracker3Params",
     "LucasKanadeParams",
+    "TrackerUnavailableError",
     "annotate_clip",
     "cotracker3",
     "export_published",

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
-from difftrack.annotation._errors import AnnotationError
+from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
 from difftrack.datasets import Tracks, check_query_points
 
 __all__ = ["CoTracker3Params", "cotracker3", "load_cotracker3"]
@@ -79,7 +79,7 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
         device = _device(params)
         return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
     except (OSError, RuntimeError, ValueError, ImportError, AttributeError) as error:
-        raise AnnotationError(
+        raise TrackerUnavailableError(
             f"CoTracker3 cannot be loaded from {source} ({error}). Without network give annotate.cotracker3.checkout "
             "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth), or take "
             "annotate.tracker: lucas_kanade"
