@@ -167,6 +167,7 @@ def _watched(job: Job, clips: Sequence[str]) -> Watch:
         started = time.perf_counter()
         _run(job, clips)
         watch.seconds = time.perf_counter() - started
+    print(f"{type(job).__name__}: {len(clips)} clips in {watch.seconds:.2f} s", flush=True)
     return watch
 
 

@@ -70,7 +70,7 @@ def worker_pool(num_processes: int | None = None) -> ProcessPoolExecutor:
 
 
 class ClipStream:
-    """Endless batches of rendered clips of one role: batches easy and hard by turns, object and scene clips mixed.
+    """Endless batches of rendered clips of one role: each easy or hard, object and scene clips mixed.
 
     Textures come from a bank drawn once, so that a scene costs its motion only. The bank is begun at once and waited
     for when the first batch is asked for.
@@ -106,8 +106,8 @@ class ClipStream:
     def _bank(self) -> UInt8[Tensor, "texture texel_row texel_col rgb"]:
         return torch.from_numpy(np.stack([texture.pixels for texture in self._textures])).to(self._device)
 
-    def batches(self, shape: ClipShape, batch_size: int) -> Iterator[ClipBatch]:
-        """Yield batches without end, a few of them drawn ahead; each is all easy or all hard."""
+    def batches(self, shape: ClipShape, batch_size: int, *, hard_share: float = 0.5) -> Iterator[ClipBatch]:
+        """Yield batches without end, a few of them drawn ahead; `hard_share` of them are hard, spread evenly."""
         pending: deque[Future[tuple[list[RenderSpec], list[Scene]]]] = deque()
         number = 0
         while True:
@@ -115,7 +115,7 @@ class ClipStream:
                 base = RenderSpec(
                     seed=0,
                     role=self._role,
-                    split="hard" if number % 2 else "easy",
+                    split="hard" if int((number + 1) * hard_share) > int(number * hard_share) else "easy",
                     num_frames=shape.num_frames,
                     height=shape.height,
                     width=shape.width,

@@ -44,6 +44,8 @@ class PoolParams:
     apart_share: float = 0.35
     long_share: float = 0.1
     other_share: float = 0.05
+    hard_share: float = 0.5
+    """Share of hard clips among all; the rest is easy."""
     tokens_per_step: int = 122_880
     """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0
@@ -57,6 +59,8 @@ class PoolParams:
         shares = [getattr(self, f"{name}_share") for name in get_args(PoolName)]
         if min(shares) < 0 or sum(shares) <= 0:
             raise ValueError(f"shares of the pools are {shares}; none may be negative and one must be positive")
+        if not 0 <= self.hard_share <= 1:
+            raise ValueError(f"hard_share is {self.hard_share}; it is a share of all clips, 0...1")
         if not (0 < self.fill_share <= 1 and 0 <= self.refresh_share < 1):
             raise ValueError(
                 f"fill_share is {self.fill_share} and refresh_share {self.refresh_share}; both are shares, and some"
@@ -205,7 +209,7 @@ class LatentPools:
                 device=device,
             ),
             tokens=torch.empty((length, self._text_length), dtype=torch.long, device=device),
-            batches=stream.batches(shape, min(batch_size, length)),
+            batches=stream.batches(shape, min(batch_size, length), hard_share=self._params.hard_share),
         )
 
     def _clock(self) -> float:
