@@ -10,12 +10,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numcodecs.blosc
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
+from zarr.storage import MemoryStore
 
 from difftrack.geometry import TokenGrid
 from difftrack.store import (
@@ -32,7 +35,10 @@ from difftrack.store import (
     result_groups,
     write_results,
 )
+from difftrack.store._encoder import encode_shard
 from difftrack.store._encodings import encoding_of
+from difftrack.store._metadata import create_array
+from difftrack.store._spec import array_layouts
 from difftrack.store.torch_dataset import DescriptorDataset
 
 Arrays = dict[str, np.ndarray]
@@ -213,6 +219,26 @@ def test_the_same_values_give_the_same_bytes_in_any_order_and_from_any_writer(tm
         writer.write(*unit, values[unit])
     writers[0].finish()
     assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *LAYOUTS.values(),
+        StoreParams(dtype="int8", codec="blosc-lz4", level=5, chunk_bytes=FRAME_BYTES // 2 + 1),
+        StoreParams(dtype="bfloat16", level=0, chunk_bytes=FRAME_BYTES + 1),
+    ],
+    ids=[*LAYOUTS, "int8 with lz4, the last chunk half empty", "bfloat16 shuffled only, likewise"],
+)
+def test_shards_are_what_zarr_itself_would_write(params: StoreParams) -> None:
+    generator = np.random.default_rng(5)
+    for layout in array_layouts(make_spec(), params):
+        bits = generator.integers(0, 2**7 if layout.dtype == "int8" else 2**14, layout.shape)
+        numbers = bits.astype(np.uint16).view("float16") if layout.dtype == "float16" else bits.astype(layout.dtype)
+        written: dict[str, Any] = {}
+        group = zarr.create_group(MemoryStore(written), zarr_format=3)
+        create_array(group, layout, num_units=(1, 1), attributes={})[0, 0] = numbers
+        assert b"".join(encode_shard(layout, numbers)) == written[layout.shard_key(0, 0)].to_bytes(), layout.name
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from difftrack.geometry import TokenGrid
-from difftrack.store import DescriptorSpec, GroupWriter, StoreError, StoreParams, create_group, open_store
+from difftrack.store import DescriptorSpec, GroupWriter, StoreError, StoreParams, _encoder, create_group, open_store
+from difftrack.store._spec import ArrayLayout
 from difftrack.store.torch_writer import WriteQueue, as_read
 
 SPEC = DescriptorSpec(
@@ -93,6 +95,32 @@ def test_never_more_units_are_on_their_way_than_the_queue_is_deep(
         model.join(20)
         units.finish(writer).result()
     assert len(taken) == len(SPEC.units)
+
+
+def test_a_unit_keeps_its_memory_until_all_its_arrays_are_done_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on, failed = threading.Event(), threading.Event()
+    encode = _encoder.encode_shard
+
+    def encode_or_fail(layout: ArrayLayout, numbers: np.ndarray) -> list[bytes]:
+        if layout.name == "query":
+            failed.set()
+            raise OSError("no space left")
+        assert going_on.wait(20)
+        return encode(layout, numbers)
+
+    monkeypatch.setattr(_encoder, "encode_shard", encode_or_fail)
+    writer = create_group(tmp_path, "clip", SPEC)
+    arrays = {entry: array(tensor) for entry, tensor in unit(3, 0, torch.float16).items()}
+    with ThreadPoolExecutor(3) as pool, ThreadPoolExecutor(1) as other:
+        written = other.submit(writer.write, 3, 0, arrays, pool=pool)
+        assert failed.wait(20)
+        assert not wait([written], timeout=0.2).done
+        going_on.set()
+        with pytest.raises(OSError, match="no space left"):
+            written.result(20)
+    assert len(list((tmp_path / "clip" / "key").rglob("c.*"))) == 1
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])

@@ -1,4 +1,4 @@
-"""Codecs of the stored chunks: their zarr v3 description for writing, and the decoder for reading.
+"""Codecs of the stored chunks: their zarr v3 description, and the decoder.
 
 Every chunk ends in a CRC-32C of its compressed bytes, whatever the codec.
 """
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
-__all__ = ["CodecName", "decode_into", "zarr_codecs"]
+__all__ = ["BLOSC_BLOCK_BYTES", "CodecName", "decode_into", "zarr_codecs"]
 
 CodecName = Literal["blosc-zstd", "blosc-lz4", "zstd", "none"]
 

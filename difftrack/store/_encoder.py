@@ -1,85 +1,62 @@
-"""zarr at work: array metadata and encoded shards, both made in memory.
+"""Writing one shard: the bytes that zarr itself would write, made in the calling thread.
 
-zarr 3.1 reads an existing shard before it overwrites one, and so cannot replace a damaged shard in place; encoded in
-memory, a shard is one file that any place can take up in one step.
+zarr-python 3.1 passes every chunk of a process through one event loop, behind which writers queue and which takes the
+interpreter from whatever launches a GPU's work; and it reads a shard before it overwrites one, so that it cannot
+replace a damaged one. The tests hold this module to zarr's own bytes, codec by codec.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
+import google_crc32c
+import numcodecs.blosc
 import numpy as np
-import zarr
-from jaxtyping import Bool, Num
-from zarr.codecs import Crc32cCodec
-from zarr.storage import MemoryStore
+from jaxtyping import Num
+from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
 
-from difftrack.store._codecs import zarr_codecs
-from difftrack.store._spec import ArrayLayout, Separator
+from difftrack.store._codecs import BLOSC_BLOCK_BYTES
+from difftrack.store._spec import ArrayLayout
 
-__all__ = ["ShardEncoder", "create_array", "small_files"]
+__all__ = ["encode_shard"]
 
-
-class ShardEncoder:
-    """Turns the numbers of a unit into the bytes of its shard."""
-
-    def __init__(self, layouts: Iterable[ArrayLayout]) -> None:
-        self._content: dict[str, Any] = {}
-        group = zarr.create_group(MemoryStore(self._content), zarr_format=3)
-        self._arrays = {layout.name: create_array(group, layout, num_units=(1, 1), attributes={}) for layout in layouts}
-
-    def encode(self, layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"]) -> memoryview:
-        """The bytes of a shard: a whole number of encoded chunks and their index."""
-        self._arrays[layout.name][0, 0] = numbers
-        return memoryview(self._content.pop(layout.shard_key(0, 0)).as_buffer_like())
+# Blosc's own threads finish their blocks in any order, and so would a file's bytes be.
+numcodecs.blosc.use_threads = False
 
 
-def create_array(
-    group: Any,  # noqa: ANN401 - zarr carries no usable types
-    layout: ArrayLayout,
-    *,
-    num_units: tuple[int, int],
-    attributes: Mapping[str, Any],
-) -> Any:  # noqa: ANN401
-    """Create the array of a layout, without values."""
-    return group.create_array(
-        layout.name,
-        shape=(*num_units, *layout.shape),
-        dtype=layout.dtype,
-        chunks=(1, 1, *layout.chunk_shape),
-        shards=(1, 1, *layout.shard_shape),
-        compressors=zarr_codecs(layout.codec, layout.level, np.dtype(layout.dtype).itemsize),
-        fill_value=layout.fill_value,
-        dimension_names=["step", "layer", *layout.axes],
-        attributes=dict(attributes),
-        chunk_key_encoding={"name": "default", "separator": layout.separator},
-        config={"write_empty_chunks": True},  # no chunk equals the fill value, so zarr need not look for such chunks
-    )
+def encode_shard(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"]) -> list[bytes]:
+    """Encode one unit: each chunk and its checksum, then the index; `_shards` reads what they make together.
+
+    Chunks are made one after the other, in one buffer; the interpreter is free while one is compressed.
+
+    Args:
+        layout: The array that the shard belongs to.
+        numbers: Of `layout.shape` and `layout.dtype`.
+    """
+    parts: list[bytes] = []
+    index, end = [], 0
+    chunk = np.empty(layout.chunk_shape, np.dtype(layout.dtype).newbyteorder("<"))
+    for number in range(layout.num_chunks):
+        if layout.frames_per_chunk is None:
+            chunk[...] = numbers
+        else:
+            frames = numbers[:, number * layout.frames_per_chunk :][:, : layout.frames_per_chunk]
+            chunk[:, : frames.shape[1]] = frames
+            chunk[:, frames.shape[1] :] = layout.fill_value
+        encoded = _compress(layout, chunk)
+        parts += [encoded, _checksum(encoded)]
+        index.append((end, len(encoded) + 4))
+        end += len(encoded) + 4
+    table = np.array(index, "<u8").tobytes()
+    return [*parts, table, _checksum(table)]
 
 
-def small_files(
-    layouts: Iterable[ArrayLayout],
-    coordinates: Mapping[str, tuple[str, Num[np.ndarray, " label"] | Bool[np.ndarray, " label"]]],
-    *,
-    num_units: tuple[int, int],
-    attributes: Mapping[str, Any],
-    separator: Separator,
-) -> dict[str, bytes]:
-    """Every file of a group but its header and its shards, by key below the group."""
-    content: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(content), zarr_format=3)
-    for name, (axis, values) in coordinates.items():
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=values.shape,
-            compressors=[Crc32cCodec()],
-            fill_value=0,
-            dimension_names=[axis],
-            chunk_key_encoding={"name": "default", "separator": separator},
-            config={"write_empty_chunks": True},
-        )
-        array[:] = values
-    for layout in layouts:
-        create_array(group, layout, num_units=num_units, attributes=attributes)
-    return {key: bytes(value.to_bytes()) for key, value in content.items() if key != "zarr.json"}
+def _compress(layout: ArrayLayout, chunk: Num[np.ndarray, "*chunk"]) -> bytes:
+    if layout.codec == "none":
+        return chunk.tobytes()
+    if layout.codec == "zstd":
+        return bytes(Zstd(level=layout.level).encode(chunk))
+    name, shuffle = ("zstd", Blosc.SHUFFLE) if layout.codec == "blosc-zstd" else ("lz4", Blosc.BITSHUFFLE)
+    blosc = Blosc(name, layout.level, shuffle, BLOSC_BLOCK_BYTES, typesize=chunk.itemsize)
+    return bytes(blosc.encode(chunk))
+
+
+def _checksum(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(4, "little")

@@ -58,8 +58,8 @@ class Files(ABC):
         """
 
     @abstractmethod
-    def write(self, key: str, content: bytes | memoryview) -> None:
-        """Create or replace one file in one step."""
+    def write(self, key: str, *parts: bytes) -> None:
+        """Create or replace one file, made of `parts` one behind the other, in one step."""
 
     @abstractmethod
     def remove(self, key: str) -> None:
@@ -122,13 +122,14 @@ class LocalFiles(Files):
         with (self._root / key).open("rb", buffering=0) as file:
             yield _LocalBlob(file)
 
-    def write(self, key: str, content: bytes | memoryview) -> None:
+    def write(self, key: str, *parts: bytes) -> None:
         """See `Files`."""
         target = self._root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
-            partial.write_bytes(content)
+            with partial.open("wb") as file:
+                file.writelines(parts)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -217,9 +218,9 @@ class RemoteFiles(Files):
         """See `Files`."""
         yield _RemoteBlob(self._system, self._full(key))
 
-    def write(self, key: str, content: bytes | memoryview) -> None:
+    def write(self, key: str, *parts: bytes) -> None:
         """See `Files`."""
-        self._system.pipe_file(self._full(key), bytes(content))
+        self._system.pipe_file(self._full(key), b"".join(parts))
 
     def remove(self, key: str) -> None:
         """See `Files`."""

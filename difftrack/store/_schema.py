@@ -114,7 +114,7 @@ def coordinates(
 
 def group_files(schema: GroupSchema) -> dict[str, bytes]:
     """Every file of a group but its header and its shards, by key below the group."""
-    from difftrack.store._encoder import small_files  # reading needs no zarr, whose import takes 0.4 s
+    from difftrack.store._metadata import small_files  # reading needs no zarr, whose import takes 0.4 s
 
     return small_files(
         schema.layouts.values(),

@@ -70,17 +70,17 @@ def trial_encoding(
     Raises:
         ValueError: a value cannot be stored so.
     """
-    from difftrack.store._encoder import ShardEncoder
+    from difftrack.store._encoder import encode_shard
     from difftrack.store._encodings import encoding_of
 
     layouts = {layout.name: layout for layout in array_layouts(spec, params)}
-    encoder, size = ShardEncoder(layouts.values()), 0
+    size = 0
     started = time.perf_counter()
     for entry in spec.entries:
         codes, scale = encoding_of(params.dtype).encode(values[entry], round_to_bf16=params.round_to_bf16)
-        size += len(encoder.encode(layouts[entry], codes))
+        size += sum(map(len, encode_shard(layouts[entry], codes)))
         if scale is not None:
-            size += len(encoder.encode(layouts[f"{entry}_scale"], scale))
+            size += sum(map(len, encode_shard(layouts[f"{entry}_scale"], scale)))
     raw = sum(map(_raw_bytes, layouts.values()))
     return raw / size, raw / (time.perf_counter() - started)
 

@@ -2,9 +2,9 @@
 
 import itertools
 import json
-import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor, wait
+from typing import Any
 
 import numpy as np
 from jaxtyping import Num
@@ -15,10 +15,7 @@ from difftrack.store._files import Files, StorePath, open_files
 from difftrack.store._header import Header, join, parents, plain_group_problem, read_header, write_parents
 from difftrack.store._schema import SCHEMA, GroupSchema, group_files
 from difftrack.store._shards import shard_problem
-from difftrack.store._spec import SCHEMA_VERSION, DescriptorSpec, StoreParams
-
-if TYPE_CHECKING:
-    from difftrack.store._encoder import ShardEncoder
+from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams
 
 __all__ = ["GroupWriter", "create_group", "open_writer"]
 
@@ -34,7 +31,6 @@ class GroupWriter:
         self._files = open_files(root)
         self._group = group
         self._schema = schema
-        self._of_thread = threading.local()
 
     @property
     def params(self) -> StoreParams:
@@ -56,7 +52,13 @@ class GroupWriter:
         return [unit for unit in self.spec.units if self._unit_problem(unit, checksums=checksums) is not None]
 
     def write(
-        self, step: int, layer: int, values: Mapping[str, Num[np.ndarray, "..."]], *, checked: bool = False
+        self,
+        step: int,
+        layer: int,
+        values: Mapping[str, Num[np.ndarray, "..."]],
+        *,
+        checked: bool = False,
+        pool: Executor | None = None,
     ) -> None:
         """Write one unit, in place of what may be there.
 
@@ -69,6 +71,7 @@ class GroupWriter:
             values: For each of the spec's entries its array of `spec.entry_shape(entry)`: float16, float32 or float64,
                 or uint16 holding the bits of bfloat16.
             checked: The values are of the stored type and known to be finite: where they were computed, both is cheap.
+            pool: Threads that encode and write the unit's arrays side by side; one after the other without.
 
         Raises:
             StoreError: an entry is missing, not asked for, of another shape, or holds values that the dtype cannot.
@@ -83,10 +86,25 @@ class GroupWriter:
                 f"{self._name(step, layer)}: got {', '.join(sorted(values)) or 'nothing'}; wanted {wanted}"
             )
         encoded = {entry: self._encode(step, layer, entry, values[entry], checked) for entry in self.spec.entries}
-        for entry, arrays in encoded.items():
-            for layout, numbers in zip(self._schema.entry_layouts(entry), arrays, strict=True):
-                key = join(self._group, layout.shard_key(*indices))
-                self._files.write(key, self._encoder().encode(layout, numbers))
+        arrays = [
+            (layout, numbers)
+            for entry, of_entry in encoded.items()
+            for layout, numbers in zip(self._schema.entry_layouts(entry), of_entry, strict=True)
+        ]
+
+        def write_shard(array: tuple[ArrayLayout, Num[np.ndarray, "..."]]) -> None:
+            from difftrack.store._encoder import encode_shard  # it settles how Blosc runs, which readers need not
+
+            self._files.write(join(self._group, array[0].shard_key(*indices)), *encode_shard(*array))
+
+        if pool is None:
+            for array in arrays:
+                write_shard(array)
+            return
+        written = [pool.submit(write_shard, array) for array in arrays]
+        wait(written)  # for all of them, whatever happens to one: the caller takes `values` back
+        for shard in written:
+            shard.result()
 
     def finish(self) -> None:
         """Declare the group complete, after checking that every unit is there.
@@ -104,15 +122,6 @@ class GroupWriter:
         key = join(self._group, "zarr.json")
         if self._files.read([key]).get(key) != header:
             self._files.write(key, header)
-
-    def _encoder(self) -> "ShardEncoder":
-        """The thread's own."""
-        from difftrack.store._encoder import ShardEncoder  # reading needs no zarr, whose import takes 0.4 s
-
-        if not hasattr(self._of_thread, "encoder"):
-            self._of_thread.encoder = ShardEncoder(self._schema.layouts.values())
-        encoder: ShardEncoder = self._of_thread.encoder
-        return encoder
 
     def _encode(
         self, step: int, layer: int, entry: str, values: Num[np.ndarray, "..."], checked: bool

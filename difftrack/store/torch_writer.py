@@ -1,6 +1,7 @@
 """Writing tensors behind the back of the model that computes them; imported by name, since it imports torch.
 
-    capture -> cast and finite check on the device -> pinned buffer, by a side stream -> bounded queue -> writer threads
+    capture -> cast and finite check on the device -> pinned buffer, by a side stream -> bounded queue -> threads that
+    encode and write, one array of a unit each
 
 Nothing in `put` waits for the device. It waits for a free slot: what is on its way never exceeds `depth` units, however
 slow the disk is.
@@ -68,7 +69,9 @@ class WriteQueue:
     def __init__(self, *, num_threads: int, depth: int = 4) -> None:
         if num_threads < 0 or depth < 1:
             raise ValueError(f"num_threads is {num_threads}, depth is {depth}; at least 0 and 1 are wanted")
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="writer") if num_threads else None
+        self._encoders = ThreadPoolExecutor(num_threads, thread_name_prefix="encoder") if num_threads else None
+        # Threads that wait, for the device and for the encoders: one per unit on its way, and some for whole groups.
+        self._threads = ThreadPoolExecutor(2 * depth, thread_name_prefix="writer") if num_threads else None
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(depth):
             self._slots.put(_Slot())
@@ -120,8 +123,9 @@ class WriteQueue:
 
     def close(self) -> None:
         """Wait for what has been taken."""
-        if self._threads is not None:
-            self._threads.shutdown()
+        for threads in (self._threads, self._encoders):
+            if threads is not None:
+                threads.shutdown()
 
     def __enter__(self) -> "WriteQueue":
         return self
@@ -159,7 +163,7 @@ class WriteQueue:
             if staged.finite is not None and not sound:  # the writer refuses them, and says what is wrong
                 entries = dict(zip(entries, slot.held, strict=False))
             arrays = {entry: _numbers(tensor) for entry, tensor in entries.items()}
-            writer.write(step, layer, arrays, checked=sound)
+            writer.write(step, layer, arrays, checked=sound, pool=self._encoders)
             written(sum(array.nbytes for array in arrays.values()))
         finally:
             self._release(slot)

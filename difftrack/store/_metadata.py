@@ -1,0 +1,67 @@
+"""zarr at work: every file of a group but its header and its shards, made in memory."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Bool, Num
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
+
+from difftrack.store._codecs import zarr_codecs
+from difftrack.store._spec import ArrayLayout, Separator
+
+__all__ = ["create_array", "small_files"]
+
+
+def create_array(
+    group: Any,  # noqa: ANN401 - zarr carries no usable types
+    layout: ArrayLayout,
+    *,
+    num_units: tuple[int, int],
+    attributes: Mapping[str, Any],
+) -> Any:  # noqa: ANN401
+    """Create the array of a layout, without values."""
+    return group.create_array(
+        layout.name,
+        shape=(*num_units, *layout.shape),
+        dtype=layout.dtype,
+        chunks=(1, 1, *layout.chunk_shape),
+        shards=(1, 1, *layout.shard_shape),
+        compressors=zarr_codecs(layout.codec, layout.level, np.dtype(layout.dtype).itemsize),
+        fill_value=layout.fill_value,
+        dimension_names=["step", "layer", *layout.axes],
+        attributes=dict(attributes),
+        chunk_key_encoding={"name": "default", "separator": layout.separator},
+        config={"write_empty_chunks": True},  # no chunk equals the fill value, so zarr need not look for such chunks
+    )
+
+
+def small_files(
+    layouts: Iterable[ArrayLayout],
+    coordinates: Mapping[str, tuple[str, Num[np.ndarray, " label"] | Bool[np.ndarray, " label"]]],
+    *,
+    num_units: tuple[int, int],
+    attributes: Mapping[str, Any],
+    separator: Separator,
+) -> dict[str, bytes]:
+    """Every file of a group but its header and its shards, by key below the group."""
+    content: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(content), zarr_format=3)
+    for name, (axis, values) in coordinates.items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=values.shape,
+            compressors=[Crc32cCodec()],
+            fill_value=0,
+            dimension_names=[axis],
+            chunk_key_encoding={"name": "default", "separator": separator},
+            config={"write_empty_chunks": True},
+        )
+        array[:] = values
+    for layout in layouts:
+        create_array(group, layout, num_units=num_units, attributes=attributes)
+    return {key: bytes(value.to_bytes()) for key, value in content.items() if key != "zarr.json"}
