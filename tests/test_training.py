@@ -31,6 +31,7 @@ from difftrack.training import (
     Probe,
     Replicas,
     TransformerTraining,
+    _data,
     encode_batch,
     frame_times,
     load_weights,
@@ -51,6 +52,7 @@ from difftrack.training import (
 from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
 from difftrack.training._optimizers import Muon, make_optimizers, set_learning_rate
 from difftrack.training._precision import Worker
+from difftrack.training._transformer import _noise_levels
 
 SIZES = ArchitectureParams(
     height=16,
@@ -162,6 +164,31 @@ def test_the_stream_gives_easy_and_hard_batches_that_are_never_repeated(stream: 
     assert all(batch.frames.shape == (3, 2, 16, 24, 3) for batch in batches)
     words = {word for batch in batches for prompt in batch.prompts for word in prompt.split()}
     assert words <= set(VOCABULARY)
+
+
+@pytest.mark.parametrize(("share", "pattern"), [(0.0, "eeeee"), (0.5, "eheheh"), (0.6, "ehehhehehh"), (1.0, "hhh")])
+def test_hard_batches_come_in_their_share(monkeypatch: pytest.MonkeyPatch, share: float, pattern: str) -> None:
+    splits, sample = [], _data._sample_scenes
+
+    def watched(base: RenderSpec, *args: Any) -> Any:
+        splits.append(base.split)
+        return sample(base, *args)
+
+    monkeypatch.setattr(_data, "_sample_scenes", watched)
+    with ThreadPoolExecutor(1) as pool:
+        stream = ClipStream(role="train", num_textures=2, device=CPU, seed=3, pool=pool)
+        for _ in islice(stream.batches(ClipShape(2, 8, 16), 1, hard_share=share), len(pattern)):
+            pass
+    assert "".join(split[0] for split in splits[: len(pattern)]) == pattern
+
+
+def test_levels_that_are_not_uniform_lie_around_their_mean() -> None:
+    def median(mean: float) -> float:
+        params = replace(STEPS, uniform_levels=0.0, logit_mean=mean)
+        return float(_noise_levels(5000, 1000, params, torch.Generator().manual_seed(0)).float().median())
+
+    assert median(0.0) == pytest.approx(500, abs=15)
+    assert median(1.5) == pytest.approx(1000 / (1 + np.exp(-1.5)), abs=10)
 
 
 def test_the_same_seed_gives_the_same_stream() -> None:
@@ -422,6 +449,8 @@ def test_impossible_shares_are_named() -> None:
         PoolParams(long_share=-0.1)
     with pytest.raises(ValueError, match=r"refresh_share 1.0"):
         PoolParams(refresh_share=1.0)
+    with pytest.raises(ValueError, match=r"hard_share is 1\.5"):
+        PoolParams(hard_share=1.5)
 
 
 def _save(folder: Path, sizes: ArchitectureParams = SIZES) -> Path:
