@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -98,7 +97,7 @@ class _Extractor(ClipWorker):
 
     def __init__(self, job: ExtractJob) -> None:
         section, on_gpu = job.section, job.source().extractor.backbone.device.type == "cuda"
-        writers = (encoders_beside_a_gpu() if on_gpu else 0) if section.writers == "auto" else section.writers
+        writers = (4 if on_gpu else 0) if section.writers == "auto" else section.writers
         self._job, self._section = job, section
         self._queue = WriteQueue(num_threads=writers, depth=section.write_depth)
         self._finishing = ThreadPoolExecutor(1)
@@ -127,11 +126,6 @@ class _Extractor(ClipWorker):
         """See `ClipWorker`."""
         self._queue.close()
         self._finishing.shutdown()
-
-
-def encoders_beside_a_gpu() -> int:
-    """Threads that keep up with a GPU; beyond eight they only take the interpreter from each other."""
-    return max(1, min(8, (os.cpu_count() or 1) - 1))
 
 
 def _wait_for(groups: Sequence[Future[None]]) -> None:

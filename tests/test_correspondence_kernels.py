@@ -16,7 +16,6 @@ from difftrack.correspondence import (
     CORRECTED,
     AttentionRows,
     MatchingParams,
-    Replay,
     attention_of_points_with_heads,
     match_features,
     match_points,
@@ -184,20 +183,3 @@ def assert_same_attention(fused: AttentionRows, plain: AttentionRows) -> None:
         torch.testing.assert_close(getattr(fused, name), getattr(plain, name), atol=1e-6, rtol=1e-4)
     total = fused.text_mass + fused.frame_mass.sum(dim=-2)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
-
-
-@pytest.mark.skipif(not ON_CUDA, reason="recordings are CUDA's")
-def test_a_recording_gives_for_new_values_what_the_functions_give() -> None:
-    points = points_between_tokens()
-
-    def compute(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        matches = match_points(query, key, points, params=FUSED)
-        return matches.points_xy_token, matches.probability
-
-    buffers, others = draw(15, 48), draw(16, 48)
-    replay = Replay(compute, *buffers)
-    for values in (buffers, others):
-        for buffer, value in zip(buffers, values, strict=True):
-            buffer.copy_(value)
-        for found, expected in zip(replay(), compute(*values), strict=True):
-            assert torch.equal(found, expected)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from difftrack.correspondence import MatchSection
 from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid
 from difftrack.params import ParamsError
@@ -197,3 +198,8 @@ def test_a_misspelt_override_is_refused_before_anything_is_read(tmp_path: Path) 
         match.main({"matching": {"widow_radius": 1}}, {}, {})
     with pytest.raises(ParamsError, match=r"score\.scoring\.decimals is 'four'"):
         score.main({"scoring": {"decimals": "four"}}, {}, {})
+
+
+def test_matching_by_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kinds is empty; query_key, feature or both"):
+        MatchSection(kinds=())

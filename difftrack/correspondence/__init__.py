@@ -22,7 +22,6 @@ from difftrack.correspondence._matching import (
 from difftrack.correspondence._params import CORRECTED, RELEASED, Convention, MatchingParams
 from difftrack.correspondence._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
 from difftrack.correspondence._readout import Moves, point_probabilities, read_moves, read_rows, without_best
-from difftrack.correspondence._replay import Replay
 from difftrack.correspondence._rows import Descriptors, match_rows
 from difftrack.correspondence._time import latent_to_frames
 
@@ -39,7 +38,6 @@ __all__ = [
     "MatchingParams",
     "Moves",
     "QueryTokens",
-    "Replay",
     "TopMatches",
     "attention_of_points",
     "attention_of_points_per_head",

@@ -3,15 +3,13 @@
 Where descriptors come from is the caller's business: from a store, or from a backbone that runs.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from difftrack.correspondence._attention import AttentionRows, attention_of_points, attention_of_points_with_heads
@@ -50,6 +48,8 @@ class MatchSection:
 
     def __post_init__(self) -> None:
         _ = self.params
+        if not self.kinds:
+            raise ValueError("kinds is empty; query_key, feature or both are wanted")
 
     @property
     def params(self) -> MatchingParams:
@@ -81,27 +81,16 @@ class ClipMatcher:
             read: Gives `query`, `key`, `feature` `[head, latent_frame, row, col, channel]` and, where there is a text
                 mask, `text_key` `[head, text_token, channel]`.
         """
-        device = torch.device(self.device)
-        return _on_host(self._compute(device, **{kind: read(kind).to(device) for kind in self._kinds()}))
+        return _on_host(self._results(read))
 
-    def _kinds(self) -> tuple[str, ...]:
-        """Descriptors that are asked for."""
-        text = ("text_key",) if self.text_mask else ()
-        wanted = {"query_key": ("query", "key", *text), "feature": ("feature",)}
-        return tuple(kind for name in ("query_key", "feature") if name in self.section.kinds for kind in wanted[name])
-
-    def _points(self) -> Float[Tensor, "point xy"]:
+    def _results(self, read: Read) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """Axes and values by name, on the device."""
         params = self.section.params
-        return points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=params)
-
-    def _compute(self, device: torch.device, **given: Float[Tensor, "..."]) -> "_Results":
-        """All results as they leave the device; the axes of each by name."""
-        params, points = self.section.params, self._points()
+        points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=params)
         results: dict[str, tuple[tuple[str, ...], Tensor]] = {}
         if "query_key" in self.section.kinds:
-            query, key = given["query"], given["key"]
-            text_key = given.get("text_key", key.new_zeros(len(key), 0, key.shape[-1]))
-            text = (text_key, _mask_on(self.text_mask, str(device)), points)
+            query, key = (read(kind).to(self.device) for kind in ("query", "key"))
+            text = (*self._text(read, key), points)
             if self.section.per_head:
                 mean, heads = match_points_with_heads(query, key, points, params=params)
                 rows, rows_of_heads = attention_of_points_with_heads(query, key, *text, params=params)
@@ -113,9 +102,9 @@ class ClipMatcher:
             results |= self._attention(rows)
             results |= self._matches(mean)
         if "feature" in self.section.kinds:
-            results |= _named("feature_", self._matches(match_features(given["feature"], points, params=params)))
-        shapes = {name: (axes, tuple(tensor.shape)) for name, (axes, tensor) in results.items()}
-        return shapes, torch.cat([tensor.flatten() for _, tensor in results.values()])
+            matches = match_features(read("feature").to(self.device), points, params=params)
+            results |= _named("feature_", self._matches(matches))
+        return results
 
     def _matches(self, matches: Matches) -> dict[str, tuple[tuple[str, ...], Tensor]]:
         xy_px = tokens_to_points(matches.points_xy_token, stride_px=self.stride_px, params=self.section.params)
@@ -133,25 +122,20 @@ class ClipMatcher:
             "text_mass": (("point",), rows.text_mass),
         }
 
-
-_Results = tuple[dict[str, tuple[tuple[str, ...], tuple[int, ...]]], Float[Tensor, " number"]]
-"""Axes and shape of every result, and all their numbers one behind the other: a GPU is asked for them once."""
-
-
-def _on_host(results: _Results) -> Cell:
-    """Bring results home, in one piece."""
-    shapes, numbers = results
-    ends = np.cumsum([math.prod(shape) for _, shape in shapes.values()])
-    parts = np.split(numbers.cpu().numpy(), ends[:-1])
-    return {
-        name: (axes, part.reshape(shape)) for (name, (axes, shape)), part in zip(shapes.items(), parts, strict=True)
-    }
+    def _text(self, read: Read, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of the text tokens and which of them count; none where they are not kept."""
+        mask = torch.tensor(self.text_mask, dtype=torch.bool)
+        if not len(mask):
+            return key.new_zeros(len(key), 0, key.shape[-1]), mask
+        return read("text_key").to(self.device), mask
 
 
-@lru_cache(maxsize=32)
-def _mask_on(mask: tuple[bool, ...], device: str) -> Bool[Tensor, " text_token"]:
-    with torch.inference_mode(False):
-        return torch.tensor(mask, dtype=torch.bool).to(device)
+def _on_host(results: Mapping[str, tuple[tuple[str, ...], Float[Tensor, "..."]]]) -> Cell:
+    """Bring results home in one piece: a GPU is waited for once."""
+    numbers = torch.cat([tensor.flatten() for _, tensor in results.values()]).cpu().numpy()
+    parts = np.split(numbers, np.cumsum([tensor.numel() for _, tensor in results.values()])[:-1])
+    named = zip(results.items(), parts, strict=True)
+    return {name: (axes, part.reshape(tuple(tensor.shape))) for (name, (axes, tensor)), part in named}
 
 
 @runtime_checkable

@@ -53,8 +53,7 @@ class ExtractParams:
     """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
     (`tcp://host:port`): a Dask scheduler that runs."""
     writers: int | Literal["auto"] = "auto"
-    """Threads of each process that compress and write; auto: beside a GPU one per core but one,
-    eight at most; none (the model waits) without a GPU."""
+    """Threads of each process that compress and write; auto: 4 beside a GPU, none (the model waits) without."""
     write_depth: int = 4
     """Units that a process holds in memory on their way to disk, at most; then the model waits."""
 

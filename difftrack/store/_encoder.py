@@ -33,11 +33,11 @@ def encode_shard(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"]) -> list
     parts: list[bytes] = []
     index, end = [], 0
     chunk = np.empty(layout.chunk_shape, np.dtype(layout.dtype).newbyteorder("<"))
-    for number in range(layout.num_chunks):
+    for chunk_index in range(layout.num_chunks):
         if layout.frames_per_chunk is None:
             chunk[...] = numbers
         else:
-            frames = numbers[:, number * layout.frames_per_chunk :][:, : layout.frames_per_chunk]
+            frames = numbers[:, chunk_index * layout.frames_per_chunk :][:, : layout.frames_per_chunk]
             chunk[:, : frames.shape[1]] = frames
             chunk[:, frames.shape[1] :] = layout.fill_value
         encoded = _compress(layout, chunk)

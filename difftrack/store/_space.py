@@ -65,7 +65,7 @@ def trial_encoding(
         values: As for `GroupWriter.write`.
 
     Returns:
-        Bytes before compression per stored byte, and bytes before compression encoded per second by this process.
+        Bytes before compression per stored byte, and bytes before compression encoded per second by one thread.
 
     Raises:
         ValueError: a value cannot be stored so.

@@ -2,9 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Mapping
-from concurrent.futures import Executor, wait
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, Future, wait
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Num
@@ -18,6 +18,9 @@ from difftrack.store._shards import shard_problem
 from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams
 
 __all__ = ["GroupWriter", "create_group", "open_writer"]
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 class GroupWriter:
@@ -71,7 +74,7 @@ class GroupWriter:
             values: For each of the spec's entries its array of `spec.entry_shape(entry)`: float16, float32 or float64,
                 or uint16 holding the bits of bfloat16.
             checked: The values are of the stored type and known to be finite: where they were computed, both is cheap.
-            pool: Threads that encode and write the unit's arrays side by side; one after the other without.
+            pool: Threads that convert, encode and write the unit's arrays side by side; one after the other without.
 
         Raises:
             StoreError: an entry is missing, not asked for, of another shape, or holds values that the dtype cannot.
@@ -85,11 +88,11 @@ class GroupWriter:
             raise StoreError(
                 f"{self._name(step, layer)}: got {', '.join(sorted(values)) or 'nothing'}; wanted {wanted}"
             )
-        encoded = {entry: self._encode(step, layer, entry, values[entry], checked) for entry in self.spec.entries}
+        encoded = _each(pool, lambda entry: self._encode(step, layer, entry, values[entry], checked), self.spec.entries)
         arrays = [
-            (layout, numbers)
-            for entry, of_entry in encoded.items()
-            for layout, numbers in zip(self._schema.entry_layouts(entry), of_entry, strict=True)
+            array
+            for entry, of_entry in zip(self.spec.entries, encoded, strict=True)
+            for array in zip(self._schema.entry_layouts(entry), of_entry, strict=True)
         ]
 
         def write_shard(array: tuple[ArrayLayout, Num[np.ndarray, "..."]]) -> None:
@@ -97,14 +100,7 @@ class GroupWriter:
 
             self._files.write(join(self._group, array[0].shard_key(*indices)), *encode_shard(*array))
 
-        if pool is None:
-            for array in arrays:
-                write_shard(array)
-            return
-        written = [pool.submit(write_shard, array) for array in arrays]
-        wait(written)  # for all of them, whatever happens to one: the caller takes `values` back
-        for shard in written:
-            shard.result()
+        _each(pool, write_shard, arrays)
 
     def finish(self) -> None:
         """Declare the group complete, after checking that every unit is there.
@@ -215,6 +211,19 @@ def open_writer(root: StorePath, group: str) -> GroupWriter:
     if header is None:
         raise StoreError(f"{files.path(group)} does not exist; create_group makes it")
     return GroupWriter(root, group, GroupSchema.from_header(header))
+
+
+def _each(pool: Executor | None, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
+    """Apply a function side by side, and wait for all, whatever happens to one: the caller takes its memory back."""
+    if pool is None:
+        return [function(item) for item in items]
+    under_way: list[Future[ResultT]] = []
+    try:
+        for item in items:
+            under_way.append(pool.submit(function, item))  # noqa: PERF401 - those that are under way count at once
+    finally:
+        wait(under_way)
+    return [future.result() for future in under_way]
 
 
 def _existing(files: Files, group: str) -> Header | None:

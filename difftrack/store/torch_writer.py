@@ -8,7 +8,6 @@ slow the disk is.
 """
 
 import queue
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,7 +76,6 @@ class WriteQueue:
             self._slots.put(_Slot())
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._units: dict[GroupWriter, list[Future[None]]] = defaultdict(list)
-        self._lock = threading.Lock()
 
     def put(
         self,
