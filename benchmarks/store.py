@@ -180,7 +180,7 @@ def _store(path: Path, values: np.ndarray, params: StoreParams) -> Format:
         return store.sel(clip="clip", step=0, layer=0, kind="query", **part)
 
     return Format(
-        path / "clip" / "query" / "c",
+        path / "clip",
         lambda: writer.write(0, 0, {"query": values}),
         sel,
         lambda: sel(latent_frame=frame),
@@ -276,7 +276,8 @@ def _seconds(action: Callable[[], object], *, budget_s: float = 0.25) -> float:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    """Bytes of a file, or of all shards in a group: int8 has its scales beside its numbers."""
+    return path.stat().st_size if path.is_file() else sum(shard.stat().st_size for shard in path.rglob("c.*"))
 
 
 def _processor() -> str:
