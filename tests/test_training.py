@@ -32,6 +32,7 @@ from difftrack.training import (
     Replicas,
     TransformerTraining,
     _data,
+    autoencoder_loss,
     encode_batch,
     frame_times,
     load_weights,
@@ -45,6 +46,7 @@ from difftrack.training import (
     rotary_tables,
     save_pipeline,
     time_autoencoder,
+    to_model_range,
     tokenize,
     train_autoencoder,
     train_transformer,
@@ -210,6 +212,21 @@ def test_the_autoencoder_learns_and_says_how_large_its_latents_are(tmp_path: Pat
     assert _log(tmp_path / "autoencoder.jsonl", "frames")[:6] == [9, 9, 1, 9, 9, 1]
     latents = encode_batch(autoencoder, batch.frames, frames_alone=False)
     assert float(latents.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_without_the_absolute_error_the_loss_is_what_psnr_measures(batch: ClipBatch) -> None:
+    worker = Worker(_autoencoder(), "float32")
+    videos = to_model_range(batch.frames)
+
+    def loss(weight: float) -> tuple[float, dict[str, Tensor]]:
+        params = replace(FAST, l1_weight=weight, kl_weight=0.0)
+        value, logged = autoencoder_loss(worker, videos, params, torch.Generator().manual_seed(0))
+        return float(value.detach()), logged
+
+    alone, logged = loss(0.0)
+    assert alone == pytest.approx(8 * 4 * 10 ** (-float(logged["psnr_db"]) / 10), rel=1e-5)
+    assert loss(2.0)[0] - alone == pytest.approx(2 * (loss(1.0)[0] - alone), rel=1e-4)
+    assert loss(1.0)[0] > alone
 
 
 def test_a_frozen_encoder_keeps_its_latents(tmp_path: Path, batch: ClipBatch) -> None:

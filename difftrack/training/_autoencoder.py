@@ -46,6 +46,8 @@ class AutoencoderTraining:
     peak_learning_rate: float = 1.5e-3
     constant_share: float = 0.2
     """Share of the schedule at the peak, before the cosine."""
+    l1_weight: float = 1.0
+    """Of the mean absolute error beside 8 times the squared one; 0 trains for the reconstruction's PSNR alone."""
     kl_weight: float = 1e-6
     average_decay: float = 0.995
     precision: Precision = "bfloat16"
@@ -186,7 +188,7 @@ def autoencoder_loss(
     error = restored.float() - videos
     kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     square = error.square().mean()
-    loss = error.abs().mean() + 8 * square + params.kl_weight * kl
+    loss = params.l1_weight * error.abs().mean() + 8 * square + params.kl_weight * kl
     return loss, {"loss": loss.detach(), "psnr_db": -10 * torch.log10(square.detach() / 4), "kl": kl.detach()}
 
 
