@@ -1,0 +1,23 @@
+"""Benchmarks at sizes at which they take seconds: what they say of themselves, not how long it took."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import store
+
+
+def test_the_store_benchmark_weighs_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(action: Callable[[], object]) -> float:
+        action()
+        return 1.0
+
+    monkeypatch.setattr(store, "_seconds", once)
+    query, key = np.random.default_rng(0).normal(size=(2, 3, 5, 7, 13, 11)).astype(np.float16)
+    rows = store._compare(tmp_path / "store", query, key)
+    assert rows["np.memmap"].ratio == pytest.approx(1)
+    assert rows["store, codec none"].ratio == pytest.approx(1, abs=0.02)
+    assert 1.5 < rows["store, dtype int8"].ratio < 2
+    assert all(row.matches_kept == 1 for name, row in rows.items() if "dtype" not in name)
