@@ -1,21 +1,33 @@
-"""Codecs of the stored chunks: their zarr v3 description, and the decoder.
+"""Codecs of the stored chunks: their zarr v3 description, the encoder and the decoder.
 
 Every chunk ends in a CRC-32C of its compressed bytes, whatever the codec.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
-__all__ = ["BLOSC_BLOCK_BYTES", "CodecName", "decode_into", "zarr_codecs"]
+__all__ = ["CHECKSUM_BYTES", "CodecName", "decode_into", "encode", "zarr_codecs"]
 
 CodecName = Literal["blosc-zstd", "blosc-lz4", "zstd", "none"]
 
 BLOSC_BLOCK_BYTES = 1 << 20
 """Blosc's own choice of block is smaller and halves what byte shuffling gains."""
+
+CHECKSUM_BYTES = 4
+"""Of a CRC-32C."""
+
+_BLOSC: Mapping[str, tuple[Literal["zstd", "lz4"], Literal["shuffle", "bitshuffle"]]] = {
+    "blosc-zstd": ("zstd", "shuffle"),
+    "blosc-lz4": ("lz4", "bitshuffle"),
+}
+"""Compressor and shuffle of the codecs that are Blosc's."""
+
+_SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 _DECODERS = {"blosc-zstd": Blosc(), "blosc-lz4": Blosc(), "zstd": Zstd()}
 
@@ -28,14 +40,19 @@ def zarr_codecs(name: CodecName, level: int, itemsize: int) -> list[Any]:
         return [Crc32cCodec()]
     if name == "zstd":
         return [ZstdCodec(level=level, checksum=False), Crc32cCodec()]
-    blosc = BloscCodec(
-        cname="zstd" if name == "blosc-zstd" else "lz4",
-        clevel=level,
-        shuffle="shuffle" if name == "blosc-zstd" else "bitshuffle",
-        typesize=itemsize,
-        blocksize=BLOSC_BLOCK_BYTES,
-    )
+    compressor, shuffle = _BLOSC[name]
+    blosc = BloscCodec(cname=compressor, clevel=level, shuffle=shuffle, typesize=itemsize, blocksize=BLOSC_BLOCK_BYTES)
     return [blosc, Crc32cCodec()]
+
+
+def encode(name: CodecName, level: int, chunk: Num[np.ndarray, "*chunk"]) -> bytes:
+    """Encode one chunk, without its checksum, to the bytes that `zarr_codecs` would give."""
+    if name == "none":
+        return chunk.tobytes()
+    if name == "zstd":
+        return bytes(Zstd(level=level).encode(chunk))
+    compressor, shuffle = _BLOSC[name]
+    return bytes(Blosc(compressor, level, _SHUFFLES[shuffle], BLOSC_BLOCK_BYTES, typesize=chunk.itemsize).encode(chunk))
 
 
 def decode_into(name: CodecName, content: UInt8[np.ndarray, " byte"], out: UInt8[np.ndarray, " value_byte"]) -> None:

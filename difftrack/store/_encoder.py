@@ -9,10 +9,8 @@ import google_crc32c
 import numcodecs.blosc
 import numpy as np
 from jaxtyping import Num
-from numcodecs.blosc import Blosc
-from numcodecs.zstd import Zstd
 
-from difftrack.store._codecs import BLOSC_BLOCK_BYTES
+from difftrack.store._codecs import CHECKSUM_BYTES, encode
 from difftrack.store._spec import ArrayLayout
 
 __all__ = ["encode_shard"]
@@ -40,23 +38,13 @@ def encode_shard(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"]) -> list
             frames = numbers[:, chunk_index * layout.frames_per_chunk :][:, : layout.frames_per_chunk]
             chunk[:, : frames.shape[1]] = frames
             chunk[:, frames.shape[1] :] = layout.fill_value
-        encoded = _compress(layout, chunk)
+        encoded = encode(layout.codec, layout.level, chunk)
         parts += [encoded, _checksum(encoded)]
-        index.append((end, len(encoded) + 4))
-        end += len(encoded) + 4
+        index.append((end, len(encoded) + CHECKSUM_BYTES))
+        end += len(encoded) + CHECKSUM_BYTES
     table = np.array(index, "<u8").tobytes()
     return [*parts, table, _checksum(table)]
 
 
-def _compress(layout: ArrayLayout, chunk: Num[np.ndarray, "*chunk"]) -> bytes:
-    if layout.codec == "none":
-        return chunk.tobytes()
-    if layout.codec == "zstd":
-        return bytes(Zstd(level=layout.level).encode(chunk))
-    name, shuffle = ("zstd", Blosc.SHUFFLE) if layout.codec == "blosc-zstd" else ("lz4", Blosc.BITSHUFFLE)
-    blosc = Blosc(name, layout.level, shuffle, BLOSC_BLOCK_BYTES, typesize=chunk.itemsize)
-    return bytes(blosc.encode(chunk))
-
-
 def _checksum(content: bytes) -> bytes:
-    return int(google_crc32c.value(content)).to_bytes(4, "little")
+    return int(google_crc32c.value(content)).to_bytes(CHECKSUM_BYTES, "little")

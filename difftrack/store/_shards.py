@@ -12,14 +12,12 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Num, UInt8
 
-from difftrack.store._codecs import decode_into
+from difftrack.store._codecs import CHECKSUM_BYTES, decode_into
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Blob, Files
 from difftrack.store._spec import ArrayLayout
 
 __all__ = ["read_shard", "shard_problem"]
-
-_CHECKSUM_BYTES = 4
 
 
 def read_shard(
@@ -93,7 +91,7 @@ class _IndexError(ValueError):
 
 def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
     """(offset, length) of every chunk, after checking that they and the index fill the file exactly."""
-    size = 16 * num_chunks + _CHECKSUM_BYTES
+    size = 16 * num_chunks + CHECKSUM_BYTES
     if blob.size < size:
         raise _IndexError(f"{blob.size} bytes are too few for its index")
     try:
@@ -103,7 +101,7 @@ def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
     index = [(int(offset), int(length)) for offset, length in table]
     end = 0
     for offset, length in sorted(index):
-        if offset != end or length < _CHECKSUM_BYTES:
+        if offset != end or length < CHECKSUM_BYTES:
             raise _IndexError("its index leaves gaps or lacks a chunk")
         end = offset + length
     if end + size != blob.size:
@@ -113,8 +111,8 @@ def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
 
 def _checked(content: UInt8[np.ndarray, " byte"]) -> UInt8[np.ndarray, "byte-4"]:
     """Split off the checksum at the end and compare it."""
-    body, stored = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-    if stored.size != _CHECKSUM_BYTES or google_crc32c.value(body) != int.from_bytes(stored.tobytes(), "little"):
+    body, stored = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+    if stored.size != CHECKSUM_BYTES or google_crc32c.value(body) != int.from_bytes(stored.tobytes(), "little"):
         raise ValueError("a checksum does not match")
     return body
 
