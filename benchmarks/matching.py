@@ -4,7 +4,8 @@ Beside this project's functions runs a plain re-statement of how the released co
 divided instead of queries, one latent frame after the other, probabilities in the inputs' type, a second softmax and a
 maximum across the rows of memory, index grids built anew for every frame), in the same process on the same inputs and
 threads. On a CPU, where other work would add to the clock on the wall, seconds are those that the process computed; on
-a GPU a recording of all three parts says how much of their time goes into launching kernels.
+a GPU all three parts together are what `ClipMatcher` does in the `match` stage, which replays a recording of them and
+brings the results home; beside it stands what they take when every kernel is launched anew.
 Results go to benchmarks/results/matching_<shape>_<device>.json.
 
     python -m benchmarks.matching --shape recipe --threads 1
@@ -19,7 +20,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,7 +32,9 @@ import torch
 from torch import Tensor
 
 from difftrack.correspondence import (
+    ClipMatcher,
     MatchingParams,
+    MatchSection,
     attention_of_points,
     attention_rows,
     latent_to_frames,
@@ -276,24 +279,33 @@ def ours_together(inputs: Inputs, params: MatchingParams) -> Tensor:
     return parts[0]
 
 
-def recorded(inputs: Inputs) -> Callable[[], Tensor]:
-    """Record all three parts as one CUDA graph: what is left of their time once nothing waits for a launch.
+def clip_matcher(inputs: Inputs, device: str) -> Callable[[], Tensor]:
+    """Do all three parts as the `match` stage does, results on the host; px per video frame by query and key."""
+    section = MatchSection(convention="released", per_head=False, device=device)
+    text_mask = (True,) * inputs.text_key.shape[1]
+    matcher = ClipMatcher(section, inputs.points_xy_px.numpy(), STRIDE_PX, text_mask)
+    given = {"query": inputs.query, "key": inputs.key, "feature": inputs.feature, "text_key": inputs.text_key}
 
-    A bound, not a service: a recording reads the memory that it was made with, caches' included.
-    """
-    side = torch.cuda.Stream(inputs.query.device)  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream(inputs.query.device))
-    with torch.cuda.stream(side):
-        ours_together(inputs, RELEASED)  # compiles, and fills caches
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
-        results = ours_together(inputs, RELEASED)
+    def match() -> Tensor:
+        found = matcher.match(given.__getitem__)
+        tracks = np.stack([found[name][1] for name in ("match_xy_px", "feature_match_xy_px")])
+        num_frames = 1 + 4 * (tracks.shape[1] - 1)
+        return latent_to_frames(torch.from_numpy(tracks), num_frames=num_frames, temporal_stride=4, params=RELEASED)[0]
 
-    def replay() -> Tensor:
-        graph.replay()
-        return results
+    return match
 
-    return replay
+
+def record(several: Sequence[Callable[[], Tensor]]) -> float:
+    """Call what records itself until it has, and give the most MB that a GPU set aside for one of them."""
+    sizes = []
+    for match in several:
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        for _ in range(3):
+            match()
+        torch.cuda.empty_cache()
+        sizes.append((torch.cuda.memory_reserved() - before) / 2**20)
+    return max(sizes)
 
 
 def least_disturbed(functions: Mapping[str, Callable[[], Tensor]], device: str, repeats: int) -> dict[str, float]:
@@ -335,13 +347,17 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
     total = {key: sum(part[key] for part in parts.values()) for key in ("seconds", "seconds_24_points", "slow_seconds")}
     if device.startswith("cuda"):
         total["sum_of_parts_seconds"] = total["seconds"]
-        together: dict[str, Callable[[], Tensor]] = {
-            "seconds": partial(ours_together, inputs, RELEASED),
-            "seconds_24_points": partial(ours_together, few, RELEASED),
-            "recorded_seconds": recorded(inputs),
-            "recorded_seconds_24_points": recorded(few),
+        recorded = {
+            "seconds": clip_matcher(inputs, device),
+            "seconds_24_points": clip_matcher(few, device),
         }
-        total |= least_disturbed(together, device, 10 * repeats)
+        total["recording_mb"] = record(list(recorded.values()))
+        launched = {
+            "launched_seconds": partial(ours_together, inputs, RELEASED),
+            "launched_seconds_24_points": partial(ours_together, few, RELEASED),
+        }
+        total |= least_disturbed({**recorded, **launched}, device, 10 * repeats)
+        total["recorded_equals_launched"] = torch.equal(recorded["seconds"](), ours_query_key(inputs, RELEASED).cpu())
     return {
         "shape_name": name,
         "shape": asdict(shape),
@@ -351,7 +367,7 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
             **total,
             "ratio": total["slow_seconds"] / total["seconds"],
             "ratio_24_to_all_points": total["seconds"] / total["seconds_24_points"],
-            "extra_mb": max(part["extra_mb"] or 0 for part in parts.values()),
+            "extra_mb": max(total.get("recording_mb", 0), *(part["extra_mb"] or 0 for part in parts.values())),
             "slow_extra_mb": max(part["slow_extra_mb"] or 0 for part in parts.values()),
         },
         "agreement_with_expected": agreement(inputs) if name == "recipe" else None,

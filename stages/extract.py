@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,9 @@ from difftrack.planning import outline_clips, plan_extraction
 from difftrack.store import GroupWriter, create_group, keep_groups, planned_bytes
 from difftrack.store.torch_writer import WriteQueue
 from stages._run import Paths, run
+
+MOST_WRITERS = 8
+"""Threads that write beside a GPU, unless told otherwise: nothing else is left to wait for after a clip's last layer."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -97,7 +101,8 @@ class _Extractor(ClipWorker):
 
     def __init__(self, job: ExtractJob) -> None:
         section, on_gpu = job.section, job.source().extractor.backbone.device.type == "cuda"
-        writers = (4 if on_gpu else 0) if section.writers == "auto" else section.writers
+        automatic = min(MOST_WRITERS, os.cpu_count() or 1) if on_gpu else 0
+        writers = automatic if section.writers == "auto" else section.writers
         self._job, self._section = job, section
         self._queue = WriteQueue(num_threads=writers, depth=section.write_depth)
         self._finishing = ThreadPoolExecutor(1)

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch import Tensor
 from difftrack.correspondence import (
     CORRECTED,
     AttentionRows,
+    ClipMatcher,
     MatchingParams,
+    MatchSection,
     attention_of_points_with_heads,
     match_features,
     match_points,
@@ -183,3 +186,65 @@ def assert_same_attention(fused: AttentionRows, plain: AttentionRows) -> None:
         torch.testing.assert_close(getattr(fused, name), getattr(plain, name), atol=1e-6, rtol=1e-4)
     total = fused.text_mass + fused.frame_mass.sum(dim=-2)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+
+
+def cell(seed: int, channels: int = 48) -> dict[str, Tensor]:
+    """What one (step, layer) leaves, on the CPU, each kind laid out as a backbone leaves it."""
+    generator = torch.Generator().manual_seed(seed)
+    video = torch.randn(3, FRAMES, ROWS, COLS, HEADS, channels, generator=generator).permute(0, 4, 1, 2, 3, 5)
+    text_key = torch.randn(7, HEADS, channels, generator=generator).transpose(0, 1)
+    return {**dict(zip(("query", "key", "feature"), video, strict=True)), "text_key": text_key}
+
+
+def matchers(convention: Any, text_mask: tuple[bool, ...], *, per_head: bool = True) -> tuple[ClipMatcher, ClipMatcher]:
+    """One on the CPU, one on the GPU."""
+    points = (16 * points_between_tokens()).numpy().clip(0)
+    on_cpu, on_gpu = (
+        ClipMatcher(MatchSection(convention=convention, device=device, per_head=per_head), points, 16, text_mask)
+        for device in ("cpu", "cuda")
+    )
+    return on_cpu, on_gpu
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+@pytest.mark.parametrize("convention", ["corrected", "released"])
+@pytest.mark.parametrize("text_mask", [(), (True,) * 5 + (False,) * 2])
+@pytest.mark.parametrize("per_head", [True, False])
+def test_recorded_matches_of_every_cell_are_those_of_a_cpu(
+    convention: Any, text_mask: tuple[bool, ...], per_head: bool
+) -> None:
+    on_cpu, on_gpu = matchers(convention, text_mask, per_head=per_head)
+    for seed in (1, 2, 1, 3):  # plainly, recorded, replayed, replayed
+        found, expected = (matcher.match(cell(seed).__getitem__) for matcher in (on_gpu, on_cpu))
+        assert list(found) == list(expected)
+        for name, (axes, values) in found.items():
+            assert axes == expected[name][0]
+            np.testing.assert_allclose(values, expected[name][1], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_a_recording_reads_what_lies_in_its_place_now_and_changes_no_input() -> None:
+    _, on_gpu = matchers("corrected", (True,) * 7)
+    places = {kind: torch.empty_like(tensor, device="cuda") for kind, tensor in cell(0).items()}
+    found: dict[int, list[dict[str, np.ndarray]]] = {1: [], 2: []}
+    for seed in (1, 2, 1, 2):
+        for kind, tensor in cell(seed).items():
+            places[kind].copy_(tensor)
+        found[seed].append({name: values for name, (_, values) in on_gpu.match(places.__getitem__).items()})
+        for kind, tensor in cell(seed).items():
+            assert torch.equal(places[kind].cpu(), tensor)
+    for first, second in found.values():
+        assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+    assert (found[1][0]["match_probability"] != found[2][0]["match_probability"]).any()
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_a_recording_outlives_what_others_keep_for_other_points() -> None:
+    _, on_gpu = matchers("corrected", (True,) * 7)
+    given = {kind: tensor.to("cuda") for kind, tensor in cell(4).items()}
+    before = [on_gpu.match(given.__getitem__) for _ in range(3)][-1]
+    for seed in range(40):
+        points = 16 * torch.rand(17, 2, generator=torch.Generator().manual_seed(seed)).numpy() * [COLS - 1, ROWS - 1]
+        ClipMatcher(on_gpu.section, points.astype(np.float32), 16, (True,) * 6 + (False,)).match(given.__getitem__)
+    after = on_gpu.match(given.__getitem__)
+    assert all(after[name][1].tobytes() == values.tobytes() for name, (_, values) in before.items())

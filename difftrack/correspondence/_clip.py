@@ -3,21 +3,25 @@
 Where descriptors come from is the caller's business: from a store, or from a backbone that runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from difftrack.correspondence._attention import AttentionRows, attention_of_points, attention_of_points_with_heads
+from difftrack.correspondence._backends import choose_backend
 from difftrack.correspondence._features import match_features
+from difftrack.correspondence._kept import kept
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import match_points, match_points_with_heads
 from difftrack.correspondence._params import Convention, MatchingParams
 from difftrack.correspondence._points import points_to_tokens, tokens_to_points
+from difftrack.correspondence._recordings import Recordings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -59,7 +63,10 @@ class MatchSection:
 
 @dataclass(frozen=True, slots=True)
 class ClipMatcher:
-    """Introduces one clip's query points to descriptors, one (step, layer) at a time."""
+    """Introduces one clip's query points to descriptors, one (step, layer) at a time.
+
+    On a GPU, where launching the kernels one by one takes longer than running them, they are recorded and replayed.
+    """
 
     section: MatchSection
     points_xy_px: Float[np.ndarray, "point xy"]
@@ -67,6 +74,12 @@ class ClipMatcher:
     stride_px: int
     text_mask: tuple[bool, ...]
     """True at text tokens that count; empty where the text's keys are not kept."""
+    _params: MatchingParams = field(init=False, repr=False, compare=False)
+    _recordings: "Recordings[_Labels]" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_params", self.section.params)
+        object.__setattr__(self, "_recordings", Recordings(self._compute))
 
     @property
     def device(self) -> str:
@@ -81,16 +94,31 @@ class ClipMatcher:
             read: Gives `query`, `key`, `feature` `[head, latent_frame, row, col, channel]` and, where there is a text
                 mask, `text_key` `[head, text_token, channel]`.
         """
-        return _on_host(self._results(read))
+        given = {kind: read(kind).to(self.device) for kind in self._kinds()}
+        on_cuda = next(iter(given.values())).is_cuda
+        if on_cuda and choose_backend(self._params, on_cuda=True) == "triton":
+            return _named_arrays(*self._recordings(given))
+        labels, numbers = self._compute(given)
+        return _named_arrays(labels, numbers.cpu().numpy())
 
-    def _results(self, read: Read) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-        """Axes and values by name, on the device."""
-        params = self.section.params
+    def _kinds(self) -> Iterator[str]:
+        """Descriptors that are asked for."""
+        if "query_key" in self.section.kinds:
+            yield from ("query", "key")
+            if self.text_mask:
+                yield "text_key"
+        if "feature" in self.section.kinds:
+            yield "feature"
+
+    def _compute(self, given: Mapping[str, Tensor]) -> "tuple[_Labels, Float[Tensor, ' number']]":
+        """Everything that is asked for, in one piece on the device: a GPU is then waited for once."""
+        params = self._params
         points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=params)
         results: dict[str, tuple[tuple[str, ...], Tensor]] = {}
         if "query_key" in self.section.kinds:
-            query, key = (read(kind).to(self.device) for kind in ("query", "key"))
-            text = (*self._text(read, key), points)
+            query, key = given["query"], given["key"]
+            text_key = given.get("text_key", key.new_zeros(len(key), 0, key.shape[-1]))
+            text = (text_key, _mask_on(self.text_mask, str(key.device)), points)
             if self.section.per_head:
                 mean, heads = match_points_with_heads(query, key, points, params=params)
                 rows, rows_of_heads = attention_of_points_with_heads(query, key, *text, params=params)
@@ -102,12 +130,13 @@ class ClipMatcher:
             results |= self._attention(rows)
             results |= self._matches(mean)
         if "feature" in self.section.kinds:
-            matches = match_features(read("feature").to(self.device), points, params=params)
+            matches = match_features(given["feature"], points, params=params)
             results |= _named("feature_", self._matches(matches))
-        return results
+        labels = {name: (axes, tuple(tensor.shape)) for name, (axes, tensor) in results.items()}
+        return labels, torch.cat([tensor.flatten() for _, tensor in results.values()])
 
     def _matches(self, matches: Matches) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-        xy_px = tokens_to_points(matches.points_xy_token, stride_px=self.stride_px, params=self.section.params)
+        xy_px = tokens_to_points(matches.points_xy_token, stride_px=self.stride_px, params=self._params)
         return {
             "match_xy_px": (("latent_frame", "point", "xy"), xy_px),
             "match_probability": (("latent_frame", "point"), matches.probability),
@@ -122,20 +151,21 @@ class ClipMatcher:
             "text_mass": (("point",), rows.text_mass),
         }
 
-    def _text(self, read: Read, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of the text tokens and which of them count; none where they are not kept."""
-        mask = torch.tensor(self.text_mask, dtype=torch.bool)
-        if not len(mask):
-            return key.new_zeros(len(key), 0, key.shape[-1]), mask
-        return read("text_key").to(self.device), mask
+
+_Labels = Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
+"""Name -> axes and shape of every result; their numbers lie one behind the other."""
 
 
-def _on_host(results: Mapping[str, tuple[tuple[str, ...], Float[Tensor, "..."]]]) -> Cell:
-    """Bring results home in one piece: a GPU is waited for once."""
-    numbers = torch.cat([tensor.flatten() for _, tensor in results.values()]).cpu().numpy()
-    parts = np.split(numbers, np.cumsum([tensor.numel() for _, tensor in results.values()])[:-1])
-    named = zip(results.items(), parts, strict=True)
-    return {name: (axes, part.reshape(tuple(tensor.shape))) for (name, (axes, tensor)), part in named}
+def _named_arrays(labels: _Labels, numbers: Float[np.ndarray, " number"]) -> Cell:
+    ends = np.cumsum([math.prod(shape) for _, shape in labels.values()])
+    named = zip(labels.items(), np.split(numbers, ends[:-1]), strict=True)
+    return {name: (axes, part.reshape(shape)) for (name, (axes, shape)), part in named}
+
+
+@kept
+def _mask_on(mask: tuple[bool, ...], device: str) -> Bool[Tensor, " text_token"]:
+    with torch.inference_mode(False):
+        return torch.tensor(mask, dtype=torch.bool).to(device)
 
 
 @runtime_checkable

@@ -1,7 +1,6 @@
 """Query points: from pixels to token coordinates and to the tokens whose probability rows they need."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftrack import geometry
+from difftrack.correspondence._kept import kept
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 
 __all__ = ["QueryTokens", "nearest_tokens", "points_to_tokens", "query_tokens", "tokens_to_points"]
@@ -103,7 +103,7 @@ def _bytes_of(points: Float[Tensor, "point xy"]) -> bytes:
     return points.detach().float().cpu().numpy().tobytes()
 
 
-@lru_cache(maxsize=32)
+@kept
 def _query_tokens(
     points: bytes, rows: int, cols: int, query_margin: str, padding: str, radius: int, device: str
 ) -> QueryTokens | int:
@@ -151,7 +151,7 @@ def nearest_tokens(
     return _nearest_tokens(_bytes_of(points_xy_token), rows, cols, swapped, str(device or points_xy_token.device))
 
 
-@lru_cache(maxsize=32)
+@kept
 def _nearest_tokens(points: bytes, rows: int, cols: int, swapped: bool, device: str) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
         nearest = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy()).round().long()

@@ -1,11 +1,10 @@
 """From latent frames to video frames."""
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftrack.correspondence._kept import kept
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.geometry import latent_position_of_frames
 
@@ -39,7 +38,7 @@ def latent_to_frames(
     )
 
 
-@lru_cache(maxsize=32)
+@kept
 def _places(
     num_frames: int, num_latent_frames: int, temporal_stride: int, upsampling: str, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """Writing a group of descriptors: created, resumed, and declared complete."""
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future, wait
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -74,7 +74,7 @@ class GroupWriter:
             values: For each of the spec's entries its array of `spec.entry_shape(entry)`: float16, float32 or float64,
                 or uint16 holding the bits of bfloat16.
             checked: The values are of the stored type and known to be finite: where they were computed, both is cheap.
-            pool: Threads that convert, encode and write the unit's arrays side by side; one after the other without.
+            pool: Threads that convert, encode and write the unit's chunks side by side; one after the other without.
 
         Raises:
             StoreError: an entry is missing, not asked for, of another shape, or holds values that the dtype cannot.
@@ -95,12 +95,12 @@ class GroupWriter:
             for array in zip(self._schema.entry_layouts(entry), of_entry, strict=True)
         ]
 
-        def write_shard(array: tuple[ArrayLayout, Num[np.ndarray, "..."]]) -> None:
-            from difftrack.store._encoder import encode_shard  # it settles how Blosc runs, which readers need not
+        from difftrack.store._encoder import encode_chunk, join_chunks  # settles how Blosc runs, which readers need not
 
-            self._files.write(join(self._group, array[0].shard_key(*indices)), *encode_shard(*array))
-
-        _each(pool, write_shard, arrays)
+        jobs = [(*array, index) for array in arrays for index in range(array[0].num_chunks)]
+        chunks = iter(_each(pool, lambda job: encode_chunk(*job), jobs))
+        shards = [(layout, join_chunks([*islice(chunks, layout.num_chunks)])) for layout, _ in arrays]
+        _each(pool, lambda shard: self._files.write(self._key(shard[0], *indices), *shard[1]), shards)
 
     def finish(self) -> None:
         """Declare the group complete, after checking that every unit is there.
@@ -142,11 +142,13 @@ class GroupWriter:
     def _unit_problem(self, unit: tuple[int, int], *, checksums: bool) -> str | None:
         indices = self._schema.indices(*unit)
         for layout in self._schema.layouts.values():
-            key = join(self._group, layout.shard_key(*indices))
-            problem = shard_problem(self._files, key, layout, checksums=checksums)
+            problem = shard_problem(self._files, self._key(layout, *indices), layout, checksums=checksums)
             if problem:
                 return problem
         return None
+
+    def _key(self, layout: ArrayLayout, step_index: int, layer_index: int) -> str:
+        return join(self._group, layout.shard_key(step_index, layer_index))
 
     def _name(self, step: int, layer: int) -> str:
         return f"{self._files.path(self._group)}, step {step}, layer {layer}"
@@ -270,7 +272,7 @@ def _difference(header: Header, schema: GroupSchema) -> str | None:
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name) and name != "fingerprint"
     ]
-    return f"was written with other parameters: {'; '.join(itertools.islice(differing, 5))}"
+    return f"was written with other parameters: {'; '.join(islice(differing, 5))}"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
