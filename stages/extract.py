@@ -24,7 +24,7 @@ from difftrack.store.torch_writer import WriteQueue
 from stages._run import Paths, run
 
 MOST_WRITERS = 8
-"""Threads that write beside a GPU, unless told otherwise: nothing else is left to wait for after a clip's last layer."""
+"""Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:

@@ -30,8 +30,10 @@ from difftrack.training import (
     PoolParams,
     Probe,
     Replicas,
+    TextTraining,
     TransformerTraining,
     _data,
+    adopt_text_encoder,
     autoencoder_loss,
     encode_batch,
     frame_times,
@@ -41,7 +43,9 @@ from difftrack.training import (
     make_text_encoder,
     make_tokenizer,
     make_transformer,
+    phrases_of,
     probe_clips,
+    random_prompts,
     reconstruction_psnr,
     rotary_tables,
     save_pipeline,
@@ -49,6 +53,7 @@ from difftrack.training import (
     to_model_range,
     tokenize,
     train_autoencoder,
+    train_text_encoder,
     train_transformer,
 )
 from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
@@ -568,3 +573,66 @@ def test_replicas_keep_one_set_of_weights_and_the_first_writes(tmp_path: Path) -
     assert not torch.equal(first["weights"], _weights(_denoiser()))
     assert [(tmp_path / f"saved-{rank}").exists() for rank in (0, 1)] == [True, False]
     assert len(_log(tmp_path / "run" / "transformer.jsonl", "loss")) == 3
+
+
+def test_phrases_begin_at_objects_the_background_and_the_camera() -> None:
+    prompt = (
+        "a red striped circle moves down and right and a blue photo star stands still"
+        " over a gray cloudy background the camera pans up and left and zooms in"
+    )
+    assert phrases_of(prompt) == ([0] * 8 + [-1] + [1] * 6 + [2] * 5 + [3] * 9, [0, 1, 3, 4])
+    assert phrases_of("a red circle over a blue background") == ([0, 0, 0, 1, 1, 1, 1], [0, 3])
+    assert phrases_of("") == ([], [])
+
+
+def test_random_prompts_are_the_renderers_and_the_same_every_time() -> None:
+    prompts = random_prompts(range(40, 90))
+    assert prompts[3:] == random_prompts(range(43, 90))
+    assert len(set(prompts)) == 50
+    assert {word for prompt in prompts for word in prompt.split()} <= set(VOCABULARY)
+    assert sum("camera" in prompt for prompt in prompts) == 20
+    for prompt in prompts:
+        phrases, roles = phrases_of(prompt)
+        objects = prompt.count(" and a ") + 1
+        assert roles[:objects] == [0, 1, 2][:objects]
+        assert roles[objects:] == [3, 4][: 1 + ("camera" in prompt)]
+        assert phrases.count(-1) == objects - 1
+
+
+def test_a_text_encoder_learns_which_words_belong_together() -> None:
+    sizes = replace(SIZES, text_length=15, text_layers=2)
+    tokenizer = make_tokenizer(sizes)
+
+    def train(steps: int) -> dict[str, float]:
+        torch.manual_seed(0)
+        params = TextTraining(num_prompts=1000, max_steps=steps, batch_size=8)
+        encoder = make_text_encoder(sizes, tokenizer)
+        return train_text_encoder(encoder, tokenizer, params, text_length=15, device=CPU)
+
+    untrained, trained = train(0), train(300)
+    assert list(trained) == ["own_word", "role", "phrase_words"]
+    assert untrained["phrase_words"] < 0.01
+    assert trained["own_word"] > 0.9
+    assert trained["role"] > untrained["role"] + 0.3
+    assert trained["phrase_words"] > 0.15
+
+
+def test_a_transformer_keeps_understanding_the_words_of_a_turned_text_encoder() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(13, 5, generator=generator)
+    turn = torch.linalg.qr(torch.randn(5, 5, generator=generator))[0]
+    shift = torch.randn(5, generator=generator)
+    old = nn.Linear(5, 7)
+    tokens = torch.randint(13, (71, 3), generator=generator)
+    new = adopt_text_encoder(old, lambda ids: words[ids], lambda ids: 2 * words[ids] @ turn + shift, tokens)
+    torch.testing.assert_close(new.weight, old.weight @ turn / 2, rtol=0, atol=1e-5)
+    torch.testing.assert_close(new.bias, old.bias - old.weight @ turn @ shift / 2, rtol=0, atol=1e-5)
+
+
+def test_a_text_encoder_of_another_width_is_adopted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words, wider = torch.randn(11, 3, generator=generator), torch.randn(3, 5, generator=generator)
+    old = nn.Linear(3, 2)
+    tokens = torch.arange(11)[:, None]
+    new = adopt_text_encoder(old, lambda ids: words[ids], lambda ids: words[ids] @ wider, tokens)
+    torch.testing.assert_close(new(words @ wider), old(words), rtol=0, atol=1e-4)

@@ -13,10 +13,22 @@ from difftrack.rendering._render import (
     render_clip,
 )
 from difftrack.rendering._scene import RenderSpec, Scene, sample_scene
-from difftrack.rendering._textures import PHOTOS, TEXTURE_SIZE, Role, Texture, make_texture
+from difftrack.rendering._textures import (
+    PALETTE,
+    PATTERNS,
+    PHOTO_WORDS,
+    PHOTOS,
+    TEXTURE_SIZE,
+    Role,
+    Texture,
+    make_texture,
+)
 
 __all__ = [
+    "PALETTE",
+    "PATTERNS",
     "PHOTOS",
+    "PHOTO_WORDS",
     "SHUTTER_SAMPLES",
     "TEXTURE_SIZE",
     "VOCABULARY",

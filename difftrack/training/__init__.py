@@ -24,6 +24,14 @@ from difftrack.training._networks import (
 )
 from difftrack.training._probe import Probe, rotary_tables
 from difftrack.training._replicas import ALONE, Replicas
+from difftrack.training._text import (
+    TextTraining,
+    adopt_text_encoder,
+    load_transformer_of_another_text_encoder,
+    phrases_of,
+    random_prompts,
+    train_text_encoder,
+)
 from difftrack.training._transformer import TransformerTraining, train_transformer
 
 __all__ = [
@@ -41,17 +49,22 @@ __all__ = [
     "Probe",
     "ProbeClip",
     "Replicas",
+    "TextTraining",
     "TransformerTraining",
+    "adopt_text_encoder",
     "autoencoder_loss",
     "encode_batch",
     "frame_times",
+    "load_transformer_of_another_text_encoder",
     "load_weights",
     "make_autoencoder",
     "make_scheduler",
     "make_text_encoder",
     "make_tokenizer",
     "make_transformer",
+    "phrases_of",
     "probe_clips",
+    "random_prompts",
     "reconstruction_psnr",
     "rotary_tables",
     "save_pipeline",
@@ -59,6 +72,7 @@ __all__ = [
     "to_model_range",
     "tokenize",
     "train_autoencoder",
+    "train_text_encoder",
     "train_transformer",
     "worker_pool",
 ]

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 LEVELS: Final = 3
-TEXT_WIDTH: Final = 128
+TEXT_WIDTH: Final = 192
 _SPECIAL_TOKENS: Final = ("<pad>", "</s>", "<unk>")
 
 
@@ -98,7 +98,7 @@ def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5E
         vocab_size=len(tokenizer),
         d_model=TEXT_WIDTH,
         d_kv=32,
-        d_ff=256,
+        d_ff=2 * TEXT_WIDTH,
         num_layers=params.text_layers,
         num_heads=4,
         dropout_rate=0.0,

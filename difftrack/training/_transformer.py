@@ -33,6 +33,8 @@ class TransformerTraining:
 
     start_from: str | None = None
     """Pipeline folder whose weights are trained on, with a fresh optimizer; null starts from random ones."""
+    train_text_encoder: bool = True
+    """False leaves it as it is, as is done where it was trained on text alone."""
     optimizer: OptimizerName = "adamw"
     max_steps: int = 100_000
     max_seconds: float = 1000.0
@@ -88,6 +90,7 @@ def train_transformer(
     """
     device = empty_prompt.device
     budget = Budget(params.max_steps, params.max_seconds, replicas=replicas)
+    denoiser.text_encoder.requires_grad_(params.train_text_encoder)
     optimizers = make_optimizers(denoiser, params.optimizer, betas=(0.9, 0.95), weight_decay=params.weight_decay)
     average = Average(denoiser, params.average_decay)
     averaged = deepcopy(denoiser).eval().requires_grad_(False)

@@ -1,7 +1,8 @@
 """Train the backbone of this folder on one GPU or several; everything that decides the result stands in params.yaml.
 
-    python train.py all RUNS --seconds 1500     autoencoder, then transformer, within a total time
+    python train.py all RUNS --seconds 1500     autoencoder, text encoder and transformer, within a total time
     python train.py autoencoder RUNS            one of them
+    python train.py text RUNS
     python train.py transformer RUNS
     python train.py speed RUNS                  seconds per step of the autoencoder, by how it computes
     python train.py ship RUNS                   copy a finished run over the weights of this folder
@@ -45,7 +46,9 @@ from difftrack.training import (
     Probe,
     ProbeClip,
     Replicas,
+    TextTraining,
     TransformerTraining,
+    load_transformer_of_another_text_encoder,
     load_weights,
     make_autoencoder,
     make_scheduler,
@@ -53,11 +56,13 @@ from difftrack.training import (
     make_tokenizer,
     make_transformer,
     probe_clips,
+    random_prompts,
     reconstruction_psnr,
     save_pipeline,
     time_autoencoder,
     tokenize,
     train_autoencoder,
+    train_text_encoder,
     train_transformer,
     worker_pool,
 )
@@ -72,6 +77,7 @@ class TrainParams:
 
     architecture: ArchitectureParams
     autoencoder: AutoencoderTraining
+    text_encoder: TextTraining
     pool: PoolParams
     transformer: TransformerTraining
     seed: int = 0
@@ -137,7 +143,7 @@ class Run:
 def main() -> None:
     """Parse the command line and run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["all", "autoencoder", "transformer", "speed", "ship"])
+    parser.add_argument("stage", choices=["all", "autoencoder", "text", "transformer", "speed", "ship"])
     parser.add_argument("runs", type=Path)
     parser.add_argument("--seconds", type=float, help="total time of `all`, from its start to its end")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one parameter")
@@ -160,6 +166,7 @@ def main() -> None:
         stages = {
             "all": train_all,
             "autoencoder": train_vae,
+            "text": train_text,
             "transformer": train_denoiser,
             "speed": print_speed,
         }
@@ -182,9 +189,14 @@ def read_params(path: Path, changes: list[str]) -> TrainParams:
 
 
 def train_all(run: Run) -> None:
-    """Autoencoder, unless it is finished already, then transformer."""
+    """Autoencoder and text encoder, unless they are finished already, then transformer.
+
+    A transformer that goes on from earlier weights keeps its text encoder, unless another one was trained.
+    """
     if not (run.folder / "autoencoder" / "config.json").exists():
         train_vae(run)
+    if run.params.transformer.start_from is None and not (run.folder / "text_encoder" / "config.json").exists():
+        train_text(run)
     train_denoiser(run)
 
 
@@ -217,14 +229,34 @@ def _finish_vae(run: Run, autoencoder: AutoencoderKLCogVideoX) -> None:
     autoencoder.save_pretrained(run.folder / "autoencoder")
 
 
+def train_text(run: Run) -> None:
+    """Train the text encoder on prompts alone; leaves it in RUNS/text_encoder."""
+    if run.replicas.first:
+        sizes, tokenizer = run.params.architecture, make_tokenizer(run.params.architecture)
+        encoder = make_text_encoder(sizes, tokenizer)
+        shares = train_text_encoder(
+            encoder, tokenizer, run.params.text_encoder, text_length=sizes.text_length, device=run.device
+        )
+        report(f"text encoder: shares of the words of new prompts: {shares}")
+        (run.folder / "text_encoder.json").write_text(json.dumps(shares))
+        encoder.save_pretrained(run.folder / "text_encoder")
+    run.replicas.wait()
+
+
 def train_denoiser(run: Run) -> None:
-    """Train transformer and text encoder on latents of RUNS/autoencoder; leaves RUNS/pipeline."""
+    """Train the transformer on latents of RUNS/autoencoder, and the text encoder if asked for; leaves RUNS/pipeline."""
     params, sizes, device = run.params.transformer, run.params.architecture, run.device
     autoencoder = AutoencoderKLCogVideoX.from_pretrained(run.folder / "autoencoder", dtype=torch.float32)
     encoder = autoencoder.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
     tokenizer = make_tokenizer(sizes)
     transformer, text_encoder = make_transformer(sizes), make_text_encoder(sizes, tokenizer)
-    if params.start_from is not None:
+    another = run.folder / "text_encoder"
+    if another.exists():
+        load_weights(text_encoder, another)
+    if params.start_from is not None and another.exists():
+        known = tokenize(tokenizer, (*random_prompts(range(512)), *[""] * 16), sizes.text_length, torch.device("cpu"))
+        load_transformer_of_another_text_encoder(transformer, text_encoder, HERE / params.start_from, known)
+    elif params.start_from is not None:
         load_weights(transformer, HERE / params.start_from / "transformer")
         load_weights(text_encoder, HERE / params.start_from / "text_encoder")
     denoiser = Denoiser(transformer, text_encoder).to(device)
