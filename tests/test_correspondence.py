@@ -1,9 +1,13 @@
 """Descriptors to matches: worked by hand, by law, and by the plain version."""
 
+import gc
 import math
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +16,9 @@ from torch import Tensor
 
 from difftrack.correspondence import (
     CORRECTED,
+    ClipMatcher,
     MatchingParams,
+    MatchSection,
     Moves,
     attention_of_points,
     attention_of_points_per_head,
@@ -33,6 +39,7 @@ from difftrack.correspondence import (
     tokens_to_points,
     top_matches,
 )
+from difftrack.correspondence._kept import handed_out, kept
 from difftrack.params import ParamsError
 
 HEADS, FRAMES, ROWS, COLS, CHANNELS = 2, 3, 5, 7, 11
@@ -511,3 +518,67 @@ def test_attention_of_mean_and_heads_together_is_what_each_gives_alone() -> None
     for together, alone in ((of_mean, attention_of_points(*args)), (of_heads, attention_of_points_per_head(*args))):
         torch.testing.assert_close(together.frame_max, alone.frame_max, atol=0, rtol=0)
         torch.testing.assert_close(together.text_mass, alone.text_mass, atol=0, rtol=0)
+
+
+def test_what_was_handed_out_is_held_though_others_take_its_place() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    @kept
+    def numbers(size: int) -> Tensor:
+        tensor = torch.arange(size)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    before = numbers(3)
+    with handed_out() as held:
+        assert numbers(3) is before
+    del before
+    for size in range(10, 50):
+        numbers(size)
+    assert held[0] is made[0]()
+    assert torch.equal(held[0], torch.arange(3))
+    assert numbers(3) is not held[0]
+    assert made[1]() is None
+    held.clear()
+    assert made[0]() is None
+
+
+def test_what_is_handed_out_inside_and_outside_is_told_apart() -> None:
+    @kept
+    def double(number: int) -> list[int]:
+        return [2 * number]
+
+    with handed_out() as nothing:
+        pass
+    with handed_out() as outer:
+        one = double(1)
+        with handed_out() as inner:
+            two = double(2)
+        with suppress(KeyError), handed_out() as failed:
+            three = double(3)
+            raise KeyError
+        four = double(4)
+    double(5)
+    assert [nothing, inner, failed, outer] == [[], [two], [three], [one, two, three, four]]
+
+
+def test_points_asked_for_once_more_are_the_same_tensors_and_all_are_handed_out() -> None:
+    with handed_out() as first:
+        match_points(*draw(3), every_token())
+    with handed_out() as again:
+        match_points(*draw(4), every_token())
+    assert len(first) == len(again) > 0
+    assert all(one is other for one, other in zip(first, again, strict=True))
+
+
+def test_what_a_clip_matcher_recorded_goes_with_it() -> None:
+    matcher = ClipMatcher(MatchSection(device="cpu"), np.zeros((2, 2), np.float32), 16, ())
+    descriptors = dict(zip(("query", "key", "feature"), (*draw(5), draw(5)[0]), strict=True))
+    matcher.match(descriptors.__getitem__)
+    recordings = weakref.ref(matcher._recordings)
+    gc.disable()  # a GPU's memory must not wait for it
+    try:
+        del matcher
+        assert recordings() is None
+    finally:
+        gc.enable()

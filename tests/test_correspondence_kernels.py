@@ -5,6 +5,7 @@ The interpreter runs the same kernels one program at a time; it checks indices, 
 
 import importlib.util
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -248,3 +249,39 @@ def test_a_recording_outlives_what_others_keep_for_other_points() -> None:
         ClipMatcher(on_gpu.section, points.astype(np.float32), 16, (True,) * 6 + (False,)).match(given.__getitem__)
     after = on_gpu.match(given.__getitem__)
     assert all(after[name][1].tobytes() == values.tobytes() for name, (_, values) in before.items())
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_no_points_are_matched_again_and_again() -> None:
+    _, on_gpu = matchers("corrected", (True,) * 7)
+    nowhere = ClipMatcher(on_gpu.section, np.zeros((0, 2), np.float32), 16, (True,) * 7)
+    given = {kind: tensor.to("cuda") for kind, tensor in cell(5).items()}
+    for _ in range(3):
+        assert nowhere.match(given.__getitem__)["match_probability"][1].shape == (FRAMES, 0)
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_more_places_take_hardly_more_memory() -> None:
+    _, on_gpu = matchers("corrected", (True,) * 7)
+    places = [{kind: tensor.to("cuda") for kind, tensor in cell(seed).items()} for seed in range(12)]
+
+    def reserved_after(some: list[dict[str, Tensor]]) -> int:
+        for given in some * 3:
+            on_gpu.match(given.__getitem__)
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    before = reserved_after(places[:1])
+    assert reserved_after(places) < before + 8 * 2**20
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_threads_that_share_a_matcher_take_turns() -> None:
+    _, on_gpu = matchers("corrected", (True,) * 7)
+    places = [{kind: tensor.to("cuda") for kind, tensor in cell(seed).items()} for seed in range(4)]
+    alone = [on_gpu.match(given.__getitem__) for given in places]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda index: on_gpu.match(places[index % 4].__getitem__), range(200)))
+    for index, found in enumerate(together):
+        for name, (_, values) in found.items():
+            assert values.tobytes() == alone[index % 4][name][1].tobytes()

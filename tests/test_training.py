@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import Tensor, nn
+from transformers import T5EncoderModel
 
 from difftrack.rendering import VOCABULARY, RenderSpec
 from difftrack.training import (
@@ -37,6 +38,7 @@ from difftrack.training import (
     autoencoder_loss,
     encode_batch,
     frame_times,
+    load_transformer_of_another_text_encoder,
     load_weights,
     make_autoencoder,
     make_scheduler,
@@ -383,6 +385,16 @@ def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, prob
         assert ((shares >= 0) & (shares <= 1)).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_text_encoder_that_is_not_trained_stays_as_it_is(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
+    denoiser, start = _denoiser(), _denoiser()
+    params = replace(STEPS, max_steps=3, optimizer=optimizer, weight_decay=0.1, train_text_encoder=False)
+    averaged = _train(denoiser, _Fixed(), params, probe, tmp_path)
+    for trained in (denoiser, averaged):
+        assert torch.equal(_weights(trained.text_encoder), _weights(start.text_encoder))
+        assert not torch.equal(_weights(trained.transformer), _weights(start.transformer))
+
+
 def test_an_interrupted_transformer_goes_on_as_if_it_had_never_stopped(tmp_path: Path, probe: Probe) -> None:
     params = replace(STEPS, save_seconds=0.0)
     straight = _train(_denoiser(), _Fixed(), params, probe, tmp_path / "straight")
@@ -605,16 +617,16 @@ def test_a_text_encoder_learns_which_words_belong_together() -> None:
 
     def train(steps: int) -> dict[str, float]:
         torch.manual_seed(0)
-        params = TextTraining(num_prompts=1000, max_steps=steps, batch_size=8)
+        params = TextTraining(num_prompts=500, max_steps=steps, batch_size=8, constant_share=0.8)
         encoder = make_text_encoder(sizes, tokenizer)
         return train_text_encoder(encoder, tokenizer, params, text_length=15, device=CPU)
 
-    untrained, trained = train(0), train(300)
+    untrained, trained = train(0), train(220)
     assert list(trained) == ["own_word", "role", "phrase_words"]
     assert untrained["phrase_words"] < 0.01
     assert trained["own_word"] > 0.9
     assert trained["role"] > untrained["role"] + 0.3
-    assert trained["phrase_words"] > 0.15
+    assert trained["phrase_words"] > 0.05
 
 
 def test_a_transformer_keeps_understanding_the_words_of_a_turned_text_encoder() -> None:
@@ -636,3 +648,32 @@ def test_a_text_encoder_of_another_width_is_adopted() -> None:
     tokens = torch.arange(11)[:, None]
     new = adopt_text_encoder(old, lambda ids: words[ids], lambda ids: words[ids] @ wider, tokens)
     torch.testing.assert_close(new(words @ wider), old(words), rtol=0, atol=1e-4)
+
+
+def _turned(encoder: T5EncoderModel) -> T5EncoderModel:
+    """One whose embeddings are the same, turned: what is written to its stream is, and turned back where it is read."""
+    width = encoder.config.d_model
+    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
+    turned = deepcopy(encoder)
+    with torch.no_grad():
+        for name, weight in turned.named_parameters():
+            if name.endswith((".o.weight", ".wo.weight")):
+                weight.copy_(turn.T @ weight)
+            elif weight.ndim == 2 and weight.shape[1] == width:
+                weight.copy_(weight @ turn)
+    return turned
+
+
+def test_a_transformer_behind_another_text_encoder_predicts_what_it_did(tmp_path: Path) -> None:
+    pipeline = CogVideoXPipeline.from_pretrained(_save(tmp_path / "small"), dtype=torch.float32)
+    tokens = tokenize(pipeline.tokenizer, tuple(random_prompts(range(80))), SIZES.text_length, CPU)
+    other, transformer = _turned(pipeline.text_encoder), make_transformer(SIZES)
+    load_transformer_of_another_text_encoder(transformer, other, tmp_path / "small", tokens[:77])
+    noisy = torch.randn(3, 2, 5, 4, 6, generator=torch.Generator().manual_seed(1))
+    inputs = (noisy, tokens[77:], torch.tensor([19, 399, 999]), rotary_tables(transformer, 2, 4, 6))
+    with torch.no_grad():
+        expected = Denoiser(pipeline.transformer, pipeline.text_encoder)(*inputs)
+        torch.testing.assert_close(Denoiser(transformer, other)(*inputs), expected, atol=1e-4, rtol=0)
+        assert (Denoiser(pipeline.transformer, other)(*inputs) - expected).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="start_from"):
+        load_transformer_of_another_text_encoder(transformer, other, tmp_path / "absent", tokens)

@@ -65,7 +65,8 @@ class MatchSection:
 class ClipMatcher:
     """Introduces one clip's query points to descriptors, one (step, layer) at a time.
 
-    On a GPU, where launching the kernels one by one takes longer than running them, they are recorded and replayed.
+    On a GPU, where launching the kernels one by one takes longer than running them, they are recorded and replayed
+    (`Recordings`); no points, for which no kernel is launched, are matched plainly.
     """
 
     section: MatchSection
@@ -79,7 +80,7 @@ class ClipMatcher:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_params", self.section.params)
-        object.__setattr__(self, "_recordings", Recordings(self._compute))
+        object.__setattr__(self, "_recordings", Recordings())
 
     @property
     def device(self) -> str:
@@ -96,8 +97,8 @@ class ClipMatcher:
         """
         given = {kind: read(kind).to(self.device) for kind in self._kinds()}
         on_cuda = next(iter(given.values())).is_cuda
-        if on_cuda and choose_backend(self._params, on_cuda=True) == "triton":
-            return _named_arrays(*self._recordings(given))
+        if on_cuda and len(self.points_xy_px) and choose_backend(self._params, on_cuda=True) == "triton":
+            return _named_arrays(*self._recordings(self._compute, given))
         labels, numbers = self._compute(given)
         return _named_arrays(labels, numbers.cpu().numpy())
 

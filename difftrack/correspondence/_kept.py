@@ -30,10 +30,13 @@ def kept(function: Callable[ParamsT, ResultT]) -> Callable[ParamsT, ResultT]:
 
 @contextmanager
 def handed_out() -> Iterator[list[Any]]:
-    """Collect what kept functions give meanwhile: who holds the list may read that memory for as long."""
+    """Collect what kept functions give this thread meanwhile: who holds the list may read that memory for as long."""
     collected: list[Any] = []
+    around = _LISTENING.get()
     token = _LISTENING.set(collected)
     try:
         yield collected
     finally:
         _LISTENING.reset(token)
+        if around is not None:
+            around += collected

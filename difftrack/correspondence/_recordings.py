@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,6 +19,9 @@ __all__ = ["Recordings"]
 LabelsT = TypeVar("LabelsT")
 _Place = tuple[tuple[str, int, tuple[int, ...], tuple[int, ...], torch.dtype], ...]
 
+_ONE_AT_A_TIME = Lock()
+"""Of all recordings in this process: no two of them may be made at once, and those that share memory may not run so."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Recording(Generic[LabelsT]):
@@ -25,7 +30,7 @@ class _Recording(Generic[LabelsT]):
     graph: torch.cuda.CUDAGraph
     labels: LabelsT
     on_host: Tensor
-    """Pinned; each replay writes it."""
+    """Pinned, and shared with other recordings; each replay writes it."""
     held: list[Any]
     """Kept tensors that the kernels read besides, which must not go away before them."""
 
@@ -43,19 +48,25 @@ class Recordings(Generic[LabelsT]):
     outlive their call. Places seen once are computed plainly, places seen twice are recorded.
 
     Args:
-        compute: Takes named tensors and gives labels, and numbers on the same GPU; it waits for nothing there, draws
-            nothing at random, and chooses what to do by names, shapes and types alone.
         most: Sets of places that are remembered; those that were not needed for longest go first.
     """
 
-    def __init__(self, compute: Callable[[Mapping[str, Tensor]], tuple[LabelsT, Tensor]], *, most: int = 64) -> None:
-        self._compute = compute
+    def __init__(self, *, most: int = 64) -> None:
         self._most = most
         self._known: OrderedDict[_Place, _Recording[LabelsT] | None] = OrderedDict()
         self._pool: Any = None
+        self._on_host: Tensor | None = None
 
-    def __call__(self, given: Mapping[str, Tensor]) -> tuple[LabelsT, Num[np.ndarray, " number"]]:
-        """Give labels, and the numbers on the host.
+    def __call__(
+        self, compute: Callable[[Mapping[str, Tensor]], tuple[LabelsT, Tensor]], given: Mapping[str, Tensor]
+    ) -> tuple[LabelsT, Num[np.ndarray, " number"]]:
+        """Give labels, and the numbers on the host; threads take turns.
+
+        Args:
+            compute: The same every time. Takes named tensors and gives labels, and numbers on the same GPU; it waits
+                for nothing there, draws nothing at random, and chooses what to do by names, shapes and types alone. It
+                is not kept: its owner may own these recordings, and their memory is to go when the owner goes.
+            given: On one GPU.
 
         Raises:
             RuntimeError: `compute` does what cannot be recorded.
@@ -64,36 +75,52 @@ class Recordings(Generic[LabelsT]):
             (name, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
             for name, tensor in given.items()
         )
-        seen = place in self._known
-        recording = self._known.get(place)
-        if seen and recording is None:
-            recording = self._record(given)
-        self._known[place] = recording
-        self._known.move_to_end(place)
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
-        if recording is not None:
-            with torch.cuda.device(next(iter(given.values())).device):
-                return recording.replay()
-        labels, numbers = self._compute(given)
-        return labels, numbers.cpu().numpy()
-
-    def _record(self, given: Mapping[str, Tensor]) -> _Recording[LabelsT]:
-        """Record without computing; all recordings share their scratch memory, as one runs at a time."""
         device = next(iter(given.values())).device
-        with torch.cuda.device(device), handed_out() as held:
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                _, numbers = self._compute(
-                    given
-                )  # makes workspaces of libraries and what is kept: nothing may wait later
-            torch.cuda.current_stream().wait_stream(side)
+        with _ONE_AT_A_TIME, torch.cuda.device(device):
+            seen = place in self._known
+            recording = self._known.get(place)
+            if seen and recording is None:
+                recording = self._record(compute, given, _side_stream(device))
+            self._known[place] = recording
+            self._known.move_to_end(place)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+            if recording is not None:
+                return recording.replay()
+            labels, numbers = compute(given)
+            return labels, numbers.cpu().numpy()
+
+    def _record(
+        self,
+        compute: Callable[[Mapping[str, Tensor]], tuple[LabelsT, Tensor]],
+        given: Mapping[str, Tensor],
+        side: torch.cuda.Stream,
+    ) -> _Recording[LabelsT]:
+        """Record without computing; all recordings share their scratch memory, as one runs at a time."""
+        before = torch.cuda.current_stream()
+        side.wait_stream(before)
+        # The outer one leaves the stream even where a failed recording does not.
+        with torch.cuda.stream(side), handed_out() as held:
+            _, numbers = compute(given)  # makes workspaces of libraries and what is kept: nothing may wait later
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            on_host = self._room_for(numbers)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-                labels, numbers = self._compute(given)
+                labels, numbers = compute(given)
                 on_host.copy_(numbers, non_blocking=True)
+        before.wait_stream(side)
         return _Recording(graph, labels, on_host, held)
+
+    def _room_for(self, numbers: Num[Tensor, " number"]) -> Num[Tensor, " number"]:
+        """Pinned memory of that size, the same for all recordings: whoever replays one takes a copy."""
+        if self._on_host is None or self._on_host.shape != numbers.shape or self._on_host.dtype != numbers.dtype:
+            with torch.inference_mode(False):
+                self._on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        return self._on_host
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which all is recorded: no stream can use the scratch memory or the workspaces of another."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

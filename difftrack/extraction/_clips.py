@@ -53,7 +53,8 @@ class ExtractParams:
     """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
     (`tcp://host:port`): a Dask scheduler that runs."""
     writers: int | Literal["auto"] = "auto"
-    """Threads of each process that compress and write; auto: 4 beside a GPU, none (the model waits) without."""
+    """Threads of each process that compress and write; auto: one per core, at most 8, beside a GPU, none (the model
+    waits) without."""
     write_depth: int = 4
     """Units that a process holds in memory on their way to disk, at most; then the model waits."""
 

@@ -46,7 +46,7 @@ def encode_chunk(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"], index: 
 
 
 def join_chunks(chunks: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    """Lay the chunks of a unit one behind the other, and the index of where they are behind them."""
+    """Lay the chunks of one array's unit one behind the other, and the index of where they are behind them."""
     ends = np.cumsum([0, *(len(encoded) + CHECKSUM_BYTES for encoded, _ in chunks)])
     table = np.stack([ends[:-1], np.diff(ends)], axis=1).astype("<u8").tobytes()
     return [*chain.from_iterable(chunks), table, _checksum(table)]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future, wait
 from itertools import islice
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,10 +98,25 @@ class GroupWriter:
 
         from difftrack.store._encoder import encode_chunk, join_chunks  # settles how Blosc runs, which readers need not
 
-        jobs = [(*array, index) for array in arrays for index in range(array[0].num_chunks)]
-        chunks = iter(_each(pool, lambda job: encode_chunk(*job), jobs))
-        shards = [(layout, join_chunks([*islice(chunks, layout.num_chunks)])) for layout, _ in arrays]
-        _each(pool, lambda shard: self._files.write(self._key(shard[0], *indices), *shard[1]), shards)
+        encoded_chunks: list[dict[int, tuple[bytes, bytes]]] = [{} for _ in arrays]
+        taking_turns = Lock()
+
+        def encode_and_write(job: tuple[int, int]) -> None:
+            """Encode a chunk; whoever encodes an array's last one writes the shard and lets go of its bytes."""
+            which, index = job
+            layout, numbers = arrays[which]
+            chunk, chunks = encode_chunk(layout, numbers, index), encoded_chunks[which]
+            with taking_turns:
+                chunks[index] = chunk
+                whole = len(chunks) == layout.num_chunks
+            if whole:
+                self._files.write(self._key(layout, *indices), *join_chunks([chunks.pop(i) for i in sorted(chunks)]))
+
+        _each(
+            pool,
+            encode_and_write,
+            [(which, index) for which, (layout, _) in enumerate(arrays) for index in range(layout.num_chunks)],
+        )
 
     def finish(self) -> None:
         """Declare the group complete, after checking that every unit is there.

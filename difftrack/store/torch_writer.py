@@ -1,7 +1,7 @@
 """Writing tensors behind the back of the model that computes them; imported by name, since it imports torch.
 
     capture -> cast and finite check on the device -> pinned buffer, by a side stream -> bounded queue -> threads that
-    encode and write, one array of a unit each
+    share the chunks of a unit; who encodes the last chunk of an array writes its shard
 
 Nothing in `put` waits for the device. It waits for a free slot: what is on its way never exceeds `depth` units, however
 slow the disk is.

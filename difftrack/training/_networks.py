@@ -1,6 +1,8 @@
 """The networks of the small CogVideoX that ships: stock diffusers and transformers classes, small."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from difftrack.rendering import VOCABULARY
 __all__ = [
     "ArchitectureParams",
     "Denoiser",
+    "goes_on_from",
     "load_weights",
     "make_autoencoder",
     "make_scheduler",
@@ -110,7 +113,7 @@ def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5E
 
 
 class Denoiser(nn.Module):
-    """The two networks that are trained together."""
+    """The two networks that denoise, trained together or the transformer alone."""
 
     def __init__(self, transformer: CogVideoXTransformer3DModel, text_encoder: T5EncoderModel) -> None:
         super().__init__()
@@ -142,15 +145,26 @@ def load_weights(module: nn.Module, folder: Path) -> None:
     Raises:
         ValueError: the folder holds no such component, or one of other sizes.
     """
-    try:
+    with goes_on_from(folder):
         stored = type(module).from_pretrained(folder, dtype=torch.float32)  # type: ignore[attr-defined]
         module.load_state_dict(stored.state_dict())
+    if isinstance(module, AutoencoderKLCogVideoX):
+        module.register_to_config(scaling_factor=stored.config.scaling_factor)
+
+
+@contextmanager
+def goes_on_from(folder: Path) -> Iterator[None]:
+    """Say what to do where a folder's weights cannot be had.
+
+    Raises:
+        ValueError: they are not there, or do not fit.
+    """
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"{folder} cannot be trained on: {error}; set start_from to a pipeline folder of this architecture, or null"
         ) from error
-    if isinstance(module, AutoencoderKLCogVideoX):
-        module.register_to_config(scaling_factor=stored.config.scaling_factor)
 
 
 def make_scheduler() -> CogVideoXDDIMScheduler:

@@ -1,6 +1,7 @@
 """Train the text encoder on prompts alone, before any diffusion: every embedding shall know the phrase it stands in."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from difftrack.rendering import PALETTE, PATTERNS, PHOTO_WORDS, RenderSpec, Texture, describe, sample_scene
 from difftrack.training._latents import tokenize
 from difftrack.training._loop import learning_rate
+from difftrack.training._networks import goes_on_from
 
 __all__ = [
     "TextTraining",
@@ -132,7 +134,7 @@ def train_text_encoder(
     tokens its phrase contains, summed over the vocabulary. Padding takes part in attention, as in `Denoiser.embed`.
 
     Args:
-        encoder: Trained in place.
+        encoder: Trained in place; no weight of it wants a gradient afterwards.
         tokenizer: Has one token per word of the renderer.
         params: Schedule.
         text_length: Tokens per prompt, padding included.
@@ -185,21 +187,16 @@ def adopt_text_encoder(
     Returns:
         The new map, in float32, where the tokens are.
     """
-    gram: Tensor | float = 0.0
-    moment: Tensor | float = 0.0
-    weight = projection.weight.detach().double()
-    bias = torch.zeros_like(weight[:, 0]) if projection.bias is None else projection.bias.detach().double()
+    wanted = deepcopy(projection).double()
     with torch.no_grad():
-        for part in torch.split(tokens, 64):
-            embedded = after(part).double().flatten(0, 1)
-            inputs = torch.cat([embedded, torch.ones_like(embedded[:, :1])], dim=1)
-            targets = before(part).double().flatten(0, 1) @ weight.T + bias
-            gram, moment = gram + inputs.T @ inputs, moment + inputs.T @ targets
-        if not isinstance(gram, Tensor):
-            raise ValueError("adopt_text_encoder: there are no tokens; give some hundred prompts")
+        parts = torch.split(tokens, 64)
+        targets = torch.cat([wanted(before(part).double()).flatten(0, 1) for part in parts])
+        embedded = torch.cat([after(part).double().flatten(0, 1) for part in parts])
+        inputs = functional.pad(embedded, (0, 1), value=1.0)
+        gram = inputs.T @ inputs
         ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        solved = torch.linalg.solve(gram + ridge, moment)
-        adopted = nn.Linear(len(gram) - 1, projection.out_features, device=gram.device)
+        solved = torch.linalg.solve(gram + ridge, inputs.T @ targets)
+        adopted = nn.Linear(embedded.shape[1], projection.out_features, device=gram.device)
         adopted.weight.copy_(solved[:-1].T)
         adopted.bias.copy_(solved[-1])
     return adopted
@@ -218,13 +215,17 @@ def load_transformer_of_another_text_encoder(
         text_encoder: The one that it shall listen to.
         folder: Of the pipeline, whose text encoder the transformer was trained with.
         tokens: See `adopt_text_encoder`.
+
+    Raises:
+        ValueError: the folder holds no such pipeline, or a transformer of other sizes.
     """
-    before = T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-    trained = CogVideoXTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
-    trained.patch_embed.text_proj = adopt_text_encoder(
-        trained.patch_embed.text_proj, lambda some: before(some)[0], lambda some: text_encoder(some)[0], tokens
-    )
-    transformer.load_state_dict(trained.state_dict())
+    with goes_on_from(folder):
+        before = T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+        trained = CogVideoXTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32)
+        trained.patch_embed.text_proj = adopt_text_encoder(
+            trained.patch_embed.text_proj, lambda some: before(some)[0], lambda some: text_encoder(some)[0], tokens
+        )
+        transformer.load_state_dict(trained.state_dict())
 
 
 def _prepare(prompts: Sequence[str], tokenizer: T5Tokenizer, text_length: int, device: torch.device) -> _Prompts:

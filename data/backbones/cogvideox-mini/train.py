@@ -195,7 +195,7 @@ def train_all(run: Run) -> None:
     """
     if not (run.folder / "autoencoder" / "config.json").exists():
         train_vae(run)
-    if run.params.transformer.start_from is None and not (run.folder / "text_encoder" / "config.json").exists():
+    if run.params.transformer.start_from is None and not _has_text_encoder(run):
         train_text(run)
     train_denoiser(run)
 
@@ -231,9 +231,9 @@ def _finish_vae(run: Run, autoencoder: AutoencoderKLCogVideoX) -> None:
 
 def train_text(run: Run) -> None:
     """Train the text encoder on prompts alone; leaves it in RUNS/text_encoder."""
+    sizes, tokenizer = run.params.architecture, make_tokenizer(run.params.architecture)
+    encoder = make_text_encoder(sizes, tokenizer)  # in every replica, so that all draw the same weights afterwards, too
     if run.replicas.first:
-        sizes, tokenizer = run.params.architecture, make_tokenizer(run.params.architecture)
-        encoder = make_text_encoder(sizes, tokenizer)
         shares = train_text_encoder(
             encoder, tokenizer, run.params.text_encoder, text_length=sizes.text_length, device=run.device
         )
@@ -243,6 +243,11 @@ def train_text(run: Run) -> None:
     run.replicas.wait()
 
 
+def _has_text_encoder(run: Run) -> bool:
+    """Whether one was trained on prompts alone."""
+    return bool(run.replicas.agree((run.folder / "text_encoder" / "config.json").exists()))
+
+
 def train_denoiser(run: Run) -> None:
     """Train the transformer on latents of RUNS/autoencoder, and the text encoder if asked for; leaves RUNS/pipeline."""
     params, sizes, device = run.params.transformer, run.params.architecture, run.device
@@ -250,10 +255,12 @@ def train_denoiser(run: Run) -> None:
     encoder = autoencoder.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
     tokenizer = make_tokenizer(sizes)
     transformer, text_encoder = make_transformer(sizes), make_text_encoder(sizes, tokenizer)
-    another = run.folder / "text_encoder"
-    if another.exists():
-        load_weights(text_encoder, another)
-    if params.start_from is not None and another.exists():
+    another = _has_text_encoder(run)
+    if another:
+        load_weights(text_encoder, run.folder / "text_encoder")
+    elif params.start_from is None and not params.train_text_encoder:
+        raise SystemExit(f"{run.folder} holds no text encoder; train.py text makes it, or set train_text_encoder to true")
+    if params.start_from is not None and another:
         known = tokenize(tokenizer, (*random_prompts(range(512)), *[""] * 16), sizes.text_length, torch.device("cpu"))
         load_transformer_of_another_text_encoder(transformer, text_encoder, HERE / params.start_from, known)
     elif params.start_from is not None:
