@@ -12,7 +12,7 @@ from difftrack.rendering._render import (
     render_batch,
     render_clip,
 )
-from difftrack.rendering._scene import RenderSpec, Scene, sample_scene
+from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, sample_scene
 from difftrack.rendering._textures import (
     PALETTE,
     PATTERNS,
@@ -29,6 +29,7 @@ __all__ = [
     "PATTERNS",
     "PHOTOS",
     "PHOTO_WORDS",
+    "SHAPES",
     "SHUTTER_SAMPLES",
     "TEXTURE_SIZE",
     "VOCABULARY",
