@@ -71,6 +71,9 @@ class DiscardJob(Job):
 class _Discarder(ClipWorker):
     job: ExtractJob
 
+    def expect(self, clip: str) -> None:
+        self.job.source().expect(clip)
+
     def run(self, clip: str, report: Report) -> Future[None]:
         extraction = self.job.source().prepare(clip)
         for group, spec in extraction.groups.items():

@@ -107,6 +107,10 @@ class _Extractor(ClipWorker):
         self._queue = WriteQueue(num_threads=writers, depth=section.write_depth)
         self._finishing = ThreadPoolExecutor(1)
 
+    def expect(self, clip: str) -> None:
+        """See `ClipWorker`."""
+        self._job.source().expect(clip)
+
     def run(self, clip: str, report: Report) -> Future[None]:
         """See `ClipWorker`."""
         extraction = self._job.source().prepare(clip)

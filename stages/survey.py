@@ -93,6 +93,10 @@ class _Surveyor(ClipWorker):
         self._match = replace(match, kinds=survey.kinds, per_head=survey.per_head)
         self._stored = parse(ExtractParams, params["extract"], "extract").store
 
+    def expect(self, clip: str) -> None:
+        """See `ClipWorker`."""
+        self._job.source().expect(clip)
+
     def run(self, clip: str, report: Report) -> Future[None]:
         """See `ClipWorker`; a clip that is there already with the same provenance is left alone."""
         done: Future[None] = Future()

@@ -31,6 +31,9 @@ class WriteNames(Job, ClipWorker):
         (self.folder / f"opened-{os.getpid()}").touch()
         return self
 
+    def expect(self, clip: str) -> None:
+        (self.folder / f"expected-{clip}").write_text(f"{os.getpid()} {(self.folder / clip).exists()}")
+
     def run(self, clip: str, report: Report) -> Future[None]:
         if clip == self.bad:
             raise ValueError(f"{clip} is bad")
@@ -46,6 +49,16 @@ class WriteNames(Job, ClipWorker):
 
     def close(self) -> None:
         (self.folder / f"closed-{os.getpid()}").touch()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_hears_which_clip_comes_next_before_that_is_its_turn(tmp_path: Path, workers: int) -> None:
+    list(run_clips(WriteNames(tmp_path), CLIPS, workers=workers, report=lambda num_bytes: None))
+    heard = {file.name.removeprefix("expected-"): file.read_text().split() for file in tmp_path.glob("expected-*")}
+    if workers == 1:
+        assert sorted(heard) == CLIPS[1:]
+    for clip, (process, done) in heard.items():
+        assert (process, done) == ((tmp_path / clip).read_text().split()[0], "False")
 
 
 @given(st.integers(0, 30), st.integers(1, 9))

@@ -12,6 +12,7 @@ from difftrack.datasets import Clip, write_clip
 from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
+    ClipSource,
     ExtractionError,
     Extractor,
     InversionParams,
@@ -51,6 +52,40 @@ def every_unit(extraction: ClipExtraction) -> dict[tuple[str, int, int], Unit]:
         for group, spec in extraction.groups.items()
         for unit in extraction.units(group, spec.units)
     }
+
+
+# Reading ahead
+
+
+def test_a_clip_that_was_expected_gives_the_same_as_one_that_was_not(
+    backbone: Backbone, clip: Clip, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        frames = np.roll(clip.frames, len(name), axis=1)
+        write_clip(tmp_path, replace(clip, name=name, frames=frames))
+    source = ClipSource(Extractor(backbone, analysis()), tmp_path)
+    plain = {name: every_unit(source.prepare(name)) for name in ("first", "second")}
+    source.expect("first")
+    source.expect("second")  # the first is not wanted any more
+    for name in ("second", "first"):
+        expected = every_unit(source.prepare(name))
+        assert list(expected) == list(plain[name])
+        for key, unit in expected.items():
+            for entry, array in unit.arrays.items():
+                assert array.tobytes() == plain[name][key].arrays[entry].tobytes()
+
+
+def test_what_is_wrong_with_an_expected_clip_is_said_when_it_is_prepared(
+    backbone: Backbone, clip: Clip, tmp_path: Path
+) -> None:
+    write_clip(tmp_path, replace(clip, name="short", frames=clip.frames[: NUM_FRAMES - 1]))
+    source = ClipSource(Extractor(backbone, analysis()), tmp_path)
+    source.expect("short")
+    with pytest.raises(ExtractionError, match=f"clip short has {NUM_FRAMES - 1} frames"):
+        source.prepare("short")
+    source.expect("none")
+    with pytest.raises((ValueError, OSError), match="none"):
+        source.prepare("none")
 
 
 # What a group will hold

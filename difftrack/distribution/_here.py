@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from itertools import zip_longest
 
 from difftrack.distribution._jobs import EXPECTED, ClipWorker, Job, Report
 
@@ -14,7 +15,9 @@ def run_here(job: Job, clips: Sequence[str], *, report: Report) -> Iterator[tupl
     """See `run_clips`; while one clip is computed, files of the one before may still be written."""
     with closing(job.open()) as worker:
         under_way: deque[tuple[str, Future[None]]] = deque()
-        for clip in clips:
+        for clip, following in zip_longest(clips, clips[1:]):
+            if following is not None:
+                worker.expect(following)
             under_way.append((clip, attempt(worker, clip, report)))
             while under_way and (len(under_way) > 2 or under_way[0][1].done()):
                 yield _settled(*under_way.popleft())

@@ -16,6 +16,9 @@ EXPECTED = (ValueError, OSError)
 class ClipWorker(ABC):
     """A job in one process, its weights loaded."""
 
+    def expect(self, clip: str) -> None:  # noqa: B027 - nobody has to
+        """Hear which clip comes after the next `run`, where that is known; what can be begun beside it may be."""
+
     @abstractmethod
     def run(self, clip: str, report: Report) -> Future[None]:
         """Do one clip; return when the next one may begin.

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -124,9 +124,21 @@ def _work(job: Job, connection: Connection) -> None:
             os._exit(1)  # in a writer's thread, where raising would reach nobody; the parent sees the worker end
 
     with closing(job.open()) as worker:
-        for clip in iter(connection.recv, None):
+        for clip in _handed(connection, worker.expect):
             done = attempt(worker, clip, send)
             done.add_done_callback(lambda done, clip=clip: finished(clip, done))
+
+
+def _handed(connection: Connection, expect: Callable[[str], None]) -> Iterator[str]:
+    """Clips as they come, until None comes; one that is there already when its turn is not yet is announced."""
+    clip = connection.recv()
+    while clip is not None:
+        waiting = connection.poll()
+        following = connection.recv() if waiting else None
+        if following is not None:
+            expect(following)
+        yield clip
+        clip = following if waiting else connection.recv()
 
 
 @contextmanager

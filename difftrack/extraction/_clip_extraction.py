@@ -61,7 +61,9 @@ class ClipExtraction:
         frames_of_group: Mapping[str, tuple[int, ...]],
         trajectory: Trajectory | None,
         prompt: PromptEmbedding,
+        resized: Num[np.ndarray, "frame height width rgb"] | None = None,
     ) -> None:
+        self._resized = resized
         self._view = view
         self._clip = clip
         self._mode = mode
@@ -170,9 +172,9 @@ class ClipExtraction:
     @cached_property
     def _latents(self) -> Float[Tensor, "latent_frame channel row col"]:
         """Of the frames up to the last that any group uses, encoded once."""
-        params = self._view.params
-        frames = self._clip.frames[: 1 + max(max(own) for own in self._frames_of_group.values())]
-        resized = working_frames(frames, height=params.height, width=params.width, convention=params.resize)
+        resized, self._resized = self._resized, None
+        if resized is None:
+            resized = self._view.resized(self._clip, self._frames_of_group)
         return self._view.backbone.encode(resized, frames_alone=self._view.frames_alone)
 
     @cached_property

@@ -1,11 +1,14 @@
 """`extract` as params.yaml has it, and the clips on disk that it is applied to."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from jaxtyping import Num
 
 from difftrack.backbones import ModelParams, Trajectory, load_backbone, read_trajectory
 from difftrack.chunks import ChunkParams, chunk_schedule
@@ -84,6 +87,8 @@ class ClipSource:
     def __init__(self, extractor: Extractor, folder: Path) -> None:
         self.extractor = extractor
         self._folder = folder
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._expected: dict[str, Future[tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]]] = {}
 
     @classmethod
     def open(cls, params: Mapping[str, Any], *, backbone: str, view: str, folder: Path) -> "ClipSource":
@@ -106,15 +111,31 @@ class ClipSource:
             torch.set_num_threads(extract.threads)
         return cls(Extractor(load_backbone(backbone, model), extract.view(view)), folder)
 
+    def expect(self, name: str) -> None:
+        """Read and resize a clip in another thread, for `prepare` to take; of one clip at a time."""
+        for unwanted in self._expected.values():
+            unwanted.cancel()
+        self._expected = {name: self._reading.submit(self._read, name)}
+
     def prepare(self, name: str) -> ClipExtraction:
         """A clip, ready to run; see `Extractor.prepare`."""
-        clip = read_clip(self._folder, name)
-        return self.extractor.prepare(clip, chunks=self._chunks(clip), trajectory=self._trajectory(clip))
+        expected = self._expected.pop(name, None)
+        clip, resized = (read_clip(self._folder, name), None) if expected is None else expected.result()
+        return self.extractor.prepare(
+            clip, chunks=self._chunks(clip), trajectory=self._trajectory(clip), resized=resized
+        )
 
     def outline(self, name: str) -> dict[str, DescriptorSpec]:
         """What a clip's groups will hold; see `Extractor.outline`."""
         clip = read_clip(self._folder, name)
         return self.extractor.outline(clip, chunks=self._chunks(clip))
+
+    def _read(self, name: str) -> tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]:
+        """A clip, and its frames as the backbone sees them unless it was sampled by it."""
+        clip = read_clip(self._folder, name)
+        if self.extractor.params.mode.of(clip) == "generate":
+            return clip, None
+        return clip, self.extractor.resize(clip, chunks=self._chunks(clip))
 
     def _chunks(self, clip: Clip) -> list[tuple[int, ...]] | None:
         params = self.extractor.params

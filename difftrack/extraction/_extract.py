@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Num
+
 from difftrack.backbones import Backbone, PromptEmbedding, Trajectory
 from difftrack.datasets import Clip
 from difftrack.extraction._clip_extraction import ClipExtraction
@@ -26,6 +29,7 @@ class Extractor(BackboneView):
         *,
         chunks: Sequence[tuple[int, ...]] | None = None,
         trajectory: Trajectory | None = None,
+        resized: Num[np.ndarray, "frame height width rgb"] | None = None,
     ) -> ClipExtraction:
         """Say what a clip's groups will hold; nothing but the prompt goes through the backbone yet.
 
@@ -33,6 +37,7 @@ class Extractor(BackboneView):
             clip: At any size; it is resized.
             chunks: Frames that run together, for the tracking view.
             trajectory: Of the clip's sampling, for mode `generate`.
+            resized: What `resize` gave for the clip, where that was done already.
 
         Raises:
             ExtractionError: the clip is too short, or its mode needs something else than what is given.
@@ -47,7 +52,17 @@ class Extractor(BackboneView):
                 f"{list(self.steps)}"
             )
         sampled = trajectory if mode == "generate" else None
-        return ClipExtraction(self, clip, mode, groups, sampled, self.embed(clip))
+        return ClipExtraction(self, clip, mode, groups, sampled, self.embed(clip), resized)
+
+    def resize(
+        self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None
+    ) -> Num[np.ndarray, "frame height width rgb"]:
+        """Frames of a clip as the backbone sees them, up to the last that a group uses; nothing goes through it.
+
+        Raises:
+            ExtractionError: the clip is too short.
+        """
+        return self.resized(clip, self._frames_of_groups(clip, chunks))
 
     def outline(self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None) -> dict[str, DescriptorSpec]:
         """What a clip's groups will hold, but for which text tokens count: needs no text encoder, and runs nothing.

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from functools import cache
 
 import diffusers
+import numpy as np
+from jaxtyping import Num
 
 from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
-from difftrack.datasets import Clip
+from difftrack.datasets import Clip, working_frames
 from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
 from difftrack.geometry import TokenGrid
 from difftrack.store import DescriptorSpec
@@ -49,6 +51,12 @@ class BackboneView:
         """Token layout of so many frames."""
         size = (self.params.height, self.params.width)
         return self.backbone.token_grid(num_frames, *size, frames_alone=self.frames_alone)
+
+    def resized(self, clip: Clip, groups: Mapping[str, tuple[int, ...]]) -> Num[np.ndarray, "frame height width rgb"]:
+        """Frames of a clip as the backbone sees them, up to the last that a group uses."""
+        params = self.params
+        frames = clip.frames[: 1 + max(max(own) for own in groups.values())]
+        return working_frames(frames, height=params.height, width=params.width, convention=params.resize)
 
     def specs(
         self, clip: Clip, mode: Mode, groups: Mapping[str, tuple[int, ...]], prompt: PromptEmbedding | None
