@@ -1,4 +1,4 @@
-"""Trains the small CogVideoX that ships: autoencoder first, then transformer and text encoder together."""
+"""Trains the small CogVideoX that ships: autoencoder and text encoder first, each alone, then the transformer."""
 
 from difftrack.training._accuracy import ProbeClip, probe_clips
 from difftrack.training._autoencoder import (
