@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks._backbone_report import print_results, targets
 from benchmarks.matching import machine
+from benchmarks.prompts import NUM_INFERENCE_STEPS, velocity_errors
 from difftrack.annotation import lucas_kanade
 from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
 from difftrack.correspondence import (
@@ -39,7 +40,6 @@ from difftrack.rendering import RenderSpec
 from difftrack.training import probe_clips, worker_pool
 
 RESULTS = Path(__file__).parent / "results" / "backbone.json"
-NUM_INFERENCE_STEPS = 50
 CLEANEST = NUM_INFERENCE_STEPS - 1
 THRESHOLD_PX = 8.0
 GRID = 12
@@ -243,21 +243,14 @@ def _reconstruction(backbone: Backbone, cases: Sequence[Case]) -> dict[str, floa
 
 def _prompt_effect(backbone: Backbone, cases: Sequence[Case], steps: Sequence[int]) -> dict[str, list[float]]:
     """Error of the predicted velocity with the right prompt, that of another clip, and none."""
-    schedule = backbone.schedule(NUM_INFERENCE_STEPS)
-    errors: dict[str, list[list[float]]] = {"right": [], "wrong": [], "none": []}
-    for number, case in enumerate(cases):
-        latents = backbone.encode(case.frames, frames_alone=False)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(number)).to(latents)
-        prompts = {"right": case.prompt, "wrong": cases[number - 1].prompt, "none": ""}
-        for name, prompt in prompts.items():
-            embedded, row = backbone.embed(prompt), []
-            for step in steps:
-                velocity = schedule.add_noise(noise, -latents, step)
-                noisy = schedule.add_noise(latents, noise, step)
-                predicted = backbone.predict(noisy, schedule.timesteps[step], embedded)
-                row.append(float((predicted - velocity).square().mean()))
-            errors[name].append(row)
-    return {name: np.mean(rows, axis=0).tolist() for name, rows in errors.items()}
+    errors = np.mean(
+        [
+            velocity_errors(backbone, case.frames, (case.prompt, cases[number - 1].prompt, ""), steps, seed=number)
+            for number, case in enumerate(cases)
+        ],
+        axis=0,
+    )
+    return dict(zip(("right", "wrong", "none"), errors.tolist(), strict=True))
 
 
 def _other_sizes_and_lengths(backbone: Backbone, num_clips: int, first_seed: int) -> list[dict[str, Any]]:

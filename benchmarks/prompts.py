@@ -10,12 +10,13 @@ the same for all its prompts. Results are printed and go to benchmarks/results/p
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -83,7 +84,9 @@ def main() -> None:
     given = parser.parse_args()
     backbone = load_backbone(f"path:{given.pipeline}", ModelParams(device=given.device))
     specs = [RenderSpec(seed=given.first_seed + number) for number in range(given.clips)]
-    errors = np.stack([_errors(backbone, spec, given.steps) for spec in track(specs, "clips", disable=_is_quiet())])
+    errors = np.stack(
+        [_errors(backbone, spec, given.steps) for spec in track(specs, "clips", disable=not Console().is_terminal)]
+    )
     results = {
         "machine": machine(str(backbone.device)),
         "fingerprint": backbone.fingerprint,
@@ -106,30 +109,36 @@ def main() -> None:
 
 
 @torch.no_grad()
-def _errors(backbone: Backbone, spec: RenderSpec, steps: list[int]) -> np.ndarray:
-    """Mean squared error of the velocity, `[change, step]`."""
-    clip, schedule = render_clip(spec), backbone.schedule(NUM_INFERENCE_STEPS)
-    latents = backbone.encode(clip.frames, frames_alone=False)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(spec.seed)).to(latents)
-    rows = []
-    for change in CHANGES.values():
-        embedded, row = backbone.embed(change(clip.prompt)), []
-        for step in steps:
+def velocity_errors(
+    backbone: Backbone,
+    frames: UInt8[np.ndarray, "frame row col rgb"],
+    prompts: Sequence[str],
+    steps: Sequence[int],
+    *,
+    seed: int,
+) -> Float[np.ndarray, "prompt step"]:
+    """Mean squared error of the predicted velocity of a clip at some of 50 steps, all from the noise of `seed`."""
+    schedule, latents = backbone.schedule(NUM_INFERENCE_STEPS), backbone.encode(frames, frames_alone=False)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    errors = np.empty((len(prompts), len(steps)))
+    for row, embedded in enumerate(map(backbone.embed, prompts)):
+        for column, step in enumerate(steps):
             velocity = schedule.add_noise(noise, -latents, step)
             noisy = schedule.add_noise(latents, noise, step)
             predicted = backbone.predict(noisy, schedule.timesteps[step], embedded)
-            row.append(float((predicted - velocity).square().mean()))
-        rows.append(row)
-    return np.array(rows)
+            errors[row, column] = float((predicted - velocity).square().mean())
+    return errors
+
+
+def _errors(backbone: Backbone, spec: RenderSpec, steps: Sequence[int]) -> Float[np.ndarray, "change step"]:
+    clip = render_clip(spec)
+    prompts = [change(clip.prompt) for change in CHANGES.values()]
+    return velocity_errors(backbone, clip.frames, prompts, steps, seed=spec.seed)
 
 
 def _unnamed(words: Mapping[str, Any] | tuple[str, ...], prompt: str) -> str:
     """The first of some words that a prompt does not contain."""
     return next(word for word in words if word not in prompt.split())
-
-
-def _is_quiet() -> bool:
-    return not Console().is_terminal
 
 
 def _print(results: Mapping[str, Any]) -> None:
