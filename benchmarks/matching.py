@@ -301,7 +301,7 @@ def record(several: Sequence[Callable[[], Tensor]]) -> float:
     for match in several:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
-        for _ in range(3):
+        for _ in range(8):  # the first are launched kernel by kernel
             match()
         torch.cuda.empty_cache()
         sizes.append((torch.cuda.memory_reserved() - before) / 2**20)

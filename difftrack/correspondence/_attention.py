@@ -64,7 +64,7 @@ def attention_of_points(
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eqs. 8 and 9.
     """
-    of_mean, _ = _attention(query, key, text_key, text_mask, points_xy_token, params, source_frame, mean=True)
+    (of_mean,) = _attention(query, key, text_key, text_mask, points_xy_token, params, source_frame, mean=True)
     return of_mean
 
 
@@ -79,7 +79,7 @@ def attention_of_points_per_head(
     source_frame: int = 0,
 ) -> AttentionRows:
     """Reduce the attention of each head alone: `attention_of_points` with a head axis in place of the mean."""
-    _, of_heads = _attention(query, key, text_key, text_mask, points_xy_token, params, source_frame, per_head=True)
+    (of_heads,) = _attention(query, key, text_key, text_mask, points_xy_token, params, source_frame, per_head=True)
     return of_heads
 
 
@@ -94,7 +94,10 @@ def attention_of_points_with_heads(
     source_frame: int = 0,
 ) -> tuple[AttentionRows, AttentionRows]:
     """Give `attention_of_points` and `attention_of_points_per_head` for little more than the price of one of them."""
-    return _attention(query, key, text_key, text_mask, points_xy_token, params, source_frame, mean=True, per_head=True)
+    of_mean, of_heads = _attention(
+        query, key, text_key, text_mask, points_xy_token, params, source_frame, mean=True, per_head=True
+    )
+    return of_mean, of_heads
 
 
 def _attention(
@@ -108,8 +111,8 @@ def _attention(
     *,
     mean: bool = False,
     per_head: bool = False,
-) -> tuple[AttentionRows, AttentionRows]:
-    """Rows of the mean and of every head; of what was not asked for, only the masses mean anything."""
+) -> list[AttentionRows]:
+    """Rows of the mean over heads, then of every head, of those that are asked for."""
     rows, cols = query.shape[2:4]
     tokens, slots = nearest_tokens(points_xy_token, rows=rows, cols=cols, params=params, device=key.device)
     mass, top, tops = attention_parts(
@@ -122,10 +125,8 @@ def _attention(
         mean=mean,
         per_head=per_head,
     )
-    of_mean = mass.mean(dim=0)
-    return _of_points(of_mean if top is None else top, of_mean, slots), _of_points(
-        mass if tops is None else tops, mass, slots
-    )
+    found = [] if top is None else [_of_points(top, mass.mean(dim=0), slots)]
+    return found if tops is None else [*found, _of_points(tops, mass, slots)]
 
 
 def _of_points(

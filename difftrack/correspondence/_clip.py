@@ -6,6 +6,7 @@ Where descriptors come from is the caller's business: from a store, or from a ba
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +22,7 @@ from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import match_points, match_points_with_heads
 from difftrack.correspondence._params import Convention, MatchingParams
 from difftrack.correspondence._points import points_to_tokens, tokens_to_points
-from difftrack.correspondence._recordings import Recordings
+from difftrack.correspondence._recordings import Recordings, side_by_side
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,6 +31,9 @@ __all__ = ["Cell", "ClipMatcher", "MatchSection", "label_matches"]
 
 Cell = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
 """Name -> axes and values of everything that one (step, layer) gives."""
+
+_CHAINS = (("query_key", "feature"), ("attention",))
+"""What a GPU does one after the other, and beside it: two of the large ones at once would need twice their memory."""
 
 Read = Callable[[str], Float[Tensor, "..."]]
 """Gives a descriptor of one (step, layer) by its kind."""
@@ -75,18 +79,17 @@ class ClipMatcher:
     stride_px: int
     text_mask: tuple[bool, ...]
     """True at text tokens that count; empty where the text's keys are not kept."""
+    device: str = field(init=False)
+    """Where matching runs."""
     _params: MatchingParams = field(init=False, repr=False, compare=False)
     _recordings: "Recordings[_Labels]" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        device = automatic if self.section.device == "auto" else self.section.device
+        object.__setattr__(self, "device", device)
         object.__setattr__(self, "_params", self.section.params)
         object.__setattr__(self, "_recordings", Recordings())
-
-    @property
-    def device(self) -> str:
-        """Where matching runs."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return automatic if self.section.device == "auto" else self.section.device
 
     def match(self, read: Read) -> Cell:
         """Match in one (step, layer).
@@ -113,30 +116,45 @@ class ClipMatcher:
 
     def _compute(self, given: Mapping[str, Tensor]) -> "tuple[_Labels, Float[Tensor, ' number']]":
         """Everything that is asked for, in one piece on the device: a GPU is then waited for once."""
-        params = self._params
-        points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=params)
-        results: dict[str, tuple[tuple[str, ...], Tensor]] = {}
+        points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=self._params)
+        parts: dict[str, Callable[[], _Results]] = {}
         if "query_key" in self.section.kinds:
-            query, key = given["query"], given["key"]
-            text_key = given.get("text_key", key.new_zeros(len(key), 0, key.shape[-1]))
-            text = (text_key, _mask_on(self.text_mask, str(key.device)), points)
-            if self.section.per_head:
-                mean, heads = match_points_with_heads(query, key, points, params=params)
-                rows, rows_of_heads = attention_of_points_with_heads(query, key, *text, params=params)
-                results |= _named("head_", self._matches(heads))
-                results |= _named("head_", self._attention(rows_of_heads))
-            else:
-                mean = match_points(query, key, points, params=params)
-                rows = attention_of_points(query, key, *text, params=params)
-            results |= self._attention(rows)
-            results |= self._matches(mean)
+            parts |= {"query_key": partial(self._by_query_key, given, points)}
+            parts |= {"attention": partial(self._attended, given, points)}
         if "feature" in self.section.kinds:
-            matches = match_features(given["feature"], points, params=params)
-            results |= _named("feature_", self._matches(matches))
+            parts |= {"feature": partial(self._by_feature, given, points)}
+
+        def one_by_one(chain: Sequence[str]) -> dict[str, _Results]:
+            return {name: parts[name]() for name in chain if name in parts}
+
+        found: dict[str, _Results] = {}
+        for of_chain in side_by_side([partial(one_by_one, chain) for chain in _CHAINS]):
+            found |= of_chain
+        results = {name: result for part in parts for name, result in found[part].items()}
         labels = {name: (axes, tuple(tensor.shape)) for name, (axes, tensor) in results.items()}
         return labels, torch.cat([tensor.flatten() for _, tensor in results.values()])
 
-    def _matches(self, matches: Matches) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    def _by_query_key(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
+        query, key = given["query"], given["key"]
+        if not self.section.per_head:
+            return self._matches(match_points(query, key, points, params=self._params))
+        mean, heads = match_points_with_heads(query, key, points, params=self._params)
+        return {**self._matches(mean), **_named("head_", self._matches(heads))}
+
+    def _attended(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
+        query, key = given["query"], given["key"]
+        text_key = given.get("text_key", key.new_zeros(len(key), 0, key.shape[-1]))
+        asked = (query, key, text_key, _mask_on(self.text_mask, str(key.device)), points)
+        if not self.section.per_head:
+            return self._attention(attention_of_points(*asked, params=self._params))
+        mean, heads = attention_of_points_with_heads(*asked, params=self._params)
+        return {**self._attention(mean), **_named("head_", self._attention(heads))}
+
+    def _by_feature(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
+        matches = match_features(given["feature"], points, params=self._params)
+        return _named("feature_", self._matches(matches))
+
+    def _matches(self, matches: Matches) -> "_Results":
         xy_px = tokens_to_points(matches.points_xy_token, stride_px=self.stride_px, params=self._params)
         return {
             "match_xy_px": (("latent_frame", "point", "xy"), xy_px),
@@ -144,7 +162,7 @@ class ClipMatcher:
             "match_margin": (("latent_frame", "point"), matches.margin),
         }
 
-    def _attention(self, rows: AttentionRows) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    def _attention(self, rows: AttentionRows) -> "_Results":
         return {
             "attention_max": (("latent_frame", "point"), rows.frame_max),
             "attention_mass": (("latent_frame", "point"), rows.frame_mass),
@@ -153,14 +171,20 @@ class ClipMatcher:
         }
 
 
+_Results = Mapping[str, tuple[tuple[str, ...], Tensor]]
+"""Name -> axes and values, still on the device."""
+
 _Labels = Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
 """Name -> axes and shape of every result; their numbers lie one behind the other."""
 
 
 def _named_arrays(labels: _Labels, numbers: Float[np.ndarray, " number"]) -> Cell:
-    ends = np.cumsum([math.prod(shape) for _, shape in labels.values()])
-    named = zip(labels.items(), np.split(numbers, ends[:-1]), strict=True)
-    return {name: (axes, part.reshape(shape)) for (name, (axes, shape)), part in named}
+    named, start = {}, 0
+    for name, (axes, shape) in labels.items():
+        end = start + math.prod(shape)
+        named[name] = (axes, numbers[start:end].reshape(shape))
+        start = end
+    return named
 
 
 @kept
@@ -233,9 +257,7 @@ def label_matches(
     )
 
 
-def _named(
-    prefix: str, values: Mapping[str, tuple[tuple[str, ...], Tensor]]
-) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+def _named(prefix: str, values: "_Results") -> "_Results":
     """Put the prefix before each name, and an axis `head` before those of heads alone."""
     return {
         prefix + name: (("head", *axes) if prefix == "head_" else axes, tensor)

@@ -1,7 +1,8 @@
 """One launch in place of dozens: what a GPU did for some tensors, recorded and replayed."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from difftrack.correspondence._kept import handed_out
 
-__all__ = ["Recordings"]
+__all__ = ["Recordings", "side_by_side"]
 
 LabelsT = TypeVar("LabelsT")
+ResultT = TypeVar("ResultT")
 _Place = tuple[tuple[str, int, tuple[int, ...], tuple[int, ...], torch.dtype], ...]
 
 _ONE_AT_A_TIME = Lock()
@@ -45,15 +47,17 @@ class Recordings(Generic[LabelsT]):
 
     A graph reads the memory that it was recorded with, so it serves whatever lies there now in the same layout: an
     allocator gives the tensors of one layer or step the places of those before. Nothing is copied, and inputs need not
-    outlive their call. Places seen once are computed plainly, places seen twice are recorded.
+    outlive their call.
 
     Args:
+        after: Times that a set of places is computed plainly before it is recorded: a recording costs as much as some
+            ten replays save.
         most: Sets of places that are remembered; those that were not needed for longest go first.
     """
 
-    def __init__(self, *, most: int = 64) -> None:
-        self._most = most
-        self._known: OrderedDict[_Place, _Recording[LabelsT] | None] = OrderedDict()
+    def __init__(self, *, after: int = 4, most: int = 64) -> None:
+        self._after, self._most = after, most
+        self._known: OrderedDict[_Place, _Recording[LabelsT] | int] = OrderedDict()
         self._pool: Any = None
         self._on_host: Tensor | None = None
 
@@ -77,16 +81,14 @@ class Recordings(Generic[LabelsT]):
         )
         device = next(iter(given.values())).device
         with _ONE_AT_A_TIME, torch.cuda.device(device):
-            seen = place in self._known
-            recording = self._known.get(place)
-            if seen and recording is None:
-                recording = self._record(compute, given, _side_stream(device))
-            self._known[place] = recording
-            self._known.move_to_end(place)
+            known = self._known.pop(place, 0)
+            if known == self._after:
+                known = self._record(compute, given, _stream(device))
+            self._known[place] = known + 1 if isinstance(known, int) else known
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
-            if recording is not None:
-                return recording.replay()
+            if not isinstance(known, int):
+                return known.replay()
             labels, numbers = compute(given)
             return labels, numbers.cpu().numpy()
 
@@ -106,9 +108,16 @@ class Recordings(Generic[LabelsT]):
                 self._pool = torch.cuda.graph_pool_handle()
             on_host = self._room_for(numbers)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+            # `torch.cuda.graph` would wait for the GPU, collect garbage and give all unused memory back first.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
                 labels, numbers = compute(given)
                 on_host.copy_(numbers, non_blocking=True)
+            except BaseException:
+                with suppress(RuntimeError):  # that the recording is of no use is known
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         before.wait_stream(side)
         return _Recording(graph, labels, on_host, held)
 
@@ -120,7 +129,33 @@ class Recordings(Generic[LabelsT]):
         return self._on_host
 
 
+def side_by_side(parts: Sequence[Callable[[], ResultT]]) -> list[ResultT]:
+    """Compute parts that do not depend on one another, side by side where a GPU's work is recorded.
+
+    The largest comes first: the kernels of the others take what its last blocks leave idle. Elsewhere one part follows
+    the other: launching takes longer than that gains.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return [part() for part in parts]
+    here = torch.cuda.current_stream()
+    if here != _stream(here.device):
+        return [part() for part in parts]
+    streams = [_stream(here.device, number) for number in range(1, len(parts))]
+    results = []
+    for stream, part in zip(streams, parts[1:], strict=True):
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            results.append(part())
+    results.insert(0, parts[0]())
+    for stream in streams:
+        here.wait_stream(stream)
+    return results
+
+
 @cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one on which all is recorded: no stream can use the scratch memory or the workspaces of another."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def _stream(device: torch.device, number: int = 0) -> torch.cuda.Stream:
+    """Number 0 is recorded on, the others beside it and first: small kernels would wait for all blocks of large ones.
+
+    They are the same for all recordings: no stream can use the scratch memory of another.
+    """
+    return torch.cuda.Stream(device, priority=0 if number == 0 else -1)  # type: ignore[no-untyped-call]
