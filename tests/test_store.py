@@ -38,6 +38,7 @@ from difftrack.store import (
 from difftrack.store._encoder import encode_shard
 from difftrack.store._encodings import encoding_of
 from difftrack.store._metadata import create_array
+from difftrack.store._schema import GroupSchema, group_files
 from difftrack.store._spec import array_layouts
 from difftrack.store.torch_dataset import DescriptorDataset
 
@@ -239,6 +240,21 @@ def test_shards_are_what_zarr_itself_would_write(params: StoreParams) -> None:
         group = zarr.create_group(MemoryStore(written), zarr_format=3)
         create_array(group, layout, num_units=(1, 1), attributes={})[0, 0] = numbers
         assert b"".join(encode_shard(layout, numbers)) == written[layout.shard_key(0, 0)].to_bytes(), layout.name
+
+
+@pytest.mark.parametrize("params", LAYOUTS.values(), ids=LAYOUTS)
+def test_small_files_of_every_group_are_what_zarr_itself_would_write(params: StoreParams) -> None:
+    for clip in ("first", "second"):  # the second's are made of the first's
+        spec = make_spec(fingerprint_parts={"clip": clip})
+        schema, num_units = GroupSchema(spec, params), (len(spec.steps), len(spec.layers))
+        attributes = {"fingerprint": schema.fingerprint, "stored_as": params.dtype}
+        written: dict[str, Any] = {}
+        group = zarr.create_group(MemoryStore(written), zarr_format=3)
+        for layout in schema.layouts.values():
+            create_array(group, layout, num_units=num_units, attributes=attributes)
+        found = group_files(schema)
+        for layout in schema.layouts.values():
+            assert found[f"{layout.name}/zarr.json"] == written[f"{layout.name}/zarr.json"].to_bytes()
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:

@@ -1,6 +1,12 @@
-"""zarr at work: every file of a group but its header and its shards, made in memory."""
+"""zarr at work: every file of a group but its header and its shards, made in memory.
 
+zarr passes each of its calls through an event loop of its own, twenty of them for a group; while a GPU waits for the
+next clip that is long. Groups that differ in their attributes alone, as those of many clips do, are made once.
+"""
+
+import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,9 +53,27 @@ def small_files(
     separator: Separator,
 ) -> dict[str, bytes]:
     """Every file of a group but its header and its shards, by key below the group."""
+    labels = tuple((name, axis, values.dtype.str, values.tobytes()) for name, (axis, values) in coordinates.items())
+    files = dict(_files_without_attributes(tuple(layouts), labels, num_units, separator))
+    for layout in layouts:
+        key = f"{layout.name}/zarr.json"
+        metadata = json.loads(files[key])
+        metadata["attributes"] = dict(attributes)
+        files[key] = json.dumps(metadata, indent=2).encode()
+    return files
+
+
+@lru_cache(maxsize=16)
+def _files_without_attributes(
+    layouts: tuple[ArrayLayout, ...],
+    coordinates: tuple[tuple[str, str, str, bytes], ...],
+    num_units: tuple[int, int],
+    separator: Separator,
+) -> Mapping[str, bytes]:
     content: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(content), zarr_format=3)
-    for name, (axis, values) in coordinates.items():
+    for name, axis, dtype, labels in coordinates:
+        values = np.frombuffer(labels, dtype)
         array = group.create_array(
             name,
             shape=values.shape,
@@ -63,5 +87,5 @@ def small_files(
         )
         array[:] = values
     for layout in layouts:
-        create_array(group, layout, num_units=num_units, attributes=attributes)
+        create_array(group, layout, num_units=num_units, attributes={})
     return {key: bytes(value.to_bytes()) for key, value in content.items() if key != "zarr.json"}

@@ -213,7 +213,7 @@ def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separ
         rest = (frames_per_chunk, params.codec, params.level, separator)
         layouts.append(ArrayLayout(entry, axes, shape, encoding.stored, encoding.fill_value, *rest))
         if encoding.has_scale:
-            scale = (f"{entry}_scale", axes[:-1], shape[:-1], "float16", float("nan"))
+            scale = (f"{entry}_scale", axes[:-1], shape[:-1], "float16", math.nan)
             layouts.append(ArrayLayout(*scale, *rest))
     return layouts
 

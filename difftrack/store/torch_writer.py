@@ -120,10 +120,12 @@ class WriteQueue:
         return _run(complete) if self._threads is None else self._threads.submit(complete)
 
     def close(self) -> None:
-        """Wait for what has been taken."""
+        """Wait for what has been taken, and let go of pinned memory: the next queue is given the same."""
         for threads in (self._threads, self._encoders):
             if threads is not None:
                 threads.shutdown()
+        while not self._slots.empty():
+            self._slots.get().buffer = None
 
     def __enter__(self) -> "WriteQueue":
         return self
