@@ -18,7 +18,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from difftrack.rendering import VOCABULARY, RenderSpec
+from difftrack.rendering import VOCABULARY, RenderSpec, Scene
 from difftrack.training import (
     ArchitectureParams,
     AutoencoderTraining,
@@ -189,6 +189,28 @@ def test_hard_batches_come_in_their_share(monkeypatch: pytest.MonkeyPatch, share
         for _ in islice(stream.batches(ClipShape(2, 8, 16), 1, hard_share=share), len(pattern)):
             pass
     assert "".join(split[0] for split in splits[: len(pattern)]) == pattern
+
+
+def test_objects_of_centred_clips_pass_the_middle_halfway() -> None:
+    base = RenderSpec(seed=0, role="train", num_frames=13)
+    specs, plain = _data._sample_scenes(base, range(40), 2, 0.0)
+    _, all_centred = _data._sample_scenes(base, range(40), 2, 1.0)
+    _, some = _data._sample_scenes(base, range(40), 2, 0.5)
+
+    def middle(scene: Scene) -> np.ndarray:
+        path = scene.travel
+        swing = np.sin(path.rate * 12 + path.phase) - np.sin(path.phase)
+        halfway: np.ndarray = scene.center + scene.heading * (path.amplitude * swing)[:, None] / 2
+        return halfway
+
+    moving = [number for number, spec in enumerate(specs) if spec.kind == "object"]
+    for number in moving:
+        np.testing.assert_allclose(middle(all_centred[number]), 0.35 * plain[number].center, atol=1e-9)
+        np.testing.assert_array_equal(all_centred[number].heading, plain[number].heading)
+    kept = [number for number in moving if (some[number].center == plain[number].center).all()]
+    assert 0 < len(kept) < len(moving)
+    for number in set(range(40)) - set(moving):
+        np.testing.assert_array_equal(all_centred[number].center, plain[number].center)
 
 
 def test_levels_that_are_not_uniform_lie_around_their_mean() -> None:
@@ -485,6 +507,8 @@ def test_impossible_shares_are_named() -> None:
         PoolParams(refresh_share=1.0)
     with pytest.raises(ValueError, match=r"hard_share is 1\.5"):
         PoolParams(hard_share=1.5)
+    with pytest.raises(ValueError, match=r"centred_share is -0\.5"):
+        PoolParams(centred_share=-0.5)
 
 
 def _save(folder: Path, sizes: ArchitectureParams = SIZES) -> Path:

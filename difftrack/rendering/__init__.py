@@ -12,7 +12,7 @@ from difftrack.rendering._render import (
     render_batch,
     render_clip,
 )
-from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, sample_scene
+from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, sample_scene
 from difftrack.rendering._textures import (
     PALETTE,
     PATTERNS,
@@ -39,6 +39,7 @@ __all__ = [
     "Role",
     "Scene",
     "Texture",
+    "centred",
     "describe",
     "draw_layer",
     "exact_tracks",

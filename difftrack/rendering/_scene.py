@@ -5,7 +5,7 @@ function of continuous time, so frames may be taken at any times and motion blur
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -34,6 +34,8 @@ REFERENCE_HEIGHT: Final = 128
 FAR: Final = 1e6
 """Radius of the background; minus it, of a layer that is not used."""
 _SCENE_STREAM: Final = 15_485_863
+_AROUND_THE_MIDDLE: Final = 0.35
+"""Of an object's distance from the middle of the picture, what is left of it when its path is centred."""
 _POLYGON_CORNERS: Final = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6}
 
 
@@ -238,6 +240,16 @@ def sample_scene(spec: RenderSpec, *, num_textures: int | None = None) -> Scene:
         shutter=float(rng.uniform(0, limits.shutter)),
         shapes=shapes,
     )
+
+
+def centred(scene: Scene, *, num_frames: int) -> Scene:
+    """The scene with its objects' paths around the middle of the picture: where one begins tells where it will go.
+
+    In scenes as they are drawn nearly nothing of the picture follows from "moves left" before the object is seen.
+    """
+    path = scene.travel
+    moved = path.amplitude * (np.sin(path.rate * (num_frames - 1) + path.phase) - np.sin(path.phase))
+    return replace(scene, center=_AROUND_THE_MIDDLE * scene.center - scene.heading * moved[:, None] / 2)
 
 
 def _paced(

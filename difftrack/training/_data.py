@@ -21,6 +21,7 @@ from difftrack.rendering import (
     Role,
     Scene,
     Texture,
+    centred,
     describe,
     draw_layer,
     make_texture,
@@ -34,6 +35,7 @@ JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
 _PREFETCH = 4
+_CENTRED_STREAM = 32_452_843
 _REPETITIVE_SHARE = 5
 """One repetitive texture is kept for so many others."""
 
@@ -106,8 +108,18 @@ class ClipStream:
     def _bank(self) -> UInt8[Tensor, "texture texel_row texel_col rgb"]:
         return torch.from_numpy(np.stack([texture.pixels for texture in self._textures])).to(self._device)
 
-    def batches(self, shape: ClipShape, batch_size: int, *, hard_share: float = 0.5) -> Iterator[ClipBatch]:
-        """Yield batches without end, a few of them drawn ahead; `hard_share` of them are hard, spread evenly."""
+    def batches(
+        self, shape: ClipShape, batch_size: int, *, hard_share: float = 0.5, centred_share: float = 0.0
+    ) -> Iterator[ClipBatch]:
+        """Yield batches without end, a few of them drawn ahead.
+
+        Args:
+            shape: Of all clips.
+            batch_size: Clips in each batch.
+            hard_share: Of all batches, those that are hard, spread evenly.
+            centred_share: Of the clips whose objects move, those where they do so around the middle of the picture
+                (`centred`).
+        """
         pending: deque[Future[tuple[list[RenderSpec], list[Scene]]]] = deque()
         number = 0
         while True:
@@ -122,7 +134,7 @@ class ClipStream:
                 )
                 seeds = range(self._next_seed, self._next_seed + batch_size)
                 self._next_seed += batch_size
-                pending.append(self._pool.submit(_sample_scenes, base, seeds, self._counts[0]))
+                pending.append(self._pool.submit(_sample_scenes, base, seeds, self._counts[0], centred_share))
                 number += 1
             specs, scenes = pending.popleft().result()
             yield self._rendered(shape, specs, scenes)
@@ -167,6 +179,16 @@ def _make_textures(jobs: list[tuple[Role, int, bool]]) -> list[Texture]:
     return [make_texture(role, index, repetitive=repetitive) for role, index, repetitive in jobs]
 
 
-def _sample_scenes(base: RenderSpec, seeds: range, num_textures: int) -> tuple[list[RenderSpec], list[Scene]]:
+def _sample_scenes(
+    base: RenderSpec, seeds: range, num_textures: int, centred_share: float
+) -> tuple[list[RenderSpec], list[Scene]]:
     specs = [replace(base, seed=seed, kind="scene" if seed % 5 < 2 else "object") for seed in seeds]
-    return specs, [sample_scene(spec, num_textures=num_textures) for spec in specs]
+    scenes = [sample_scene(spec, num_textures=num_textures) for spec in specs]
+    chosen = [
+        spec.kind == "object" and np.random.default_rng([_CENTRED_STREAM, spec.seed]).random() < centred_share
+        for spec in specs
+    ]
+    return specs, [
+        centred(scene, num_frames=spec.num_frames) if choose else scene
+        for spec, scene, choose in zip(specs, scenes, chosen, strict=True)
+    ]

@@ -46,6 +46,9 @@ class PoolParams:
     other_share: float = 0.05
     hard_share: float = 0.5
     """Share of hard clips among all; the rest is easy."""
+    centred_share: float = 0.0
+    """Share of clips whose objects move around the middle of the picture, among those of whole clips where they move:
+    there a prompt's direction says where things begin, and so does the loss at high noise."""
     tokens_per_step: int = 122_880
     """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0
@@ -59,8 +62,9 @@ class PoolParams:
         shares = [getattr(self, f"{name}_share") for name in get_args(PoolName)]
         if min(shares) < 0 or sum(shares) <= 0:
             raise ValueError(f"shares of the pools are {shares}; none may be negative and one must be positive")
-        if not 0 <= self.hard_share <= 1:
-            raise ValueError(f"hard_share is {self.hard_share}; it is a share of all clips, 0...1")
+        for name in ("hard_share", "centred_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share of clips, 0...1")
         if not (0 < self.fill_share <= 1 and 0 <= self.refresh_share < 1):
             raise ValueError(
                 f"fill_share is {self.fill_share} and refresh_share {self.refresh_share}; both are shares, and some"
@@ -209,7 +213,12 @@ class LatentPools:
                 device=device,
             ),
             tokens=torch.empty((length, self._text_length), dtype=torch.long, device=device),
-            batches=stream.batches(shape, min(batch_size, length), hard_share=self._params.hard_share),
+            batches=stream.batches(
+                shape,
+                min(batch_size, length),
+                hard_share=self._params.hard_share,
+                centred_share=self._params.centred_share if shape.times == "whole" else 0.0,
+            ),
         )
 
     def _clock(self) -> float:
