@@ -5,6 +5,7 @@ The interpreter runs the same kernels one program at a time; it checks indices, 
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from difftrack.correspondence import (
     query_tokens,
     read_rows,
 )
+from difftrack.correspondence._recordings import Recordings, side_by_side
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ON_CUDA = torch.cuda.is_available()
@@ -234,6 +236,7 @@ def test_a_recording_reads_what_lies_in_its_place_now_and_changes_no_input() -> 
         found[seed].append({name: values for name, (_, values) in on_gpu.match(places.__getitem__).items()})
         for kind, tensor in cell(seed).items():
             assert torch.equal(places[kind].cpu(), tensor)
+    assert [type(known).__name__ for known in on_gpu._recordings._known.values()] == ["_Recording"]
     for first, *others in found.values():
         assert len(others) == 3
         assert all(first[name].tobytes() == other[name].tobytes() for other in others for name in first)
@@ -259,6 +262,59 @@ def test_no_points_are_matched_again_and_again() -> None:
     given = {kind: tensor.to("cuda") for kind, tensor in cell(5).items()}
     for _ in range(7):
         assert nowhere.match(given.__getitem__)["match_probability"][1].shape == (FRAMES, 0)
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_what_was_forgotten_is_recorded_again() -> None:
+    recordings: Recordings[str] = Recordings(after=1, most=1)
+    places = [torch.full((7,), float(value), device="cuda") for value in (2, 3)]
+
+    def squared(given: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+        first, second = side_by_side([lambda: given["x"] * given["x"], lambda: given["x"] + 1])
+        return "squared, and one more", torch.cat([first, second])
+
+    for index in (0, 0, 0, 1, 1, 1, 0, 0, 0):
+        labels, numbers = recordings(squared, {"x": places[index]})
+        value = (2, 3)[index]
+        assert labels == "squared, and one more"
+        assert numbers.tolist() == [value**2] * 7 + [value + 1] * 7
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_a_computation_that_fails_while_it_is_recorded_fails_alone() -> None:
+    recordings: Recordings[str] = Recordings(after=1)
+    x, calls = torch.ones(5, device="cuda"), list[bool]()
+
+    def twice(given: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+        def refuse() -> Tensor:
+            calls.append(torch.cuda.is_current_stream_capturing())
+            if calls.count(True) == 1 and calls[-1]:
+                raise ValueError("not now")
+            return given["x"]
+
+        return "", torch.cat(side_by_side([lambda: given["x"], refuse]))
+
+    recordings(twice, {"x": x})
+    with pytest.raises(ValueError, match="not now"):
+        recordings(twice, {"x": x})
+    for _ in range(4):
+        assert recordings(twice, {"x": x})[1].tolist() == [1.0] * 10
+    assert calls.count(True) == 2
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
+def test_clips_one_after_another_do_not_pile_up_memory() -> None:
+    given = {kind: tensor.to("cuda") for kind, tensor in cell(5).items()}
+
+    def reserved_after(num_clips: int) -> int:
+        for _ in range(num_clips):
+            _, on_gpu = matchers("corrected", (True,) * 7)
+            for _ in range(7):
+                on_gpu.match(given.__getitem__)
+        return torch.cuda.memory_reserved()
+
+    before = reserved_after(2)
+    assert reserved_after(6) <= before
 
 
 @pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")

@@ -37,7 +37,7 @@ from difftrack.store import (
 )
 from difftrack.store._encoder import encode_shard
 from difftrack.store._encodings import encoding_of
-from difftrack.store._metadata import create_array
+from difftrack.store._metadata import _files_without_attributes, create_array
 from difftrack.store._schema import GroupSchema, group_files
 from difftrack.store._spec import array_layouts
 from difftrack.store.torch_dataset import DescriptorDataset
@@ -243,18 +243,20 @@ def test_shards_are_what_zarr_itself_would_write(params: StoreParams) -> None:
 
 
 @pytest.mark.parametrize("params", LAYOUTS.values(), ids=LAYOUTS)
-def test_small_files_of_every_group_are_what_zarr_itself_would_write(params: StoreParams) -> None:
-    for clip in ("first", "second"):  # the second's are made of the first's
-        spec = make_spec(fingerprint_parts={"clip": clip})
+def test_small_files_of_groups_alike_are_made_once_and_are_zarrs_own(params: StoreParams) -> None:
+    specs = [make_spec(), make_spec(fingerprint_parts={"clip": "another"}), make_spec(timesteps=(961.5, 21.0))]
+    _files_without_attributes.cache_clear()
+    for spec in specs:
         schema, num_units = GroupSchema(spec, params), (len(spec.steps), len(spec.layers))
+        found = group_files(schema)
         attributes = {"fingerprint": schema.fingerprint, "stored_as": params.dtype}
         written: dict[str, Any] = {}
         group = zarr.create_group(MemoryStore(written), zarr_format=3)
         for layout in schema.layouts.values():
             create_array(group, layout, num_units=num_units, attributes=attributes)
-        found = group_files(schema)
-        for layout in schema.layouts.values():
             assert found[f"{layout.name}/zarr.json"] == written[f"{layout.name}/zarr.json"].to_bytes()
+        assert np.frombuffer(found["timestep/c.0"][:16]).tolist() == list(spec.timesteps)
+    assert _files_without_attributes.cache_info().hits == 1
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:

@@ -155,6 +155,16 @@ def test_progress_counts_the_bytes_of_units_that_are_on_disk(tmp_path: Path) -> 
     assert counted == [2 * 2 * 11 * (2 * tokens + 13)]
 
 
+def test_a_closed_queue_refuses_units_and_holds_no_memory(tmp_path: Path) -> None:
+    queue = WriteQueue(num_threads=1, depth=2)
+    writer = create_group(tmp_path, "clip", SPEC)
+    queue.put(writer, 3, 0, unit(3, 0))
+    queue.close()
+    assert all(slot.buffer is None and not slot.held for slot in queue._all_slots)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        queue.put(writer, 3, 4, unit(3, 4))
+
+
 def test_finishing_before_everything_was_put_names_what_is_missing(tmp_path: Path) -> None:
     writer = create_group(tmp_path, "clip", SPEC)
     with WriteQueue(num_threads=2) as units:

@@ -191,7 +191,7 @@ def test_hard_batches_come_in_their_share(monkeypatch: pytest.MonkeyPatch, share
     assert "".join(split[0] for split in splits[: len(pattern)]) == pattern
 
 
-def test_objects_of_centred_clips_pass_the_middle_halfway() -> None:
+def test_ways_of_objects_in_centred_clips_lie_around_the_middle() -> None:
     base = RenderSpec(seed=0, role="train", num_frames=13)
     specs, plain = _data._sample_scenes(base, range(40), 2, 0.0)
     _, all_centred = _data._sample_scenes(base, range(40), 2, 1.0)

@@ -120,7 +120,7 @@ class ClipMatcher:
         parts: dict[str, Callable[[], _Results]] = {}
         if "query_key" in self.section.kinds:
             parts |= {"query_key": partial(self._by_query_key, given, points)}
-            parts |= {"attention": partial(self._attended, given, points)}
+            parts |= {"attention": partial(self._by_attention, given, points)}
         if "feature" in self.section.kinds:
             parts |= {"feature": partial(self._by_feature, given, points)}
 
@@ -141,7 +141,7 @@ class ClipMatcher:
         mean, heads = match_points_with_heads(query, key, points, params=self._params)
         return {**self._matches(mean), **_named("head_", self._matches(heads))}
 
-    def _attended(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
+    def _by_attention(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
         query, key = given["query"], given["key"]
         text_key = given.get("text_key", key.new_zeros(len(key), 0, key.shape[-1]))
         asked = (query, key, text_key, _mask_on(self.text_mask, str(key.device)), points)

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -23,6 +24,9 @@ _Place = tuple[tuple[str, int, tuple[int, ...], tuple[int, ...], torch.dtype], .
 
 _ONE_AT_A_TIME = Lock()
 """Of all recordings in this process: no two of them may be made at once, and those that share memory may not run so."""
+
+_IS_RECORDED: ContextVar[bool] = ContextVar("_IS_RECORDED", default=False)
+"""Whether what this thread computes is being recorded, or tried out for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,6 @@ class Recordings(Generic[LabelsT]):
     def __init__(self, *, after: int = 4, most: int = 64) -> None:
         self._after, self._most = after, most
         self._known: OrderedDict[_Place, _Recording[LabelsT] | int] = OrderedDict()
-        self._pool: Any = None
         self._on_host: Tensor | None = None
 
     def __call__(
@@ -83,8 +86,11 @@ class Recordings(Generic[LabelsT]):
         with _ONE_AT_A_TIME, torch.cuda.device(device):
             known = self._known.pop(place, 0)
             if known == self._after:
-                known = self._record(compute, given, _stream(device))
-            self._known[place] = known + 1 if isinstance(known, int) else known
+                # Memory that lies idle elsewhere is out of a recording's reach.
+                with suppress(torch.OutOfMemoryError):
+                    known = self._record(compute, given, _stream(device))
+            # One that could not be recorded is counted anew.
+            self._known[place] = (known + 1) % (self._after + 1) if isinstance(known, int) else known
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
             if not isinstance(known, int):
@@ -101,25 +107,37 @@ class Recordings(Generic[LabelsT]):
         """Record without computing; all recordings share their scratch memory, as one runs at a time."""
         before = torch.cuda.current_stream()
         side.wait_stream(before)
-        # The outer one leaves the stream even where a failed recording does not.
-        with torch.cuda.stream(side), handed_out() as held:
-            _, numbers = compute(given)  # makes workspaces of libraries and what is kept: nothing may wait later
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            on_host = self._room_for(numbers)
-            graph = torch.cuda.CUDAGraph()
-            # `torch.cuda.graph` would wait for the GPU, collect garbage and give all unused memory back first.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                labels, numbers = compute(given)
-                on_host.copy_(numbers, non_blocking=True)
-            except BaseException:
-                with suppress(RuntimeError):  # that the recording is of no use is known
-                    graph.capture_end()
-                raise
-            graph.capture_end()
+        token = _IS_RECORDED.set(True)
+        try:
+            with torch.cuda.stream(side), handed_out() as held:
+                _, numbers = compute(given)  # makes workspaces of libraries and what is kept: nothing may wait later
+                on_host = self._room_for(numbers)
+                graph, pool = torch.cuda.CUDAGraph(), self._scratch()
+                # `torch.cuda.graph` would wait for the GPU, collect garbage and give all unused memory back each time.
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    labels, numbers = compute(given)
+                    on_host.copy_(numbers, non_blocking=True)
+                except BaseException:
+                    with suppress(RuntimeError):  # that the recording is of no use is known
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+        finally:
+            _IS_RECORDED.reset(token)
         before.wait_stream(side)
         return _Recording(graph, labels, on_host, held)
+
+    def _scratch(self) -> Any:  # noqa: ANN401 - torch's handle of a pool
+        """The pool of a recording that is still there, as torch does not take one up again whose last user is gone.
+
+        Without one, memory of pools whose owners are gone is given back first: no recording can make the GPU do so.
+        """
+        for known in self._known.values():
+            if isinstance(known, _Recording):
+                return known.graph.pool()
+        torch.cuda.empty_cache()
+        return torch.cuda.graph_pool_handle()
 
     def _room_for(self, numbers: Num[Tensor, " number"]) -> Num[Tensor, " number"]:
         """Pinned memory of that size, the same for all recordings: whoever replays one takes a copy."""
@@ -132,24 +150,24 @@ class Recordings(Generic[LabelsT]):
 def side_by_side(parts: Sequence[Callable[[], ResultT]]) -> list[ResultT]:
     """Compute parts that do not depend on one another, side by side where a GPU's work is recorded.
 
-    The largest comes first: the kernels of the others take what its last blocks leave idle. Elsewhere one part follows
-    the other: launching takes longer than that gains.
+    There the first part should be the largest: the kernels of the others go before those of its blocks that wait for
+    room. Elsewhere one part follows the other: launching takes longer than that gains.
     """
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not _IS_RECORDED.get():
         return [part() for part in parts]
     here = torch.cuda.current_stream()
-    if here != _stream(here.device):
-        return [part() for part in parts]
-    streams = [_stream(here.device, number) for number in range(1, len(parts))]
-    results = []
-    for stream, part in zip(streams, parts[1:], strict=True):
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            results.append(part())
-    results.insert(0, parts[0]())
-    for stream in streams:
-        here.wait_stream(stream)
-    return results
+    others, forked = [], []
+    try:
+        for number, part in enumerate(parts[1:], start=1):
+            stream = _stream(here.device, number)
+            stream.wait_stream(here)
+            forked.append(stream)
+            with torch.cuda.stream(stream):
+                others.append(part())
+        return [parts[0](), *others]
+    finally:  # what is not joined could not be ended
+        for stream in forked:
+            here.wait_stream(stream)
 
 
 @cache

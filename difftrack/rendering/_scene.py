@@ -246,6 +246,10 @@ def centred(scene: Scene, *, num_frames: int) -> Scene:
     """The scene with its objects' paths around the middle of the picture: where one begins tells where it will go.
 
     In scenes as they are drawn nearly nothing of the picture follows from "moves left" before the object is seen.
+
+    Args:
+        scene: Any; camera, sway and the background stay as they are.
+        num_frames: Between the first and last of which an object's way is halved.
     """
     path = scene.travel
     moved = path.amplitude * (np.sin(path.rate * (num_frames - 1) + path.phase) - np.sin(path.phase))

@@ -53,8 +53,9 @@ def small_files(
     separator: Separator,
 ) -> dict[str, bytes]:
     """Every file of a group but its header and its shards, by key below the group."""
+    layouts = tuple(layouts)
     labels = tuple((name, axis, values.dtype.str, values.tobytes()) for name, (axis, values) in coordinates.items())
-    files = dict(_files_without_attributes(tuple(layouts), labels, num_units, separator))
+    files = dict(_files_without_attributes(layouts, labels, num_units, separator))
     for layout in layouts:
         key = f"{layout.name}/zarr.json"
         metadata = json.loads(files[key])

@@ -166,7 +166,8 @@ class ArrayLayout:
     shape: tuple[int, ...]
     """Of a unit."""
     dtype: str
-    fill_value: float | int
+    fill_value: float | int = field(compare=False)
+    """Follows from `dtype`; NaN, which equals nothing, is not compared."""
     frames_per_chunk: int | None
     """Latent frames in a chunk; None where the unit is one chunk."""
     codec: CodecName
@@ -213,7 +214,7 @@ def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separ
         rest = (frames_per_chunk, params.codec, params.level, separator)
         layouts.append(ArrayLayout(entry, axes, shape, encoding.stored, encoding.fill_value, *rest))
         if encoding.has_scale:
-            scale = (f"{entry}_scale", axes[:-1], shape[:-1], "float16", math.nan)
+            scale = (f"{entry}_scale", axes[:-1], shape[:-1], "float16", float("nan"))
             layouts.append(ArrayLayout(*scale, *rest))
     return layouts
 

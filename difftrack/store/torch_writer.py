@@ -71,9 +71,10 @@ class WriteQueue:
         self._encoders = ThreadPoolExecutor(num_threads, thread_name_prefix="encoder") if num_threads else None
         # Threads that wait, for the device and for the encoders: one per unit on its way, and some for whole groups.
         self._threads = ThreadPoolExecutor(2 * depth, thread_name_prefix="writer") if num_threads else None
+        self._all_slots = tuple(_Slot() for _ in range(depth))
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for _ in range(depth):
-            self._slots.put(_Slot())
+        for slot in self._all_slots:
+            self._slots.put(slot)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._units: dict[GroupWriter, list[Future[None]]] = defaultdict(list)
 
@@ -124,8 +125,8 @@ class WriteQueue:
         for threads in (self._threads, self._encoders):
             if threads is not None:
                 threads.shutdown()
-        while not self._slots.empty():
-            self._slots.get().buffer = None
+        for slot in self._all_slots:
+            slot.buffer = None
 
     def __enter__(self) -> "WriteQueue":
         return self

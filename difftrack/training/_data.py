@@ -35,7 +35,7 @@ JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
 _PREFETCH = 4
-_CENTRED_STREAM = 32_452_843
+_CENTRED_DRAWS = 32_452_843
 _REPETITIVE_SHARE = 5
 """One repetitive texture is kept for so many others."""
 
@@ -185,7 +185,7 @@ def _sample_scenes(
     specs = [replace(base, seed=seed, kind="scene" if seed % 5 < 2 else "object") for seed in seeds]
     scenes = [sample_scene(spec, num_textures=num_textures) for spec in specs]
     chosen = [
-        spec.kind == "object" and np.random.default_rng([_CENTRED_STREAM, spec.seed]).random() < centred_share
+        spec.kind == "object" and np.random.default_rng([_CENTRED_DRAWS, spec.seed]).random() < centred_share
         for spec in specs
     ]
     return specs, [

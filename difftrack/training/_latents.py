@@ -47,8 +47,8 @@ class PoolParams:
     hard_share: float = 0.5
     """Share of hard clips among all; the rest is easy."""
     centred_share: float = 0.0
-    """Share of clips whose objects move around the middle of the picture, among those of whole clips where they move:
-    there a prompt's direction says where things begin, and so does the loss at high noise."""
+    """Share of clips whose objects move around the middle of the picture, among those that are encoded whole and whose
+    objects move: there a prompt's direction says where things begin, which the loss at high noise feels."""
     tokens_per_step: int = 122_880
     """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0
