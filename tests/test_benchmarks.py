@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+WAYS = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
 
 
 def test_the_store_benchmark_weighs_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +44,34 @@ def test_each_change_of_a_prompt_changes_that_alone(monkeypatch: pytest.MonkeyPa
         assert after[place] not in before
     assert prompts.change_shapes(two).split().count("star") == 0
     assert prompts.exchange_colours(two).split()[1] == "blue"
+
+
+def test_motion_is_told_apart_from_that_of_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    motion = importlib.import_module("benchmarks.motion")
+    rng = np.random.default_rng(3)
+    ground, thing = (rng.integers(0, 256, (200, 260, 3)) for _ in range(2))
+    smooth = np.ones(5) / 5
+    for axis in (0, 1):
+        ground, thing = (np.apply_along_axis(np.convolve, axis, noise, smooth, "same") for noise in (ground, thing))
+
+    def clip(step_x: int, step_y: int) -> np.ndarray:
+        """A square that moves over a background that moves one px to the right a frame."""
+        frames = []
+        for time in range(17):
+            frame = ground[20:148, 40 - time : 232 - time].copy()
+            y, x = 44 + step_y * time, 76 + step_x * time
+            frame[y : y + 40, x : x + 40] = thing[:40, :40]
+            frames.append(frame)
+        return np.stack(frames).astype(np.uint8)
+
+    moved = {word: motion.motion_of(clip(1 + 2 * x, 2 * y)) for word, (x, y) in WAYS.items()}
+    for word, (x, y) in WAYS.items():
+        np.testing.assert_allclose(moved[word], (2 * x, 2 * y), atol=0.6)  # less at the edges
+    asked = motion.obedience(list(moved.values()), list(WAYS))
+    assert asked["within_45_degrees"] == 1
+    assert asked["against"] == 0
+    assert asked["px_per_frame"] == pytest.approx(2, abs=0.6)
+    turned = motion.obedience(list(moved.values()), ["down", "left", "up", "right"])
+    assert turned["within_45_degrees"] == 0
+    assert motion.obedience([np.zeros(2)], ["up"])["within_45_degrees"] == 0
