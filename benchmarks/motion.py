@@ -1,12 +1,12 @@
 """Whether samples of the shipped backbone move the way that their prompts say.
 
-Usage: python -m benchmarks.motion [--sets 8] [--steps 30] [--pipeline DIR] [--device auto]
+Usage: python -m benchmarks.motion [--sets 8] [--steps 30] [--pipeline DIR] [--results FILE] [--device auto]
 
 Four prompts of a set ask for one thing to move right, down, left and up; nothing else differs, nor does the noise. What
 moved is measured on the frames, by Lucas-Kanade over four frames at a time: points that leave their picture's median
 motion behind say where the thing goes. Rendered clips in which one object moves so are measured alike: they say what
-the measure is worth. Results are printed and go to benchmarks/results/motion.json, the samples of the first sets to
-benchmarks/results/motion.jpg.
+the measure is worth. Results are printed and go to benchmarks/results/motion.json, the samples of the first sets to a
+picture beside it.
 """
 
 import argparse
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--pipeline", default=SHIPPED)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--first-seed", type=int, default=700_000)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     backbone = load_backbone(f"path:{given.pipeline}", ModelParams(device=given.device))
     cases = [(seed, word) for seed in range(given.first_seed, given.first_seed + given.sets) for word in DIRECTIONS]
@@ -82,8 +83,8 @@ def main() -> None:
         "samples": obedience(moved, [word for _, word in cases]),
         "rendered": obedience([motion for motion, _ in rendered], [word for _, word in rendered]),
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    write_image(RESULTS.with_suffix(".jpg"), np.concatenate(strips[: _SHOWN_SETS * len(DIRECTIONS)]))
+    given.results.write_text(json.dumps(results, indent=1) + "\n")
+    write_image(given.results.with_suffix(".jpg"), np.concatenate(strips[: _SHOWN_SETS * len(DIRECTIONS)]))
     _print(results)
 
 

@@ -159,6 +159,8 @@ def test_a_closed_queue_refuses_units_and_holds_no_memory(tmp_path: Path) -> Non
     queue = WriteQueue(num_threads=1, depth=2)
     writer = create_group(tmp_path, "clip", SPEC)
     queue.put(writer, 3, 0, unit(3, 0))
+    for slot in queue._all_slots:
+        slot.buffer = torch.empty(7)  # as if tensors had come from a GPU
     queue.close()
     assert all(slot.buffer is None and not slot.held for slot in queue._all_slots)
     with pytest.raises(RuntimeError, match="shutdown"):

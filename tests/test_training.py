@@ -18,7 +18,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from difftrack.rendering import VOCABULARY, RenderSpec, Scene
+from difftrack.rendering import VOCABULARY, Motion, RenderSpec, Scene
 from difftrack.training import (
     ArchitectureParams,
     AutoencoderTraining,
@@ -198,9 +198,9 @@ def test_ways_of_objects_in_centred_clips_lie_around_the_middle() -> None:
     _, some = _data._sample_scenes(base, range(40), 2, 0.5)
 
     def middle(scene: Scene) -> np.ndarray:
-        path = scene.travel
-        swing = np.sin(path.rate * 12 + path.phase) - np.sin(path.phase)
-        halfway: np.ndarray = scene.center + scene.heading * (path.amplitude * swing)[:, None] / 2
+        motion = Motion.stack([scene], device=CPU, dtype=torch.float64)
+        travelled = motion.path("travel", torch.tensor([[12.0]], dtype=torch.float64))[0, 0, :, None]
+        halfway: np.ndarray = (motion["center"][0] + motion["heading"][0] * travelled / 2).numpy()
         return halfway
 
     moving = [number for number, spec in enumerate(specs) if spec.kind == "object"]

@@ -89,8 +89,9 @@ class Recordings(Generic[LabelsT]):
                 # Memory that lies idle elsewhere is out of a recording's reach.
                 with suppress(torch.OutOfMemoryError):
                     known = self._record(compute, given, _stream(device))
-            # One that could not be recorded is counted anew.
-            self._known[place] = (known + 1) % (self._after + 1) if isinstance(known, int) else known
+            if isinstance(known, int):  # what could not be recorded is counted anew
+                known = 0 if known == self._after else known + 1
+            self._known[place] = known
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
             if not isinstance(known, int):

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from difftrack.rendering._scene import SHAPES, Oscillation, RenderSpec, Scene
+from difftrack.rendering._scene import SHAPES, RenderSpec, Scene
 from difftrack.rendering._textures import PALETTE, PATTERNS, PHOTO_WORDS, Texture
 
 _DIRECTIONS: Final = ("right", "down and right", "down", "down and left", "left", "up and left", "up", "up and right")
@@ -41,15 +41,10 @@ def describe(spec: RenderSpec, scene: Scene, textures: Sequence[Texture]) -> str
     return " ".join([" and ".join(objects[:_MAX_DESCRIBED]), background, camera]).strip()
 
 
-def _at(path: Oscillation, entry: int, time: float) -> float:
-    swing = np.sin(path.rate[entry] * time + path.phase[entry]) - np.sin(path.phase[entry])
-    return float(path.amplitude[entry] * swing)
-
-
 def _object_motion(scene: Scene, layer: int, last: float) -> str:
-    moved = _at(scene.travel, layer, last)
-    turned = _at(scene.spin, layer, last)
-    grown = _at(scene.zoom, layer, last)
+    moved = float(scene.travel.at(last)[layer])
+    turned = float(scene.spin.at(last)[layer])
+    grown = float(scene.zoom.at(last)[layer])
     pace = abs(moved) / max(last, 1)
     words = "stands still"
     if pace > 0.25:
@@ -64,8 +59,8 @@ def _object_motion(scene: Scene, layer: int, last: float) -> str:
 
 def _camera_motion(scene: Scene, last: float) -> str:
     # The picture's content moves against the camera.
-    words = f"the camera pans {_direction(-scene.camera_heading * _at(scene.camera, 0, last))}"
-    zoomed = _at(scene.camera, 2, last)
+    panned, _, zoomed = scene.camera.at(last)
+    words = f"the camera pans {_direction(-scene.camera_heading * panned)}"
     return words + (" and zooms in" if zoomed > 0.07 else " and zooms out" if zoomed < -0.07 else "")
 
 

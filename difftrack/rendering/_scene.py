@@ -132,6 +132,11 @@ class Oscillation:
     rate: Float[np.ndarray, " layer"]
     phase: Float[np.ndarray, " layer"]
 
+    def at(self, time: float) -> Float[np.ndarray, " layer"]:
+        """Where every layer is at one time, in frames."""
+        swing: np.ndarray = self.amplitude * (np.sin(self.rate * time + self.phase) - np.sin(self.phase))
+        return swing
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -251,8 +256,7 @@ def centred(scene: Scene, *, num_frames: int) -> Scene:
         scene: Any; camera, sway and the background stay as they are.
         num_frames: Between the first and last of which an object's way is halved.
     """
-    path = scene.travel
-    moved = path.amplitude * (np.sin(path.rate * (num_frames - 1) + path.phase) - np.sin(path.phase))
+    moved = scene.travel.at(float(num_frames - 1))
     return replace(scene, center=_AROUND_THE_MIDDLE * scene.center - scene.heading * moved[:, None] / 2)
 
 
