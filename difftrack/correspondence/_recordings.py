@@ -1,5 +1,6 @@
 """One launch in place of dozens: what a GPU did for some tensors, recorded and replayed."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -120,7 +121,7 @@ class Recordings(Generic[LabelsT]):
                     labels, numbers = compute(given)
                     on_host.copy_(numbers, non_blocking=True)
                 except BaseException:
-                    with suppress(RuntimeError):  # that the recording is of no use is known
+                    with suppress(RuntimeError), warnings.catch_warnings(action="ignore"):  # of no use, as is known
                         graph.capture_end()
                     raise
                 graph.capture_end()
