@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 HERE = Path(__file__).resolve().parent
 CLEANEST = 19
@@ -31,6 +32,8 @@ def main() -> None:
     draw_loss(axes[1, 0], transformer)
     for place, (view, split) in zip(axes[:, 1:].flat, PANELS, strict=True):
         draw_accuracy(place, transformer, view, split)
+    for place in axes.flat:
+        place.xaxis.set_major_formatter(EngFormatter(sep=""))
     (HERE / "figures").mkdir(exist_ok=True)
     figure.savefig(HERE / "figures" / "emergence.png", dpi=110)
     for name, lines in (("autoencoder", autoencoder), ("transformer", transformer)):
