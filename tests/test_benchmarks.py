@@ -75,3 +75,31 @@ def test_motion_is_told_apart_from_that_of_the_background(monkeypatch: pytest.Mo
     turned = motion.obedience(list(moved.values()), ["down", "left", "up", "right"])
     assert turned["within_45_degrees"] == 0
     assert motion.obedience([np.zeros(2)], ["up"])["within_45_degrees"] == 0
+
+
+def test_outlines_are_named_whatever_their_place_turn_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    shapes = importlib.import_module("benchmarks.shapes")
+    outlines = shapes.outlines_of_shapes()
+    assert set(outlines) == set(shapes.KNOWN)
+    rows, cols = np.mgrid[:130, :190]
+    for number, (name, outline) in enumerate(outlines.items()):
+        x, y = cols - 70 - 3 * number, rows - 60
+        angle = (np.arctan2(y, x) + 0.7 * number) / (2 * np.pi) * len(outline)
+        inside = np.hypot(x, y) < (20 + 2 * number) * np.interp(angle, np.arange(len(outline)), outline, period=128)
+        assert shapes.shape_of(inside, outlines)[0] == name
+    speck = np.zeros((130, 190), dtype=bool)
+    speck[5, 7] = True
+    assert shapes.shape_of(speck, outlines) == ("none", float("inf"))
+
+
+def test_a_guess_is_right_where_the_right_word_has_the_least_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    shapes = importlib.import_module("benchmarks.shapes")
+    errors = np.full((2, len(shapes.KNOWN), 3), 2.0)
+    errors[0, shapes.KNOWN.index("star")] = 1.0
+    errors[1, shapes.KNOWN.index("circle"), :2] = 1.0
+    found = shapes.guessed(errors, ["star", "square"])
+    assert found["right"] == [0.5, 0.5, 0.5]
+    assert found["right_over_all_steps"] == 0.5
+    assert found["error_of_any_word_over_that_of_the_right_one"][0] == pytest.approx((17 / 9 + 17 / 18) / 2)

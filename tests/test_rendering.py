@@ -21,6 +21,7 @@ from difftrack.rendering import (
     Role,
     Scene,
     Texture,
+    close_up,
     describe,
     exact_tracks,
     layer_textures,
@@ -358,3 +359,37 @@ def test_shades_keep_the_word_of_their_hue(rgb: tuple[int, int, int], word: str)
 @pytest.mark.parametrize("word", list(PALETTE))
 def test_the_palette_is_called_by_its_own_words(word: str) -> None:
     assert nearest_color(np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), PALETTE[word], dtype=np.float32)) == word
+
+
+def test_a_close_up_shows_one_object_larger_and_upright() -> None:
+    specs = [RenderSpec(seed=seed, split="hard", role="train") for seed in range(60)]
+    scenes = [sample_scene(spec) for spec in specs]
+    assert max(len(scene.shapes) for scene in scenes) > 2
+    for scene in scenes:
+        close = close_up(scene)
+        assert close.shapes == scene.shapes[:1]
+        np.testing.assert_allclose(close.radius[1], 1.5 * scene.radius[1])
+        np.testing.assert_array_equal(close.radius[2:], -FAR)
+        np.testing.assert_array_equal(close.radius[0], FAR)
+        np.testing.assert_array_equal(close.heading, scene.heading)
+        if close.shapes[0] == "triangle":
+            # A corner points up (y is down), give or take a tenth of half a turn.
+            angle = np.linspace(0, 2 * np.pi, RADIUS_SAMPLES, endpoint=False)
+            corners = (angle[np.flatnonzero(close.radius[1] > 0.99 * close.radius[1].max())] + close.angle[1]) % (
+                2 * np.pi
+            )
+            assert np.abs(corners - 1.5 * np.pi).min() <= 0.1 * np.pi + 0.1
+
+
+def test_an_object_of_a_close_up_covers_more_than_one_in_its_scene() -> None:
+    spec = RenderSpec(seed=0, num_frames=1)
+    scene = next(scene for seed in range(20) if len((scene := sample_scene(replace(spec, seed=seed))).shapes) == 1)
+    grid = np.stack(np.meshgrid(np.arange(-95, 96, 2.0), np.arange(-63, 64, 2.0)), axis=-1).reshape(1, -1, 2)
+
+    def covered(one: Scene) -> float:
+        motion = Motion.stack([one], device=torch.device("cpu"))
+        points = torch.from_numpy(grid).float()
+        return float((layer_at(motion, points, torch.zeros(1, 1), num_layers=one.num_layers) > 0).float().mean())
+
+    middle = replace(scene, center=0 * scene.center)
+    assert covered(close_up(middle)) == pytest.approx(1.5**2 * covered(middle), rel=0.05)

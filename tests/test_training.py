@@ -18,7 +18,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from difftrack.rendering import VOCABULARY, Motion, RenderSpec, Scene
+from difftrack.rendering import VOCABULARY, Motion, RenderSpec, Scene, centred, close_up
 from difftrack.training import (
     ArchitectureParams,
     AutoencoderTraining,
@@ -193,9 +193,9 @@ def test_hard_batches_come_in_their_share(monkeypatch: pytest.MonkeyPatch, share
 
 def test_ways_of_objects_in_centred_clips_lie_around_the_middle() -> None:
     base = RenderSpec(seed=0, role="train", num_frames=13)
-    specs, plain = _data._sample_scenes(base, range(40), 2, 0.0)
-    _, all_centred = _data._sample_scenes(base, range(40), 2, 1.0)
-    _, some = _data._sample_scenes(base, range(40), 2, 0.5)
+    specs, plain = _data._sample_scenes(base, range(40), 2, 0.0, 0.0)
+    _, all_centred = _data._sample_scenes(base, range(40), 2, 1.0, 0.0)
+    _, some = _data._sample_scenes(base, range(40), 2, 0.5, 0.0)
 
     def middle(scene: Scene) -> np.ndarray:
         motion = Motion.stack([scene], device=CPU, dtype=torch.float64)
@@ -211,6 +211,22 @@ def test_ways_of_objects_in_centred_clips_lie_around_the_middle() -> None:
     assert 0 < len(kept) < len(moving)
     for number in set(range(40)) - set(moving):
         np.testing.assert_array_equal(all_centred[number].center, plain[number].center)
+
+
+def test_close_ups_are_chosen_among_clips_whose_objects_move_and_lie_around_the_middle() -> None:
+    base = RenderSpec(seed=0, role="train", num_frames=13, split="hard")
+    specs, plain = _data._sample_scenes(base, range(40), 2, 0.0, 0.0)
+    _, closer = _data._sample_scenes(base, range(40), 2, 0.0, 1.0)
+    _, some = _data._sample_scenes(base, range(40), 2, 0.0, 0.5)
+    moving = [number for number, spec in enumerate(specs) if spec.kind == "object"]
+    for number in range(40):
+        if number in moving:
+            expected = centred(close_up(plain[number]), num_frames=13)
+            assert closer[number].shapes == plain[number].shapes[:1]
+            np.testing.assert_array_equal(closer[number].center, expected.center)
+        else:
+            assert closer[number].shapes == plain[number].shapes
+    assert 0 < sum(len(some[number].shapes) == 1 for number in moving) < len(moving)
 
 
 def test_levels_that_are_not_uniform_lie_around_their_mean() -> None:
@@ -509,6 +525,8 @@ def test_impossible_shares_are_named() -> None:
         PoolParams(hard_share=1.5)
     with pytest.raises(ValueError, match=r"centred_share is -0\.5"):
         PoolParams(centred_share=-0.5)
+    with pytest.raises(ValueError, match=r"close_up_share is 2\.0"):
+        PoolParams(close_up_share=2.0)
 
 
 def _save(folder: Path, sizes: ArchitectureParams = SIZES) -> Path:

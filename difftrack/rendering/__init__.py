@@ -12,7 +12,7 @@ from difftrack.rendering._render import (
     render_batch,
     render_clip,
 )
-from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, sample_scene
+from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, close_up, sample_scene
 from difftrack.rendering._textures import (
     PALETTE,
     PATTERNS,
@@ -40,6 +40,7 @@ __all__ = [
     "Scene",
     "Texture",
     "centred",
+    "close_up",
     "describe",
     "draw_layer",
     "exact_tracks",

@@ -36,6 +36,12 @@ FAR: Final = 1e6
 _SCENE_STREAM: Final = 15_485_863
 _AROUND_THE_MIDDLE: Final = 0.35
 """Of an object's distance from the middle of the picture, what is left of it when its path is centred."""
+_CLOSER: Final = 1.5
+"""How much larger an object is in a close-up."""
+_LEANING: Final = 0.1
+"""Of an object's angle, half a turn either way, what is left of it in a close-up."""
+_UPRIGHT: Final = {"square": np.pi / 4, "triangle": -np.pi / 2, "pentagon": -np.pi / 2, "star": -np.pi / 2}
+"""Angles at which shapes stand as people draw them, where it is not 0."""
 _POLYGON_CORNERS: Final = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6}
 
 
@@ -258,6 +264,22 @@ def centred(scene: Scene, *, num_frames: int) -> Scene:
     """
     moved = scene.travel.at(float(num_frames - 1))
     return replace(scene, center=_AROUND_THE_MIDDLE * scene.center - scene.heading * moved[:, None] / 2)
+
+
+def close_up(scene: Scene) -> Scene:
+    """The scene with its hindmost object alone, larger and nearly upright: a picture in which its shape is much of all.
+
+    In scenes as they are drawn a shape's word says how a few tokens at outlines look, at an angle that nobody knows.
+
+    Args:
+        scene: Any; motion, camera, light and the background stay as they are.
+    """
+    shape = scene.shapes[0]
+    radius, angle = scene.radius.copy(), scene.angle.copy()
+    radius[1] *= _CLOSER
+    radius[2:] = -FAR
+    angle[1] = _UPRIGHT.get(shape, 0.0) + _LEANING * (angle[1] - np.pi)
+    return replace(scene, radius=radius, angle=angle, shapes=(shape,))
 
 
 def _paced(

@@ -22,6 +22,7 @@ from difftrack.rendering import (
     Scene,
     Texture,
     centred,
+    close_up,
     describe,
     draw_layer,
     make_texture,
@@ -36,6 +37,7 @@ ResultT = TypeVar("ResultT")
 
 _PREFETCH = 4
 _CENTRED_DRAWS = 32_452_843
+_CLOSE_UP_DRAWS = 49_979_687
 _REPETITIVE_SHARE = 5
 """One repetitive texture is kept for so many others."""
 
@@ -109,7 +111,13 @@ class ClipStream:
         return torch.from_numpy(np.stack([texture.pixels for texture in self._textures])).to(self._device)
 
     def batches(
-        self, shape: ClipShape, batch_size: int, *, hard_share: float = 0.5, centred_share: float = 0.0
+        self,
+        shape: ClipShape,
+        batch_size: int,
+        *,
+        hard_share: float = 0.5,
+        centred_share: float = 0.0,
+        close_up_share: float = 0.0,
     ) -> Iterator[ClipBatch]:
         """Yield batches without end, a few of them drawn ahead.
 
@@ -119,6 +127,8 @@ class ClipStream:
             hard_share: Of all batches, those that are hard, spread evenly.
             centred_share: Of the clips whose objects move, those where they do so around the middle of the picture
                 (`centred`).
+            close_up_share: Of the same clips, those that show one object, large, upright and around the middle
+                (`close_up`).
         """
         pending: deque[Future[tuple[list[RenderSpec], list[Scene]]]] = deque()
         number = 0
@@ -134,7 +144,9 @@ class ClipStream:
                 )
                 seeds = range(self._next_seed, self._next_seed + batch_size)
                 self._next_seed += batch_size
-                pending.append(self._pool.submit(_sample_scenes, base, seeds, self._counts[0], centred_share))
+                pending.append(
+                    self._pool.submit(_sample_scenes, base, seeds, self._counts[0], centred_share, close_up_share)
+                )
                 number += 1
             specs, scenes = pending.popleft().result()
             yield self._rendered(shape, specs, scenes)
@@ -180,15 +192,21 @@ def _make_textures(jobs: list[tuple[Role, int, bool]]) -> list[Texture]:
 
 
 def _sample_scenes(
-    base: RenderSpec, seeds: range, num_textures: int, centred_share: float
+    base: RenderSpec, seeds: range, num_textures: int, centred_share: float, close_up_share: float
 ) -> tuple[list[RenderSpec], list[Scene]]:
     specs = [replace(base, seed=seed, kind="scene" if seed % 5 < 2 else "object") for seed in seeds]
-    scenes = [sample_scene(spec, num_textures=num_textures) for spec in specs]
-    chosen = [
-        spec.kind == "object" and np.random.default_rng([_CENTRED_DRAWS, spec.seed]).random() < centred_share
-        for spec in specs
-    ]
-    return specs, [
-        centred(scene, num_frames=spec.num_frames) if choose else scene
-        for spec, scene, choose in zip(specs, scenes, chosen, strict=True)
-    ]
+    scenes = []
+    for spec in specs:
+        scene = sample_scene(spec, num_textures=num_textures)
+        closer = _chosen(spec, _CLOSE_UP_DRAWS, close_up_share)
+        if closer:
+            scene = close_up(scene)
+        if closer or _chosen(spec, _CENTRED_DRAWS, centred_share):
+            scene = centred(scene, num_frames=spec.num_frames)
+        scenes.append(scene)
+    return specs, scenes
+
+
+def _chosen(spec: RenderSpec, draws: int, share: float) -> bool:
+    """Whether a clip is of those, by its own number, whose scene is arranged for training; objects move in all."""
+    return spec.kind == "object" and bool(np.random.default_rng([draws, spec.seed]).random() < share)

@@ -49,6 +49,9 @@ class PoolParams:
     centred_share: float = 0.0
     """Share of clips whose objects move around the middle of the picture, among those that are encoded whole and whose
     objects move: there a prompt's direction says where things begin, which the loss at high noise feels."""
+    close_up_share: float = 0.0
+    """Share of the same clips that show one object, large and upright, around the middle: there a shape's word says what
+    much of the picture is."""
     tokens_per_step: int = 122_880
     """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0
@@ -62,7 +65,7 @@ class PoolParams:
         shares = [getattr(self, f"{name}_share") for name in get_args(PoolName)]
         if min(shares) < 0 or sum(shares) <= 0:
             raise ValueError(f"shares of the pools are {shares}; none may be negative and one must be positive")
-        for name in ("hard_share", "centred_share"):
+        for name in ("hard_share", "centred_share", "close_up_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share of clips, 0...1")
         if not (0 < self.fill_share <= 1 and 0 <= self.refresh_share < 1):
@@ -218,6 +221,7 @@ class LatentPools:
                 min(batch_size, length),
                 hard_share=self._params.hard_share,
                 centred_share=self._params.centred_share if shape.times == "whole" else 0.0,
+                close_up_share=self._params.close_up_share if shape.times == "whole" else 0.0,
             ),
         )
 
