@@ -1,6 +1,6 @@
 """Whether the shipped backbone knows shapes by their words: in what it samples, and in what it is shown.
 
-Usage: python -m benchmarks.shapes [--sets 4] [--steps 20] [--clips 27] [--pipeline DIR] [--results FILE] [--device auto]
+Usage: python -m benchmarks.shapes [--sets 4] [--steps 20] [--clips 27] [--pipeline DIR] [--device auto]
 
 Sampled: the prompts of a set ask for one thing of every shape; nothing else differs, nor does the noise. GrabCut cuts
 the thing out of the first frame, and its outline is compared with those of all shapes, turned and scaled. Rendered

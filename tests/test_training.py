@@ -423,6 +423,30 @@ def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, prob
         assert ((shares >= 0) & (shares <= 1)).all()
 
 
+class _Poisoned:
+    """Clips as of `_Fixed`, but those of the third step are not numbers."""
+
+    def __init__(self) -> None:
+        self._fixed, self._drawn = _Fixed(), 0
+
+    def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
+        batch = self._fixed.draw(choice, generator)
+        self._drawn += 1
+        return replace(batch, latents=batch.latents * torch.nan) if self._drawn == 3 else batch
+
+    def refresh(self, seconds: float) -> None:
+        self._fixed.refresh(seconds)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_gradient_that_is_not_finite_is_dropped_and_counted(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
+    params = replace(STEPS, optimizer=optimizer, max_steps=6, log_every=1)
+    averaged = _train(_denoiser(), _Poisoned(), params, probe, tmp_path)
+    assert torch.isfinite(_weights(averaged)).all()
+    assert _log(tmp_path / "transformer.jsonl", "dropped") == [0, 0, 1, 1, 1, 1]
+    assert np.isnan(_log(tmp_path / "transformer.jsonl", "loss")).tolist() == [False, False, True, False, False, False]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_text_encoder_that_is_not_trained_stays_as_it_is(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
     denoiser, start = _denoiser(), _denoiser()

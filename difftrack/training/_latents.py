@@ -50,8 +50,8 @@ class PoolParams:
     """Share of clips whose objects move around the middle of the picture, among those that are encoded whole and whose
     objects move: there a prompt's direction says where things begin, which the loss at high noise feels."""
     close_up_share: float = 0.0
-    """Share of the same clips that show one object, large and upright, around the middle: there a shape's word says what
-    much of the picture is."""
+    """Share of the same clips that show one object, large and upright, around the middle: there a shape's word says
+    what much of the picture is."""
     tokens_per_step: int = 122_880
     """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0

@@ -1,6 +1,6 @@
 """Train the transformer and its text encoder on pools of encoded clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import CogVideoXDDIMScheduler
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from difftrack.training._latents import ClipSource, LatentBatch
@@ -104,6 +104,7 @@ def train_transformer(
     if device.type == "cuda":
         compile_parts(denoiser.transformer.transformer_blocks, dynamic=None)
     begun = probed = saved = budget.seconds
+    dropped = torch.zeros((), dtype=torch.long, device=device)
 
     def measure(timestep: int) -> None:
         if not replicas.first:
@@ -119,10 +120,13 @@ def train_transformer(
         source.refresh(budget.seconds - begun)
         loss, batch = _loss(denoiser, source, scheduler, params, budget=budget, empty_prompt=empty_prompt)
         norm = _descend(denoiser, loss, optimizers, replicas)
+        dropped += ~norm.isfinite()
         average.update(budget.step)
         budget.step += 1
         if budget.step % params.log_every == 0:
-            log.write(loss=float(loss.detach()), gradient=float(norm), shape=list(batch.latents.shape))
+            log.write(
+                loss=float(loss.detach()), gradient=float(norm), dropped=int(dropped), shape=list(batch.latents.shape)
+            )
         if budget.seconds - probed > params.probe_seconds:
             measure(CLEANEST)
             probed = budget.seconds
@@ -142,14 +146,26 @@ def train_transformer(
 def _descend(
     denoiser: Denoiser, loss: Float[Tensor, ""], optimizers: list[torch.optim.Optimizer], replicas: Replicas
 ) -> Float[Tensor, ""]:
-    """One step of every optimizer; gives the norm of the gradient."""
+    """One step of every optimizer; gives the norm of the gradient.
+
+    A gradient that is not finite, of any replica's clips, counts as none: it would end in every weight.
+    """
     loss.backward()  # type: ignore[no-untyped-call]
     replicas.average_gradients(denoiser.parameters())
     norm: Tensor = nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+    _drop_unless(norm.isfinite(), denoiser.parameters())
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+def _drop_unless(keep: Bool[Tensor, ""], parameters: Iterable[nn.Parameter]) -> None:
+    """Set all gradients to 0 unless told otherwise; the decision stays on the device, which nothing waits for."""
+    gradients = [value.grad for value in parameters if value.grad is not None]
+    flat = torch.where(keep, torch.cat([gradient.flatten() for gradient in gradients]), 0.0)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
 
 
 def _loss(
