@@ -4,7 +4,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +40,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     plan.check(share=len(mine) / len(names) if mine else 1.0)
     if section.replace_stale:
         keep_groups(store, names)
+        for clip, groups in outlines.items():
+            _keep_chunks(store, clip, groups)
     todo = list(outlines)
     if section.workers != 1 or section.scheduler is not None:
         todo = [clip for clip in todo if job.create(clip, failures)]
@@ -135,6 +137,13 @@ class _Extractor(ClipWorker):
         """See `ClipWorker`."""
         self._queue.close()
         self._finishing.shutdown()
+
+
+def _keep_chunks(store: str, clip: str, groups: Collection[str]) -> None:
+    """Remove chunks of a clip that its schedule has no more."""
+    chunks = [name for above, _, name in (group.rpartition("/") for group in groups) if above == clip]
+    if chunks:
+        keep_groups(store, chunks, inside=clip)
 
 
 def _wait_for(groups: Sequence[Future[None]]) -> None:

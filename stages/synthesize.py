@@ -135,6 +135,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
+    _clip_folders(root)
     names = set()
     if "rendered" in section.sources:
         names |= set(_render(root, section.rendered))
@@ -148,8 +149,28 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
-    for stale in {path.name for path in root.iterdir()} - names:
+    for stale in _clip_folders(root) - names:
         shutil.rmtree(root / stale)
+
+
+def _clip_folders(root: Path) -> set[str]:
+    """Names of the folders that hold clips, whole or not; anything else is not ours to remove.
+
+    Raises:
+        DatasetError: something else lies among them.
+    """
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    of_clips = ("clip.json", "frames.mp4")
+    strangers = [
+        path
+        for path in folders
+        if not path.name.endswith(".part")
+        and any(path.iterdir())
+        and not any((path / name).exists() for name in of_clips)
+    ]
+    if strangers:
+        raise DatasetError(f"{strangers[0]} is no clip; move it elsewhere, or set paths.clips to another folder")
+    return {path.name for path in folders}
 
 
 def _render(root: Path, section: RenderedSection) -> Iterator[str]:
@@ -193,7 +214,7 @@ def _sampling(section: GeneratedSection, backbone: Backbone, number: int, image:
     return {
         "backbone": section.backbone,
         "fingerprint": backbone.fingerprint,
-        "revision": backbone.revision,
+        "loading": backbone.loading_choices(),
         "number": number,
         "image": None if image is None else _image_name(number),
         **({} if image is None else {"image_sha256": _content_hash(image)}),

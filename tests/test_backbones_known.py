@@ -145,7 +145,10 @@ def test_random_weights_are_the_same_each_time_and_tables_of_positions_are_real(
     [("cogvideox-2b", 13), ("cogvideox-1.5-5b", 21), ("hunyuan-video", 33), ("wan2.1-1.3b", 21), ("mochi-1", 28)],
 )
 def test_each_backbone_knows_how_many_latent_frames_it_was_trained_on(name: str, frames: int) -> None:
-    assert constructed_backbone(name, ModelParams(device="cpu")).native_latent_frames == frames
+    backbone = constructed_backbone(name, ModelParams(device="cpu"))
+    assert backbone.native_latent_frames == frames
+    # CogVideoX 1.5 folds two latent frames into one token frame: 21 are 11 with the last one padded.
+    assert backbone.native_token_frames == {"cogvideox-1.5-5b": 11}.get(name, frames)
 
 
 def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(tmp_path: Path) -> None:

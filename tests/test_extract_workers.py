@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,8 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 
 from difftrack.datasets import Clip, write_clip
-from difftrack.store import open_store
+from difftrack.store import StoreError, open_store
+from difftrack.tracking import stored_chunks
 from stages import extract
 
 pytestmark = pytest.mark.slow
@@ -144,3 +146,26 @@ def test_metadata_of_all_groups_is_there_before_a_worker_starts(
     item = {"item": {"backbone": "tiny", "view": "tracking"}}
     extract.main(params(inputs, workers=2) | item, {"clips": inputs / "clips"}, {"descriptors": tmp_path / "store"})
     assert there == [f"{clip}/chunk_{index:03d}" for clip in CLIPS for index in range(3)]
+
+
+def test_a_schedule_of_fewer_chunks_leaves_none_of_the_old_ones(inputs: Path, tmp_path: Path) -> None:
+    given, store = params(inputs), tmp_path / "store"
+    given["item"] = {"backbone": "tiny", "view": "tracking"}
+    for chunk_len in (5, 11):
+        given["extract"]["tracking"]["chunks"] = {"chunk_len": chunk_len}
+        extract.main(given, {"clips": inputs / "clips"}, {"descriptors": store})
+        chunks, _ = stored_chunks(open_store(store), CLIPS[0])
+        assert len(chunks) == {5: 3, 11: 1}[chunk_len]
+        assert [chunk.frames[0] for chunk in chunks] == [0] * len(chunks)
+
+
+def test_chunks_of_other_params_are_not_tracked_together(inputs: Path, tmp_path: Path) -> None:
+    given, store = params(inputs), tmp_path / "store"
+    given["item"] = {"backbone": "tiny", "view": "tracking"}
+    extract.main(given, {"clips": inputs / "clips"}, {"descriptors": store})
+    given["extract"]["tracking"]["prompt"] = "clip"
+    extract.main(given, {"clips": inputs / "clips"}, {"descriptors": tmp_path / "other"})
+    shutil.rmtree(store / CLIPS[0] / "chunk_001")
+    shutil.copytree(tmp_path / "other" / CLIPS[0] / "chunk_001", store / CLIPS[0] / "chunk_001")
+    with pytest.raises(StoreError, match="chunk_001 was made of another clip, with other weights or params"):
+        stored_chunks(open_store(store), CLIPS[0])

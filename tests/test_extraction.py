@@ -8,7 +8,7 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, load_backbone, read_trajectory, write_trajectory
-from difftrack.datasets import Clip, write_clip
+from difftrack.datasets import Clip, read_clip, write_clip
 from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
@@ -19,6 +19,8 @@ from difftrack.extraction import (
     ModeParams,
     TrackingViewParams,
     Unit,
+    _clips,
+    _extract,
 )
 from difftrack.params import ParamsError, parse
 from difftrack.store import StoreError, create_group, open_store
@@ -66,13 +68,31 @@ def test_a_clip_that_was_expected_gives_the_same_as_one_that_was_not(
     source = ClipSource(Extractor(backbone, analysis()), tmp_path)
     plain = {name: every_unit(source.prepare(name)) for name in ("first", "second")}
     source.expect("first")
-    source.expect("second")  # the first is not wanted any more
+    source.expect("second")
     for name in ("second", "first"):
         expected = every_unit(source.prepare(name))
         assert list(expected) == list(plain[name])
         for key, unit in expected.items():
             for entry, array in unit.arrays.items():
                 assert array.tobytes() == plain[name][key].arrays[entry].tobytes()
+
+
+def test_a_clip_is_read_once_though_the_one_after_it_is_announced_before_its_turn(
+    backbone: Backbone, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        write_clip(tmp_path, replace(clip, name=name))
+    source, read = ClipSource(Extractor(backbone, analysis()), tmp_path), []
+    monkeypatch.setattr(_clips, "read_clip", lambda folder, name: (read.append(name), read_clip(folder, name))[1])
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        if following:
+            source.expect(following)
+        source.prepare(name)
+    assert sorted(read) == names
+    for name in names:  # nobody takes them
+        source.expect(name)
+    assert list(source._expected) == ["c", "d"]
 
 
 def test_what_is_wrong_with_an_expected_clip_is_said_when_it_is_prepared(
@@ -86,6 +106,19 @@ def test_what_is_wrong_with_an_expected_clip_is_said_when_it_is_prepared(
     source.expect("none")
     with pytest.raises((ValueError, OSError), match="none"):
         source.prepare("none")
+
+
+def test_embeddings_of_the_last_prompts_alone_are_kept(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    embed = backbone.embed
+    monkeypatch.setattr(backbone, "embed", lambda prompt: (asked.append(prompt), embed(prompt))[1])
+    monkeypatch.setattr(_extract, "_MOST_EMBEDDINGS", 2)
+    extractor = Extractor(backbone, analysis())
+    for prompt in ("red", "green", "green", "blue", "green", "red"):
+        extractor.prepare(replace(clip, prompt=prompt))
+    assert asked == ["red", "green", "blue", "red"]
 
 
 # What a group will hold
@@ -272,8 +305,10 @@ def test_generate_captures_at_the_latents_of_the_stored_trajectory(
     assert torch.equal(seen[1], trajectory.latents[4])
     with pytest.raises(BackboneError, match="another backbone sampled this clip"):
         read_trajectory(file, fingerprint="somebody else")
-    with pytest.raises(ExtractionError, match=r"sampled was sampled with .* \(5, 40, 56\).*\(6, 40, 56\)"):
+    with pytest.raises(ExtractionError, match=r"sampled was sampled with .* \(5, 3, 40, 56\).*\(6, 3, 40, 56\)"):
         Extractor(backbone, replace(params, num_inference_steps=6)).prepare(sampled, trajectory=trajectory)
+    with pytest.raises(ExtractionError, match=r"\(5, 3, 40, 56\).*\(5, 2, 40, 56\): num_frames"):
+        Extractor(backbone, replace(params, num_frames=5)).prepare(sampled, trajectory=trajectory)
 
 
 # Bad input

@@ -129,6 +129,23 @@ def test_a_clip_that_is_no_longer_wanted_goes(params: dict[str, Any], tmp_path: 
     assert clip_names(tmp_path / "clips") == ["rendered-easy-object-003", "rendered-hard-scene-003"]
 
 
+def test_a_folder_that_holds_no_clip_is_not_removed_and_nothing_is_written_beside_it(
+    params: dict[str, Any], tmp_path: Path
+) -> None:
+    rendered = {**params["synthesize"], "sources": ["rendered"]}
+    mine = tmp_path / "clips" / "holiday" / "beach.mp4"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    (tmp_path / "clips" / ".DS_Store").touch()
+    with pytest.raises(DatasetError, match=r"holiday is no clip; move it elsewhere, or set paths\.clips"):
+        synthesize.main({**params, "synthesize": rendered}, {}, {"clips": tmp_path / "clips"})
+    assert mine.read_bytes() == b"mine"
+    assert clip_names(tmp_path / "clips") == []
+    mine.unlink()
+    synthesize.main({**params, "synthesize": rendered}, {}, {"clips": tmp_path / "clips"})
+    assert len(clip_names(tmp_path / "clips")) == 2
+
+
 def test_adding_a_clip_extracts_that_clip_only(
     project: Path, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,17 +178,21 @@ def test_a_source_without_its_section_is_refused_before_anything_is_written(
 class Sampler:
     """Stands in for a backbone and counts what it is asked."""
 
-    fingerprint, revision = "f", None
+    fingerprint = "f"
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.dtype = "float32"
+
+    def loading_choices(self) -> dict[str, object]:
+        return {"dtype": self.dtype}
 
     def generate(self, prompt: str, **given: Any) -> Any:
         self.asked.append((prompt, given))
         return SimpleNamespace(frames=np.zeros((3, 16, 16, 3), dtype=np.uint8), trajectory=None)
 
 
-@pytest.mark.parametrize("changed", ["seed", "fps", "image", "nothing"])
+@pytest.mark.parametrize("changed", ["seed", "fps", "image", "dtype", "nothing"])
 def test_a_sampled_clip_is_kept_only_where_it_would_come_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
@@ -186,6 +207,8 @@ def test_a_sampled_clip_is_kept_only_where_it_would_come_out_the_same(
     for section in (generated, generated, again):
         if section is again and changed == "image":
             write_image(tmp_path / "000.png", picture + 1)
+        if section is again and changed == "dtype":
+            sampler.dtype = "bfloat16"
         everything = {"synthesize": {"sources": ["generated"], "generated": section}, "backbones": {}}
         synthesize.main(everything, {}, {"clips": tmp_path / "clips"})
     assert len(sampler.asked) == (1 if changed == "nothing" else 2)

@@ -165,6 +165,11 @@ class Architecture(ABC):
             return 13
         return self.token_grid(*self.made_for).num_latent_frames * self.latents_per_token_frame
 
+    @property
+    def native_token_frames(self) -> int:
+        """Token frames of those clips: with frames alone, how many frames run together as in training."""
+        return -(-self.native_latent_frames // self.latents_per_token_frame)
+
     def token_grid(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> TokenGrid:
         """Layout of the video tokens of a clip.
 
@@ -179,10 +184,12 @@ class Architecture(ABC):
         """
         self.check_size(num_frames, height, width, frames_alone=frames_alone)
         period = 1 if frames_alone else self.frame_period
+        first = 1 if frames_alone else self._frames_past_period or period
         return TokenGrid(
-            num_latent_frames=(num_frames - 1) // period + 1,
+            num_latent_frames=(num_frames - first) // period + 1,
             rows=height // self.stride_px,
             cols=width // self.stride_px,
             stride_px=self.stride_px,
             temporal_stride=period,
+            first_frames=first,
         )

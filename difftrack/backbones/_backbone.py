@@ -30,6 +30,24 @@ class Backbone(CapturingBackbone):
     samples_in_own_dtype: ClassVar[bool] = False
     """Whether the stock pipeline keeps latents in the weights' dtype between steps; else in float32."""
 
+    reads_guidance: ClassVar[bool] = False
+    """Whether the transformer was distilled to read a guidance scale as an input."""
+
+    def loading_choices(self) -> dict[str, object]:
+        """How it was loaded, as far as that changes numbers; with `fingerprint`, all that they depend on of it.
+
+        Entries that mean nothing to a backbone are None, or left out where that keeps what was written before valid.
+        """
+        params = self.params
+        return {
+            **({} if self.revision is None else {"revision": self.revision}),
+            "dtype": params.dtype,
+            "vae_tiling": params.vae_tiling,
+            "image_condition": params.image_condition if self.needs_image else None,
+            "text_encoder_quantization": params.text_encoder_quantization,
+            **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
+        }
+
     @property
     def draws_own_noise(self) -> bool:
         """Whether the stock pipeline takes a seeded generator only; else it takes the noise."""

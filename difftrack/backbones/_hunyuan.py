@@ -23,6 +23,7 @@ class HunyuanVideoBackbone(Backbone):
 
     text_position = "last"
     channels_before_frames = True
+    reads_guidance = True
 
     @property
     def patch_size(self) -> int:

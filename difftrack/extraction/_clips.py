@@ -23,6 +23,9 @@ __all__ = ["ClipSource", "ExtractParams", "TrackingParams", "View"]
 
 View = Literal["analysis", "tracking"]
 
+_MOST_EXPECTED = 2
+"""Clips read ahead: the next one to run is still there when the one after it is announced."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingParams(TrackingViewParams):
@@ -112,10 +115,11 @@ class ClipSource:
         return cls(Extractor(load_backbone(backbone, model), extract.view(view)), folder)
 
     def expect(self, name: str) -> None:
-        """Read and resize a clip in another thread, for `prepare` to take; of one clip at a time."""
-        for unwanted in self._expected.values():
-            unwanted.cancel()
-        self._expected = {name: self._reading.submit(self._read, name)}
+        """Read and resize a clip in another thread, for `prepare` to take; at most two clips wait there."""
+        if name not in self._expected:
+            self._expected[name] = self._reading.submit(self._read, name)
+        while len(self._expected) > _MOST_EXPECTED:
+            self._expected.pop(next(iter(self._expected))).cancel()
 
     def prepare(self, name: str) -> ClipExtraction:
         """A clip, ready to run; see `Extractor.prepare`."""
@@ -141,7 +145,7 @@ class ClipSource:
         params = self.extractor.params
         if not isinstance(params, TrackingParams):
             return None
-        native_len = self.extractor.backbone.native_latent_frames
+        native_len = self.extractor.backbone.native_token_frames
         return chunk_schedule(clip.num_frames, params.chunks, native_len=native_len)
 
     def _trajectory(self, clip: Clip) -> Trajectory | None:

@@ -15,13 +15,16 @@ from difftrack.store import DescriptorSpec, clip_group
 
 __all__ = ["Extractor"]
 
+_MOST_EMBEDDINGS = 16
+"""Prompts whose embeddings stay on the device: one may take megabytes, and there may be thousands of clips."""
+
 
 class Extractor(BackboneView):
-    """Runs one backbone over clips in one view; a prompt is embedded once however many clips have it."""
+    """Runs one backbone over clips in one view; a prompt that clips share is embedded once."""
 
     def __init__(self, backbone: Backbone, params: AnalysisParams | TrackingViewParams) -> None:
         super().__init__(backbone, params)
-        self._embeddings: dict[str, PromptEmbedding] = {}
+        self._embeddings: dict[str, PromptEmbedding] = {}  # by age
 
     def prepare(
         self,
@@ -45,7 +48,7 @@ class Extractor(BackboneView):
         mode = self.params.mode.of(clip)
         groups = self._frames_of_groups(clip, chunks)
         if mode == "generate":
-            self._check_trajectory(clip, trajectory)
+            self._check_trajectory(clip, trajectory, num_frames=len(next(iter(groups.values()))))
         if mode == "clean" and self.params.num_inference_steps - 1 not in self.steps:
             raise ExtractionError(
                 f"clip {clip.name}: mode clean visits the last step, {self.params.num_inference_steps - 1}; steps are "
@@ -82,6 +85,8 @@ class Extractor(BackboneView):
         text = "" if empty else clip.prompt
         if text not in self._embeddings:
             self._embeddings[text] = self.backbone.embed(text)
+        if len(self._embeddings) > _MOST_EMBEDDINGS:
+            del self._embeddings[next(iter(self._embeddings))]
         return self._embeddings[text]
 
     def _frames_of_groups(self, clip: Clip, chunks: Sequence[tuple[int, ...]] | None) -> dict[str, tuple[int, ...]]:
@@ -96,18 +101,19 @@ class Extractor(BackboneView):
             raise ExtractionError(f"clip {clip.name}: the tracking view needs to be told which frames run together")
         return {clip_group(clip.name, index): chunk for index, chunk in enumerate(chunks)}
 
-    def _check_trajectory(self, clip: Clip, trajectory: Trajectory | None) -> None:
+    def _check_trajectory(self, clip: Clip, trajectory: Trajectory | None, *, num_frames: int) -> None:
         if trajectory is None:
             raise ExtractionError(
                 f"clip {clip.name}: mode generate needs the trajectory of a clip that this backbone sampled; choose "
                 f"add_noise or ddim_inversion"
             )
         scale = self.backbone.spatial_stride
-        num_steps, _, _, rows, cols = trajectory.latents.shape
-        found = (num_steps, rows * scale, cols * scale)
-        wanted = (self.params.num_inference_steps, self.params.height, self.params.width)
+        num_steps, num_latents, _, rows, cols = trajectory.latents.shape
+        found = (num_steps, num_latents, rows * scale, cols * scale)
+        expected = self.grid(num_frames).num_latent_frames * self.backbone.latents_per_token_frame
+        wanted = (self.params.num_inference_steps, expected, self.params.height, self.params.width)
         if found != wanted:
             raise ExtractionError(
-                f"clip {clip.name} was sampled with (num_inference_steps, height, width) = {found}; the params ask for "
-                f"{wanted}"
+                f"clip {clip.name} was sampled with (num_inference_steps, latent frames, height, width) = {found}; the "
+                f"params ask for {wanted}: num_frames and the size must be those that it was sampled with"
             )

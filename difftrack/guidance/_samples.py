@@ -141,9 +141,7 @@ def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidanc
     kept = ("seed", "num_inference_steps", "cfg_scale", "num_frames", "height", "width", "fps")
     return {
         "backbone": backbone.fingerprint,
-        "dtype": backbone.params.dtype,
-        "embedded_guidance": backbone.params.embedded_guidance,
-        "vae_tiling": backbone.params.vae_tiling,
+        **backbone.loading_choices(),
         "guidance": {**asdict(guidance), "layers": sorted(guidance.layers)} if guidance and guidance.scale else None,
         "image": None if params.images is None else sha256(_image(params.images, number).read_bytes()).hexdigest(),
         **{name: getattr(params, name) for name in kept},

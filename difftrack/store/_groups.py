@@ -42,14 +42,20 @@ def remove_group(root: StorePath, group: str) -> None:
     files.remove(group)
 
 
-def keep_groups(root: StorePath, names: Collection[str]) -> None:
+def keep_groups(root: StorePath, names: Collection[str], *, inside: str = "") -> None:
     """Remove every group at the top of a store, or group of groups, but those that are named.
+
+    Args:
+        root: The store.
+        names: Of groups that stay, whether they are there or not.
+        inside: A group of groups in which to do so instead.
 
     Raises:
         StoreError: something else lies there; nothing is removed then.
     """
     files = open_files(root)
-    gone = [name for name in files.directories("") if name not in names]
+    above = f"{inside}/" if inside else ""
+    gone = [f"{above}{name}" for name in files.directories(inside) if name not in names]
     strangers = [name for name in gone if not files.read([f"{name}/zarr.json"])]
     if strangers:
         raise StoreError(f"{files.path(strangers[0])} is no group of the store; move it elsewhere")

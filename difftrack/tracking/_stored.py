@@ -1,6 +1,7 @@
 """Chunks of descriptors out of a store's tracking view."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,11 @@ def stored_chunks(
     for number, spec in enumerate(specs):
         if (spec.units, spec.heads, spec.size) != (specs[0].units, specs[0].heads, specs[0].size):
             raise StoreError(f"{clip_group(clip, number)} holds other steps, layers, heads or sizes than chunk 0")
+        if _made_of(spec) != _made_of(specs[0]):
+            raise StoreError(
+                f"{clip_group(clip, number)} was made of another clip, with other weights or params than chunk 0; "
+                "extract the clip anew"
+            )
     chunks = [_stored_chunk(store, clip, number, spec, kind, device) for number, spec in enumerate(specs)]
     return chunks, specs[0]
 
@@ -72,6 +78,11 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
         for layer in layers:
             params.heads_of(layer, spec.heads)
     return [(step, layer) for step in steps for layer in layers]
+
+
+def _made_of(spec: DescriptorSpec) -> dict[str, Any]:
+    """What chunks of one clip have in common: all that they were made of but their frames."""
+    return {name: part for name, part in spec.fingerprint_parts.items() if name != "frames"}
 
 
 def _stored_chunk(
