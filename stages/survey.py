@@ -21,7 +21,7 @@ from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
 from difftrack.geometry import rescale_points
 from difftrack.params import parse
-from difftrack.store import StoreError, fingerprint_of, read_results, write_results
+from difftrack.store import StoreError, fingerprint_of, keep_groups, read_results, write_results
 from difftrack.store.torch_writer import as_read
 from stages._run import Paths, run
 
@@ -48,7 +48,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips` and `tracks`; write a group of `matches` per clip."""
     job = SurveyJob(json.dumps(params), deps["clips"], deps["tracks"], str(outs["matches"]))
     extract = parse(ExtractParams, params["extract"], "extract")
-    clips = part_of(clip_names(deps["clips"]), params["item"].get("part"))
+    names = clip_names(deps["clips"])
+    keep_groups(str(outs["matches"]), names)
+    clips = part_of(names, params["item"].get("part"))
     outcomes = run_clips(job, clips, workers=extract.workers, scheduler=extract.scheduler)
     watched = track(outcomes, "survey", total=len(clips), disable=not sys.stderr.isatty())
     failures = {clip: problem for clip, problem in watched if problem}
@@ -108,6 +110,7 @@ class _Surveyor(ClipWorker):
             "descriptors": fingerprint_of(spec, self._stored),
             "size": list(spec.size),
             "temporal_stride": spec.grid.temporal_stride,
+            "first_frames": spec.grid.first_frames,
             "kinds": list(self._match.kinds),
             "per_head": self._match.per_head,
         }
@@ -116,7 +119,7 @@ class _Surveyor(ClipWorker):
         points_xy_px = rescale_points(
             tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
         )
-        if not self._is_there(clip, provenance, points_xy_px):
+        if not self._is_there(clip, provenance, points, points_xy_px):
             matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask)
             cells = {}
 
@@ -132,13 +135,14 @@ class _Surveyor(ClipWorker):
     def close(self) -> None:
         """See `ClipWorker`."""
 
-    def _is_there(self, clip: str, provenance: Mapping[str, Any], points_xy_px: np.ndarray) -> bool:
+    def _is_there(self, clip: str, provenance: Mapping[str, Any], points: np.ndarray, points_xy_px: np.ndarray) -> bool:
         try:
             found = read_results(self._job.matches, clip)
         except StoreError:
             return False
         as_json = json.loads(json.dumps(provenance))
-        return found.attrs == as_json and np.array_equal(found["query_xy_px"].values, points_xy_px)
+        same_points = np.array_equal(found["point"].values, points)
+        return found.attrs == as_json and same_points and np.array_equal(found["query_xy_px"].values, points_xy_px)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,34 @@ def test_a_clip_that_kills_every_worker_is_given_up_and_takes_no_other_with_it(t
     assert "3 workers ended while they held it, the last with status -9" in str(done["a"])
 
 
+@dataclass(frozen=True)
+class CannotBegin(WriteNames):
+    """Its processes cannot load what they need, all of them or the first alone."""
+
+    first_alone: bool = False
+
+    def open(self) -> "CannotBegin":
+        (self.folder / f"tried-{os.getpid()}").touch()
+        if not self.first_alone or os.environ["CUDA_VISIBLE_DEVICES"] == "3":
+            raise RuntimeError("CUDA error: out of memory")
+        return self
+
+
+def test_workers_that_cannot_begin_are_not_started_again_and_say_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no worker could begin; the last one says: RuntimeError: CUDA error"):
+        outcomes(CannotBegin(tmp_path), workers=2)
+    assert len(list(tmp_path.glob("tried-*"))) == 2
+
+
+def test_the_clips_of_a_worker_that_cannot_begin_are_done_by_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    done, _ = outcomes(CannotBegin(tmp_path, first_alone=True), workers="auto")
+    assert set(done.values()) == {None}
+    assert len(list(tmp_path.glob("tried-*"))) == 2
+
+
 def test_each_worker_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     outcomes(WriteNames(tmp_path), workers="auto")
@@ -139,6 +167,35 @@ def test_dask_does_the_same_and_survives_a_lost_worker(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert {clip for clip in CLIPS if (tmp_path / clip).exists()} == set(CLIPS) - {"c"}
+
+
+SHARED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from distributed import LocalCluster
+from difftrack.distribution import run_clips
+from test_distribution import WriteNames
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        jobs = [WriteNames(Path(sys.argv[2]) / name) for name in ("analysis", "tracking")]
+        runs = [run_clips(job, ["a", "b"], scheduler=cluster.scheduler_address) for job in jobs]
+        assert next(runs[0])[1] is None  # its client holds on to what is done while the other run begins
+        for run in reversed(runs):
+            assert {problem for _, problem in run} == {None}
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_share_a_scheduler_do_not_take_each_other_s_clips_for_done(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    for name in ("analysis", "tracking"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-c", SHARED, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("analysis", "tracking"):
+        assert {clip for clip in CLIPS if (tmp_path / name / clip).exists()} == {"a", "b"}
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The whole map without descriptors: what is matched on the way equals what is matched from a store."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,26 @@ def test_a_clip_that_changed_is_surveyed_again(inputs: Path, tmp_path: Path) -> 
         found.append(read_results(tmp_path / "survey", "first"))
     assert found[0].attrs["descriptors"] != found[1].attrs["descriptors"]
     assert not found[0]["feature_match_probability"].equals(found[1]["feature_match_probability"])
+
+
+def test_points_that_lie_alike_but_are_numbered_otherwise_are_surveyed_again(inputs: Path, tmp_path: Path) -> None:
+    starts = np.array([[0, 5, 7], [3, 20, 11], [0, 30, 25]], dtype=np.float32)
+    deps = {"clips": inputs / "clips", "tracks": tmp_path / "tracks"}
+    for order in ([0, 1, 2], [0, 2, 1]):
+        queries = starts[order]
+        points = np.repeat(queries[None, :, 1:], 11, axis=0)
+        for clip in CLIPS:
+            write_tracks(deps["tracks"], clip, Tracks(points, np.ones((11, 3), bool), queries, 31, 37, "exact"))
+        survey.main(params(inputs, kinds=["feature"]), deps, {"matches": tmp_path / "survey"})
+        found = read_results(tmp_path / "survey", "first")["point"].values.tolist()
+        assert found == [place for place, number in enumerate(order) if number != 1]
+
+
+def test_a_clip_that_is_gone_leaves_the_survey(inputs: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(inputs / "clips", clips)
+    deps = {"clips": clips, "tracks": inputs / "tracks"}
+    survey.main(params(inputs, kinds=["feature"]), deps, {"matches": tmp_path / "survey"})
+    shutil.rmtree(clips / "second")
+    survey.main(params(inputs, kinds=["feature"]), deps, {"matches": tmp_path / "survey"})
+    assert result_groups(tmp_path / "survey") == ["first"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -10,9 +11,6 @@ from difftrack.distribution._here import attempt, problem_of
 from difftrack.distribution._jobs import ClipWorker, Job, Report
 
 __all__ = ["run_on_dask"]
-
-TOPIC = "difftrack"
-"""Under which workers report bytes."""
 
 CONNECT_TIMEOUT_S = 30.0
 
@@ -37,9 +35,10 @@ def run_on_dask(
             client: Any = stack.enter_context(Client(address, timeout=CONNECT_TIMEOUT_S))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-        client.subscribe_topic(TOPIC, lambda event: report(event[1]))
+        run = f"difftrack-{uuid4().hex}"  # several runs may share a scheduler, and clips their names
+        client.subscribe_topic(run, lambda event: report(event[1]))
         threads = torch.get_num_threads()
-        futures = [client.submit(_do, job, clip, threads, key=f"difftrack-{clip}", pure=False) for clip in clips]
+        futures = [client.submit(_do, job, clip, threads, run, key=f"{run}-{clip}", pure=False) for clip in clips]
         clip_of = dict(zip(futures, clips, strict=True))
         for future in as_completed(futures):  # type: ignore[no-untyped-call]
             error = future.exception()
@@ -65,13 +64,14 @@ _opened: dict[Job, ClipWorker] = {}
 """The worker of this process, so that weights are loaded once; at most one."""
 
 
-def _do(job: Job, clip: str, threads: int) -> str | None:
+def _do(job: Job, clip: str, threads: int, topic: str) -> str | None:
     """Do one clip on a Dask worker, to its end.
 
     Args:
         job: What to do.
         clip: With what.
         threads: Of torch on a CPU; Dask allows its workers one, and sums over another number differ in their last bits.
+        topic: Under which to report bytes.
     """
     from distributed import get_worker
 
@@ -82,4 +82,4 @@ def _do(job: Job, clip: str, threads: int) -> str | None:
             other.close()
         _opened.clear()
         _opened[job] = job.open()
-    return problem_of(attempt(_opened[job], clip, lambda num_bytes: dask_worker.log_event(TOPIC, num_bytes)))
+    return problem_of(attempt(_opened[job], clip, lambda num_bytes: dask_worker.log_event(topic, num_bytes)))

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from difftrack.distribution._here import attempt, problem_of
-from difftrack.distribution._jobs import Job, Report
+from difftrack.distribution._jobs import EXPECTED, Job, Report
 
 __all__ = ["run_in_processes"]
 
@@ -21,6 +21,13 @@ AHEAD = 2
 
 ATTEMPTS = 3
 """Workers that a clip may cost before it counts as failed: it may be what kills them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NotOpened:
+    """What a worker says that could not open its job: another one on the same device would fare no better."""
+
+    problem: str
 
 
 @dataclass(slots=True)
@@ -56,6 +63,12 @@ def run_in_processes(
                     continue
                 if isinstance(message, int):
                     report(message)
+                elif isinstance(message, _NotOpened):
+                    pool.remove(worker)
+                    waiting.extendleft(reversed(worker.clips))
+                    worker.process.join()
+                    if not pool:
+                        raise ValueError(f"no worker could begin; the last one says: {message.problem}")
                 else:
                     worker.clips.remove(message[0])
                     yield message
@@ -123,7 +136,12 @@ def _work(job: Job, connection: Connection) -> None:
         except Exception:
             os._exit(1)  # in a writer's thread, where raising would reach nobody; the parent sees the worker end
 
-    with closing(job.open()) as worker:
+    try:
+        opened = job.open()
+    except Exception as error:
+        connection.send(_NotOpened(str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"))
+        return
+    with closing(opened) as worker:
         for clip in _handed(connection, worker.expect):
             done = attempt(worker, clip, send)
             done.add_done_callback(lambda done, clip=clip: finished(clip, done))
