@@ -8,6 +8,8 @@ Conventions (the only place that states them):
   centre lies at (c + 0.5) * stride_px. So `token = px / stride_px - 0.5`.
 * A causal video autoencoder maps frame 0 to latent frame 0 and frames s*k - (s-1) ... s*k to latent frame k, where s is
   the temporal stride; latent frame k is read as describing frame s * k.
+* One that folds s frames into every latent frame, the first included (Allegro), maps frames s*k ... s*k + s-1 to latent
+  frame k, which is read as describing their middle. `first_frames` tells the two apart.
 """
 
 from dataclasses import dataclass
@@ -45,9 +47,11 @@ class TokenGrid:
     """Pixels per token along both image axes: autoencoder downsampling times patch size."""
     temporal_stride: int
     """Video frames per latent frame after the first; 1 where every frame is encoded alone."""
+    first_frames: int = 1
+    """Video frames of latent frame 0: 1 of a causal autoencoder, else `temporal_stride`."""
 
     def __post_init__(self) -> None:
-        for name in ("num_latent_frames", "rows", "cols", "stride_px", "temporal_stride"):
+        for name in ("num_latent_frames", "rows", "cols", "stride_px", "temporal_stride", "first_frames"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"TokenGrid.{name} is {value}; it must be at least 1")
@@ -65,7 +69,7 @@ class TokenGrid:
     @property
     def num_frames(self) -> int:
         """Video frames that the grid covers."""
-        return 1 + (self.num_latent_frames - 1) * self.temporal_stride
+        return self.first_frames + (self.num_latent_frames - 1) * self.temporal_stride
 
     @property
     def tokens_per_frame(self) -> int:
@@ -109,20 +113,26 @@ def rescale_points(
     return scaled
 
 
-def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int) -> range:
-    """Video frames that a causal autoencoder folds into one latent frame.
+def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int, first_frames: int = 1) -> range:
+    """Video frames that an autoencoder folds into one latent frame.
 
-    Latent frame 0 holds frame 0; latent frame k holds frames s*k - (s-1) ... s*k for temporal stride s.
+    Latent frame 0 holds the first f = `first_frames` frames, latent frame k frames f + s*(k-1) ... f + s*k - 1 for
+    temporal stride s.
     """
     if latent_frame == 0:
-        return range(1)
-    return range(temporal_stride * (latent_frame - 1) + 1, temporal_stride * latent_frame + 1)
+        return range(first_frames)
+    begin = first_frames + temporal_stride * (latent_frame - 1)
+    return range(begin, begin + temporal_stride)
 
 
-def latent_position_of_frames(num_frames: int, *, temporal_stride: int) -> Float[np.ndarray, " frame"]:
-    """Fractional latent position of each video frame, t / temporal_stride.
+def latent_position_of_frames(
+    num_frames: int, *, temporal_stride: int, first_frames: int = 1
+) -> Float[np.ndarray, " frame"]:
+    """Fractional latent position of each video frame t, (t - (first_frames - 1) / 2) / temporal_stride.
+
+    That is t / temporal_stride of a causal autoencoder; of others, the outermost frames lie outside the latent axis.
 
     The released code instead resizes 13 latent frames to 49 with half-pixel centres, which is up to 1.35 frames off
     (quirk A9 of the released code); `difftrack.correspondence` offers that as its `released` preset.
     """
-    return np.arange(num_frames, dtype=np.float64) / temporal_stride
+    return (np.arange(num_frames, dtype=np.float64) - (first_frames - 1) / 2) / temporal_stride

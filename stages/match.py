@@ -76,6 +76,7 @@ def _provenance(store: Store, clip: str, section: MatchSection) -> dict[str, Any
         "descriptors": store.fingerprint(clip),
         "size": list(spec.size),
         "temporal_stride": spec.grid.temporal_stride,
+        "first_frames": spec.grid.first_frames,
     }
 
 

@@ -34,6 +34,8 @@ class ScoreSection:
     """Overrides of single scoring params; null keeps the convention's value."""
 
     def __post_init__(self) -> None:
+        if "threshold_px" in self.scoring:
+            raise ValueError("scoring names threshold_px, which stands beside it: set score.threshold_px")
         _ = self.params
 
     @property
@@ -64,15 +66,17 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     _write_json(outs["scores"], scores)
     _write_csv(outs["table"], means)
     rankings = _rankings(means["all"])
-    _write_json(outs["summary"], {name: cells[0] for name, cells in rankings.items()})
+    _write_json(outs["summary"], {name: cells[0] if cells else None for name, cells in rankings.items()})
     _write_json(outs["best_layers"], _best_layers(rankings))
 
 
 def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringParams) -> xr.Dataset:
     """Score one clip over the video frames that the backbone saw, at the size at which it saw them."""
     tracks, temporal_stride = read_tracks(tracks_folder, name), int(matches.attrs["temporal_stride"])
-    frames = np.arange(matches.frame.values[0], matches.frame.values[-1] + 1)
-    if len(frames) != 1 + (matches.sizes["latent_frame"] - 1) * temporal_stride or frames[-1] >= tracks.num_frames:
+    first_frames = int(matches.attrs["first_frames"])
+    frames = np.arange(matches.frame.values[0], matches.frame.values[-1] + first_frames)
+    span = first_frames + (matches.sizes["latent_frame"] - 1) * temporal_stride
+    if len(frames) != span or frames[-1] >= tracks.num_frames:
         raise ValueError(
             f"{name}: latent frames show frames {matches.frame.values.tolist()}, which do not fit a temporal stride of"
             f" {temporal_stride} and tracks of {tracks.num_frames} frames"
@@ -82,13 +86,20 @@ def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringP
         tracks.points_xy_px[points], from_size=(tracks.height, tracks.width), to_size=tuple(matches.attrs["size"])
     )
     matching = parse(MatchingParams, matches.attrs["matching"], "matching")
-    upsample = partial(latent_to_frames, num_frames=len(frames), temporal_stride=temporal_stride, params=matching)
+    upsample = partial(
+        latent_to_frames,
+        num_frames=len(frames),
+        temporal_stride=temporal_stride,
+        first_frames=first_frames,
+        params=matching,
+    )
     return score_clip(
         matches,
         true_xy_px,
         tracks.visible[points],
         to_frames=lambda xy: upsample(torch.from_numpy(xy)).numpy(),
         temporal_stride=temporal_stride,
+        first_frames=first_frames,
         params=params,
     )
 

@@ -297,15 +297,19 @@ def assert_scored(units: list[Any], spec: DescriptorSpec) -> None:
         for unit in units
     }
     matches = label_matches(cells, spec, points=np.arange(2), points_xy_px=points)
-    num_frames = spec.frames[-1] + 1
+    num_frames = spec.grid.num_frames
     scores = score_clip(
         matches,
         np.broadcast_to(points.astype(np.float32), (num_frames, 2, 2)),
         np.ones((num_frames, 2), dtype=bool),
         to_frames=lambda xy: latent_to_frames(
-            torch.from_numpy(xy), num_frames=num_frames, temporal_stride=spec.grid.temporal_stride
+            torch.from_numpy(xy),
+            num_frames=num_frames,
+            temporal_stride=spec.grid.temporal_stride,
+            first_frames=spec.grid.first_frames,
         ).numpy(),
         temporal_stride=spec.grid.temporal_stride,
+        first_frames=spec.grid.first_frames,
     )
     for name in ("matching_accuracy", "feature_accuracy", "confidence", "attention_score"):
         assert scores[name].shape == (len(spec.steps), len(spec.layers))

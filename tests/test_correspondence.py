@@ -582,3 +582,18 @@ def test_what_a_clip_matcher_recorded_goes_with_it() -> None:
         assert recordings() is None
     finally:
         gc.enable()
+
+
+def test_latent_frames_and_points_that_do_not_exist_are_named_by_every_function() -> None:
+    query, key = torch.randn(2, 2, 3, 5, 7, 11, generator=torch.Generator().manual_seed(3))
+    text, mask, points = torch.zeros(2, 0, 11), torch.zeros(0, dtype=torch.bool), torch.tensor([[1.0, 2.0]])
+    attention = (attention_of_points, attention_of_points_per_head, attention_rows)
+    for frame in (-1, 3):
+        for reduced in attention:
+            with pytest.raises(ValueError, match=rf"source_frame is {frame}; it must lie in 0\.\.\.2"):
+                reduced(query, key, text, mask, points, source_frame=frame)
+        with pytest.raises(ValueError, match=rf"target_frame is {frame}; it must lie in 0\.\.\.2"):
+            match_probabilities(query, key, points, target_frame=frame)
+    for reduced in attention:
+        with pytest.raises(ValueError, match=r"query point 1 is \[nan, 1\.0\]; coordinates must be finite"):
+            reduced(query, key, text, mask, torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))

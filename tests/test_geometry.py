@@ -60,3 +60,19 @@ def test_a_grid_counts_its_tokens() -> None:
 def test_a_grid_without_rows_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"TokenGrid\.rows is 0"):
         TokenGrid(3, 0, 5, 8, 4)
+
+
+def test_an_autoencoder_that_folds_all_latent_frames_alike_reads_their_middles() -> None:
+    alike = {"temporal_stride": 4, "first_frames": 4}
+    assert [list(frames_of_latent_frame(k, **alike)) for k in (0, 1, 5)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [20, 21, 22, 23],
+    ]
+    positions = latent_position_of_frames(24, **alike)
+    for k in range(6):
+        assert positions[list(frames_of_latent_frame(k, **alike))].mean() == pytest.approx(k)
+    grid = TokenGrid(num_latent_frames=6, rows=2, cols=3, stride_px=8, **alike)
+    assert grid.num_frames == 24
+    with pytest.raises(ValueError, match=r"TokenGrid\.first_frames is 0"):
+        TokenGrid(num_latent_frames=6, rows=2, cols=3, stride_px=8, temporal_stride=4, first_frames=0)

@@ -203,3 +203,18 @@ def test_a_misspelt_override_is_refused_before_anything_is_read(tmp_path: Path) 
 def test_matching_by_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"kinds is empty; query_key, feature or both"):
         MatchSection(kinds=())
+
+
+def test_where_nothing_can_be_scored_the_ranking_is_empty_and_files_are_written(tmp_path: Path) -> None:
+    deps = write_artifacts(tmp_path)
+    tracks = exact_tracks(0, CLIP_SCALE * GRID.height, CLIP_SCALE * GRID.width)
+    for name in ("still", "right"):
+        write_tracks(deps["tracks"], name, tracks.select(np.array([False, False, True])))
+    outs = run_score(deps, run_match(deps, tmp_path, device="cpu"), tmp_path)
+    assert json.loads(outs["best_layers"].read_text())["layers"] == []
+    assert set(json.loads(outs["summary"].read_text()).values()) == {None}
+
+
+def test_a_threshold_stands_in_one_place() -> None:
+    with pytest.raises(ParamsError, match=r"scoring names threshold_px.*set score\.threshold_px"):
+        score.main({"scoring": {"threshold_px": 4.0}}, {}, {})

@@ -72,6 +72,17 @@ def test_confidence_takes_only_latent_frames_that_show_the_point_throughout() ->
     assert counted.cross == pytest.approx((0.4 + 0.0 + 0.15) / 3)
 
 
+def test_confidence_counts_the_frames_that_a_latent_frame_folds() -> None:
+    frame_max, text = np.array([[0.9], [0.4], [0.2]]), np.array([0.3])
+    visible = np.ones((6, 1), dtype=bool)
+    visible[3] = False  # the second latent frame's, if each folds two
+    found = confidence_score(frame_max, text, visible, temporal_stride=2, first_frames=2)
+    assert found.cross == pytest.approx(0.2)
+    assert confidence_score(frame_max, text, visible[:5], temporal_stride=2).cross == pytest.approx(0.4)
+    visible[3] = True
+    assert confidence_score(frame_max, text, visible, temporal_stride=2, first_frames=2).cross == pytest.approx(0.3)
+
+
 def test_points_hidden_at_first_leave_the_own_frame_and_the_text_unless_counted() -> None:
     frame_max, text = np.array([[0.9, 0.1], [0.5, 0.3]]), np.array([0.4, 0.2])
     visible = np.array([[True, False], [True, True]])
@@ -179,6 +190,8 @@ def test_a_track_survives_until_it_first_fails_and_failing_while_hidden_does_not
     queries = np.array([0, 0, 0, 4])
     assert survival_rate(predicted, true, visible, queries) == pytest.approx((1 / 4 + 0 / 4 + 4 / 4) / 3)
     assert np.isnan(survival_rate(predicted, true, visible, np.full(4, 4)))
+    nowhere = np.full_like(predicted, np.nan)
+    assert survival_rate(nowhere, true, np.ones_like(visible), np.zeros(predicted.shape[1], dtype=int)) == 0
 
 
 def matches_of(steps: tuple[int, ...], xy: float, *, heads: int = 2) -> xr.Dataset:

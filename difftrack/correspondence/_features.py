@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence._blocked import as_float, product
-from difftrack.correspondence._matches import Matches, check_source_frame, given_readings, unpack
+from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
 from difftrack.correspondence._readout import Logits, read_packed
@@ -41,7 +41,7 @@ def match_features(
         product favours tokens of large norm (decision 0002).
     """
     _, num_latent_frames, num_rows, cols, _ = feature.shape
-    check_source_frame(source_frame, num_latent_frames)
+    check_latent_frame(source_frame, num_latent_frames)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=feature.device)
     tokens = feature.permute(1, 2, 3, 0, 4).flatten(3).flatten(1, 2)
     source = tokens[source_frame].index_select(0, points.tokens)

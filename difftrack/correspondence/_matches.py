@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Matches", "check_source_frame", "given_readings", "stack_heads", "unpack"]
+__all__ = ["Matches", "check_latent_frame", "given_readings", "stack_heads", "unpack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Matches:
     """Distance in tokens between a point and the match of its match, back in the source frame; None if not asked."""
 
 
-def check_source_frame(source_frame: int, num_latent_frames: int) -> None:
+def check_latent_frame(latent_frame: int, num_latent_frames: int, *, name: str = "source_frame") -> None:
     """Raise ValueError unless the latent frame exists."""
-    if not 0 <= source_frame < num_latent_frames:
-        raise ValueError(f"source_frame is {source_frame}; it must lie in 0...{num_latent_frames - 1}")
+    if not 0 <= latent_frame < num_latent_frames:
+        raise ValueError(f"{name} is {latent_frame}; it must lie in 0...{num_latent_frames - 1}")
 
 
 def unpack(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence._backends import pair_rows
-from difftrack.correspondence._matches import Matches, check_source_frame, given_readings, stack_heads, unpack
+from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, stack_heads, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import query_tokens
 from difftrack.correspondence._readout import point_probabilities, read_packed
@@ -108,7 +108,7 @@ def match_points_fused(
     """
     if not pairs:
         raise ValueError("pairs is empty; at least one (query, key) is needed to match")
-    check_source_frame(source_frame, pairs[0][0].shape[1])
+    check_latent_frame(source_frame, pairs[0][0].shape[1])
     return RowsBetween(pairs, params, head_weights).match(points_xy_token, source_frame, cycle=cycle)
 
 
@@ -159,7 +159,7 @@ def _with_heads(
 ) -> tuple[Matches, Matches]:
     """Matches of the mean over heads, which stay those of the source frame unless asked for, and of every head."""
     num_heads, num_latent_frames, num_rows, cols, _ = query.shape
-    check_source_frame(source_frame, num_latent_frames)
+    check_latent_frame(source_frame, num_latent_frames)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
     of_mean = given_readings(points.points_xy_token, num_latent_frames)
     of_heads = of_mean.repeat(num_heads, 1, 1, 1)
@@ -193,8 +193,13 @@ def match_probabilities(
     """Give the probability map of every point over one latent frame, as `match_points` sees it.
 
     With `directions: forward` each map sums to 1; with `both` only its forward half does.
+
+    Raises:
+        ValueError: one of the two latent frames does not exist, or a point is not finite.
     """
-    _, _, num_rows, cols, _ = query.shape
+    _, num_latent_frames, num_rows, cols, _ = query.shape
+    check_latent_frame(source_frame, num_latent_frames)
+    check_latent_frame(target_frame, num_latent_frames, name="target_frame")
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
     weights = None if head_weights is None else [head_weights]
     rows = match_rows(

@@ -1,6 +1,7 @@
 """Query points: from pixels to token coordinates and to the tokens whose probability rows they need."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from difftrack.correspondence._kept import kept
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 
 __all__ = ["QueryTokens", "nearest_tokens", "points_to_tokens", "query_tokens", "tokens_to_points"]
+
+FoundT = TypeVar("FoundT")
 
 
 def points_to_tokens(
@@ -94,9 +97,19 @@ def query_tokens(
         params.support_radius if params.read_out == "displacements" else 1,
         str(device or points_xy_token.device),
     )
+    return _unless_infinite(found, points_xy_token)
+
+
+def _unless_infinite(found: FoundT | int, points_xy_token: Float[Tensor, "point xy"]) -> FoundT:
+    """What was found, unless it is the number of a point that is not finite."""
     if isinstance(found, int):
         raise ValueError(f"query point {found} is {points_xy_token[found].tolist()}; coordinates must be finite")
     return found
+
+
+def _first_infinite(xy: Float[Tensor, "point xy"]) -> int | None:
+    bad = (~torch.isfinite(xy)).any(dim=-1).nonzero()
+    return int(bad[0]) if len(bad) else None
 
 
 def _bytes_of(points: Float[Tensor, "point xy"]) -> bytes:
@@ -110,8 +123,8 @@ def _query_tokens(
     """Give the tokens, or the index of the first point that is not finite."""
     with torch.inference_mode(False):
         xy = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy())
-        if not torch.isfinite(xy).all():
-            return int((~torch.isfinite(xy)).any(dim=-1).nonzero()[0])
+        if (infinite := _first_infinite(xy)) is not None:
+            return infinite
         given, size = xy, torch.tensor([cols, rows])
         if query_margin == "grid":
             xy = xy * (size - 1) / (size - cols / 64)
@@ -146,15 +159,23 @@ def nearest_tokens(
 
     Returns:
         The tokens, each once, and the position of every point's token among them; kept as by `query_tokens`.
+
+    Raises:
+        ValueError: a point is not finite.
     """
     swapped = params.attention_axes == "swapped"
-    return _nearest_tokens(_bytes_of(points_xy_token), rows, cols, swapped, str(device or points_xy_token.device))
+    found = _nearest_tokens(_bytes_of(points_xy_token), rows, cols, swapped, str(device or points_xy_token.device))
+    return _unless_infinite(found, points_xy_token)
 
 
 @kept
-def _nearest_tokens(points: bytes, rows: int, cols: int, swapped: bool, device: str) -> tuple[Tensor, Tensor]:
+def _nearest_tokens(points: bytes, rows: int, cols: int, swapped: bool, device: str) -> tuple[Tensor, Tensor] | int:
+    """Give the tokens, or the index of the first point that is not finite."""
     with torch.inference_mode(False):
-        nearest = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy()).round().long()
+        xy = torch.from_numpy(np.frombuffer(points, np.float32).reshape(-1, 2).copy())
+        if (infinite := _first_infinite(xy)) is not None:
+            return infinite
+        nearest = xy.round().long()
         col, row = nearest.flip(-1).unbind(dim=-1) if swapped else nearest.unbind(dim=-1)
         flat = row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1)
         tokens, slots = torch.unique(flat, return_inverse=True)

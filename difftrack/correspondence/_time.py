@@ -16,6 +16,7 @@ def latent_to_frames(
     *,
     num_frames: int,
     temporal_stride: int,
+    first_frames: int = 1,
     params: MatchingParams = CORRECTED,
 ) -> Float[Tensor, "*head frame point xy"]:
     """Interpolate positions per latent frame linearly to video frames (paper eq. 7).
@@ -24,14 +25,16 @@ def latent_to_frames(
         points_xy: Positions in any unit.
         num_frames: Video frames wanted.
         temporal_stride: Video frames per latent frame after the first.
+        first_frames: Video frames of the first; see `geometry.latent_position_of_frames`.
         params: `upsampling` says where on the latent axis a frame reads: t / temporal_stride, where a causal
-            autoencoder puts it, or (t + 0.5) * num_latent_frames / num_frames - 0.5 as the released code does.
+            autoencoder puts it (others: in the middle of the frames that they fold), or
+            (t + 0.5) * num_latent_frames / num_frames - 0.5 as the released code does.
 
     Returns:
         Positions in the same unit; frames beyond the last latent frame repeat it.
     """
     before, after, fraction = _places(
-        num_frames, points_xy.shape[-3], temporal_stride, params.upsampling, str(points_xy.device)
+        num_frames, points_xy.shape[-3], temporal_stride, first_frames, params.upsampling, str(points_xy.device)
     )
     return torch.lerp(
         points_xy.index_select(-3, before), points_xy.index_select(-3, after), fraction.to(points_xy.dtype)
@@ -40,7 +43,7 @@ def latent_to_frames(
 
 @kept
 def _places(
-    num_frames: int, num_latent_frames: int, temporal_stride: int, upsampling: str, device: str
+    num_frames: int, num_latent_frames: int, temporal_stride: int, first_frames: int, upsampling: str, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Latent frames between which every video frame reads, and how far from the first of them.
 
@@ -48,7 +51,9 @@ def _places(
     """
     with torch.inference_mode(False):
         if upsampling == "causal":
-            latent = torch.from_numpy(latent_position_of_frames(num_frames, temporal_stride=temporal_stride))
+            latent = torch.from_numpy(
+                latent_position_of_frames(num_frames, temporal_stride=temporal_stride, first_frames=first_frames)
+            )
         else:
             latent = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * num_latent_frames / num_frames - 0.5
         latent = latent.clamp(0, num_latent_frames - 1)

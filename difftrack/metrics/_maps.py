@@ -23,6 +23,7 @@ def score_clip(
     *,
     to_frames: ToFrames,
     temporal_stride: int,
+    first_frames: int = 1,
     params: ScoringParams = CORRECTED,
 ) -> xr.Dataset:
     """Score every step, layer and head of one clip.
@@ -36,6 +37,7 @@ def score_clip(
         visible: True where a point is seen.
         to_frames: Brings matches from latent frames to those video frames.
         temporal_stride: Video frames per latent frame after the first.
+        first_frames: Video frames of the first.
         params: How to score.
 
     Returns:
@@ -56,7 +58,10 @@ def score_clip(
     for prefix in ("", "head_"):
         if f"{prefix}attention_max" in matches:
             arrays = {name: matches[prefix + name].values for name in _ATTENTION}
-            for name, values in _attention_scores(arrays, visible, temporal_stride, params):
+            found = _attention_scores(
+                arrays, visible, temporal_stride=temporal_stride, first_frames=first_frames, params=params
+            )
+            for name, values in found:
                 scores[prefix + name] = _labelled(values, matches[f"{prefix}attention_max"])
     return xr.Dataset(scores)
 
@@ -65,10 +70,20 @@ _ATTENTION = ("attention_max", "attention_mass", "text_max", "text_mass")
 
 
 def _attention_scores(
-    arrays: Mapping[str, np.ndarray], visible: np.ndarray, temporal_stride: int, params: ScoringParams
+    arrays: Mapping[str, np.ndarray],
+    visible: np.ndarray,
+    *,
+    temporal_stride: int,
+    first_frames: int,
+    params: ScoringParams,
 ) -> Iterator[tuple[str, np.ndarray]]:
     confidence = confidence_score(
-        arrays["attention_max"], arrays["text_max"], visible, temporal_stride=temporal_stride, params=params
+        arrays["attention_max"],
+        arrays["text_max"],
+        visible,
+        temporal_stride=temporal_stride,
+        first_frames=first_frames,
+        params=params,
     )
     yield "confidence", confidence.cross
     yield "self_confidence", confidence.self_frame

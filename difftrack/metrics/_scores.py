@@ -64,6 +64,7 @@ def confidence_score(
     visible: Bool[np.ndarray, "frame point"],
     *,
     temporal_stride: int,
+    first_frames: int = 1,
     params: ScoringParams = CORRECTED,
 ) -> AttentionScores:
     """Average the largest attention weight of query points of frame 0.
@@ -77,12 +78,13 @@ def confidence_score(
         text_max: Largest weight over text tokens.
         visible: True where a point is seen, per video frame.
         temporal_stride: Video frames per latent frame after the first.
+        first_frames: Video frames of the first.
         params: `unseen_points` and `decimals` matter here.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eq. 8.
     """
-    seen = _latent_visibility(visible, frame_max.shape[-2], temporal_stride)[1:]
+    seen = _latent_visibility(visible, frame_max.shape[-2], temporal_stride, first_frames)[1:]
     num_seen = seen.sum(axis=0)
     total = np.where(seen, frame_max[..., 1:, :], 0).sum(axis=-2, dtype=np.float64)
     cross = np.divide(total, num_seen, out=np.zeros_like(total), where=num_seen > 0)
@@ -123,17 +125,20 @@ def attention_score(
 
 
 def _latent_visibility(
-    visible: Bool[np.ndarray, "frame point"], num_latent_frames: int, temporal_stride: int
+    visible: Bool[np.ndarray, "frame point"], num_latent_frames: int, temporal_stride: int, first_frames: int
 ) -> Bool[np.ndarray, "latent_frame point"]:
     """True where a point is seen in every video frame that a latent frame holds."""
-    last = frames_of_latent_frame(num_latent_frames - 1, temporal_stride=temporal_stride)[-1]
+    held = [
+        frames_of_latent_frame(k, temporal_stride=temporal_stride, first_frames=first_frames)
+        for k in range(num_latent_frames)
+    ]
+    last = held[-1][-1]
     if last >= len(visible):
         raise ValueError(
             f"visible has {len(visible)} frames, but {num_latent_frames} latent frames of temporal_stride"
             f" {temporal_stride} reach frame {last}"
         )
-    frames = (frames_of_latent_frame(k, temporal_stride=temporal_stride) for k in range(num_latent_frames))
-    return np.stack([visible[f.start : f.stop].all(axis=0) for f in frames])
+    return np.stack([visible[f.start : f.stop].all(axis=0) for f in held])
 
 
 def _mean_over_points(

@@ -105,7 +105,8 @@ def survival_rate(
 ) -> float:
     """Give the mean share of frames after its query for which a track lasts until it first fails.
 
-    A track fails in the first visible frame in which it is more than `failure_px` away, and does not recover.
+    A track fails in the first visible frame in which it is more than `failure_px` away, or nowhere (NaN), and does not
+    recover.
 
     Args:
         predicted_xy_px: Predicted (x, y), in pixels of a 256x256 image.
@@ -123,7 +124,7 @@ def survival_rate(
     num_frames = len(true_visible)
     frame = np.arange(num_frames)[:, None]
     distance = np.linalg.norm(predicted_xy_px - true_xy_px, axis=-1)
-    failed = (distance > failure_px) & true_visible & (frame > query_frames)
+    failed = ~(distance <= failure_px) & true_visible & (frame > query_frames)
     first_failure = np.where(failed.any(axis=0), failed.argmax(axis=0), num_frames)
     to_survive = num_frames - 1 - query_frames
     counted = to_survive > 0

@@ -144,6 +144,8 @@ class DescriptorSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` restores the spec."""
         restored: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        if self.grid.first_frames == 1:  # came later than the rest: fingerprints of causal backbones stay as they were
+            del restored["grid"]["first_frames"]
         return restored
 
     @classmethod
