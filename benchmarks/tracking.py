@@ -186,7 +186,7 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
             rows[f"heads {named} alone"] = partial(of_heads, params=fused, heads=heads[:count])
         three = replace(fused, matches_per_token=3)
         rows["three matches of each token"] = partial(of_heads, params=three, heads=heads)
-    rows["default, features"] = partial(of_descriptors, params=replace(limited, kind="feature"))
+    rows["default, features"] = partial(of_descriptors, params=replace(limited, kind="feature", heads="all"))
     return rows
 
 

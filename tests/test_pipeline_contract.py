@@ -105,3 +105,20 @@ def test_make_clean_removes_all_that_the_pipeline_writes_and_help_lists_it() -> 
     written = {*yaml.safe_load((ROOT / "params.yaml").read_text())["paths"].values(), "data/presets"}
     assert written == {word for word in _recipe("clean").split() if word.startswith("data/")}
     assert '"make clean ' in _recipe("help")
+
+
+def test_training_declares_exactly_the_rooms_that_its_scripts_reach() -> None:
+    folder = ROOT / "data/backbones/cogvideox-mini"
+    declared = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    reached = _reached(folder / "train.py") | _reached(folder / "samples.py")
+    assert {dep.removeprefix("../../../") for dep in declared if dep.startswith("..")} == reached
+
+
+def test_a_stage_that_reads_the_shipped_weights_reads_all_that_its_fingerprint_hashes() -> None:
+    folder = "data/backbones/cogvideox-mini"
+    parts = {f"{folder}/{part.name}" for part in (ROOT / folder).iterdir() if (part / "config.json").exists()}
+    parts |= {f"{folder}/{name}" for name in ("scheduler", "tokenizer", "model_index.json")}
+    readers = {name for name, stage in STAGES.items() if any(dep.startswith(folder) for dep in stage["deps"])}
+    assert readers == {"synthesize", "extract", "survey", "guide"}
+    for name in readers:
+        assert {dep for dep in STAGES[name]["deps"] if dep.startswith(folder)} == parts

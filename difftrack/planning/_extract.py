@@ -52,7 +52,7 @@ def plan_extraction(
         units=sum(len(spec.units) for spec in specs),
         forwards=sum(_forwards(source, spec) for spec in specs),
         raw_bytes=sum(planned_bytes(spec, params.store) for spec in specs),
-        there_bytes=stored_bytes(store),
+        there_bytes=stored_bytes(store, outlines),
         ratio=ratio,
         ratio_source=ratio_source,
         max_bytes=params.max_bytes,

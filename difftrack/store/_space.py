@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 import numpy as np
@@ -34,9 +34,10 @@ def free_bytes(root: StorePath) -> int | None:
     return open_files(root).free_bytes()
 
 
-def stored_bytes(root: StorePath) -> int:
-    """Bytes of all files below a store; 0 where there is none."""
-    return open_files(root).size("")
+def stored_bytes(root: StorePath, groups: Iterable[str] = ("",)) -> int:
+    """Bytes of all files below a store, or below some of its groups; 0 where there is none."""
+    files = open_files(root)
+    return sum(files.size(group) for group in groups)
 
 
 def measured_ratio(root: StorePath, params: StoreParams) -> float | None:

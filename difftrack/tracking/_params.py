@@ -94,6 +94,8 @@ class TrackParams:
             raise ValueError(f"motion_limit_token is {self.motion_limit_token}; it must be positive")
         if not self.smoothing_limit_token > 0:
             raise ValueError(f"smoothing_limit_token is {self.smoothing_limit_token}; it must be positive")
+        if self.kind == "feature":
+            self._check_feature()
         if self.head_weights is not None and self.heads != "all":
             raise ValueError(f"heads is {_plain(self.heads)} beside head_weights; give one of the two")
         for name in ("layers", "steps", "heads"):
@@ -102,6 +104,13 @@ class TrackParams:
         if isinstance(self.heads, Mapping) and (empty := sorted(k for k, heads in self.heads.items() if not heads)):
             raise ValueError(f"heads is empty for layers {empty}; name at least one each")
         _ = self.matching_params
+
+    def _check_feature(self) -> None:
+        """Refuse what has no meaning where all heads of a feature are one vector."""
+        if self.heads != "all" or self.head_weights is not None:
+            raise ValueError("kind is feature, which joins all heads: set heads to all, and no head_weights")
+        if self.matching.get("temperature") is not None:
+            raise ValueError("kind is feature and matching names temperature; its own is feature_temperature")
 
     def heads_of(self, layer: int, stored: Sequence[int]) -> tuple[int, ...]:
         """Heads of a layer that take part, out of those that are stored; `head_weights` is not looked at.
