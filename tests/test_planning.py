@@ -1,7 +1,7 @@
 """What a run will cost, said before it starts, and what no params file needs any more."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from difftrack.datasets import Clip, write_clip
+from difftrack.extraction import ClipSource, ExtractParams
 from difftrack.params import ParamsError, parse
 from difftrack.planning import (
     ModelShape,
@@ -20,11 +21,13 @@ from difftrack.planning import (
     Rates,
     Study,
     find_leftovers,
+    outline_clips,
+    plan_extraction,
     plan_params,
     recorded_ratio,
     study_table,
 )
-from difftrack.store import StoreError, StoreParams, open_store, stored_bytes
+from difftrack.store import StoreError, StoreParams, open_store, remove_group, stored_bytes
 from stages import extract
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +167,7 @@ def test_a_written_store_tells_its_own_ratio(tmp_path: Path) -> None:
     )
     assert after.ratio == pytest.approx(after.raw_bytes / shards)
     assert after.ratio_source == f"measured in {store}"
-    assert after.there_bytes == stored_bytes(store)
+    assert after.there_bytes == stored_bytes(store, ["first", "second"]) < stored_bytes(store)
 
 
 def test_a_probe_times_a_step_and_measures_its_ratio(inputs: Path) -> None:
@@ -228,6 +231,24 @@ def test_a_study_adds_up_tiers_over_models() -> None:
     assert rows[2][2] == f"{survey_bytes / 1e6:.3g} MB"
 
 
+def test_a_model_may_have_its_own_steps_and_a_study_its_own_ratio() -> None:
+    given = yaml.safe_load((ROOT / "docs/study.yaml").read_text()) | {
+        "models": {"whole": asdict(shape()), "half": asdict(shape(steps=5))},
+        "steps": 10,
+        "ratio": 2.0,
+    }
+    rows = [line.strip("| ").split(" | ") for line in study_table(parse(Study, given, "study")).splitlines()[2:8]]
+    size_of = {(model, tier): (raw, stored) for model, tier, raw, stored, *_ in rows}
+    for tier in ("full descriptors, all", "survey, all"):
+        whole, half = (float(size_of[name, tier][0].split()[0]) for name in ("whole", "half"))
+        assert whole == pytest.approx(2 * half, rel=0.01)
+    assert size_of["whole", "full descriptors, kept"] == size_of["half", "full descriptors, kept"]
+    raw, stored = (float(text.split()[0]) for text in size_of["half", "full descriptors, all"])
+    assert raw == pytest.approx(2 * stored, rel=0.01)
+    with pytest.raises(ValueError, match="steps is 0; it must be positive"):
+        shape(steps=0)
+
+
 def test_a_study_that_cannot_be_is_refused() -> None:
     given = yaml.safe_load((ROOT / "docs/study.yaml").read_text())
     with pytest.raises(ParamsError, match="study: clips is 0; it must be positive"):
@@ -259,6 +280,43 @@ def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, 
     unknown = CliRunner().invoke(app, ["plan", "--params", str(tmp_path / "params.yaml"), "--backbone", "huge"])
     assert (unknown.exit_code, unknown.stdout) == (1, "")
     assert "no backbones.huge; there are tiny" in unknown.stderr
+
+
+@pytest.mark.parametrize("verb", ["plan", "gc"])
+@pytest.mark.parametrize(
+    ("section", "values", "named"),
+    [
+        ("backbones", {}, "backbones names none; wanted: at least one"),
+        ("paths", {"clips": 3}, "paths.clips is 3; wanted: a string"),
+        ("paths", {}, "paths.clips is missing"),
+        ("extract", {"tracking": None}, "extract.analysis is missing"),
+        ("extract", {"max_bytes": "much"}, "extract."),
+    ],
+)
+def test_params_that_cannot_be_used_are_one_line_with_the_name_of_their_file(
+    verb: str, section: str, values: object, named: str, tmp_path: Path
+) -> None:
+    file = written(params(tmp_path) | {section: values}, tmp_path)
+    result = CliRunner().invoke(app, [verb, "--params", str(file)])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert f"difftrack: {file}: {named}" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["plan", "gc"])
+def test_clips_that_are_not_made_yet_are_asked_for(verb: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [verb, "--params", str(written(params(tmp_path), tmp_path))])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert f"there is no {tmp_path / 'clips'}; run `make repro` (or `difftrack repro`) first" in result.stderr
+
+
+def test_a_study_and_a_backbone_that_cannot_be_are_named_with_their_file(inputs: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("")
+    result = CliRunner().invoke(app, ["plan", "--study", str(study)])
+    assert (result.exit_code, result.stderr) == (1, f"difftrack: {study}: study is None; a mapping is wanted\n")
+    file = written(params(inputs), tmp_path)
+    result = CliRunner().invoke(app, ["plan", "--params", str(file), "--backbone", "huge"])
+    assert result.stderr == f"difftrack: {file}: no backbones.huge; there are tiny\n"
 
 
 def test_gc_says_what_would_go_and_removes_it_only_when_told(tmp_path: Path) -> None:
@@ -296,3 +354,17 @@ def test_gc_keeps_everything_of_a_backbone_that_cannot_be_opened_here(tmp_path: 
     run_extract(given)
     shutil.rmtree(tmp_path / "backbone")
     assert list(find_leftovers([params(tmp_path, steps=[9])])) == []
+
+
+def test_what_other_parts_have_written_is_not_taken_for_a_part_s_own(tmp_path: Path) -> None:
+    given = write_inputs(tmp_path)
+    shutil.rmtree(tmp_path / "clips/short")
+    run_extract(given)
+    store = Path(given["paths"]["descriptors"]) / "tiny/analysis"
+    remove_group(store, "second")
+    source = ClipSource.open(given, backbone="tiny", view="analysis", folder=tmp_path / "clips")
+    section = parse(ExtractParams, given["extract"], "extract")
+    outlines, _ = outline_clips(source, ["second"])
+    plan = plan_extraction(source, section, outlines, name="part", store=str(store))
+    assert plan.there_bytes == 0
+    assert plan.remaining_bytes == plan.expected_bytes > 0

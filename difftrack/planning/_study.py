@@ -16,7 +16,11 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What a model's cost depends on; from its config."""
+    """What a model's cost depends on: counts from its config, and the clips that it is run on.
+
+    Raises:
+        ValueError: `steps` is not positive.
+    """
 
     layers: int
     heads: int
@@ -25,7 +29,9 @@ class ModelShape:
     height: int
     width: int
     num_frames: int
-    """At its native size, pixels and video frames."""
+    """Of its clips in the study, pixels and video frames."""
+    steps: int | None = None
+    """Denoising steps; null takes the study's."""
     stride_px: int = 16
     temporal_stride: int = 4
     text_tokens: int
@@ -35,6 +41,10 @@ class ModelShape:
     """Measured; null estimates it from the arithmetic."""
     seconds_per_clip: float | None = None
     """Measured, beside the forwards: reading, prompt, encoding; null takes the study's."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps <= 0:
+            raise ValueError(f"steps is {self.steps}; it must be positive")
 
     @property
     def grid(self) -> TokenGrid:
@@ -80,6 +90,7 @@ class Study:
     models: Mapping[str, ModelShape]
     clips: int
     steps: int
+    """Where a model has none of its own."""
     points: int
     """Query points of a clip."""
     kept_layers: int
@@ -95,12 +106,20 @@ class Study:
     encoded_bytes_per_s: float
     """Bytes before compression that one core compresses per second."""
     store: StoreParams = field(default_factory=StoreParams)
+    ratio: float | None = None
+    """Bytes before compression per stored byte; null takes the one on record."""
 
     def __post_init__(self) -> None:
         counts = ("clips", "steps", "points", "kept_layers", "kept_steps")
         for name in (*counts, "tflops", "matching_tflops", "encoded_bytes_per_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.ratio is not None and self.ratio <= 0:
+            raise ValueError(f"ratio is {self.ratio}; it must be positive")
+
+    def steps_of(self, model: ModelShape) -> int:
+        """Denoising steps at which a model is looked at."""
+        return self.steps if model.steps is None else model.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +155,12 @@ def _cells(values: Sequence[float]) -> tuple[str, ...]:
 
 
 def _everything(study: Study, model: ModelShape) -> _Tier:
-    return _descriptors(study, model, layers=model.layers, steps=study.steps)
+    return _descriptors(study, model, layers=model.layers, steps=study.steps_of(model))
 
 
 def _kept(study: Study, model: ModelShape) -> _Tier:
-    return _descriptors(study, model, layers=min(study.kept_layers, model.layers), steps=study.kept_steps)
+    layers, steps = min(study.kept_layers, model.layers), min(study.kept_steps, study.steps_of(model))
+    return _descriptors(study, model, layers=layers, steps=steps)
 
 
 def _descriptors(study: Study, model: ModelShape, *, layers: int, steps: int) -> _Tier:
@@ -159,17 +179,18 @@ def _descriptors(study: Study, model: ModelShape, *, layers: int, steps: int) ->
         text_mask=(True,) * model.text_tokens,
     )
     raw = float(study.clips * planned_bytes(spec, study.store))
-    ratio = recorded_ratio(study.store, computed_in="bfloat16")
+    ratio = recorded_ratio(study.store, computed_in="bfloat16") if study.ratio is None else study.ratio
     return _Tier(raw, raw / ratio, _gpu_seconds(study, model, steps), raw / study.encoded_bytes_per_s)
 
 
 def _surveyed(study: Study, model: ModelShape) -> _Tier:
     """Per latent frame and point: match (x, y), probability, margin, attention (max, mass); per point: text's two."""
     per_unit = study.points * (6 * model.grid.num_latent_frames + 2) * FLOAT_BYTES
-    num_bytes = float(study.clips * study.steps * model.layers * per_unit)
-    flops = study.clips * study.steps * model.layers * model.flops_per_match(study.points)
+    num_units = study.clips * study.steps_of(model) * model.layers
+    num_bytes = float(num_units * per_unit)
+    flops = num_units * model.flops_per_match(study.points)
     matching = flops / (study.matching_tflops * 1e12)
-    return _Tier(num_bytes, num_bytes, _gpu_seconds(study, model, study.steps) + matching, 0.0)
+    return _Tier(num_bytes, num_bytes, _gpu_seconds(study, model, study.steps_of(model)) + matching, 0.0)
 
 
 def _gpu_seconds(study: Study, model: ModelShape, steps: int) -> float:
