@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from difftrack.backbones import ModelParams
     from difftrack.datasets import Clip
-    from difftrack.extraction import ClipExtraction
-    from difftrack.tracking import ChunkDescriptors, PredictedTracks
+    from difftrack.extraction import ClipExtraction, TrackingParams
+    from difftrack.store import Store
+    from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+PARAMS = Path("params.yaml")
+EVALUATION = ("baselines", "lucas_kanade", "query_mode", "device")
+"""Keys of the section `track` that its stage alone reads."""
 
 app = typer.Typer(
     help="Where video diffusion transformers keep track of points: measure it, track with it, guide with it.",
@@ -61,9 +68,9 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
 @_verb
 def info(store: StoreArgument) -> None:
     """Say what a store holds."""
-    from difftrack.store import StoreError, open_store, stored_bytes
+    from difftrack.store import StoreError, stored_bytes
 
-    opened = open_store(store)
+    opened = _open_store(store)
     layouts: dict[str, list[str]] = {}
     for group in opened.groups():
         try:
@@ -92,9 +99,8 @@ def query(
     from difftrack.datasets import read_clip
     from difftrack.media import write_image
     from difftrack.reports import draw_query, query_point
-    from difftrack.store import open_store
 
-    opened, (point_xy_px, *others) = open_store(store), _points(point)
+    opened, (point_xy_px, *others) = _open_store(store), _points(point)
     if others:
         raise typer.BadParameter(f"--point is {point!r}; one point is wanted")
     matches = query_point(opened, clip=clip, step=step, layer=layer, point_xy_px=point_xy_px, frame=frame, chunk=chunk)
@@ -117,9 +123,7 @@ def query(
 @_verb
 def verify(store: StoreArgument) -> None:
     """Check every byte of a store; exit status 1 where something is damaged or missing."""
-    from difftrack.store import open_store
-
-    checks = list(open_store(store).verify())
+    checks = list(_open_store(store).verify())
     damaged = [check for check in checks if check.problem]
     for check in damaged:
         typer.echo(f"{check.path} {check.problem}")
@@ -130,7 +134,7 @@ def verify(store: StoreArgument) -> None:
 
 @_verb
 def plan(
-    params: Annotated[Path, typer.Option(help="What to run.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="What to run.")] = PARAMS,
     backbone: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     view: Annotated[list[str] | None, typer.Option(help="analysis or tracking only.")] = None,
     probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
@@ -141,9 +145,12 @@ def plan(
     from difftrack.planning import Study, plan_params, study_table
 
     if study is not None:
-        typer.echo(study_table(parse(Study, _read_yaml(study), "study")))
+        typer.echo(study_table(parse(Study, _read_yaml(study), "study", file=study)))
         return
-    values = _read_params(params, "paths", "extract", "backbones")
+    values = _read_extraction(params)
+    if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
+        raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
+    _check_made(Path(values["paths"]["clips"]))
     views = tuple(view or ("analysis", "tracking"))
     for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
         typer.echo("\n".join(planned.lines()))
@@ -160,9 +167,11 @@ def gc(
     """Remove what no params file needs: descriptors of other params, clips and backbones, and their results."""
     from difftrack.planning import find_leftovers
 
-    sections = ("paths", "extract", "backbones")
     num_bytes = 0
-    for leftover in find_leftovers([_read_params(file, *sections) for file in params or [Path("params.yaml")]]):
+    files = [_read_extraction(file) for file in params or [PARAMS]]
+    for values in files:
+        _check_made(Path(values["paths"]["clips"]))
+    for leftover in find_leftovers(files):
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
         num_bytes += leftover.num_bytes
         if delete:
@@ -173,7 +182,8 @@ def gc(
 @_verb
 def models(
     check: Annotated[
-        str | None, typer.Option(help="Build this one small, with random weights, and prove its capture here.")
+        str | None,
+        typer.Option(help="Prove this one's capture here: a name's, built small with random weights, or path:DIR."),
     ] = None,
     device: Annotated[str, typer.Option(help="For --check: cpu, cuda, or auto.")] = "auto",
     memory: Annotated[bool, typer.Option(help="Instead: what each needs on cards of 24, 48 and 80 GB.")] = False,
@@ -214,12 +224,20 @@ def track(
     video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
     points: Annotated[str | None, typer.Option(help='Points in frame 0, pixels: "x,y x,y ...".')] = None,
     grid: Annotated[int | None, typer.Option(help="Instead of points: a grid of so many along each side.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Name or path:DIR; default: the first in the params.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or path:DIR; default: the first in the params. Another one wants --params, too: layers, heads "
+            "and size are chosen for a backbone."
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tracks and the overlay video.")] = Path("tracks"),
-    params: Annotated[Path, typer.Option(help="What to run, from extract.tracking and track.")] = Path("params.yaml"),
+    params: Annotated[
+        Path | None, typer.Option(help="What to run, from extract.tracking and track.", show_default=str(PARAMS))
+    ] = None,
 ) -> None:
     """Track points through a video: writes tracks as npz and csv, and the video with the tracks drawn on it."""
     import numpy as np
@@ -231,6 +249,7 @@ def track(
 
     if (points is None) == (grid is None):
         raise typer.BadParameter("give either --points or --grid")
+    tracker = _read_tracker(backbone, params, {} if size is None else _size(size))
     read = read_video(video)
     clip = Clip(name=_clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
     if points is not None:
@@ -238,7 +257,7 @@ def track(
     else:
         queries = query_grid(clip.height, clip.width, grid or 0)
     check_query_points(queries, num_frames=clip.num_frames, height=clip.height, width=clip.width)
-    tracks = _track_clip(clip, queries, backbone, params, None if size is None else _size(size))
+    tracks = _track_clip(clip, queries, tracker)
     for file in write_own_tracks(out, clip, queries, tracks):
         typer.echo(file)
 
@@ -247,7 +266,7 @@ def track(
 def guide(
     prompts: Annotated[Path | None, typer.Argument(help="Prompt file; default: the one in the params.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the videos and what they measure.")] = Path("guided"),
-    params: Annotated[Path, typer.Option(help="What to run, from guide and backbones.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="What to run, from guide and backbones.")] = PARAMS,
 ) -> None:
     """Sample prompts with and without cross-attention guidance; what is there already is kept."""
     from difftrack.backbones import ModelParams, load_backbone
@@ -256,12 +275,12 @@ def guide(
     from difftrack.prompts import read_prompts
 
     values = _read_params(params, "guide", "backbones")
-    section = parse(GuideParams, values["guide"], "guide")
+    section = parse(GuideParams, values["guide"], "guide", file=params)
     model = parse(ModelParams, values["backbones"].get(section.backbone) or {}, f"backbones.{section.backbone}")
-    best = _best_layers(values, params, section.backbone)
-    ways = section.ways(read_ranking(best) if section.layers == "best" else None)
-    backbone, texts = load_backbone(section.backbone, model), read_prompts(prompts or section.prompts)
-    problems = []
+    texts = read_prompts(prompts or section.prompts)
+    best = _best_layers(values, params, section.backbone) if section.layers == "best" else None
+    ways = section.ways(None if best is None else read_ranking(best))
+    backbone, problems = load_backbone(section.backbone, model), []
     for outcome in _progress(sample_prompts(backbone, texts, section, ways=ways, folder=out), "guide", len(texts)):
         typer.echo(outcome.problem or out / f"{outcome.number:03d}", err=outcome.problem is not None)
         problems += [outcome.number] if outcome.problem else []
@@ -299,9 +318,9 @@ def preset(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over the preset's params; may be repeated.")
     ] = None,
-    first: Annotated[int | None, typer.Option(help="Only so many prompts or clips.")] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many prompts or clips.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of its own; default: data/presets/NAME.")] = None,
-    params: Annotated[Path, typer.Option(help="What the preset is laid over; stays as it is.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="What the preset is laid over; stays as it is.")] = PARAMS,
 ) -> None:
     """Run what a released script ran, in a folder of its own, and print our numbers beside the paper's."""
     from difftrack.presets import (
@@ -316,11 +335,14 @@ def preset(
     )
 
     if name is None:
+        if first is not None or change or work:
+            raise typer.BadParameter("--first, --set and --work want the name of a preset before them")
         for each in preset_names():
             typer.echo(f"{each:<33}{read_preset(each).about}")
         return
     chosen, top = read_preset(name), params.resolve().parent
     values = apply_preset(chosen, _read_params(params, "paths"), read_overrides(change or ()))
+    _check_values(values, f"preset {name} over {params}")
     folder = work or top / "data" / "presets" / name
     problems = missing_inputs(chosen, values, top)
     if dry_run:
@@ -367,29 +389,51 @@ def _run_in(folder: Path, command: str) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
     """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`."""
-    _check_params(Path("params.yaml"))
+    with _one_line_errors():
+        paths = _read_params(PARAMS, "paths")["paths"]
+    _check_params(PARAMS)
     status = subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args])
     if status == 0:
-        report = Path(_read_params(Path("params.yaml"))["paths"]["report"])
-        for headline in json.loads((report / "headlines.json").read_text()):
-            typer.echo(f"{headline['value']:>12}  {headline['label']}")
-        typer.echo(f"report: {report / 'index.html'}")
+        _show_headlines(Path(paths["report"]))
     raise typer.Exit(status)
 
 
-def _check_params(path: Path) -> None:
-    """Refuse what no stage can use before the first one runs; the same content is looked at once."""
-    with _one_line_errors():
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-    checked = Path(".dvc/tmp/checked_params")
-    if checked.exists() and checked.read_text() == content:
-        return
+def _show_headlines(report: Path) -> None:
+    """What the report says first, where the stage of that name has run."""
+    headlines = report / "headlines.json"
+    if headlines.exists():
+        for headline in json.loads(headlines.read_text()):
+            typer.echo(f"{headline['value']:>12}  {headline['label']}")
+        typer.echo(f"report: {report / 'index.html'}")
+
+
+def _check_values(values: dict[str, Any], name: str) -> None:
+    """Refuse params that lie in no file yet; messages call them by `name`."""
+    import yaml
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PARAMS
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        _check_file(file, name)
+
+
+def _check_file(path: Path, name: str) -> None:
+    """Let the stages read a params file, each its section."""
     done = subprocess.run(
-        [sys.executable, "-m", "stages._check", str(path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "stages._check", str(path), name], capture_output=True, text=True, check=False
     )
     if done.returncode:
         typer.echo(done.stderr.strip(), err=True)
         raise typer.Exit(1)
+
+
+def _check_params(path: Path) -> None:
+    """Refuse what no stage can use before the first one runs; the same content is looked at once."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    checked = Path(".dvc/tmp/checked_params")
+    if checked.exists() and checked.read_text() == content:
+        return
+    _check_file(path, str(path))
     if checked.parents[1].is_dir():
         checked.parent.mkdir(exist_ok=True)
         checked.write_text(content)
@@ -410,12 +454,13 @@ def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its typ
 
 
 def _check_model(name: str, device: str) -> None:
-    from difftrack.backbones import ModelParams, check_capture
+    from difftrack.backbones import ALIASES, KNOWN, ModelParams, check_capture
 
-    params = ModelParams(device=device)
+    params, built = ModelParams(device=device), ALIASES.get(name, name) in KNOWN
     on_gpu = params.torch_device().type == "cuda"
     checks = check_capture(name, dataclasses.replace(params, dtype="bfloat16" if on_gpu else "float32"))
-    typer.echo(f"{name}, few layers and heads, random weights, on {params.torch_device()}")
+    how = "few layers and heads, random weights" if built else "as it is"
+    typer.echo(f"{name}, {how}, on {params.torch_device()}")
     failed = 0
     for check in checks:
         typer.echo(f"{'ok  ' if check.passed else 'FAIL'} {check.law}: {check.found}")
@@ -462,31 +507,80 @@ def _size(text: str) -> dict[str, int]:
     return {"height": int(height), "width": int(width)}
 
 
-def _track_clip(
-    clip: "Clip", queries: "np.ndarray", backbone: str | None, params: Path, size: dict[str, int] | None
-) -> "PredictedTracks":
-    """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
-    from difftrack.backbones import ModelParams, load_backbone
-    from difftrack.extraction import Extractor, TrackingViewParams
-    from difftrack.geometry import rescale_points
-    from difftrack.params import parse
-    from difftrack.tracking import ChunkParams, TrackParams, chunk_schedule, select_sources, track_clip
+@dataclasses.dataclass(frozen=True)
+class _Tracker:
+    """What a video is tracked with; nothing is loaded yet."""
 
-    values = _read_params(params, "extract", "track", "backbones")
-    view = values["extract"]["tracking"] | (size or {})
-    chunking = parse(ChunkParams, view.pop("chunks", {}), "extract.tracking.chunks")
-    known = {field.name for field in dataclasses.fields(TrackParams)}  # the rest is about evaluation
-    section = parse(TrackParams, {key: value for key, value in values["track"].items() if key in known}, "track")
+    backbone: str
+    model: "ModelParams"
+    view: "TrackingParams"
+    section: "TrackParams"
+    best_layers: list[int] | None
+
+
+def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int]) -> _Tracker:
+    """Read all that `track` wants from a params file.
+
+    Args:
+        backbone: None takes the first.
+        params: The file, where a person named one.
+        size: `height` and `width` in place of the file's.
+    """
+    from difftrack.backbones import ModelParams
+    from difftrack.extraction import TrackingParams
+    from difftrack.params import parse
+    from difftrack.tracking import TrackParams
+
+    file = params or PARAMS
+    values = _read_params(file, "extract", "track", "backbones")
+    view = parse(TrackingParams, values["extract"].get("tracking"), "extract.tracking", file=file)
+    own = {key: value for key, value in values["track"].items() if key not in EVALUATION}
+    section = parse(TrackParams, own, "track", file=file)
     name = backbone or next(iter(values["backbones"]))
-    model = parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}")
-    extractor = Extractor(load_backbone(name, model), parse(TrackingViewParams, view, "extract.tracking"))
+    if params is None:
+        _check_chosen_for(name, values["backbones"])
+    best = _best_layers(values, file, name) if section.layers == "best" else None
+    return _Tracker(
+        backbone=name,
+        model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
+        view=dataclasses.replace(view, **size),
+        section=section,
+        best_layers=None if best is None else json.loads(best.read_text())["layers"],
+    )
+
+
+def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
+    """Refuse a backbone other than the one that layers, heads and size of the default params file were chosen for."""
+    from difftrack.backbones import ALIASES
+    from difftrack.presets import preset_names
+
+    first = next(iter(backbones))
+    same = (first, ALIASES.get(first, first), f"path:{(backbones[first] or {}).get('path')}")
+    name = ALIASES.get(backbone, backbone)
+    if name in same:
+        return
+    shown = [preset for preset in preset_names() if preset.startswith("tracking-") and preset.endswith(f"-{name}")]
+    raise ValueError(
+        f"{PARAMS}: extract.tracking.layers, height and width, track.layers and track.heads were chosen for {first}, "
+        f"the first of its backbones, not for {backbone}; write those of {backbone} into a params file and name it "
+        f"with --params (`difftrack preset{f' {shown[0]} --dry-run' if shown else ''}` shows choices of the paper)"
+    )
+
+
+def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "PredictedTracks":
+    """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
+    from difftrack.backbones import load_backbone
+    from difftrack.extraction import Extractor
+    from difftrack.geometry import rescale_points
+    from difftrack.tracking import chunk_schedule, select_sources, track_clip
+
+    section = tracker.section
+    extractor = Extractor(load_backbone(tracker.backbone, tracker.model), tracker.view)
     native_len = extractor.backbone.native_latent_frames
-    schedule = chunk_schedule(clip.num_frames, chunking, native_len=native_len)
+    schedule = chunk_schedule(clip.num_frames, tracker.view.chunks, native_len=native_len)
     extraction = extractor.prepare(clip, chunks=schedule)
     spec = next(iter(extraction.groups.values()))
-    best = _best_layers(values, params, name)
-    best_layers = json.loads(best.read_text())["layers"] if best.exists() else None
-    sources = select_sources(spec, section, best_layers=best_layers)
+    sources = select_sources(spec, section, best_layers=tracker.best_layers)
     chunks = [_chunk(extraction, group, sources) for group in _progress(extraction.groups, "extract")]
     clip_size = (clip.height, clip.width)
     seen = queries.copy()
@@ -496,10 +590,29 @@ def _track_clip(
 
 
 def _best_layers(values: dict[str, Any], params: Path, backbone: str) -> Path:
-    """Where the score stage of these params writes a backbone's ranking of layers."""
+    """A backbone's ranking of layers, where the score stage of these params has written it."""
     paths = values.get("paths")
     scores = paths.get("scores") if isinstance(paths, dict) else None
-    return params.parent / Path(scores or "data/scores") / backbone / "best_layers.json"
+    file = params.parent / Path(scores or "data/scores") / backbone / "best_layers.json"
+    _check_made(file)
+    return file
+
+
+def _check_made(path: Path) -> None:
+    """Refuse to go on without what the pipeline makes."""
+    if not path.exists():
+        raise ValueError(f"there is no {path}; run `make repro` (or `difftrack repro`) first, which writes it")
+
+
+def _open_store(store: str) -> "Store":
+    from difftrack.store import StoreError, open_store
+
+    try:
+        return open_store(store)
+    except StoreError as error:
+        if "://" in store or Path(store).exists():
+            raise
+        raise ValueError(f"{error}; `make repro` (or `difftrack repro`) writes those of the pipeline") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -513,6 +626,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_params(path: Path, *sections: str) -> dict[str, Any]:
+    from difftrack.params import parse_each
+
     try:
         values = _read_yaml(path)
     except FileNotFoundError as error:
@@ -521,6 +636,31 @@ def _read_params(path: Path, *sections: str) -> dict[str, Any]:
     for section in sections:
         if not isinstance(values, dict) or not isinstance(values.get(section), dict):
             raise ValueError(f"{path}: section {section} is missing")
+    parse_each(str, values.get("paths") or {}, "paths", file=path)
+    if "backbones" in sections:
+        _check_backbones(values["backbones"], path)
+    return values
+
+
+def _check_backbones(backbones: dict[str, Any], path: Path) -> None:
+    from difftrack.backbones import ModelParams
+    from difftrack.params import parse_each
+
+    if not backbones:
+        raise ValueError(f"{path}: backbones names none; wanted: at least one")
+    parse_each(ModelParams | None, backbones, "backbones", file=path)
+
+
+def _read_extraction(path: Path) -> dict[str, Any]:
+    """A params file as far as the stage `extract` reads it."""
+    from difftrack.extraction import ExtractParams
+    from difftrack.params import parse
+
+    values = _read_params(path, "paths", "extract", "backbones")
+    parse(ExtractParams, values["extract"], "extract", file=path)
+    for name in ("clips", "descriptors"):
+        if name not in values["paths"]:
+            raise ValueError(f"{path}: paths.{name} is missing; wanted: a path")
     return values
 
 

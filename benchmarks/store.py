@@ -7,12 +7,12 @@ bfloat16, in the shapes of CogVideoX-2B and of the backbone that ships. With STO
 Results go to benchmarks/results/store.json; all rates are per byte of float16, page cache warm, best of several.
 """
 
+import argparse
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -73,10 +73,13 @@ class Format:
 
 def main() -> None:
     """Measure, print a table and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", nargs="?", type=Path, metavar="STORE")
+    given = parser.parse_args().store
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     inputs = {name: _synthetic(shape) for name, shape in SHAPES.items()}
-    if len(sys.argv) > 1:
-        inputs = dict([_stored(Path(sys.argv[1]))])
+    if given is not None:
+        inputs = dict([_stored(given)])
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (query, key) in inputs.items():
@@ -88,13 +91,13 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "zarr", "numcodecs", "safetensors")},
         "python": platform.python_version(),
-        "values": "stored descriptors" if len(sys.argv) > 1 else "synthetic",
+        "values": "synthetic" if given is None else "stored descriptors",
         "results": {name: {row: asdict(values) for row, values in rows.items()} for name, rows in results.items()},
         "float32_input": rounding,
     }
     print("float32 input:", json.dumps(rounding, indent=2))
     previous = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    previous["real" if len(sys.argv) > 1 else "synthetic"] = document
+    previous["synthetic" if given is None else "real"] = document
     RESULTS.write_text(json.dumps(previous, indent=2) + "\n")
 
 

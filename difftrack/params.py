@@ -1,4 +1,4 @@
-"""Parse one section of params.yaml into the frozen dataclass that its room owns.
+"""Parse one section of a params file into the frozen dataclass that its room owns.
 
 Unknown, missing and mistyped keys raise `ParamsError` with the key, the value and what is allowed. Range checks are the
 dataclass's own: a `ValueError` from its `__post_init__` is reported with the section's name.
@@ -7,20 +7,24 @@ dataclass's own: a `ValueError` from its `__post_init__` is reported with the se
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["ParamsError", "parse"]
+__all__ = ["ParamsError", "parse", "parse_each"]
 
 T = TypeVar("T")
 
+PARAMS_FILE = "params.yaml"
+"""What the pipeline reads; named where a caller names no other file."""
+
 
 class ParamsError(ValueError):
-    """A value in params.yaml cannot be used; the message is one line and says what would be."""
+    """A value of a params file cannot be used; the message is one line and says what would be."""
 
 
-def parse(kind: type[T], values: object, section: str) -> T:
+def parse(kind: type[T], values: object, section: str, *, file: Path | str = PARAMS_FILE) -> T:
     """Build `kind` from a mapping read from YAML.
 
     Supported field types: bool, int, float, str, Path, Literal, tuples, mappings, optionals, unions and nested
@@ -30,28 +34,60 @@ def parse(kind: type[T], values: object, section: str) -> T:
         kind: A dataclass; fields without default must be given.
         values: The section's content; anything but a mapping is refused.
         section: Dotted name of the section, for messages.
+        file: Where the values were read from, for messages.
 
     Raises:
         ParamsError: a key is unknown or missing, a value has the wrong type, or the dataclass refuses it.
     """
+    with _named(file):
+        return _parse(kind, values, section)
+
+
+def parse_each(kind: Any, values: object, section: str, *, file: Path | str = PARAMS_FILE) -> dict[str, Any]:  # noqa: ANN401
+    """Build the values of a mapping whose keys are the user's own, such as `paths` and `backbones`.
+
+    Args:
+        kind: Type of each value, such as a field of a params dataclass may have.
+        values: The section's content; anything but a mapping is refused.
+        section: Its dotted name, for messages.
+        file: Where the values were read from, for messages.
+
+    Raises:
+        ParamsError: a key is no string, or a value cannot be used.
+    """
+    with _named(file):
+        parsed: dict[str, Any] = _convert(types.GenericAlias(dict, (str, kind)), values, section)
+        return parsed
+
+
+@contextmanager
+def _named(file: Path | str) -> Iterator[None]:
+    """Put the file's name before what is wrong, once: a dataclass may have parsed a part of itself."""
+    try:
+        yield
+    except ParamsError as error:
+        raise ParamsError(f"{file}: {str(error).removeprefix(f'{PARAMS_FILE}: ')}") from error
+
+
+def _parse(kind: type[T], values: object, section: str) -> T:
     if not isinstance(values, Mapping):
-        raise ParamsError(f"params.yaml: {section} is {values!r}; a mapping is wanted")
+        raise ParamsError(f"{section} is {values!r}; a mapping is wanted")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     for key in values:
         if key not in fields:
-            raise ParamsError(f"params.yaml: unknown key {section}.{key}; known: {', '.join(sorted(fields))}")
+            raise ParamsError(f"unknown key {section}.{key}; known: {', '.join(sorted(fields))}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise ParamsError(f"params.yaml: {section}.{name} is missing; wanted: {_describe(hints[name])}")
+            raise ParamsError(f"{section}.{name} is missing; wanted: {_describe(hints[name])}")
     parsed = {key: _convert(hints[key], value, f"{section}.{key}") for key, value in values.items()}
     try:
         return kind(**parsed)
     except ParamsError:
         raise
     except ValueError as error:
-        raise ParamsError(f"params.yaml: {section}: {error}") from error
+        raise ParamsError(f"{section}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901 - one branch per kind of type
@@ -59,7 +95,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901 - o
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return parse(typing.cast(type[Any], hint), value, name)
+        return _parse(typing.cast(type[Any], hint), value, name)
     if origin in (Union, types.UnionType):
         return _convert_union(hint, value, name)
     if origin is Literal:
@@ -89,7 +125,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901 - o
             return {_convert(key_hint, k, name): _convert(value_hint, v, f"{name}.{k}") for k, v in value.items()}
     else:
         raise TypeError(f"{name}: params dataclasses cannot hold {hint!r}")
-    raise ParamsError(f"params.yaml: {name} is {value!r}; wanted: {_describe(hint)}")
+    raise ParamsError(f"{name} is {value!r}; wanted: {_describe(hint)}")
 
 
 def _convert_union(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
@@ -99,7 +135,7 @@ def _convert_union(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
         except ParamsError as error:
             if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
                 raise ParamsError(str(error)) from error
-    raise ParamsError(f"params.yaml: {name} is {value!r}; wanted: {_describe(hint)}")
+    raise ParamsError(f"{name} is {value!r}; wanted: {_describe(hint)}")
 
 
 def _convert_tuple(hint: Any, value: Sequence[Any], name: str) -> tuple[Any, ...]:  # noqa: ANN401
@@ -107,7 +143,7 @@ def _convert_tuple(hint: Any, value: Sequence[Any], name: str) -> tuple[Any, ...
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
-        raise ParamsError(f"params.yaml: {name} is {list(value)!r}; wanted: {_describe(hint)}")
+        raise ParamsError(f"{name} is {list(value)!r}; wanted: {_describe(hint)}")
     return tuple(_convert(h, v, f"{name}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
 
 

@@ -1,6 +1,6 @@
 """All of params.yaml at once: a stage looks at its own sections alone, and only when it runs.
 
-python -m stages._check params.yaml
+python -m stages._check FILE [what messages call it]
 """
 
 import sys
@@ -13,7 +13,7 @@ from difftrack.backbones import ModelParams
 from difftrack.correspondence import MatchSection
 from difftrack.extraction import ExtractParams
 from difftrack.guidance import GuideParams
-from difftrack.params import ParamsError, parse
+from difftrack.params import ParamsError, parse, parse_each
 from difftrack.reports import ReportParams
 from stages._run import read_params
 from stages.score import ScoreSection
@@ -37,25 +37,31 @@ SECTIONS: Mapping[str, type] = {
 """What reads each section; `backbones` and `paths` have keys of the user's own."""
 
 
-def check_params(path: Path) -> None:
+def check_params(path: Path, *, name: str | None = None) -> None:
     """Read a params file as all stages would.
+
+    Args:
+        path: The file.
+        name: What messages call it; its path by default.
 
     Raises:
         ParamsError: a section, a key or a value that no stage can use.
     """
     params: Mapping[str, Any] = read_params(path)
-    known = {*SECTIONS, "backbones", "paths"}
-    if unknown := sorted(set(params) - known):
-        raise ParamsError(f"{path}: unknown section {unknown[0]}; known: {', '.join(sorted(known))}")
+    file, known = name or path, {*SECTIONS, "backbones", "paths"}
+    if unknown := sorted(map(str, set(params) - known)):
+        raise ParamsError(f"{file}: unknown section {unknown[0]}; known: {', '.join(sorted(known))}")
     for section, kind in SECTIONS.items():
         if section in params:
-            parse(kind, params[section], section)
-    for name, values in (params.get("backbones") or {}).items():
-        parse(ModelParams, values or {}, f"backbones.{name}")
+            parse(kind, params[section], section, file=file)
+    parse_each(str, params.get("paths", {}), "paths", file=file)
+    backbones = parse_each(ModelParams | None, params.get("backbones") or {}, "backbones", file=file)
+    if "backbones" in params and not backbones:
+        raise ParamsError(f"{file}: backbones names none; wanted: at least one")
 
 
 if __name__ == "__main__":
     try:
-        check_params(Path(sys.argv[1]))
+        check_params(Path(sys.argv[1]), name=next(iter(sys.argv[2:]), None))
     except (ValueError, OSError) as error:
         sys.exit(f"difftrack: {error}")

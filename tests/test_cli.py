@@ -1,9 +1,11 @@
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 from tiny_results import LAYERS, clip, write_store
 from typer.testing import CliRunner
 
-from cli import app
+from cli import EVALUATION, app
 from difftrack.backbones import CaptureCheck
 from difftrack.datasets import write_clip
 from difftrack.media import read_image, read_video, write_video
 from difftrack.store import clip_group
-from difftrack.tracking import read_predictions
+from difftrack.tracking import TrackParams, read_predictions
+from stages.track import TrackSection
 
 TOP = Path(__file__).parents[1]
 
@@ -130,6 +133,33 @@ def test_missing_store_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("folder", ["data", "docs", ""])
+def test_a_folder_that_holds_no_store_is_refused(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data/prompts", "docs/decisions"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for verb in ("info", "verify"):
+        status, out, error = run(verb, folder)
+        assert (status, out, len(error.splitlines())) == (1, "", 1)
+        assert f"{folder or '.'} is not a store" in error
+
+
+def test_a_store_that_lost_its_own_header_is_still_one(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "copy")
+    (tmp_path / "copy" / "zarr.json").unlink()
+    status, out, _ = run("verify", tmp_path / "copy")
+    assert status == 1
+    assert "zarr.json is missing" in out
+
+
+def test_a_store_of_the_pipeline_that_is_not_there_yet_says_what_writes_it(tmp_path: Path) -> None:
+    for verb in ("info", "verify"):
+        status, _, error = run(verb, tmp_path / "analysis")
+        assert (status, len(error.splitlines())) == (1, 1)
+        assert "analysis is not a store" in error
+        assert "`make repro` (or `difftrack repro`)" in error
+
+
 def test_verify_passes_a_sound_store_and_names_a_damaged_shard(store: Path, tmp_path: Path) -> None:
     assert run("verify", store)[0] == 0
     copy = tmp_path / "copy"
@@ -161,6 +191,19 @@ def test_models_prove_capture_here_and_fail_where_it_does_not_hold(monkeypatch: 
     assert (status, out.splitlines()[-1]) == (1, "FAIL a law: broken")
     status, _, error = run("models", "--check", "sora", "--device", "cpu")
     assert status == 1
+
+
+def test_capture_is_proved_of_a_folder_and_of_the_shipped_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = save_cogvideox(tmp_path / "data" / "backbones" / "cogvideox-mini")
+    monkeypatch.chdir(tmp_path)
+    for name in (f"path:{shipped}", "path:data/backbones/cogvideox-mini", "cogvideox-mini"):
+        status, out, error = run("models", "--check", name, "--device", "cpu")
+        assert status == 0, error
+        first, *laws = out.splitlines()
+        assert first == f"{name}, as it is, on cpu"
+        assert [line.split()[0] for line in laws] == ["ok"] * 5
 
 
 def test_presets_are_listed_and_told_without_running(tmp_path: Path) -> None:
@@ -328,3 +371,105 @@ def test_repro_hands_its_arguments_to_dvc(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("cli.subprocess.call", lambda command: calls.append(command) or 3)
     assert run("repro", "report", "--force")[0] == 3
     assert calls == [[sys.executable, "-m", "dvc", "repro", "report", "--force"]]
+
+
+def _changed(project: Path, **sections: Any) -> Path:
+    """The project's params file with some sections replaced; None leaves one out."""
+    file = project / "params.yaml"
+    params = yaml.safe_load(file.read_text()) | sections
+    file.write_text(yaml.safe_dump({name: values for name, values in params.items() if values is not None}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"extract": {}}, "extract.tracking is None; a mapping is wanted"),
+        ({"extract": {"tracking": None}}, "extract.tracking is None; a mapping is wanted"),
+        ({"extract": {"tracking": {"hight": 3}}}, "unknown key extract.tracking.hight"),
+        ({"backbones": {}}, "backbones names none; wanted: at least one"),
+        ({"backbones": {"tiny": 3}}, "backbones.tiny is 3"),
+        ({"paths": {"scores": 3}}, "paths.scores is 3"),
+        ({"track": {"layer": [2]}}, "unknown key track.layer; known: "),
+        ({"track": {"matching": {"radius": 2}}}, "track.matching.radius"),
+        ({"track": None}, "section track is missing"),
+    ],
+)
+def test_track_looks_at_its_params_first_and_names_their_file(
+    sections: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    file = _changed(_project(tmp_path), **sections)
+    status, out, error = run("track", tmp_path / "nosuch.mp4", "--grid", 2, "--params", file)
+    assert (status, out, len(error.splitlines())) == (1, "", 1)
+    assert f"difftrack: {file}: " in error
+    assert named in error
+
+
+def test_what_track_leaves_out_is_what_the_stage_has_beside_the_tracker() -> None:
+    own = {field.name for field in dataclasses.fields(TrackSection)}
+    assert set(EVALUATION) == own - {field.name for field in dataclasses.fields(TrackParams)}
+
+
+def test_choices_of_one_backbone_are_not_applied_to_another_unless_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = _project(tmp_path)
+    monkeypatch.chdir(project)
+    ask = ("track", "nosuch.mp4", "--grid", 2, "--backbone")
+    for backbone, hint in {
+        "cogvideox-2b": "`difftrack preset tracking-davis-cogvideox-2b --dry-run`",
+        "cogvideox_t2v_2b": "`difftrack preset tracking-davis-cogvideox-2b --dry-run`",
+        "mochi-1": "`difftrack preset`",
+    }.items():
+        status, _, error = run(*ask, backbone)
+        assert (status, len(error.splitlines())) == (1, 1)
+        for said in ("extract.tracking.layers, height and width", "track.layers and track.heads", "--params", hint):
+            assert said in error
+        assert f"were chosen for tiny, the first of its backbones, not for {backbone};" in error
+    for fits in (("tiny",), (f"path:{project / 'backbone'}",), ("mochi-1", "--params", "params.yaml")):
+        assert "nosuch.mp4" in run(*ask, *fits)[2]
+    assert "Another one wants --params" in " ".join(run("track", "--help")[1].replace("│", "").split())
+
+
+def test_best_layers_that_nobody_has_ranked_yet_are_asked_for(tmp_path: Path) -> None:
+    file = _changed(_project(tmp_path), track={"layers": "best"}, guide={"backbone": "tiny", "prompts": "p.txt"})
+    (tmp_path / "prompts.txt").write_text("a red disc\n")
+    asked = (("track", tmp_path / "my video.mp4", "--grid", 2), ("guide", tmp_path / "prompts.txt"))
+    for ask in asked:
+        status, _, error = run(*ask, "--params", file)
+        assert (status, len(error.splitlines())) == (1, 1)
+        assert f"there is no {tmp_path / 'data/scores/tiny/best_layers.json'}; run `make repro`" in error
+
+
+def test_guide_looks_at_the_prompts_before_the_ranking(tmp_path: Path) -> None:
+    file = _changed(_project(tmp_path), guide={"backbone": "tiny", "prompts": "p.txt"})
+    status, _, error = run("guide", tmp_path / "nosuch.txt", "--params", file)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert f"{tmp_path / 'nosuch.txt'} cannot be read" in error
+    file = _changed(tmp_path, guide={"backbone": "tiny", "prompts": "p.txt", "scale": "much"})
+    assert f"{file}: guide.scale is 'much'" in run("guide", tmp_path / "nosuch.txt", "--params", file)[2]
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_repro_prints_headlines_where_there_are_some(
+    made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "data" / "report"
+    if made:
+        report.mkdir(parents=True)
+        (report / "headlines.json").write_text(json.dumps([{"value": "7", "label": "layers"}]))
+    (tmp_path / "params.yaml").write_text("paths: {report: data/report}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cli.subprocess.call", lambda command: 0)
+    status, out, error = run("repro", "--dry", "-s", "synthesize")
+    assert (status, error) == (0, "")
+    assert [line.split() for line in out.splitlines()] == (
+        [["7", "layers"], ["report:", "data/report/index.html"]] if made else []
+    )
+
+
+def test_repro_outside_the_project_says_what_it_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run("repro")
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "there is no params.yaml: this command wants the project's params file" in error

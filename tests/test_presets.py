@@ -158,6 +158,53 @@ def test_our_number_stands_beside_the_papers(tmp_path: Path) -> None:
 # A folder of its own
 
 
+@pytest.mark.parametrize(
+    ("assignment", "named", "dry"),
+    [
+        ("track.layer=17", "unknown key track.layer", ()),
+        ("foo.bar=1", "unknown section foo", ("--dry-run",)),
+        ("synthesize=3", "synthesize is 3", ("--dry-run",)),
+        ("paths.clips=3", "paths.clips is 3", ()),
+        ("backbones=null", "backbones names none", ("--dry-run",)),
+    ],
+)
+def test_what_no_stage_can_use_is_refused_before_anything_is_made(
+    assignment: str, named: str, dry: tuple[str, ...], tmp_path: Path
+) -> None:
+    name, work = "guidance-cogvideox-2b", tmp_path / "work"
+    where = ("--params", str(TOP / "params.yaml"), "--work", str(work))
+    prompts = ("--set", f"guide.prompts={TOP / 'data/prompts/guide.txt'}")
+    result = CliRunner().invoke(app, ["preset", name, *dry, *where, *prompts, "--set", assignment])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert f"preset {name} over {TOP / 'params.yaml'}: {named}" in result.stderr
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("guidance-cogvideox-2b", "--dry-run", "--first", "0"),
+        ("guidance-cogvideox-2b", "--first", "-2"),
+        ("--first", "3"),
+        ("--set", "score.threshold_px=4"),
+        ("--work", "here"),
+    ],
+)
+def test_first_wants_a_preset_and_at_least_one(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["preset", *words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words[-2] in result.stderr
+
+
+def test_a_preset_over_params_that_lack_its_other_sections_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("paths: {}")
+    where = ("--dry-run", "--params", str(tmp_path / "params.yaml"))
+    result = CliRunner().invoke(app, ["preset", "guidance-cogvideox-2b", *where])
+    assert result.exit_code == 0, result.stderr
+    assert "missing: guide.prompts" in result.stdout
+    assert "ours - (paths.scores is not set), published 0.9313" in result.stdout
+
+
 def project(top: Path, **params: Any) -> dict[str, Any]:
     """Something that looks like the project: code, data, results."""
     for folder in ("stages", "data/prompts", "data/clips/mine", "data/presets/other/.dvc", ".git"):

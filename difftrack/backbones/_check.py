@@ -1,7 +1,8 @@
-"""Whether capture holds to its laws on this machine, tried on a small backbone with random weights."""
+"""Whether capture holds to its laws on this machine, tried on a small backbone with random weights, or on a folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._constructed import constructed_backbone
 from difftrack.backbones._descriptors import LayerDescriptors
+from difftrack.backbones._load import load_backbone
+from difftrack.backbones._names import SHIPPED
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._seam import AttentionCall, intercept
 
@@ -27,15 +30,20 @@ class CaptureCheck:
 
 
 def check_capture(name: str, params: ModelParams) -> Iterator[CaptureCheck]:
-    """Build a named backbone small, with random weights, and hold its capture to its laws.
+    """Hold a backbone's capture to its laws: of a known one small, with random weights, or of a folder as it is.
 
     Args:
-        name: Of the table of backbones.
+        name: Of the table of backbones; or `path:DIR`, or the name of the backbone that comes with the project.
         params: Where, and in which dtype.
 
     Raises:
-        BackboneError: nobody knows the name, or nothing is captured; the message names the likely cause.
+        BackboneError: nobody knows the name, the folder cannot be loaded, or nothing is captured; the message names
+            the likely cause.
     """
+    if name == Path(SHIPPED).name:
+        name = f"path:{SHIPPED}"
+    if name.startswith("path:"):
+        return _check(load_backbone(name, params))
     return _check(constructed_backbone(name, params, small=True))
 
 

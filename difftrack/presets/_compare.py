@@ -48,6 +48,8 @@ def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -
     if published.file is None:
         return row(None, "nothing here measures it")
     folder, _, rest = published.file.partition("/")
+    if folder not in paths:
+        return row(None, f"paths.{folder} is not set")
     file = root / paths[folder] / rest
     if not file.is_file():
         return row(None, f"{file.relative_to(root)} is not there yet")

@@ -61,7 +61,7 @@ def missing_inputs(preset: Preset, params: Mapping[str, Any], top: Path) -> list
     for name in _INPUTS:
         section, *keys = name.split(".")
         value: Any = params.get(section) if section in preset.params else None
-        unused = section == "synthesize" and keys[0] not in params["synthesize"]["sources"]
+        unused = section == "synthesize" and value is not None and keys[0] not in value["sources"]
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         if isinstance(value, str) and not unused and not (top / value).exists():

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
+from difftrack.store._errors import StoreError
+
 __all__ = ["Blob", "Files", "StorePath", "open_files"]
 
 StorePath = str | os.PathLike[str]
@@ -170,14 +172,33 @@ class LocalFiles(Files):
         return shutil.disk_usage(existing).free
 
 
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Whatever the library behind a URL raises becomes one error of ours, but for what says that nothing is there.
+
+    Raises:
+        StoreError: the library is missing, or has no answer.
+    """
+    try:
+        yield
+    except (FileNotFoundError, StoreError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise StoreError(f"{url} cannot be reached: {type(error).__name__}: {words}") from error
+
+
 class _RemoteBlob(Blob):
-    def __init__(self, system: Any, path: str) -> None:  # noqa: ANN401
-        self._system, self._path = system, path
-        self.size = int(system.size(path))
+    def __init__(self, system: Any, path: str, url: str) -> None:  # noqa: ANN401
+        self._system, self._path, self._url = system, path, url
+        with _reaching(url):
+            self.size = int(system.size(path))
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
         starts, ends = [offset for offset, _ in ranges], [offset + length for offset, length in ranges]
-        for content in self._system.cat_ranges([self._path] * len(ranges), starts, ends, on_error="raise"):
+        with _reaching(self._url):
+            contents = self._system.cat_ranges([self._path] * len(ranges), starts, ends, on_error="raise")
+        for content in contents:
             yield np.frombuffer(content, np.uint8)
 
 
@@ -188,7 +209,8 @@ class RemoteFiles(Files):
         import fsspec  # type: ignore[import-untyped] # only where a URL is used
 
         self._url = url.rstrip("/")
-        self._system, root = fsspec.url_to_fs(self._url)
+        with _reaching(self._url):
+            self._system, root = fsspec.url_to_fs(self._url)
         self._root = root.rstrip("/")
 
     def _full(self, key: str) -> str:
@@ -202,37 +224,42 @@ class RemoteFiles(Files):
         """See `Files`."""
         if not keys:
             return {}
-        contents = self._system.cat([self._full(key) for key in keys], on_error="return")
+        with _reaching(self._url):
+            contents = self._system.cat([self._full(key) for key in keys], on_error="return")
         found = {}
         for key in keys:
             content = contents[self._full(key)]
             if isinstance(content, FileNotFoundError | IsADirectoryError):
                 continue
-            if isinstance(content, Exception):
-                raise content
+            with _reaching(self.path(key)):
+                if isinstance(content, Exception):
+                    raise content
             found[key] = content
         return found
 
     @contextmanager
     def open(self, key: str) -> Iterator[Blob]:
         """See `Files`."""
-        yield _RemoteBlob(self._system, self._full(key))
+        yield _RemoteBlob(self._system, self._full(key), self.path(key))
 
     def write(self, key: str, *parts: bytes) -> None:
         """See `Files`."""
-        self._system.pipe_file(self._full(key), b"".join(parts))
+        with _reaching(self.path(key)):
+            self._system.pipe_file(self._full(key), b"".join(parts))
 
     def remove(self, key: str) -> None:
         """See `Files`."""
         self._system.invalidate_cache()
-        if self._system.exists(self._full(key)):
-            self._system.rm(self._full(key), recursive=True)
+        with _reaching(self.path(key)):
+            if self._system.exists(self._full(key)):
+                self._system.rm(self._full(key), recursive=True)
 
     def directories(self, key: str) -> list[str]:
         """See `Files`."""
         self._system.invalidate_cache()
         try:
-            entries = self._system.ls(self._full(key), detail=True)
+            with _reaching(self.path(key)):
+                entries = self._system.ls(self._full(key), detail=True)
         except FileNotFoundError:
             return []
         return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "directory")
@@ -240,9 +267,8 @@ class RemoteFiles(Files):
     def size(self, key: str) -> int:
         """See `Files`."""
         self._system.invalidate_cache()
-        if not self._system.exists(self._full(key)):
-            return 0
-        return int(self._system.du(self._full(key)))
+        with _reaching(self.path(key)):
+            return int(self._system.du(self._full(key))) if self._system.exists(self._full(key)) else 0
 
     def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
         """See `Files`; a put that was cut short leaves nothing."""

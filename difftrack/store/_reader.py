@@ -197,10 +197,14 @@ def open_store(path: StorePath) -> Store:
     """Open a store of descriptors, on disk or behind an fsspec URL.
 
     Raises:
-        StoreError: there is nothing.
+        StoreError: there is nothing, or something else.
     """
     store = Store(path)
     files = open_files(path)
-    if not files.read(["zarr.json"]) and not files.directories(""):
-        raise StoreError(f"{files.path('')} is not a store: it does not exist or is empty")
+    if not files.read(["zarr.json"]):
+        folders = files.directories("")
+        if not folders:
+            raise StoreError(f"{files.path('')} is not a store: it does not exist or is empty")
+        if not files.read([join(folder, "zarr.json") for folder in folders]):  # else it only lost its own
+            raise StoreError(f"{files.path('')} is not a store: neither it nor a folder in it holds a zarr.json")
     return store
