@@ -151,6 +151,17 @@ def test_each_backbone_knows_how_many_latent_frames_it_was_trained_on(name: str,
     assert backbone.native_token_frames == {"cogvideox-1.5-5b": 11}.get(name, frames)
 
 
+@pytest.mark.parametrize(("name", "read"), [("hunyuan-video", True), ("cogvideox-2b", False), ("wan2.1-1.3b", False)])
+def test_an_embedded_guidance_decides_the_numbers_of_those_that_read_it_alone(name: str, read: bool) -> None:
+    plain, other = (
+        constructed_backbone(name, ModelParams(device="cpu", embedded_guidance=scale)).loading_choices()
+        for scale in (6.0, 1.0)
+    )
+    assert (plain != other) == read
+    precise = constructed_backbone(name, ModelParams(device="cpu", dtype="bfloat16")).loading_choices()
+    assert precise != plain
+
+
 def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(tmp_path: Path) -> None:
     """On a rented GPU there may be torch, diffusers and transformers, and nothing else."""
     code = (
