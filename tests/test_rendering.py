@@ -361,7 +361,7 @@ def test_the_palette_is_called_by_its_own_words(word: str) -> None:
     assert nearest_color(np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), PALETTE[word], dtype=np.float32)) == word
 
 
-def test_a_close_up_shows_one_object_larger_and_upright() -> None:
+def test_a_close_up_shows_one_object_larger_upright_and_rigid() -> None:
     specs = [RenderSpec(seed=seed, split="hard", role="train") for seed in range(60)]
     scenes = [sample_scene(spec) for spec in specs]
     assert max(len(scene.shapes) for scene in scenes) > 2
@@ -372,6 +372,13 @@ def test_a_close_up_shows_one_object_larger_and_upright() -> None:
         np.testing.assert_array_equal(close.radius[2:], -FAR)
         np.testing.assert_array_equal(close.radius[0], FAR)
         np.testing.assert_array_equal(close.heading, scene.heading)
+        # Rigid and flat: what is left of the object's motion keeps its outline's shape; the background's stays.
+        for path in ("stretch", "tilt_swing"):
+            assert not getattr(close, path).amplitude[1:].any()
+            assert getattr(close, path).amplitude[0] == getattr(scene, path).amplitude[0]
+        for warp in ("tilt", "wave_amplitude"):
+            assert not getattr(close, warp)[1:].any()
+            np.testing.assert_array_equal(getattr(close, warp)[0], getattr(scene, warp)[0])
         if close.shapes[0] == "triangle":
             # A corner points up (y is down), give or take a tenth of half a turn.
             angle = np.linspace(0, 2 * np.pi, RADIUS_SAMPLES, endpoint=False)

@@ -267,19 +267,30 @@ def centred(scene: Scene, *, num_frames: int) -> Scene:
 
 
 def close_up(scene: Scene) -> Scene:
-    """The scene with its hindmost object alone, larger and nearly upright: a picture in which its shape is much of all.
+    """The scene with its hindmost object alone, larger, nearly upright and rigid: its shape is much of the picture.
 
-    In scenes as they are drawn a shape's word says how a few tokens at outlines look, at an angle that nobody knows.
+    In scenes as they are drawn a shape's word says how a few tokens at outlines look, at an angle that nobody knows, and
+    hard ones bend and tilt the outline until the word is hardly true.
 
     Args:
-        scene: Any; motion, camera, light and the background stay as they are.
+        scene: Any; travel, turns, growth, camera, light and the background stay as they are.
     """
     shape = scene.shapes[0]
     radius, angle = scene.radius.copy(), scene.angle.copy()
+    background = np.arange(len(radius)) == 0
     radius[1] *= _CLOSER
     radius[2:] = -FAR
     angle[1] = _UPRIGHT.get(shape, 0.0) + _LEANING * (angle[1] - np.pi)
-    return replace(scene, radius=radius, angle=angle, shapes=(shape,))
+    return replace(
+        scene,
+        radius=radius,
+        angle=angle,
+        shapes=(shape,),
+        stretch=replace(scene.stretch, amplitude=scene.stretch.amplitude * background),
+        tilt=scene.tilt * background[:, None],
+        tilt_swing=replace(scene.tilt_swing, amplitude=scene.tilt_swing.amplitude * background),
+        wave_amplitude=scene.wave_amplitude * background[:, None, None],
+    )
 
 
 def _paced(
