@@ -457,6 +457,25 @@ def test_a_text_encoder_that_is_not_trained_stays_as_it_is(tmp_path: Path, probe
         assert not torch.equal(_weights(trained.transformer), _weights(start.transformer))
 
 
+def test_the_last_weights_are_saved_before_they_are_measured(tmp_path: Path, probe: Probe) -> None:
+    saved: list[tuple[Tensor, list[int]]] = []
+    log = tmp_path / "transformer.jsonl"
+    averaged = train_transformer(
+        _denoiser(),
+        _Fixed(),
+        make_scheduler(),
+        replace(STEPS, max_steps=5, save_seconds=1e9),
+        probe=probe,
+        empty_prompt=tokenize(make_tokenizer(SIZES), ("",), SIZES.text_length, CPU),
+        folder=tmp_path,
+        save=lambda averaged: saved.append((_weights(averaged), _log(log, "timestep"))),
+    )
+    [(weights, measured)] = saved
+    assert torch.equal(weights, _weights(averaged))
+    assert measured == []
+    assert _log(log, "timestep") == [19, 199, 399, 599, 799, 999]
+
+
 def test_an_interrupted_transformer_goes_on_as_if_it_had_never_stopped(tmp_path: Path, probe: Probe) -> None:
     params = replace(STEPS, save_seconds=0.0)
     straight = _train(_denoiser(), _Fixed(), params, probe, tmp_path / "straight")

@@ -85,7 +85,8 @@ def train_transformer(
         probe: Measured every `params.probe_seconds`.
         empty_prompt: Tokens of the empty prompt, `[1, text_token]`.
         folder: Receives `transformer.jsonl` and `transformer.pt`, from which an interrupted run goes on.
-        save: Given the averaged weights at every checkpoint, in the first replica alone.
+        save: Given the averaged weights at every checkpoint, in the first replica alone; the last of them before they
+            are measured, which takes long enough for a machine to be gone.
         replicas: Processes that train the same weights, each with a source and noise of its own.
     """
     device = empty_prompt.device
@@ -112,6 +113,12 @@ def train_transformer(
         average.copy_to(averaged)
         log.write(timestep=timestep, accuracy=probe.accuracy(averaged, scheduler, timestep))
 
+    def keep() -> None:
+        checkpoint.save(budget, _state(denoiser, optimizers, average))
+        average.copy_to(averaged)
+        if replicas.first:
+            save(averaged)
+
     while budget.look() < 1:
         set_learning_rate(
             optimizers,
@@ -131,13 +138,9 @@ def train_transformer(
             measure(CLEANEST)
             probed = budget.seconds
         if budget.seconds - saved > params.save_seconds:
-            checkpoint.save(budget, _state(denoiser, optimizers, average))
-            if replicas.first:
-                average.copy_to(averaged)
-                save(averaged)
+            keep()
             saved = budget.seconds
-    checkpoint.save(budget, _state(denoiser, optimizers, average))
-    average.copy_to(averaged)
+    keep()
     for timestep in (CLEANEST, *LEVELS):
         measure(timestep)
     return averaged

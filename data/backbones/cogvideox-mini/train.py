@@ -290,7 +290,7 @@ def train_denoiser(run: Run) -> None:
 
     spent = _spent(run.folder / "transformer.jsonl")
     limited = replace(params, max_seconds=min(params.max_seconds, spent + run.left - run.params.finish_seconds))
-    averaged = train_transformer(
+    train_transformer(
         denoiser,
         pools,
         make_scheduler(),
@@ -302,8 +302,6 @@ def train_denoiser(run: Run) -> None:
         replicas=run.replicas,
     )
     report(f"clips encoded in all: {pools.sizes}")
-    if run.replicas.first:
-        save(averaged)
     run.replicas.wait()
 
 
