@@ -1,6 +1,6 @@
 # make repro: from a clean clone to a report.   make test: the tests.   Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro lint test test-slow clean
+.PHONY: help setup setup-dev repro lint test test-slow results clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,6 +17,7 @@ help:
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  fault loops and whole-pipeline runs"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make results    measure everything that depends on the shipped weights again: hours, see CONTRIBUTING.md"
 	@echo "make clean      remove .venv and what the pipeline and presets wrote under data"
 
 $(VENV)/.python:
@@ -53,6 +54,47 @@ test: setup-dev
 
 test-slow: setup-dev
 	pytest -q -m slow
+
+# Each on one core, the longest first, so that `make -j2 results` keeps two busy; the store's rates alone, at the end.
+MEASURED := backbone tracking tuning shapes guidance motion prompts samples
+.PHONY: $(MEASURED:%=results-%) results-real
+$(MEASURED:%=results-%): export OMP_NUM_THREADS := 1
+$(MEASURED:%=results-%): export PYTHONPATH := $(CURDIR)
+
+results: setup-dev results-real
+	@$(MAKE) $(MEASURED:%=results-%)
+	python -m benchmarks.store
+	python -m benchmarks.store data/descriptors/cogvideox-mini/analysis
+	python -m benchmarks.tables
+
+results-real:
+	@test -f "$(TAPVID)" || { echo "name a TAP-Vid pickle of real video: make $(MAKECMDGOALS) TAPVID=tapvid_badja.pkl"; exit 1; }
+
+results-backbone: setup-dev
+	python -m benchmarks.backbone --clips 64 --steps 0 19 34
+
+results-tracking: setup-dev results-real
+	python -m benchmarks.tracking study --tapvid "$(TAPVID)"
+	python -m benchmarks.tracking study --tapvid "$(TAPVID)" --clips 0 --size 256x384
+
+results-tuning: setup-dev
+	python -m benchmarks.tracking tune
+
+results-shapes: setup-dev
+	python -m benchmarks.shapes --sets 2 --clips 18
+
+results-guidance: setup-dev repro
+	python -m benchmarks.guidance study --prompts benchmarks/guidance_prompts.txt --num-prompts 10 --steps 15 --scale 0.2 \
+	  --num-layers 2 --best-layers data/scores/cogvideox-mini/best_layers.json
+
+results-motion: setup-dev
+	python -m benchmarks.motion --sets 6 --steps 20
+
+results-prompts: setup-dev
+	python -m benchmarks.prompts --clips 16 --steps 0 5 10
+
+results-samples: setup-dev
+	cd data/backbones/cogvideox-mini && python samples.py --steps 30 && python curves.py
 
 clean:
 	rm -rf $(VENV) data/clips data/tracks data/descriptors data/matches data/survey data/scores data/predictions \

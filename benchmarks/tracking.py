@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import yaml
 from rich.progress import track
 
 from benchmarks.matching import machine
@@ -55,7 +56,8 @@ from difftrack.tracking import (
     track_clip,
 )
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 RENDERED_SIZE = (128, 192)
 STEP, NUM_STEPS = 49, 50
 SPLITS: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
@@ -96,7 +98,7 @@ def main() -> None:
         command.add_argument("--clips", type=int, default=clips, help="per split")
         command.add_argument("--tapvid", type=Path, nargs="*", default=[], help="pickles of real video")
         command.add_argument("--layers", type=int, nargs="+", default=[6, 7], help="best first")
-        command.add_argument("--heads", nargs="*", metavar="LAYER.HEAD", help="those that `tune` chose")
+        command.add_argument("--heads", nargs="*", metavar="LAYER.HEAD", help="in place of those of params.yaml")
         command.add_argument("--size", type=_size, default=(160, 240), metavar="HxW", help="that the backbone sees")
         command.add_argument("--chunk-len", type=int, default=9, help="frames that it sees at a time")
         command.add_argument("--backbone", default=SHIPPED)
@@ -123,7 +125,8 @@ def _size(text: str) -> tuple[int, int]:
 
 def study(arguments: argparse.Namespace) -> None:
     """Every tracker on rendered clips of the role `eval`, and on real ones."""
-    heads = [(int(layer), int(head)) for layer, head in (pair.split(".") for pair in arguments.heads or ())]
+    named = heads_of_params() if arguments.heads is None else arguments.heads
+    heads = [(int(layer), int(head)) for layer, head in (pair.split(".") for pair in named)]
     trackers = ablation(arguments.layers, heads)
     fingerprint, cases = _cases(arguments, "eval")
     held = list(cases)
@@ -133,7 +136,7 @@ def study(arguments: argparse.Namespace) -> None:
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "backbone": fingerprint,
         "layers": arguments.layers,
-        "heads": arguments.heads,
+        "heads": named,
         "size": arguments.size,
         "chunk_len": arguments.chunk_len,
         "clips_per_split": arguments.clips,
@@ -144,6 +147,12 @@ def study(arguments: argparse.Namespace) -> None:
     print_table(results["means"])
     print("queries in every fifth frame, all other frames evaluated")
     print_table(strided["means"])
+
+
+def heads_of_params(path: Path = ROOT / "params.yaml") -> list[str]:
+    """The heads that the pipeline reads, as `--heads` takes them; none where it reads all."""
+    heads = yaml.safe_load(path.read_text(encoding="utf-8"))["track"]["heads"]
+    return [f"{layer}.{head}" for layer, own in heads.items() for head in own] if isinstance(heads, dict) else []
 
 
 def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[str, Tracker]:

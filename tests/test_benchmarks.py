@@ -1,13 +1,18 @@
 """Benchmarks at sizes at which they take seconds: what they say of themselves, not how long it took."""
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from difftrack.backbones import SHIPPED
+from difftrack.backbones._folder import PipelineFolder
+
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("data/backbones/*/README.md")]
 WAYS = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
 
 
@@ -103,3 +108,68 @@ def test_a_guess_is_right_where_the_right_word_has_the_least_error(monkeypatch: 
     assert found["right"] == [0.5, 0.5, 0.5]
     assert found["right_over_all_steps"] == 0.5
     assert found["error_of_any_word_over_that_of_the_right_one"][0] == pytest.approx((17 / 9 + 17 / 18) / 2)
+
+
+TWO_ROWS = """# Page
+
+<!-- numbers: prompts -->
+| said wrong | step 0 | step 5 |
+| --- | --- | --- |
+| a colour | 1.00 (0 %) | 2.00 (0 %) |
+| **nothing** | **1.00 (0 %)** | **9.99 (0 %)** |
+
+1.00 (0 %) of prose stays.
+"""
+
+
+def _prompts_results(name: str) -> dict[str, object]:
+    assert name == "prompts"
+    change = {"error_over_right": [1.593, 1.004], "share_of_clips_that_it_costs": [0.8125, 0.5]}
+    return {"changes": {"colour": change, "none": change | {"error_over_right": [7.0, 11.0]}}}
+
+
+def test_tables_are_filled_in_and_keep_their_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    tables = importlib.import_module("benchmarks.tables")
+    filled = tables.fill(TWO_ROWS, _prompts_results)
+    assert filled.splitlines()[5:7] == [
+        "| a colour | 1.59 (81 %) | 1.00 (50 %) |",
+        "| **nothing** | **7.00 (81 %)** | **11.00 (50 %)** |",
+    ]
+    assert filled.splitlines()[:5] + filled.splitlines()[7:] == TWO_ROWS.splitlines()[:5] + TWO_ROWS.splitlines()[7:]
+    assert tables.fill(filled, _prompts_results) == filled
+    with pytest.raises(ValueError, match="the table prompts has 1 rows, and there are numbers for 2"):
+        tables.fill(TWO_ROWS.replace("| **nothing** | **1.00 (0 %)** | **9.99 (0 %)** |\n", ""), _prompts_results)
+    with pytest.raises(ValueError, match="numbers 'weather' are unknown; known are tracking-study"):
+        tables.fill(TWO_ROWS.replace("prompts", "weather"), _prompts_results)
+
+
+def test_committed_tables_say_what_the_committed_results_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    tables = importlib.import_module("benchmarks.tables")
+    monkeypatch.setattr("sys.argv", ["tables", "--check"])
+    with pytest.raises(SystemExit) as left:
+        tables.main()
+    assert (left.value.code, capsys.readouterr().out) == (0, "all tables say what the results say\n")
+    named = {name for page in PAGES for name in re.findall(r"<!-- numbers: (\S+) -->", page.read_text("utf-8"))}
+    assert named == set(tables.TABLES)
+
+
+def test_committed_results_are_of_the_weights_that_ship(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    tables = importlib.import_module("benchmarks.tables")
+    shipped = PipelineFolder(ROOT / SHIPPED).fingerprint()
+    measured = dict(tables.measured_weights())
+    assert {"backbone", "tracking_study_160x240", "motion", "guidance_study/measures"} <= set(measured)
+    assert {name: of for name, of in measured.items() if of != shipped} == {}
+
+
+def test_the_study_reads_the_heads_that_the_pipeline_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    tracking = importlib.import_module("benchmarks.tracking")
+    params = tmp_path / "params.yaml"
+    for written, named in (("{6: [1, 3], 7: [2]}", ["6.1", "6.3", "7.2"]), ("all", [])):
+        params.write_text(f"track:\n  heads: {written}\n")
+        assert tracking.heads_of_params(params) == named

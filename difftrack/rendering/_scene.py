@@ -269,8 +269,8 @@ def centred(scene: Scene, *, num_frames: int) -> Scene:
 def close_up(scene: Scene) -> Scene:
     """The scene with its hindmost object alone, larger, nearly upright and rigid: its shape is much of the picture.
 
-    In scenes as they are drawn a shape's word says how a few tokens at outlines look, at an angle that nobody knows, and
-    hard ones bend and tilt the outline until the word is hardly true.
+    In scenes as they are drawn a shape's word says how a few tokens at outlines look, at an angle that nobody knows.
+    Hard ones bend and tilt the outline until the word is hardly true.
 
     Args:
         scene: Any; travel, turns, growth, camera, light and the background stay as they are.

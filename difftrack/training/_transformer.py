@@ -1,9 +1,10 @@
 """Train the transformer and its text encoder on pools of encoded clips."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,10 +98,7 @@ def train_transformer(
     averaged = deepcopy(denoiser).eval().requires_grad_(False)
     log, checkpoint = TrainingLog(folder / "transformer.jsonl", budget), Checkpoint(folder / "transformer.pt")
     if (state := checkpoint.load(budget, device)) is not None:
-        denoiser.load_state_dict(state["denoiser"])
-        average.values = state["average"]
-        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
+        _go_on(state, denoiser, optimizers, average)
     log.rewind()
     if device.type == "cuda":
         compile_parts(denoiser.transformer.transformer_blocks, dynamic=None)
@@ -217,3 +215,13 @@ def _state(denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average:
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "average": average.values,
     }
+
+
+def _go_on(
+    state: Mapping[str, Any], denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average: Average
+) -> None:
+    """Undo `_state`."""
+    denoiser.load_state_dict(state["denoiser"])
+    average.values = state["average"]
+    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(values)

@@ -1,0 +1,259 @@
+"""The numbers in the tables of README, docs and model card, filled in from benchmarks/results.
+
+    python -m benchmarks.tables            fill in, say which tables changed
+    python -m benchmarks.tables --check    change nothing; exit with status 1 if a table says anything else
+
+A comment names what fills the table after it: `<!-- numbers: tracking-study -->`. Rows and their titles are written by
+hand, in the order of the results; of each row the last cells are filled. Numbers in prose are not looked at.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ("README.md", "docs/*.md", "data/backbones/*/README.md")
+
+Cells = Sequence[str | None]
+"""The last cells of one row; None leaves what is there."""
+Read = Callable[[str], Any]
+"""Gives the content of a file of results by its name without suffix."""
+
+
+def main() -> None:
+    """Fill in all tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    given = parser.parse_args()
+    changed = []
+    for page in sorted(page for pattern in PAGES for page in ROOT.glob(pattern)):
+        before = page.read_text(encoding="utf-8")
+        after = fill(before, read_results)
+        changed += [f"{page.relative_to(ROOT)}: {line}" for line in _new_lines(before, after)]
+        if not given.check:
+            page.write_text(after, encoding="utf-8")
+    print("\n".join(changed) or "all tables say what the results say")
+    sys.exit(1 if given.check and changed else 0)
+
+
+def read_results(name: str) -> Any:  # noqa: ANN401
+    """Content of `benchmarks/results/<name>.json`."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def fill(text: str, read: Read) -> str:
+    """A page with its tables filled in.
+
+    Args:
+        text: Markdown.
+        read: Where numbers come from.
+
+    Raises:
+        ValueError: a comment names no numbers known here, no table follows it, or the table has other rows.
+    """
+    lines = text.split("\n")
+    for place, line in enumerate(lines):
+        found = re.fullmatch(r"<!-- numbers: (\S+) -->", line)
+        if not found:
+            continue
+        name = found[1]
+        if name not in TABLES:
+            raise ValueError(f"numbers {name!r} are unknown; known are {', '.join(TABLES)}")
+        begin = place + 3  # after the headings and the line below them
+        end = next((at for at in range(begin, len(lines)) if not lines[at].startswith("|")), len(lines))
+        rows = TABLES[name](read)
+        if end - begin != len(rows):
+            raise ValueError(f"the table {name} has {end - begin} rows, and there are numbers for {len(rows)}")
+        lines[begin:end] = [_filled(old, cells) for old, cells in zip(lines[begin:end], rows, strict=True)]
+    return "\n".join(lines)
+
+
+def _filled(row: str, cells: Cells) -> str:
+    old = [cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")]
+    kept, replaced = old[: -len(cells)], old[-len(cells) :]
+    bold = bool(kept) and kept[0].startswith("**")
+    new = [was if cell is None else f"**{cell}**" if bold else cell for was, cell in zip(replaced, cells, strict=True)]
+    return f"| {' | '.join([*kept, *new])} |"
+
+
+def _new_lines(before: str, after: str) -> list[str]:
+    return [new for old, new in zip(before.split("\n"), after.split("\n"), strict=True) if old != new]
+
+
+def _percent(*shares: float) -> str:
+    return ", ".join(f"{100 * share:.1f}" for share in shares)
+
+
+def _points(scores: Mapping[str, float]) -> str:
+    return " / ".join(_percent(scores[name]) for name in ("delta_avg", "AJ", "OA"))
+
+
+def _real(sets: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Of all sets of clips, the one that was not rendered."""
+    [name] = set(sets) - {"easy", "hard"}
+    real: Mapping[str, Mapping[str, float]] = sets[name]
+    return real
+
+
+def _tracks(read: Read, *, strided: bool) -> list[Cells]:
+    small, large = (
+        (results["strided"] if strided else results)["means"]
+        for results in (read("tracking_study_160x240"), read("tracking_study_256x384"))
+    )
+    sets = (small["easy"], small["hard"], _real(small), _real(large))
+    return [[_points(scores[method]) for scores in sets] for method in small["easy"]]
+
+
+def _tracked_points(read: Read) -> list[Cells]:
+    """Of the study, the methods that the first page compares."""
+    small, large = read("tracking_study_160x240"), read("tracking_study_256x384")
+    chosen = f"heads {', '.join(small['heads'])} alone"
+    methods = ("no motion", "the same at the backbone's size", "released", chosen)
+    sets = (small["means"]["easy"], small["means"]["hard"], _real(small["means"]), _real(large["means"]))
+    return [[_points(scores[method]) for method in methods] for scores in sets]
+
+
+TUNED = (
+    *(f"displacements, window {radius}, 1.0" for radius in (0, 2)),
+    *(f"displacements, window 1, {temperature}" for temperature in (0.5, 0.7)),
+    *(f"temperature {divisor}" for divisor in (2.0, 4.0, 16.0)),
+    *("support 1", "support 3", "agreement 2.0", "rows, window 1, 1.0", "one direction"),
+    *("motion costs 0", "motion costs 0.3", "motion costs 1", "motion of up to 3", "motion of up to 8"),
+    *("matches 2", "matches 3", "smoothing 0", "smoothing 1", "smoothing 3"),
+    *("smoothing limit 0.25", "smoothing limit 1", "smoothing limit 1e+09"),
+    *(f"cycle {token}" for token in (1.0, 1.5, 3.0, 4.0)),
+    *("margin 0.1", "margin 0.3"),
+)
+"""Changes in the order of the table of docs/tracking.md."""
+
+
+def _tuning(read: Read) -> list[Cells]:
+    means = read("tracking_tuning")["means"]
+
+    def change(name: str, measure: str) -> str:
+        worth = [np.mean([means[split][way][measure] for split in ("easy", "hard")]) for way in (name, "default")]
+        points = f"{100 * (worth[0] - worth[1]):+.2f}"
+        return "0.00" if points in ("+0.00", "-0.00") else points.replace("-", "\N{MINUS SIGN}")
+
+    return [[change(name, measure) for measure in ("delta_avg", "AJ", "OA")] for name in TUNED]
+
+
+def _shares(read: Read) -> list[Cells]:
+    """What is found within one token, easy and hard."""
+    results = read("backbone")
+    splits = [results["splits"][split] for split in ("easy", "hard")]
+    best = int(np.argmax(splits[0]["whole"]["query_key"][-1]))
+
+    def both(value: Callable[[Mapping[str, Any]], Sequence[float]]) -> Cells:
+        return [*(_percent(*value(split)) for split in splits), None]
+
+    return [
+        both(lambda split: [split["whole"]["query_key"][-1][best]]),
+        both(lambda split: [shares[best] for shares in split["whole"]["query_key"][-2::-1]]),
+        both(lambda split: [split["whole"]["query_key_displacements"][-1][best]]),
+        both(lambda split: [max(split["whole"]["heads"][-1][best])]),
+        both(lambda split: [split["apart"]["query_key"][-1][best]]),
+        both(lambda split: [split["apart"]["query_key_displacements"][-1][best]]),
+        both(lambda split: [max(split["whole"]["feature"][-1])]),
+        both(lambda split: [split["baselines"]["no motion"]]),
+        both(lambda split: [split["baselines"]["cosine of latents"]]),
+        both(lambda split: [max(split["untrained"])]),
+        both(lambda split: [split["baselines"]["Lucas-Kanade"]]),
+    ]
+
+
+def _backbone(read: Read) -> list[Cells]:
+    """All else that the shipped backbone is meant to reach."""
+    results = read("backbone")
+    easy, hard = results["splits"]["easy"], results["splits"]["hard"]
+    best = int(np.argmax(easy["whole"]["query_key"][-1]))
+    whole, alone = ([split["reconstruction_db"][view] for split in (easy, hard)] for view in ("whole", "apart"))
+    idle = next(row["value"] for row in results["targets"] if row["what"].startswith("layers that attend"))
+    errors = np.array(results["prompt"]["wrong"]) / np.array(results["prompt"]["right"])
+    seconds = results["seconds"]
+    measured = (
+        f"{whole[0]:.1f}, {whole[1]:.1f} (frames alone {alone[0]:.1f}, {alone[1]:.1f})",
+        _percent(*easy["whole"]["heads"][-1][best]),
+        f"{idle:.0f}",
+        ", ".join(f"{error:.2f}" for error in errors),
+        f"{seconds['forward']:.2f} s on one core",
+        f"{seconds['encode']:.2f} s on one core",
+    )
+    return [*([value, None] for value in measured), [None, None]]
+
+
+def _prompts(read: Read) -> list[Cells]:
+    return [
+        [
+            f"{error:.2f} ({100 * share:.0f} %)"
+            for error, share in zip(change["error_over_right"], change["share_of_clips_that_it_costs"], strict=True)
+        ]
+        for change in read("prompts")["changes"].values()
+    ]
+
+
+def _guidance(read: Read) -> list[Cells]:
+    results = read("guidance_study/measures")
+    digits = {"motion_px": 2, "sharpness": 1, "warped_error": 2, "cycle_error_px": 2, "dynamic_degree": 1}
+
+    def difference(way: str, measure: str, scale: float) -> str:
+        found = results["differences_from_plain"][way][measure]
+        mean, low, high = (f"{scale * found[name]:+.{digits[measure]}f}" for name in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]".replace("+0.0,", "0.0,")
+
+    rows = []
+    for measure, places in digits.items():
+        scale = 1e4 if measure == "warped_error" else 1.0
+        plain = f"{scale * results['means']['plain'][measure]['mean']:.{places}f}"
+        rows.append([plain, *(difference(way, measure, scale) for way in ("best_layers", "worst_layers"))])
+    return rows
+
+
+def _stored(read: Read, *, values: str, which: int) -> list[Cells]:
+    """One unit in every format; `which` of the shapes that were measured."""
+    formats = {
+        "write_mb_per_s": ".0f",
+        "ratio": ".2f",
+        "layer_read_mb_per_s": ".0f",
+        "layer_of_memmap": ".2f",
+        **dict.fromkeys(("layer_ms", "frame_ms", "head_ms", "point_ms"), ".2f"),
+        "matches_kept": ".3f",
+    }
+    ways = list(read("store")[values]["results"].values())[which]
+    return [[f"{row[name]:{form}}" for name, form in formats.items()] for row in ways.values()]
+
+
+TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
+    "tracking-study": partial(_tracks, strided=False),
+    "tracking-strided": partial(_tracks, strided=True),
+    "tracking-tuning": _tuning,
+    "tracked-points": _tracked_points,
+    "backbone-shares": _shares,
+    "backbone": _backbone,
+    "prompts": _prompts,
+    "guidance-study": _guidance,
+    "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
+    "store-shipped": partial(_stored, values="synthetic", which=1),
+    "store-real": partial(_stored, values="real", which=0),
+}
+
+
+def measured_weights(results: Path = RESULTS) -> Iterator[tuple[str, str]]:
+    """Name and backbone's fingerprint of every result that says of which weights it is, save those of earlier runs."""
+    for file in sorted(results.rglob("*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        of = content.get("fingerprint", content.get("backbone")) if isinstance(content, dict) else None
+        if isinstance(of, str) and not re.search(r"_run\d+$", file.stem):
+            yield file.relative_to(results).with_suffix("").as_posix(), of
+
+
+if __name__ == "__main__":
+    main()
