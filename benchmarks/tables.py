@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,12 @@ def _percent(*shares: float) -> str:
     return ", ".join(f"{100 * share:.1f}" for share in shares)
 
 
+def _signed(value: float, places: int) -> str:
+    """With its sign, unless what is shown of it is zero."""
+    shown = f"{value:+.{places}f}"
+    return shown if float(shown) else shown[1:]
+
+
 def _points(scores: Mapping[str, float]) -> str:
     return " / ".join(_percent(scores[name]) for name in ("delta_avg", "AJ", "OA"))
 
@@ -140,8 +146,7 @@ def _tuning(read: Read) -> list[Cells]:
 
     def change(name: str, measure: str) -> str:
         worth = [np.mean([means[split][way][measure] for split in ("easy", "hard")]) for way in (name, "default")]
-        points = f"{100 * (worth[0] - worth[1]):+.2f}"
-        return "0.00" if points in ("+0.00", "-0.00") else points.replace("-", "\N{MINUS SIGN}")
+        return _signed(100 * (worth[0] - worth[1]), 2).replace("-", "\N{MINUS SIGN}")
 
     return [[change(name, measure) for measure in ("delta_avg", "AJ", "OA")] for name in TUNED]
 
@@ -206,8 +211,8 @@ def _guidance(read: Read) -> list[Cells]:
 
     def difference(way: str, measure: str, scale: float) -> str:
         found = results["differences_from_plain"][way][measure]
-        mean, low, high = (f"{scale * found[name]:+.{digits[measure]}f}" for name in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]".replace("+0.0,", "0.0,")
+        mean, low, high = (_signed(scale * found[name], digits[measure]) for name in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
 
     rows = []
     for measure, places in digits.items():
@@ -244,15 +249,6 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "store-shipped": partial(_stored, values="synthetic", which=1),
     "store-real": partial(_stored, values="real", which=0),
 }
-
-
-def measured_weights(results: Path = RESULTS) -> Iterator[tuple[str, str]]:
-    """Name and backbone's fingerprint of every result that says of which weights it is, save those of earlier runs."""
-    for file in sorted(results.rglob("*.json")):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        of = content.get("fingerprint", content.get("backbone")) if isinstance(content, dict) else None
-        if isinstance(of, str) and not re.search(r"_run\d+$", file.stem):
-            yield file.relative_to(results).with_suffix("").as_posix(), of
 
 
 if __name__ == "__main__":
