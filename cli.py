@@ -576,7 +576,7 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "Pred
 
     section = tracker.section
     extractor = Extractor(load_backbone(tracker.backbone, tracker.model), tracker.view)
-    native_len = extractor.backbone.native_latent_frames
+    native_len = extractor.backbone.native_token_frames
     schedule = chunk_schedule(clip.num_frames, tracker.view.chunks, native_len=native_len)
     extraction = extractor.prepare(clip, chunks=schedule)
     spec = next(iter(extraction.groups.values()))

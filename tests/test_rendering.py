@@ -1,10 +1,12 @@
 """What is drawn, where it is said to be, what the prompt says of it, and that roles share nothing."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import resources
 from itertools import combinations, pairwise, product
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -231,6 +233,13 @@ def test_a_query_point_belongs_to_the_frontmost_layer(by_hand: Hand) -> None:
     motion = Motion.stack([scene], device=torch.device("cpu"))
     points = torch.tensor([[[0.0, 0.0], [12.0, 0.0], [25.0, 0.0]]])
     assert layer_at(motion, points, torch.zeros(1, 1), num_layers=3)[0].tolist() == [2, 1, 0]
+
+
+def test_the_model_card_names_every_photograph_and_its_role() -> None:
+    card = Path(__file__).parents[1] / "data" / "backbones" / "cogvideox-mini" / "README.md"
+    rows = [row.split(" | ") for row in card.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
+    named = {(row[2], file) for row in rows for file in re.findall(r"`(\w+\.(?:png|jpg))`", row[0])}
+    assert named == {(role, Path(photo.path).name) for role, photos in PHOTOS.items() for photo in photos}
 
 
 def test_roles_share_no_photograph() -> None:

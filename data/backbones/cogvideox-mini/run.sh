@@ -39,7 +39,7 @@ while [ $SECONDS -lt $end ] && [ ! -e "$runs/done" ] && running; do sleep 1; don
 tail -n 15 "$runs/log.txt" || true
 for name in autoencoder transformer; do
   [ -e "$runs/$name.jsonl" ] || continue
-  grep -v accuracy "$runs/$name.jsonl" | tail -n 3
+  { grep -v accuracy "$runs/$name.jsonl" || true; } | tail -n 3
   grep accuracy "$runs/$name.jsonl" | tail -n 4 || true
 done
 if command -v nvidia-smi >/dev/null; then nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader; fi

@@ -209,7 +209,8 @@ def train_vae(run: Run) -> None:
     autoencoder.to(run.device)
     shape = ClipShape(sizes.num_frames, sizes.height, sizes.width)
     batches = run.stream.batches(shape, params.batch_size)
-    limited = replace(params, max_seconds=min(params.max_seconds, run.left - run.params.finish_seconds))
+    seconds = run.replicas.agree(min(params.max_seconds, run.left - run.params.finish_seconds))
+    limited = replace(params, max_seconds=seconds)
     train_autoencoder(autoencoder, batches, limited, run.folder, replicas=run.replicas)
     if run.replicas.first:
         _finish_vae(run, autoencoder)
@@ -259,7 +260,7 @@ def train_denoiser(run: Run) -> None:
     if another:
         load_weights(text_encoder, run.folder / "text_encoder")
     elif params.start_from is None and not params.train_text_encoder:
-        raise SystemExit(f"{run.folder} holds no text encoder; train.py text makes it, or set train_text_encoder to true")
+        raise SystemExit(f"{run.folder} holds no text encoder; train.py text makes it, or set train_text_encoder: true")
     if params.start_from is not None and another:
         known = tokenize(tokenizer, (*random_prompts(range(512)), *[""] * 16), sizes.text_length, torch.device("cpu"))
         load_transformer_of_another_text_encoder(transformer, text_encoder, HERE / params.start_from, known)
@@ -289,7 +290,8 @@ def train_denoiser(run: Run) -> None:
         save_strips(pipeline, prompts, run.folder / "samples" / f"{next(number):04d}.png", num_frames=sizes.num_frames)
 
     spent = _spent(run.folder / "transformer.jsonl")
-    limited = replace(params, max_seconds=min(params.max_seconds, spent + run.left - run.params.finish_seconds))
+    seconds = run.replicas.agree(min(params.max_seconds, spent + run.left - run.params.finish_seconds))
+    limited = replace(params, max_seconds=seconds)
     train_transformer(
         denoiser,
         pools,
@@ -332,7 +334,7 @@ def _speeds(sizes: ArchitectureParams, params: AutoencoderTraining, frames: torc
 
 
 def ship(runs: Path) -> None:
-    """Copy the pipeline and the curves of a finished run over this folder's; of a run of the autoencoder alone, that."""
+    """Copy the pipeline and curves of a finished run over this folder's; of a run of the autoencoder alone, that."""
     pipeline, autoencoder = runs / "pipeline", runs / "autoencoder"
     if (pipeline / "model_index.json").exists():
         for component in COMPONENTS:
