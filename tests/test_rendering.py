@@ -32,6 +32,7 @@ from difftrack.rendering import (
     render_batch,
     render_clip,
     sample_scene,
+    shape_card,
 )
 from difftrack.rendering._motion import bend, unbend
 from difftrack.rendering._render import layer_at
@@ -395,6 +396,27 @@ def test_a_close_up_shows_one_object_larger_upright_and_rigid() -> None:
                 2 * np.pi
             )
             assert np.abs(corners - 1.5 * np.pi).min() <= 0.1 * np.pi + 0.1
+
+
+def test_cards_show_every_shape_over_the_same_area_and_only_travel() -> None:
+    def inside(scene: Scene, time: float) -> np.ndarray:
+        grid = np.stack(np.meshgrid(np.arange(-95.5, 96), np.arange(-63.5, 64)), axis=-1).reshape(1, -1, 2)
+        motion, moment = Motion.stack([scene], device=torch.device("cpu")), torch.full((1, 1), time)
+        found = layer_at(motion, torch.from_numpy(grid).float(), moment, num_layers=scene.num_layers)
+        return (found > 0).numpy().reshape(128, 192)
+
+    areas = {}
+    for seed in range(60):
+        card = shape_card(sample_scene(RenderSpec(seed=seed, role="train", split="hard")))
+        first, card_to_right = inside(card, 0.0), replace(card, heading=np.tile([[1.0, 0.0]], (LAYERS, 1)))
+        areas.setdefault(card.shapes[0], first.sum())
+        moved = round(float(card.travel.at(3.0)[1]))
+        exact = replace(card_to_right.travel, amplitude=card.travel.amplitude * moved / card.travel.at(3.0)[1])
+        later = inside(replace(card_to_right, travel=exact), 3.0)
+        np.testing.assert_array_equal(later, np.roll(first, moved, axis=1))
+        assert (card.shutter, card.exposure.any(), card.shadow.any()) == (0.0, False, False)
+    assert len(areas) == 10
+    assert np.ptp(list(areas.values())) < 0.03 * np.mean(list(areas.values()))
 
 
 def test_an_object_of_a_close_up_covers_more_than_one_in_its_scene() -> None:

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from difftrack.rendering import VOCABULARY, Motion, RenderSpec, Scene, centred, close_up
+from difftrack.rendering import VOCABULARY, Motion, RenderSpec, Scene, centred, close_up, sample_scene, shape_card
 from difftrack.training import (
     ArchitectureParams,
     AutoencoderTraining,
@@ -61,7 +61,7 @@ from difftrack.training import (
 from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
 from difftrack.training._optimizers import Muon, make_optimizers, set_learning_rate
 from difftrack.training._precision import Worker
-from difftrack.training._transformer import _noise_levels
+from difftrack.training._transformer import _levels_of_cards, _noise_levels
 
 SIZES = ArchitectureParams(
     height=16,
@@ -179,9 +179,9 @@ def test_the_stream_gives_easy_and_hard_batches_that_are_never_repeated(stream: 
 def test_hard_batches_come_in_their_share(monkeypatch: pytest.MonkeyPatch, share: float, pattern: str) -> None:
     splits, sample = [], _data._sample_scenes
 
-    def watched(base: RenderSpec, *args: Any) -> Any:
+    def watched(base: RenderSpec, *args: Any, **choices: Any) -> Any:
         splits.append(base.split)
-        return sample(base, *args)
+        return sample(base, *args, **choices)
 
     monkeypatch.setattr(_data, "_sample_scenes", watched)
     with ThreadPoolExecutor(1) as pool:
@@ -227,6 +227,27 @@ def test_close_ups_are_chosen_among_clips_whose_objects_move_and_lie_around_the_
         else:
             assert closer[number].shapes == plain[number].shapes
     assert 0 < sum(len(some[number].shapes) == 1 for number in moving) < len(moving)
+
+
+def test_a_pool_of_cards_holds_cards_alone_around_the_middle() -> None:
+    base = RenderSpec(seed=0, role="train", num_frames=13)
+    specs, cards = _data._sample_scenes(base, range(40), 2, 0.0, 1.0, cards=True)
+    assert {spec.kind for spec in specs} == {"object"}
+    for spec, card in zip(specs, cards, strict=True):
+        expected = centred(shape_card(sample_scene(spec, num_textures=2)), num_frames=13)
+        np.testing.assert_array_equal(card.radius, expected.radius)
+        np.testing.assert_array_equal(card.center, expected.center)
+        np.testing.assert_allclose(card.center[1] + card.heading[1] * card.travel.at(12.0)[1] / 2, 0, atol=1e-9)
+
+
+def test_most_levels_of_cards_hide_the_outline_and_many_are_the_noisiest() -> None:
+    params, levels = replace(STEPS, card_levels=0.8), torch.full((20_000,), 77)
+    moved = _levels_of_cards(levels, 1000, params, torch.Generator().manual_seed(0))
+    assert float((moved == 77).float().mean()) == pytest.approx(0.2, abs=0.01)
+    assert float((moved == 999).float().mean()) == pytest.approx(0.1 + 0.7 / 260, abs=0.01)
+    assert int(moved[moved != 77].min()) >= 740
+    between = (moved != 77) & (moved < 870)
+    assert float(between.float().mean()) == pytest.approx(0.7 / 2, abs=0.015)
 
 
 def test_levels_that_are_not_uniform_lie_around_their_mean() -> None:
@@ -515,7 +536,7 @@ def pools(stream: ClipStream) -> PoolsMaker:
 
 
 def test_pools_give_every_kind_of_clip_and_keep_to_the_number_of_tokens(pools: PoolsMaker) -> None:
-    made = pools(other_share=0.25)
+    made = pools(other_share=0.25, cards=2, cards_share=0.25)
     made.fill()
     assert all(made.sizes.values())
     seen = set()
@@ -527,8 +548,9 @@ def test_pools_give_every_kind_of_clip_and_keep_to_the_number_of_tokens(pools: P
         assert clips == max(1, 60 // (length * rows * cols // 4))
         assert (rows, cols) in {(4, 6), (6, 4)}
         assert length in (range(5, 14) if drawn.frames_alone else (5, 9, 13))
-        seen.add((drawn.frames_alone, (rows, cols)))
-    assert len(seen) == 4
+        assert not (drawn.cards and drawn.frames_alone)
+        seen.add((drawn.cards, drawn.frames_alone, (rows, cols)))
+    assert len(seen) == 5
 
 
 def test_new_clips_replace_the_oldest_within_their_share_of_the_time(pools: PoolsMaker) -> None:

@@ -12,7 +12,7 @@ from difftrack.rendering._render import (
     render_batch,
     render_clip,
 )
-from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, close_up, sample_scene
+from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, close_up, sample_scene, shape_card
 from difftrack.rendering._textures import (
     PALETTE,
     PATTERNS,
@@ -50,4 +50,5 @@ __all__ = [
     "render_batch",
     "render_clip",
     "sample_scene",
+    "shape_card",
 ]

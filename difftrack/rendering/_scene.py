@@ -38,6 +38,8 @@ _AROUND_THE_MIDDLE: Final = 0.35
 """Of an object's distance from the middle of the picture, what is left of it when its path is centred."""
 _CLOSER: Final = 1.5
 """How much larger an object is in a close-up."""
+_CARD_RADIUS: Final = 42.0
+"""Of the circle that covers as much as the object of a card, in units."""
 _LEANING: Final = 0.1
 """Of an object's angle, half a turn either way, what is left of it in a close-up."""
 _UPRIGHT: Final = {"square": np.pi / 4, "triangle": -np.pi / 2, "pentagon": -np.pi / 2, "star": -np.pi / 2}
@@ -290,6 +292,43 @@ def close_up(scene: Scene) -> Scene:
         tilt=scene.tilt * background[:, None],
         tilt_swing=replace(scene.tilt_swing, amplitude=scene.tilt_swing.amplitude * background),
         wave_amplitude=scene.wave_amplitude * background[:, None, None],
+    )
+
+
+def shape_card(scene: Scene) -> Scene:
+    """The scene as a card that teaches a shape's word: one object, upright, of one area, that only travels.
+
+    What is left of the picture to be told by the word is the outline: of close-ups, most of what it tells is how much
+    of the picture is covered, and how wide that is. Light and camera stand still, and so that the outline stays sharp
+    nothing is blurred.
+
+    Args:
+        scene: Any with an object that travels; textures, heading and travel stay as they are.
+    """
+    card = close_up(scene)
+    radius, angle = card.radius.copy(), card.angle.copy()
+    radius[1] *= _CARD_RADIUS / np.sqrt(np.mean(radius[1] ** 2))
+    angle[1] = _UPRIGHT.get(card.shapes[0], 0.0)
+
+    def still(path: Oscillation) -> Oscillation:
+        return replace(path, amplitude=np.zeros_like(path.amplitude))
+
+    return replace(
+        card,
+        radius=radius,
+        angle=angle,
+        center=np.zeros_like(card.center),
+        sway=still(card.sway),
+        spin=still(card.spin),
+        zoom=still(card.zoom),
+        stretch=still(card.stretch),
+        tilt=np.zeros_like(card.tilt),
+        tilt_swing=still(card.tilt_swing),
+        wave_amplitude=np.zeros_like(card.wave_amplitude),
+        camera=still(card.camera),
+        exposure=np.zeros_like(card.exposure),
+        shadow=np.zeros_like(card.shadow),
+        shutter=0.0,
     )
 
 

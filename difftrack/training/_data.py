@@ -28,6 +28,7 @@ from difftrack.rendering import (
     make_texture,
     render_batch,
     sample_scene,
+    shape_card,
 )
 
 __all__ = ["ClipBatch", "ClipShape", "ClipStream", "frame_times", "worker_pool"]
@@ -118,6 +119,7 @@ class ClipStream:
         hard_share: float = 0.5,
         centred_share: float = 0.0,
         close_up_share: float = 0.0,
+        cards: bool = False,
     ) -> Iterator[ClipBatch]:
         """Yield batches without end, a few of them drawn ahead.
 
@@ -129,6 +131,7 @@ class ClipStream:
                 (`centred`).
             close_up_share: Of the same clips, those that show one object, large, upright and around the middle
                 (`close_up`).
+            cards: All clips are `shape_card`s around the middle, whatever the shares say.
         """
         pending: deque[Future[tuple[list[RenderSpec], list[Scene]]]] = deque()
         number = 0
@@ -145,7 +148,9 @@ class ClipStream:
                 seeds = range(self._next_seed, self._next_seed + batch_size)
                 self._next_seed += batch_size
                 pending.append(
-                    self._pool.submit(_sample_scenes, base, seeds, self._counts[0], centred_share, close_up_share)
+                    self._pool.submit(
+                        _sample_scenes, base, seeds, self._counts[0], centred_share, close_up_share, cards=cards
+                    )
                 )
                 number += 1
             specs, scenes = pending.popleft().result()
@@ -192,16 +197,24 @@ def _make_textures(jobs: list[tuple[Role, int, bool]]) -> list[Texture]:
 
 
 def _sample_scenes(
-    base: RenderSpec, seeds: range, num_textures: int, centred_share: float, close_up_share: float
+    base: RenderSpec,
+    seeds: range,
+    num_textures: int,
+    centred_share: float,
+    close_up_share: float,
+    *,
+    cards: bool = False,
 ) -> tuple[list[RenderSpec], list[Scene]]:
-    specs = [replace(base, seed=seed, kind="scene" if seed % 5 < 2 else "object") for seed in seeds]
+    specs = [replace(base, seed=seed, kind="scene" if seed % 5 < 2 and not cards else "object") for seed in seeds]
     scenes = []
     for spec in specs:
         scene = sample_scene(spec, num_textures=num_textures)
         closer = _chosen(spec, _CLOSE_UP_DRAWS, close_up_share)
-        if closer:
+        if cards:
+            scene = shape_card(scene)
+        elif closer:
             scene = close_up(scene)
-        if closer or _chosen(spec, _CENTRED_DRAWS, centred_share):
+        if cards or closer or _chosen(spec, _CENTRED_DRAWS, centred_share):
             scene = centred(scene, num_frames=spec.num_frames)
         scenes.append(scene)
     return specs, scenes

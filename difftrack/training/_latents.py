@@ -18,7 +18,7 @@ from difftrack.training._replicas import ALONE, Replicas
 
 __all__ = ["ClipSource", "LatentBatch", "LatentPools", "PoolParams", "encode_batch", "tokenize"]
 
-PoolName = Literal["whole", "apart", "long", "other"]
+PoolName = Literal["whole", "apart", "long", "other", "cards"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class PoolParams:
     """Clips kept of 49 frames, encoded with temporal compression; half of those drawn are cut to 33."""
     other: int = 1_000
     """Clips kept of each other size, whole, and as many sequences."""
+    cards: int = 4_000
+    """Easy clips kept of 17 frames that teach the words of shapes (`rendering.shape_card`)."""
     other_sizes: tuple[tuple[int, int], ...] = ((96, 160), (160, 128))
     """(height, width), multiples of 8."""
     whole_share: float = 0.5
@@ -44,6 +46,7 @@ class PoolParams:
     apart_share: float = 0.35
     long_share: float = 0.1
     other_share: float = 0.05
+    cards_share: float = 0.0
     hard_share: float = 0.5
     """Share of hard clips among all; the rest is easy."""
     centred_share: float = 0.0
@@ -83,6 +86,8 @@ class LatentBatch:
     """Scaled."""
     tokens: Int[Tensor, "clip text_token"]
     frames_alone: bool
+    cards: bool = False
+    """See `PoolParams.cards`."""
 
 
 @runtime_checkable
@@ -106,6 +111,7 @@ class _Ring:
     latents: Float[Tensor, "clip latent_frame channel row col"]
     tokens: Int[Tensor, "clip text_token"]
     batches: Iterator[ClipBatch]
+    cards: bool = False
     written: int = 0
 
     @property
@@ -153,6 +159,7 @@ class LatentPools:
                 for other in params.other_sizes
                 for shape in (ClipShape(17, *other), ClipShape(13, *other, "apart"))
             ],
+            "cards": [self._ring(stream, ClipShape(17, *size), params.cards, cards=True)],
         }
         shares = {name: getattr(params, f"{name}_share") if rings else 0.0 for name, rings in self._rings.items()}
         self._rings = {name: rings for name, rings in self._rings.items() if shares[name] > 0}
@@ -194,7 +201,7 @@ class LatentPools:
         _, _, _, rows, cols = ring.latents.shape
         count = max(1, self._params.tokens_per_step // (self._replicas.count * length * rows * cols // 4))
         chosen = torch.randint(ring.size, (count,), generator=generator, device=ring.latents.device)
-        return LatentBatch(ring.latents[chosen, :length].float(), ring.tokens[chosen], frames_alone)
+        return LatentBatch(ring.latents[chosen, :length].float(), ring.tokens[chosen], frames_alone, ring.cards)
 
     def _encode_next(self) -> None:
         """One batch for the ring that is most behind: all are filled, and later replaced, at the same pace."""
@@ -203,7 +210,7 @@ class LatentPools:
         latents = encode_batch(self._autoencoder, batch.frames, frames_alone=ring.shape.times == "apart")
         ring.write(latents, tokenize(self._tokenizer, batch.prompts, self._text_length, latents.device))
 
-    def _ring(self, stream: ClipStream, shape: ClipShape, length: int) -> _Ring:
+    def _ring(self, stream: ClipStream, shape: ClipShape, length: int, *, cards: bool = False) -> _Ring:
         device = next(self._autoencoder.parameters()).device
         latent_frames = shape.num_frames if shape.times == "apart" else (shape.num_frames - 1) // 4 + 1
         channels = self._autoencoder.config.latent_channels
@@ -216,10 +223,12 @@ class LatentPools:
                 device=device,
             ),
             tokens=torch.empty((length, self._text_length), dtype=torch.long, device=device),
+            cards=cards,
             batches=stream.batches(
                 shape,
                 min(batch_size, length),
-                hard_share=self._params.hard_share,
+                cards=cards,
+                hard_share=0.0 if cards else self._params.hard_share,
                 centred_share=self._params.centred_share if shape.times == "whole" else 0.0,
                 close_up_share=self._params.close_up_share if shape.times == "whole" else 0.0,
             ),

@@ -24,6 +24,8 @@ __all__ = ["TransformerTraining", "train_transformer"]
 
 CLEANEST = 19
 """Timestep of the last of 50 steps, where matching is read while training goes on."""
+_OUTLINES_HIDDEN = 0.74
+"""Share of the schedule above which noise hides most of an outline."""
 LEVELS = range(199, 1000, 200)
 """Timesteps that are measured besides at the end."""
 
@@ -44,6 +46,9 @@ class TransformerTraining:
     """Share of noise levels drawn uniformly; the rest is logit-normal."""
     logit_mean: float = 0.0
     """Of the logit-normal levels: 0 puts most in the middle; 1.5 above three fifths, where prompts matter."""
+    card_levels: float = 0.8
+    """Of the noise levels of `PoolParams.cards`, the share drawn above `_OUTLINES_HIDDEN`, an eighth of them the
+    noisiest of all, where sampling begins: there an outline has to be told, below it is seen."""
     drop_prompt: float = 0.1
     """Share of prompts replaced by the empty one, for guidance."""
     drop_prompt_alone: float = 0.5
@@ -187,6 +192,8 @@ def _loss(
         params.drop_prompt_alone if batch.frames_alone else params.drop_prompt
     )
     timesteps = _noise_levels(count, scheduler.config.num_train_timesteps, params, generator)
+    if batch.cards:
+        timesteps = _levels_of_cards(timesteps, scheduler.config.num_train_timesteps, params, generator)
     noise = torch.randn(batch.latents.shape, generator=generator, device=device)
     noisy = scheduler.add_noise(batch.latents, noise, timesteps)
     velocity = scheduler.get_velocity(batch.latents, noise, timesteps)
@@ -207,6 +214,17 @@ def _noise_levels(
     choose = torch.rand(count, generator=generator, device=device) < params.uniform_levels
     levels: Tensor = (torch.where(choose, uniform, middle) * num_timesteps).long()
     return levels
+
+
+def _levels_of_cards(
+    levels: Int[Tensor, " clip"], num_timesteps: int, params: TransformerTraining, generator: torch.Generator
+) -> Int[Tensor, " clip"]:
+    """Of levels as other clips have them, most put where outlines are hidden."""
+    place, choose = torch.rand((2, len(levels)), generator=generator, device=generator.device)
+    hidden = ((_OUTLINES_HIDDEN + (1 - _OUTLINES_HIDDEN) * place) * num_timesteps).long()
+    noisiest = choose < params.card_levels / 8
+    moved: Tensor = torch.where(choose < params.card_levels, hidden, levels)
+    return moved.masked_fill(noisiest, num_timesteps - 1)
 
 
 def _state(denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average: Average) -> dict[str, object]:
