@@ -2,13 +2,14 @@
 
     python -m benchmarks.tracking study [--clips 32] [--tapvid FILE]     the table, on clips of the role `eval`
     python -m benchmarks.tracking tune [--clips 12]                      how the defaults were chosen, role `tune`
+    python -m benchmarks.tracking heads [--clips 12]                     of that, the heads alone: a third of the time
     python -m benchmarks.tracking speed [--device cuda] [--frames 80]    seconds per clip at CogVideoX-2B's shape
 
-`study` and `tune` run the shipped backbone once over each clip and read everything else out of the same descriptors.
-The backbone sees clips at 160x240, `--size` sets another. Rendered clips have 17 frames of 128x192, half of them object
-clips and half camera moves, a 10x10 grid of queries in frame 0 (on objects alone in object clips) and exact truth with
-occlusions. `study` asks again in every fifth frame (TAP-Vid's `strided` protocol), where tracks lead backward too.
-Metrics are TAP-Vid's at 256x256, means over clips. Results go to benchmarks/results/tracking_*.json.
+The shipped backbone runs once over each clip, and everything else reads the same descriptors. It sees clips at 160x240,
+`--size` sets another. Rendered clips have 17 frames of 128x192, half of them object clips and half camera moves, a
+10x10 grid of queries in frame 0 (on objects alone in object clips) and exact truth with occlusions. `study` asks again
+in every fifth frame (TAP-Vid's `strided` protocol), where tracks lead backward too. Metrics are TAP-Vid's at 256x256,
+means over clips. Results go to benchmarks/results/tracking_*.json.
 """
 
 import argparse
@@ -89,11 +90,21 @@ class Case:
     """Evaluate the frames after the query, or all but the query's."""
 
 
+WITH_HEADS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "temperature 2.0": {"matching": {"temperature": 2.0}},
+    "temperature 4.0": {"matching": {"temperature": 4.0}},
+    "matches 3": {"matches_per_token": 3},
+    "motion costs 0.3": {"motion_cost": 0.3},
+}
+"""What `heads` tries once heads are chosen: options that gain with all heads."""
+
+
 def main() -> None:
     """Parse the command line and run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, function, clips in (("study", study, 32), ("tune", tune, 12)):
+    for name, function, clips in (("study", study, 32), ("tune", tune, 12), ("heads", tune_heads, 12)):
         command = commands.add_parser(name)
         command.add_argument("--clips", type=int, default=clips, help="per split")
         command.add_argument("--tapvid", type=Path, nargs="*", default=[], help="pickles of real video")
@@ -231,11 +242,39 @@ def tune(arguments: argparse.Namespace) -> None:
     held = list(cases)
     results = evaluate(held, trackers)
     print_table(results["means"])
+    chosen, worths = _choose_heads(held, default)
+    _write("tracking_tuning", {**_about_tuning(arguments, fingerprint), "heads": chosen, "worths": worths, **results})
+
+
+def tune_heads(arguments: argparse.Namespace) -> None:
+    """Which heads to take, on tuning clips, and what some options are worth with them: what new weights change."""
+    default = TrackParams(layers=tuple(arguments.layers))
+    fingerprint, cases = _cases(arguments, "tune")
+    held = list(cases)
+    chosen, worths = _choose_heads(held, default)
+    with_heads = {
+        name: _worth([case for _, case in held], replace(default, **change), {}, chosen)
+        for name, change in WITH_HEADS.items()
+    }
+    print("delta_avg with these heads:", with_heads)
+    about = _about_tuning(arguments, fingerprint)
+    _write("tracking_heads", {**about, "heads": chosen, "worths": worths, "with_heads": with_heads})
+
+
+def _choose_heads(
+    held: Sequence[tuple[str, Case]], default: TrackParams
+) -> tuple[Sequence[tuple[int, int]], dict[str, float]]:
+    """Greedily by delta_avg; also what every set of heads on the way is worth, by their names."""
     worths: dict[str, float] = {}
-    candidates = [(layer, head) for layer in arguments.layers for head in range(_num_heads(held[0][1]))]
+    assert isinstance(default.layers, tuple)
+    candidates = [(layer, head) for layer in default.layers for head in range(_num_heads(held[0][1]))]
     chosen = select_heads(partial(_worth, [case for _, case in held], default, worths), candidates, min_gain=0.001)
     print("heads, chosen greedily by delta_avg:", chosen)
-    about = {
+    return chosen, worths
+
+
+def _about_tuning(arguments: argparse.Namespace, fingerprint: str) -> dict[str, Any]:
+    return {
         "backbone": fingerprint,
         "layers": arguments.layers,
         "size": arguments.size,
@@ -243,7 +282,6 @@ def tune(arguments: argparse.Namespace) -> None:
         "first_seed": FIRST_SEEDS["tune"],
         "clips_per_split": arguments.clips,
     }
-    _write("tracking_tuning", {**about, "heads": chosen, "worths": worths, **results})
 
 
 def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
