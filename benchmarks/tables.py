@@ -57,7 +57,8 @@ def fill(text: str, read: Read) -> str:
         read: Where numbers come from.
 
     Raises:
-        ValueError: a comment names no numbers known here, no table follows it, or the table has other rows.
+        ValueError: a comment names no numbers known here, no table follows it, or the table has other rows or too few
+            columns.
     """
     lines = text.split("\n")
     for place, line in enumerate(lines):
@@ -79,7 +80,9 @@ def fill(text: str, read: Read) -> str:
 def _filled(row: str, cells: Cells) -> str:
     old = [cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")]
     kept, replaced = old[: -len(cells)], old[-len(cells) :]
-    bold = bool(kept) and kept[0].startswith("**")
+    if not kept:
+        raise ValueError(f"the row {row!r} has {len(old)} cells: {len(cells)} numbers would leave no title")
+    bold = kept[0].startswith("**")
     new = [was if cell is None else f"**{cell}**" if bold else cell for was, cell in zip(replaced, cells, strict=True)]
     return f"| {' | '.join([*kept, *new])} |"
 

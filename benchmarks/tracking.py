@@ -275,6 +275,7 @@ def _choose_heads(
 
 def _about_tuning(arguments: argparse.Namespace, fingerprint: str) -> dict[str, Any]:
     return {
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "backbone": fingerprint,
         "layers": arguments.layers,
         "size": arguments.size,

@@ -140,6 +140,8 @@ def test_tables_are_filled_in_and_keep_their_titles(monkeypatch: pytest.MonkeyPa
     assert tables.fill(filled, _prompts_results) == filled
     with pytest.raises(ValueError, match="the table prompts has 1 rows, and there are numbers for 2"):
         tables.fill(TWO_ROWS.replace("| **nothing** | **1.00 (0 %)** | **9.99 (0 %)** |\n", ""), _prompts_results)
+    with pytest.raises(ValueError, match="2 numbers would leave no title"):
+        tables.fill(TWO_ROWS.replace("| a colour |", "|"), _prompts_results)
     with pytest.raises(ValueError, match="numbers 'weather' are unknown; known are tracking-study"):
         tables.fill(TWO_ROWS.replace("prompts", "weather"), _prompts_results)
 
