@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,33 @@ from stages._run import Paths, run
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`, `tracks`, and per backbone `descriptors`, `scores` and `predictions`; write the folder `report`."""
-    section = parse(ReportParams, params, "report")
+    """Read `clips`, `tracks`, and per backbone `descriptors`, `scores` and `predictions`; write the folder `report`.
+
+    The page shows the backbones of params.yaml in its order; what earlier ones left in the folders is not shown.
+    """
+    section = parse(ReportParams, params["report"], "report")
     annotated = [name for name in clip_names(deps["clips"]) if (deps["tracks"] / f"{name}.npz").exists()]
     footage = Footage(
         truth={name: read_tracks(deps["tracks"], name) for name in annotated},
         read=lru_cache(maxsize=section.max_videos)(partial(read_clip, deps["clips"])),  # drawn, then listed
         kind=partial(read_clip_kind, deps["clips"]),
     )
-    names = sorted(path.parent.name for path in deps["scores"].glob("*/scores.json"))
+    names = _scored(params["backbones"], deps["scores"])
     backbones = [_results(name, deps, footage, section) for name in names]
     with Progress(disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("report", total=None)
         write_report(
             outs["report"], footage, backbones, params=section, progress=lambda part: bar.update(task, description=part)
         )
+
+
+def _scored(backbones: Iterable[str], scores: Path) -> list[str]:
+    """Those of the wanted backbones that have been scored."""
+    found = {path.parent.name for path in scores.glob("*/scores.json")}
+    if not (names := [name for name in backbones if name in found]):
+        others = f"; there are scores of {', '.join(sorted(found))}" if found else ""
+        raise ValueError(f"{scores} holds no scores of {', '.join(backbones)}{others}; run the score stage first")
+    return names
 
 
 def _results(name: str, deps: Paths, footage: Footage, section: ReportParams) -> BackboneResults:
@@ -86,4 +98,4 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run("report", main)
+    run("report", main, whole=True)

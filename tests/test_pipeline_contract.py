@@ -77,6 +77,7 @@ def test_every_stage_reads_only_its_own_section_or_says_which_others() -> None:
         "synthesize": {"backbones"},
         "extract": {"backbones"},
         "guide": {"backbones"},
+        "report": {"backbones"},
         "survey": {"backbones", "extract", "match"},
     }
     for name, stage in STAGES.items():

@@ -409,15 +409,27 @@ def test_stage_reports_on_every_backbone_and_does_without_tracks(store: Path, tm
     deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
     write_clip(deps["clips"], clip())
     write_tracks(deps["tracks"], "square", tracks())
-    for backbone in ("one", "two"):
+    for backbone in ("left over", "one", "two"):
         write_store(deps["descriptors"] / backbone / "analysis")
         (deps["scores"] / backbone).mkdir(parents=True)
         (deps["scores"] / backbone / "scores.json").write_text(json.dumps(scores_json()))
-    main({"max_videos": 1}, deps, {"report": tmp_path / "report"})
+    params = {"report": {"max_videos": 1}, "backbones": {"two": None, "one": {}, "not scored yet": {}}}
+    main(params, deps, {"report": tmp_path / "report"})
     anchors = Elements((tmp_path / "report" / "index.html").read_text()).values("id")
     assert {"backbones", "one-where", "two-where", "one-maps"} <= set(anchors)
     assert "one-tracks" not in anchors
+    assert anchors.index("two-where") < anchors.index("one-where")
+    assert not [anchor for anchor in anchors if anchor.startswith("left")]
     assert json.loads((tmp_path / "report" / "headlines.json").read_text())[0]["value"] == "87 %"
+
+
+def test_stage_says_which_backbones_have_scores_where_none_of_the_wanted_has(tmp_path: Path) -> None:
+    deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
+    write_clip(deps["clips"], clip())
+    (deps["scores"] / "other").mkdir(parents=True)
+    (deps["scores"] / "other" / "scores.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no scores of one; there are scores of other"):
+        main({"report": {}, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
 
 
 # --- one question to a store

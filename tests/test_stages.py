@@ -76,7 +76,7 @@ def project(params: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     predictions = root / "predictions" / BACKBONE
     track.main(params["track"], {**inputs, "descriptors": stores["tracking"]}, {"predictions": predictions})
     folders = {name: root / name for name in ("descriptors", "scores", "predictions")}
-    report.main(params["report"], {**inputs, **folders}, {"report": root / "report"})
+    report.main(everything, {**inputs, **folders}, {"report": root / "report"})
     return root
 
 
