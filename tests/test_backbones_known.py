@@ -242,6 +242,14 @@ def test_the_name_of_the_2b_model_says_how_it_reads_the_image(monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     assert load_backbone("cogvideox_i2v_2b").params.image_condition == "every_frame"
     assert load_backbone("cogvideox-5b-i2v").params.image_condition == "checkpoint"
+    for name, where in (
+        ("cogvideox-2b-i2v", {"path": str(folder)}),
+        ("cogvideox-2b-i2v", {"checkpoint": "somebody/fine-tuned"}),
+        ("mine", {"checkpoint": CHECKPOINTS["cogvideox-2b-i2v"]}),
+    ):
+        assert load_backbone(name, ModelParams(**where)).params.image_condition == "every_frame"
+    chosen = ModelParams(path=str(folder), image_condition="first_frame")
+    assert load_backbone("cogvideox-2b-i2v", chosen).params.image_condition == "first_frame"
 
 
 def test_wan_reads_a_mask_and_a_clip_that_is_blank_after_the_image(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import find_folder
-from difftrack.backbones._known import KNOWN
-from difftrack.backbones._names import ALIASES
+from difftrack.backbones._known import KNOWN, KnownBackbone
+from difftrack.backbones._names import ALIASES, CHECKPOINTS
 from difftrack.backbones._params import ModelParams
 
 __all__ = ["backbone_of", "load_backbone"]
@@ -41,18 +41,19 @@ def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
             its transformer class.
     """
     params = params or ModelParams()
-    known = KNOWN.get(ALIASES.get(name, name))
-    if (
-        known is not None
-        and params.path is None
-        and params.checkpoint is None
-        and params.image_condition == "checkpoint"
-    ):
+    if params.image_condition == "checkpoint" and (known := _known(name, params)) is not None:
         params = replace(params, image_condition=known.image_condition)
     folder = find_folder(name, params)
     components = FolderComponents(folder, params)
     _ = components.pipeline_class  # refuses a pipeline that nobody has, before anything is loaded
     return backbone_of(name, folder.class_name("transformer"), components, params)
+
+
+def _known(name: str, params: ModelParams) -> KnownBackbone | None:
+    """What a name stands for, or the checkpoint that a label was given."""
+    name = ALIASES.get(name, name)
+    named = {checkpoint: known for known, checkpoint in CHECKPOINTS.items()}
+    return KNOWN.get(name) or KNOWN.get(named.get(params.checkpoint or "", ""))
 
 
 def backbone_of(name: str, transformer_class: str, components: Components, params: ModelParams) -> Backbone:
