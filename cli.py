@@ -312,6 +312,18 @@ def vbench(
 
 
 @_verb
+def params(
+    key: Annotated[
+        str | None, typer.Argument(help="Section or key, such as track or track.heads; all by default.")
+    ] = None,
+) -> None:
+    """Say what the keys of params.yaml may hold, what they are by default, and what they mean."""
+    done = subprocess.run([sys.executable, "-m", "stages._reference", key or ""], text=True, check=False)
+    if done.returncode:
+        raise typer.Exit(1)
+
+
+@_verb
 def preset(
     name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,
@@ -515,6 +527,8 @@ class _Tracker:
     model: "ModelParams"
     view: "TrackingParams"
     section: "TrackParams"
+    device: str
+    """Where matching runs; auto is cuda where there is one."""
     best_layers: list[int] | None
 
 
@@ -545,6 +559,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=dataclasses.replace(view, **size),
         section=section,
+        device=str(values["track"].get("device", "auto")),
         best_layers=None if best is None else json.loads(best.read_text())["layers"],
     )
 
@@ -569,6 +584,8 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
 
 def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
+    import torch
+
     from difftrack.backbones import load_backbone
     from difftrack.extraction import Extractor
     from difftrack.geometry import rescale_points
@@ -581,7 +598,8 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "Pred
     extraction = extractor.prepare(clip, chunks=schedule)
     spec = next(iter(extraction.groups.values()))
     sources = select_sources(spec, section, best_layers=tracker.best_layers)
-    chunks = [_chunk(extraction, group, sources) for group in _progress(extraction.groups, "extract")]
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if tracker.device == "auto" else tracker.device
+    chunks = [_chunk(extraction, group, sources, device) for group in _progress(extraction.groups, "extract")]
     clip_size = (clip.height, clip.width)
     seen = queries.copy()
     seen[:, 1:] = rescale_points(queries[:, 1:], from_size=clip_size, to_size=spec.size)
@@ -664,15 +682,17 @@ def _read_extraction(path: Path) -> dict[str, Any]:
     return values
 
 
-def _chunk(extraction: "ClipExtraction", group: str, sources: Sequence[tuple[int, int]]) -> "ChunkDescriptors":
-    """Run one chunk of frames and hold what is asked for in memory."""
+def _chunk(
+    extraction: "ClipExtraction", group: str, sources: Sequence[tuple[int, int]], device: str
+) -> "ChunkDescriptors":
+    """Run one chunk of frames and hold what is asked for in memory; it is matched on `device`."""
     import torch
 
     from difftrack.tracking import ChunkDescriptors
 
     def tensor(values: "np.ndarray") -> "torch.Tensor":
         found = torch.from_numpy(values)
-        return found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
+        return (found.view(torch.bfloat16) if found.dtype == torch.uint16 else found).to(device)
 
     units = {(unit.step, unit.layer): unit.arrays for unit in extraction.units(group, sources)}
     spec = extraction.groups[group]

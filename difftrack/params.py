@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["ParamsError", "parse", "parse_each"]
+__all__ = ["ParamsError", "describe_type", "parse", "parse_each"]
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def _parse(kind: type[T], values: object, section: str) -> T:
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise ParamsError(f"{section}.{name} is missing; wanted: {_describe(hints[name])}")
+            raise ParamsError(f"{section}.{name} is missing; wanted: {describe_type(hints[name])}")
     parsed = {key: _convert(hints[key], value, f"{section}.{key}") for key, value in values.items()}
     try:
         return kind(**parsed)
@@ -125,7 +125,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901 - o
             return {_convert(key_hint, k, name): _convert(value_hint, v, f"{name}.{k}") for k, v in value.items()}
     else:
         raise TypeError(f"{name}: params dataclasses cannot hold {hint!r}")
-    raise ParamsError(f"{name} is {value!r}; wanted: {_describe(hint)}")
+    raise ParamsError(f"{name} is {value!r}; wanted: {describe_type(hint)}")
 
 
 def _convert_union(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
@@ -135,7 +135,7 @@ def _convert_union(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
         except ParamsError as error:
             if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
                 raise ParamsError(str(error)) from error
-    raise ParamsError(f"{name} is {value!r}; wanted: {_describe(hint)}")
+    raise ParamsError(f"{name} is {value!r}; wanted: {describe_type(hint)}")
 
 
 def _convert_tuple(hint: Any, value: Sequence[Any], name: str) -> tuple[Any, ...]:  # noqa: ANN401
@@ -143,19 +143,20 @@ def _convert_tuple(hint: Any, value: Sequence[Any], name: str) -> tuple[Any, ...
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
-        raise ParamsError(f"{name} is {list(value)!r}; wanted: {_describe(hint)}")
+        raise ParamsError(f"{name} is {list(value)!r}; wanted: {describe_type(hint)}")
     return tuple(_convert(h, v, f"{name}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
 
 
-def _describe(hint: Any) -> str:  # noqa: ANN401
+def describe_type(hint: Any) -> str:  # noqa: ANN401
+    """Say what a field of this type may hold, in the words of messages: `a list of an integer`, `all | stored`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in args)
+        return " or ".join(describe_type(option) for option in args)
     if origin is Literal:
         return " | ".join(repr(option) if not isinstance(option, str) else option for option in args)
     if origin is tuple:
         inner = args[:1] if args[-1:] == (Ellipsis,) else args
-        return f"a list of {', '.join(_describe(option) for option in inner)}"
+        return f"a list of {', '.join(describe_type(option) for option in inner)}"
     if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
         return "a mapping"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}

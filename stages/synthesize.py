@@ -41,16 +41,25 @@ class RenderedSection:
     """
 
     easy_object: int = 0
+    """Clips of objects that move before a background: clear textures, short ways."""
     easy_scene: int = 0
+    """Clips of a scene through which the camera moves."""
     hard_object: int = 0
+    """As `easy_object`, with deformation, shadows, exposure changes, motion blur and longer ways."""
     hard_scene: int = 0
+    """As `easy_scene`, as hard as `hard_object`."""
     seed: int = 0
+    """Of the first clip of each kind; the next has the next."""
     role: Role = "eval"
     """Which textures and random streams; nothing is shared between train, tune and eval."""
     num_frames: int = 17
+    """Of every clip."""
     height: int = 128
+    """In pixels."""
     width: int = 192
+    """In pixels."""
     fps: float = 8.0
+    """Frames per second at which the clip plays."""
 
     def __post_init__(self) -> None:
         for name in ("easy_object", "easy_scene", "hard_object", "hard_scene"):
@@ -83,6 +92,7 @@ class GeneratedSection:
     """
 
     backbone: str
+    """One of the section `backbones`."""
     prompts: Path
     """One prompt per line."""
     indices: Path | None = None
@@ -90,12 +100,19 @@ class GeneratedSection:
     images: Path | None = None
     """For image-to-video: a folder of first frames NNN.png, numbered like the prompts."""
     seed: int = 42
+    """Of the noise that sampling starts from, the same for every prompt."""
     num_inference_steps: int = 50
+    """Denoising steps."""
     cfg_scale: float = 6.0
+    """Scale of classifier-free guidance, as the stock pipeline means it."""
     num_frames: int = 17
+    """Of every clip; what a backbone can sample is in docs/backbones.md."""
     height: int = 128
+    """In pixels."""
     width: int = 192
+    """In pixels."""
     fps: float = 8.0
+    """Frames per second at which the clip plays."""
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -117,6 +134,7 @@ class SynthesizeSection:
     """
 
     sources: tuple[Literal["rendered", "generated", "folder"], ...]
+    """Where clips come from; each has its section below."""
     rendered: RenderedSection = field(default_factory=RenderedSection)
     generated: GeneratedSection | None = None
     folder: FolderParams | None = None

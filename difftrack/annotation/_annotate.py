@@ -30,6 +30,7 @@ class AnnotateParams:
     tracker: Literal["auto", "exact", "cotracker3", "lucas_kanade", "import"] = "auto"
     """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`."""
     fallback: Literal["cotracker3", "lucas_kanade"] = "lucas_kanade"
+    """Of `auto`, for clips that nobody knows the truth of."""
     object_grid: int = 20
     """Query points along each side for clips with an object mask, of which those on the object are kept."""
     scene_grid: int = 10

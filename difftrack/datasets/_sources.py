@@ -30,7 +30,9 @@ class FolderParams:
     path: Path
     """A pickle, a video, or a folder of shards, videos or images."""
     format: FolderFormat = "auto"
+    """What lies at `path`; auto goes by names and content."""
     query_mode: QueryMode = "first"
+    """TAP-Vid's protocols: a point is asked for where it is first seen, or again in every fifth frame (`strided`)."""
     start: int = 0
     """Clips to leave out at the beginning; clips are in the order of their names."""
     end: int | None = None

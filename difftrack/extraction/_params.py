@@ -18,8 +18,11 @@ class ModeParams:
     """Mode for each source of clips."""
 
     rendered: Mode = "add_noise"
+    """Of rendered clips; the modes are described in docs/backbones.md."""
     generated: Mode = "add_noise"
+    """Of clips that a backbone sampled; `generate` wants its trajectory, and the same backbone."""
     folder: Mode = "add_noise"
+    """Of clips that were read from files."""
 
     def of(self, clip: Clip) -> Mode:
         """The mode in which a clip's steps are visited."""

@@ -44,8 +44,11 @@ class GuideParams:
     compare: bool = True
     """Sample without guidance too, from the same seed, and put both side by side."""
     seed: int = 42
+    """Of the noise that sampling starts from, the same for every prompt and every way."""
     num_inference_steps: int = 50
+    """Denoising steps."""
     num_frames: int = 17
+    """Of every sample; what a backbone can sample is in docs/backbones.md."""
     height: int = 128
     """In pixels."""
     width: int = 192

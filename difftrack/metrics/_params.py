@@ -30,7 +30,8 @@ class ScoringParams:
     nan_cells: Literal["ignored", "spread"] = "ignored"
     """Cells without a value stay empty, or one of them empties a whole table or mean (B6, B7, B10)."""
     occlusion_accuracy: Literal["per_video", "per_batch"] = "per_video"
-    """Whose evaluated points divide a video's right occlusions: its own, or those of all videos together (B9)."""
+    """Whose evaluated points divide a video's right occlusions: its own, or those of all videos together (B9).
+    `tapvid_metrics` alone reads it, and the track stage gives it one video at a time, where both are the same."""
 
     def __post_init__(self) -> None:
         if not self.threshold_px > 0:
