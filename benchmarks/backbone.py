@@ -242,10 +242,13 @@ def _reconstruction(backbone: Backbone, cases: Sequence[Case]) -> dict[str, floa
 
 
 def _prompt_effect(backbone: Backbone, cases: Sequence[Case], steps: Sequence[int]) -> dict[str, list[float]]:
-    """Error of the predicted velocity with the right prompt, that of another clip, and none."""
+    """Error of the predicted velocity with the right prompt, that of another clip of the same kind, and none.
+
+    Kinds alternate (`_cases`); a camera move's prompt for an object would be wrong in everything.
+    """
     errors = np.mean(
         [
-            velocity_errors(backbone, case.frames, (case.prompt, cases[number - 1].prompt, ""), steps, seed=number)
+            velocity_errors(backbone, case.frames, (case.prompt, cases[number - 2].prompt, ""), steps, seed=number)
             for number, case in enumerate(cases)
         ],
         axis=0,

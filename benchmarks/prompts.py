@@ -10,6 +10,7 @@ the same for all its prompts. Results are printed and go to benchmarks/results/p
 
 import argparse
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -137,8 +138,9 @@ def _errors(backbone: Backbone, spec: RenderSpec, steps: Sequence[int]) -> Float
 
 
 def _unnamed(words: Mapping[str, Any] | tuple[str, ...], prompt: str) -> str:
-    """The first of some words that a prompt does not contain."""
-    return next(word for word in words if word not in prompt.split())
+    """One of the words that a prompt does not contain: always the same for the same prompt, another for others."""
+    others = [word for word in words if word not in prompt.split()]
+    return others[zlib.crc32(prompt.encode()) % len(others)]
 
 
 def _print(results: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Whether the shipped backbone knows shapes by their words: in what it samples, and in what it is shown.
 
-Usage: python -m benchmarks.shapes [--sets 4] [--steps 20] [--clips 27] [--pipeline DIR] [--device auto]
+Usage: python -m benchmarks.shapes [--parts sampled shown cards] [--sets 4] [--steps 20] [--clips 27] [--cards 9]
+                                   [--pipeline DIR] [--device auto]
 
 Sampled: the prompts of a set ask for one thing of every shape; nothing else differs, nor does the noise. GrabCut cuts
 the thing out of the first frame, and its outline is compared with those of all shapes, turned and scaled. Rendered
@@ -8,7 +9,12 @@ close-ups, read alike, say what that measure is worth.
 
 Shown: of a rendered close-up's latents with noise, the word whose prompt gives the least error of the velocity is taken
 for its shape (Li et al. 2023, arXiv 2303.16203). Chance is one in nine: blobs are left out, which are of any outline.
-Results are printed and go to benchmarks/results/shapes.json, the first set's samples to a picture beside it.
+
+Cards: the same for upright shapes of one area that only travel, as many of each shape, at noisier steps: of what tells
+shapes apart, the outline alone is left.
+
+Results are printed and go to benchmarks/results/shapes.json, the first set's samples to a picture beside it. Parts that
+are not asked for stay as they are there, if the same weights gave them.
 """
 
 import argparse
@@ -43,6 +49,7 @@ from difftrack.rendering import (
     layer_textures,
     render_batch,
     sample_scene,
+    shape_card,
 )
 
 RESULTS = Path(__file__).parent / "results" / "shapes.json"
@@ -51,7 +58,13 @@ NUM_FRAMES: Final = 17
 SIZE: Final = (128, 192)
 NOISY_STEPS: Final = (5, 10, 20)
 """Of 50, at which a shown clip's words are compared."""
+CARD_STEPS: Final = (0, 3, 6, 9, 12)
+"""The same for cards; at the last of them outlines begin to be seen."""
+PARTS: Final = ("sampled", "shown", "cards")
 _NUM_ANGLES: Final = 128
+
+ShapeClip = tuple[UInt8[np.ndarray, "frame row col rgb"], str, str]
+"""Frames, prompt, and the word of the shape in it."""
 
 
 def main() -> None:
@@ -61,17 +74,42 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--clips", type=int, default=27, help="rendered ones, of which all words are asked")
+    parser.add_argument("--cards", type=int, default=len(KNOWN), help="rendered ones, as many of each shape")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--pipeline", default=SHIPPED)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--first-seed", type=int, default=800_000)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     backbone = load_backbone(f"path:{given.pipeline}", ModelParams(device=given.device))
-    outlines, hidden = outlines_of_shapes(), not Console().is_terminal
+    results = _kept(given.results, backbone.fingerprint) | {
+        "machine": machine(str(backbone.device)),
+        "fingerprint": backbone.fingerprint,
+        "first_seed": given.first_seed,
+        "chance": 1 / len(KNOWN),
+    }
+    if "sampled" in given.parts:
+        results |= _sampled(backbone, given)
+    if "shown" in given.parts:
+        results["shown"] = _shown(backbone, _close_ups(given.first_seed, given.clips), NOISY_STEPS, given.first_seed)
+    if "cards" in given.parts:
+        results["cards"] = _shown(backbone, _cards(given.first_seed, given.cards), CARD_STEPS, given.first_seed)
+    given.results.write_text(json.dumps(results, indent=1) + "\n")
+    _print(results)
+
+
+def _kept(path: Path, fingerprint: str) -> dict[str, Any]:
+    """What the same weights gave before."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return before if before.get("fingerprint") == fingerprint else {}
+
+
+def _sampled(backbone: Backbone, given: argparse.Namespace) -> dict[str, Any]:
+    """Sample, draw the first set, and say what is recognised in samples and in rendered close-ups."""
+    outlines = outlines_of_shapes()
     cases = [(seed, shape) for seed in range(given.first_seed, given.first_seed + given.sets) for shape in KNOWN]
-    samples = []
-    for seed, shape in track(cases, "sample", disable=hidden):
-        video = backbone.generate(
+    samples = [
+        backbone.generate(
             prompt_of(seed, shape),
             seed=seed,
             num_inference_steps=given.steps,
@@ -79,28 +117,28 @@ def main() -> None:
             num_frames=NUM_FRAMES,
             height=SIZE[0],
             width=SIZE[1],
-        )
-        samples.append(video.frames)
-    clips = list(_close_ups(given.first_seed, max(given.clips, len(cases))))
-    errors = [
-        _errors_by_word(backbone, frames, prompt, shape, seed=given.first_seed + number)
-        for number, (frames, prompt, shape) in enumerate(track(clips[: given.clips], "words", disable=hidden))
+        ).frames
+        for seed, shape in track(cases, "sample", disable=not Console().is_terminal)
     ]
-    results = {
-        "machine": machine(str(backbone.device)),
-        "fingerprint": backbone.fingerprint,
-        "num_inference_steps": given.steps,
-        "cfg_scale": given.guidance,
-        "first_seed": given.first_seed,
-        "chance": 1 / len(KNOWN),
-        "sampled": recognised((frames[0] for frames in samples), [shape for _, shape in cases], outlines),
-        "rendered": recognised((clip[0][0] for clip in clips), [clip[2] for clip in clips], outlines),
-        "shown": guessed(np.stack(errors), [shape for _, _, shape in clips[: given.clips]]),
-    }
-    given.results.write_text(json.dumps(results, indent=1) + "\n")
     strips = [np.concatenate(list(frames[::8]), axis=1) for frames in samples[: len(KNOWN)]]
     write_image(given.results.with_suffix(".jpg"), _in_columns(strips, 3))
-    _print(results)
+    clips = list(_close_ups(given.first_seed, len(cases)))
+    return {
+        "num_inference_steps": given.steps,
+        "cfg_scale": given.guidance,
+        "sampled": recognised((frames[0] for frames in samples), [shape for _, shape in cases], outlines),
+        "rendered": recognised((frames[0] for frames, _, _ in clips), [shape for _, _, shape in clips], outlines),
+    }
+
+
+def _shown(backbone: Backbone, clips: Iterable[ShapeClip], steps: Sequence[int], first_seed: int) -> dict[str, Any]:
+    """Ask all words of rendered clips with noise."""
+    errors, shapes = [], []
+    for number, (frames, prompt, shape) in enumerate(track(list(clips), "words", disable=not Console().is_terminal)):
+        prompts = [" ".join(word if said == shape else said for said in prompt.split()) for word in KNOWN]
+        errors.append(velocity_errors(backbone, frames, prompts, steps, seed=first_seed + number))
+        shapes.append(shape)
+    return guessed(np.stack(errors), shapes, steps)
 
 
 def prompt_of(seed: int, shape: str) -> str:
@@ -176,13 +214,13 @@ def recognised(
     }
 
 
-def guessed(errors: Float[np.ndarray, "clip word step"], shapes: Sequence[str]) -> dict[str, Any]:
+def guessed(errors: Float[np.ndarray, "clip word step"], shapes: Sequence[str], steps: Sequence[int]) -> dict[str, Any]:
     """Say how often the right word gives the least error, per step and for the sum of all steps."""
     right = np.array([KNOWN.index(shape) for shape in shapes])
     over = errors.mean(axis=1) / errors[np.arange(len(right)), right]
     return {
         "clips": len(shapes),
-        "steps": list(NOISY_STEPS),
+        "steps": list(steps),
         "right": (errors.argmin(axis=1) == right[:, None]).mean(axis=0).tolist(),
         "right_over_all_steps": float(
             ((errors / errors.mean(axis=1, keepdims=True)).sum(axis=2).argmin(axis=1) == right).mean()
@@ -196,14 +234,27 @@ def _scaled(radius: Float[np.ndarray, " angle"]) -> Float[np.ndarray, " angle"]:
     return scaled
 
 
-def _close_ups(first_seed: int, count: int) -> Iterator[tuple[UInt8[np.ndarray, "frame row col rgb"], str, str]]:
+def _cards(first_seed: int, count: int) -> Iterator[ShapeClip]:
+    """Cards of each known shape by turns, with their prompts and their shapes."""
+    seed = first_seed
+    for number in range(count):
+        while (scene := sample_scene(_spec(seed))).shapes[0] != KNOWN[number % len(KNOWN)]:
+            seed += 1
+        yield *_rendered(_spec(seed), centred(shape_card(scene), num_frames=NUM_FRAMES)), scene.shapes[0]
+        seed += 1
+
+
+def _spec(seed: int) -> RenderSpec:
+    return RenderSpec(seed=seed, num_frames=NUM_FRAMES, height=SIZE[0], width=SIZE[1])
+
+
+def _close_ups(first_seed: int, count: int) -> Iterator[ShapeClip]:
     """Easy close-ups of known shapes, with their prompts and their shapes."""
     seed = first_seed
     while count:
-        spec = RenderSpec(seed=seed, num_frames=NUM_FRAMES, height=SIZE[0], width=SIZE[1])
-        scene = centred(close_up(sample_scene(spec)), num_frames=NUM_FRAMES)
+        scene = centred(close_up(sample_scene(_spec(seed))), num_frames=NUM_FRAMES)
         if scene.shapes[0] in KNOWN:
-            yield *_rendered(spec, scene), scene.shapes[0]
+            yield *_rendered(_spec(seed), scene), scene.shapes[0]
             count -= 1
         seed += 1
 
@@ -217,13 +268,6 @@ def _rendered(spec: RenderSpec, scene: Scene) -> tuple[UInt8[np.ndarray, "frame 
     return torch.cat(frames).numpy(), describe(spec, scene, textures)
 
 
-def _errors_by_word(
-    backbone: Backbone, frames: UInt8[np.ndarray, "frame row col rgb"], prompt: str, shape: str, *, seed: int
-) -> Float[np.ndarray, "word step"]:
-    prompts = [" ".join(word if said == shape else said for said in prompt.split()) for word in KNOWN]
-    return velocity_errors(backbone, frames, prompts, NOISY_STEPS, seed=seed)
-
-
 def _in_columns(strips: Sequence[UInt8[np.ndarray, "row col rgb"]], columns: int) -> UInt8[np.ndarray, "row col rgb"]:
     rows = [np.concatenate(strips[start : start + columns], axis=1) for start in range(0, len(strips), columns)]
     picture: np.ndarray = np.concatenate(rows)
@@ -231,13 +275,17 @@ def _in_columns(strips: Sequence[UInt8[np.ndarray, "row col rgb"]], columns: int
 
 
 def _print(results: dict[str, Any]) -> None:
-    table = Table("", "clips", "right", title=f"shapes; chance {results['chance']:.0%}")
+    table = Table("", "clips", "right", "error", title=f"shapes; chance {results['chance']:.0%}")
     for name in ("sampled", "rendered"):
-        table.add_row(name, str(results[name]["clips"]), f"{results[name]['right']:.0%}")
-    shown = results["shown"]
-    for step, right in zip(shown["steps"], shown["right"], strict=True):
-        table.add_row(f"shown, step {step}", str(shown["clips"]), f"{right:.0%}")
-    table.add_row("shown, all steps", str(shown["clips"]), f"{shown['right_over_all_steps']:.0%}")
+        if name in results:
+            table.add_row(name, str(results[name]["clips"]), f"{results[name]['right']:.0%}")
+    for name in ("shown", "cards"):
+        if (found := results.get(name)) is None:
+            continue
+        ratios = found["error_of_any_word_over_that_of_the_right_one"]
+        for step, right, ratio in zip(found["steps"], found["right"], ratios, strict=True):
+            table.add_row(f"{name}, step {step}", str(found["clips"]), f"{right:.0%}", f"{ratio:.3f}")
+        table.add_row(f"{name}, all steps", str(found["clips"]), f"{found['right_over_all_steps']:.0%}")
     Console().print(table)
 
 

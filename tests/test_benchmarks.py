@@ -104,10 +104,31 @@ def test_a_guess_is_right_where_the_right_word_has_the_least_error(monkeypatch: 
     errors = np.full((2, len(shapes.KNOWN), 3), 2.0)
     errors[0, shapes.KNOWN.index("star")] = 1.0
     errors[1, shapes.KNOWN.index("circle"), :2] = 1.0
-    found = shapes.guessed(errors, ["star", "square"])
+    found = shapes.guessed(errors, ["star", "square"], (5, 10, 20))
+    assert found["steps"] == [5, 10, 20]
     assert found["right"] == [0.5, 0.5, 0.5]
     assert found["right_over_all_steps"] == 0.5
     assert found["error_of_any_word_over_that_of_the_right_one"][0] == pytest.approx((17 / 9 + 17 / 18) / 2)
+
+
+def test_cards_show_every_shape_by_turns_under_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    shapes = importlib.import_module("benchmarks.shapes")
+    found = list(shapes._cards(11, 3))
+    assert [shape for _, _, shape in found] == list(shapes.KNOWN[:3])
+    assert all(shape in prompt.split() for _, prompt, shape in found)
+
+
+def test_parts_measured_before_are_kept_for_the_same_weights_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    shapes = importlib.import_module("benchmarks.shapes")
+    file = tmp_path / "shapes.json"
+    assert shapes._kept(file, "a") == {}
+    file.write_text(json.dumps({"fingerprint": "a", "shown": 1}))
+    assert shapes._kept(file, "a")["shown"] == 1
+    assert shapes._kept(file, "b") == {}
 
 
 TWO_ROWS = """# Page
