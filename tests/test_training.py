@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
-from itertools import islice, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,17 @@ def test_a_frozen_encoder_keeps_its_latents(tmp_path: Path, batch: ClipBatch) ->
     assert torch.equal(_weights(autoencoder.encoder), _weights(start.encoder))
     assert not torch.equal(_weights(autoencoder.decoder), _weights(start.decoder))
     assert autoencoder.config.scaling_factor == start.config.scaling_factor
+
+
+def test_a_gradient_of_the_autoencoder_that_is_not_finite_is_dropped_and_counted(
+    tmp_path: Path, batch: ClipBatch
+) -> None:
+    autoencoder, steps = _autoencoder(), count(1)
+    last = autoencoder.decoder.conv_out.conv.weight
+    last.register_hook(lambda gradient: gradient * torch.nan if next(steps) == 3 else gradient)
+    train_autoencoder(autoencoder, repeat(batch), replace(FAST, max_steps=5), tmp_path)
+    assert torch.isfinite(_weights(autoencoder)).all()
+    assert _log(tmp_path / "autoencoder.jsonl", "dropped") == [0, 0, 1, 1, 1]
 
 
 def test_no_time_leaves_the_autoencoder_as_it_is(tmp_path: Path, batch: ClipBatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from difftrack.training._data import ClipBatch
 from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, learning_rate
-from difftrack.training._optimizers import make_optimizers, set_learning_rate
+from difftrack.training._optimizers import limit_gradients, make_optimizers, set_learning_rate
 from difftrack.training._precision import Precision, Worker, compile_parts
 from difftrack.training._replicas import ALONE, Replicas
 
@@ -100,15 +100,17 @@ def train_autoencoder(
     worker = Worker(autoencoder, params.precision, channels_last=params.channels_last)
     if device.type == "cuda":
         compile_parts(_blocks(worker.module, params.compile), dynamic=False)
-    saved = budget.seconds
+    saved, dropped = budget.seconds, torch.zeros((), dtype=torch.long, device=device)
     for videos in _steps(batches, budget, channels_last=params.channels_last):
         rate = learning_rate(budget.progress, peak=params.peak_learning_rate, constant=params.constant_share)
         set_learning_rate(optimizers, rate)
         parts = _step(worker, videos, params, optimizers[0], seed=budget.step, replicas=replicas)
+        dropped += parts["dropped"]
         average.update(budget.step)
         budget.step += 1
         if budget.step % params.log_every == 0:
-            log.write(**{name: float(part) for name, part in parts.items()}, frames=videos.shape[2])
+            said = {name: float(part) for name, part in parts.items()}
+            log.write(**said | {"dropped": int(dropped)}, frames=videos.shape[2])
         if budget.seconds - saved > params.save_seconds:
             saved = budget.seconds
             optimizer = optimizers[0].state_dict()
@@ -167,7 +169,7 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]
     worker.hand_over()
     replicas.average_gradients(worker.master.parameters())
-    nn.utils.clip_grad_norm_(worker.master.parameters(), 1.0)
+    parts["dropped"] = ~limit_gradients(worker.master.parameters()).isfinite()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     worker.refresh()

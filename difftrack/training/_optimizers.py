@@ -5,11 +5,31 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["OptimizerName", "make_optimizers", "set_learning_rate"]
+__all__ = ["OptimizerName", "limit_gradients", "make_optimizers", "set_learning_rate"]
 
 OptimizerName = Literal["adamw", "muon"]
+
+
+def limit_gradients(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+    """Scale the gradients of all replicas down to a norm of 1, and give the norm that they had.
+
+    A gradient that is not finite counts as none: it would end in every weight.
+    """
+    own = list(parameters)
+    norm: Tensor = nn.utils.clip_grad_norm_(own, 1.0)
+    _drop_unless(norm.isfinite(), own)
+    return norm
+
+
+def _drop_unless(keep: Bool[Tensor, ""], parameters: Iterable[nn.Parameter]) -> None:
+    """Set all gradients to 0 unless told otherwise; the decision stays on the device, which nothing waits for."""
+    gradients = [value.grad for value in parameters if value.grad is not None]
+    flat = torch.where(keep, torch.cat([gradient.flatten() for gradient in gradients]), 0.0)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
 
 
 def make_optimizers(

@@ -1,6 +1,6 @@
 """Train the transformer and its text encoder on pools of encoded clips."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import CogVideoXDDIMScheduler
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from difftrack.training._latents import ClipSource, LatentBatch
 from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, learning_rate
 from difftrack.training._networks import Denoiser
-from difftrack.training._optimizers import OptimizerName, make_optimizers, set_learning_rate
+from difftrack.training._optimizers import OptimizerName, limit_gradients, make_optimizers, set_learning_rate
 from difftrack.training._precision import compile_parts
 from difftrack.training._probe import Probe, rotary_tables
 from difftrack.training._replicas import ALONE, Replicas
@@ -152,26 +152,14 @@ def train_transformer(
 def _descend(
     denoiser: Denoiser, loss: Float[Tensor, ""], optimizers: list[torch.optim.Optimizer], replicas: Replicas
 ) -> Float[Tensor, ""]:
-    """One step of every optimizer; gives the norm of the gradient.
-
-    A gradient that is not finite, of any replica's clips, counts as none: it would end in every weight.
-    """
+    """One step of every optimizer; gives the norm of the gradient."""
     loss.backward()  # type: ignore[no-untyped-call]
     replicas.average_gradients(denoiser.parameters())
-    norm: Tensor = nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-    _drop_unless(norm.isfinite(), denoiser.parameters())
+    norm = limit_gradients(denoiser.parameters())
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return norm
-
-
-def _drop_unless(keep: Bool[Tensor, ""], parameters: Iterable[nn.Parameter]) -> None:
-    """Set all gradients to 0 unless told otherwise; the decision stays on the device, which nothing waits for."""
-    gradients = [value.grad for value in parameters if value.grad is not None]
-    flat = torch.where(keep, torch.cat([gradient.flatten() for gradient in gradients]), 0.0)
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
 
 
 def _loss(
