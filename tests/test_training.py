@@ -627,6 +627,26 @@ def test_the_saved_folder_is_a_stock_pipeline(tmp_path: Path) -> None:
     assert np.isfinite(frames).all()
 
 
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def killed(_: CogVideoXPipeline, folder: Path, **__: object) -> None:
+        (folder / "vae").mkdir(parents=True)
+        (folder / "vae" / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    _save(tmp_path / "pipeline")
+    before = files()
+    with monkeypatch.context() as patch:
+        patch.setattr(CogVideoXPipeline, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _save(tmp_path / "pipeline")
+    assert {name: content for name, content in files().items() if name.startswith("pipeline")} == before
+    _save(tmp_path / "pipeline")
+    assert files() == before
+
+
 @pytest.mark.parametrize(("rows", "cols"), [(4, 6), (6, 4), (8, 6)])
 def test_rotary_tables_are_those_of_the_stock_pipeline(tmp_path: Path, rows: int, cols: int) -> None:
     pipeline = CogVideoXPipeline.from_pretrained(_save(tmp_path), dtype=torch.float32)

@@ -1,6 +1,7 @@
 """The networks of the small CogVideoX that ships: stock diffusers and transformers classes, small."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -191,7 +192,7 @@ def save_pipeline(
 ) -> None:
     """Write a pipeline folder that stock `CogVideoXPipeline.from_pretrained` loads; float16 safetensors.
 
-    Weights are split into files of at most 12 MB.
+    Weights are split into files of at most 12 MB. A folder that is there is replaced once the new one is whole.
     """
     pipeline = CogVideoXPipeline(
         tokenizer=tokenizer,
@@ -200,9 +201,16 @@ def save_pipeline(
         transformer=deepcopy(transformer).to("cpu", torch.float16),
         scheduler=make_scheduler(),
     )
-    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="12MB")
+    new, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    pipeline.save_pretrained(new, safe_serialization=True, max_shard_size="12MB")
     # Where a component was loaded from is nobody else's business.
-    for file in folder.glob("*/config.json"):
+    for file in new.glob("*/config.json"):
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
