@@ -145,7 +145,7 @@ TUNED = (
 
 
 def _tuning(read: Read) -> list[Cells]:
-    means = read("tracking_tuning_run11")["means"]
+    means = read("tracking_tuning")["means"]
 
     def change(name: str, measure: str) -> str:
         worth = [np.mean([means[split][way][measure] for split in ("easy", "hard")]) for way in (name, "default")]
