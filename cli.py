@@ -30,7 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PARAMS = Path("params.yaml")
-EVALUATION = ("baselines", "lucas_kanade", "query_mode", "device")
+EVALUATION = ("baselines", "lucas_kanade", "query_mode")
 """Keys of the section `track` that its stage alone reads."""
 
 app = typer.Typer(
@@ -527,8 +527,6 @@ class _Tracker:
     model: "ModelParams"
     view: "TrackingParams"
     section: "TrackParams"
-    device: str
-    """Where matching runs; auto is cuda where there is one."""
     best_layers: list[int] | None
 
 
@@ -559,7 +557,6 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=dataclasses.replace(view, **size),
         section=section,
-        device=str(values["track"].get("device", "auto")),
         best_layers=None if best is None else json.loads(best.read_text())["layers"],
     )
 
@@ -584,9 +581,8 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
 
 def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
-    import torch
-
     from difftrack.backbones import load_backbone
+    from difftrack.correspondence import matching_device
     from difftrack.extraction import Extractor
     from difftrack.geometry import rescale_points
     from difftrack.tracking import chunk_schedule, select_sources, track_clip
@@ -598,7 +594,7 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "Pred
     extraction = extractor.prepare(clip, chunks=schedule)
     spec = next(iter(extraction.groups.values()))
     sources = select_sources(spec, section, best_layers=tracker.best_layers)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if tracker.device == "auto" else tracker.device
+    device = matching_device(section.device)
     chunks = [_chunk(extraction, group, sources, device) for group in _progress(extraction.groups, "extract")]
     clip_size = (clip.height, clip.width)
     seen = queries.copy()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from rich.progress import track as progress
 
 from difftrack.annotation import LucasKanadeParams, lucas_kanade
+from difftrack.correspondence import matching_device
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.geometry import rescale_points
 from difftrack.metrics import ScoringParams, mean_over_clips, survival_rate, tapvid_metrics
@@ -48,8 +48,6 @@ class TrackSection(TrackParams):
     lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
     query_mode: Literal["first", "strided"] = "first"
     """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
-    device: str = "auto"
-    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -88,8 +86,7 @@ def _track(
     store: Store, name: str, truth: Tracks, clips: Path, section: TrackSection, best_layers: list[int] | None
 ) -> tuple[np.ndarray, dict[str, PredictedTracks]]:
     """Track the truth's queries with the tracker and the baselines, in pixels of the clip's own frames."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if section.device == "auto" else section.device
-    chunks, spec = stored_chunks(store, name, kind=section.kind, device=device)
+    chunks, spec = stored_chunks(store, name, kind=section.kind, device=matching_device(section.device))
     num_frames, size = 1 + max(max(chunk.frames) for chunk in chunks), (truth.height, truth.width)
     if num_frames > truth.num_frames:
         raise ValueError(f"the store holds {num_frames} frames and the tracks {truth.num_frames}; extract again")

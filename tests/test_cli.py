@@ -405,6 +405,13 @@ def test_track_looks_at_its_params_first_and_names_their_file(
     assert named in error
 
 
+def test_track_matches_on_the_device_of_its_params(tmp_path: Path) -> None:
+    file = _changed(_project(tmp_path), track={"device": "cuda:99"})
+    status, _, error = run("track", file.parent / "my video.mp4", "--grid", 2, "--params", file)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "device is cuda:99" in error
+
+
 def test_what_track_leaves_out_is_what_the_stage_has_beside_the_tracker() -> None:
     own = {field.name for field in dataclasses.fields(TrackSection)}
     assert set(EVALUATION) == own - {field.name for field in dataclasses.fields(TrackParams)}

@@ -32,6 +32,7 @@ from difftrack.correspondence import (
     match_points_with_heads,
     match_probabilities,
     match_rows,
+    matching_device,
     points_to_tokens,
     query_tokens,
     read_moves,
@@ -597,3 +598,16 @@ def test_latent_frames_and_points_that_do_not_exist_are_named_by_every_function(
     for reduced in attention:
         with pytest.raises(ValueError, match=r"query point 1 is \[nan, 1\.0\]; coordinates must be finite"):
             reduced(query, key, text, mask, torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:99", "meta"])
+def test_a_device_that_cannot_match_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"device is '?{name}"):
+        matching_device(name)
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
+        assert matching_device("auto") == device
+    assert matching_device("cpu") == "cpu"

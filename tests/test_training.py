@@ -643,6 +643,13 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             _save(tmp_path / "pipeline")
     assert {name: content for name, content in files().items() if name.startswith("pipeline")} == before
+    assert (tmp_path / ".pipeline.new").exists()
+    (tmp_path / "pipeline").rename(tmp_path / ".pipeline.old")  # where two renames are cut in two
+    with monkeypatch.context() as patch:
+        patch.setattr(CogVideoXPipeline, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _save(tmp_path / "pipeline")
+    assert {name: content for name, content in files().items() if name.startswith("pipeline")} == before
     _save(tmp_path / "pipeline")
     assert files() == before
 

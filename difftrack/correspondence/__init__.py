@@ -8,6 +8,7 @@ from difftrack.correspondence._attention import (
     attention_rows,
 )
 from difftrack.correspondence._clip import Cell, ClipMatcher, MatchSection, label_matches
+from difftrack.correspondence._device import matching_device
 from difftrack.correspondence._features import match_features
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import (
@@ -46,6 +47,7 @@ __all__ = [
     "label_matches",
     "latent_to_frames",
     "match_features",
+    "matching_device",
     "match_points",
     "match_points_fused",
     "match_points_per_head",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from difftrack.correspondence._attention import AttentionRows, attention_of_points, attention_of_points_with_heads
 from difftrack.correspondence._backends import choose_backend
+from difftrack.correspondence._device import matching_device
 from difftrack.correspondence._features import match_features
 from difftrack.correspondence._kept import kept
 from difftrack.correspondence._matches import Matches
@@ -85,9 +86,7 @@ class ClipMatcher:
     _recordings: "Recordings[_Labels]" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        device = automatic if self.section.device == "auto" else self.section.device
-        object.__setattr__(self, "device", device)
+        object.__setattr__(self, "device", matching_device(self.section.device))
         object.__setattr__(self, "_params", self.section.params)
         object.__setattr__(self, "_recordings", Recordings())
 

@@ -82,6 +82,8 @@ class TrackParams:
     """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 2 under `corrected`, else 0."""
     smoothing_limit_token: float = 0.5
     """Leave a position that smoothing would move farther, in tokens: that is motion or a wrong match, not jitter."""
+    device: str = "auto"
+    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
     def __post_init__(self) -> None:
         if self.smoothing_radius is not None and self.smoothing_radius < 0:

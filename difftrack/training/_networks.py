@@ -202,6 +202,8 @@ def save_pipeline(
         scheduler=make_scheduler(),
     )
     new, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
+    if old.exists() and not folder.exists():  # killed between the two renames below
+        old.rename(folder)
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     pipeline.save_pretrained(new, safe_serialization=True, max_shard_size="12MB")
