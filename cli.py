@@ -216,7 +216,7 @@ def models(
             model.alias or "",
         )
         typer.echo(row.format(*cells).rstrip())
-    typer.echo(f"path:{SHIPPED} comes with the project; path:DIR is any pipeline folder of these families")
+    typer.echo(f"{SHIPPED} comes with the package; path:DIR is any pipeline folder of these families")
 
 
 @_verb

@@ -27,7 +27,7 @@ from benchmarks._backbone_report import print_results, targets
 from benchmarks.matching import machine
 from benchmarks.prompts import NUM_INFERENCE_STEPS, velocity_errors
 from difftrack.annotation import lucas_kanade
-from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
+from difftrack.backbones import Backbone, ModelParams, load_backbone, shipped_backbone
 from difftrack.correspondence import (
     MatchingParams,
     attention_of_points,
@@ -85,7 +85,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=64, help="per split")
-    parser.add_argument("--pipeline", default=SHIPPED)
+    parser.add_argument("--pipeline", default=str(shipped_backbone()))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 9, 19, 29, 39, 44, CLEANEST])
     parser.add_argument("--first-seed", type=int, default=500_000)

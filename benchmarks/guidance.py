@@ -29,7 +29,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from difftrack.backbones import SHIPPED, AttentionCall, ModelParams, intercept, load_backbone
+from difftrack.backbones import AttentionCall, ModelParams, intercept, load_backbone, shipped_backbone
 from difftrack.guidance import (
     Guidance,
     GuideParams,
@@ -285,7 +285,7 @@ def main() -> None:
     command = commands.add_parser("study")
     command.add_argument("--prompts", type=Path, required=True)
     command.add_argument("--num-prompts", type=int)
-    command.add_argument("--backbone", type=Path, default=Path(SHIPPED))
+    command.add_argument("--backbone", type=Path, default=shipped_backbone())
     command.add_argument("--best-layers", type=Path, default=BEST_LAYERS)
     command.add_argument("--num-layers", type=int, default=3)
     command.add_argument("--steps", type=int, default=50)

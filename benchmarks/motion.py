@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.matching import machine
 from difftrack.annotation import lucas_kanade, query_grid
-from difftrack.backbones import SHIPPED, ModelParams, load_backbone
+from difftrack.backbones import ModelParams, load_backbone, shipped_backbone
 from difftrack.media import write_image
 from difftrack.rendering import (
     PALETTE,
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--pipeline", default=SHIPPED)
+    parser.add_argument("--pipeline", default=str(shipped_backbone()))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--first-seed", type=int, default=700_000)
     parser.add_argument("--results", type=Path, default=RESULTS)

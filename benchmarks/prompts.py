@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.matching import machine
-from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
+from difftrack.backbones import Backbone, ModelParams, load_backbone, shipped_backbone
 from difftrack.rendering import PALETTE, SHAPES, RenderSpec, render_clip
 
 RESULTS = Path(__file__).parent / "results" / "prompts.json"
@@ -78,7 +78,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--pipeline", default=SHIPPED)
+    parser.add_argument("--pipeline", default=str(shipped_backbone()))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 5, 10, 19], help=f"of {NUM_INFERENCE_STEPS}")
     parser.add_argument("--first-seed", type=int, default=600_000)

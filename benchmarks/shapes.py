@@ -35,7 +35,7 @@ from rich.table import Table
 from benchmarks.matching import machine
 from benchmarks.prompts import velocity_errors
 from difftrack.annotation import AnnotationError, grabcut_mask
-from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
+from difftrack.backbones import Backbone, ModelParams, load_backbone, shipped_backbone
 from difftrack.media import write_image
 from difftrack.rendering import (
     PALETTE,
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=27, help="rendered ones, of which all words are asked")
     parser.add_argument("--cards", type=int, default=len(KNOWN), help="rendered ones, as many of each shape")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--pipeline", default=SHIPPED)
+    parser.add_argument("--pipeline", default=str(shipped_backbone()))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--first-seed", type=int, default=800_000)
     parser.add_argument("--results", type=Path, default=RESULTS)

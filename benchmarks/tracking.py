@@ -30,7 +30,7 @@ from rich.progress import track
 
 from benchmarks.matching import machine
 from difftrack.annotation import LucasKanadeParams, lucas_kanade, query_grid
-from difftrack.backbones import SHIPPED, Backbone, ModelParams, load_backbone
+from difftrack.backbones import Backbone, ModelParams, load_backbone, shipped_backbone
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import (
     Clip,
@@ -112,7 +112,7 @@ def main() -> None:
         command.add_argument("--heads", nargs="*", metavar="LAYER.HEAD", help="in place of those of params.yaml")
         command.add_argument("--size", type=_size, default=(160, 240), metavar="HxW", help="that the backbone sees")
         command.add_argument("--chunk-len", type=int, default=9, help="frames that it sees at a time")
-        command.add_argument("--backbone", default=SHIPPED)
+        command.add_argument("--backbone", default=str(shipped_backbone()))
         command.add_argument("--device", default="auto")
         command.set_defaults(run=function)
     command = commands.add_parser("speed")

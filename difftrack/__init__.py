@@ -1,1 +1,14 @@
-"""DiffTrack: where video diffusion transformers keep track of points."""
+"""Where video diffusion transformers keep track of points: measure it, track with it, guide with it.
+
+    import difftrack as dt
+
+    model = dt.load_backbone("cogvideox-mini")
+    store = dt.extract(model, dt.read_clip("my.mp4"), layers=[6, 7])
+    tracks = dt.track(store, grid=20)
+
+Names are imported when they are first used, so that this import costs nothing; `__init__.pyi` lists them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -422,7 +422,9 @@ def test_absent_weights_say_what_is_missing_how_to_fetch_it_and_what_runs_instea
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    said = r"CogVideoX-5b.*model_index\.json.*transformer.*hf download zai-org/CogVideoX-5b.*path:data/backbones/"
+    said = (
+        r"CogVideoX-5b.*model_index\.json.*transformer.*hf download zai-org/CogVideoX-5b.*cogvideox-mini, which comes"
+    )
     with pytest.raises(BackboneError, match=said):
         load_backbone(name, ModelParams(local_files_only=True))
 

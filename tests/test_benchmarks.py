@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difftrack.backbones import SHIPPED
+from difftrack.backbones import shipped_backbone
 from difftrack.backbones._folder import PipelineFolder
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +190,7 @@ def test_committed_results_are_of_the_weights_that_ship() -> None:
         if isinstance(of, str) and not re.search(r"_run\d+$", file.stem):
             measured[file.relative_to(results).as_posix()] = of
     assert {"backbone.json", "tracking_study_160x240.json", "guidance_study/measures.json"} <= set(measured)
-    shipped = PipelineFolder(ROOT / SHIPPED).fingerprint()
+    shipped = PipelineFolder(shipped_backbone()).fingerprint()
     assert {name: of for name, of in measured.items() if of != shipped} == {}
 
 

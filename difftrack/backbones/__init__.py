@@ -7,9 +7,10 @@ from difftrack.backbones._constructed import constructed_backbone
 from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors
 from difftrack.backbones._errors import BackboneError, CaptureError
 from difftrack.backbones._known import KNOWN, KnownBackbone
+from difftrack.backbones._live import wrap_pipeline
 from difftrack.backbones._load import load_backbone
 from difftrack.backbones._memory import MemoryNeed, memory_needs
-from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
+from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline
 from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
@@ -49,6 +50,8 @@ __all__ = [
     "memory_needs",
     "read_trajectory",
     "round_trip_error",
+    "shipped_backbone",
     "summaries",
+    "wrap_pipeline",
     "write_trajectory",
 ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,9 +39,7 @@ def check_capture(name: str, params: ModelParams) -> Iterator[CaptureCheck]:
         BackboneError: nobody knows the name, the folder cannot be loaded, or nothing is captured; the message names
             the likely cause.
     """
-    if name == Path(SHIPPED).name:
-        name = f"path:{SHIPPED}"
-    if name.startswith("path:"):
+    if name.startswith("path:") or name == SHIPPED:
         return _check(load_backbone(name, params))
     return _check(constructed_backbone(name, params, small=True))
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import quantized_loading
-from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
+from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from difftrack.backbones._params import ModelParams, Quantization
 
 __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
@@ -171,7 +171,8 @@ def find_folder(name: str, params: ModelParams) -> PipelineFolder:
     """The folder of a backbone: a local one, or the snapshot of its checkpoint.
 
     Args:
-        name: `path:DIR`, a known name, or any label where `params.path` or `params.checkpoint` says what is meant.
+        name: `path:DIR`, a known name, that of the shipped backbone, or any label where `params.path` or
+            `params.checkpoint` says what is meant.
         params: Says where to look.
 
     Raises:
@@ -181,6 +182,8 @@ def find_folder(name: str, params: ModelParams) -> PipelineFolder:
         return PipelineFolder(Path(name.removeprefix("path:")))
     if params.path is not None:
         return PipelineFolder(Path(params.path))
+    if name == SHIPPED and params.checkpoint is None:
+        return PipelineFolder(shipped_backbone())
     checkpoint = params.checkpoint or CHECKPOINTS[canonical_name(name)]
     return _snapshot(checkpoint, params)
 
@@ -254,5 +257,5 @@ def _ways_out(checkpoint: str = "REPOSITORY", revision: str | None = None) -> st
     pinned = f" --revision {revision}" if revision else ""
     return (
         f"fetch a checkpoint where there is network with `hf download {checkpoint}{pinned}` and copy the cache, or run "
-        f"path:{SHIPPED}, which comes with the project"
+        f"{SHIPPED}, which comes with the package"
     )

@@ -10,10 +10,10 @@ from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import find_folder
 from difftrack.backbones._known import KNOWN, KnownBackbone
-from difftrack.backbones._names import ALIASES, CHECKPOINTS
+from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
 
-__all__ = ["backbone_of", "load_backbone"]
+__all__ = ["backbone_of", "check_family", "load_backbone"]
 
 _FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
     "AllegroTransformer3DModel": ("_allegro", "AllegroBackbone"),
@@ -26,6 +26,10 @@ _FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
     "WanTransformer3DModel": ("_wan", "WanBackbone"),
 })  # fmt: skip
 """Transformer class -> module and class of the family; imported when needed, since diffusers is slow to import."""
+
+
+_SHIPPED_CLIPS = (17, 128, 192)
+"""(frames, height, width) of the clips that the shipped backbone was trained on; see its card."""
 
 
 def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
@@ -56,6 +60,18 @@ def _known(name: str, params: ModelParams) -> KnownBackbone | None:
     return KNOWN.get(name) or KNOWN.get(named.get(params.checkpoint or "", ""))
 
 
+def check_family(name: str, transformer_class: str) -> None:
+    """Refuse a transformer class that no family reads; `name` is for the message.
+
+    Raises:
+        BackboneError: no family here reads the class.
+    """
+    if transformer_class not in _FAMILIES:
+        raise BackboneError(
+            f"{name}: no family here captures {transformer_class}; known: {', '.join(sorted(_FAMILIES))}"
+        )
+
+
 def backbone_of(name: str, transformer_class: str, components: Components, params: ModelParams) -> Backbone:
     """The backbone of the family that reads a transformer class.
 
@@ -68,14 +84,11 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
     Raises:
         BackboneError: no family here reads the class.
     """
-    if transformer_class not in _FAMILIES:
-        raise BackboneError(
-            f"{name}: no family here captures {transformer_class}; known: {', '.join(sorted(_FAMILIES))}"
-        )
+    check_family(name, transformer_class)
     module, family = _FAMILIES[transformer_class]
     kind = getattr(importlib.import_module(f"difftrack.backbones.{module}"), family)
     backbone: Backbone = kind(name, components, params)
     alike = [known for known in KNOWN.values() if known.transformer[0] == transformer_class]
     known = KNOWN.get(ALIASES.get(name, name)) or next(iter(alike), None)
-    backbone.made_for = known.size if known is not None else None
+    backbone.made_for = _SHIPPED_CLIPS if name == SHIPPED else known.size if known is not None else None
     return backbone

@@ -1,14 +1,16 @@
 """The backbones that have a name, and the names that the released code gave them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from difftrack.backbones._errors import BackboneError
+from difftrack.resources import shipped
 
-__all__ = ["ALIASES", "CHECKPOINTS", "SHIPPED", "canonical_name"]
+__all__ = ["ALIASES", "CHECKPOINTS", "SHIPPED", "canonical_name", "shipped_backbone"]
 
-SHIPPED = "data/backbones/cogvideox-mini"
-"""Pipeline folder of the backbone that comes with the project, from the project's top; needs no download."""
+SHIPPED = "cogvideox-mini"
+"""Name of the backbone whose weights come with the package; it needs no download."""
 
 CHECKPOINTS: Mapping[str, str] = MappingProxyType({
     "cogvideox-2b": "zai-org/CogVideoX-2b",
@@ -41,6 +43,11 @@ ALIASES: Mapping[str, str] = MappingProxyType({
 """Names in the released code."""
 
 
+def shipped_backbone() -> Path:
+    """Return the pipeline folder of the backbone that comes with the package."""
+    return shipped(f"data/backbones/{SHIPPED}")
+
+
 def canonical_name(name: str) -> str:
     """This project's name for a backbone.
 
@@ -50,7 +57,7 @@ def canonical_name(name: str) -> str:
     known = ALIASES.get(name, name)
     if known not in CHECKPOINTS:
         raise BackboneError(
-            f"unknown backbone {name!r}; known: {', '.join(sorted(CHECKPOINTS))}, or path:DIR for a local pipeline "
-            f"folder (path:{SHIPPED} comes with the project)"
+            f"unknown backbone {name!r}; known: {SHIPPED} (comes with the package), {', '.join(sorted(CHECKPOINTS))}, "
+            f"or path:DIR for a local pipeline folder"
         )
     return known

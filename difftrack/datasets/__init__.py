@@ -1,6 +1,6 @@
 """Clips and tracks: their files, TAP-Vid, and the user's own folders; foreign axis orders and units end here."""
 
-from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points
+from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
     clip_names,
@@ -13,7 +13,13 @@ from difftrack.datasets._files import (
 )
 from difftrack.datasets._folders import load_videos
 from difftrack.datasets._sources import FolderParams, read_folder
-from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvid_pickle, tapvid_queries
+from difftrack.datasets._tapvid import (
+    QueryMode,
+    load_tapvid_folder,
+    load_tapvid_pickle,
+    read_tapvid_entry,
+    tapvid_queries,
+)
 from difftrack.datasets._working_size import working_frames
 
 __all__ = [
@@ -29,10 +35,12 @@ __all__ = [
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",
+    "plain_name",
     "read_clip",
     "read_clip_kind",
     "read_folder",
     "read_given_tracks",
+    "read_tapvid_entry",
     "read_tracks",
     "tapvid_queries",
     "working_frames",

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,14 @@ from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown
 from difftrack.datasets._pickles import fetch, index_pickle
 from difftrack.media import jpeg_decode
 
-__all__ = ["QueryMode", "load_tapvid_folder", "load_tapvid_pickle", "tapvid_queries", "with_annotation"]
+__all__ = [
+    "QueryMode",
+    "load_tapvid_folder",
+    "load_tapvid_pickle",
+    "read_tapvid_entry",
+    "tapvid_queries",
+    "with_annotation",
+]
 
 QueryMode = Literal["first", "strided"]
 """`first`: every point from the first frame in which it is visible; `strided`: from every fifth frame where it is."""
@@ -170,7 +178,7 @@ def _load(
             continue
         details = {"file": path.name, "entry": name, "position": position}
         with setting_aside(name, failures):
-            yield _tracked_video(plain_name(name), entry, details, query_mode, max_frames)
+            yield read_tapvid_entry(plain_name(name), entry, details, query_mode, max_frames)
 
 
 def _names(paths: list[Path]) -> Iterator[str]:
@@ -193,13 +201,26 @@ def _entries(
                 raise DatasetError(index.cut)
 
 
-def _tracked_video(
+def read_tapvid_entry(
     name: str,
     entry: Any,  # noqa: ANN401 - a pickle holds anything
-    details: Mapping[str, Any],
-    query_mode: QueryMode,
-    max_frames: int | None,
+    details: Mapping[str, Any] = MappingProxyType({}),
+    query_mode: QueryMode = "first",
+    max_frames: int | None = None,
 ) -> TrackedVideo:
+    """Read one clip of a TAP-Vid file.
+
+    Args:
+        name: The clip's name.
+        entry: A mapping of `video` (uint8 [frame, row, col, rgb], or a list of JPEG bytes), `points` (fractions of
+            width and height, [point, frame, xy]) and `occluded` (bool [point, frame]).
+        details: Provenance.
+        query_mode: TAP-Vid's protocol for query points.
+        max_frames: Most frames to take; None takes all.
+
+    Raises:
+        DatasetError: the entry is something else, or its arrays do not agree.
+    """
     if entry is None:
         raise DatasetError("the file ends within this clip")
     if not isinstance(entry, Mapping) or not {"video", "points", "occluded"} <= entry.keys():

@@ -3,11 +3,14 @@
 from difftrack.reports._analysis import GroupAccuracy, ScoreMaps
 from difftrack.reports._artifacts import maps_from_scores, methods_from_metrics, read_tracked_clip
 from difftrack.reports._footage import Footage
+from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._overlay import OverlayParams, draw_tracks
-from difftrack.reports._own_tracks import write_own_tracks
+from difftrack.reports._own_tracks import write_own_tracks, write_tracks_table
 from difftrack.reports._params import ReportParams
 from difftrack.reports._query import PointMatch, draw_query, query_point
 from difftrack.reports._report import BackboneResults, example_clips, write_report
+from difftrack.reports._strips import draw_match_strip, spread_indices
+from difftrack.reports._style import figure_pixels
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip
 
 __all__ = [
@@ -21,13 +24,18 @@ __all__ = [
     "ScoreMaps",
     "TapVidScores",
     "TrackedClip",
+    "draw_match_strip",
     "draw_query",
+    "draw_score_maps",
     "draw_tracks",
     "example_clips",
+    "figure_pixels",
     "maps_from_scores",
     "methods_from_metrics",
     "query_point",
     "read_tracked_clip",
+    "spread_indices",
     "write_own_tracks",
     "write_report",
+    "write_tracks_table",
 ]

@@ -11,7 +11,7 @@ from difftrack.media import write_video
 from difftrack.reports._overlay import OverlayParams, draw_tracks
 from difftrack.tracking import PredictedTracks, write_predictions
 
-__all__ = ["write_own_tracks"]
+__all__ = ["write_own_tracks", "write_tracks_table"]
 
 
 def write_own_tracks(
@@ -33,12 +33,7 @@ def write_own_tracks(
     folder.mkdir(parents=True, exist_ok=True)
     arrays, table, video = (folder / f"{clip.name}-{ending}" for ending in ("tracks.npz", "tracks.csv", "overlay.mp4"))
     write_predictions(arrays, query_points, {"tracker": tracks})
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", "point", "x_px", "y_px", "visible", "confidence"])
-        for (frame, point), visible in np.ndenumerate(tracks.visible):
-            x, y = tracks.points_xy_px[frame, point].tolist()
-            writer.writerow([frame, point, x, y, int(visible), float(tracks.confidence[frame, point])])
+    write_tracks_table(table, tracks)
     drawn = draw_tracks(
         clip.frames[: len(tracks.visible)],
         tracks.points_xy_px,
@@ -48,3 +43,13 @@ def write_own_tracks(
     )
     write_video(video, drawn, clip.fps, lossless=False)
     return [arrays, table, video]
+
+
+def write_tracks_table(path: Path, tracks: PredictedTracks) -> None:
+    """Write tracks as CSV: a row per frame and point, positions in pixels."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "point", "x_px", "y_px", "visible", "confidence"])
+        for (frame, point), visible in np.ndenumerate(tracks.visible):
+            x, y = tracks.points_xy_px[frame, point].tolist()
+            writer.writerow([frame, point, x, y, int(visible), float(tracks.confidence[frame, point])])

@@ -155,6 +155,15 @@ def save_png(figure: Figure, path: Path, *, dpi: int = 180) -> None:
 
 
 @styled
+def figure_pixels(figure: Figure, *, dpi: int = 110) -> UInt8[np.ndarray, "row col rgb"]:
+    """Draw a figure on white into an array."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba", dpi=dpi, facecolor="white")
+    width, height = (round(side * dpi) for side in figure.get_size_inches())
+    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4)[..., :3].copy()
+
+
+@styled
 def save_svg(figure: Figure, path: Path) -> None:
     """Write a figure as SVG without a ground, as free of dates and versions as `save_png`."""
     buffer = io.StringIO()

@@ -4,6 +4,7 @@
 """
 
 from difftrack.store._errors import StoreError
+from difftrack.store._files import StorePath
 from difftrack.store._groups import StoredGroup, keep_groups, remove_group, stored_groups
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
@@ -20,6 +21,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreParams",
+    "StorePath",
     "StoredGroup",
     "check_space",
     "clip_group",

@@ -206,7 +206,7 @@ class RemoteFiles(Files):
     """`Files` below a URL."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # type: ignore[import-untyped] # only where a URL is used
+        import fsspec  # only where a URL is used
 
         self._url = url.rstrip("/")
         with _reaching(self._url):

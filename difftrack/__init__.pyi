@@ -1,0 +1,41 @@
+from .api._annotate import annotate as annotate
+from .api._backbones import load_backbone as load_backbone
+from .api._backbones import wrap as wrap
+from .api._clips import read_clip as read_clip
+from .api._extract import extract as extract
+from .api._guide import GuidedVideo as GuidedVideo
+from .api._guide import guide as guide
+from .api._match import PointMatches as PointMatches
+from .api._match import match as match
+from .api._score import Scores as Scores
+from .api._score import score as score
+from .api._track import PointTracks as PointTracks
+from .api._track import track as track
+from .backbones import Backbone as Backbone
+from .datasets import Clip as Clip
+from .datasets import Tracks as Tracks
+from .store import Store as Store
+from .store import open_store as open_store
+from .tracking import TrackParams as TrackParams
+
+__all__ = [
+    "Backbone",
+    "Clip",
+    "GuidedVideo",
+    "PointMatches",
+    "PointTracks",
+    "Scores",
+    "Store",
+    "TrackParams",
+    "Tracks",
+    "annotate",
+    "extract",
+    "guide",
+    "load_backbone",
+    "match",
+    "open_store",
+    "read_clip",
+    "score",
+    "track",
+    "wrap",
+]

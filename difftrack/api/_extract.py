@@ -1,0 +1,158 @@
+"""From a backbone and a clip to a store of descriptors."""
+
+import uuid
+import weakref
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rich.progress import Progress
+
+from difftrack.api._errors import UsageError
+from difftrack.api._known_clips import remember_clip
+from difftrack.backbones import Backbone, Kind
+from difftrack.chunks import ChunkParams, chunk_schedule
+from difftrack.datasets import Clip
+from difftrack.extraction import AnalysisParams, ClipExtraction, Extractor, Mode, ModeParams, TrackingParams
+from difftrack.store import Store, StoreParams, StorePath, open_store
+from difftrack.workflows.extract import write_descriptors
+
+__all__ = ["extract"]
+
+Chosen = Literal["all"] | Sequence[int]
+"""Indices, or all there are."""
+
+
+def extract(
+    model: Backbone,
+    clip: Clip,
+    *,
+    view: Literal["tracking", "analysis"] = "tracking",
+    steps: Chosen | None = None,
+    layers: Chosen = "all",
+    heads: Chosen = "all",
+    descriptors: Sequence[Kind] = ("query", "key"),
+    size: tuple[int, int] | None = None,
+    num_frames: int | None = None,
+    num_inference_steps: int = 50,
+    mode: Mode | None = None,
+    prompt: Literal["clip", "empty"] | None = None,
+    noise_seed: int = 42,
+    chunks: ChunkParams | None = None,
+    to: StorePath | None = None,
+    stored: StoreParams | None = None,
+    progress: bool = True,
+) -> Store:
+    """Run a backbone over a clip and keep the descriptors of the wanted steps and layers.
+
+    What a store on disk holds already, of the same clip, weights and choices, is not computed again.
+
+    Args:
+        model: What `load_backbone` or `wrap` returned.
+        clip: What `read_clip` returned.
+        view: `tracking` encodes every frame alone and runs frames together in chunks; `analysis` encodes the clip
+            whole, as the backbone was trained.
+        steps: Denoising steps, 0 the noisiest; by default the last one.
+        layers: Layers, 0-based.
+        heads: Heads, 0-based.
+        descriptors: Kinds to keep: `query`, `key`, `feature`.
+        size: (height, width) in pixels at which the backbone sees the clip; by default the size that it was trained
+            on, where that is known.
+        num_frames: Frames of the clip for the analysis view; by default as many as the backbone accepts.
+        num_inference_steps: Length of the denoising schedule.
+        mode: How a step is visited: `clean`, `add_noise` or `ddim_inversion`; by default `clean` in the tracking view
+            where the last step alone is wanted, else `add_noise`.
+        prompt: Whether the backbone reads the clip's prompt; by default in the analysis view only.
+        noise_seed: Seed of the noise, together with the clip's name.
+        chunks: How a clip is cut into chunks, for the tracking view.
+        to: Folder or fsspec URL of the store; None keeps it in memory, for as long as the returned object lives.
+        stored: Type and compression of stored values.
+        progress: Show a progress bar.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        BackboneError: the backbone cannot run this size, or has no such layer, head or step.
+        StoreError: the store holds this clip with other choices.
+
+    Example:
+        >>> store = extract(model, clip, steps=[49], layers=[6, 7], to="dog.zarr")  # doctest: +SKIP
+    """
+    height, width = size or trained_clip(model)[1:]
+    last = (num_inference_steps - 1,)
+    wanted = last if steps is None else _chosen(steps)
+    visited = mode or ("clean" if view == "tracking" and wanted == last else "add_noise")
+    common: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "num_inference_steps": num_inference_steps,
+        "steps": wanted,
+        "layers": _chosen(layers),
+        "heads": _chosen(heads),
+        "descriptors": tuple(descriptors),
+        "mode": ModeParams(rendered=visited, generated=visited, folder=visited),
+        "noise_seed": noise_seed,
+        "prompt": prompt or ("clip" if view == "analysis" else "empty"),
+    }
+    if view == "tracking":
+        params = TrackingParams(**common, chunks=chunks or ChunkParams())
+        schedule = chunk_schedule(clip.num_frames, params.chunks, native_len=model.native_token_frames)
+        extraction = Extractor(model, params).prepare(clip, chunks=schedule)
+    else:
+        frames = num_frames or _most_frames(model, clip, height, width)
+        extraction = Extractor(model, AnalysisParams(**common, num_frames=frames)).prepare(clip)
+    root = _memory_root() if to is None else to
+    with Progress(disable=not progress, transient=True) as bar:
+        task = bar.add_task("extract", total=_planned(extraction, stored or StoreParams()))
+        write_descriptors(extraction, root, params=stored, report=lambda count: bar.advance(task, count))
+    store = open_store(root)
+    if to is None:
+        weakref.finalize(store, _forget, str(root))
+    remember_clip(store, clip)
+    return store
+
+
+def trained_clip(model: Backbone) -> tuple[int, int, int]:
+    """Return the (frames, height, width) of the clips that a backbone was trained on.
+
+    Raises:
+        UsageError: it is not known.
+    """
+    if model.made_for is None:
+        raise UsageError(f"the size that {model.name} was trained on is not known; give size=")
+    return model.made_for
+
+
+def _most_frames(model: Backbone, clip: Clip, height: int, width: int) -> int:
+    """Return the largest number of the clip's frames that the backbone accepts, no more than it was trained on."""
+    most = clip.num_frames if model.made_for is None else min(clip.num_frames, model.made_for[0])
+    for count in range(most, 0, -1):
+        try:
+            model.check_size(count, height, width)
+        except ValueError:
+            continue
+        return count
+    raise UsageError(f"clip {clip.name} has {clip.num_frames} frames; {model.name} accepts no such number or fewer")
+
+
+def _chosen(values: Chosen) -> Literal["all"] | tuple[int, ...]:
+    return "all" if isinstance(values, str) else tuple(int(value) for value in values)
+
+
+def _planned(extraction: ClipExtraction, params: StoreParams) -> int:
+    from difftrack.store import planned_bytes
+
+    return sum(planned_bytes(spec, params) for spec in extraction.groups.values())
+
+
+def _memory_root() -> str:
+    return f"memory://difftrack-{uuid.uuid4().hex}"
+
+
+def _forget(root: str) -> None:
+    """Free the memory of a store that lives there."""
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(root)
+    if system.exists(path):
+        system.rm(path, recursive=True)

@@ -1,0 +1,126 @@
+"""One prompt sampled with cross-attention guidance, beside the same seed without."""
+
+import base64
+import html
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from difftrack.backbones import Backbone
+from difftrack.guidance import Guidance, Variant, guided
+from difftrack.media import write_video
+from difftrack.quality import VideoMeasures, measure_video
+
+__all__ = ["GuidedVideo", "guide"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GuidedVideo:
+    """What one prompt and one seed became, with guidance and without."""
+
+    prompt: str
+    guidance: Guidance
+    frames: UInt8[np.ndarray, "frame row col rgb"]
+    """With guidance."""
+    plain: UInt8[np.ndarray, "frame row col rgb"] | None
+    """Without; None where it was not asked for."""
+    fps: float
+
+    @property
+    def measures(self) -> dict[str, VideoMeasures]:
+        """Motion, consistency and sharpness of each video, by `guided` and `plain`."""
+        plain = {} if self.plain is None else {"plain": measure_video(self.plain)}
+        return {"guided": measure_video(self.frames), **plain}
+
+    def save(self, path: str | Path) -> Path:
+        """Write an mp4: the plain video, where there is one, on the left of the guided one."""
+        file = Path(path)
+        write_video(file, self._beside(), self.fps, lossless=False)
+        return file
+
+    def _beside(self) -> UInt8[np.ndarray, "frame row wide rgb"]:
+        return self.frames if self.plain is None else np.concatenate([self.plain, self.frames], axis=2)
+
+    def __repr__(self) -> str:
+        frames, height, width, _ = self.frames.shape
+        return (
+            f"<GuidedVideo {self.prompt!r}: {frames} frames of {width}x{height} px, layers "
+            f"{', '.join(map(str, self.guidance.layers))}, scale {self.guidance.scale:g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            data = base64.b64encode(self.save(Path(folder) / "guided.mp4").read_bytes()).decode()
+        sides = "guided" if self.plain is None else "left: plain, right: guided"
+        about = html.escape(repr(self))
+        return f'<p>{about}; {sides}</p><video controls loop muted src="data:video/mp4;base64,{data}"></video>'
+
+
+def guide(
+    model: Backbone,
+    prompt: str,
+    *,
+    layers: Sequence[int],
+    scale: float = 1.0,
+    variant: Variant = "zeroed",
+    from_step: int = 0,
+    until_step: int | None = None,
+    cfg_scale: float = 6.0,
+    seed: int = 42,
+    num_inference_steps: int = 50,
+    size: tuple[int, int, int] | None = None,
+    image: UInt8[np.ndarray, "image_row image_col rgb"] | None = None,
+    fps: float = 8.0,
+    compare: bool = True,
+) -> GuidedVideo:
+    """Sample a prompt while pushing away from what the model makes of frames that cannot see each other.
+
+    Args:
+        model: What `load_backbone` or `wrap` returned.
+        prompt: What to show.
+        layers: Layers in which frames are cut off from each other, such as `scores.best(3)`.
+        scale: How far to go away from the perturbed prediction; 0 is plain sampling.
+        variant: `zeroed` drops weights between frames after the softmax, as the paper does; `masked` before it.
+        from_step: First guided step, 0 the noisiest.
+        until_step: First step that is not guided any more; None guides to the end.
+        cfg_scale: Scale of classifier-free guidance.
+        seed: Seed of the noise that sampling starts from.
+        num_inference_steps: Denoising steps.
+        size: (frames, height, width); the size that the backbone was trained on by default.
+        image: First frame, for an image-to-video backbone.
+        fps: Rate of the video files.
+        compare: Sample the same seed without guidance too.
+
+    Raises:
+        BackboneError: the backbone cannot sample this size, or has no such layer.
+        ValueError: a number is out of range.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), section 4.2: cross-attention guidance.
+    """
+    from difftrack.api._extract import trained_clip
+
+    num_frames, height, width = size or trained_clip(model)
+    guidance = Guidance(
+        layers=tuple(sorted(layers)), scale=scale, variant=variant, from_step=from_step, until_step=until_step
+    )
+
+    def sample() -> UInt8[np.ndarray, "frame row col rgb"]:
+        return model.generate(
+            prompt,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            cfg_scale=cfg_scale,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            image=image,
+        ).frames
+
+    plain = sample() if compare else None
+    with guided(model, guidance, grid=model.token_grid(num_frames, height, width)):
+        return GuidedVideo(prompt, guidance, sample(), plain, fps)

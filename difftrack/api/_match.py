@@ -1,0 +1,157 @@
+"""Where points of one frame are in the others, read from stored descriptors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import xarray as xr
+from PIL import Image
+
+from difftrack.api._points import Points, points_array
+from difftrack.correspondence import CORRECTED, MatchingParams
+from difftrack.datasets import Clip
+from difftrack.store import Store
+from difftrack.workflows.match import clip_groups, find_points, match_heatmaps, only_clip
+
+__all__ = ["PointMatches", "match"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PointMatches:
+    """Matches of query points, and the store that they were read from.
+
+    `matches["probability"]`, `matches.xy_px` and the like give labelled arrays over (frame, point).
+    """
+
+    dataset: xr.Dataset
+    """`xy_px` (pixels of the clip), `probability`, `margin`, `cycle_error_px` over (frame, point)."""
+    store: Store
+    heads: tuple[int, ...] | None
+    params: MatchingParams
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        """Return one of the dataset's arrays."""
+        return self.dataset[name]
+
+    @property
+    def xy_px(self) -> xr.DataArray:
+        """Positions over (frame, point, xy), pixels of the clip."""
+        return self.dataset["xy_px"]
+
+    @property
+    def probability(self) -> xr.DataArray:
+        """Match probability of the best token over (frame, point)."""
+        return self.dataset["probability"]
+
+    @property
+    def margin(self) -> xr.DataArray:
+        """Best less second-best probability over (frame, point)."""
+        return self.dataset["margin"]
+
+    def probabilities(self, point: int = 0) -> xr.DataArray:
+        """Return the match probabilities of one point over (frame, row, col) of the token grid.
+
+        Those of a frame sum to 1 with `directions: forward`; the mean of both directions sums to about 1.
+        """
+        about = self.dataset.attrs
+        x, y = self.dataset["xy_px"].sel(frame=about["query_frame"], point=point).values.tolist()
+        return match_heatmaps(
+            self.store,
+            (x, y),
+            clip=about["clip"],
+            step=about["step"],
+            layer=about["layer"],
+            frame=about["query_frame"],
+            heads=self.heads,
+            kind=about["kind"],
+            params=self.params,
+        )
+
+    def heatmap(self, clip: Clip, *, point: int = 0, frames: Sequence[int] | None = None) -> Image.Image:
+        """Draw one point and its match probability over later frames, side by side.
+
+        Args:
+            clip: The clip's frames.
+            point: Which point.
+            frames: Frames to draw; by default up to five, spread over the clip.
+
+        Returns:
+            A picture, which a notebook shows.
+        """
+        from difftrack.reports import draw_match_strip, spread_indices
+
+        maps = self.probabilities(point)
+        known = maps.frame.values.tolist()
+        shown = [known[index] for index in spread_indices(len(known), most=5)] if frames is None else list(frames)
+        query_frame = self.dataset.attrs["query_frame"]
+        picture = draw_match_strip(
+            clip.frames[query_frame],
+            clip.frames[shown],
+            maps.sel(frame=shown).values,
+            point_xy_px=self.dataset["xy_px"].sel(frame=query_frame, point=point).values,
+            matches_xy_px=self.dataset["xy_px"].sel(frame=shown, point=point).values,
+            truth_xy_px=None,
+        )
+        return Image.fromarray(picture)
+
+    def __repr__(self) -> str:
+        about, sizes = self.dataset.attrs, self.dataset.sizes
+        return (
+            f"<PointMatches of {sizes['point']} point(s) of {about['clip']}, frame {about['query_frame']}, in "
+            f"{sizes['frame']} frames; step {about['step']}, layer {about['layer']}, {about['kind']}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.dataset._repr_html_()
+
+
+def match(
+    store: Store,
+    points: Points,
+    *,
+    step: int | None = None,
+    layer: int | None = None,
+    frame: int = 0,
+    clip: str | None = None,
+    heads: Sequence[int] | None = None,
+    kind: str = "query_key",
+    params: MatchingParams = CORRECTED,
+) -> PointMatches:
+    """Match points of one frame in all frames that went through the backbone together with it.
+
+    Args:
+        store: What `extract` or `open_store` returned.
+        points: (x, y) in pixels of the clip.
+        step: Denoising step; may be left out where one is stored.
+        layer: Layer; may be left out where one is stored.
+        frame: Video frame that the points lie in.
+        clip: Name of the clip; may be left out where one is stored.
+        heads: Only these heads; None takes all that are stored.
+        kind: `query_key`, or a kind that is matched with itself: `feature`, `query`, `key`.
+        params: How to match.
+
+    Raises:
+        StoreError: the store lacks one of these.
+        ValueError: a point lies outside the clip, or several steps or layers are stored and none is named.
+    """
+    name = only_clip(store, clip)
+    spec = store.spec(clip_groups(store, name)[0][0])
+    dataset = find_points(
+        store,
+        points_array(points),
+        clip=name,
+        step=_only("step", step, spec.steps),
+        layer=_only("layer", layer, spec.layers),
+        frame=frame,
+        heads=heads,
+        kind=kind,
+        params=params,
+    )
+    return PointMatches(dataset, store, None if heads is None else tuple(heads), params)
+
+
+def _only(name: str, chosen: int | None, stored: Sequence[int]) -> int:
+    if chosen is not None:
+        return chosen
+    if len(stored) > 1:
+        raise ValueError(f"several {name}s are stored; name one of {list(stored)}")
+    return stored[0]

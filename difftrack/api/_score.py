@@ -1,0 +1,156 @@
+"""How well each step, layer and head matches points whose tracks are known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import xarray as xr
+from PIL import Image
+
+from difftrack.api._errors import UsageError
+from difftrack.correspondence import Convention, MatchSection
+from difftrack.datasets import Tracks
+from difftrack.metrics import ScoringParams, combine_clips, rank_layers
+from difftrack.store import Store
+from difftrack.workflows.match import clip_groups, match_stored_clip, only_clip
+from difftrack.workflows.score import score_matches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Scores", "score"]
+
+_RANKED = ("harmonic_mean", "matching_accuracy", "feature_accuracy")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Scores over steps, layers and heads, as fractions; means over clips."""
+
+    dataset: xr.Dataset
+    """`matching_accuracy`, `confidence`, `attention_score`, `harmonic_mean`, ... over (step, layer); with `head_` in
+    front also over head."""
+    clips: tuple[str, ...]
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """A row per step, layer and head, a column per score; `head` is empty in rows over all heads together."""
+        import pandas as pd
+
+        whole = [str(name) for name in self.dataset.data_vars if not str(name).startswith("head_")]
+        rows = self.dataset[whole].to_dataframe().reset_index().assign(head=None)
+        of_heads = [str(name) for name in self.dataset.data_vars if str(name).startswith("head_")]
+        if of_heads:
+            per_head = self.dataset[of_heads].to_dataframe().reset_index()
+            rows = pd.concat([rows, per_head.rename(columns=lambda name: name.removeprefix("head_"))])
+        first = ["step", "layer", "head"]
+        return rows[first + [name for name in rows.columns if name not in first]].sort_values(
+            ["step", "layer"], kind="stable", ignore_index=True
+        )
+
+    def best(self, num: int = 1, *, by: str | None = None) -> tuple[int, ...]:
+        """Return the best layers, best first.
+
+        Args:
+            num: How many.
+            by: The score to rank by; the harmonic mean by default, or the accuracy where nothing else is scored.
+
+        Raises:
+            UsageError: there is no such score, or fewer layers have one.
+        """
+        name = by or next(each for each in _RANKED if each in self.dataset)
+        if name not in self.dataset:
+            raise UsageError(f"there is no score {name}; there are {', '.join(map(str, self.dataset.data_vars))}")
+        ranked = [layer for layer, _, _ in rank_layers(self.dataset[name])]
+        if len(ranked) < num:
+            raise UsageError(f"the best {num} layers are asked for, and {len(ranked)} have a {name}")
+        return tuple(ranked[:num])
+
+    def heatmap(self, *names: str) -> Image.Image:
+        """Draw scores as heat maps of layers and steps, the best cell of each outlined.
+
+        Args:
+            names: Which; by default the accuracy, confidence, attention score and harmonic mean that there are.
+
+        Returns:
+            A picture, which a notebook shows.
+        """
+        from difftrack.reports import draw_score_maps, figure_pixels
+
+        known = ("matching_accuracy", "confidence", "attention_score", "harmonic_mean", "feature_accuracy")
+        chosen = names or tuple(name for name in known if name in self.dataset)
+        titles = {name.replace("_", " ").capitalize(): self.dataset[name] for name in chosen}
+        return Image.fromarray(figure_pixels(draw_score_maps(titles)))
+
+    def __repr__(self) -> str:
+        sizes = self.dataset.sizes
+        name = next(each for each in _RANKED if each in self.dataset)
+        layer, step, value = rank_layers(self.dataset[name])[0]
+        return (
+            f"<Scores of {len(self.clips)} clip(s): {sizes['step']} step(s) x {sizes['layer']} layer(s); best "
+            f"{name.replace('_', ' ')} {value:.3f} in layer {layer}, step {step}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.table.to_html(float_format="{:.3f}".format, na_rep=""))
+
+
+def score(
+    store: Store,
+    truth: Tracks | Mapping[str, Tracks],
+    *,
+    clip: str | None = None,
+    threshold_px: float = 8.0,
+    convention: Convention = "corrected",
+    per_head: bool = True,
+) -> Scores:
+    """Score every stored step, layer and head by where points really are.
+
+    Args:
+        store: What `extract` or `open_store` returned.
+        truth: Tracks of the clip, such as `read_tracks` or `annotate` give; or of several clips by name.
+        clip: Name of the clip; may be left out where one is stored.
+        threshold_px: A match is right when it lies strictly closer, in pixels of the size that the backbone saw.
+        convention: `corrected` does what the paper says, `released` what its code does.
+        per_head: Also score each head alone.
+
+    Raises:
+        StoreError: the store lacks a clip.
+        ValueError: the tracks are shorter than what is stored, or no point is queried in the first stored frame.
+
+    Source:
+        Nam et al. 2025 (arXiv 2506.17220), section 3.2: matching accuracy, confidence and attention score, and their
+        harmonic mean.
+    """
+    tracks = {only_clip(store, clip): truth} if isinstance(truth, Tracks) else dict(truth)
+    scoring = ScoringParams.preset(convention, {"threshold_px": threshold_px}, section="score")
+    clips = {}
+    for name, own in tracks.items():
+        spec_kinds = _kinds(store, name)
+        section = MatchSection(convention=convention, kinds=spec_kinds, per_head=per_head)
+        matches = match_stored_clip(store, only_clip(store, name), own, section)
+        if not matches.sizes["point"]:
+            raise UsageError(f"{name}: no point is queried in the first stored frame, {matches.frame.values[0]}")
+        clips[name] = score_matches(
+            matches,
+            own,
+            size=tuple(matches.attrs["size"]),
+            temporal_stride=matches.attrs["temporal_stride"],
+            first_frames=matches.attrs["first_frames"],
+            matching=section.params,
+            scoring=scoring,
+        )
+    return Scores(combine_clips(clips, params=scoring), tuple(clips))
+
+
+def _kinds(store: Store, clip: str) -> tuple[Literal["query_key", "feature"], ...]:
+    """Return what can be matched by of what is stored."""
+    stored = store.spec(clip_groups(store, clip)[0][0]).kinds
+    kinds: list[Literal["query_key", "feature"]] = []
+    if {"query", "key"} <= set(stored):
+        kinds.append("query_key")
+    if "feature" in stored:
+        kinds.append("feature")
+    if not kinds:
+        raise UsageError(f"{clip}: {', '.join(stored)} are stored; matching wants query and key, or feature")
+    return tuple(kinds)

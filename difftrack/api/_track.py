@@ -1,0 +1,202 @@
+"""Tracks of points, read from stored descriptors."""
+
+import base64
+import dataclasses
+import html
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from difftrack.api._errors import UsageError
+from difftrack.api._known_clips import known_clip
+from difftrack.api._points import Points, points_array
+from difftrack.datasets import Clip, check_query_points
+from difftrack.media import read_video, write_video
+from difftrack.store import Store
+from difftrack.tracking import PredictedTracks, TrackParams
+from difftrack.workflows.match import clip_groups, only_clip
+from difftrack.workflows.track import track_stored_clip
+
+__all__ = ["PointTracks", "track"]
+
+_MOST_SHOWN_BYTES = 8_000_000
+"""A longer video is not put into a notebook's page."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PointTracks:
+    """Tracks of query points over a clip."""
+
+    name: str
+    """The clip's."""
+    query_points: Float[np.ndarray, "point txy"]
+    """(frame, x, y), pixels of the clip."""
+    tracks: PredictedTracks
+    size: tuple[int, int]
+    """(height, width) of the clip's frames, pixels."""
+    clip: Clip | None = None
+    """The clip's frames, where they were given: an overlay is drawn on them."""
+
+    @property
+    def points_xy_px(self) -> Float[np.ndarray, "frame point xy"]:
+        """Positions in pixels of the clip."""
+        return self.tracks.points_xy_px
+
+    @property
+    def visible(self) -> Bool[np.ndarray, "frame point"]:
+        """Whether each point is seen in each frame."""
+        return self.tracks.visible
+
+    @property
+    def confidence(self) -> Float[np.ndarray, "frame point"]:
+        """Confidence that each point is where it was put, and seen, 0 to 1."""
+        return self.tracks.confidence
+
+    def save(self, path: str | Path) -> Path:
+        """Write the tracks; the ending chooses the format.
+
+        Args:
+            path: `.npz` (arrays as `read_predictions` reads them) or `.csv` (a row per frame and point).
+
+        Raises:
+            UsageError: the ending is neither.
+        """
+        from difftrack.reports import write_tracks_table
+        from difftrack.tracking import write_predictions
+
+        file = Path(path)
+        if file.suffix == ".npz":
+            write_predictions(file, self.query_points, {"tracker": self.tracks})
+        elif file.suffix == ".csv":
+            write_tracks_table(file, self.tracks)
+        else:
+            raise UsageError(f"{file}: tracks are saved as .npz or .csv")
+        return file
+
+    def overlay(self, clip: Clip | str | Path | None = None, *, to: str | Path | None = None) -> Path:
+        """Draw the tracks on the clip's frames and write the video.
+
+        Args:
+            clip: The frames, or the video file that they come from; by default those that the store was made from in
+                this session.
+            to: The file to write, `.mp4`; `NAME-overlay.mp4` in the current folder by default.
+
+        Returns:
+            The file that was written.
+
+        Raises:
+            UsageError: the frames are not known, or `to` is the video that is drawn on.
+        """
+        source = clip if clip is None or isinstance(clip, Clip) else Path(clip)
+        file = Path(to) if to is not None else Path(f"{self.name}-overlay.mp4")
+        if isinstance(source, Path) and file.exists() and file.samefile(source):
+            raise UsageError(f"{file} is the video that the tracks are drawn on; name another file with to=")
+        fps = source.fps if isinstance(source, Clip) else (self.clip.fps if self.clip else 24.0)
+        write_video(file, self._drawn(source), fps, lossless=False)
+        return file
+
+    def _drawn(self, source: Clip | Path | None) -> UInt8[np.ndarray, "frame row col rgb"]:
+        from difftrack.reports import OverlayParams, draw_tracks
+
+        if isinstance(source, Path):
+            frames = read_video(source, max_frames=len(self.visible)).frames
+        elif clip := source or self.clip:
+            frames = clip.frames[: len(self.visible)]
+        else:
+            raise UsageError("the clip's frames are not known here; give overlay() the clip or its video file")
+        if frames.shape[1:3] != self.size or len(frames) != len(self.visible):
+            raise UsageError(
+                f"the frames are {len(frames)} of {frames.shape[2]}x{frames.shape[1]} px and the tracks are for "
+                f"{len(self.visible)} of {self.size[1]}x{self.size[0]} px; give the clip that was tracked"
+            )
+        return draw_tracks(
+            frames,
+            self.points_xy_px,
+            self.visible,
+            query_frames=self.query_points[:, 0].astype(int).tolist(),
+            params=OverlayParams(upscale=1),
+        )
+
+    def __repr__(self) -> str:
+        frames, points = self.visible.shape
+        return (
+            f"<PointTracks of {self.name}: {points} points in {frames} frames of {self.size[1]}x{self.size[0]} px, "
+            f"{self.visible.mean():.0%} visible>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the overlay video where the frames are known and it is small enough."""
+        about = html.escape(repr(self))
+        if self.clip is None:
+            return f"<p>{about}</p>"
+        with tempfile.TemporaryDirectory() as folder:
+            content = self.overlay(to=Path(folder) / "overlay.mp4").read_bytes()
+        if len(content) > _MOST_SHOWN_BYTES:
+            return f"<p>{about}; the video is too large to show here, overlay() writes it</p>"
+        data = base64.b64encode(content).decode()
+        return f'<p>{about}</p><video controls loop muted src="data:video/mp4;base64,{data}"></video>'
+
+
+def track(
+    store: Store,
+    *,
+    points: Points | None = None,
+    grid: int | None = None,
+    queries: Float[np.ndarray, "point txy"] | None = None,
+    clip: str | None = None,
+    params: TrackParams | None = None,
+    **options: Any,  # noqa: ANN401 - fields of TrackParams, checked there
+) -> PointTracks:
+    """Track points through a clip of a store's tracking view.
+
+    Args:
+        store: What `extract` or `open_store` returned, of view `tracking`.
+        points: (x, y) in pixels of the clip, in frame 0.
+        grid: Instead of points: a grid of so many along each side of frame 0.
+        queries: Instead of both: (frame, x, y), for points that start in other frames.
+        clip: Name of the clip; may be left out where one is stored.
+        params: How to track; `TrackParams()` by default.
+        options: Fields of `TrackParams` to change, such as `layers=(6, 7)` or `motion_cost=0`.
+
+    Raises:
+        StoreError: the store lacks the clip, or holds no tracking view.
+        UsageError: none of `points`, `grid` and `queries` is given, or more than one.
+        ValueError: a point lies outside the clip, or an option has no such value.
+    """
+    name = only_clip(store, clip)
+    group, chunk = clip_groups(store, name)[0]
+    if chunk is None:
+        raise UsageError(f"{name} is stored as an analysis view; tracking wants extract(..., view='tracking')")
+    spec = store.spec(group)
+    height, width = spec.clip_size
+    num_frames = 1 + max(max(store.spec(each).frames) for each, _ in clip_groups(store, name))
+    query_points = _queries(points, grid, queries, height=height, width=width)
+    check_query_points(query_points, num_frames=num_frames, height=height, width=width)
+    chosen = dataclasses.replace(params or TrackParams(), **options)
+    tracks = track_stored_clip(store, name, query_points, chosen)
+    return PointTracks(name, query_points, tracks, (height, width), known_clip(store, name))
+
+
+def _queries(
+    points: Points | None,
+    grid: int | None,
+    queries: np.ndarray | None,
+    *,
+    height: int,
+    width: int,
+) -> Float[np.ndarray, "point txy"]:
+    from difftrack.annotation import query_grid
+
+    if sum(given is not None for given in (points, grid, queries)) != 1:
+        raise UsageError("give one of points=, grid= and queries=")
+    if grid is not None:
+        return query_grid(height, width, grid)
+    if queries is not None:
+        return np.asarray(queries, dtype=np.float32).reshape(-1, 3)
+    assert points is not None
+    xy = points_array(points)
+    return np.column_stack([np.zeros(len(xy), np.float32), xy])
