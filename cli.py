@@ -151,12 +151,16 @@ def plan(
     if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
         raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
     _check_made(Path(values["paths"]["clips"]))
-    views = tuple(view or ("analysis", "tracking"))
+    _tell_assumption(Path(values["paths"]["clips"]))
+    views, failed = tuple(view or ("analysis", "tracking")), False
     for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
         typer.echo("\n".join(planned.lines()))
         for clip, problem in problems.items():
             typer.echo(f"  without {clip}: {problem}")
         planned.check()
+        failed |= bool(problems)
+    if failed:
+        raise typer.Exit(1)
 
 
 @_verb
@@ -616,6 +620,14 @@ def _check_made(path: Path) -> None:
     """Refuse to go on without what the pipeline makes."""
     if not path.exists():
         raise ValueError(f"there is no {path}; run `make repro` (or `difftrack repro`) first, which writes it")
+
+
+def _tell_assumption(clips: Path) -> None:
+    """Say on stderr what is assumed of a folder of clips without manifest."""
+    from difftrack.datasets import read_manifest
+
+    for remark in read_manifest(clips).remarks(clips):
+        typer.echo(remark, err=True)
 
 
 def _open_store(store: str) -> "Store":

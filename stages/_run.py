@@ -9,13 +9,13 @@ Paths before `--` are read, paths after it are written. `item.*` names one cell 
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["Paths", "run"]
+__all__ = ["Paths", "end", "run", "tell"]
 
 Paths = Mapping[str, Path]
 PARAMS_FILE = Path("params.yaml")
@@ -46,6 +46,27 @@ def run(stage: str, main: Callable[[Mapping[str, Any], Paths, Paths], None], *, 
         if os.environ.get("DIFFTRACK_TRACEBACK"):
             raise
         sys.exit(f"{stage}: {error}")
+
+
+def tell(remarks: Iterable[str]) -> None:
+    """Say on stderr what a person should know of a run that goes on."""
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+
+
+def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") -> None:
+    """End a stage that has done all that it could: by naming the clips that failed, with exit status 1, if any did.
+
+    Args:
+        stage: Its name.
+        failures: By clip, why.
+        total: Clips that there had to be.
+        of: The stage that makes what may be missing or damaged.
+    """
+    if failures:
+        listed = "\n".join(f"  {name}: {cause}" for name, cause in sorted(failures.items()))
+        way_out = f" (what is missing or damaged: run the {of} stage again)" if of else ""
+        sys.exit(f"{stage}: {len(failures)} of {total} clips failed{way_out}\n{listed}")
 
 
 def read_params(path: Path) -> dict[str, Any]:
