@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from difftrack.annotation import AnnotateParams, TrackerUnavailableError, annotate_clip
 from difftrack.datasets import read_clip, read_given_tracks, read_manifest, write_tracks
 from difftrack.params import parse
-from stages._run import Paths, end, run, tell
+from stages._run import Paths, each, end, run, tell
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -21,9 +18,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     wanted = read_manifest(deps["clips"])
     names = wanted.names
     tell(wanted.remarks(deps["clips"]))
-    console = Console(stderr=True)
     failures = {}
-    for number, name in enumerate(track(names, "annotate", console=console, disable=not console.is_terminal)):
+    for number, name in enumerate(each(names, "annotate")):
         try:
             clip, given = read_clip(deps["clips"], name), read_given_tracks(deps["clips"], name)
             write_tracks(outs["tracks"], name, annotate_clip(clip, annotate, given=given, number=number))

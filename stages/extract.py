@@ -21,7 +21,7 @@ from difftrack.params import parse
 from difftrack.planning import outline_clips, plan_extraction
 from difftrack.store import GroupWriter, create_group, keep_groups, planned_bytes, write_manifest
 from difftrack.store.torch_writer import WriteQueue
-from stages._run import Paths, end, run, tell
+from stages._run import Paths, end, finished, run, tell
 
 MOST_WRITERS = 8
 """Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
@@ -61,7 +61,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             bar.advance(task, num_bytes)
 
         outcomes = run_clips(job, todo, workers=section.workers, scheduler=section.scheduler, report=report)
-        for count, (clip, problem) in enumerate(outcomes, start=1):
+        for count, (clip, problem) in enumerate(finished(outcomes, todo), start=1):
             bar.update(task, clips=f"{count} of {len(todo)} clips")
             failures |= {clip: problem} if problem else {}
     end("extract", failures, total=len(mine))
@@ -161,4 +161,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    run("extract", main, whole=True)
+    run("extract", main, whole=True, resumes=True)

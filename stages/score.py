@@ -19,7 +19,7 @@ from difftrack.geometry import rescale_points
 from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers, score_clip
 from difftrack.params import parse
 from difftrack.store import read_manifest, read_results
-from stages._run import Paths, end, run, tell
+from stages._run import Paths, each, end, run, tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     manifest = read_manifest(deps["matches"])
     tell(manifest.remarks(deps["matches"]))
     matches, clips, kinds, failures = dict[str, xr.Dataset](), dict[str, xr.Dataset](), dict[str, str](), {}
-    for name in manifest.clips:
+    for name in each(manifest.clips, "score"):
         try:
             kinds[name] = read_clip_kind(deps["clips"], name)
             matches[name] = read_results(deps["matches"], name)

@@ -23,7 +23,7 @@ from difftrack.geometry import rescale_points
 from difftrack.params import parse
 from difftrack.store import StoreError, fingerprint_of, keep_groups, read_results, write_manifest, write_results
 from difftrack.store.torch_writer import as_read
-from stages._run import Paths, end, run, tell
+from stages._run import Paths, end, finished, run, tell
 
 KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
 
@@ -56,7 +56,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     clips = part_of(manifest.clips, params["item"].get("part"))
     outcomes = run_clips(job, clips, workers=extract.workers, scheduler=extract.scheduler)
     watched = track(outcomes, "survey", total=len(clips), disable=not sys.stderr.isatty())
-    failures = {clip: problem for clip, problem in watched if problem}
+    failures = {clip: problem for clip, problem in finished(watched, clips) if problem}
     end("survey", failures, total=len(clips))
 
 
@@ -147,4 +147,4 @@ class _Surveyor(ClipWorker):
 
 
 if __name__ == "__main__":
-    run("survey", main, whole=True)
+    run("survey", main, whole=True, resumes=True)

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import track
 
 from difftrack.backbones import Backbone, ModelParams, load_backbone, write_trajectory
 from difftrack.datasets import (
@@ -29,7 +27,7 @@ from difftrack.media import read_image
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
 from difftrack.rendering import RenderSpec, Role, render_clip
-from stages._run import Paths, run
+from stages._run import Paths, each, run
 
 TRAJECTORY = "trajectory.safetensors"
 
@@ -211,7 +209,8 @@ def _clip_folders(root: Path, known: Collection[str]) -> set[str]:
 
 
 def _render(root: Path, section: RenderedSection) -> Iterator[str]:
-    for name, spec in track(list(section.specs()), "render", disable=not sys.stderr.isatty()):
+    specs = list(section.specs())
+    for name, spec in each(specs, "render", names=[name for name, _ in specs]):
         rendered = render_clip(spec)
         clip = Clip(
             name=name,
@@ -235,8 +234,8 @@ def _generate(
     model = parse(ModelParams, backbones.get(section.backbone) or {}, f"backbones.{section.backbone}")
     backbone = load_backbone(section.backbone, model)
     prompts = read_prompts(section.prompts, indices=section.indices)
-    for number, prompt in track(prompts, "generate", disable=not sys.stderr.isatty()):
-        name = f"generated-{number:03d}"
+    names = [f"generated-{number:03d}" for number, _ in prompts]
+    for name, (number, prompt) in zip(names, each(prompts, "generate", names=names), strict=True):
         try:
             image = None if section.images is None else read_image(section.images / _image_name(number))
             details = _sampling(section, backbone, number, image)
@@ -307,11 +306,11 @@ def _sample(
 
 
 def _copy(root: Path, section: FolderParams, failures: list[ClipFailure]) -> Iterator[str]:
-    for item in track(read_folder(section, failures), "read", disable=not sys.stderr.isatty()):
+    for item in each(read_folder(section, failures), "read"):
         clip, tracks = (item.clip, item.tracks) if isinstance(item, TrackedVideo) else (item, None)
         write_clip(root, clip, given_tracks=tracks)
         yield clip.name
 
 
 if __name__ == "__main__":
-    run("synthesize", main, whole=True)
+    run("synthesize", main, whole=True, resumes=True)

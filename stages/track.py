@@ -2,14 +2,12 @@
 
 import csv
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import track as progress
 
 from difftrack.annotation import LucasKanadeParams, lucas_kanade
 from difftrack.correspondence import matching_device
@@ -28,7 +26,7 @@ from difftrack.tracking import (
     track_clip,
     write_predictions,
 )
-from stages._run import Paths, end, run, tell
+from stages._run import Paths, each, end, run, tell
 
 EVALUATED_SIZE = (256, 256)
 """TAP-Vid measures at this (height, width)."""
@@ -61,7 +59,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     tell(store.manifest().remarks(deps["descriptors"]))
     if not (names := stored_clips(store)):
         raise ValueError(f"{deps['descriptors']} holds no clip of a tracking view; run the extract stage first")
-    for name in progress(names, description="track", disable=not sys.stderr.isatty()):
+    for name in each(names, "track"):
         try:
             truth = read_tracks(deps["tracks"], name)
             queries, predictions = _track(store, name, truth, deps["clips"], section, best_layers)
