@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, sent to real stages: one line, the status of the signal, no worker left, and a run that goes on."""
+"""Ctrl-C and SIGTERM, sent to real stages: one line, the status of the signal, and no worker left."""
 
 import os
 import signal
@@ -14,7 +14,9 @@ import psutil
 import pytest
 import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
+from typer.testing import CliRunner
 
+import cli
 from difftrack.datasets import Clip, write_clip, write_manifest
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
 
@@ -25,14 +27,27 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many small clips and a tiny backbone, so that a stage is at work for long enough to be interrupted."""
+    """Many small clips, so that a stage is at work for long enough to be interrupted."""
     root = tmp_path_factory.mktemp("inputs")
-    save_cogvideox(root / "backbone")
     for seed, name in enumerate(CLIPS):
         frames = np.random.default_rng(seed).integers(0, 256, (11, 31, 37, 3), dtype=np.uint8)
         write_clip(root / "clips", Clip(name, frames, fps=8.0, prompt="a red disc moves", source="rendered"))
     write_manifest(root / "clips", CLIPS)
     return root
+
+
+@pytest.fixture(scope="module")
+def backbone(inputs: Path) -> None:
+    save_cogvideox(inputs / "backbone")
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """What signals do in this process comes back after the test."""
+    before = {number: signal.getsignal(number) for number in STATUS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def params(inputs: Path, **how: Any) -> dict[str, Any]:
@@ -81,7 +96,11 @@ def interrupt(process: "subprocess.Popen[str]", number: signal.Signals, *, group
     return process.returncode, said
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
 def test_an_interrupted_stage_says_so_in_one_line(
     inputs: Path, tmp_path: Path, number: signal.Signals, group: bool
 ) -> None:
@@ -98,14 +117,15 @@ def test_an_interrupted_stage_says_so_in_one_line(
 @pytest.mark.parametrize(
     ("number", "how"),
     [
-        (signal.SIGINT, {}),
+        pytest.param(signal.SIGINT, {}, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, {"workers": 2}, marks=pytest.mark.slow),
-        (signal.SIGINT, {"workers": 2}),
+        pytest.param(signal.SIGINT, {"workers": 2}, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.slow),
     ],
     ids=["one process", "terminated workers", "workers", "dask", "terminated dask"],
 )
+@pytest.mark.usefixtures("backbone")
 def test_an_interrupted_extraction_says_where_it_goes_on_and_leaves_no_worker(
     inputs: Path, tmp_path: Path, number: signal.Signals, how: dict[str, Any]
 ) -> None:
@@ -139,22 +159,74 @@ def test_a_stage_that_is_still_loading_says_so_in_one_line(inputs: Path, tmp_pat
     assert (process.returncode, said) == (130, "interrupted before the stage began; the next run begins anew\n")
 
 
-def test_the_first_signal_raises_and_one_that_follows_at_once_does_not() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(Interrupted) as raised, interruptible():
-            try:
-                signal.raise_signal(signal.SIGTERM)
-            finally:
-                signal.raise_signal(signal.SIGINT)
-        assert raised.value.status == 143
-        assert not isinstance(raised.value, Exception)
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(number, handler)
+def signal_twice() -> None:
     with interruptible():
-        pass
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_first_signal_raises_and_one_that_follows_at_once_does_not() -> None:
+    with pytest.raises(Interrupted) as raised:
+        signal_twice()
+    assert raised.value.status == 143
+    assert not isinstance(raised.value, Exception)
+
+
+def test_what_signals_do_is_as_before_after_a_run_that_was_not_interrupted() -> None:
+    before = [signal.getsignal(number) for number in STATUS]
+    with interruptible():
+        assert [signal.getsignal(number) for number in STATUS] != before
+    assert [signal.getsignal(number) for number in STATUS] == before
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", STATUS)
+def test_an_interrupted_verb_is_one_line(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    monkeypatch.setattr(cli, "_open_store", lambda store: signal.raise_signal(number))
+    done = CliRunner().invoke(cli.app, ["verify", "store"])
+    assert (done.exit_code, done.stderr) == (
+        STATUS[number],
+        "difftrack: interrupted during verify; the next run begins anew\n",
+    )
+
+
+CALLING = """
+import sys, cli, typer
+try:
+    with cli._one_line_errors("repro"):
+        cli._call([sys.executable, "-c", sys.argv[1]])
+except typer.Exit as error:
+    sys.exit(error.exit_code)
+"""
+CALLED = """
+import signal
+try:
+    open("begun", "x").close()
+    signal.pause()
+except KeyboardInterrupt:
+    open("ended", "x").close()
+"""
+
+
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+def test_a_program_that_a_verb_runs_ends_in_order_before_the_verb(
+    tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    command = [sys.executable, "-c", CALLING, CALLED]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(there(tmp_path, "begun", 1), process)
+    status, said = interrupt(process, number, group=group)
+    assert (tmp_path / "ended").exists()
+    assert (status, said) == (
+        STATUS[number],
+        "difftrack: interrupted during repro; the next run goes on where this one stopped\n",
+    )
 
 
 def test_a_lack_of_memory_is_one_line_and_other_faults_are_none() -> None:
