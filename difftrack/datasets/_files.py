@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from difftrack.arrays import read_arrays
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_name
 from difftrack.datasets._errors import DatasetError
 from difftrack.media import read_image, read_video, write_image, write_video
@@ -81,7 +81,7 @@ def read_clip(root: Path, name: str) -> Clip:
         )
     except FileNotFoundError as error:
         raise DatasetError(f"{folder}: there is no such clip; have: {', '.join(clip_names(root)) or 'none'}") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(f"{folder / 'clip.json'}: cannot be used ({error!r})") from error
     if clip.fingerprint() != fingerprint:
         raise DatasetError(f"{folder}: frames.mp4 or the prompt is not what clip.json says; write the clip again")
@@ -103,7 +103,7 @@ def read_clip_kind(root: Path, name: str) -> str:
         return f"{found['source']}/{split}" if split else str(found["source"])
     except FileNotFoundError as error:
         raise DatasetError(f"{about.parent}: there is no such clip") from error
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{about}: cannot be used ({error!r})") from error
 
 
@@ -144,19 +144,19 @@ def _save_tracks(path: Path, tracks: Tracks) -> None:
 
 def _load_tracks(path: Path) -> Tracks:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            height, width = (int(value) for value in arrays["size"])
-            return Tracks(
-                points_xy_px=arrays["points_xy_px"],
-                visible=arrays["visible"],
-                query_points=arrays["query_points"],
-                height=height,
-                width=width,
-                tracker=str(arrays["tracker"]),
-            )
+        arrays = read_arrays(path)
+        height, width = (int(value) for value in arrays["size"])
+        return Tracks(
+            points_xy_px=arrays["points_xy_px"],
+            visible=arrays["visible"],
+            query_points=arrays["query_points"],
+            height=height,
+            width=width,
+            tracker=str(arrays["tracker"]),
+        )
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: there are no such tracks; run the annotate stage") from error
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise DatasetError(f"{path}: holds no usable tracks ({error})") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from difftrack.arrays import read_arrays
 from difftrack.geometry import rescale_points
 
 __all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
@@ -72,8 +73,10 @@ def read_predictions(path: Path) -> tuple[Float[np.ndarray, "point 3"], dict[str
     Raises:
         ValueError: the file holds something else.
     """
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored}
+    try:
+        arrays = read_arrays(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; run the track stage again") from error
     prefixes = [key.removesuffix("points_xy_px") for key in arrays if key.endswith("points_xy_px")]
     try:
         predictions = {
