@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-__all__ = ["MAX_UNPACKED_BYTES", "read_array", "read_arrays"]
+__all__ = ["MAX_UNPACKED_BYTES", "array_names", "read_array", "read_arrays"]
 
 MAX_UNPACKED_BYTES = 2**32
 """Most bytes that a compressed npz file may unpack to; an uncompressed one is bounded by its own size."""
@@ -56,6 +56,17 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
             raise
         except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds over damaged bytes
             raise ValueError(f"it is no npz file that can be read ({_cause(error)})") from error
+
+
+def array_names(path: Path) -> set[str] | None:
+    """Names of the arrays of an npz file; none where the file is something else, and None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()
 
 
 def _check_regular(path: Path) -> None:

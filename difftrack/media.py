@@ -35,6 +35,7 @@ __all__ = [
     "Video",
     "bounded",
     "is_image_folder",
+    "is_lossless",
     "jpeg_decode",
     "most_bytes",
     "natural_order",
@@ -239,6 +240,18 @@ def resize_frames(
     return resized
 
 
+def is_lossless(path: Path) -> bool:
+    """Whether a file is a video as `write_video` writes it without loss: H.264 in RGB, which cameras never write."""
+    import av
+
+    try:
+        with av.open(f"file:{path}", options=_only()) as container:
+            context = container.streams.video[0].codec_context
+            return bool(context.name == "h264" and context.pix_fmt == "gbrp")
+    except (av.FFmpegError, OSError, IndexError):
+        return False
+
+
 def natural_order(paths: Iterable[Path]) -> list[Path]:
     """Sort by name with digits compared as numbers; equal ones by the name itself."""
     return sorted(paths, key=lambda path: ([_number(part) for part in re.split(r"(\d+)", path.name)], path.name))
@@ -254,9 +267,8 @@ def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.nda
 
     if path.exists() and not path.is_file():
         raise MediaError(f"{path}: is no regular file")
-    only = {"protocol_whitelist": "file", "format_whitelist": ",".join(_VIDEO_FORMATS)}
     try:
-        with av.open(f"file:{path}", options=only) as container:  # the prefix: a name is never an address
+        with av.open(f"file:{path}", options=_only()) as container:  # the prefix: a name is never an address
             if not container.streams.video:
                 raise MediaError(f"{path}: holds no video stream; is it cut short?")
             stream = container.streams.video[0]
@@ -277,6 +289,10 @@ def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.nda
     if not rate:
         raise MediaError(f"{path}: states no frame rate; is it cut short?")
     return frames, float(rate)
+
+
+def _only() -> dict[str, str]:
+    return {"protocol_whitelist": "file", "format_whitelist": ",".join(_VIDEO_FORMATS)}
 
 
 def _check_claims(path: Path, stream: Any, stop: int | None) -> None:  # noqa: ANN401 - as below

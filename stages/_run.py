@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from difftrack.ownership import check_paths
+
 __all__ = ["Paths", "run"]
 
 Paths = Mapping[str, Path]
@@ -39,6 +41,7 @@ def run(stage: str, main: Callable[[Mapping[str, Any], Paths, Paths], None], *, 
     outs = {key: Path(value) for key, value in (word.split("=", 1) for word in after)}
     try:
         params = read_params(PARAMS_FILE)
+        check_folders(params, Path.cwd())
         if not whole and stage not in params:
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
         main({**params, "item": item} if whole else params[stage], deps, outs)
@@ -46,6 +49,21 @@ def run(stage: str, main: Callable[[Mapping[str, Any], Paths, Paths], None], *, 
         if os.environ.get("DIFFTRACK_TRACEBACK"):
             raise
         sys.exit(f"{stage}: {error}")
+
+
+def check_folders(params: Mapping[str, Any], root: Path) -> None:
+    """Refuse `paths` that overlap each other, the project, the user's inputs or the system.
+
+    Raises:
+        ValueError: names both, on one line.
+    """
+    paths = params.get("paths")
+    folder = (params.get("synthesize") or {}).get("folder") if isinstance(params.get("synthesize"), dict) else None
+    source = folder.get("path") if isinstance(folder, dict) else None
+    inputs = {"synthesize.folder.path": source} if isinstance(source, str) else {}
+    if isinstance(paths, dict):  # whatever else is wrong with the section is said where it is read
+        texts = {name: path for name, path in paths.items() if isinstance(path, str)}
+        check_paths(texts, root=root, inputs=inputs)
 
 
 def read_params(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from difftrack.datasets import (
     DatasetError,
     FolderParams,
     TrackedVideo,
+    clip_folders,
+    drop_clips,
     read_clip,
     read_folder,
     write_clip,
@@ -153,7 +154,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
-    _clip_folders(root)
+    clip_folders(root)
     names = set()
     if "rendered" in section.sources:
         names |= set(_render(root, section.rendered))
@@ -167,28 +168,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
-    for stale in _clip_folders(root) - names:
-        shutil.rmtree(root / stale)
-
-
-def _clip_folders(root: Path) -> set[str]:
-    """Names of the folders that hold clips, whole or not; anything else is not ours to remove.
-
-    Raises:
-        DatasetError: something else lies among them.
-    """
-    folders = [path for path in root.iterdir() if path.is_dir()]
-    of_clips = ("clip.json", "frames.mp4")
-    strangers = [
-        path
-        for path in folders
-        if not path.name.endswith(".part")
-        and any(path.iterdir())
-        and not any((path / name).exists() for name in of_clips)
-    ]
-    if strangers:
-        raise DatasetError(f"{strangers[0]} is no clip; move it elsewhere, or set paths.clips to another folder")
-    return {path.name for path in folders}
+    drop_clips(root, clip_folders(root) - names)
 
 
 def _render(root: Path, section: RenderedSection) -> Iterator[str]:
