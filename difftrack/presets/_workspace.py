@@ -134,9 +134,14 @@ def _narrowed(work: Path, top: Path, preset: Preset, params: Mapping[str, Any], 
 
 
 def _is_workspace(work: Path, top: Path) -> bool:
-    """Whether a folder's code is a link to the project's, as `open_workspace` leaves it."""
-    code = work / "difftrack"
-    return work.resolve() != top.resolve() and code.is_symlink() and code.resolve() == (top / "difftrack").resolve()
+    """Whether a folder holds links into the project beside params, as `open_workspace` leaves it, and is not it."""
+    project = top.resolve()
+    links = [path for path in [*work.glob("*"), *work.glob("*/*")] if path.is_symlink()]
+    return (
+        work.resolve() != project
+        and (work / "params.yaml").is_file()
+        and any(link.resolve().is_relative_to(project) for link in links)
+    )
 
 
 def _link(source: Path, target: Path, *, own: Sequence[Path], work: Path) -> None:
