@@ -189,16 +189,20 @@ def gc(
     delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
 ) -> None:
     """Remove what no params file needs: descriptors of other params, clips and backbones, and their results."""
-    from difftrack.planning import find_leftovers
+    from difftrack.planning import find_leftovers, uncertain_clips
 
     num_bytes = 0
     files = [_read_extraction(file) for file in params or [PARAMS]]
     for values in files:
         _check_made(Path(values["paths"]["clips"]))
-    for leftover in find_leftovers(files):
+    leftovers = list(find_leftovers(files))  # all are named before the first one goes
+    for leftover in leftovers:
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
         num_bytes += leftover.num_bytes
-        if delete:
+    for clip, why in uncertain_clips(files).items():
+        typer.echo(f"      kept  descriptors of {clip}, which cannot be read for now: {why}")
+    if delete:
+        for leftover in leftovers:
             leftover.remove()
     typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
 

@@ -19,6 +19,7 @@ import yaml
 from rich.progress import track
 
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.ownership import check_paths
 
 __all__ = ["Paths", "each", "end", "finished", "run", "tell"]
 
@@ -58,6 +59,7 @@ def run(
     outs = {key: Path(value) for key, value in (word.split("=", 1) for word in after)}
     try:
         params = read_params(PARAMS_FILE)
+        check_folders(params, Path.cwd())
         if not whole and stage not in params:
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
         with interruptible():
@@ -139,6 +141,21 @@ def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") ->
         listed = "\n".join(f"  {name}: {cause}" for name, cause in sorted(failures.items()))
         way_out = f" (what is missing or damaged: run the {of} stage again)" if of else ""
         sys.exit(f"{stage}: {len(failures)} of {total} clips failed{way_out}\n{listed}")
+
+
+def check_folders(params: Mapping[str, Any], root: Path) -> None:
+    """Refuse `paths` that overlap each other, the project, the user's inputs or the system.
+
+    Raises:
+        ValueError: names both, on one line.
+    """
+    paths = params.get("paths")
+    folder = (params.get("synthesize") or {}).get("folder") if isinstance(params.get("synthesize"), dict) else None
+    source = folder.get("path") if isinstance(folder, dict) else None
+    inputs = {"synthesize.folder.path": source} if isinstance(source, str) else {}
+    if isinstance(paths, dict):  # whatever else is wrong with the section is said where it is read
+        texts = {name: path for name, path in paths.items() if isinstance(path, str)}
+        check_paths(texts, root=root, inputs=inputs)
 
 
 def read_params(path: Path) -> dict[str, Any]:

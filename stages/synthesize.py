@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,9 @@ from difftrack.datasets import (
     DatasetError,
     FolderParams,
     TrackedVideo,
+    clip_folders,
     clip_names,
+    drop_clips,
     read_clip,
     read_folder,
     write_clip,
@@ -155,7 +156,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
     before = _last_names(root)
-    _clip_folders(root, before)
+    clip_folders(root, known=before)
     names = set()
     if "rendered" in section.sources:
         names |= set(_render(root, section.rendered))
@@ -170,8 +171,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
-    for stale in _clip_folders(root, before) - names:
-        shutil.rmtree(root / stale)
+    drop_clips(root, clip_folders(root, known=before) - names)
     write_manifest(root, names)
 
 
@@ -181,31 +181,6 @@ def _last_names(root: Path) -> set[str]:
         return set(clip_names(root))
     except DatasetError:
         return set()
-
-
-def _clip_folders(root: Path, known: Collection[str]) -> set[str]:
-    """Names of the folders that hold clips, whole or not; anything else is not ours to remove.
-
-    Args:
-        root: Where they lie.
-        known: Names of clips, whatever is left of them.
-
-    Raises:
-        DatasetError: something else lies among them.
-    """
-    folders = [path for path in root.iterdir() if path.is_dir()]
-    of_clips = ("clip.json", "frames.mp4")
-    strangers = [
-        path
-        for path in folders
-        if not path.name.endswith(".part")
-        and path.name not in known
-        and any(path.iterdir())
-        and not any((path / name).exists() for name in of_clips)
-    ]
-    if strangers:
-        raise DatasetError(f"{strangers[0]} is no clip; move it elsewhere, or set paths.clips to another folder")
-    return {path.name for path in folders}
 
 
 def _render(root: Path, section: RenderedSection) -> Iterator[str]:

@@ -804,3 +804,23 @@ def test_a_store_opens_without_torch_and_diffusers(tmp_path: Path) -> None:
         "assert store.dataset('clip')['key'].sel(step=3, layer=4).values.any()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [0x7FC0, 0x7F80, 0xFF80])
+def test_a_descriptor_that_is_not_finite_is_refused_by_its_step_and_layer(
+    dtype: Any, bits: int, tmp_path: Path
+) -> None:
+    """The writer refuses such values; a store of another hand may hold them."""
+    spec = tiny_spec(layers=(0, 4))
+    write_all(tmp_path, "clip", spec, params=StoreParams(dtype=dtype))
+    kind = spec.kinds[0]
+    array = zarr.open_group(tmp_path / "clip", mode="r+")[kind]
+    wrong = (
+        np.asarray(bits, np.uint16) if dtype == "bfloat16" else np.asarray(bits | 0x7C00, np.uint16).view(np.float16)
+    )
+    array[0, 0, 0, 0, 0, 0, 0] = wrong.astype(array.dtype)
+    store = open_store(tmp_path)
+    with pytest.raises(StoreError, match=rf"clip: {kind} of step 3, layer 0 holds values that are not finite"):
+        store.sel(clip="clip", step=3, layer=0, kind=kind)
+    store.sel(clip="clip", step=3, layer=4, kind=kind)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32
 
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import query_grid
+from difftrack.arrays import read_array
 from difftrack.datasets import Tracks
 
 __all__ = ["export_published", "import_published", "published_prompts"]
@@ -107,7 +108,6 @@ def _on_whole_grid(
 
 def _load(path: Path) -> np.ndarray:
     try:
-        with path.open("rb") as file:
-            return np.asarray(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        return read_array(path)
+    except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: cannot be read ({error})") from error

@@ -96,16 +96,18 @@ class PipelineFolder:
             device: Where a quantised component goes.
         """
         kind, folder = self._kind(component), self.path / component
+        # The Auto classes of transformers would ask at the terminal whether a folder's own code may run.
+        trust = {"trust_remote_code": False} if self._components[component][0] == "transformers" else {}
         if not issubclass(kind, torch.nn.Module):
             # Image processors of transformers come in a fast kind, which needs torchvision, and one that does not.
             return (transformers.AutoImageProcessor if "ImageProcessor" in kind.__name__ else kind).from_pretrained(
-                folder
+                folder, **trust
             )
         has_accelerate = importlib.util.find_spec("accelerate") is not None
         with _quiet_where_nobody_looks():
             if self._components[component][0] == "transformers":
                 quantized = quantized_loading(quantization, device)
-                return kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, **quantized).eval()
+                return kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, **trust, **quantized).eval()
             if kind._keep_in_fp32_modules and not has_accelerate:
                 return _load_mixed(kind, folder, dtype=dtype).eval()
             return kind.from_pretrained(

@@ -3,6 +3,9 @@
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points
 from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
+    CLIP,
+    clip_folders,
+    drop_clips,
     read_clip,
     read_clip_kind,
     read_given_tracks,
@@ -17,6 +20,7 @@ from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvi
 from difftrack.datasets._working_size import working_frames
 
 __all__ = [
+    "CLIP",
     "Clip",
     "ClipEntry",
     "ClipFailure",
@@ -27,7 +31,9 @@ __all__ = [
     "TrackedVideo",
     "Tracks",
     "check_query_points",
+    "clip_folders",
     "clip_names",
+    "drop_clips",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",

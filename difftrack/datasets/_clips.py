@@ -27,7 +27,7 @@ __all__ = [
 ClipSource = Literal["rendered", "generated", "folder"]
 """Where a clip came from: the renderer, a backbone, or the user's files."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MARGIN_PX = 1.0
 """How far outside the frame a query point may lie: annotators click on the border, and files round."""
 
@@ -192,7 +192,7 @@ def check_query_points(
 def check_name(name: str) -> None:
     """Refuse what cannot name a folder on every system."""
     if not _NAME.fullmatch(name):
-        raise DatasetError(f"{name!r} cannot name a clip; wanted: letters, digits, dot, dash, underscore")
+        raise DatasetError(f"{name!r} cannot name a clip; wanted: at most 200 letters, digits, dot, dash, underscore")
 
 
 def plain_name(name: str) -> str:

@@ -1,7 +1,6 @@
 """The user's own files: videos or folders of images, with annotation beside them where there is any."""
 
 import csv
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from difftrack.arrays import MAX_UNPACKED_BYTES, read_arrays
 from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._tapvid import QueryMode, with_annotation
@@ -114,17 +114,16 @@ def _annotation(
     if units == "auto":
         largest = np.nanmax(np.abs(points[~occluded]), initial=0.0)
         units = "fraction" if largest <= _LARGEST_FRACTION else "px"
-    return points * ((clip.width, clip.height) if units == "fraction" else (1.0, 1.0)), occluded
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its point and frame
+        return points * ((clip.width, clip.height) if units == "fraction" else (1.0, 1.0)), occluded
 
 
 def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            points = np.asarray(stored["points"], dtype=np.float64)
-            occluded = np.asarray(
-                stored["occluded"] if "occluded" in stored else np.zeros(points.shape[:-1]), dtype=bool
-            )
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        stored = read_arrays(path, ("points", "occluded"))
+        points = np.asarray(stored["points"], dtype=np.float64)
+        occluded = np.asarray(stored.get("occluded", np.zeros(points.shape[:-1])), dtype=bool)
+    except (KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{path.name}: holds no usable `points` ({error})") from error
     if points.shape != (*occluded.shape, 2) or points.ndim != 3:
         raise DatasetError(
@@ -149,6 +148,8 @@ def _from_table(
     if rows is None:
         raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; wanted: {', '.join(_COLUMNS)}")
     index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
+    if (needed := len(index) * num_frames * 17) > MAX_UNPACKED_BYTES:  # two floats and a flag
+        raise DatasetError(f"{path.name}: {len(index)} points over {num_frames} frames are {needed} bytes; take fewer")
     points = np.zeros((len(index), num_frames, 2))
     occluded = np.ones((len(index), num_frames), dtype=bool)
     for label, frame, x, y, hidden in rows:

@@ -29,9 +29,14 @@ def write_own_tracks(
 
     Returns:
         The files.
+
+    Raises:
+        ValueError: a file of one of these names is there and is not this program's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays, table, video = (folder / f"{clip.name}-{ending}" for ending in ("tracks.npz", "tracks.csv", "overlay.mp4"))
+    if not arrays.exists() and (there := next((path for path in (table, video) if path.exists()), None)):
+        raise ValueError(f"{there} is there without {arrays.name}, so that it is not this program's; move it elsewhere")
     write_predictions(arrays, query_points, {"tracker": tracks})
     with table.open("w", newline="") as file:
         writer = csv.writer(file)

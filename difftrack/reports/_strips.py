@@ -29,10 +29,13 @@ def pca_colors(
     """Show descriptors as colours: their three principal components, one basis for all latent frames.
 
     The sign of a component is fixed so that its largest loading is positive; colours span the 1st to 99th percentile.
+    Descriptors that are the same everywhere are black.
     """
     from sklearn.decomposition import PCA  # takes half a second
 
     flat = descriptors.reshape(-1, descriptors.shape[-1]).astype(np.float32)
+    if not np.ptp(flat, axis=0).any():  # no component tells one token from another
+        return np.zeros((*descriptors.shape[:3], 3), dtype=np.uint8)
     num_components = min(3, flat.shape[1])
     pca = PCA(n_components=num_components, svd_solver="covariance_eigh").fit(flat)
     largest = np.abs(pca.components_).argmax(axis=1)

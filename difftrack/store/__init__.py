@@ -4,7 +4,7 @@
 """
 
 from difftrack.store._errors import StoreError
-from difftrack.store._groups import StoredGroup, keep_groups, remove_group, stored_groups
+from difftrack.store._groups import StoredGroup, foreign_group, keep_groups, remove_group, stored_groups
 from difftrack.store._manifest import read_manifest, write_manifest
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
@@ -27,6 +27,7 @@ __all__ = [
     "create_group",
     "fingerprint_of",
     "free_bytes",
+    "foreign_group",
     "keep_groups",
     "measured_ratio",
     "open_store",

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
+from difftrack.ownership import is_inside
 from difftrack.store._errors import StoreError
 
 __all__ = ["Blob", "Files", "StorePath", "open_files"]
@@ -139,6 +140,8 @@ class LocalFiles(Files):
     def remove(self, key: str) -> None:
         """See `Files`."""
         path = self._root / key
+        if key and not is_inside(path, self._root):
+            raise StoreError(f"{path} lies outside {self._root}, behind a link; it is not removed")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from difftrack.store._errors import StoreError
-from difftrack.store._files import StorePath, open_files
+from difftrack.store._files import Files, StorePath, open_files
 from difftrack.store._header import (
     Header,
     check_parents,
@@ -59,11 +59,20 @@ def write_results(
     write_parents(files, group)
     if content == header and not small_file_problems(files, group, Header.from_bytes(header)):
         return
+    if content is None and (other := _stranger(files, group)):
+        raise StoreError(f"{files.path(other)} is no part of results and is not written over; move it elsewhere")
     files.remove(key)
     files.remove(group)
     for name, body in small_files.items():
         files.write(join(group, name), body)
     files.write(key, header)
+
+
+def _stranger(files: Files, group: str) -> str | None:
+    """Name a folder that no killed `write_results` leaves in a group without header: one without a zarr array."""
+    folders = [join(group, name) for name in files.directories(group)]
+    arrays = files.read([f"{folder}/zarr.json" for folder in folders])
+    return next((folder for folder in folders if f"{folder}/zarr.json" not in arrays), None)
 
 
 def read_results(path: StorePath, group: str) -> "xarray.Dataset":

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays
 from difftrack.geometry import rescale_points
 
@@ -59,7 +60,12 @@ def write_predictions(
             own names, those of any other with its name in front, `no_motion_points_xy_px`.
         query_points: (frame, x, y), pixels of the same image as the predictions.
         predictions: By name.
+
+    Raises:
+        ValueError: a file is there and holds no predictions.
     """
+    if (held := array_names(path)) is not None and not held >= {"query_points", "points_xy_px"}:
+        raise ValueError(f"{path} holds no tracks and is not written over; move it elsewhere")
     arrays: dict[str, np.ndarray] = {"query_points": query_points}
     for name, tracks in predictions.items():
         prefix = "" if name == TRACKER else f"{name}_"
