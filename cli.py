@@ -127,6 +127,9 @@ def verify(store: StoreArgument) -> None:
     damaged = [check for check in checks if check.problem]
     for check in damaged:
         typer.echo(f"{check.path} {check.problem}")
+    for check in checks:
+        if check.unproven:
+            typer.echo(f"{check.path} {check.unproven}")
     typer.echo(f"{store}: {len(checks)} files checked, {len(damaged)} damaged")
     if damaged:
         raise typer.Exit(1)

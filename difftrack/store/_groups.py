@@ -1,14 +1,15 @@
 """Groups as a whole: what lies in a store, and removing what should not."""
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from difftrack.store._errors import StoreError
 from difftrack.store._files import StorePath, open_files
-from difftrack.store._header import read_header
-from difftrack.store._schema import SCHEMA
-from difftrack.store._verify import group_names
+from difftrack.store._locks import held_group
+from difftrack.store._schema import SCHEMA, read_schema
+from difftrack.store._verify import group_names, walk
 
 __all__ = ["StoredGroup", "keep_groups", "remove_group", "stored_groups"]
 
@@ -29,17 +30,27 @@ def stored_groups(root: StorePath) -> list[StoredGroup]:
     files = open_files(root)
     groups = []
     for name in group_names(files, SCHEMA):
-        header = read_header(files, name, schema=SCHEMA)
-        if header is not None:
-            groups.append(StoredGroup(name, files.size(name), dict(header.contents)))
+        try:
+            found = read_schema(files, name)
+        except StoreError:
+            continue
+        if found is not None:
+            groups.append(StoredGroup(name, files.size(name), dict(found[0].contents)))
     return groups
 
 
 def remove_group(root: StorePath, group: str) -> None:
-    """Remove a group with all that is in it, or with an empty name the whole store."""
+    """Remove a group with all that is in it, or with an empty name the whole store.
+
+    Raises:
+        StoreError: another process writes the group, or one in it.
+    """
     files = open_files(root)
-    files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: half a group must not look like one
-    files.remove(group)
+    with ExitStack() as held:
+        for name in [name for name, _, problem in walk(files, group) if problem != "is missing"]:
+            held.enter_context(held_group(files, name))
+        files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: half a group must not look like one
+        files.remove(group)
 
 
 def keep_groups(root: StorePath, names: Collection[str], *, inside: str = "") -> None:
