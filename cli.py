@@ -415,9 +415,11 @@ def repro(context: typer.Context) -> None:
 
 def _show_headlines(report: Path) -> None:
     """What the report says first, where the stage of that name has run."""
+    from difftrack.documents import read_json
+
     headlines = report / "headlines.json"
     if headlines.exists():
-        for headline in json.loads(headlines.read_text()):
+        for headline in read_json(headlines):
             typer.echo(f"{headline['value']:>12}  {headline['label']}")
         typer.echo(f"report: {report / 'index.html'}")
 
@@ -542,6 +544,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         size: `height` and `width` in place of the file's.
     """
     from difftrack.backbones import ModelParams
+    from difftrack.documents import read_json
     from difftrack.extraction import TrackingParams
     from difftrack.params import parse
     from difftrack.tracking import TrackParams
@@ -560,7 +563,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=dataclasses.replace(view, **size),
         section=section,
-        best_layers=None if best is None else json.loads(best.read_text())["layers"],
+        best_layers=None if best is None else read_json(best)["layers"],
     )
 
 
@@ -633,12 +636,9 @@ def _open_store(store: str) -> "Store":
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from difftrack.documents import read_yaml
 
-    try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values: dict[str, Any] = read_yaml(path)
     return values
 
 

@@ -1,6 +1,5 @@
 """Stage: everything that earlier stages wrote -> one page, its figures and its videos."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
@@ -10,6 +9,7 @@ from typing import Any
 from rich.progress import Progress
 
 from difftrack.datasets import clip_names, read_clip, read_clip_kind, read_tracks
+from difftrack.documents import read_json
 from difftrack.params import parse
 from difftrack.reports import (
     BackboneResults,
@@ -93,7 +93,7 @@ def _made_with(store: Store, view: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = read_json(path)
     return content
 
 

@@ -146,4 +146,4 @@ class _Surveyor(ClipWorker):
 
 
 if __name__ == "__main__":
-    run("survey", main, whole=True)
+    run("survey", main, whole=True, alone=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_name
 from difftrack.datasets._errors import DatasetError
+from difftrack.documents import DocumentError, open_npz, read_json
 from difftrack.media import read_image, read_video, write_image, write_video
 
 __all__ = [
@@ -69,7 +70,7 @@ def read_clip(root: Path, name: str) -> Clip:
     """
     folder = root / name
     try:
-        about = json.loads((folder / "clip.json").read_text())
+        about = read_json(folder / "clip.json")
         known = {key: about[key] for key in ("fps", "prompt", "source", "seed", "details", "fingerprint")}
         fingerprint = known.pop("fingerprint")
         mask = folder / "object_mask.png"
@@ -81,7 +82,7 @@ def read_clip(root: Path, name: str) -> Clip:
         )
     except FileNotFoundError as error:
         raise DatasetError(f"{folder}: there is no such clip; have: {', '.join(clip_names(root)) or 'none'}") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (DocumentError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder / 'clip.json'}: cannot be used ({error!r})") from error
     if clip.fingerprint() != fingerprint:
         raise DatasetError(f"{folder}: frames.mp4 or the prompt is not what clip.json says; write the clip again")
@@ -98,12 +99,12 @@ def read_clip_kind(root: Path, name: str) -> str:
     """
     about = root / name / "clip.json"
     try:
-        found = json.loads(about.read_text())
+        found = read_json(about)
         split = found["details"].get("render", {}).get("split")
         return f"{found['source']}/{split}" if split else str(found["source"])
     except FileNotFoundError as error:
         raise DatasetError(f"{about.parent}: there is no such clip") from error
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+    except (DocumentError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{about}: cannot be used ({error!r})") from error
 
 
@@ -144,7 +145,7 @@ def _save_tracks(path: Path, tracks: Tracks) -> None:
 
 def _load_tracks(path: Path) -> Tracks:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_npz(path) as arrays:
             height, width = (int(value) for value in arrays["size"])
             return Tracks(
                 points_xy_px=arrays["points_xy_px"],

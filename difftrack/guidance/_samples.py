@@ -8,7 +8,6 @@ Under the folder of all samples:
     measures.json, .csv     what `difftrack.quality` says of every clip
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,9 +22,11 @@ from jaxtyping import UInt8
 
 from difftrack.backbones import Backbone
 from difftrack.datasets import Clip, read_clip, write_clip
+from difftrack.documents import read_json
 from difftrack.guidance._guide import Guidance, guided
 from difftrack.guidance._measures import write_measures
 from difftrack.guidance._params import GuideParams
+from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video
 
 __all__ = ["Outcome", "sample_prompts"]
@@ -68,20 +69,24 @@ def sample_prompts(
 
     Yields:
         An outcome for each prompt, when it is done.
+
+    Raises:
+        LockError: another process samples into the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if drop_others:
-        _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
-    sampled = []
-    for number, prompt in prompts:
-        problem = None
-        try:
-            _sample_in_all_ways(backbone, number, prompt, params, ways=ways, folder=folder / _name(number))
-            sampled.append((number, prompt))
-        except (ValueError, OSError, RuntimeError) as error:
-            problem = str(error)
-        yield Outcome(number, prompt, problem)
-    write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
+    with lock_of(folder).acquire():
+        folder.mkdir(parents=True, exist_ok=True)
+        if drop_others:
+            _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
+        sampled = []
+        for number, prompt in prompts:
+            problem = None
+            try:
+                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, folder=folder / _name(number))
+                sampled.append((number, prompt))
+            except (ValueError, OSError, RuntimeError) as error:
+                problem = str(error)
+            yield Outcome(number, prompt, problem)
+        write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 
 
 def _name(number: int) -> str:
@@ -103,7 +108,7 @@ def _is_ours(samples: Path) -> bool:
     if not samples.name.isdecimal() or samples.name != _name(int(samples.name)):
         return False
     try:
-        clips = [json.loads(clip.read_text()) for clip in samples.glob("*/clip.json")]
+        clips = [read_json(clip) for clip in samples.glob("*/clip.json")]
         return all(clip["source"] == "generated" and "sampling" in clip["details"] for clip in clips)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from difftrack.documents import read_json
+
 __all__ = ["Drawings", "digest"]
 
 _LEDGER = "drawn.json"
@@ -129,7 +131,7 @@ def _content(path: Path) -> str:
 def _read_ledger(path: Path) -> dict[str, Any]:
     """What an earlier report wrote; nothing where it cannot be used."""
     try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
+        ledger = read_json(path)
     except (OSError, ValueError):
         return {}
     return ledger if isinstance(ledger, dict) else {}
