@@ -1,11 +1,13 @@
 """One writer at a time, in real processes that are held at a line of theirs: no sleeping, no luck."""
 
+import inspect
+import json
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,15 @@ from test_store import content_of, make_values, tiny_spec, write_all
 
 from difftrack import locks
 from difftrack.locks import LockError, lock_of
-from difftrack.store import StoreError, create_group, keep_groups, open_store, remove_group, write_results
+from difftrack.store import (
+    DescriptorSpec,
+    StoreError,
+    create_group,
+    keep_groups,
+    open_store,
+    remove_group,
+    write_results,
+)
 from difftrack.store._files import open_files
 from difftrack.store._locks import RemoteLease
 
@@ -43,24 +53,30 @@ lock.release()
 print("released", flush=True)
 """
 
-WRITE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_store import make_values, tiny_spec
-from difftrack.store import create_group
-root, channels, seed = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-spec = tiny_spec(num_channels=channels)
-values = make_values(spec, seed)
+
+def values_of(spec: DescriptorSpec, seed: int, unit: tuple[int, int]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([seed, *unit])
+    return {entry: rng.normal(size=spec.entry_shape(entry)).astype(np.float16) for entry in spec.entries}
+
+
+WRITE = f"""
+import json, sys
+import numpy as np
+from difftrack.store import DescriptorSpec, create_group
+{inspect.getsource(values_of)}
+root, spec, seed = sys.argv[1], DescriptorSpec.from_json(json.loads(sys.argv[2])), int(sys.argv[3])
 writer = create_group(root, "clip", spec, replace=True, wait_s=60, say=lambda line: print(line, flush=True))
 missing = writer.missing()
 print("missing", len(missing), flush=True)
 for unit in missing:
     sys.stdin.readline()
-    writer.write(*unit, values[unit])
+    writer.write(*unit, values_of(spec, seed, unit))
     print("wrote", *unit, flush=True)
 writer.finish()
 print("finished", flush=True)
 """
+
+SPEC = json.dumps(tiny_spec().to_json())
 
 STAGE = """
 import sys
@@ -160,18 +176,14 @@ def test_threads_of_a_process_share_a_lock_and_the_last_lets_go(tmp_path: Path) 
 
 @pytest.mark.parametrize("channels", [7, 11])
 def test_two_writers_of_one_group_never_mix(tmp_path: Path, channels: int) -> None:
-    here = Path(__file__).parent
-    root = tmp_path / "store"
-    with started(WRITE, here, root, 7, 1) as first, started(WRITE, here, root, channels, 2) as second:
-        # Whichever is first, the other one says so and waits.
-        said = {process.pid: line(process) for process in (first,)}
-        if said[first.pid] != "missing 3":
-            first, second = second, first
-            assert line(first) == "missing 3"
+    root, wanted = tmp_path / "store", json.dumps(tiny_spec(num_channels=channels).to_json())
+    with ExitStack() as stack:
+        first = stack.enter_context(started(WRITE, root, SPEC, 1))
+        assert line(first) == "missing 3"
+        second = stack.enter_context(started(WRITE, root, wanted, 2))
         go_on(first)
         assert line(first) == "wrote 3 0"
-        waits = line(second) if second.pid not in said else said[second.pid]
-        assert f"clip is being written by process {first.pid} on " in waits
+        assert f"clip is being written by process {first.pid} on " in line(second)
         go_on(first, 2)
         assert [line(first) for _ in range(3)] == ["wrote 3 4", "wrote 3 7", "finished"]
         same = channels == 7
@@ -184,7 +196,7 @@ def test_two_writers_of_one_group_never_mix(tmp_path: Path, channels: int) -> No
 
 
 def test_a_killed_writer_leaves_a_group_that_the_next_one_completes(tmp_path: Path) -> None:
-    with started(WRITE, Path(__file__).parent, tmp_path, 7, 0) as first:
+    with started(WRITE, tmp_path, SPEC, 0) as first:
         assert line(first) == "missing 3"
         go_on(first)
         assert line(first) == "wrote 3 0"
@@ -198,14 +210,16 @@ def test_a_killed_writer_leaves_a_group_that_the_next_one_completes(tmp_path: Pa
         first.kill()
         first.wait()
     said: list[str] = []
-    values = make_values(tiny_spec())
     with create_group(tmp_path, "clip", tiny_spec(), say=said.append) as writer:
         assert writer.missing() == [(3, 4), (3, 7)]
         for unit in writer.missing():
-            writer.write(*unit, values[unit])
+            writer.write(*unit, values_of(tiny_spec(), 0, unit))
         writer.finish()
     assert "recovered the lock of process" in said[-1]
-    write_all(tmp_path / "undisturbed", "clip", tiny_spec())
+    undisturbed = create_group(tmp_path / "undisturbed", "clip", tiny_spec())
+    for unit in tiny_spec().units:
+        undisturbed.write(*unit, values_of(tiny_spec(), 0, unit))
+    undisturbed.finish()
     assert content_of(tmp_path / "clip") == content_of(tmp_path / "undisturbed/clip")
 
 
