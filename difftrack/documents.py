@@ -9,6 +9,7 @@ import math
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,10 +153,13 @@ def open_npz(path: Path) -> Iterator[Any]:
             arrays = np.load(file, allow_pickle=False)
         except DocumentError:
             raise
-        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
+        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise DocumentError(f"{path} is no npz file ({error})") from error
-        with arrays:
-            yield arrays
+        try:
+            with arrays:
+                yield arrays
+        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DocumentError(f"{path} is damaged ({error})") from error
 
 
 def _refuse_irregular(path: Path, mode: int) -> None:

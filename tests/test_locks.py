@@ -273,7 +273,7 @@ def test_a_lock_behind_a_url_has_one_holder_and_one_heir(monkeypatch: pytest.Mon
     claim = f".locks/clip.lock.{first._token}"
     assert files.create(claim, b"third is at it")
     assert not second.try_acquire()
-    files.remove(claim)
+    files.remove_file(claim)
     assert second.try_acquire()
     assert second.left_by is not None
     first.release()

@@ -11,7 +11,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,6 +83,10 @@ class Files(ABC):
     @abstractmethod
     def remove(self, key: str) -> None:
         """Remove a file, or a directory with all that is in it; nothing happens where there is none."""
+
+    @abstractmethod
+    def remove_file(self, key: str) -> None:
+        """Remove a file that this process has made; nothing happens where there is none."""
 
     @abstractmethod
     def directories(self, key: str) -> list[str]:
@@ -203,6 +207,10 @@ class LocalFiles(Files):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+    def remove_file(self, key: str) -> None:
+        """See `Files`."""
+        self.local(key).unlink(missing_ok=True)
 
     def directories(self, key: str) -> list[str]:
         """See `Files`."""
@@ -328,6 +336,11 @@ class RemoteFiles(Files):
         with _reaching(self.path(key)):
             if self._system.exists(self._full(key)):
                 self._system.rm(self._full(key), recursive=True)
+
+    def remove_file(self, key: str) -> None:
+        """See `Files`."""
+        with suppress(FileNotFoundError), _reaching(self.path(key)):
+            self._system.rm_file(self._full(key))
 
     def directories(self, key: str) -> list[str]:
         """See `Files`."""

@@ -78,7 +78,7 @@ class RemoteLease(Lease):
         """See `Lease`."""
         self._released.set()
         if not self._lost and _token(self._read()) == self._token:
-            self._files.remove(self._key)
+            self._files.remove_file(self._key)
 
     def _take_over(self, there: bytes) -> bool:
         """Replace a lock that was not renewed for long; only one waiter can claim the token of one."""
@@ -89,7 +89,7 @@ class RemoteLease(Lease):
         claim = f"{self._key}.{_token(there)}"
         if not self._files.create(claim, self._content):
             if time.monotonic() - self._seen[1] > 2 * locks.LEASE_S:  # a waiter ended while it took over
-                self._files.remove(claim)
+                self._files.remove_file(claim)
             return False
         try:
             if self._read() != there:
@@ -97,7 +97,7 @@ class RemoteLease(Lease):
             self._files.write(self._key, self._content)
             self.left_by = _owner(there)
         finally:
-            self._files.remove(claim)
+            self._files.remove_file(claim)
         return True
 
     def _keep(self) -> None:
