@@ -1,24 +1,20 @@
-"""Reads small files within bounds: regular files only, of bounded size, depth and expansion, without pickles.
+"""Reads small files within bounds: regular files only, of bounded size, depth and expansion.
 
 A file that comes from elsewhere may be a FIFO, a device, a million brackets, or a few bytes that stand for terabytes.
 Every function here says so in one line, before it waits or takes memory.
 """
 
 import json
-import math
 import os
 import stat
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import yaml
 
-__all__ = ["DocumentError", "open_npz", "open_regular", "parse_json", "read_bounded", "read_json", "read_yaml"]
+__all__ = ["DocumentError", "open_regular", "parse_json", "read_bounded", "read_json", "read_yaml"]
 
 MAX_JSON_BYTES = 64 << 20
 """Most bytes of a JSON file; the largest that this project writes have some hundred kilobytes."""
@@ -28,9 +24,6 @@ MAX_YAML_BYTES = 1 << 20
 
 MAX_YAML_NODES = 100_000
 """Most values of a params file, each alias counted with all that it stands for."""
-
-MAX_NPZ_BYTES = 4 << 30
-"""Most bytes of an npz file's arrays together: a million points over a hundred frames are one."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -138,30 +131,6 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401
     return values
 
 
-@contextmanager
-def open_npz(path: Path) -> Iterator[Any]:
-    """Open an npz file of plain arrays, after comparing the size that each array claims with what the file holds.
-
-    Raises:
-        FileNotFoundError: there is none.
-        DocumentError: it is no regular file, no npz file, or holds more than `MAX_NPZ_BYTES`.
-    """
-    with open_regular(path) as file:
-        try:
-            _check_arrays(path, file)
-            file.seek(0)
-            arrays = np.load(file, allow_pickle=False)
-        except DocumentError:
-            raise
-        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise DocumentError(f"{path} is no npz file ({error})") from error
-        try:
-            with arrays:
-                yield arrays
-        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DocumentError(f"{path} is damaged ({error})") from error
-
-
 def _refuse_irregular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
@@ -176,21 +145,3 @@ def _num_nodes(value: Any, counted: dict[int, int]) -> int:  # noqa: ANN401
         parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
         counted[id(value)] = 1 + sum(_num_nodes(part, counted) for part in parts)
     return counted[id(value)]
-
-
-def _check_arrays(path: Path, file: BinaryIO) -> None:
-    """Refuse arrays that claim more than the file holds: numpy takes the memory before it reads."""
-    with zipfile.ZipFile(file) as members:
-        total = sum(member.file_size for member in members.infolist())
-        if total > MAX_NPZ_BYTES:
-            raise DocumentError(f"{path} holds {total} bytes; at most {MAX_NPZ_BYTES} are read")
-        for member in (member for member in members.infolist() if member.filename.endswith(".npy")):
-            with members.open(member) as array:
-                version = np.lib.format.read_magic(array)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(array)
-            claimed = dtype.itemsize * math.prod(shape)
-            if claimed > member.file_size and not dtype.hasobject:  # numpy itself refuses objects, where one is read
-                raise DocumentError(
-                    f"{path}: {member.filename} says that it holds {claimed} bytes, and holds {member.file_size}"
-                )

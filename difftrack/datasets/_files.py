@@ -10,7 +10,7 @@ import numpy as np
 
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_name
 from difftrack.datasets._errors import DatasetError
-from difftrack.documents import DocumentError, open_npz, read_json
+from difftrack.documents import DocumentError, read_json
 from difftrack.media import read_image, read_video, write_image, write_video
 
 __all__ = [
@@ -145,7 +145,7 @@ def _save_tracks(path: Path, tracks: Tracks) -> None:
 
 def _load_tracks(path: Path) -> Tracks:
     try:
-        with open_npz(path) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             height, width = (int(value) for value in arrays["size"])
             return Tracks(
                 points_xy_px=arrays["points_xy_px"],

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float
 from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._tapvid import QueryMode, with_annotation
-from difftrack.documents import open_npz
 from difftrack.media import VIDEO_SUFFIXES, is_image_folder, natural_order, read_video
 
 __all__ = ["PointUnits", "load_videos"]
@@ -120,7 +119,7 @@ def _annotation(
 
 def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
     try:
-        with open_npz(path) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             points = np.asarray(stored["points"], dtype=np.float64)
             occluded = np.asarray(
                 stored["occluded"] if "occluded" in stored else np.zeros(points.shape[:-1]), dtype=bool

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from difftrack.documents import open_npz
 from difftrack.geometry import rescale_points
 
 __all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
@@ -73,7 +72,7 @@ def read_predictions(path: Path) -> tuple[Float[np.ndarray, "point 3"], dict[str
     Raises:
         ValueError: the file holds something else.
     """
-    with open_npz(path) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in stored}
     prefixes = [key.removesuffix("points_xy_px") for key in arrays if key.endswith("points_xy_px")]
     try:
