@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from difftrack.documents import DocumentError, open_regular, read_bounded
-from difftrack.store._errors import StoreError
+from difftrack.store._errors import IrregularFileError, StoreError
 
 __all__ = ["Blob", "Files", "StorePath", "open_files"]
 
@@ -145,7 +145,7 @@ class LocalFiles(Files):
             except FileNotFoundError:
                 continue
             except DocumentError as error:
-                raise StoreError(str(error)) from error
+                raise IrregularFileError(str(error)) from error
         return found
 
     @contextmanager
@@ -155,7 +155,7 @@ class LocalFiles(Files):
             try:
                 file = stack.enter_context(open_regular(self._inside(key)))
             except DocumentError as error:
-                raise StoreError(str(error)) from error
+                raise IrregularFileError(str(error)) from error
             yield _LocalBlob(file)
 
     def _inside(self, key: str) -> Path:
@@ -172,7 +172,9 @@ class LocalFiles(Files):
         if not target.startswith(tuple(f"{folder}{os.sep}" for folder in inside)) and (
             _CONTENT_ADDRESSED.search(target) is None
         ):
-            raise StoreError(f"{path} is a link that leads out of the store, to {target}; put the file itself there")
+            raise IrregularFileError(
+                f"{path} is a link that leads out of the store, to {target}; put the file itself there"
+            )
         return path
 
     def write(self, key: str, *parts: bytes) -> None:

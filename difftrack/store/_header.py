@@ -20,7 +20,7 @@ from jaxtyping import UInt32
 
 from difftrack.documents import parse_json
 from difftrack.params import ParamsError, parse
-from difftrack.store._errors import StoreError
+from difftrack.store._errors import IrregularFileError, StoreError
 from difftrack.store._files import Files
 from difftrack.store._spec import READABLE_VERSIONS, SCHEMA_VERSION, canonical_json
 
@@ -228,13 +228,13 @@ def read_each(files: Files, keys: list[str]) -> tuple[dict[str, bytes], dict[str
     """Read files, and say of each that cannot be read why not."""
     try:
         return files.read(keys), {}
-    except StoreError:
+    except IrregularFileError:
         found: dict[str, bytes] = {}
         problems = {}
         for key in keys:
             try:
                 found |= files.read([key])
-            except StoreError as error:
+            except IrregularFileError as error:
                 problems[key] = str(error).removeprefix(f"{files.path(key)} ")
         return found, problems
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from difftrack.documents import parse_json
-from difftrack.store._errors import StoreError
+from difftrack.store._errors import IrregularFileError, StoreError
 from difftrack.store._files import Files
 from difftrack.store._header import Header, join, plain_group_problem, small_file_problems
 from difftrack.store._schema import SCHEMA, GroupSchema
@@ -96,8 +96,12 @@ def _read_group(files: Files, group: str) -> tuple[Header | None, str | None]:
         if problem is None or content is None:
             return None, problem
         header = Header.from_bytes(content)
-    except ValueError as error:
+    except IrregularFileError as error:
         return None, str(error).removeprefix(f"{files.path(key)} ")
+    except StoreError:  # a URL that has no answer says nothing of its files
+        raise
+    except ValueError as error:
+        return None, str(error)
     return header, None if header.complete else "says that the group is incomplete"
 
 
@@ -105,7 +109,7 @@ def _is_group(files: Files, key: str, levels: int = 2) -> bool:
     """Whether a folder is a group, or was one before it lost its zarr.json; no array, and nothing of other programs."""
     try:
         content = files.read([join(key, "zarr.json")])
-    except StoreError:
+    except IrregularFileError:
         return True  # and what is wrong with it is to be said
     if content:
         return not any(map(_is_array, content.values()))
@@ -124,5 +128,5 @@ def _is_array(content: bytes) -> bool:
 def _holds_metadata(files: Files, key: str, levels: int) -> bool:
     try:
         return bool(files.read([join(key, "zarr.json")])) or _is_group(files, key, levels - 1)
-    except StoreError:
+    except IrregularFileError:
         return True
