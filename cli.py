@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -45,13 +47,31 @@ StoreArgument = Annotated[
 ]
 
 
+AFTER_INTERRUPT = {
+    "guide": "the prompts that are done are kept, and the next run goes on after them",
+    "preset": "the next run goes on where this one stopped",
+    "repro": "the next run goes on where this one stopped",
+}
+"""What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
+
+
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn what a person can mend into one line on stderr and exit status 1."""
+def _one_line_errors(verb: str = "") -> Iterator[None]:
+    """Turn what a person can mend, or did, into one line on stderr: exit status 1, after Ctrl-C 130, SIGTERM 143."""
+    from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+
     try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"difftrack: {' '.join(str(error).split())}", err=True)
+        with interruptible():
+            yield
+    except Interrupted as error:
+        after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
+        typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
+        raise typer.Exit(error.status) from error
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
+        if said is None:
+            raise
+        typer.echo(f"difftrack: {' '.join(said.split())}", err=True)
         raise typer.Exit(1) from error
 
 
@@ -59,7 +79,7 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
     @app.command()
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        with _one_line_errors():
+        with _one_line_errors(function.__name__):
             function(*args, **kwargs)
 
     return guarded
@@ -154,12 +174,16 @@ def plan(
     if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
         raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
     _check_made(Path(values["paths"]["clips"]))
-    views = tuple(view or ("analysis", "tracking"))
+    _tell_assumption(Path(values["paths"]["clips"]))
+    views, failed = tuple(view or ("analysis", "tracking")), False
     for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
         typer.echo("\n".join(planned.lines()))
         for clip, problem in problems.items():
             typer.echo(f"  without {clip}: {problem}")
         planned.check()
+        failed |= bool(problems)
+    if failed:
+        raise typer.Exit(1)
 
 
 @_verb
@@ -397,20 +421,64 @@ def _run_in(folder: Path, command: str) -> None:
         subprocess.check_call([*programs["dvc"], "init", "--no-scm", "--quiet"], cwd=folder, env=environment)
     program, *arguments = shlex.split(command)
     typer.echo(f"$ {command}")
-    if status := subprocess.call([*programs[program], *arguments], cwd=folder, env=environment):
+    if status := _call([*programs[program], *arguments], cwd=folder, env=environment):
         raise typer.Exit(status)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
     """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`."""
-    with _one_line_errors():
+    with _one_line_errors("repro"):
         paths = _read_params(PARAMS, "paths")["paths"]
-    _check_params(PARAMS)
-    status = subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args])
+        _check_params(PARAMS)
+        status = _call([sys.executable, "-m", "dvc", "repro", *context.args])
     if status == 0:
         _show_headlines(Path(paths["report"]))
     raise typer.Exit(status)
+
+
+def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever Popen takes
+    """Run a program to its end, whose exit status this gives.
+
+    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them.
+
+    Raises:
+        Interrupted: after that.
+    """
+    import psutil
+
+    from difftrack.interrupts import Interrupted
+
+    numbers: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        if number == signal.SIGINT and _in_foreground():
+            return  # the terminal has told them all
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid)
+            for each in (started, *started.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    each.send_signal(signal.SIGINT)
+
+    with subprocess.Popen(command, **how) as process:
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if numbers:
+        raise Interrupted(numbers[0])
+    return status
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends Ctrl-C to this process, and so to those that it started."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _show_headlines(report: Path) -> None:
@@ -622,6 +690,14 @@ def _check_made(path: Path) -> None:
     """Refuse to go on without what the pipeline makes."""
     if not path.exists():
         raise ValueError(f"there is no {path}; run `make repro` (or `difftrack repro`) first, which writes it")
+
+
+def _tell_assumption(clips: Path) -> None:
+    """Say on stderr what is assumed of a folder of clips without manifest."""
+    from difftrack.datasets import read_manifest
+
+    for remark in read_manifest(clips).remarks(clips):
+        typer.echo(remark, err=True)
 
 
 def _open_store(store: str) -> "Store":

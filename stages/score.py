@@ -18,8 +18,8 @@ from difftrack.datasets import read_clip_kind, read_tracks
 from difftrack.geometry import rescale_points
 from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers, score_clip
 from difftrack.params import parse
-from difftrack.store import read_results, result_groups
-from stages._run import Paths, run
+from difftrack.store import read_manifest, read_results
+from stages._run import Paths, each, end, run, tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,26 @@ class ScoreSection:
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `matches`, `tracks` and `clips`; write `scores`, `summary`, `best_layers` (JSON) and `table` (CSV)."""
+    """Read `matches`, `tracks` and `clips`; write `scores`, `summary`, `best_layers` (JSON) and `table` (CSV).
+
+    A clip that cannot be scored is named at the end, and the means are over the others.
+    """
     section = parse(ScoreSection, params, "score")
-    names = result_groups(deps["matches"])
-    matches = {name: read_results(deps["matches"], name) for name in names}
-    clips = {name: _score(matches[name], deps["tracks"], name, section.params) for name in names}
-    groups = {"all": names, **_by_source(deps["clips"], names)}
+    manifest = read_manifest(deps["matches"])
+    tell(manifest.remarks(deps["matches"]))
+    matches, clips, kinds, failures = dict[str, xr.Dataset](), dict[str, xr.Dataset](), dict[str, str](), {}
+    for name in each(manifest.clips, "score"):
+        try:
+            kinds[name] = read_clip_kind(deps["clips"], name)
+            matches[name] = read_results(deps["matches"], name)
+            clips[name] = _score(matches[name], deps["tracks"], name, section.params)
+        except (ValueError, OSError) as error:
+            failures[name] = str(error)
+    if not clips:
+        end("score", failures, total=len(manifest.clips), of="match")
+        raise ValueError(f"{deps['matches']} holds no clip; run the match stage first")
+    names = list(clips)
+    groups = {"all": names, **_by_source({name: kinds[name] for name in names})}
     means = {
         group: combine_clips({name: clips[name] for name in members}, params=section.params)
         for group, members in groups.items()
@@ -68,6 +82,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     rankings = _rankings(means["all"])
     _write_json(outs["summary"], {name: cells[0] if cells else None for name, cells in rankings.items()})
     _write_json(outs["best_layers"], _best_layers(rankings))
+    end("score", failures, total=len(manifest.clips), of="match")
 
 
 def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringParams) -> xr.Dataset:
@@ -104,11 +119,11 @@ def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringP
     )
 
 
-def _by_source(clips_folder: Path, names: list[str]) -> dict[str, list[str]]:
+def _by_source(kinds: Mapping[str, str]) -> dict[str, list[str]]:
     """Group clips by where they come from: `rendered/easy`, `generated`, `folder` ..."""
     groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(read_clip_kind(clips_folder, name), []).append(name)
+    for name, kind in kinds.items():
+        groups.setdefault(kind, []).append(name)
     return groups
 
 

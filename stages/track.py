@@ -2,14 +2,12 @@
 
 import csv
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import track as progress
 
 from difftrack.annotation import LucasKanadeParams, lucas_kanade
 from difftrack.correspondence import matching_device
@@ -29,7 +27,7 @@ from difftrack.tracking import (
     track_clip,
     write_predictions,
 )
-from stages._run import Paths, run
+from stages._run import Paths, each, end, run, tell
 
 EVALUATED_SIZE = (256, 256)
 """TAP-Vid measures at this (height, width)."""
@@ -59,7 +57,10 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, Scores]] = {}
     failures: dict[str, str] = {}
-    for name in progress(stored_clips(store), description="track", disable=not sys.stderr.isatty()):
+    tell(store.manifest().remarks(deps["descriptors"]))
+    if not (names := stored_clips(store)):
+        raise ValueError(f"{deps['descriptors']} holds no clip of a tracking view; run the extract stage first")
+    for name in each(names, "track"):
         try:
             truth = read_tracks(deps["tracks"], name)
             queries, predictions = _track(store, name, truth, deps["clips"], section, best_layers)
@@ -68,9 +69,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     _write_scores(folder, scores, failures, section)
-    if failures:
-        listed = "\n".join(f"  {name}: {cause}" for name, cause in failures.items())
-        sys.exit(f"track: {len(failures)} of {len(failures) + len(scores)} clips failed\n{listed}")
+    end("track", failures, total=len(names), of="extract")
 
 
 def _best_layers(deps: Paths) -> list[int]:

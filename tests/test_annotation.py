@@ -478,7 +478,7 @@ def test_the_stage_names_the_clip_that_failed_and_annotates_the_others(tmp_path:
         write_clip(clips, clip_of(name=name))
     write_clip(clips, rendered)
     (clips / "b" / "frames.mp4").write_bytes(b"damaged")
-    with pytest.raises(AnnotationError, match=r"1 of 4 clips have no tracks: b: .*frames\.mp4"):
+    with pytest.raises(SystemExit, match=r"annotate: 1 of 4 clips failed\n  b: .*frames\.mp4"):
         stage.main({"scene_grid": 3}, {"clips": clips}, {"tracks": tracks})
     assert sorted(path.name for path in tracks.iterdir()) == ["a.npz", "c.npz", "rendered.npz"]
     assert read_tracks(tracks, "rendered").tracker == "exact"

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -28,10 +29,12 @@ from difftrack.datasets import (
     read_clip_kind,
     read_folder,
     read_given_tracks,
+    read_manifest,
     read_tracks,
     tapvid_queries,
     working_frames,
     write_clip,
+    write_manifest,
     write_tracks,
 )
 from difftrack.geometry import rescale_points
@@ -135,6 +138,63 @@ def test_clips_are_listed_by_name_and_unfinished_ones_are_not(tmp_path: Path) ->
         clip_names(tmp_path / "absent")
 
 
+def test_the_manifest_names_clips_that_are_deleted_or_damaged_and_no_others(tmp_path: Path) -> None:
+    for name in ("b", "a", "c", "extra"):
+        write_clip(tmp_path, clip_of(name, source="rendered" if name == "b" else "folder"))
+    write_manifest(tmp_path, ["c", "b", "a"])
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "b" / "clip.json").write_text("")
+    found = read_manifest(tmp_path)
+    assert [(clip.name, clip.source, clip.num_frames) for clip in found.clips] == [
+        ("a", "folder", 7),
+        ("b", "rendered", 7),
+        ("c", "folder", 7),
+    ]
+    assert not found.assumed
+    assert found.remarks(tmp_path) == []
+    with pytest.raises(DatasetError, match=r"a: there is no such clip; run the synthesize stage again"):
+        read_clip(tmp_path, "a")
+    before = (tmp_path / "manifest.json").read_bytes()
+    write_manifest(tmp_path, ["a", "b", "c", "c"])
+    assert (tmp_path / "manifest.json").read_bytes() == before, "what cannot be read is as the last manifest has it"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["manifest.json"]
+
+
+def test_without_a_manifest_every_folder_of_a_clip_counts_and_that_is_said(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_clip(tmp_path, clip_of(name))
+    (tmp_path / "a" / "clip.json").unlink()
+    (tmp_path / "b" / "frames.mp4").unlink()
+    found = read_manifest(tmp_path)
+    assert [(clip.name, clip.num_frames) for clip in found.clips] == [("a", None), ("b", 7), ("c", 7)]
+    assert found.remarks(tmp_path) == [
+        f"{tmp_path} holds no manifest.json: the 3 clips found there are taken for all that there must be"
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"version": 1}',
+        '{"version": 2, "clips": []}',
+        '{"version": 1, "clips": [{"name": "a"}]}',
+        '{"version": 1, "clips": [{"name": "../a", "source": "folder", "num_frames": 7}]}',
+        '{"version": 1, "clips": [{"name": "a", "source": "moon", "num_frames": 7}]}',
+        '{"version": 1, "clips": [{"name": "a", "source": "folder", "num_frames": -7}]}',
+        '{"version": 1, "clips": ["a"]}',
+        "\x00\xff",
+    ],
+)
+def test_a_damaged_manifest_is_refused_by_name_with_the_way_out(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"^.*manifest\.json: [^\n]*; (remove it and )?run the [^\n]*$"):
+        clip_names(tmp_path)
+
+
 def test_the_fingerprint_is_that_of_frames_and_prompt() -> None:
     clip = clip_of()
     changed = frames_of()
@@ -208,7 +268,7 @@ def test_damaged_tracks_are_named(tmp_path: Path) -> None:
     write_tracks(tmp_path, "a", tracks_of())
     data = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DatasetError, match=r"a\.npz: holds no usable tracks"):
+    with pytest.raises(DatasetError, match=r"a\.npz: is no npz file, or is cut short.*run the annotate stage"):
         read_tracks(tmp_path, "a")
     with pytest.raises(DatasetError, match=r"b\.npz: there are no such tracks"):
         read_tracks(tmp_path, "b")

@@ -3,7 +3,6 @@
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points
 from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
-    clip_names,
     read_clip,
     read_clip_kind,
     read_given_tracks,
@@ -12,13 +11,16 @@ from difftrack.datasets._files import (
     write_tracks,
 )
 from difftrack.datasets._folders import load_videos
+from difftrack.datasets._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
 from difftrack.datasets._sources import FolderParams, read_folder
 from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvid_pickle, tapvid_queries
 from difftrack.datasets._working_size import working_frames
 
 __all__ = [
     "Clip",
+    "ClipEntry",
     "ClipFailure",
+    "ClipManifest",
     "DatasetError",
     "FolderParams",
     "QueryMode",
@@ -33,9 +35,11 @@ __all__ = [
     "read_clip_kind",
     "read_folder",
     "read_given_tracks",
+    "read_manifest",
     "read_tracks",
     "tapvid_queries",
     "working_frames",
     "write_clip",
+    "write_manifest",
     "write_tracks",
 ]

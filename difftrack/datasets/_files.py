@@ -2,19 +2,18 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from difftrack.artifacts import ArtifactError, read_arrays, read_json
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_name
 from difftrack.datasets._errors import DatasetError
-from difftrack.documents import DocumentError, read_json
-from difftrack.media import read_image, read_video, write_image, write_video
+from difftrack.datasets._manifest import clip_names
+from difftrack.media import MediaError, read_image, read_video, write_image, write_video
 
 __all__ = [
-    "clip_names",
     "read_clip",
     "read_clip_kind",
     "read_given_tracks",
@@ -24,11 +23,7 @@ __all__ = [
 ]
 
 
-def clip_names(root: Path) -> list[str]:
-    """Names of the complete clips under `root`, sorted."""
-    if not root.is_dir():
-        raise DatasetError(f"{root}: there is no such folder of clips")
-    return sorted(path.parent.name for path in root.glob("*/clip.json") if not path.parent.name.startswith("."))
+_WAY_OUT = "run the synthesize stage again, which makes the clip anew"
 
 
 def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> None:
@@ -69,8 +64,8 @@ def read_clip(root: Path, name: str) -> Clip:
         MediaError: a picture or the video cannot be read.
     """
     folder = root / name
+    about = _about(folder)
     try:
-        about = read_json(folder / "clip.json")
         known = {key: about[key] for key in ("fps", "prompt", "source", "seed", "details", "fingerprint")}
         fingerprint = known.pop("fingerprint")
         mask = folder / "object_mask.png"
@@ -80,12 +75,12 @@ def read_clip(root: Path, name: str) -> Clip:
             object_mask=read_image(mask)[..., 0] > 127 if mask.exists() else None,
             **known,
         )
-    except FileNotFoundError as error:
-        raise DatasetError(f"{folder}: there is no such clip; have: {', '.join(clip_names(root)) or 'none'}") from error
-    except (DocumentError, KeyError, TypeError) as error:
-        raise DatasetError(f"{folder / 'clip.json'}: cannot be used ({error!r})") from error
+    except (KeyError, TypeError) as error:
+        raise _unusable(folder, error) from error
+    except MediaError as error:
+        raise MediaError(f"{error}; {_WAY_OUT}") from error
     if clip.fingerprint() != fingerprint:
-        raise DatasetError(f"{folder}: frames.mp4 or the prompt is not what clip.json says; write the clip again")
+        raise DatasetError(f"{folder}: frames.mp4 or the prompt is not what clip.json says; {_WAY_OUT}")
     return clip
 
 
@@ -97,21 +92,18 @@ def read_clip_kind(root: Path, name: str) -> str:
     Raises:
         DatasetError: the clip is missing, or its clip.json is damaged.
     """
-    about = root / name / "clip.json"
+    found = _about(root / name)
     try:
-        found = read_json(about)
         split = found["details"].get("render", {}).get("split")
         return f"{found['source']}/{split}" if split else str(found["source"])
-    except FileNotFoundError as error:
-        raise DatasetError(f"{about.parent}: there is no such clip") from error
-    except (DocumentError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{about}: cannot be used ({error!r})") from error
+    except (KeyError, AttributeError) as error:
+        raise _unusable(root / name, error) from error
 
 
 def read_given_tracks(root: Path, name: str) -> Tracks | None:
     """The annotation that came with a clip; None where none did."""
     path = root / name / "given_tracks.npz"
-    return _load_tracks(path) if path.exists() else None
+    return _load_tracks(path, way_out=_WAY_OUT) if path.exists() else None
 
 
 def write_tracks(root: Path, name: str, tracks: Tracks) -> None:
@@ -129,7 +121,7 @@ def read_tracks(root: Path, name: str) -> Tracks:
     Raises:
         DatasetError: the file is missing, cut short, or does not hold tracks.
     """
-    return _load_tracks(root / f"{name}.npz")
+    return _load_tracks(root / f"{name}.npz", way_out="run the annotate stage again")
 
 
 def _save_tracks(path: Path, tracks: Tracks) -> None:
@@ -143,22 +135,44 @@ def _save_tracks(path: Path, tracks: Tracks) -> None:
     )
 
 
-def _load_tracks(path: Path) -> Tracks:
+def _load_tracks(path: Path, *, way_out: str) -> Tracks:
+    if not path.exists():
+        raise DatasetError(f"{path}: there are no such tracks; {way_out}")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            height, width = (int(value) for value in arrays["size"])
-            return Tracks(
-                points_xy_px=arrays["points_xy_px"],
-                visible=arrays["visible"],
-                query_points=arrays["query_points"],
-                height=height,
-                width=width,
-                tracker=str(arrays["tracker"]),
-            )
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: there are no such tracks; run the annotate stage") from error
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: holds no usable tracks ({error})") from error
+        arrays = read_arrays(path, way_out=way_out)
+    except ArtifactError as error:
+        raise DatasetError(str(error)) from error
+    try:
+        height, width = (int(value) for value in arrays["size"])
+        return Tracks(
+            points_xy_px=arrays["points_xy_px"],
+            visible=arrays["visible"],
+            query_points=arrays["query_points"],
+            height=height,
+            width=width,
+            tracker=str(arrays["tracker"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DatasetError(f"{path}: holds no usable tracks ({error}); {way_out}") from error
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What the clip.json of a clip says."""
+    if not folder.is_dir():
+        names = clip_names(folder.parent) if folder.parent.is_dir() else []
+        way_out = _WAY_OUT if folder.name in names else f"have: {', '.join(names) or 'none'}"
+        raise DatasetError(f"{folder}: there is no such clip; {way_out}")
+    try:
+        about = read_json(folder / "clip.json", way_out=_WAY_OUT)
+    except ArtifactError as error:
+        raise DatasetError(str(error)) from error
+    if not isinstance(about, dict):
+        raise _unusable(folder, f"it holds {type(about).__name__}")
+    return about
+
+
+def _unusable(folder: Path, cause: object) -> DatasetError:
+    return DatasetError(f"{folder / 'clip.json'}: cannot be used ({cause!r}); {_WAY_OUT}")
 
 
 def _description(clip: Clip) -> str:

@@ -1,6 +1,7 @@
 """One store's plan: what it will hold, and what that takes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from difftrack.store import check_space
 
@@ -52,6 +53,8 @@ class Plan:
     rates: Rates | None = None
     """From a probe."""
     workers: int = 1
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Clips that a rule leaves out, and why."""
 
     @property
     def expected_bytes(self) -> float:
@@ -95,6 +98,7 @@ class Plan:
             ("there already", size(self.there_bytes)),
             ("free", free),
             ("model", f"{self.forwards} forwards"),
+            *(("left out", f"{clip}: {why}") for clip, why in self.left_out.items()),
         ]
         if self.rates is not None and self.seconds is not None:
             rows.append(("takes", f"{duration(self.seconds)} on {self.workers} workers, {self._rates(self.rates)}"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from difftrack.artifacts import Manifest
 from difftrack.store._encodings import encoding_of
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Files, StorePath, open_files
@@ -20,6 +21,7 @@ from difftrack.store._header import (
     read_each,
     small_file_problems,
 )
+from difftrack.store._manifest import read_manifest
 from difftrack.store._schema import SCHEMA, GroupSchema, read_schema
 from difftrack.store._shards import read_shard
 from difftrack.store._spec import DescriptorSpec, StoreParams
@@ -77,6 +79,14 @@ class Store:
     def groups(self) -> list[str]:
         """Names of all groups of descriptors, sorted; complete ones and others."""
         return group_names(self._files, SCHEMA)
+
+    def manifest(self) -> Manifest:
+        """What there ought to be, whether it can be read or not.
+
+        Raises:
+            StoreError: the manifest is damaged.
+        """
+        return read_manifest(self._root)
 
     def spec(self, group: str) -> DescriptorSpec:
         """What a group holds.

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from difftrack.artifacts import ArtifactError, read_arrays
 from difftrack.geometry import rescale_points
 
 __all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
 
 TRACKER = "tracker"
 """Whose arrays bear no prefix in the file."""
+_WAY_OUT = "run the track stage again"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +52,8 @@ def write_predictions(
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
 
+    The file appears under its name when it is complete.
+
     Args:
         path: An npz file. It holds `query_points` and the arrays of `PredictedTracks`: those of `tracker` under their
             own names, those of any other with its name in front, `no_motion_points_xy_px`.
@@ -62,18 +66,19 @@ def write_predictions(
         arrays[f"{prefix}points_xy_px"] = tracks.points_xy_px
         arrays[f"{prefix}visible"] = tracks.visible
         arrays[f"{prefix}confidence"] = tracks.confidence
-    with path.open("wb") as file:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+    part.replace(path)
 
 
 def read_predictions(path: Path) -> tuple[Float[np.ndarray, "point 3"], dict[str, PredictedTracks]]:
     """Read what `write_predictions` wrote.
 
     Raises:
-        ValueError: the file holds something else.
+        ArtifactError: the file is missing, empty, cut short or holds something else.
     """
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored}
+    arrays = read_arrays(path, way_out=_WAY_OUT)
     prefixes = [key.removesuffix("points_xy_px") for key in arrays if key.endswith("points_xy_px")]
     try:
         predictions = {
@@ -84,4 +89,4 @@ def read_predictions(path: Path) -> tuple[Float[np.ndarray, "point 3"], dict[str
         }
         return arrays["query_points"], predictions
     except KeyError as error:
-        raise ValueError(f"{path} holds no predictions: {error} is missing") from error
+        raise ArtifactError(f"{path}: holds no predictions: {error} is missing; {_WAY_OUT}") from error
