@@ -147,6 +147,9 @@ def verify(store: StoreArgument) -> None:
     damaged = [check for check in checks if check.problem]
     for check in damaged:
         typer.echo(f"{check.path} {check.problem}")
+    for check in checks:
+        if check.unproven:
+            typer.echo(f"{check.path} {check.unproven}")
     typer.echo(f"{store}: {len(checks)} files checked, {len(damaged)} damaged")
     if damaged:
         raise typer.Exit(1)
@@ -484,9 +487,11 @@ def _in_foreground() -> bool:
 
 def _show_headlines(report: Path) -> None:
     """What the report says first, where the stage of that name has run."""
+    from difftrack.documents import read_json
+
     headlines = report / "headlines.json"
     if headlines.exists():
-        for headline in json.loads(headlines.read_text()):
+        for headline in read_json(headlines):
             typer.echo(f"{headline['value']:>12}  {headline['label']}")
         typer.echo(f"report: {report / 'index.html'}")
 
@@ -611,6 +616,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         size: `height` and `width` in place of the file's.
     """
     from difftrack.backbones import ModelParams
+    from difftrack.documents import read_json
     from difftrack.extraction import TrackingParams
     from difftrack.params import parse
     from difftrack.tracking import TrackParams
@@ -629,7 +635,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=dataclasses.replace(view, **size),
         section=section,
-        best_layers=None if best is None else json.loads(best.read_text())["layers"],
+        best_layers=None if best is None else read_json(best)["layers"],
     )
 
 
@@ -710,12 +716,9 @@ def _open_store(store: str) -> "Store":
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from difftrack.documents import read_yaml
 
-    try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values: dict[str, Any] = read_yaml(path)
     return values
 
 

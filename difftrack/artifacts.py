@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from difftrack import arrays
+from difftrack.documents import MAX_JSON_BYTES, DocumentError, read_bounded
 
 __all__ = [
     "MANIFEST",
@@ -137,9 +138,11 @@ def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON va
         ArtifactError: it is missing, empty, cut or something else.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, max_bytes=MAX_JSON_BYTES)
     except OSError as error:
         raise ArtifactError(f"{path}: {_cause(error)}; {way_out}") from error
+    except DocumentError as error:
+        raise ArtifactError(f"{error}; {way_out}") from error
     return parse_json(content, path, way_out=way_out)
 
 

@@ -7,21 +7,25 @@ Usage, as written in dvc.yaml:
 Paths before `--` are read, paths after it are written. `item.*` names one cell of a DVC matrix.
 """
 
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from rich.progress import track
 
+from difftrack.documents import read_yaml
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.locks import lock_of
 from difftrack.ownership import check_paths
 
-__all__ = ["Paths", "each", "end", "finished", "run", "tell"]
+__all__ = ["Paths", "each", "end", "finished", "run", "say", "tell"]
 
 T = TypeVar("T")
 
@@ -39,6 +43,7 @@ def run(
     *,
     whole: bool = False,
     resumes: bool = False,
+    alone: bool = True,
 ) -> None:
     """Call a stage's `main(params, deps, outs)` with what the command line names; exit 1 on an error.
 
@@ -49,6 +54,7 @@ def run(
         main: Reads `deps` and writes `outs`. Expected errors are ValueError and OSError; they are printed as one line.
         whole: Give `main` all of params.yaml, with the matrix cell as its `item` section, instead of one section.
         resumes: Whether another run keeps the clips that are done.
+        alone: Let one process at a time write `outs`; the next waits. Otherwise that is the stage's own care.
     """
     before, separator, after = _split(sys.argv[1:])
     if not separator or not all("=" in word for word in [*before, *after]):
@@ -62,7 +68,9 @@ def run(
         check_folders(params, Path.cwd())
         if not whole and stage not in params:
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
-        with interruptible():
+        with interruptible(), ExitStack() as held:
+            for out in sorted(outs.values()) if alone else ():
+                held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
             main({**params, "item": item} if whole else params[stage], deps, outs)
     except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
         if os.environ.get("DIFFTRACK_TRACEBACK"):
@@ -158,16 +166,18 @@ def check_folders(params: Mapping[str, Any], root: Path) -> None:
         check_paths(texts, root=root, inputs=inputs)
 
 
+def say(stage: str, line: str) -> None:
+    """Say something beside the progress."""
+    print(f"{stage}: {line}", file=sys.stderr, flush=True)
+
+
 def read_params(path: Path) -> dict[str, Any]:
     """Read a params file.
 
     Raises:
         ValueError: it is not YAML, or not a mapping of sections.
     """
-    try:
-        params = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    params = read_yaml(path)
     if not isinstance(params, dict):
         raise ValueError(f"{path} holds {type(params).__name__}; a mapping of sections is wanted")
     return params

@@ -2,12 +2,13 @@
 
 import gc
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
 from difftrack.params import parse
 from difftrack.planning import outline_clips, plan_extraction
-from difftrack.store import GroupWriter, create_group, keep_groups, planned_bytes, write_manifest
+from difftrack.store import DescriptorSpec, GroupWriter, create_group, keep_groups, planned_bytes, write_manifest
 from difftrack.store.torch_writer import WriteQueue
-from stages._run import Paths, end, finished, run, tell
+from stages._run import Paths, end, finished, run, say, tell
 
 MOST_WRITERS = 8
 """Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
@@ -92,10 +93,23 @@ class ExtractJob(Job):
         """Create the groups of a clip, without values; note a clip that cannot be used."""
         try:
             for group, spec in self.source().prepare(clip).groups.items():
-                create_group(self.store, group, spec, params=self.section.store, replace=self.section.replace_stale)
+                self.take(group, spec).close()
         except (ValueError, OSError) as error:
             failures[clip] = str(error)
         return clip not in failures
+
+    def take(self, group: str, spec: DescriptorSpec) -> GroupWriter:
+        """Create or take up a group; waits while another run writes it, and says so."""
+        section = self.section
+        return create_group(
+            self.store,
+            group,
+            spec,
+            params=section.store,
+            replace=section.replace_stale,
+            wait_s=math.inf,
+            say=partial(say, "extract"),
+        )
 
     def open(self) -> ClipWorker:
         """See `Job`."""
@@ -122,17 +136,17 @@ class _Extractor(ClipWorker):
         extraction = self._job.source().prepare(clip)
         groups = []
         for group, spec in extraction.groups.items():
-            writer = create_group(
-                self._job.store, group, spec, params=self._section.store, replace=self._section.replace_stale
-            )
+            writer = self._job.take(group, spec)
             missing = writer.missing()
             report(planned_bytes(spec, self._section.store) // len(spec.units) * (len(spec.units) - len(missing)))
 
             def put(unit: CapturedUnit, writer: GroupWriter = writer) -> None:
                 self._queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
 
-            extraction.run(group, missing, put)
-            groups.append(self._queue.finish(writer))
+            try:
+                extraction.run(group, missing, put)
+            finally:  # a group that is not whole is not declared so, and other runs may have it
+                groups.append(self._queue.finish(writer))
         for group, error in extraction.round_trip_errors.items():
             print(f"{group}: inversion returns to the clean latents within {error:.1e}")
         return self._finishing.submit(_wait_for, groups)
@@ -161,4 +175,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    run("extract", main, whole=True, resumes=True)
+    run("extract", main, whole=True, resumes=True, alone=False)

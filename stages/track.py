@@ -12,6 +12,7 @@ import numpy as np
 from difftrack.annotation import LucasKanadeParams, lucas_kanade
 from difftrack.correspondence import matching_device
 from difftrack.datasets import Tracks, read_clip, read_tracks
+from difftrack.documents import read_json
 from difftrack.geometry import rescale_points
 from difftrack.metrics import ScoringParams, mean_over_clips, survival_rate, tapvid_metrics
 from difftrack.params import parse
@@ -77,7 +78,7 @@ def _best_layers(deps: Paths) -> list[int]:
             "track.layers is best, and this call names no best_layers=FILE; name the layers, or add the file of the "
             "score stage to the stage's command and deps (tracking then runs again when the ranking changes)"
         )
-    layers: list[int] = json.loads(deps["best_layers"].read_text())["layers"]
+    layers: list[int] = read_json(deps["best_layers"])["layers"]
     return layers
 
 

@@ -469,7 +469,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_what_may_still_be_writt
     writer = create_group(tmp_path, "clip", spec)
     for unit in spec.units:
         writer.write(*unit, values[unit])
-    clean = content_of(tmp_path)
+    clean = content_of(tmp_path / "clip")
     shard = shards_of(tmp_path / "clip")[0]
     old, new = shard.parent / "0.old.partial", shard.parent / "0.new.partial"
     for partial in (old, new):
@@ -478,7 +478,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_what_may_still_be_writt
     writer = create_group(tmp_path, "clip", spec)
     assert (old.exists(), new.exists()) == (False, True)
     writer.finish()
-    assert content_of(tmp_path).keys() == clean.keys()
+    assert content_of(tmp_path / "clip").keys() == clean.keys()
 
 
 # Damage

@@ -8,7 +8,6 @@ Under the folder of all samples:
     measures.json, .csv     what `difftrack.quality` says of every clip
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -22,10 +21,12 @@ from jaxtyping import UInt8
 
 from difftrack.backbones import Backbone
 from difftrack.datasets import CLIP, Clip, read_clip, write_clip
+from difftrack.documents import read_json
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import GuideParams
+from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video
 from difftrack.ownership import OwnershipError, remove
 
@@ -72,24 +73,28 @@ def sample_prompts(
 
     Raises:
         GuidanceError: the folder holds measures or numbered folders of something else; nothing is sampled then.
+        LockError: another process samples into the folder.
     """
-    check_measures(folder)
-    for number, _ in prompts:
-        if problem := _not_ours(folder / _name(number), ways):
-            raise GuidanceError(f"nothing is written over: {problem}; move it, or name another folder for the samples")
-    folder.mkdir(parents=True, exist_ok=True)
-    if drop_others:
-        _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
-    sampled = []
-    for number, prompt in prompts:
-        problem = None
-        try:
-            _sample_in_all_ways(backbone, number, prompt, params, ways=ways, folder=folder / _name(number))
-            sampled.append((number, prompt))
-        except (ValueError, OSError, RuntimeError) as error:
-            problem = str(error)
-        yield Outcome(number, prompt, problem)
-    write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
+    with lock_of(folder).acquire():
+        check_measures(folder)
+        for number, _ in prompts:
+            if problem := _not_ours(folder / _name(number), ways):
+                raise GuidanceError(
+                    f"nothing is written over: {problem}; move it, or name another folder for the samples"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        if drop_others:
+            _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
+        sampled = []
+        for number, prompt in prompts:
+            problem = None
+            try:
+                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, folder=folder / _name(number))
+                sampled.append((number, prompt))
+            except (ValueError, OSError, RuntimeError) as error:
+                problem = str(error)
+            yield Outcome(number, prompt, problem)
+        write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 
 
 def _name(number: int) -> str:
@@ -133,9 +138,9 @@ def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
 def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
     """Say so if a clip does not state that it was sampled; with `damaged` its clip.json may be no JSON."""
     try:
-        said = json.loads((clip / "clip.json").read_bytes())
+        said = read_json(clip / "clip.json")
         sampled = said["source"] == "generated" and "sampling" in said["details"]
-    except (ValueError, RecursionError):
+    except ValueError:
         sampled = damaged
     except (OSError, KeyError, TypeError):
         sampled = False

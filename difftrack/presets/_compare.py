@@ -1,11 +1,11 @@
 """Our numbers beside the paper's."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difftrack.documents import read_json
 from difftrack.presets._presets import Preset, PublishedNumber
 
 __all__ = ["Comparison", "compare_with_published"]
@@ -53,7 +53,7 @@ def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -
     file = root / paths[folder] / rest
     if not file.is_file():
         return row(None, f"{file.relative_to(root)} is not there yet")
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file)
     for key in published.at.split():
         found = found.get(key) if isinstance(found, dict) else None
     if isinstance(published.value, tuple) and isinstance(found, list):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from difftrack.documents import read_json
 from difftrack.ownership import Kind, OwnershipError, claim, is_fingerprint, is_inside, remove_file
 
 __all__ = ["Drawings", "digest"]
@@ -164,7 +165,7 @@ def _content(path: Path) -> str:
 def _has_own_page(folder: Path) -> bool:
     """Whether the headlines beside a page are those of a report of this project."""
     try:
-        said = json.loads((folder / "headlines.json").read_bytes())
+        said = read_json(folder / "headlines.json")
         links = any((folder / name).is_symlink() for name in REPORT.files)
         return isinstance(said, list) and all({"value", "label"} <= line.keys() for line in said) and not links
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -173,4 +174,4 @@ def _has_own_page(folder: Path) -> bool:
 
 def _read_ledger(path: Path) -> dict[str, Any]:
     """What an earlier report wrote; nothing where it cannot be used."""
-    return {} if REPORT.unmarked(path.parent) else dict(json.loads(path.read_bytes()))
+    return {} if REPORT.unmarked(path.parent) else dict(read_json(path))
