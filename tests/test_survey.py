@@ -79,7 +79,7 @@ def test_a_survey_covers_the_whole_map_by_default_and_score_reads_it(inputs: Pat
     outs = {name: tmp_path / name for name in ("scores", "table", "best_layers", "summary")}
     deps = {"clips": inputs / "clips", "tracks": inputs / "tracks", "matches": tmp_path / "survey"}
     score.main({}, deps, outs)
-    assert len(outs["table"].read_text().splitlines()) == 1 + 2 * 10 * 4
+    assert len(outs["table"].read_text().splitlines()) == 1 + 3 * 10 * 4
 
 
 def test_what_is_there_is_kept_and_what_changed_is_redone(
