@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ from difftrack.reports import (
     draw_query,
     draw_tracks,
     maps_from_scores,
-    methods_from_metrics,
     query_point,
     read_tracked_clip,
+    results_from_metrics,
     write_report,
 )
 from difftrack.reports._curves import draw_accuracy_by_step
@@ -188,7 +189,7 @@ def test_digests_differ_where_values_do_and_nowhere_else() -> None:
 def test_video_shows_truth_and_prediction_beside_each_other_at_twice_the_size(report: Path) -> None:
     video = read_video(report / "videos" / "tiny-square.mp4")
     num_frames, height, width = clip().frames.shape[:3]
-    assert video.frames.shape == (num_frames, 2 * height, 2 * (2 * width) + 8, 3)
+    assert video.frames.shape == (num_frames, 2 * height + 22, 2 * (2 * width) + 8, 3)
 
 
 def test_headlines_say_what_the_scores_say(report: Path) -> None:
@@ -368,32 +369,69 @@ def test_scores_become_maps_with_empty_cells_left_empty() -> None:
     assert np.isnan(maps.confidence.sel(step=0, layer=1))
     assert maps.head_accuracy is None
     assert [(group.name, group.layer, group.step) for group in maps.groups] == [
-        ("all", 4, 49),
+        ("exact or annotated truth", 4, 49),
         ("rendered/easy", 4, 49),
     ]
+    assert (maps.pseudo_truth, maps.measure) == (None, "matching accuracy")
 
 
 def test_scores_without_query_and_key_say_what_is_missing() -> None:
     scores = scores_json()
-    del scores["groups"]["all"]["scores"]["matching_accuracy"]
+    del scores["groups"]["truth"]["scores"]["matching_accuracy"]
     with pytest.raises(ValueError, match=r"scores.json of tiny lacks 'matching_accuracy'"):
         maps_from_scores(scores, backbone="tiny")
 
 
-def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_was_scored() -> None:
+def metrics_json(**means: dict[str, Any]) -> dict[str, Any]:
+    """What the track stage writes about one clip, `square`."""
+    return {"mean": {}, "pseudo_truth": {}, "truth": {"square": {"kind": "exact", "tracker": None}}, **means}
+
+
+def scores_of(value: float) -> dict[str, float | None]:
     names = ["average_pts_within_thresh", "average_jaccard", *(f"pts_within_{px}" for px in (1, 2, 4, 8, 16))]
-    scores = dict.fromkeys(names, 0.25) | {"occlusion_accuracy": None}
-    metrics = {"mean": {"tracker": scores, "no_motion": scores}, "clips": {"square": {"tracker": scores}}}
-    best, still = methods_from_metrics(metrics, backbone="tiny")
+    return dict.fromkeys(names, value) | {"occlusion_accuracy": None}
+
+
+def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_was_scored() -> None:
+    scores = scores_of(0.25)
+    metrics = metrics_json(mean={"tracker": scores, "no_motion": scores}, clips={"square": {"tracker": scores}})
+    (results,) = results_from_metrics(metrics, backbone="tiny")
+    best, still = results.methods
+    assert results.pseudo_truth is None
     assert (best.name, still.name) == ("tiny", "no motion")
     assert best.mean.deltas == (0.25,) * 5
     assert np.isnan(best.clips["square"].occlusion_accuracy)
     assert still.clips == {}
 
 
+def test_results_against_a_pseudo_truth_are_apart_and_without_its_tracker() -> None:
+    guess = {"kind": "pseudo_truth", "tracker": "lucas_kanade"}
+    clips = {
+        "square": {"tracker": scores_of(0.5), "lucas_kanade": scores_of(0.75)},
+        "guessed": {"tracker": scores_of(0.125), "lucas_kanade": None},
+    }
+    metrics = metrics_json(
+        mean=clips["square"],
+        pseudo_truth={"lucas_kanade": {"clips": ["guessed"], "mean": clips["guessed"]}},
+        truth={"guessed": guess, "square": {"kind": "exact", "tracker": None}},
+        clips=clips,
+    )
+    known, guessed = results_from_metrics(metrics, backbone="tiny")
+    assert [(method.name, list(method.clips)) for method in known.methods] == [
+        ("tiny", ["square"]),
+        ("Lucas-Kanade", ["square"]),
+    ]
+    assert guessed.pseudo_truth == "lucas_kanade"
+    assert [(method.name, list(method.clips)) for method in guessed.methods] == [("tiny", ["guessed"])]
+    alone = results_from_metrics({**metrics, "mean": {}}, backbone="tiny")
+    assert [part.pseudo_truth for part in alone] == ["lucas_kanade"]
+
+
 def test_metrics_that_lack_something_are_named() -> None:
     with pytest.raises(ValueError, match=r"metrics.json of tiny cannot be used .*pts_within_1"):
-        methods_from_metrics({"mean": {"tracker": {}}, "clips": {}}, backbone="tiny")
+        results_from_metrics(metrics_json(mean={"tracker": {}}, clips={"square": {}}), backbone="tiny")
+    with pytest.raises(ValueError, match=r"metrics.json of tiny cannot be used .*run the track stage again"):
+        results_from_metrics({"mean": {"tracker": scores_of(0.5)}, "clips": {}}, backbone="tiny")
 
 
 def test_truth_is_cut_to_what_was_tracked(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
 from difftrack.reports._footage import Footage
+from difftrack.reports._names import pseudo_truth_warning
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
 from difftrack.reports._provenance import provenance_section
 from difftrack.reports._style import number
-from difftrack.reports._tracking import Method, TrackedClip, results_section, tracking_headline, tracks_section
+from difftrack.reports._tracking import TrackedClip, TrackingResults, results_section, tracking_headline, tracks_section
 from difftrack.store import Store
+from difftrack.wording import counted
 
 __all__ = ["BackboneResults", "example_clips", "write_report"]
 
@@ -36,8 +38,8 @@ class BackboneResults:
     examples: Sequence[ExampleClip]
     """Clips whose descriptors are drawn."""
     tracked: Sequence[TrackedClip]
-    methods: Sequence[Method]
-    """The backbone's tracks first, then what they are compared with."""
+    results: Sequence[TrackingResults]
+    """Those over exact or annotated truth first, then those over each pseudo-truth; empty where nothing was tracked."""
     provenance: Mapping[str, Any]
     """What the descriptors, as recorded in the stores, and all that follows depend on."""
 
@@ -94,7 +96,7 @@ def write_report(
         raise ValueError("there are no results of any backbone to report on")
     folder.mkdir(parents=True, exist_ok=True)
     first = backbones[0]
-    headlines = [*analysis_headlines(first.scores), *([tracking_headline(first.methods)] if first.methods else [])]
+    headlines = [*analysis_headlines(first.scores), *map(tracking_headline, first.results[:1])]
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
     with Drawings(folder, progress=progress) as drawings:
         for backbone in backbones:
@@ -115,8 +117,9 @@ def _backbone_sections(
     if backbone.tracked:
         drawn = backbone.tracked[: params.max_videos]
         tracks = tracks_section(name, drawn, footage, drawings=drawings, params=params.overlay)
-        results = results_section(name, backbone.methods, backbone.tracked, drawings=drawings)
-        sections += [tracks, results]
+        sections.append(tracks)
+        if backbone.results:
+            sections.append(results_section(name, backbone.results, backbone.tracked, drawings=drawings))
     views = _chosen_views(scores, params)
     matching = MatchingParams.preset(scores.match_convention)
     return sections + examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings)
@@ -151,7 +154,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         scores = backbone.scores
         layer, step = scores.best_cell()
         feature = float("nan") if scores.feature_accuracy is None else float(scores.feature_accuracy.max())
-        mean = backbone.methods[0].mean if backbone.methods else None
+        mean = backbone.results[0].methods[0].mean if backbone.results else None
         tracking = [mean.delta_avg, mean.average_jaccard, mean.occlusion_accuracy] if mean else [float("nan")] * 3
         values = [float(scores.matching_accuracy.max()), feature, *tracking]
         rows.append([backbone.name, str(layer), str(step), *map(number, values)])
@@ -163,7 +166,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         blocks=[
             Table(
                 title="All backbones.",
-                caption="Percent. Matching accuracy at the best layer and step; TAP-Vid metrics at 256x256.",
+                caption=f"Percent. {_compared_with(backbones)}",
                 head=["backbone", "layer", "step", "query-key", "feature", "δ avg", "AJ", "OA"],
                 rows=rows,
             )
@@ -171,13 +174,22 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
     )
 
 
+def _compared_with(backbones: Sequence[BackboneResults]) -> str:
+    """Say what the numbers of all backbones are: accuracies, or agreement where there is a pseudo-truth alone."""
+    scores = backbones[0].scores
+    pseudo = scores.pseudo_truth or next((own.results[0].pseudo_truth for own in backbones if own.results), None)
+    warning = f" {pseudo_truth_warning(pseudo)}" if pseudo else ""
+    measure = scores.measure[:1].upper() + scores.measure[1:]
+    return f"{measure} at the best layer and step; TAP-Vid metrics at 256x256.{warning}"
+
+
 def _lead(footage: Footage, backbones: Sequence[BackboneResults]) -> str:
     accuracy = backbones[0].scores.matching_accuracy
     names = ", ".join(backbone.name for backbone in backbones)
     return (
-        f"{names} on {len(footage.truth)} clips, {accuracy.sizes['layer']} layers and {accuracy.sizes['step']} "
-        "denoising steps. Every picture below is read from stored queries, keys and features; the model "
-        "did not run again for any of them."
+        f"{names} on {counted(len(footage.truth), 'clip')}, {counted(accuracy.sizes['layer'], 'layer')} and "
+        f"{counted(accuracy.sizes['step'], 'denoising step')}. Every picture of them below is read from stored "
+        "queries, keys and features; the model did not run again for any of these."
     )
 
 
