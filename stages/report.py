@@ -16,10 +16,12 @@ from difftrack.reports import (
     BackboneResults,
     Footage,
     ReportParams,
+    Samples,
     TrackedClip,
     TrackingResults,
     example_clips,
     maps_from_scores,
+    read_samples,
     read_tracked_clip,
     results_from_metrics,
     write_report,
@@ -29,7 +31,7 @@ from stages._run import Paths, run, tell
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`, `tracks`, and per backbone `descriptors`, `scores` and `predictions`; write the folder `report`.
+    """Read `clips`, `tracks`, `samples`, and per backbone `descriptors`, `scores` and `predictions`; write `report`.
 
     The page shows the backbones of params.yaml in its order; what earlier ones left in the folders is not shown. What
     there must be and cannot be read is named at the end, after a page without it.
@@ -46,6 +48,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             found.footage,
             backbones,
             params=section,
+            samples=found.samples(),
             progress=lambda part: bar.update(task, description=part),
         )
     if found.problems:
@@ -102,6 +105,12 @@ class _Found:
                 **tracking,
             },
         )
+
+    def samples(self) -> Samples | None:
+        """Samples with and without guidance; None where there are none."""
+        with self._noting("samples"):
+            return read_samples(self._deps["samples"]) if "samples" in self._deps else None
+        return None
 
     def _tracking(self, name: str) -> tuple[list[TrackedClip], list[TrackingResults], dict[str, Any]]:
         """Tracks of one backbone over the clips that its tracking view was to hold, their means and their making."""

@@ -3,6 +3,7 @@
 from difftrack.reports._analysis import GroupAccuracy, ScoreMaps
 from difftrack.reports._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
 from difftrack.reports._footage import Footage
+from difftrack.reports._guidance import Samples, read_samples
 from difftrack.reports._overlay import OverlayParams, draw_tracks
 from difftrack.reports._own_tracks import write_own_tracks
 from difftrack.reports._params import ReportParams
@@ -18,6 +19,7 @@ __all__ = [
     "OverlayParams",
     "PointMatch",
     "ReportParams",
+    "Samples",
     "ScoreMaps",
     "TapVidScores",
     "TrackedClip",
@@ -27,6 +29,7 @@ __all__ = [
     "example_clips",
     "maps_from_scores",
     "query_point",
+    "read_samples",
     "read_tracked_clip",
     "results_from_metrics",
     "write_own_tracks",

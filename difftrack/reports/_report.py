@@ -15,6 +15,7 @@ from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
 from difftrack.reports._footage import Footage
+from difftrack.reports._guidance import Samples, guidance_headlines, guidance_section
 from difftrack.reports._names import pseudo_truth_warning
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
@@ -74,6 +75,7 @@ def write_report(
     backbones: Sequence[BackboneResults],
     *,
     params: ReportParams,
+    samples: Samples | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write `index.html`, its pictures and videos, and `headlines.json`.
@@ -84,6 +86,7 @@ def write_report(
         footage: All clips.
         backbones: One or more; the first one gives the headlines.
         params: What to show.
+        samples: What sampling with and without guidance gave; None where that was not done, and the page says so.
         progress: Called with the name of each drawing that is done.
 
     Returns:
@@ -97,10 +100,14 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     first = backbones[0]
     headlines = [*analysis_headlines(first.scores), *map(tracking_headline, first.results[:1])]
+    headlines += guidance_headlines(samples)
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
     with Drawings(folder, progress=progress) as drawings:
         for backbone in backbones:
             sections += _backbone_sections(backbone, footage, drawings, params)
+        sections.append(
+            guidance_section(samples, drawings=drawings, params=params.overlay, max_videos=params.max_videos)
+        )
     stores = {backbone.name: backbone.provenance for backbone in backbones}
     sections.append(provenance_section(footage, stores, dataclasses.asdict(params)))
     page = folder / "index.html"
