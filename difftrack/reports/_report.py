@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from difftrack.correspondence import MatchingParams
-from difftrack.datasets import Clip, Tracks
+from difftrack.datasets import Clip, Tracks, TruthKind
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
@@ -28,6 +28,8 @@ from difftrack.wording import counted
 __all__ = ["BackboneResults", "example_clips", "write_report"]
 
 _EXAMPLE_POINTS = 2
+_TRUSTED: tuple[TruthKind, ...] = ("exact", "annotated", "pseudo_truth")
+"""Kinds of truth, most trusted first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +50,9 @@ class BackboneResults:
 def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[ExampleClip]:
     """Choose the clips whose descriptors are drawn, and the points on them.
 
+    Left to itself, it takes the first clip of each source: clips of exact truth come before annotated ones, and those
+    before clips of pseudo-truth.
+
     Args:
         store: Analysis view of one backbone; a clip that it lacks is not drawn.
         footage: All clips.
@@ -59,8 +64,9 @@ def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[
     groups = set(store.groups())
     known = [name for name in footage.truth if name in groups]
     if params.clips == "auto":
-        first = {footage.kind(name).partition("/")[0]: name for name in reversed(known)}
-        names = [name for name in known if name in first.values()]
+        ranked = sorted(known, key=lambda name: _TRUSTED.index(footage.truth[name].truth.kind))
+        first = {footage.kind(name).partition("/")[0]: name for name in reversed(ranked)}
+        names = [name for name in ranked if name in first.values()]
     else:
         names = list(params.clips)
     for name in names:
