@@ -17,7 +17,6 @@ from difftrack.quality import Interval
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._overlay import OverlayParams, captioned, side_by_side, size_beside
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
-from difftrack.reports._style import MISSING
 from difftrack.wording import counted, listed
 
 __all__ = ["Samples", "guidance_headlines", "guidance_section", "read_samples"]
@@ -25,15 +24,48 @@ __all__ = ["Samples", "guidance_headlines", "guidance_section", "read_samples"]
 _FILE = "measures.json"
 _LED_BY = "cycle_error_px"
 """The measure of the headline: guidance is there to keep things consistent."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """How one measure is written."""
+
+    name: str
+    unit: str
+    decimals: int
+    scale: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for a table."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def plain(self, value: float) -> str:
+        """A value without unit."""
+        return f"{self.scale * value:.{self.decimals}f}"
+
+    def signed(self, value: float) -> str:
+        """A difference without unit; zero has no sign."""
+        text = self.plain(abs(value))
+        sign = "" if not float(text) else "-" if value < 0 else "+"
+        return f"{sign}{text}"
+
+    def mean(self, found: Interval) -> str:
+        """A mean and, where there is one, its interval."""
+        return _with_interval(found, self.plain)
+
+    def difference(self, found: Interval) -> str:
+        """A mean difference and, where there is one, its interval."""
+        return _with_interval(found, self.signed)
+
+
 _MEASURES = {
-    "motion_px": ("motion, px per frame", 2),
-    "dynamic_degree": ("share of dynamic clips", 2),
-    "warped_error": ("error of the warped frame, x 1000", 3),
-    "cycle_error_px": ("tracking there and back, px", 2),
-    "sharpness": ("sharpness", 0),
+    "motion_px": _Measure("motion", "px per frame", 2),
+    "dynamic_degree": _Measure("share of dynamic clips", "", 2),
+    "warped_error": _Measure("error of the warped frame", "thousandths", 3, scale=1000.0),
+    "cycle_error_px": _Measure("tracking error there and back", "px", 2),
+    "sharpness": _Measure("sharpness", "", 0),
 }
-"""Measure -> its name for people, and how many decimals are shown."""
-_SCALES = {"warped_error": 1000.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,21 +109,26 @@ def read_samples(folder: Path) -> Samples | None:
 
 def guidance_headlines(samples: Samples | None) -> list[Headline]:
     """What guidance changes, in one number; nothing where nothing is compared."""
-    found = [(way, own) for way, own in (samples.differences if samples else {}).items() if _LED_BY in own]
-    if samples is None or not found:
+    if samples is None:
         return []
-    way, own = found[0]
-    before, after = (samples.means[name][_LED_BY].mean for name in (next(iter(samples.ways)), way))
-    motion = f" Motion, px per frame: {_difference('motion_px', own['motion_px'])}." if "motion_px" in own else ""
-    return [
-        Headline(
-            f"{_signed(_LED_BY, own[_LED_BY].mean)} px",
-            "tracking error there and back, by guidance",
-            f"{_plain(_LED_BY, before)} px without and {_plain(_LED_BY, after)} px with guidance, over "
-            f"{counted(len(samples.prompts), 'prompt')}: {_difference(_LED_BY, own[_LED_BY])}. Lower is more "
-            f"consistent.{motion}{_one_prompt(samples)}",
-        )
-    ]
+    first, *others = samples.ways
+    for way in others:
+        if (led := samples.differences[way].get(_LED_BY)) is not None:
+            return [_headline(samples, first, way, led)]
+    return []
+
+
+def _headline(samples: Samples, first: str, way: str, led: Interval) -> Headline:
+    measure, motion = _MEASURES[_LED_BY], samples.differences[way].get("motion_px")
+    before, after = (measure.mean(samples.means[name][_LED_BY]) for name in (first, way))
+    interval = "" if led.low is None else f" Difference: {measure.difference(led)}."
+    moved = "" if motion is None else f" Motion changes by {_MEASURES['motion_px'].difference(motion)} px per frame."
+    return Headline(
+        f"{measure.signed(led.mean)} {measure.unit}",
+        f"{measure.name}, by guidance",
+        f"{before} px {first}, {after} px {way}, mean over {counted(len(samples.prompts), 'prompt')}; lower is more "
+        f"consistent.{interval}{moved}{_one_prompt(samples)}",
+    )
 
 
 def guidance_section(samples: Samples | None, *, drawings: Drawings, params: OverlayParams, max_videos: int) -> Section:
@@ -104,7 +141,7 @@ def guidance_section(samples: Samples | None, *, drawings: Drawings, params: Ove
         max_videos: Most prompts that are shown.
     """
     if samples is None or not samples.prompts:
-        lead = "There are no samples with and without guidance. The stage `guide` makes them: `dvc repro guide`."
+        lead = "There are no samples with and without guidance here; the guide stage makes them (dvc repro guide)."
         return Section(anchor="guidance", short="Guidance", title="Guidance", lead=lead, blocks=[])
     names = list(samples.prompts)[:max_videos]
     gallery = Gallery(
@@ -141,11 +178,10 @@ def _enlarged(frames: UInt8[np.ndarray, "frame row col rgb"], scale: int) -> UIn
 
 
 def _lead(samples: Samples) -> str:
-    first, num_prompts = next(iter(samples.ways)), counted(len(samples.prompts), "prompt")
-    guided = {way: own for way, own in samples.ways.items() if own is not None}
-    how = " ".join(f"{_how(way, own)}" for way, own in guided.items())
-    found = "".join(_finding(way, first, own) for way, own in samples.differences.items() if _LED_BY in own)
-    return f"{num_prompts}, each sampled in {counted(len(samples.ways), 'way')}. {how}{found}{_one_prompt(samples)}"
+    num_prompts, first = counted(len(samples.prompts), "prompt"), next(iter(samples.ways))
+    ways = listed([f"{way} ({_how(guidance)})" for way, guidance in samples.ways.items()])
+    changes = "".join(_changes(way, first, own) for way, own in samples.differences.items())
+    return f"{num_prompts} sampled from one seed: {ways}.{changes}{_one_prompt(samples)}"
 
 
 def _one_prompt(samples: Samples) -> str:
@@ -153,32 +189,33 @@ def _one_prompt(samples: Samples) -> str:
     return " One prompt gives no interval and says little about others." if len(samples.prompts) == 1 else ""
 
 
-def _how(way: str, guidance: Mapping[str, Any]) -> str:
-    layers = [str(layer) for layer in sorted(guidance.get("layers", ()))]
-    where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {listed(layers)}" if layers else "no layer"
-    return f"The way `{way}` is steered by {where} at scale {guidance.get('scale', MISSING)}."
+def _how(guidance: Mapping[str, Any] | None) -> str:
+    if guidance is None:
+        return "no guidance"
+    layers = [str(layer) for layer in sorted(guidance["layers"])]
+    return f"guided by {'layer' if len(layers) == 1 else 'layers'} {listed(layers)} at scale {guidance['scale']:g}"
 
 
-def _finding(way: str, first: str, differences: Mapping[str, Interval]) -> str:
-    """What a way changes, in measures to be read together: less motion is more consistent as such."""
+def _changes(way: str, first: str, differences: Mapping[str, Interval]) -> str:
+    """Say what a way changes, in measures to be read together: less motion is more consistent as such."""
     parts = [
-        f"{_MEASURES[name][0]} by {_difference(name, differences[name])}"
+        f"{_MEASURES[name].name} by {_MEASURES[name].difference(differences[name])} {_MEASURES[name].unit}".rstrip()
         for name in (_LED_BY, "motion_px", "sharpness")
         if name in differences
     ]
-    return f" Against `{first}`, `{way}` changes {'; '.join(parts)}."
+    return f" Against {first}, {way} sampling changes {listed(parts)}." if parts else ""
 
 
 def _measures_table(samples: Samples) -> Table:
     first, *others = samples.ways
-    names = [name for name in samples.means[first] if name in _MEASURES]
     rows = [
         [
-            _MEASURES[name][0],
-            *(_with_interval(name, samples.means[way][name]) for way in samples.ways),
-            *(_difference(name, samples.differences[way][name]) for way in others),
+            measure.label,
+            *(measure.mean(samples.means[way][name]) for way in samples.ways),
+            *(measure.difference(samples.differences[way][name]) for way in others),
         ]
-        for name in names
+        for name, measure in _MEASURES.items()
+        if name in samples.means[first]
     ]
     one = len(samples.prompts) == 1
     interval = "of one prompt, without an interval" if one else "with 95 % bootstrap intervals over prompts"
@@ -205,23 +242,7 @@ def _intervals(measures: Mapping[str, Mapping[str, float | None]]) -> dict[str, 
     return {name: Interval(**found) for name, found in measures.items()}  # type: ignore[arg-type]
 
 
-def _plain(name: str, value: float) -> str:
-    return f"{_SCALES.get(name, 1.0) * value:.{_MEASURES[name][1]}f}"
-
-
-def _signed(name: str, value: float) -> str:
-    """With its sign; zero has none."""
-    text = _plain(name, abs(value))
-    sign = "" if not float(text) else "-" if value < 0 else "+"
-    return f"{sign}{text}"
-
-
-def _with_interval(name: str, found: Interval, show: Callable[[str, float], str] = _plain) -> str:
-    """A mean and, where there is one, its interval."""
+def _with_interval(found: Interval, show: Callable[[float], str]) -> str:
     if found.low is None or found.high is None:
-        return show(name, found.mean)
-    return f"{show(name, found.mean)} [{show(name, found.low)}, {show(name, found.high)}]"
-
-
-def _difference(name: str, found: Interval) -> str:
-    return _with_interval(name, found, _signed)
+        return show(found.mean)
+    return f"{show(found.mean)} [{show(found.low)}, {show(found.high)}]"

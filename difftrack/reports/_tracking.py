@@ -287,7 +287,7 @@ def _columns(results: TrackingResults) -> str:
         )
     name = tracker_name(results.pseudo_truth)
     return (
-        f"The same measures with {name} in the place of the truth: {name} itself is not compared, and a method that is "
+        f"The measures of TAP-Vid, against the tracks of {name}: {name} itself is not compared, and a method that is "
         f"better than {name} cannot be seen to be."
     )
 
