@@ -35,6 +35,7 @@ from difftrack.reports import (
     results_from_metrics,
     write_report,
 )
+from difftrack.reports._analysis import analysis_sections
 from difftrack.reports._curves import draw_accuracy_by_step
 from difftrack.reports._drawings import Drawings, digest
 from difftrack.reports._examples import moving_points
@@ -371,6 +372,17 @@ def test_layers_are_ranked_by_their_best_step() -> None:
     maps = score_maps()
     assert maps.layers_by_accuracy() == [4, 1]
     assert maps.best_cell() == (4, 49)
+
+
+def test_sentences_about_layers_agree_with_their_number(tmp_path: Path) -> None:
+    accuracy = score_map(0.02, 0.87)
+    with Drawings(tmp_path) as drawings:
+        (one, *_), (two, *_) = (
+            analysis_sections(replace(score_maps(), matching_accuracy=values), drawings=drawings)
+            for values in (accuracy, accuracy * 0 + 0.5)
+        )
+    assert one.lead.startswith("Of 2 layers, one comes within a tenth of the best matching accuracy: layer 4. ")
+    assert two.lead.startswith("Of 2 layers, 2 come within a tenth of the best matching accuracy: 1 and 4. ")
 
 
 def test_labels_are_pushed_apart_and_not_further_than_needed() -> None:

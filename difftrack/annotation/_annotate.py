@@ -15,6 +15,7 @@ from difftrack.annotation._published import import_published, published_prompts
 from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
 from difftrack.rendering import RenderSpec, exact_tracks
+from difftrack.wording import counted
 
 __all__ = ["AnnotateParams", "annotate_clip"]
 
@@ -87,7 +88,9 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
         tracks = _track(tracker, clip, query_points, params)
     keep = np.asarray(tracks.visible.any(axis=0))
     if not keep.any():
-        raise AnnotationError(f"none of {tracks.num_points} points is visible in any frame ({tracks.tracker})")
+        raise AnnotationError(
+            f"none of {counted(tracks.num_points, 'point')} is visible in any frame ({tracks.tracker})"
+        )
     return tracks.select(keep)
 
 
