@@ -572,7 +572,7 @@ def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_w
 
 def test_results_against_a_pseudo_truth_are_apart_and_without_its_tracker() -> None:
     guess = {"kind": "pseudo_truth", "tracker": "lucas_kanade"}
-    clips = {
+    clips: dict[str, dict[str, Any]] = {
         "square": {"tracker": scores_of(0.5), "lucas_kanade": scores_of(0.75)},
         "guessed": {"tracker": scores_of(0.125), "lucas_kanade": None},
     }
@@ -591,6 +591,8 @@ def test_results_against_a_pseudo_truth_are_apart_and_without_its_tracker() -> N
     assert [(method.name, list(method.clips)) for method in guessed.methods] == [("tiny", ["guessed"])]
     alone = results_from_metrics({**metrics, "mean": {}}, backbone="tiny")
     assert [part.pseudo_truth for part in alone] == ["lucas_kanade"]
+    clips["square"]["tracker"] = None
+    assert [part.pseudo_truth for part in results_from_metrics(metrics, backbone="tiny")] == ["lucas_kanade"]
 
 
 def test_metrics_that_lack_something_are_named() -> None:

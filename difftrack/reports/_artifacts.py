@@ -1,6 +1,6 @@
 """Reads what the score and track stages wrote."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import xarray as xr
 from difftrack.datasets import Tracks, Truth
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._analysis import GroupAccuracy, ScoreMaps, best_cell
-from difftrack.reports._names import group_name, tracker_name
+from difftrack.reports._names import OWN_METHOD, group_name, tracker_name
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 from difftrack.tracking import read_predictions
 
@@ -65,45 +65,41 @@ def results_from_metrics(metrics: Mapping[str, Any], *, backbone: str) -> list[T
         backbone: What the tracker is called here.
 
     Returns:
-        The results over clips of exact or annotated truth first, then those over each tracker's pseudo-truth; a part
-        without clips is left out.
+        The results over clips of exact or annotated truth first, then those over each tracker's pseudo-truth; a part in
+        which the backbone is not scored is left out.
 
     Raises:
         ValueError: the metrics lack what the tables need.
     """
     try:
         truths = {clip: Truth(**truth) for clip, truth in metrics["truth"].items()}
+        clips: dict[str | None, dict[str, Any]] = {}
+        for clip, scores in metrics["clips"].items():
+            clips.setdefault(truths[clip].tracker, {})[clip] = scores
         means = {None: metrics["mean"]} | {by: own["mean"] for by, own in metrics["pseudo_truth"].items()}
-        parts = [
+        return [
             TrackingResults(
                 pseudo_truth=by,
                 methods=[
-                    _method(
-                        tracker,
-                        mean,
-                        metrics["clips"],
-                        [clip for clip in truths if truths[clip].tracker == by],
-                        backbone,
-                    )
+                    _method(tracker, mean, clips.get(by, {}), backbone)
                     for tracker, mean in own.items()
                     if mean is not None
                 ],
             )
             for by, own in means.items()
+            if own.get(OWN_METHOD) is not None
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"metrics.json of {backbone} cannot be used ({error!r}); run the track stage again") from error
-    return [part for part in parts if part.methods]
 
 
 def _method(
     tracker: str,
     mean: Mapping[str, float | None],
     clips: Mapping[str, Mapping[str, Mapping[str, float | None] | None]],
-    names: Sequence[str],
     backbone: str,
 ) -> Method:
-    own = {name: scores for name in names if (scores := clips[name].get(tracker)) is not None}
+    own = {name: scores for name, of_clip in clips.items() if (scores := of_clip.get(tracker)) is not None}
     return Method(
         name=tracker_name(tracker, backbone),
         mean=_scores(mean),

@@ -2,9 +2,9 @@
 
 from difftrack.datasets import OWN_TRACKER, Truth
 
-__all__ = ["group_name", "pseudo_truth_warning", "tracker_name", "truth_name"]
+__all__ = ["OWN_METHOD", "group_name", "pseudo_truth_warning", "tracker_name", "truth_name"]
 
-_METHOD = "tracker"
+OWN_METHOD = "tracker"
 """The name of the backbone's own tracks in files."""
 _NAMES = {
     "no_motion": "no motion",
@@ -21,7 +21,7 @@ def tracker_name(tracker: str, backbone: str = "") -> str:
         tracker: Its name in files.
         backbone: What the backbone's own tracks are called.
     """
-    return backbone if tracker == _METHOD and backbone else _NAMES.get(tracker, tracker)
+    return backbone if tracker == OWN_METHOD and backbone else _NAMES.get(tracker, tracker)
 
 
 def truth_name(truth: Truth) -> str:
