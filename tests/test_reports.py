@@ -230,7 +230,9 @@ def test_a_video_of_ones_own_is_never_said_to_be_tracked_right(store: Path, tmp_
     assert headlines[3]["label"] == "agreement of zero-shot tracks with Lucas-Kanade"
     assert "pseudo-truth by Lucas-Kanade" in text
     assert "cross: the pseudo-truth by Lucas-Kanade" in text
-    assert "distance to the tracks of Lucas-Kanade" in (tmp_path / "figures" / "tiny-error-by-frame.svg").read_text()
+    figures = {name: (tmp_path / "figures" / f"tiny-{name}.svg").read_text() for name in ("error-by-frame", "scores")}
+    assert "median distance to Lucas-Kanade" in figures["error-by-frame"]
+    assert "Agreement with Lucas-Kanade" in figures["scores"]
 
 
 def write_samples(folder: Path, num_prompts: int) -> None:

@@ -115,7 +115,7 @@ def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]], *,
         ax.plot(since, values, color=colors[name])
     ax.set_ylim(bottom=0)
     _label_ends(ax, since, errors_px, colors=list(colors.values()))
-    finish_axes(ax, xlabel="frames since the query", ylabel=f"median {measure} (px at 256x256)", grid=True)
+    finish_axes(ax, xlabel="frames since the query", ylabel=f"median {measure}\n(px at 256x256)", grid=True)
     return figure
 
 

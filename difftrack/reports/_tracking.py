@@ -210,7 +210,7 @@ def _figures(backbone: str, results: TrackingResults, clips: Sequence[TrackedCli
     ]
     if of_kind:
         errors = {method.name: median_error_by_frame(of_kind, method.name) for method in results.methods}
-        measure = "error" if known else f"distance to {results.goal}"
+        measure = "error" if results.pseudo_truth is None else f"distance to {tracker_name(results.pseudo_truth)}"
         figures.append(
             save_figure(
                 drawings,
@@ -260,7 +260,7 @@ def _comparison(results: TrackingResults) -> str:
         return f"Over {results.clips}, {best.name} reaches δ avg {number(best.mean.delta_avg)}{end}"
     return (
         f"Over {results.clips}, {best.name} agrees with {tracker_name(results.pseudo_truth)} to "
-        f"{number(best.mean.delta_avg)} by the same measure{end}"
+        f"{number(best.mean.delta_avg)} by δ avg{end}"
     )
 
 
