@@ -520,12 +520,12 @@ def test_examples_are_of_exact_clips_before_annotated_ones_and_those_before_gues
 
 
 def test_points_that_move_far_and_lie_apart_are_chosen() -> None:
-    starts = np.asarray([(5, 5), (6, 5), (40, 30), (20, 20)], np.float32)
+    starts = np.asarray([(9, 9), (10, 9), (44, 34), (24, 24)], np.float32)
     motion = np.asarray([(0, 0), (9, 0), (8, 0), (0, 1)], np.float32)
     points = starts + np.arange(3, dtype=np.float32)[:, None, None] * motion
     queries = np.concatenate([np.zeros((4, 1), np.float32), starts], axis=1)
     chosen = moving_points(Tracks(points, np.ones((3, 4), bool), queries, 53, 71, "exact"), num=2)
-    assert chosen.query_points[:, 1:].tolist() == [[6, 5], [40, 30]]
+    assert chosen.query_points[:, 1:].tolist() == [[10, 9], [44, 34]]
 
 
 # --- what other stages wrote
