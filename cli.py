@@ -89,6 +89,7 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
 def info(store: StoreArgument) -> None:
     """Say what a store holds."""
     from difftrack.store import StoreError, stored_bytes
+    from difftrack.wording import counted
 
     opened = _open_store(store)
     layouts: dict[str, list[str]] = {}
@@ -98,7 +99,8 @@ def info(store: StoreArgument) -> None:
         except StoreError as error:
             layouts.setdefault(str(error), []).append(group)
     size = stored_bytes(store)
-    typer.echo(f"{store}: {sum(map(len, layouts.values()))} groups, {size / 1e6:.1f} MB on disk")
+    num_groups = counted(sum(map(len, layouts.values())), "group")
+    typer.echo(f"{store}: {num_groups}, {size / 1e6:.1f} MB on disk")
     for layout, groups in layouts.items():
         typer.echo(f"\n{', '.join(groups)}\n{layout}")
 
@@ -143,6 +145,8 @@ def query(
 @_verb
 def verify(store: StoreArgument) -> None:
     """Check every byte of a store; exit status 1 where something is damaged or missing."""
+    from difftrack.wording import counted
+
     checks = list(_open_store(store).verify())
     damaged = [check for check in checks if check.problem]
     for check in damaged:
@@ -150,7 +154,7 @@ def verify(store: StoreArgument) -> None:
     for check in checks:
         if check.unproven:
             typer.echo(f"{check.path} {check.unproven}")
-    typer.echo(f"{store}: {len(checks)} files checked, {len(damaged)} damaged")
+    typer.echo(f"{store}: {counted(len(checks), 'file')} checked, {len(damaged)} damaged")
     if damaged:
         raise typer.Exit(1)
 
@@ -529,12 +533,14 @@ def _check_params(path: Path) -> None:
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
+    from difftrack.wording import counted
+
     grid = spec.grid
     rows = {
         "steps": ", ".join(map(str, spec.steps)),
         "layers": ", ".join(map(str, spec.layers)),
         "heads": ", ".join(map(str, spec.heads)),
-        "kinds": f"{', '.join(spec.kinds)} of {spec.num_channels} channels, {dtype}",
+        "kinds": f"{', '.join(spec.kinds)} of {counted(spec.num_channels, 'channel')}, {dtype}",
         "tokens": f"{grid.num_latent_frames} x {grid.rows} x {grid.cols} (latent frames x rows x cols)",
         "frames": ", ".join(map(str, spec.frames)),
         "size": f"{spec.size[1]}x{spec.size[0]} px, clip {spec.clip_size[1]}x{spec.clip_size[0]} px",

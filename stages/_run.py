@@ -24,6 +24,7 @@ from difftrack.documents import read_yaml
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
 from difftrack.locks import lock_of
 from difftrack.ownership import check_paths
+from difftrack.wording import counted
 
 __all__ = ["Paths", "each", "end", "finished", "run", "say", "tell"]
 
@@ -124,7 +125,7 @@ def _left(*, resumes: bool) -> str:
     waiting = [name for name, done in _to_do.items() if not done]
     if not _to_do:
         return "; the next run begins anew"
-    said = f": {len(_to_do) - len(waiting)} of {len(_to_do)} clips are done"
+    said = f": {len(_to_do) - len(waiting)} of {counted(len(_to_do), 'clip')} are done"
     if not resumes:
         return f"{said}; the next run does them all again"
     return f"{said}; the next run goes on with {waiting[0]}" if waiting else f"{said}; the next run keeps them"
@@ -148,7 +149,7 @@ def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") ->
     if failures:
         listed = "\n".join(f"  {name}: {cause}" for name, cause in sorted(failures.items()))
         way_out = f" (what is missing or damaged: run the {of} stage again)" if of else ""
-        sys.exit(f"{stage}: {len(failures)} of {total} clips failed{way_out}\n{listed}")
+        sys.exit(f"{stage}: {len(failures)} of {counted(total, 'clip')} failed{way_out}\n{listed}")
 
 
 def check_folders(params: Mapping[str, Any], root: Path) -> None:

@@ -28,6 +28,7 @@ from difftrack.media import read_image
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
 from difftrack.rendering import RenderSpec, Role, render_clip
+from difftrack.wording import counted
 from stages._run import Paths, each, run
 
 TRAJECTORY = "trajectory.safetensors"
@@ -168,7 +169,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         write_manifest(root, names | {name for name in before if (root / name).is_dir()})
         listed = "; ".join(str(failure) for failure in failures)
         raise DatasetError(
-            f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
+            f"{counted(len(failures), 'clip')} cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
     drop_clips(root, clip_folders(root, known=before) - names)

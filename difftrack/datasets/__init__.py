@@ -17,10 +17,14 @@ from difftrack.datasets._folders import load_videos
 from difftrack.datasets._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
 from difftrack.datasets._sources import FolderParams, read_folder
 from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvid_pickle, tapvid_queries
+from difftrack.datasets._truth import ANNOTATED, EXACT, OWN_TRACKER, Truth, TruthKind, group_by_truth
 from difftrack.datasets._working_size import working_frames
 
 __all__ = [
+    "ANNOTATED",
     "CLIP",
+    "EXACT",
+    "OWN_TRACKER",
     "Clip",
     "ClipEntry",
     "ClipFailure",
@@ -30,10 +34,13 @@ __all__ = [
     "QueryMode",
     "TrackedVideo",
     "Tracks",
+    "Truth",
+    "TruthKind",
     "check_query_points",
     "clip_folders",
     "clip_names",
     "drop_clips",
+    "group_by_truth",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",

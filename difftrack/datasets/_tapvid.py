@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._pickles import check_unfolded, fetch, index_pickle
+from difftrack.datasets._truth import ANNOTATED
 from difftrack.media import bounded, jpeg_decode
 
 __all__ = ["QueryMode", "load_tapvid_folder", "load_tapvid_pickle", "tapvid_queries", "with_annotation"]
@@ -131,8 +132,16 @@ def with_annotation(
     occluded: Bool[np.ndarray, "point frame"],
     *,
     query_mode: QueryMode,
+    tracker: str = ANNOTATED,
 ) -> TrackedVideo:
     """Join a clip and its annotated points, a track for each query.
+
+    Args:
+        clip: The clip.
+        points_xy_px: (x, y) of each point in pixels of the clip.
+        occluded: Where the point cannot be seen.
+        query_mode: How query points are chosen.
+        tracker: The name of the tracker that gave the points; `annotated` where people marked them.
 
     Raises:
         DatasetError: a visible position is not a number, or nothing can be queried.
@@ -152,7 +161,7 @@ def with_annotation(
         query_points=query_points,
         height=clip.height,
         width=clip.width,
-        tracker="annotated",
+        tracker=tracker,
     )
     return TrackedVideo(clip, tracks)
 
