@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from difftrack import arrays
+from difftrack import arrays, documents
 from difftrack.documents import MAX_JSON_BYTES, DocumentError, read_bounded
 
 __all__ = [
@@ -122,9 +122,11 @@ def parse_json(content: bytes, path: Path | str, *, way_out: str) -> Any:  # noq
     if not content.strip():
         raise ArtifactError(f"{path}: is empty; {way_out}")
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: is no JSON, or is cut short ({error}); {way_out}") from error
+        return documents.parse_json(content)
+    except ValueError as error:
+        cause = error.__cause__ or error.__context__
+        detail = f" ({cause})" if isinstance(cause, json.JSONDecodeError) else ""
+        raise ArtifactError(f"{path} {error}, or is cut short{detail}; {way_out}") from error
 
 
 def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON value
