@@ -37,11 +37,18 @@ class Leg:
     """Where tokens around the point say that it is; the point itself in the source frame."""
     share: Float[Tensor, "*frame point candidate"]
     """How many of them say so."""
+    closure: Float[Tensor, "*frame point"]
+    """Share of all tokens of the source frame that lead back to within a token: how well the two frames match at all; 1
+    in the source frame."""
 
     def then(self, onward: "Leg") -> "Leg":
         """Chain with a leg that starts where this one ends: errors add up, and the weaker match counts."""
-        margin = torch.minimum(self.margin, onward.margin)
-        return replace(onward, margin=margin, cycle_error_token=self.cycle_error_token + onward.cycle_error_token)
+        return replace(
+            onward,
+            margin=torch.minimum(self.margin, onward.margin),
+            cycle_error_token=self.cycle_error_token + onward.cycle_error_token,
+            closure=torch.minimum(self.closure, onward.closure),
+        )
 
     def __getitem__(self, points: slice | Tensor) -> "Leg":
         return Leg(*(part[points] for part in self._parts))
@@ -84,7 +91,7 @@ def legs_from(
 def _stay(points_xy_token: Tensor, params: TrackParams) -> Leg:
     certain = torch.ones(len(points_xy_token), params.num_candidates)
     candidates = points_xy_token[:, None].expand(-1, params.num_candidates, -1)
-    return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain)
+    return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain, certain[:, 0])
 
 
 def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params: TrackParams) -> Leg:
@@ -99,7 +106,8 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
     there = query_tokens(found, rows=grid.rows, cols=grid.cols, params=matching)
     returned = read_rows(pair.back[there.tokens], there, cols=grid.cols, params=matching)
     cycle_error = (returned.points_xy_token - asked).norm(dim=-1)
-    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share)))
+    closure = _closure(pair, cols=grid.cols).expand_as(margin)
+    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share, closure)))
 
 
 def _read(rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams) -> Moves:
@@ -116,3 +124,12 @@ def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[
     best = probabilities.amax(dim=-1)
     rival = without_best(probabilities, cols=cols, distance=1).amax(dim=-1)
     return 1.0 - rival / best.clamp(min=torch.finfo(best.dtype).tiny)
+
+
+def _closure(pair: FramePair, *, cols: int) -> Float[Tensor, ""]:
+    """Count the tokens whose best match has its own best match within one row and one column of them."""
+    here = torch.arange(len(pair.there), device=pair.there.device)
+    returned = pair.back.argmax(dim=-1)[pair.there.argmax(dim=-1)]
+    near_row = (returned // cols - here // cols).abs() <= 1
+    near_col = (returned % cols - here % cols).abs() <= 1
+    return (near_row & near_col).float().mean()

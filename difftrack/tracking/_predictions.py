@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays
-from difftrack.geometry import rescale_points
+from difftrack.geometry import inside_picture, rescale_points
+from difftrack.scenes import Scenes
 
 __all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
 
@@ -26,11 +27,31 @@ class PredictedTracks:
     """float32; the query itself in the query's frame."""
     visible: Bool[np.ndarray, "frame point"]
     confidence: Float[np.ndarray, "frame point"]
-    """float32, 0 ... 1: how far the match stands out, halved where its cycle error reaches the threshold."""
+    """float32, 0 ... 1: the probability that the point is seen there, calibrated on clips where that is known; 0 where
+    it cannot be. Trackers that tell visible from not alone have 0 and 1."""
 
     def rescaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "PredictedTracks":
         """Carry the positions from an image of one (height, width) to the same image at another."""
         return replace(self, points_xy_px=rescale_points(self.points_xy_px, from_size=from_size, to_size=to_size))
+
+    def seen_in(
+        self, *, height: int, width: int, query_frames: Int[np.ndarray, " point"], scenes: Scenes | None = None
+    ) -> "PredictedTracks":
+        """Call every point invisible, with confidence 0, where it cannot be seen.
+
+        A point is seen neither outside the picture, its border excepted, nor outside the scene of its query, nor in a
+        frame of one colour or from a query in one.
+
+        Args:
+            height: Of the picture, in the pixels of the positions.
+            width: Of the picture.
+            query_frames: The query's frame of each point.
+            scenes: Where scenes begin, and which frames are blank; None where that does not matter.
+        """
+        possible = inside_picture(self.points_xy_px, height=height, width=width)
+        if scenes is not None:
+            possible &= scenes.shared_with(query_frames)[: len(possible)]
+        return replace(self, visible=self.visible & possible, confidence=self.confidence * possible)
 
 
 def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) -> PredictedTracks:
