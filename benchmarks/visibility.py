@@ -40,7 +40,7 @@ from difftrack.datasets import Clip, TrackedVideo, Tracks, load_tapvid_pickle
 from difftrack.geometry import TokenGrid, inside_picture, rescale_points
 from difftrack.media import read_image, read_video
 from difftrack.metrics import tapvid_metrics
-from difftrack.tracking import CALIBRATION, Leg, TrackParams, VisibilityParams, decide_tracks, match_clip
+from difftrack.tracking import CALIBRATION, Leg, TrackParams, VisibilityParams, decide_tracks, evidence_of, match_clip
 
 Part = Literal["decide", "report"]
 PARTS: tuple[Part, ...] = ("decide", "report")
@@ -328,18 +328,13 @@ def fit(arguments: argparse.Namespace) -> None:
                 weights.append(np.full(int(counts.sum()), 1e4 / len(clips) / max(1, int(counts.sum()))))
     model = LogisticRegression(C=100.0, max_iter=1000)
     model.fit(np.concatenate(inputs), np.concatenate(labels), sample_weight=np.concatenate(weights))
-    closure, own, beside = model.coef_[0]
-    found = {"constant": model.intercept_[0], "closure": closure, "own_error": -own, "error_beside": -beside}
+    found = dict(zip(CALIBRATION, (model.intercept_[0], *model.coef_[0]), strict=True))
     print({name: round(float(value), 2) for name, value in found.items()})
 
 
 def _inputs(clip: Measured) -> np.ndarray:
     """What the regression is fitted to, [frame, point, input]."""
-    error = torch.log2(1 + clip.legs.cycle_error_token)
-    padded = torch.cat([error[:1], error, error[-1:]])
-    beside = (padded[:-2] + padded[2:]) / 2
-    closure = clip.legs.closure
-    return torch.stack([closure, closure * error, closure * beside], dim=-1).numpy()
+    return evidence_of(clip.legs.sharpness, clip.legs.cycle_error_token).numpy()
 
 
 def _labels(clip: Measured) -> tuple[np.ndarray, np.ndarray]:

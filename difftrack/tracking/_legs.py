@@ -37,9 +37,8 @@ class Leg:
     """Where tokens around the point say that it is; the point itself in the source frame."""
     share: Float[Tensor, "*frame point candidate"]
     """How many of them say so."""
-    closure: Float[Tensor, "*frame point"]
-    """Share of all tokens of the source frame that lead back to within a token: how well the two frames match at all; 1
-    in the source frame."""
+    sharpness: Float[Tensor, "*frame point"]
+    """Median margin of all tokens of the source frame: how well the two frames match at all; 1 in the source frame."""
 
     def then(self, onward: "Leg") -> "Leg":
         """Chain with a leg that starts where this one ends: errors add up, and the weaker match counts."""
@@ -47,7 +46,7 @@ class Leg:
             onward,
             margin=torch.minimum(self.margin, onward.margin),
             cycle_error_token=self.cycle_error_token + onward.cycle_error_token,
-            closure=torch.minimum(self.closure, onward.closure),
+            sharpness=torch.minimum(self.sharpness, onward.sharpness),
         )
 
     def __getitem__(self, points: slice | Tensor) -> "Leg":
@@ -106,8 +105,8 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
     there = query_tokens(found, rows=grid.rows, cols=grid.cols, params=matching)
     returned = read_rows(pair.back[there.tokens], there, cols=grid.cols, params=matching)
     cycle_error = (returned.points_xy_token - asked).norm(dim=-1)
-    closure = _closure(pair, cols=grid.cols).expand_as(margin)
-    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share, closure)))
+    sharpness = _margin(pair.there, cols=grid.cols).median().expand_as(margin)
+    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share, sharpness)))
 
 
 def _read(rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams) -> Moves:
@@ -124,12 +123,3 @@ def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[
     best = probabilities.amax(dim=-1)
     rival = without_best(probabilities, cols=cols, distance=1).amax(dim=-1)
     return 1.0 - rival / best.clamp(min=torch.finfo(best.dtype).tiny)
-
-
-def _closure(pair: FramePair, *, cols: int) -> Float[Tensor, ""]:
-    """Count the tokens whose best match has its own best match within one row and one column of them."""
-    here = torch.arange(len(pair.there), device=pair.there.device)
-    returned = pair.back.argmax(dim=-1)[pair.there.argmax(dim=-1)]
-    near_row = (returned // cols - here // cols).abs() <= 1
-    near_col = (returned % cols - here % cols).abs() <= 1
-    return (near_row & near_col).float().mean()

@@ -85,9 +85,9 @@ class TrackParams:
     """A step that is longer costs no more."""
     smoothing_radius: int | None = None
     """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 2 under `corrected`, else 0."""
-    smoothing_limit_token: float = 0.3
-    """Frames before and after count while their middle lies this close to the position, in tokens: beyond, that is
-    motion or a wrong match, not jitter."""
+    smoothing_limit_token: float = 0.15
+    """Frames before and after that would move a position farther than this, in tokens, are left out: that is motion or
+    a wrong match, not jitter."""
     cuts: Literal["end", "ignore"] | None = None
     """At cuts between scenes: tracks end, so that a point is invisible outside the scene of its query (corrected), or
     go on (released)."""

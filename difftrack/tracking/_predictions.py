@@ -1,6 +1,6 @@
 """Predicted tracks and their files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from difftrack.artifacts import ArtifactError, read_arrays
 from difftrack.geometry import inside_picture, rescale_points
 from difftrack.scenes import Scenes
 
-__all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
+__all__ = ["PredictedTracks", "cuts_line", "no_motion", "read_predictions", "write_predictions"]
 
 TRACKER = "tracker"
 """Whose arrays bear no prefix in the file."""
@@ -54,6 +54,12 @@ class PredictedTracks:
         return replace(self, visible=self.visible & possible, confidence=self.confidence * possible)
 
 
+def cuts_line(scenes: Scenes) -> str:
+    """Say in one line where tracks end."""
+    frames = ", ".join(map(str, scenes.cuts))
+    return f"cut before frame {frames}: a point is visible only in the scene of its query (cuts: ignore goes on)"
+
+
 def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) -> PredictedTracks:
     """Leave every point where its query (frame, x, y) put it, visible throughout: what a tracker must beat.
 
@@ -70,7 +76,11 @@ def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) ->
 
 
 def write_predictions(
-    path: Path, query_points: Float[np.ndarray, "point 3"], predictions: Mapping[str, PredictedTracks]
+    path: Path,
+    query_points: Float[np.ndarray, "point 3"],
+    predictions: Mapping[str, PredictedTracks],
+    *,
+    cuts: Sequence[int] = (),
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
 
@@ -81,6 +91,7 @@ def write_predictions(
             own names, those of any other with its name in front, `no_motion_points_xy_px`.
         query_points: (frame, x, y), pixels of the same image as the predictions.
         predictions: By name.
+        cuts: First frames after cuts at which tracks end; `cuts` of the file, which has none where there are none.
 
     Raises:
         ValueError: a file is there and holds no predictions.
@@ -88,6 +99,8 @@ def write_predictions(
     if (held := array_names(path)) is not None and not held >= {"query_points", "points_xy_px"}:
         raise ValueError(f"{path} holds no tracks and is not written over; move it elsewhere")
     arrays: dict[str, np.ndarray] = {"query_points": query_points}
+    if cuts:
+        arrays["cuts"] = np.asarray(cuts, dtype=np.int64)
     for name, tracks in predictions.items():
         prefix = "" if name == TRACKER else f"{name}_"
         arrays[f"{prefix}points_xy_px"] = tracks.points_xy_px

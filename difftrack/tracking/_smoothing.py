@@ -22,15 +22,15 @@ def smooth_tracks(
         x'_t = sum_d w_d (x_{t-d} + x_{t+d}) / sum_d 2 w_d,   w_d = radius + 1 - |d|
 
     Only pairs t-d, t+d count between which the point is visible throughout: the window narrows toward the ends of a
-    visible stretch, so uniform motion stays as it is everywhere. It also narrows where motion is not uniform, to the
-    pairs whose middle lies close to the position: what is averaged there is motion, not jitter.
+    visible stretch, so uniform motion stays as it is everywhere. It also narrows where motion is not uniform: a pair
+    that would move a position far speaks of motion or of a wrong match, not of jitter.
 
     Args:
         points_xy: Positions in any unit.
         visible: True where the point is seen; invisible positions are left alone.
         radius: Frames to either side.
-        limit: A pair whose middle lies farther than this from the position, in the unit of `points_xy`, does not count,
-            nor does any farther pair.
+        limit: A pair that alone would move the position farther than this, in the unit of `points_xy`, does not count,
+            nor do the pairs beyond it.
         fixed_frames: The query's frame of each point, whose position is given and stays.
 
     Returns:
@@ -44,7 +44,8 @@ def smooth_tracks(
         inner = slice(distance, num_frames - distance)
         both = visible[: num_frames - 2 * distance] & visible[2 * distance :]
         pair = points_xy[: num_frames - 2 * distance] + points_xy[2 * distance :]
-        close = (pair / 2 - points_xy[inner]).norm(dim=-1) <= limit
+        moves = 2 * (radius + 1 - distance) / (radius + 1 + 2 * (radius + 1 - distance))
+        close = moves * (pair / 2 - points_xy[inner]).norm(dim=-1) <= limit
         unbroken[:distance] = False
         unbroken[num_frames - distance :] = False
         unbroken[inner] &= both & close

@@ -7,26 +7,34 @@ from torch import Tensor
 from difftrack.tracking._legs import Leg
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["CALIBRATION", "confidence_of", "visible_of"]
+__all__ = ["CALIBRATION", "confidence_of", "evidence_of", "visible_of"]
 
-CALIBRATION = {"constant": 0.81, "closure": 2.41, "own_error": 0.41, "error_beside": 0.81}
+CALIBRATION = {"constant": 0.15, "sharpness": 4.13, "error": 2.0, "lasting_error": 3.56}
 """Coefficients of a logistic regression, found by `python -m benchmarks.visibility fit`; see docs/tracking.md."""
 
 
 def confidence_of(legs: Leg) -> Float[Tensor, "frame point"]:
     """Give the probability that a point is seen where it was matched.
 
-        logit = a + closure * (b - c * log2(1 + e_t) - d * (log2(1 + e_{t-1}) + log2(1 + e_{t+1})) / 2)
+        logit = a + b * s - s ** 3 * (c * log2(1 + e_t) + d * log2(1 + min(e_{t-1}, e_t, e_{t+1})))
 
-    e is the cycle error in tokens, here and in the frames beside, and closure the share of all tokens of the two frames
-    that lead back: a match that does not lead back says little where few do. The probability falls with every e.
+    e is the cycle error in tokens, of this frame and the least of it and the frames beside, and s how sharp the matches
+    of all tokens of the two frames are: that a match does not lead back says little where matches are blurred. The
+    probability falls with every e.
     """
-    error = torch.log2(1 + legs.cycle_error_token)
+    constant, *by = CALIBRATION.values()
+    inputs = evidence_of(legs.sharpness, legs.cycle_error_token)
+    return torch.sigmoid(constant + inputs @ torch.tensor(by))
+
+
+def evidence_of(
+    sharpness: Float[Tensor, "frame point"], cycle_error_token: Float[Tensor, "frame point"]
+) -> Float[Tensor, "frame point 3"]:
+    """Give what the calibration weighs: sharpness, the error of this frame, and what of it lasts into the frames beside."""
+    error = torch.log2(1 + cycle_error_token)
     padded = torch.cat([error[:1], error, error[-1:]])
-    beside = (padded[:-2] + padded[2:]) / 2
-    by = CALIBRATION
-    slope = by["closure"] - by["own_error"] * error - by["error_beside"] * beside
-    return torch.sigmoid(by["constant"] + legs.closure * slope)
+    lasting = torch.stack([padded[:-2], error, padded[2:]]).amin(dim=0)
+    return torch.stack([sharpness, -(sharpness**3) * error, -(sharpness**3) * lasting], dim=-1)
 
 
 def visible_of(legs: Leg, confidence: Float[Tensor, "frame point"], params: TrackParams) -> Bool[Tensor, "frame point"]:
