@@ -304,6 +304,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
         "one direction": {"directions": "forward"},
     }
     visibility = {f"confidence {least}": VisibilityParams(min_confidence=least) for least in (0.3, 0.4, 0.6, 0.7)}
+    visibility |= {f"cycle {token}": VisibilityParams(max_cycle_error_token=token) for token in (1.0, 1.5, 3.0, 4.0)}
     visibility |= {f"margin {margin}": VisibilityParams(min_margin=margin) for margin in (0.1, 0.3)}
     return {
         **{name: {"matching": change} for name, change in matching.items()},
@@ -312,7 +313,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
         **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},
         **{f"matches {number}": {"matches_per_token": number} for number in (2, 3)},
         **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},
-        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.2, 0.5, 1e9)},
+        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.1, 0.25, 1.0, 1e9)},
         **{f"layer {layer}": {"layers": (layer,)} for layer in layers},
     }
 

@@ -13,9 +13,9 @@ from difftrack.annotation import LucasKanadeParams, lucas_kanade
 from difftrack.correspondence import matching_device
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.geometry import rescale_points
-from difftrack.scenes import Scenes, find_scenes
 from difftrack.metrics import ScoringParams, mean_over_clips, survival_rate, tapvid_metrics
 from difftrack.params import parse
+from difftrack.scenes import Scenes, find_scenes
 from difftrack.store import Store, open_store
 from difftrack.tracking import (
     PredictedTracks,

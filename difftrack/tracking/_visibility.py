@@ -30,7 +30,7 @@ def confidence_of(legs: Leg) -> Float[Tensor, "frame point"]:
 def evidence_of(
     sharpness: Float[Tensor, "frame point"], cycle_error_token: Float[Tensor, "frame point"]
 ) -> Float[Tensor, "frame point 3"]:
-    """Give what the calibration weighs: sharpness, the error of this frame, and what of it lasts into the frames beside."""
+    """Give what the calibration weighs: sharpness, this frame's error, and what of it lasts into the frames beside."""
     error = torch.log2(1 + cycle_error_token)
     padded = torch.cat([error[:1], error, error[-1:]])
     lasting = torch.stack([padded[:-2], error, padded[2:]]).amin(dim=0)
