@@ -2,8 +2,9 @@
 
 A cut is a change of the whole picture from one frame to the next that lasts, and that stands out from the changes
 beside it. Colours are compared in a grid of blocks. So neither a moving object is a cut nor fast motion, which changes
-every frame alike. A flash is none either, nor anything else that is over after one frame. A fade or a dissolve, whose
-frames change little by little, is not found, but frames of one colour on its way are: no point is visible in them.
+every frame alike. A flash is none either, nor anything else that is over after one frame. A dissolve, whose frames
+change little by little, is not looked for. A fade to black ends a scene in its last, nearly black frames. In frames of
+one colour no point is visible.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from difftrack.tracking._chunks import ChunkDescriptors
 from difftrack.tracking._heads import select_heads
 from difftrack.tracking._legs import Leg
 from difftrack.tracking._params import TrackParams, VisibilityParams
-from difftrack.tracking._paths import likeliest_paths
+from difftrack.tracking._paths import likeliest_paths, typical_steps
 from difftrack.tracking._predictions import PredictedTracks, cuts_line, no_motion, read_predictions, write_predictions
 from difftrack.tracking._smoothing import smooth_tracks
 from difftrack.tracking._stored import select_sources, stored_chunks, stored_clips
@@ -34,5 +34,6 @@ __all__ = [
     "stored_chunks",
     "stored_clips",
     "track_clip",
+    "typical_steps",
     "write_predictions",
 ]
