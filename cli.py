@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from difftrack.backbones import ModelParams
     from difftrack.datasets import Clip
     from difftrack.extraction import ClipExtraction, TrackingParams
+    from difftrack.scenes import Scenes
     from difftrack.store import Store
     from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams
 
@@ -269,6 +270,9 @@ def track(
     size: Annotated[
         str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
     ] = None,
+    cuts: Annotated[
+        str | None, typer.Option(help="At cuts between scenes, tracks end (default), or: ignore.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tracks and the overlay video.")] = Path("tracks"),
     params: Annotated[
         Path | None, typer.Option(help="What to run, from extract.tracking and track.", show_default=str(PARAMS))
@@ -281,10 +285,16 @@ def track(
     from difftrack.datasets import Clip, check_query_points
     from difftrack.media import read_video
     from difftrack.reports import write_own_tracks
+    from difftrack.scenes import find_scenes
+    from difftrack.tracking import cuts_line
 
     if (points is None) == (grid is None):
         raise typer.BadParameter("give either --points or --grid")
+    if cuts not in (None, "end", "ignore"):
+        raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
     tracker = _read_tracker(backbone, params, {} if size is None else _size(size))
+    if cuts is not None:
+        tracker = dataclasses.replace(tracker, section=dataclasses.replace(tracker.section, cuts=cuts))
     read = read_video(video)
     clip = Clip(name=_clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
     if points is not None:
@@ -292,8 +302,11 @@ def track(
     else:
         queries = query_grid(clip.height, clip.width, grid or 0)
     check_query_points(queries, num_frames=clip.num_frames, height=clip.height, width=clip.width)
-    tracks = _track_clip(clip, queries, tracker)
-    for file in write_own_tracks(out, clip, queries, tracks):
+    scenes = find_scenes(clip.frames, cuts=tracker.section.ends_at_cuts)
+    if scenes.cuts:
+        typer.echo(cuts_line(scenes))
+    tracks = _track_clip(clip, queries, tracker, scenes)
+    for file in write_own_tracks(out, clip, queries, tracks, cuts=scenes.cuts):
         typer.echo(file)
 
 
@@ -663,7 +676,7 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
     )
 
 
-def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "PredictedTracks":
+def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker, scenes: "Scenes") -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
     from difftrack.backbones import load_backbone
     from difftrack.correspondence import matching_device
@@ -683,7 +696,7 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "Pred
     clip_size = (clip.height, clip.width)
     seen = queries.copy()
     seen[:, 1:] = rescale_points(queries[:, 1:], from_size=clip_size, to_size=spec.size)
-    tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=section)
+    tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=section, scenes=scenes)
     return tracks.rescaled(from_size=spec.size, to_size=clip_size)
 
 

@@ -16,10 +16,12 @@ from difftrack.documents import read_json
 from difftrack.geometry import rescale_points
 from difftrack.metrics import ClipScores, ScoringParams, scores_by_truth
 from difftrack.params import parse
+from difftrack.scenes import Scenes, find_scenes
 from difftrack.store import Store, open_store
 from difftrack.tracking import (
     PredictedTracks,
     TrackParams,
+    cuts_line,
     no_motion,
     select_sources,
     stored_chunks,
@@ -58,8 +60,10 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     for name in each(names, "track"):
         try:
             truth = read_tracks(deps["tracks"], name)
-            queries, predictions = _track(store, name, truth, deps["clips"], section, best_layers)
-            write_predictions(folder / f"{name}.npz", queries, predictions)
+            queries, predictions, scenes = _track(store, name, truth, deps["clips"], section, best_layers)
+            write_predictions(folder / f"{name}.npz", queries, predictions, cuts=scenes.cuts)
+            if scenes.cuts:
+                print(f"{name}: {cuts_line(scenes)}")
             scores[name] = ClipScores.compare(predictions, truth, query_mode=section.query_mode)
         except (ValueError, OSError) as error:
             failures[name] = str(error)
@@ -79,7 +83,7 @@ def _best_layers(deps: Paths) -> list[int]:
 
 def _track(
     store: Store, name: str, truth: Tracks, clips: Path, section: TrackSection, best_layers: list[int] | None
-) -> tuple[np.ndarray, dict[str, PredictedTracks]]:
+) -> tuple[np.ndarray, dict[str, PredictedTracks], Scenes]:
     """Track the truth's queries with the tracker and the baselines, in pixels of the clip's own frames."""
     chunks, spec = stored_chunks(store, name, kind=section.kind, device=matching_device(section.device))
     num_frames, size = 1 + max(max(chunk.frames) for chunk in chunks), (truth.height, truth.width)
@@ -89,14 +93,19 @@ def _track(
     queries = truth.query_points[truth.query_points[:, 0] < num_frames]  # the rest start after the clip was cut
     at_backbone = np.column_stack([queries[:, 0], rescale_points(queries[:, 1:], from_size=size, to_size=spec.size)])
     sources = select_sources(spec, section, best_layers=best_layers)
-    tracks = track_clip(chunks, at_backbone, sources=sources, grid=spec.grid, params=section)
+    frames = read_clip(clips, name).frames[:num_frames]
+    scenes = find_scenes(frames, cuts=section.ends_at_cuts)
+    tracks = track_clip(chunks, at_backbone, sources=sources, grid=spec.grid, params=section, scenes=scenes)
     predictions = {"tracker": tracks.rescaled(from_size=spec.size, to_size=size)}
     if "no_motion" in section.baselines:
         predictions["no_motion"] = no_motion(queries, num_frames=num_frames)
     if "lucas_kanade" in section.baselines:
-        flow = lucas_kanade(read_clip(clips, name).frames[:num_frames], queries, section.lucas_kanade)
-        predictions["lucas_kanade"] = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
-    return queries, predictions
+        flow = lucas_kanade(frames, queries, section.lucas_kanade)
+        followed = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
+        starts = queries[:, 0].astype(np.int64)
+        height, width = size
+        predictions["lucas_kanade"] = followed.seen_in(height=height, width=width, query_frames=starts, scenes=scenes)
+    return queries, predictions, scenes
 
 
 def _check_protocol(truth: Tracks, query_mode: str) -> None:

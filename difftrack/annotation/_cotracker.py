@@ -18,6 +18,7 @@ from torch import Tensor
 
 from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
 from difftrack.datasets import Tracks, check_query_points
+from difftrack.geometry import inside_picture
 
 __all__ = ["CoTracker3Params", "cotracker3", "load_cotracker3"]
 
@@ -143,7 +144,7 @@ def cotracker3(
         seeds = state.seeds(window)
         if len(seeds.point):
             points, visible = _ask(model, frames[window], seeds.queries, _device(params))
-            state.fill(window, seeds, points, visible)
+            state.fill(window, seeds, points, visible & inside_picture(points, height=height, width=width))
     return Tracks(
         points_xy_px=state.points,
         visible=state.visible,

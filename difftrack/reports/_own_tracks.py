@@ -1,6 +1,7 @@
 """Tracks of somebody's own video, for reading on: arrays, a table, and the video with the tracks drawn on it."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,12 @@ __all__ = ["write_own_tracks"]
 
 
 def write_own_tracks(
-    folder: Path, clip: Clip, query_points: Float[np.ndarray, "point txy"], tracks: PredictedTracks
+    folder: Path,
+    clip: Clip,
+    query_points: Float[np.ndarray, "point txy"],
+    tracks: PredictedTracks,
+    *,
+    cuts: Sequence[int] = (),
 ) -> list[Path]:
     """Write <clip>-tracks.npz, <clip>-tracks.csv with a row per frame and point, and <clip>-overlay.mp4.
 
@@ -27,6 +33,7 @@ def write_own_tracks(
         clip: The clip that was tracked.
         query_points: (frame, x, y) in pixels of the clip.
         tracks: Where those points went, in pixels of the clip.
+        cuts: First frames after cuts at which tracks end; written into the npz.
 
     Returns:
         The files.
@@ -38,7 +45,7 @@ def write_own_tracks(
     arrays, table, video = (folder / f"{clip.name}-{ending}" for ending in ("tracks.npz", "tracks.csv", "overlay.mp4"))
     if not arrays.exists() and (there := next((path for path in (table, video) if path.exists()), None)):
         raise ValueError(f"{there} is there without {arrays.name}, so that it is not this program's; move it elsewhere")
-    write_predictions(arrays, query_points, {"tracker": tracks}, tracker=OWN_TRACKER)
+    write_predictions(arrays, query_points, {"tracker": tracks}, tracker=OWN_TRACKER, cuts=cuts)
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["frame", "point", "x_px", "y_px", "visible", "confidence"])

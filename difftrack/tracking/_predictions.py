@@ -1,17 +1,18 @@
 """Predicted tracks and their files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays
-from difftrack.geometry import rescale_points
+from difftrack.geometry import inside_picture, rescale_points
+from difftrack.scenes import Scenes
 
-__all__ = ["PredictedTracks", "no_motion", "read_predictions", "write_predictions"]
+__all__ = ["PredictedTracks", "cuts_line", "no_motion", "read_predictions", "write_predictions"]
 
 TRACKER = "tracker"
 """Whose arrays bear no prefix in the file."""
@@ -26,11 +27,37 @@ class PredictedTracks:
     """float32; the query itself in the query's frame."""
     visible: Bool[np.ndarray, "frame point"]
     confidence: Float[np.ndarray, "frame point"]
-    """float32, 0 ... 1: how far the match stands out, halved where its cycle error reaches the threshold."""
+    """float32, 0 ... 1: the probability that the point is seen there, calibrated on clips where that is known; 0 where
+    it cannot be. Trackers that tell visible from not alone have 0 and 1."""
 
     def rescaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "PredictedTracks":
         """Carry the positions from an image of one (height, width) to the same image at another."""
         return replace(self, points_xy_px=rescale_points(self.points_xy_px, from_size=from_size, to_size=to_size))
+
+    def seen_in(
+        self, *, height: int, width: int, query_frames: Int[np.ndarray, " point"], scenes: Scenes | None = None
+    ) -> "PredictedTracks":
+        """Call every point invisible, with confidence 0, where it cannot be seen.
+
+        A point is seen neither outside the picture, its border excepted, nor outside the scene of its query, nor in a
+        frame of one colour or from a query in one.
+
+        Args:
+            height: Of the picture, in the pixels of the positions.
+            width: Of the picture.
+            query_frames: The query's frame of each point.
+            scenes: Where scenes begin, and which frames are blank; None where that does not matter.
+        """
+        possible = inside_picture(self.points_xy_px, height=height, width=width)
+        if scenes is not None:
+            possible &= scenes.shared_with(query_frames)[: len(possible)]
+        return replace(self, visible=self.visible & possible, confidence=self.confidence * possible)
+
+
+def cuts_line(scenes: Scenes) -> str:
+    """Say in one line where tracks end."""
+    frames = ", ".join(map(str, scenes.cuts))
+    return f"cut before frame {frames}: a point is visible only in the scene of its query (cuts: ignore goes on)"
 
 
 def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) -> PredictedTracks:
@@ -54,6 +81,7 @@ def write_predictions(
     predictions: Mapping[str, PredictedTracks],
     *,
     tracker: str | None = None,
+    cuts: Sequence[int] = (),
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
 
@@ -65,6 +93,7 @@ def write_predictions(
         query_points: (frame, x, y), pixels of the same image as the predictions.
         predictions: By name.
         tracker: What gave the tracks of `tracker`, for a file that leaves the project; kept beside them.
+        cuts: First frames after cuts at which tracks end; `cuts` of the file, which has none where there are none.
 
     Raises:
         ValueError: a file is there and holds no predictions.
@@ -74,6 +103,8 @@ def write_predictions(
     arrays: dict[str, np.ndarray] = {"query_points": query_points}
     if tracker is not None:
         arrays["tracker"] = np.asarray(tracker)
+    if cuts:
+        arrays["cuts"] = np.asarray(cuts, dtype=np.int64)
     for name, tracks in predictions.items():
         prefix = "" if name == TRACKER else f"{name}_"
         arrays[f"{prefix}points_xy_px"] = tracks.points_xy_px
