@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from difftrack.backbones import ModelParams
     from difftrack.datasets import Clip
     from difftrack.extraction import ClipExtraction, TrackingParams
+    from difftrack.scenes import Scenes
     from difftrack.store import Store
     from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams
 
@@ -45,13 +48,31 @@ StoreArgument = Annotated[
 ]
 
 
+AFTER_INTERRUPT = {
+    "guide": "the prompts that are done are kept, and the next run goes on after them",
+    "preset": "the next run goes on where this one stopped",
+    "repro": "the next run goes on where this one stopped",
+}
+"""What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
+
+
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn what a person can mend into one line on stderr and exit status 1."""
+def _one_line_errors(verb: str = "") -> Iterator[None]:
+    """Turn what a person can mend, or did, into one line on stderr: exit status 1, after Ctrl-C 130, SIGTERM 143."""
+    from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+
     try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"difftrack: {' '.join(str(error).split())}", err=True)
+        with interruptible():
+            yield
+    except Interrupted as error:
+        after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
+        typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
+        raise typer.Exit(error.status) from error
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
+        if said is None:
+            raise
+        typer.echo(f"difftrack: {' '.join(said.split())}", err=True)
         raise typer.Exit(1) from error
 
 
@@ -59,7 +80,7 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
     @app.command()
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        with _one_line_errors():
+        with _one_line_errors(function.__name__):
             function(*args, **kwargs)
 
     return guarded
@@ -69,6 +90,7 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
 def info(store: StoreArgument) -> None:
     """Say what a store holds."""
     from difftrack.store import StoreError, stored_bytes
+    from difftrack.wording import counted
 
     opened = _open_store(store)
     layouts: dict[str, list[str]] = {}
@@ -78,7 +100,8 @@ def info(store: StoreArgument) -> None:
         except StoreError as error:
             layouts.setdefault(str(error), []).append(group)
     size = stored_bytes(store)
-    typer.echo(f"{store}: {sum(map(len, layouts.values()))} groups, {size / 1e6:.1f} MB on disk")
+    num_groups = counted(sum(map(len, layouts.values())), "group")
+    typer.echo(f"{store}: {num_groups}, {size / 1e6:.1f} MB on disk")
     for layout, groups in layouts.items():
         typer.echo(f"\n{', '.join(groups)}\n{layout}")
 
@@ -123,11 +146,16 @@ def query(
 @_verb
 def verify(store: StoreArgument) -> None:
     """Check every byte of a store; exit status 1 where something is damaged or missing."""
+    from difftrack.wording import counted
+
     checks = list(_open_store(store).verify())
     damaged = [check for check in checks if check.problem]
     for check in damaged:
         typer.echo(f"{check.path} {check.problem}")
-    typer.echo(f"{store}: {len(checks)} files checked, {len(damaged)} damaged")
+    for check in checks:
+        if check.unproven:
+            typer.echo(f"{check.path} {check.unproven}")
+    typer.echo(f"{store}: {counted(len(checks), 'file')} checked, {len(damaged)} damaged")
     if damaged:
         raise typer.Exit(1)
 
@@ -151,12 +179,16 @@ def plan(
     if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
         raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
     _check_made(Path(values["paths"]["clips"]))
-    views = tuple(view or ("analysis", "tracking"))
+    _tell_assumption(Path(values["paths"]["clips"]))
+    views, failed = tuple(view or ("analysis", "tracking")), False
     for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
         typer.echo("\n".join(planned.lines()))
         for clip, problem in problems.items():
             typer.echo(f"  without {clip}: {problem}")
         planned.check()
+        failed |= bool(problems)
+    if failed:
+        raise typer.Exit(1)
 
 
 @_verb
@@ -165,16 +197,20 @@ def gc(
     delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
 ) -> None:
     """Remove what no params file needs: descriptors of other params, clips and backbones, and their results."""
-    from difftrack.planning import find_leftovers
+    from difftrack.planning import find_leftovers, uncertain_clips
 
     num_bytes = 0
     files = [_read_extraction(file) for file in params or [PARAMS]]
     for values in files:
         _check_made(Path(values["paths"]["clips"]))
-    for leftover in find_leftovers(files):
+    leftovers = list(find_leftovers(files))  # all are named before the first one goes
+    for leftover in leftovers:
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
         num_bytes += leftover.num_bytes
-        if delete:
+    for clip, why in uncertain_clips(files).items():
+        typer.echo(f"      kept  descriptors of {clip}, which cannot be read for now: {why}")
+    if delete:
+        for leftover in leftovers:
             leftover.remove()
     typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
 
@@ -234,6 +270,9 @@ def track(
     size: Annotated[
         str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
     ] = None,
+    cuts: Annotated[
+        str | None, typer.Option(help="At cuts between scenes, tracks end (default), or: ignore.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tracks and the overlay video.")] = Path("tracks"),
     params: Annotated[
         Path | None, typer.Option(help="What to run, from extract.tracking and track.", show_default=str(PARAMS))
@@ -246,10 +285,16 @@ def track(
     from difftrack.datasets import Clip, check_query_points
     from difftrack.media import read_video
     from difftrack.reports import write_own_tracks
+    from difftrack.scenes import find_scenes
+    from difftrack.tracking import cuts_line
 
     if (points is None) == (grid is None):
         raise typer.BadParameter("give either --points or --grid")
+    if cuts not in (None, "end", "ignore"):
+        raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
     tracker = _read_tracker(backbone, params, {} if size is None else _size(size))
+    if cuts is not None:
+        tracker = dataclasses.replace(tracker, section=dataclasses.replace(tracker.section, cuts=cuts))
     read = read_video(video)
     clip = Clip(name=_clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
     if points is not None:
@@ -257,8 +302,11 @@ def track(
     else:
         queries = query_grid(clip.height, clip.width, grid or 0)
     check_query_points(queries, num_frames=clip.num_frames, height=clip.height, width=clip.width)
-    tracks = _track_clip(clip, queries, tracker)
-    for file in write_own_tracks(out, clip, queries, tracks):
+    scenes = find_scenes(clip.frames, cuts=tracker.section.ends_at_cuts)
+    if scenes.cuts:
+        typer.echo(cuts_line(scenes))
+    tracks = _track_clip(clip, queries, tracker, scenes)
+    for file in write_own_tracks(out, clip, queries, tracks, cuts=scenes.cuts):
         typer.echo(file)
 
 
@@ -394,27 +442,73 @@ def _run_in(folder: Path, command: str) -> None:
         subprocess.check_call([*programs["dvc"], "init", "--no-scm", "--quiet"], cwd=folder, env=environment)
     program, *arguments = shlex.split(command)
     typer.echo(f"$ {command}")
-    if status := subprocess.call([*programs[program], *arguments], cwd=folder, env=environment):
+    if status := _call([*programs[program], *arguments], cwd=folder, env=environment):
         raise typer.Exit(status)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
     """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`."""
-    with _one_line_errors():
+    with _one_line_errors("repro"):
         paths = _read_params(PARAMS, "paths")["paths"]
-    _check_params(PARAMS)
-    status = subprocess.call([sys.executable, "-m", "dvc", "repro", *context.args])
+        _check_params(PARAMS)
+        status = _call([sys.executable, "-m", "dvc", "repro", *context.args])
     if status == 0:
         _show_headlines(Path(paths["report"]))
     raise typer.Exit(status)
 
 
+def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever Popen takes
+    """Run a program to its end, whose exit status this gives.
+
+    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them.
+
+    Raises:
+        Interrupted: after that.
+    """
+    import psutil
+
+    from difftrack.interrupts import Interrupted
+
+    numbers: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        if number == signal.SIGINT and _in_foreground():
+            return  # the terminal has told them all
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid)
+            for each in (started, *started.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    each.send_signal(signal.SIGINT)
+
+    with subprocess.Popen(command, **how) as process:
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if numbers:
+        raise Interrupted(numbers[0])
+    return status
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends Ctrl-C to this process, and so to those that it started."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def _show_headlines(report: Path) -> None:
     """What the report says first, where the stage of that name has run."""
+    from difftrack.documents import read_json
+
     headlines = report / "headlines.json"
     if headlines.exists():
-        for headline in json.loads(headlines.read_text()):
+        for headline in read_json(headlines):
             typer.echo(f"{headline['value']:>12}  {headline['label']}")
         typer.echo(f"report: {report / 'index.html'}")
 
@@ -452,12 +546,14 @@ def _check_params(path: Path) -> None:
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
+    from difftrack.wording import counted
+
     grid = spec.grid
     rows = {
         "steps": ", ".join(map(str, spec.steps)),
         "layers": ", ".join(map(str, spec.layers)),
         "heads": ", ".join(map(str, spec.heads)),
-        "kinds": f"{', '.join(spec.kinds)} of {spec.num_channels} channels, {dtype}",
+        "kinds": f"{', '.join(spec.kinds)} of {counted(spec.num_channels, 'channel')}, {dtype}",
         "tokens": f"{grid.num_latent_frames} x {grid.rows} x {grid.cols} (latent frames x rows x cols)",
         "frames": ", ".join(map(str, spec.frames)),
         "size": f"{spec.size[1]}x{spec.size[0]} px, clip {spec.clip_size[1]}x{spec.clip_size[0]} px",
@@ -539,6 +635,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         size: `height` and `width` in place of the file's.
     """
     from difftrack.backbones import ModelParams
+    from difftrack.documents import read_json
     from difftrack.extraction import TrackingParams
     from difftrack.params import parse
     from difftrack.tracking import TrackParams
@@ -557,7 +654,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=dataclasses.replace(view, **size),
         section=section,
-        best_layers=None if best is None else json.loads(best.read_text())["layers"],
+        best_layers=None if best is None else read_json(best)["layers"],
     )
 
 
@@ -579,7 +676,7 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
     )
 
 
-def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "PredictedTracks":
+def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker, scenes: "Scenes") -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
     from difftrack.backbones import load_backbone
     from difftrack.correspondence import matching_device
@@ -599,7 +696,7 @@ def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker) -> "Pred
     clip_size = (clip.height, clip.width)
     seen = queries.copy()
     seen[:, 1:] = rescale_points(queries[:, 1:], from_size=clip_size, to_size=spec.size)
-    tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=section)
+    tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=section, scenes=scenes)
     return tracks.rescaled(from_size=spec.size, to_size=clip_size)
 
 
@@ -618,6 +715,14 @@ def _check_made(path: Path) -> None:
         raise ValueError(f"there is no {path}; run `make repro` (or `difftrack repro`) first, which writes it")
 
 
+def _tell_assumption(clips: Path) -> None:
+    """Say on stderr what is assumed of a folder of clips without manifest."""
+    from difftrack.datasets import read_manifest
+
+    for remark in read_manifest(clips).remarks(clips):
+        typer.echo(remark, err=True)
+
+
 def _open_store(store: str) -> "Store":
     from difftrack.store import StoreError, open_store
 
@@ -630,12 +735,9 @@ def _open_store(store: str) -> "Store":
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from difftrack.documents import read_yaml
 
-    try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values: dict[str, Any] = read_yaml(path)
     return values
 
 

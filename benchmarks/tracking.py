@@ -190,13 +190,13 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         "released": partial(of_descriptors, params=released),
         "one softmax, the model's own temperature": partial(of_descriptors, params=precise),
         "pixels and tokens as they lie": partial(of_descriptors, params=corrected),
-        "visibility from cycles": partial(of_descriptors, params=seen),
+        "visibility by its probability": partial(of_descriptors, params=seen),
         "soft-argmax over 3x3 tokens": partial(of_descriptors, params=soft),
         "displacements of 4 tokens that agree": partial(of_descriptors, params=moved),
         "displacements of up to 16": partial(of_descriptors, params=wide),
         "the likeliest path among them": partial(of_descriptors, params=steady),
         "smoothing over 5 frames": partial(of_descriptors, params=smooth),
-        "by half a token at most": partial(of_descriptors, params=limited),
+        "smoothing of jitter alone": partial(of_descriptors, params=limited),
     }
     if len(layers) > 1:
         rows[f"layers {', '.join(map(str, layers))} fused"] = partial(of_descriptors, params=fused)
@@ -303,7 +303,8 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
         **{f"temperature {divisor}": {"temperature": divisor} for divisor in (2.0, 4.0, 16.0)},
         "one direction": {"directions": "forward"},
     }
-    visibility = {f"cycle {token}": VisibilityParams(max_cycle_error_token=token) for token in (1.0, 1.5, 3.0, 4.0)}
+    visibility = {f"confidence {least}": VisibilityParams(min_confidence=least) for least in (0.3, 0.4, 0.6, 0.7)}
+    visibility |= {f"cycle {token}": VisibilityParams(max_cycle_error_token=token) for token in (1.0, 1.5, 3.0, 4.0)}
     visibility |= {f"margin {margin}": VisibilityParams(min_margin=margin) for margin in (0.1, 0.3)}
     return {
         **{name: {"matching": change} for name, change in matching.items()},
@@ -312,7 +313,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
         **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},
         **{f"matches {number}": {"matches_per_token": number} for number in (2, 3)},
         **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},
-        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.25, 1.0, 1e9)},
+        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.1, 0.25, 1.0, 1e9)},
         **{f"layer {layer}": {"layers": (layer,)} for layer in layers},
     }
 
@@ -388,6 +389,8 @@ def prepare(
     backbone: Backbone, video: TrackedVideo, layers: Sequence[int], size: tuple[int, int], chunk_params: ChunkParams
 ) -> Case:
     """Run the backbone over a clip's chunks, as the pipeline's tracking view does, and hold what it gives."""
+    if not video.tracks.truth.known:
+        raise ValueError(f"{video.clip.name}: {video.tracks.truth} is no truth to compare trackers with")
     height, width = size
     params = TrackingViewParams(
         height=height,

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 __all__ = [
     "TokenGrid",
     "frames_of_latent_frame",
+    "inside_picture",
     "latent_position_of_frames",
     "px_to_token",
     "rescale_points",
@@ -111,6 +112,13 @@ def rescale_points(
     scale = np.array([to_size[1] / from_size[1], to_size[0] / from_size[0]])
     scaled: np.ndarray = (points_xy_px * scale).astype(points_xy_px.dtype)
     return scaled
+
+
+def inside_picture(
+    points_xy_px: Float[np.ndarray, "*shape xy"], *, height: int, width: int
+) -> Bool[np.ndarray, "*shape"]:
+    """Tell which points lie inside the picture, its border included; a point that is no number does not."""
+    return np.asarray(((points_xy_px >= 0) & (points_xy_px <= (width, height))).all(axis=-1))
 
 
 def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int, first_frames: int = 1) -> range:

@@ -7,28 +7,55 @@ Usage, as written in dvc.yaml:
 Paths before `--` are read, paths after it are written. `item.*` names one cell of a DVC matrix.
 """
 
+import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
+from rich.progress import track
 
-__all__ = ["Paths", "run"]
+from difftrack.documents import read_yaml
+from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.locks import lock_of
+from difftrack.ownership import check_paths
+from difftrack.wording import counted
+
+__all__ = ["Paths", "each", "end", "finished", "run", "say", "tell"]
+
+T = TypeVar("T")
 
 Paths = Mapping[str, Path]
 PARAMS_FILE = Path("params.yaml")
 ITEM = "item."
 
+_to_do: dict[str, bool] = {}
+"""Clips of the loop under way, and whether they are done: what is said where the stage is interrupted."""
 
-def run(stage: str, main: Callable[[Mapping[str, Any], Paths, Paths], None], *, whole: bool = False) -> None:
-    """Call a stage's `main(params, deps, outs)` with what the command line names; exit 1 on an error, 2 on misuse.
+
+def run(
+    stage: str,
+    main: Callable[[Mapping[str, Any], Paths, Paths], None],
+    *,
+    whole: bool = False,
+    resumes: bool = False,
+    alone: bool = True,
+) -> None:
+    """Call a stage's `main(params, deps, outs)` with what the command line names; exit 1 on an error.
+
+    Ctrl-C ends it with one line and status 130, SIGTERM with 143, once what is under way has been ended in order.
 
     Args:
         stage: The stage's name, which is its section of params.yaml.
         main: Reads `deps` and writes `outs`. Expected errors are ValueError and OSError; they are printed as one line.
         whole: Give `main` all of params.yaml, with the matrix cell as its `item` section, instead of one section.
+        resumes: Whether another run keeps the clips that are done.
+        alone: Let one process at a time write `outs`; the next waits. Otherwise that is the stage's own care.
     """
     before, separator, after = _split(sys.argv[1:])
     if not separator or not all("=" in word for word in [*before, *after]):
@@ -39,13 +66,110 @@ def run(stage: str, main: Callable[[Mapping[str, Any], Paths, Paths], None], *, 
     outs = {key: Path(value) for key, value in (word.split("=", 1) for word in after)}
     try:
         params = read_params(PARAMS_FILE)
+        check_folders(params, Path.cwd())
         if not whole and stage not in params:
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
-        main({**params, "item": item} if whole else params[stage], deps, outs)
-    except (ValueError, OSError) as error:
+        with interruptible(), ExitStack() as held:
+            for out in sorted(outs.values()) if alone else ():
+                held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
+            main({**params, "item": item} if whole else params[stage], deps, outs)
+    except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
         if os.environ.get("DIFFTRACK_TRACEBACK"):
             raise
-        sys.exit(f"{stage}: {error}")
+        if isinstance(error, Interrupted):
+            traceback.clear_frames(error.__traceback__)  # ends workers that a loop under way has started
+            tell([f"interrupted during {stage}{_left(resumes=resumes)}"])
+            sys.exit(error.status)
+        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
+        if said is None:
+            raise  # a fault of the program
+        sys.exit(f"{stage}: {said}")
+
+
+def each(items: Iterable[T], description: str, *, names: Sequence[str] = ()) -> Iterator[T]:
+    """Loop over clips with a progress bar where somebody watches.
+
+    Args:
+        items: One by one, in the order of `names`.
+        description: Of the bar.
+        names: Of the clips, where they are not the items themselves; those that are not known beforehand are counted.
+    """
+    listed = list(names) or ([str(item) for item in items] if isinstance(items, list) else [])
+    _begin(listed)
+    watched = track(items, description, total=len(listed) or None, disable=not sys.stderr.isatty())
+    for item, name in zip(watched, chain(listed, map(str, count(1))), strict=False):
+        yield item
+        _to_do[name] = True
+
+
+def finished(outcomes: Iterable[tuple[str, T]], names: Sequence[str]) -> Iterator[tuple[str, T]]:
+    """Loop over clips in the order in which workers finish them.
+
+    Args:
+        outcomes: Clips and what came of them.
+        names: All clips.
+    """
+    _begin(names)
+    for clip, outcome in outcomes:
+        _to_do[clip] = True
+        yield clip, outcome
+
+
+def _begin(names: Iterable[str]) -> None:
+    _to_do.clear()
+    _to_do.update(dict.fromkeys(names, False))
+
+
+def _left(*, resumes: bool) -> str:
+    """What an interrupted stage says of its clips."""
+    waiting = [name for name, done in _to_do.items() if not done]
+    if not _to_do:
+        return "; the next run begins anew"
+    said = f": {len(_to_do) - len(waiting)} of {counted(len(_to_do), 'clip')} are done"
+    if not resumes:
+        return f"{said}; the next run does them all again"
+    return f"{said}; the next run goes on with {waiting[0]}" if waiting else f"{said}; the next run keeps them"
+
+
+def tell(remarks: Iterable[str]) -> None:
+    """Say on stderr what a person should know of a run that goes on."""
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+
+
+def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") -> None:
+    """End a stage that has done all that it could: by naming the clips that failed, with exit status 1, if any did.
+
+    Args:
+        stage: Its name.
+        failures: By clip, why.
+        total: Clips that there had to be.
+        of: The stage that makes what may be missing or damaged.
+    """
+    if failures:
+        listed = "\n".join(f"  {name}: {cause}" for name, cause in sorted(failures.items()))
+        way_out = f" (what is missing or damaged: run the {of} stage again)" if of else ""
+        sys.exit(f"{stage}: {len(failures)} of {counted(total, 'clip')} failed{way_out}\n{listed}")
+
+
+def check_folders(params: Mapping[str, Any], root: Path) -> None:
+    """Refuse `paths` that overlap each other, the project, the user's inputs or the system.
+
+    Raises:
+        ValueError: names both, on one line.
+    """
+    paths = params.get("paths")
+    folder = (params.get("synthesize") or {}).get("folder") if isinstance(params.get("synthesize"), dict) else None
+    source = folder.get("path") if isinstance(folder, dict) else None
+    inputs = {"synthesize.folder.path": source} if isinstance(source, str) else {}
+    if isinstance(paths, dict):  # whatever else is wrong with the section is said where it is read
+        texts = {name: path for name, path in paths.items() if isinstance(path, str)}
+        check_paths(texts, root=root, inputs=inputs)
+
+
+def say(stage: str, line: str) -> None:
+    """Say something beside the progress."""
+    print(f"{stage}: {line}", file=sys.stderr, flush=True)
 
 
 def read_params(path: Path) -> dict[str, Any]:
@@ -54,10 +178,7 @@ def read_params(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not YAML, or not a mapping of sections.
     """
-    try:
-        params = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    params = read_yaml(path)
     if not isinstance(params, dict):
         raise ValueError(f"{path} holds {type(params).__name__}; a mapping of sections is wanted")
     return params

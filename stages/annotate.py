@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
-from difftrack.annotation import AnnotateParams, AnnotationError, TrackerUnavailableError, annotate_clip
-from difftrack.datasets import clip_names, read_clip, read_given_tracks, write_tracks
+from difftrack.annotation import AnnotateParams, TrackerUnavailableError, annotate_clip
+from difftrack.datasets import read_clip, read_given_tracks, read_manifest, write_tracks
 from difftrack.params import parse
-from stages._run import Paths, run
+from stages._run import Paths, each, end, run, tell
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -18,19 +15,19 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     A tracker that cannot be loaded ends the run at once: it would fail, slowly, for every clip.
     """
     annotate = parse(AnnotateParams, params, "annotate")
-    names = clip_names(deps["clips"])
-    console = Console(stderr=True)
-    failures = []
-    for number, name in enumerate(track(names, "annotate", console=console, disable=not console.is_terminal)):
+    wanted = read_manifest(deps["clips"])
+    names = wanted.names
+    tell(wanted.remarks(deps["clips"]))
+    failures = {}
+    for number, name in enumerate(each(names, "annotate")):
         try:
             clip, given = read_clip(deps["clips"], name), read_given_tracks(deps["clips"], name)
             write_tracks(outs["tracks"], name, annotate_clip(clip, annotate, given=given, number=number))
         except TrackerUnavailableError:
             raise
-        except ValueError as error:
-            failures.append(f"{name}: {error}")
-    if failures:
-        raise AnnotationError(f"{len(failures)} of {len(names)} clips have no tracks: " + "; ".join(failures))
+        except (ValueError, OSError) as error:
+            failures[name] = str(error)
+    end("annotate", failures, total=len(names))
 
 
 if __name__ == "__main__":

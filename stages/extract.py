@@ -2,26 +2,27 @@
 
 import gc
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from difftrack.datasets import clip_names
+from difftrack.datasets import read_manifest
 from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
 from difftrack.params import parse
 from difftrack.planning import outline_clips, plan_extraction
-from difftrack.store import GroupWriter, create_group, keep_groups, planned_bytes
+from difftrack.store import DescriptorSpec, GroupWriter, create_group, keep_groups, planned_bytes, write_manifest
 from difftrack.store.torch_writer import WriteQueue
-from stages._run import Paths, run
+from stages._run import Paths, end, finished, run, say, tell
 
 MOST_WRITERS = 8
 """Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
@@ -31,15 +32,21 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips`; write the store `descriptors` of the backbone and view that `params["item"]` names."""
     item, store = params["item"], str(outs["descriptors"])
     job = ExtractJob(json.dumps(params), deps["clips"], store)
-    section, names = job.section, clip_names(deps["clips"])
+    section, wanted = job.section, read_manifest(deps["clips"])
+    tell(wanted.remarks(deps["clips"]))
+    manifest = job.source().manifest(wanted.clips)
+    names, left_out = manifest.clips, manifest.left_out
+    if not names:
+        raise ValueError("; ".join(["no clip is left", *left_out.values()]))
     mine = part_of(names, item.get("part"))
     outlines, failures = outline_clips(job.source(), mine)
     name = f"extract {item['backbone']}, {item['view']}"
-    plan = plan_extraction(job.source(), section, outlines, name=name, store=store)
+    plan = plan_extraction(job.source(), section, outlines, name=name, store=store, left_out=left_out)
     print("\n".join(plan.lines()))
     plan.check(share=len(mine) / len(names) if mine else 1.0)
+    write_manifest(store, manifest)
     if section.replace_stale:
-        keep_groups(store, names)
+        keep_groups(store, [*names, *left_out])
         for clip, groups in outlines.items():
             _keep_chunks(store, clip, groups)
     todo = list(outlines)
@@ -55,12 +62,10 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             bar.advance(task, num_bytes)
 
         outcomes = run_clips(job, todo, workers=section.workers, scheduler=section.scheduler, report=report)
-        for count, (clip, problem) in enumerate(outcomes, start=1):
+        for count, (clip, problem) in enumerate(finished(outcomes, todo), start=1):
             bar.update(task, clips=f"{count} of {len(todo)} clips")
             failures |= {clip: problem} if problem else {}
-    if failures:
-        listed = "\n".join(f"  {clip}: {cause}" for clip, cause in sorted(failures.items()))
-        sys.exit(f"extract: {len(failures)} of {len(mine)} clips failed\n{listed}")
+    end("extract", failures, total=len(mine))
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,23 @@ class ExtractJob(Job):
         """Create the groups of a clip, without values; note a clip that cannot be used."""
         try:
             for group, spec in self.source().prepare(clip).groups.items():
-                create_group(self.store, group, spec, params=self.section.store, replace=self.section.replace_stale)
+                self.take(group, spec).close()
         except (ValueError, OSError) as error:
             failures[clip] = str(error)
         return clip not in failures
+
+    def take(self, group: str, spec: DescriptorSpec) -> GroupWriter:
+        """Create or take up a group; waits while another run writes it, and says so."""
+        section = self.section
+        return create_group(
+            self.store,
+            group,
+            spec,
+            params=section.store,
+            replace=section.replace_stale,
+            wait_s=math.inf,
+            say=partial(say, "extract"),
+        )
 
     def open(self) -> ClipWorker:
         """See `Job`."""
@@ -118,17 +136,17 @@ class _Extractor(ClipWorker):
         extraction = self._job.source().prepare(clip)
         groups = []
         for group, spec in extraction.groups.items():
-            writer = create_group(
-                self._job.store, group, spec, params=self._section.store, replace=self._section.replace_stale
-            )
+            writer = self._job.take(group, spec)
             missing = writer.missing()
             report(planned_bytes(spec, self._section.store) // len(spec.units) * (len(spec.units) - len(missing)))
 
             def put(unit: CapturedUnit, writer: GroupWriter = writer) -> None:
                 self._queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
 
-            extraction.run(group, missing, put)
-            groups.append(self._queue.finish(writer))
+            try:
+                extraction.run(group, missing, put)
+            finally:  # a group that is not whole is not declared so, and other runs may have it
+                groups.append(self._queue.finish(writer))
         for group, error in extraction.round_trip_errors.items():
             print(f"{group}: inversion returns to the clean latents within {error:.1e}")
         return self._finishing.submit(_wait_for, groups)
@@ -157,4 +175,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    run("extract", main, whole=True)
+    run("extract", main, whole=True, resumes=True, alone=False)

@@ -4,13 +4,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.progress import track as progress
-
 from difftrack.backbones import ModelParams, load_backbone
 from difftrack.guidance import GuideParams, read_ranking, sample_prompts
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
-from stages._run import Paths, run
+from stages._run import Paths, each, run
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -21,7 +19,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     ways = section.ways(read_ranking(deps["best_layers"]) if section.layers == "best" else None)
     backbone = load_backbone(section.backbone, model)
     outcomes = sample_prompts(backbone, prompts, section, ways=ways, folder=outs["samples"], drop_others=True)
-    watched = progress(outcomes, "guide", total=len(prompts), disable=not sys.stderr.isatty())
+    watched = each(outcomes, "guide", names=[f"{number:03d}" for number, _ in prompts])
     failed = [outcome for outcome in watched if outcome.problem is not None]
     if failed:
         listed = "\n".join(f"  {outcome.number:03d} {outcome.prompt!r}: {outcome.problem}" for outcome in failed)
@@ -29,4 +27,4 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 
 if __name__ == "__main__":
-    run("guide", main, whole=True)
+    run("guide", main, whole=True, resumes=True)

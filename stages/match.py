@@ -1,7 +1,6 @@
 """Stage: descriptors of the analysis view + query points -> matches and attention of every step, layer and head."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from rich.progress import track
 
 from difftrack.correspondence import Cell, ClipMatcher, MatchSection, label_matches
 from difftrack.datasets import read_tracks
 from difftrack.geometry import rescale_points
 from difftrack.params import parse
-from difftrack.store import Store, open_store, write_results
-from stages._run import Paths, run
+from difftrack.store import Store, open_store, write_manifest, write_results
+from stages._run import Paths, each, end, run, tell
 
 MOST_THREADS = 8
 """On a CPU; each holds the descriptors of one (step, layer)."""
@@ -28,16 +26,17 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `descriptors` and `tracks`; write a group of `matches` per clip."""
     section = parse(MatchSection, params, "match")
     store = open_store(deps["descriptors"])
+    manifest = store.manifest()
+    tell(manifest.remarks(deps["descriptors"]))
+    write_manifest(outs["matches"], manifest)
     failures: dict[str, str] = {}
-    for clip in track(store.groups(), "match", disable=not sys.stderr.isatty()):
+    for clip in each(manifest.clips, "match"):
         try:
             matches = _match(store, clip, deps["tracks"], section)
             write_results(outs["matches"], clip, matches, _provenance(store, clip, section))
         except (ValueError, OSError) as error:
             failures[clip] = str(error)
-    if failures:
-        listed = "\n".join(f"  {clip}: {cause}" for clip, cause in failures.items())
-        sys.exit(f"match: {len(failures)} of {len(store.groups())} clips failed\n{listed}")
+    end("match", failures, total=len(manifest.clips), of="extract")
 
 
 def _match(store: Store, clip: str, tracks_folder: Path, section: MatchSection) -> xr.Dataset:

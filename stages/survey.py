@@ -16,14 +16,14 @@ import numpy as np
 from rich.progress import track
 
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
-from difftrack.datasets import clip_names, read_tracks
+from difftrack.datasets import read_manifest, read_tracks
 from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
 from difftrack.geometry import rescale_points
 from difftrack.params import parse
-from difftrack.store import StoreError, fingerprint_of, keep_groups, read_results, write_results
+from difftrack.store import StoreError, fingerprint_of, keep_groups, read_results, write_manifest, write_results
 from difftrack.store.torch_writer import as_read
-from stages._run import Paths, run
+from stages._run import Paths, end, finished, run, tell
 
 KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
 
@@ -48,15 +48,16 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips` and `tracks`; write a group of `matches` per clip."""
     job = SurveyJob(json.dumps(params), deps["clips"], deps["tracks"], str(outs["matches"]))
     extract = parse(ExtractParams, params["extract"], "extract")
-    names = clip_names(deps["clips"])
-    keep_groups(str(outs["matches"]), names)
-    clips = part_of(names, params["item"].get("part"))
+    wanted = read_manifest(deps["clips"])
+    manifest = job.source().manifest(wanted.clips)
+    tell([*wanted.remarks(deps["clips"]), *manifest.remarks(outs["matches"])])
+    write_manifest(job.matches, manifest)
+    keep_groups(job.matches, manifest.clips)
+    clips = part_of(manifest.clips, params["item"].get("part"))
     outcomes = run_clips(job, clips, workers=extract.workers, scheduler=extract.scheduler)
     watched = track(outcomes, "survey", total=len(clips), disable=not sys.stderr.isatty())
-    failures = {clip: problem for clip, problem in watched if problem}
-    if failures:
-        listed = "\n".join(f"  {clip}: {cause}" for clip, cause in sorted(failures.items()))
-        sys.exit(f"survey: {len(failures)} of {len(clips)} clips failed\n{listed}")
+    failures = {clip: problem for clip, problem in finished(watched, clips) if problem}
+    end("survey", failures, total=len(clips))
 
 
 @dataclass(frozen=True)
@@ -146,4 +147,4 @@ class _Surveyor(ClipWorker):
 
 
 if __name__ == "__main__":
-    run("survey", main, whole=True)
+    run("survey", main, whole=True, resumes=True, alone=False)

@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import track
 
 from difftrack.backbones import Backbone, ModelParams, load_backbone, write_trajectory
 from difftrack.datasets import (
@@ -19,15 +16,20 @@ from difftrack.datasets import (
     DatasetError,
     FolderParams,
     TrackedVideo,
+    clip_folders,
+    clip_names,
+    drop_clips,
     read_clip,
     read_folder,
     write_clip,
+    write_manifest,
 )
 from difftrack.media import read_image
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
 from difftrack.rendering import RenderSpec, Role, render_clip
-from stages._run import Paths, run
+from difftrack.wording import counted
+from stages._run import Paths, each, run
 
 TRAJECTORY = "trajectory.safetensors"
 
@@ -146,53 +148,45 @@ class SynthesizeSection:
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Write `clips`; one that cannot be made is named at the end, after the others.
+    """Write `clips` and, last, their manifest; a clip that cannot be made is named at the end, after the others.
 
-    Clips that are no longer wanted go only when all that are wanted could be made.
+    Clips that are no longer wanted go only when all that are wanted could be made. Until then the manifest keeps those
+    of the last one: a run that fails takes nothing away.
     """
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
-    _clip_folders(root)
+    before = _last_names(root)
+    clip_folders(root, known=before)
     names = set()
     if "rendered" in section.sources:
         names |= set(_render(root, section.rendered))
     if "generated" in section.sources and section.generated is not None:
-        names |= set(_generate(root, section.generated, params["backbones"]))
+        names |= set(_generate(root, section.generated, params["backbones"], failures))
     if "folder" in section.sources and section.folder is not None:
         names |= set(_copy(root, section.folder, failures))
     if failures:
+        write_manifest(root, names | {name for name in before if (root / name).is_dir()})
         listed = "; ".join(str(failure) for failure in failures)
         raise DatasetError(
-            f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
+            f"{counted(len(failures), 'clip')} cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
-    for stale in _clip_folders(root) - names:
-        shutil.rmtree(root / stale)
+    drop_clips(root, clip_folders(root, known=before) - names)
+    write_manifest(root, names)
 
 
-def _clip_folders(root: Path) -> set[str]:
-    """Names of the folders that hold clips, whole or not; anything else is not ours to remove.
-
-    Raises:
-        DatasetError: something else lies among them.
-    """
-    folders = [path for path in root.iterdir() if path.is_dir()]
-    of_clips = ("clip.json", "frames.mp4")
-    strangers = [
-        path
-        for path in folders
-        if not path.name.endswith(".part")
-        and any(path.iterdir())
-        and not any((path / name).exists() for name in of_clips)
-    ]
-    if strangers:
-        raise DatasetError(f"{strangers[0]} is no clip; move it elsewhere, or set paths.clips to another folder")
-    return {path.name for path in folders}
+def _last_names(root: Path) -> set[str]:
+    """Names of the clips that there had to be until now; a manifest that cannot be read names none."""
+    try:
+        return set(clip_names(root))
+    except DatasetError:
+        return set()
 
 
 def _render(root: Path, section: RenderedSection) -> Iterator[str]:
-    for name, spec in track(list(section.specs()), "render", disable=not sys.stderr.isatty()):
+    specs = list(section.specs())
+    for name, spec in each(specs, "render", names=[name for name, _ in specs]):
         rendered = render_clip(spec)
         clip = Clip(
             name=name,
@@ -209,18 +203,24 @@ def _render(root: Path, section: RenderedSection) -> Iterator[str]:
         yield name
 
 
-def _generate(root: Path, section: GeneratedSection, backbones: Mapping[str, Any]) -> Iterator[str]:
+def _generate(
+    root: Path, section: GeneratedSection, backbones: Mapping[str, Any], failures: list[ClipFailure]
+) -> Iterator[str]:
     """Sample prompts; a clip that is there already and was made in the same way is kept."""
     model = parse(ModelParams, backbones.get(section.backbone) or {}, f"backbones.{section.backbone}")
     backbone = load_backbone(section.backbone, model)
     prompts = read_prompts(section.prompts, indices=section.indices)
-    for number, prompt in track(prompts, "generate", disable=not sys.stderr.isatty()):
-        name = f"generated-{number:03d}"
-        image = None if section.images is None else read_image(section.images / _image_name(number))
-        details = _sampling(section, backbone, number, image)
-        if not _is_there(root, name, prompt, section, details):
-            _sample(root, name, prompt, section, backbone, details, image)
-        yield name
+    names = [f"generated-{number:03d}" for number, _ in prompts]
+    for name, (number, prompt) in zip(names, each(prompts, "generate", names=names), strict=True):
+        try:
+            image = None if section.images is None else read_image(section.images / _image_name(number))
+            details = _sampling(section, backbone, number, image)
+            if not _is_there(root, name, prompt, section, details):
+                _sample(root, name, prompt, section, backbone, details, image)
+        except (ValueError, OSError) as error:
+            failures.append(ClipFailure(name, str(error)))
+        else:
+            yield name
 
 
 def _image_name(number: int) -> str:
@@ -282,11 +282,11 @@ def _sample(
 
 
 def _copy(root: Path, section: FolderParams, failures: list[ClipFailure]) -> Iterator[str]:
-    for item in track(read_folder(section, failures), "read", disable=not sys.stderr.isatty()):
+    for item in each(read_folder(section, failures), "read"):
         clip, tracks = (item.clip, item.tracks) if isinstance(item, TrackedVideo) else (item, None)
         write_clip(root, clip, given_tracks=tracks)
         yield clip.name
 
 
 if __name__ == "__main__":
-    run("synthesize", main, whole=True)
+    run("synthesize", main, whole=True, resumes=True)

@@ -3,9 +3,11 @@
 import io
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,22 @@ from difftrack.datasets import (
     FolderParams,
     TrackedVideo,
     Tracks,
+    Truth,
     check_query_points,
     clip_names,
+    group_by_truth,
     load_tapvid_folder,
     load_tapvid_pickle,
     read_clip,
     read_clip_kind,
     read_folder,
     read_given_tracks,
+    read_manifest,
     read_tracks,
     tapvid_queries,
     working_frames,
     write_clip,
+    write_manifest,
     write_tracks,
 )
 from difftrack.geometry import rescale_points
@@ -78,6 +84,23 @@ def tracks_of(num_frames: int = 7, num_points: int = 5) -> Tracks:
 
 
 # clips and tracks
+
+
+def test_tracks_say_whether_they_are_exact_annotated_or_a_pseudo_truth_and_by_which_tracker() -> None:
+    truths = {name: replace(tracks_of(), tracker=name).truth for name in ("lucas_kanade", "exact", "annotated")}
+    assert truths == {
+        "lucas_kanade": Truth("pseudo_truth", "lucas_kanade"),
+        "exact": Truth("exact"),
+        "annotated": Truth("annotated"),
+    }
+    assert [truth.known for truth in truths.values()] == [False, True, True]
+    assert list(map(str, truths.values())) == ["pseudo-truth by lucas_kanade", "exact", "annotated"]
+    assert group_by_truth(truths) == {"truth": ["exact", "annotated"], "pseudo_truth/lucas_kanade": ["lucas_kanade"]}
+    for kind, tracker in (("exact", "lucas_kanade"), ("pseudo_truth", None), ("pseudo_truth", "")):
+        with pytest.raises(ValueError, match="wanted: a tracker's name for pseudo_truth"):
+            Truth(kind, tracker)
+    with pytest.raises(DatasetError, match="tracker is empty"):
+        replace(tracks_of(), tracker="")
 
 
 def test_a_clip_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -133,6 +156,63 @@ def test_clips_are_listed_by_name_and_unfinished_ones_are_not(tmp_path: Path) ->
     assert clip_names(tmp_path) == ["a10", "a2", "b"]
     with pytest.raises(DatasetError, match="no such folder"):
         clip_names(tmp_path / "absent")
+
+
+def test_the_manifest_names_clips_that_are_deleted_or_damaged_and_no_others(tmp_path: Path) -> None:
+    for name in ("b", "a", "c", "extra"):
+        write_clip(tmp_path, clip_of(name, source="rendered" if name == "b" else "folder"))
+    write_manifest(tmp_path, ["c", "b", "a"])
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "b" / "clip.json").write_text("")
+    found = read_manifest(tmp_path)
+    assert [(clip.name, clip.source, clip.num_frames) for clip in found.clips] == [
+        ("a", "folder", 7),
+        ("b", "rendered", 7),
+        ("c", "folder", 7),
+    ]
+    assert not found.assumed
+    assert found.remarks(tmp_path) == []
+    with pytest.raises(DatasetError, match=r"a: there is no such clip; run the synthesize stage again"):
+        read_clip(tmp_path, "a")
+    before = (tmp_path / "manifest.json").read_bytes()
+    write_manifest(tmp_path, ["a", "b", "c", "c"])
+    assert (tmp_path / "manifest.json").read_bytes() == before, "what cannot be read is as the last manifest has it"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["manifest.json"]
+
+
+def test_without_a_manifest_every_folder_of_a_clip_counts_and_that_is_said(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_clip(tmp_path, clip_of(name))
+    (tmp_path / "a" / "clip.json").unlink()
+    (tmp_path / "b" / "frames.mp4").unlink()
+    found = read_manifest(tmp_path)
+    assert [(clip.name, clip.num_frames) for clip in found.clips] == [("a", None), ("b", 7), ("c", 7)]
+    assert found.remarks(tmp_path) == [
+        f"{tmp_path} holds no manifest.json: the 3 clips found there are taken for all that there must be"
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"version": 1}',
+        '{"version": 2, "clips": []}',
+        '{"version": 1, "clips": [{"name": "a"}]}',
+        '{"version": 1, "clips": [{"name": "../a", "source": "folder", "num_frames": 7}]}',
+        '{"version": 1, "clips": [{"name": "a", "source": "moon", "num_frames": 7}]}',
+        '{"version": 1, "clips": [{"name": "a", "source": "folder", "num_frames": -7}]}',
+        '{"version": 1, "clips": ["a"]}',
+        "\x00\xff",
+    ],
+)
+def test_a_damaged_manifest_is_refused_by_name_with_the_way_out(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"^.*manifest\.json: [^\n]*; (remove it and )?run the [^\n]*$"):
+        clip_names(tmp_path)
 
 
 def test_the_fingerprint_is_that_of_frames_and_prompt() -> None:
@@ -208,7 +288,7 @@ def test_damaged_tracks_are_named(tmp_path: Path) -> None:
     write_tracks(tmp_path, "a", tracks_of())
     data = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DatasetError, match=r"a\.npz: holds no usable tracks"):
+    with pytest.raises(DatasetError, match=r"a\.npz: is no npz file, or is cut short.*run the annotate stage"):
         read_tracks(tmp_path, "a")
     with pytest.raises(DatasetError, match=r"b\.npz: there are no such tracks"):
         read_tracks(tmp_path, "b")
@@ -670,6 +750,19 @@ def test_annotation_beside_a_video_is_read_in_either_unit(tmp_path: Path) -> Non
         found.append(tracked.tracks.points_xy_px)
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
     np.testing.assert_allclose(found[0][3, 2], annotation["points"][2, 3] * (47, 31), atol=1e-4)
+
+
+def test_points_beside_a_video_are_annotated_unless_the_file_names_their_tracker(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
+    for given, truth in (({}, Truth("annotated")), ({"tracker": "cotracker3"}, Truth("pseudo_truth", "cotracker3"))):
+        np.savez(tmp_path / "v.npz", points=np.full((2, 7, 2), 0.5), **given)
+        (tracked,) = read_folder(FolderParams(path=tmp_path))
+        assert isinstance(tracked, TrackedVideo)
+        assert tracked.tracks.truth == truth
+        write_clip(tmp_path / "clips", tracked.clip, tracked.tracks)
+        again = read_given_tracks(tmp_path / "clips", "v")
+        assert again is not None
+        assert again.truth == truth
 
 
 def test_units_that_are_stated_are_not_guessed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, load_backbone, read_trajectory, write_trajectory
-from difftrack.datasets import Clip, read_clip, write_clip
+from difftrack.datasets import Clip, read_clip, write_clip, write_manifest
 from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
@@ -356,7 +356,7 @@ def test_params_name_key_value_and_what_is_allowed() -> None:
 # The stage
 
 
-def test_stage_writes_a_complete_store_names_the_clip_that_fails_and_resumes(
+def test_stage_writes_a_complete_store_names_the_clips_that_fail_or_are_left_out_and_resumes(
     backbone: Backbone, clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from stages.extract import main
@@ -373,11 +373,18 @@ def test_stage_writes_a_complete_store_names_the_clip_that_fails_and_resumes(
     deps, outs = {"clips": tmp_path / "clips"}, {"descriptors": tmp_path / "analysis"}
     main(params, deps, outs)
     assert open_store(tmp_path / "analysis").groups() == ["first"]
-    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "analysis").rglob("*") if file.is_file()}
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "analysis" / "first").rglob("*") if file.is_file()}
 
     write_clip(tmp_path / "clips", replace(clip, name="short", frames=clip.frames[:3]))
-    with pytest.raises(SystemExit, match=r"1 of 2 clips failed\n  short: clip short has 3 frames"):
+    main(params, deps, outs)
+    assert "left out       short: clip short has 3 frames" in capsys.readouterr().out
+    write_clip(tmp_path / "clips", replace(clip, name="gone"))
+    write_manifest(tmp_path / "clips", ["first", "gone", "short"])
+    (tmp_path / "clips" / "gone" / "clip.json").unlink()
+    with pytest.raises(SystemExit, match=r"1 of 2 clips failed\n  gone: .*gone/clip\.json: there is no such file; run"):
         main(params, deps, outs)
+    assert open_store(tmp_path / "analysis").manifest().clips == ["first", "gone"]
+    write_manifest(tmp_path / "clips", ["first", "short"])
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
     tracking_item = params | {"item": {"backbone": "tiny", "view": "tracking"}}

@@ -26,6 +26,7 @@ from difftrack.planning import (
     plan_params,
     recorded_ratio,
     study_table,
+    uncertain_clips,
 )
 from difftrack.store import StoreError, StoreParams, open_store, remove_group, stored_bytes
 from stages import extract
@@ -86,12 +87,13 @@ def test_a_plan_counts_clips_chunks_units_forwards_and_bytes(inputs: Path) -> No
     overhead = 3 * (20 + 4)
     assert analysis.raw_bytes == 12 * (2 * UNIT_VALUES + overhead)
     assert analysis.there_bytes == 0
-    (name,) = problems
+    assert problems == {}
+    (name,) = analysis.left_out
     assert name == "short"
-    assert "clip short has 3 frames and extract.analysis.num_frames is 9: leave the clip out" in problems[name]
+    assert "clip short has 3 frames and extract.analysis.num_frames is 9" in analysis.left_out[name]
     chunks = 3 + 2 + 1  # of 4 new frames each: (11 - 1) / 4, (9 - 1) / 4, (3 - 1) / 4
     assert (tracking.clips, tracking.groups, tracking.units, tracking.forwards) == (3, chunks, chunks, chunks)
-    assert none == {}
+    assert (none, tracking.left_out) == ({}, {})
 
 
 def test_inversion_pays_for_every_step_down_to_the_first_that_is_wanted(inputs: Path) -> None:
@@ -269,7 +271,7 @@ def test_the_shipped_study_gives_the_table_in_the_documentation() -> None:
 def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", "--params", str(written(params(inputs), tmp_path))])
     assert result.exit_code == 0
-    for said in ("tiny, analysis:", "tiny, tracking:", "without short: clip short has 3 frames"):
+    for said in ("tiny, analysis:", "tiny, tracking:", "left out       short: clip short has 3 frames"):
         assert said in result.stdout
     small = params(inputs)
     small["extract"]["max_bytes"] = 1000
@@ -368,3 +370,25 @@ def test_what_other_parts_have_written_is_not_taken_for_a_part_s_own(tmp_path: P
     plan = plan_extraction(source, section, outlines, name="part", store=str(store))
     assert plan.there_bytes == 0
     assert plan.remaining_bytes == plan.expected_bytes > 0
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "empty"])
+def test_gc_keeps_descriptors_of_a_clip_that_cannot_be_read_for_now_and_says_so(damage: str, tmp_path: Path) -> None:
+    given = write_inputs(tmp_path)
+    shutil.rmtree(tmp_path / "clips/short")
+    run_extract(given)
+    about = tmp_path / "clips/second/clip.json"
+    match damage:
+        case "lost":
+            about.unlink()
+        case "cut":
+            about.write_text(about.read_text()[:20])
+        case "empty":
+            shutil.rmtree(about.parent)
+            about.parent.mkdir()
+    assert list(find_leftovers([given])) == []
+    assert list(uncertain_clips([given])) == ["second"]
+    done = CliRunner().invoke(app, ["gc", "--params", str(written(given, tmp_path)), "--delete"])
+    assert done.exit_code == 0
+    assert "kept  descriptors of second, which cannot be read for now" in done.stdout
+    assert open_store(f"{given['paths']['descriptors']}/tiny/analysis").groups() == ["first", "second"]

@@ -16,7 +16,8 @@ from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 
 from difftrack.datasets import DatasetError, clip_names, read_clip
 from difftrack.media import write_image, write_video
-from stages import _run, annotate, extract, match, report, score, synthesize, track
+from difftrack.store import read_manifest, result_groups
+from stages import _run, annotate, extract, match, report, score, survey, synthesize, track
 
 # The tiny text encoder reads fewer tokens than the renderer's prompts have, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:tiny reads:UserWarning")
@@ -149,6 +150,7 @@ def test_a_folder_that_holds_no_clip_is_not_removed_and_nothing_is_written_besid
 def test_adding_a_clip_extracts_that_clip_only(
     project: Path, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    project = copy_of(project, tmp_path)
     more = {**params["synthesize"], "rendered": {**params["synthesize"]["rendered"], "easy_object": 2}}
     everything = {**params, "synthesize": more, "item": {"backbone": BACKBONE, "view": "analysis"}}
     clips, store = {"clips": project / "clips"}, project / "descriptors" / BACKBONE / "analysis"
@@ -235,7 +237,7 @@ def test_a_video_that_became_unreadable_does_not_cost_the_clip_of_the_last_run(t
     (tmp_path / "videos" / "b.mp4").write_bytes(b"damaged")
     (tmp_path / "videos" / "c.mp4").unlink()
     with pytest.raises(
-        DatasetError, match=r"^1 clips cannot be used, 1 can: b\.mp4: .*name it in synthesize\.folder\.skip$"
+        DatasetError, match=r"^1 clip cannot be used, 1 can: b\.mp4: .*name it in synthesize\.folder\.skip$"
     ):
         synthesize.main(params, {}, clips)
     assert files_below(tmp_path / "clips") == before
@@ -259,6 +261,208 @@ def test_skipping_what_is_not_there_is_refused_and_costs_nothing(tmp_path: Path)
     with pytest.raises(DatasetError, match=r"skip names c, and there is no such clip; have: a, a\.mp4, b"):
         synthesize.main(params, {}, clips)
     assert files_below(tmp_path / "clips") == before
+
+
+# What is missing
+
+
+def copy_of(project: Path, folder: Path) -> Path:
+    """A copy of a project that may be damaged."""
+    return shutil.copytree(project, folder / "copy", ignore=shutil.ignore_patterns("report"))
+
+
+def rerun(stage: str, root: Path, params: dict[str, Any]) -> None:
+    """Run one stage on what lies in a project."""
+    inputs = {"clips": root / "clips", "tracks": root / "tracks"}
+    if stage == "annotate":
+        annotate.main(params["annotate"], inputs, {"tracks": root / "tracks"})
+    elif stage == "match":
+        deps = inputs | {"descriptors": root / "descriptors" / BACKBONE / "analysis"}
+        match.main(params["match"], deps, {"matches": root / "matches" / BACKBONE})
+    elif stage == "score":
+        deps = inputs | {"matches": root / "matches" / BACKBONE}
+        score.main(
+            params["score"], deps, {name: root / "scores" / BACKBONE / file for name, file in SCORE_FILES.items()}
+        )
+    elif stage == "track":
+        deps = inputs | {"descriptors": root / "descriptors" / BACKBONE / "tracking"}
+        track.main(params["track"], deps, {"predictions": root / "predictions" / BACKBONE})
+    else:
+        folders = {name: root / name for name in ("descriptors", "scores", "predictions")}
+        report.main({**params, "item": {}}, inputs | folders, {"report": root / "report"})
+
+
+EASY, HARD = "rendered-easy-object-003", "rendered-hard-scene-003"
+LOST = {
+    "annotate": (f"clips/{EASY}/clip.json", f"clips/{EASY}/frames.mp4"),
+    "match": (f"descriptors/{BACKBONE}/analysis/{EASY}/zarr.json", f"tracks/{EASY}.npz"),
+    "score": (f"matches/{BACKBONE}/{EASY}/zarr.json", f"tracks/{EASY}.npz", f"clips/{EASY}/clip.json"),
+    "track": (f"descriptors/{BACKBONE}/tracking/{EASY}/chunk_001/zarr.json", f"tracks/{EASY}.npz"),
+    "report": (
+        f"predictions/{BACKBONE}/{EASY}.npz",
+        f"tracks/{EASY}.npz",
+        f"clips/{EASY}/clip.json",
+        f"clips/{EASY}/frames.mp4",
+        f"descriptors/{BACKBONE}/analysis/{EASY}/zarr.json",
+    ),
+}
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "is deleted": Path.unlink,
+    "is empty": lambda path: path.write_bytes(b""),
+    "is cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "is something else": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00{'x': [\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", ["is deleted", "is empty", "is something else"])
+@pytest.mark.parametrize(("stage", "file"), [(stage, file) for stage, files in LOST.items() for file in files])
+def test_a_stage_names_the_clip_whose_file(
+    project: Path,
+    params: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    file: str,
+    damage: str,
+) -> None:
+    """...is damaged, does the others, and does not end well."""
+    monkeypatch.setattr(report, "write_report", lambda _, footage, *__, **___: done.extend(footage.truth))
+    done: list[str] = []
+    root = copy_of(project, tmp_path)
+    DAMAGE[damage](root / file)
+    with pytest.raises(SystemExit) as raised:
+        rerun(stage, root, params)
+    lines = str(raised.value).splitlines()
+    assert lines[0].startswith(f"{stage}: ")
+    assert len(lines) == 2 or stage == "report"
+    named = [line for line in lines[1:] if EASY in line]
+    assert named
+    assert all(Path(file).name in line or Path(file).parent.name in line for line in named[:1])
+    assert not any(line.startswith(f"  {HARD}") for line in lines)
+    assert "run the" in str(raised.value)
+    if stage == "report":
+        assert HARD in done
+    if stage == "score":
+        table = json.loads((root / "scores" / BACKBONE / "scores.json").read_text())
+        assert table["groups"]["all"]["clips"] == ["generated-000", HARD]
+    if stage == "track":
+        metrics = json.loads((root / "predictions" / BACKBONE / "metrics.json").read_text())
+        assert (list(metrics["clips"]), list(metrics["failed"])) == (["generated-000", HARD], [EASY])
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder"),
+    [
+        ("annotate", f"clips/{EASY}"),
+        ("match", f"descriptors/{BACKBONE}/analysis/{EASY}"),
+        ("score", f"matches/{BACKBONE}/{EASY}"),
+        ("track", f"descriptors/{BACKBONE}/tracking/{EASY}"),
+        ("track", f"descriptors/{BACKBONE}/tracking/{EASY}/chunk_001"),
+    ],
+)
+def test_a_stage_names_the_clip_of_which_nothing_is_left(
+    project: Path, params: dict[str, Any], tmp_path: Path, stage: str, folder: str
+) -> None:
+    root = copy_of(project, tmp_path)
+    shutil.rmtree(root / folder)
+    with pytest.raises(SystemExit, match=rf"{stage}: 1 of 3 clips .*failed.*\n  {EASY}: .*{EASY}"):
+        rerun(stage, root, params)
+
+
+def test_extract_and_survey_name_a_clip_that_cannot_be_read_and_keep_its_descriptors(
+    project: Path, params: dict[str, Any], tmp_path: Path
+) -> None:
+    root = copy_of(project, tmp_path)
+    store = root / "descriptors" / BACKBONE / "analysis"
+    before = files_below(store)
+    (root / "clips" / EASY / "clip.json").write_text("")
+    item = {"item": {"backbone": BACKBONE, "view": "analysis"}}
+    inputs = {"clips": root / "clips", "tracks": root / "tracks"}
+    with pytest.raises(SystemExit, match=rf"1 of 3 clips .*failed.*\n  {EASY}: .*clip\.json: is empty; run the synth"):
+        extract.main(params | item, inputs, {"descriptors": store})
+    assert files_below(store) == before
+    some = {"steps": [4], "layers": [3], "kinds": ["feature"]}
+    with pytest.raises(SystemExit, match=rf"1 of 3 clips .*failed.*\n  {EASY}: .*clip\.json: is empty; run the synth"):
+        survey.main(params | item | {"survey": some}, inputs, {"matches": root / "survey"})
+    assert result_groups(root / "survey") == ["generated-000", HARD]
+    assert read_manifest(root / "survey").clips == ["generated-000", EASY, HARD]
+
+
+def test_a_group_of_a_clip_that_is_not_wanted_enters_no_number(
+    project: Path, params: dict[str, Any], tmp_path: Path
+) -> None:
+    root = copy_of(project, tmp_path)
+    scores = (root / "scores" / BACKBONE / "scores.json").read_bytes()
+    metrics = (root / "predictions" / BACKBONE / "metrics.json").read_bytes()
+    for folder in (
+        "clips",
+        f"matches/{BACKBONE}",
+        *(f"descriptors/{BACKBONE}/{view}" for view in ("analysis", "tracking")),
+    ):
+        shutil.copytree(root / folder / EASY, root / folder / "stale")
+    shutil.copy(root / "tracks" / f"{EASY}.npz", root / "tracks" / "stale.npz")
+    for stage in ("match", "score", "track"):
+        rerun(stage, root, params)
+    assert (root / "scores" / BACKBONE / "scores.json").read_bytes() == scores
+    assert (root / "predictions" / BACKBONE / "metrics.json").read_bytes() == metrics
+
+
+def test_a_report_says_whose_scores_and_metrics_are_over_other_clips(
+    project: Path, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "write_report", lambda *_, **__: None)
+    root = copy_of(project, tmp_path)
+    for file, keys in (
+        (f"scores/{BACKBONE}/scores.json", ("groups", "all")),
+        (f"predictions/{BACKBONE}/metrics.json", ()),
+    ):
+        content = json.loads((root / file).read_text())
+        inner = content
+        for key in keys:
+            inner = inner[key]
+        clips = inner["clips"]
+        inner["clips"] = [name for name in clips if name != EASY] if isinstance(clips, list) else {HARD: clips[HARD]}
+        (root / file).write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as raised:
+        rerun("report", root, params)
+    assert f"tiny: scores.json is without {EASY}; run the score stage again" in str(raised.value)
+    assert f"tiny: metrics.json is without generated-000, {EASY}; run the track stage again" in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", ["is empty", "is cut", "is something else"])
+@pytest.mark.parametrize("file", [f"scores/{BACKBONE}/scores.json", f"predictions/{BACKBONE}/metrics.json"])
+def test_results_that_cannot_be_read_are_one_line(
+    project: Path, params: dict[str, Any], tmp_path: Path, file: str, damage: str
+) -> None:
+    root = copy_of(project, tmp_path)
+    DAMAGE[damage](root / file)
+    with pytest.raises(ValueError, match=rf"{Path(file).name}: is .*run the (score|track) stage again$"):
+        rerun("report", root, params)
+
+
+def test_a_clip_folder_without_manifest_is_read_and_what_is_assumed_is_said(
+    project: Path, params: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copy_of(project, tmp_path)
+    (root / "clips" / "manifest.json").unlink()
+    before = files_below(root / "tracks")
+    rerun("annotate", root, params)
+    assert "clips holds no manifest.json: the 3 clips found there are taken for all" in capsys.readouterr().err
+    assert files_below(root / "tracks") == before
+
+
+def test_a_prompt_that_cannot_be_sampled_is_named_after_the_others_and_is_not_in_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesize, "load_backbone", lambda *_: Sampler())
+    monkeypatch.setattr(synthesize, "write_trajectory", lambda path, *_, **__: path.write_bytes(b"t"))
+    (tmp_path / "prompts.txt").write_text("a dog\na cat\n")
+    write_image(tmp_path / "001.png", np.zeros((16, 16, 3), dtype=np.uint8))
+    generated = {"backbone": "b", "prompts": str(tmp_path / "prompts.txt"), "images": str(tmp_path)}
+    everything = {"synthesize": {"sources": ["generated"], "generated": generated}, "backbones": {}}
+    with pytest.raises(DatasetError, match=r"1 clips cannot be used, 1 can: generated-000: .*000\.png"):
+        synthesize.main(everything, {}, {"clips": tmp_path / "clips"})
+    assert clip_names(tmp_path / "clips") == ["generated-001"]
 
 
 # The runner

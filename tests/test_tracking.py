@@ -1,5 +1,6 @@
 """Chunks cover clips; hand-made descriptors whose motion is known are tracked."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,19 +18,25 @@ from torch import Tensor
 from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.params import ParamsError, parse
+from difftrack.scenes import Scenes
 from difftrack.store import DescriptorSpec, clip_group, create_group
 from difftrack.tracking import (
+    CALIBRATION,
     ChunkDescriptors,
     ChunkParams,
+    PredictedTracks,
     TrackParams,
     VisibilityParams,
     chunk_schedule,
+    evidence_of,
     likeliest_paths,
     no_motion,
     read_predictions,
     select_heads,
     smooth_tracks,
     track_clip,
+    typical_steps,
+    write_predictions,
 )
 
 
@@ -181,8 +188,9 @@ def queries(*points: tuple[int, float, float]) -> np.ndarray:
     return np.concatenate([frame_xy[:, :1], (frame_xy[:, 1:] + 0.5) * STRIDE], axis=1)
 
 
-def track(chunks: list[ChunkDescriptors], query_points: np.ndarray, **params: Any) -> Any:
-    return track_clip(chunks, query_points, sources=[(3, 1)], grid=TOKENS, params=TrackParams(**params))
+def track(chunks: list[ChunkDescriptors], query_points: np.ndarray, scenes: Scenes | None = None, **params: Any) -> Any:
+    made = TrackParams(**params)
+    return track_clip(chunks, query_points, sources=[(3, 1)], grid=TOKENS, params=made, scenes=scenes)
 
 
 def expected_px(query_points: np.ndarray, num_frames: int, velocity_xy_token: tuple[float, float]) -> np.ndarray:
@@ -476,6 +484,115 @@ def test_a_null_override_keeps_what_the_convention_says() -> None:
     assert (corrected.costs_motion, released.costs_motion) == (0.1, 0.0)
 
 
+def test_a_point_outside_the_picture_is_not_called_visible() -> None:
+    points = queries((0, COLS - 2, 3), (0, 2, 3))
+    chunks = chunks_of(moving((1.0, 0.0)), chunk_schedule(7, ChunkParams(chunk_len=4)))
+    for visibility in (VisibilityParams(predict=False), VisibilityParams(min_confidence=0.0)):
+        tracks = track(chunks, points, visibility=visibility)
+        outside = (tracks.points_xy_px < 0).any(axis=-1) | (tracks.points_xy_px > (COLS * STRIDE, ROWS * STRIDE)).any(
+            -1
+        )
+        assert not tracks.visible[outside].any()
+    anywhere = PredictedTracks(
+        np.array([[[-0.1, 5], [0, 5], [143, 91], [143, 91.2], [np.nan, 5]]], dtype=np.float32),
+        np.ones((1, 5), dtype=bool),
+        np.full((1, 5), 0.7, dtype=np.float32),
+    )
+    seen = anywhere.seen_in(height=91, width=143, query_frames=np.zeros(5, dtype=np.int64))
+    assert seen.visible.tolist() == [[False, True, True, False, False]]
+    np.testing.assert_allclose(seen.confidence, [[0, 0.7, 0.7, 0, 0]])
+
+
+def test_visible_is_a_confidence_of_at_least_the_operating_point() -> None:
+    field = with_hole(moving((0.0, 0.0)), frame_of_hole=3, columns=slice(4, 8))
+    points = queries((0, 5.5, 3), (0, 1, 3), (4, 6, 2))
+    chunks = chunks_of(field, chunk_schedule(7, ChunkParams(chunk_len=4)))
+    for least in (0.2, 0.5, 0.95):
+        tracks = track(chunks, points, visibility=VisibilityParams(min_confidence=least))
+        np.testing.assert_array_equal(tracks.visible, tracks.confidence >= least)
+
+
+@given(
+    errors=st.lists(st.floats(0, 30), min_size=5, max_size=5),
+    sharpness=st.floats(0, 1),
+    at=st.integers(0, 4),
+    more=st.floats(0, 9),
+)
+def test_no_larger_cycle_error_makes_a_point_more_probably_seen(
+    errors: list[float], sharpness: float, at: int, more: float
+) -> None:
+    def confidence(values: list[float]) -> torch.Tensor:
+        evidence = evidence_of(torch.full((5, 1), sharpness), torch.tensor(values)[:, None])
+        return evidence @ torch.tensor(list(CALIBRATION.values())[1:])
+
+    worse = [error + more * (frame == at) for frame, error in enumerate(errors)]
+    assert (confidence(worse) <= confidence(errors) + 1e-5).all()
+
+
+def test_a_cycle_error_says_less_where_all_matches_are_blurred() -> None:
+    lost = torch.full((3, 1), 4.0)
+    sharp, blurred = (
+        torch.sigmoid(
+            CALIBRATION["constant"]
+            + evidence_of(torch.full((3, 1), value), lost) @ torch.tensor(list(CALIBRATION.values())[1:])
+        )
+        for value in (0.9, 0.3)
+    )
+    assert (sharp < 0.1).all()
+    assert (blurred > 0.5).all()
+
+
+def test_a_fast_point_pays_for_its_steps_in_units_of_its_own() -> None:
+    x = torch.tensor([0.0, 3, 6, 9, 12])
+    slow = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4])
+    points = torch.stack([torch.stack([x, slow], dim=1), torch.zeros(5, 2)], dim=-1)
+    sure = torch.ones(5, 2, dtype=torch.bool)
+    # One step of 1 beside four of 3, and beside four of 0.1.
+    torch.testing.assert_close(typical_steps(points, sure, limit=5.0) ** 2, torch.tensor([7.4, 0.208]))
+    torch.testing.assert_close(typical_steps(points, sure, limit=2.0)[0] ** 2, torch.tensor(3.4))
+    torch.testing.assert_close(typical_steps(points, ~sure, limit=5.0), torch.ones(2))
+
+
+def test_costs_of_single_points_choose_their_paths_alone() -> None:
+    candidates = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 4.0]])[:, None, :, None].expand(3, 2, 2, 1)
+    candidates = torch.cat([candidates, torch.zeros_like(candidates)], dim=-1)
+    share = torch.tensor([[0.5, 0.5], [0.4, 0.6], [0.4, 0.6]])[:, None].expand(3, 2, 2)
+    paths = likeliest_paths(candidates, share, motion_cost=torch.tensor([1.0, 0.01]), limit=5.0)
+    assert paths[..., 0].T.tolist() == [[0, 0, 0], [0, 2, 4]]
+
+
+def test_smoothing_leaves_out_frames_that_speak_of_motion() -> None:
+    x = np.array([0.0, 1, 4, 9, 16])[:, None, None] * np.array([1.0, 0.0])
+    visible = np.ones((5, 1), dtype=bool)
+    # Frames 1 and 3 alone would move frame 2 by 4/7 of 1, frames 0 and 4 by 2/5 of 4.
+    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=0.5)[2, 0, 0], 4)
+    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=0.6)[2, 0, 0], (3 * 4 + 2 * 10) / 7)
+    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=1.7)[2, 0, 0], (3 * 4 + 2 * 10 + 16) / 9)
+
+
+def test_tracks_end_at_cuts_and_nothing_is_seen_in_frames_of_one_colour() -> None:
+    points = queries((0, 5, 3), (5, 4, 2))
+    chunks = chunks_of(moving((0.0, 0.0)), chunk_schedule(7, ChunkParams(chunk_len=4)))
+    scenes = Scenes(starts=(0, 4), blank=np.array([False, True, False, False, False, False, False]))
+    tracks = track(chunks, points, scenes=scenes)
+    assert tracks.visible.T.astype(int).tolist() == [[1, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1]]
+    assert (tracks.confidence[~tracks.visible] == 0).all()
+    going_on = track(chunks, points, scenes=scenes, cuts="ignore")
+    assert going_on.visible.T.astype(int).tolist() == [[1, 0, 1, 1, 1, 1, 1]] * 2
+    nothing = Scenes(starts=(0,), blank=np.ones(7, dtype=bool))
+    assert not track(chunks, points, scenes=nothing).visible.any()
+
+
+def test_cuts_are_written_beside_predictions_and_only_where_there_are_any(tmp_path: Path) -> None:
+    points = queries((0, 5, 3))
+    tracks = {"tracker": no_motion(points, num_frames=3)}
+    write_predictions(tmp_path / "with.npz", points, tracks, cuts=(2,))
+    write_predictions(tmp_path / "without.npz", points, tracks)
+    assert np.load(tmp_path / "with.npz")["cuts"].tolist() == [2]
+    assert "cuts" not in np.load(tmp_path / "without.npz")
+    assert list(read_predictions(tmp_path / "with.npz")[1]) == ["tracker"]
+
+
 CLIP_SIZE = (46, 74)
 
 
@@ -537,6 +654,44 @@ def test_stage_tracks_every_stored_clip_and_scores_it_beside_baselines(tmp_path:
     assert np.abs(predictions["tracker"].points_xy_px - truth.points_xy_px).max() < CLIP_SIZE[0] / ROWS
 
 
+def test_stage_does_not_score_a_baseline_on_clips_whose_truth_it_gave(tmp_path: Path) -> None:
+    for name in ("exact", "guessed"):
+        stored_clip(tmp_path, name, (0.25, 0.1))
+    guessed = read_tracks(tmp_path / "tracks", "guessed")
+    write_tracks(tmp_path / "tracks", "guessed", replace(guessed, tracker="lucas_kanade"))
+    metrics = run_stage(tmp_path)
+    assert {name: own["num_clips"] for name, own in metrics["mean"].items()} == dict.fromkeys(
+        ("tracker", "no_motion", "lucas_kanade"), 1
+    )
+    assert metrics["mean"]["tracker"].items() >= metrics["clips"]["exact"]["tracker"].items()
+    assert metrics["clips"]["guessed"]["lucas_kanade"] is None
+    assert metrics["pseudo_truth"]["lucas_kanade"]["mean"]["lucas_kanade"] is None
+    assert "not compared with itself" in metrics["not_scored"]["guessed"]["lucas_kanade"]
+    summary = json.loads((tmp_path / "predictions" / "summary.json").read_text())
+    assert set(summary) == {"tracker", "no_motion", "lucas_kanade", "pseudo_truth"}
+    assert set(summary["pseudo_truth"]["lucas_kanade"]) == {"tracker", "no_motion"}
+    with (tmp_path / "predictions" / "metrics.csv").open(newline="") as file:
+        rows = {(row["clip"], row["tracker"]): row for row in csv.DictReader(file)}
+    assert rows["guessed", "lucas_kanade"]["truth"] == "pseudo-truth by lucas_kanade"
+    assert rows["guessed", "lucas_kanade"]["average_jaccard"] == ""
+    assert rows["guessed", "lucas_kanade"]["not_scored"]
+    assert rows["exact", "lucas_kanade"]["average_jaccard"]
+    assert set(read_predictions(tmp_path / "predictions" / "guessed.npz")[1]) == {
+        "tracker",
+        "no_motion",
+        "lucas_kanade",
+    }
+
+
+def test_stage_gives_no_mean_where_every_truth_is_a_guess(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "mine", (0.25, 0.1))
+    mine = read_tracks(tmp_path / "tracks", "mine")
+    write_tracks(tmp_path / "tracks", "mine", replace(mine, tracker="lucas_kanade"))
+    metrics = run_stage(tmp_path)
+    assert metrics["mean"] == {}
+    assert metrics["pseudo_truth"]["lucas_kanade"]["clips"] == ["mine"]
+
+
 def test_stage_gives_the_same_bytes_again(tmp_path: Path) -> None:
     stored_clip(tmp_path, "slow", (0.25, 0.1))
     files = ("slow.npz", "metrics.json", "metrics.csv")
@@ -546,11 +701,33 @@ def test_stage_gives_the_same_bytes_again(tmp_path: Path) -> None:
     assert [(tmp_path / "predictions" / file).read_bytes() for file in files] == first
 
 
+def test_stage_ends_tracks_at_cuts_says_so_and_writes_them_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored_clip(tmp_path, "two", (0.25, 0.1))
+    frames = np.full((5, *CLIP_SIZE, 3), (200, 30, 30), dtype=np.uint8)
+    frames[:, ::2] = (30, 200, 60)
+    frames[3:] = frames[3:, :, :, ::-1] // 2
+    write_clip(tmp_path / "clips", Clip("two", frames, fps=8.0, prompt="", source="rendered"))
+    run_stage(tmp_path)
+    assert "two: cut before frame 3" in capsys.readouterr().out
+    file = tmp_path / "predictions" / "two.npz"
+    assert np.load(file)["cuts"].tolist() == [3]
+    query_points, predictions = read_predictions(file)
+    other_scene = (np.arange(5)[:, None] >= 3) != (query_points[:, 0] >= 3)
+    for tracker in ("tracker", "lucas_kanade"):
+        assert not predictions[tracker].visible[other_scene].any()
+    assert predictions["tracker"].visible[~other_scene].any()
+    run_stage(tmp_path, cuts="ignore")
+    assert "cuts" not in np.load(file)
+    assert read_predictions(file)[1]["tracker"].visible[other_scene].any()
+
+
 def test_stage_names_clips_that_fail_and_goes_on(tmp_path: Path) -> None:
     for name in ("good", "lost", "other"):
         stored_clip(tmp_path, name, (0.25, 0.1))
     (tmp_path / "tracks" / "lost.npz").unlink()
-    with pytest.raises(SystemExit, match=r"1 of 3 clips failed\n  lost: .*no such tracks"):
+    with pytest.raises(SystemExit, match=r"1 of 3 clips failed.*\n  lost: .*no such tracks"):
         run_stage(tmp_path)
     metrics = read_metrics(tmp_path)
     assert set(metrics["clips"]) == {"good", "other"}

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from difftrack.datasets import Tracks, check_query_points
+from difftrack.geometry import inside_picture
 
 __all__ = ["LucasKanadeParams", "lucas_kanade"]
 
@@ -108,5 +109,5 @@ def _step(
     follows = (np.ravel(found) > 0) & np.isfinite(moved).all(axis=-1)
     place = np.where(follows[:, None], moved + np.float32(0.5), points_xy_px)
     returns = np.linalg.norm(back - origin, axis=-1) <= params.max_round_trip_px
-    inside = (place >= 0).all(axis=-1) & (place <= (here.shape[1], here.shape[0])).all(axis=-1)
+    inside = inside_picture(place, height=here.shape[0], width=here.shape[1])
     return place, follows & (np.ravel(found_back) > 0) & returns & inside

@@ -3,7 +3,9 @@
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
-    clip_names,
+    CLIP,
+    clip_folders,
+    drop_clips,
     read_clip,
     read_clip_kind,
     read_given_tracks,
@@ -12,6 +14,7 @@ from difftrack.datasets._files import (
     write_tracks,
 )
 from difftrack.datasets._folders import load_videos
+from difftrack.datasets._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
 from difftrack.datasets._sources import FolderParams, read_folder
 from difftrack.datasets._tapvid import (
     QueryMode,
@@ -20,18 +23,30 @@ from difftrack.datasets._tapvid import (
     read_tapvid_entry,
     tapvid_queries,
 )
+from difftrack.datasets._truth import ANNOTATED, EXACT, OWN_TRACKER, Truth, TruthKind, group_by_truth
 from difftrack.datasets._working_size import working_frames
 
 __all__ = [
+    "ANNOTATED",
+    "CLIP",
+    "EXACT",
+    "OWN_TRACKER",
     "Clip",
+    "ClipEntry",
     "ClipFailure",
+    "ClipManifest",
     "DatasetError",
     "FolderParams",
     "QueryMode",
     "TrackedVideo",
     "Tracks",
+    "Truth",
+    "TruthKind",
     "check_query_points",
+    "clip_folders",
     "clip_names",
+    "drop_clips",
+    "group_by_truth",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",
@@ -41,9 +56,11 @@ __all__ = [
     "read_folder",
     "read_given_tracks",
     "read_tapvid_entry",
+    "read_manifest",
     "read_tracks",
     "tapvid_queries",
     "working_frames",
     "write_clip",
+    "write_manifest",
     "write_tracks",
 ]

@@ -9,6 +9,7 @@ import torch
 
 from difftrack.distribution._here import attempt, problem_of
 from difftrack.distribution._jobs import ClipWorker, Job, Report
+from difftrack.interrupts import shielded
 
 __all__ = ["run_on_dask"]
 
@@ -30,7 +31,8 @@ def run_on_dask(
             f"scheduler is {scheduler!r}, which needs Dask: pip install 'difftrack-video[dist]'"
         ) from error
     with ExitStack() as stack:
-        address = stack.enter_context(_cluster(workers, devices)) if scheduler == "dask" else scheduler
+        with shielded():
+            address = stack.enter_context(_cluster(workers, devices)) if scheduler == "dask" else scheduler
         try:
             client: Any = stack.enter_context(Client(address, timeout=CONNECT_TIMEOUT_S))  # type: ignore[no-untyped-call]
         except OSError as error:

@@ -13,11 +13,15 @@ from multiprocessing.process import BaseProcess
 
 from difftrack.distribution._here import attempt, problem_of
 from difftrack.distribution._jobs import EXPECTED, Job, Report
+from difftrack.interrupts import Interrupted, heed_sigterm, interruptible, shielded
 
 __all__ = ["run_in_processes"]
 
 AHEAD = 2
 """Clips that a worker holds: one being computed, and one so that it never waits for the next."""
+
+STOPPED_AFTER_S = 30.0
+"""A worker that is told to stop finishes the operation under way, and is killed if that takes longer."""
 
 ATTEMPTS = 3
 """Workers that a clip may cost before it counts as failed: it may be what kills them."""
@@ -80,7 +84,7 @@ def _start(job: Job, device: str | None) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs), daemon=True)
-    with _environment("CUDA_VISIBLE_DEVICES", device):
+    with _environment("CUDA_VISIBLE_DEVICES", device), shielded(also_from_sigterm=True):
         process.start()
     theirs.close()
     return _Worker(process, ours, device)
@@ -118,12 +122,21 @@ def _stop(pool: Sequence[_Worker]) -> None:
             with suppress(OSError):
                 worker.connection.send(None)
     for worker in pool:
+        worker.process.join(STOPPED_AFTER_S if worker.clips else None)
+        worker.process.kill()
         worker.process.join()
         worker.connection.close()
 
 
 def _work(job: Job, connection: Connection) -> None:
-    """A worker process: receives clips until it receives None, sends bytes done and clips finished."""
+    """A worker process, until it has done all or is told to stop."""
+    with suppress(Interrupted), interruptible():
+        heed_sigterm()
+        _serve(job, connection)
+
+
+def _serve(job: Job, connection: Connection) -> None:
+    """Receive clips until None comes; send bytes done and clips finished."""
     sending = threading.Lock()
 
     def send(message: int | tuple[str, str | None]) -> None:
@@ -149,14 +162,22 @@ def _work(job: Job, connection: Connection) -> None:
 
 def _handed(connection: Connection, expect: Callable[[str], None]) -> Iterator[str]:
     """Clips as they come, until None comes; one that is there already when its turn is not yet is announced."""
-    clip = connection.recv()
+
+    def receive() -> str | None:
+        try:
+            clip: str | None = connection.recv()
+        except (EOFError, OSError):  # the process that hands them out is gone
+            return None
+        return clip
+
+    clip = receive()
     while clip is not None:
         waiting = connection.poll()
-        following = connection.recv() if waiting else None
+        following = receive() if waiting else None
         if following is not None:
             expect(following)
         yield clip
-        clip = following if waiting else connection.recv()
+        clip = following if waiting else receive()
 
 
 @contextmanager

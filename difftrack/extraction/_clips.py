@@ -1,6 +1,6 @@
 """`extract` as params.yaml has it, and the clips on disk that it is applied to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Num
 
+from difftrack.artifacts import Manifest
 from difftrack.backbones import ModelParams, Trajectory, load_backbone, read_trajectory
 from difftrack.chunks import ChunkParams, chunk_schedule
-from difftrack.datasets import Clip, read_clip
+from difftrack.datasets import Clip, ClipEntry, read_clip
 from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._extract import Extractor
 from difftrack.extraction._params import AnalysisParams, TrackingViewParams
@@ -126,27 +127,40 @@ class ClipSource:
         expected = self._expected.pop(name, None)
         clip, resized = (read_clip(self._folder, name), None) if expected is None else expected.result()
         return self.extractor.prepare(
-            clip, chunks=self._chunks(clip), trajectory=self._trajectory(clip), resized=resized
+            clip, chunks=self._chunks(clip.num_frames), trajectory=self._trajectory(clip), resized=resized
         )
 
     def outline(self, name: str) -> dict[str, DescriptorSpec]:
         """What a clip's groups will hold; see `Extractor.outline`."""
         clip = read_clip(self._folder, name)
-        return self.extractor.outline(clip, chunks=self._chunks(clip))
+        return self.extractor.outline(clip, chunks=self._chunks(clip.num_frames))
+
+    def manifest(self, clips: Iterable[ClipEntry]) -> Manifest:
+        """What ought to come of clips, told by their numbers of frames; one that is too short is left out by rule."""
+        groups, left_out = dict[str, tuple[str, ...]](), dict[str, str]()
+        for clip in clips:
+            try:
+                groups[clip.name] = () if clip.num_frames is None else self._groups(clip.name, clip.num_frames)
+            except ValueError as error:
+                left_out[clip.name] = str(error)
+        return Manifest(groups, left_out)
+
+    def _groups(self, name: str, num_frames: int) -> tuple[str, ...]:
+        return tuple(self.extractor.frames_of_groups(name, num_frames, self._chunks(num_frames)))
 
     def _read(self, name: str) -> tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]:
         """A clip, and its frames as the backbone sees them unless it was sampled by it."""
         clip = read_clip(self._folder, name)
         if self.extractor.params.mode.of(clip) == "generate":
             return clip, None
-        return clip, self.extractor.resize(clip, chunks=self._chunks(clip))
+        return clip, self.extractor.resize(clip, chunks=self._chunks(clip.num_frames))
 
-    def _chunks(self, clip: Clip) -> list[tuple[int, ...]] | None:
+    def _chunks(self, num_frames: int) -> list[tuple[int, ...]] | None:
         params = self.extractor.params
         if not isinstance(params, TrackingParams):
             return None
         native_len = self.extractor.backbone.native_token_frames
-        return chunk_schedule(clip.num_frames, params.chunks, native_len=native_len)
+        return chunk_schedule(num_frames, params.chunks, native_len=native_len)
 
     def _trajectory(self, clip: Clip) -> Trajectory | None:
         file = self._folder / clip.name / "trajectory.safetensors"

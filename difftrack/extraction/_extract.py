@@ -12,6 +12,7 @@ from difftrack.extraction._errors import ExtractionError
 from difftrack.extraction._params import AnalysisParams, TrackingViewParams
 from difftrack.extraction._view import BackboneView
 from difftrack.store import DescriptorSpec, clip_group
+from difftrack.wording import counted
 
 __all__ = ["Extractor"]
 
@@ -46,7 +47,7 @@ class Extractor(BackboneView):
             ExtractionError: the clip is too short, or its mode needs something else than what is given.
         """
         mode = self.params.mode.of(clip)
-        groups = self._frames_of_groups(clip, chunks)
+        groups = self.frames_of_groups(clip.name, clip.num_frames, chunks)
         if mode == "generate":
             self._check_trajectory(clip, trajectory, num_frames=len(next(iter(groups.values()))))
         if mode == "clean" and self.params.num_inference_steps - 1 not in self.steps:
@@ -65,7 +66,7 @@ class Extractor(BackboneView):
         Raises:
             ExtractionError: the clip is too short.
         """
-        return self.resized(clip, self._frames_of_groups(clip, chunks))
+        return self.resized(clip, self.frames_of_groups(clip.name, clip.num_frames, chunks))
 
     def outline(self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None) -> dict[str, DescriptorSpec]:
         """What a clip's groups will hold, but for which text tokens count: needs no text encoder, and runs nothing.
@@ -77,7 +78,32 @@ class Extractor(BackboneView):
         Raises:
             ExtractionError: the clip is too short.
         """
-        return self.specs(clip, self.params.mode.of(clip), self._frames_of_groups(clip, chunks), None)
+        groups = self.frames_of_groups(clip.name, clip.num_frames, chunks)
+        return self.specs(clip, self.params.mode.of(clip), groups, None)
+
+    def frames_of_groups(
+        self, name: str, num_frames: int, chunks: Sequence[tuple[int, ...]] | None = None
+    ) -> dict[str, tuple[int, ...]]:
+        """The groups that a clip becomes, and the frames of each.
+
+        Args:
+            name: Of the clip.
+            num_frames: Of the clip.
+            chunks: Frames that run together, for the tracking view.
+
+        Raises:
+            ExtractionError: the clip is too short.
+        """
+        if isinstance(self.params, AnalysisParams):
+            if num_frames < self.params.num_frames:
+                raise ExtractionError(
+                    f"clip {name} has {counted(num_frames, 'frame')} and extract.analysis.num_frames is "
+                    f"{self.params.num_frames}: leave the clip out, or set a number of frames that it has"
+                )
+            return {clip_group(name): tuple(range(self.params.num_frames))}
+        if chunks is None:
+            raise ExtractionError(f"clip {name}: the tracking view needs to be told which frames run together")
+        return {clip_group(name, index): chunk for index, chunk in enumerate(chunks)}
 
     def embed(self, clip: Clip) -> PromptEmbedding:
         """The prompt that the clip's branch reads."""
@@ -88,18 +114,6 @@ class Extractor(BackboneView):
         if len(self._embeddings) > _MOST_EMBEDDINGS:
             del self._embeddings[next(iter(self._embeddings))]
         return self._embeddings[text]
-
-    def _frames_of_groups(self, clip: Clip, chunks: Sequence[tuple[int, ...]] | None) -> dict[str, tuple[int, ...]]:
-        if isinstance(self.params, AnalysisParams):
-            if clip.num_frames < self.params.num_frames:
-                raise ExtractionError(
-                    f"clip {clip.name} has {clip.num_frames} frames and extract.analysis.num_frames is "
-                    f"{self.params.num_frames}: leave the clip out, or set a number of frames that it has"
-                )
-            return {clip_group(clip.name): tuple(range(self.params.num_frames))}
-        if chunks is None:
-            raise ExtractionError(f"clip {clip.name}: the tracking view needs to be told which frames run together")
-        return {clip_group(clip.name, index): chunk for index, chunk in enumerate(chunks)}
 
     def _check_trajectory(self, clip: Clip, trajectory: Trajectory | None, *, num_frames: int) -> None:
         if trajectory is None:

@@ -23,6 +23,7 @@ def plan_extraction(
     store: str,
     rates: Rates | None = None,
     workers: int = 1,
+    left_out: Mapping[str, str] | None = None,
 ) -> Plan:
     """Add up what a run will write.
 
@@ -34,6 +35,7 @@ def plan_extraction(
         store: Where it goes; shards that lie there already tell how well such values compress.
         rates: From `probe`.
         workers: That share the work.
+        left_out: Clips that a rule leaves out, and why.
     """
     specs = [spec for groups in outlines.values() for spec in groups.values()]
     ratio, ratio_source = measured_ratio(store, params.store), f"measured in {store}"
@@ -59,6 +61,7 @@ def plan_extraction(
         free_bytes=free_bytes(store),
         rates=rates,
         workers=workers,
+        left_out=left_out or {},
     )
 
 

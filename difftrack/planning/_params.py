@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from difftrack.datasets import clip_names
+from difftrack.datasets import read_manifest
 from difftrack.extraction import ClipSource, ExtractParams
 from difftrack.params import ParamsError, parse
 from difftrack.planning._extract import plan_extraction, probe
@@ -23,7 +23,7 @@ def plan_params(
     views: Sequence[str] = VIEWS,
     with_probe: bool = False,
 ) -> Iterator[tuple[Plan, dict[str, str]]]:
-    """Plan every store that a params file asks for.
+    """Plan every store that a params file asks for, of the clips that there must be.
 
     Args:
         params: All sections.
@@ -32,7 +32,7 @@ def plan_params(
         with_probe: Time one step of the first clip; loads the weights.
 
     Yields:
-        A plan per store, and what is wrong with clips that it leaves out.
+        A plan per store, and what is wrong with clips that cannot be read.
 
     Raises:
         ParamsError: a backbone is not in the params.
@@ -45,13 +45,21 @@ def plan_params(
     for backbone in backbones or params["backbones"]:
         for view in views:
             source = ClipSource.open(params, backbone=backbone, view=view, folder=clips)
-            outlines, problems = outline_clips(source, clip_names(clips))
+            manifest = source.manifest(read_manifest(clips).clips)
+            outlines, problems = outline_clips(source, manifest.clips)
             rates = probe(source, extract, next(iter(outlines))) if with_probe and outlines else None
             name, store = f"{backbone}, {view}", store_of(params, backbone, view)
-            yield (
-                plan_extraction(source, extract, outlines, name=name, store=store, rates=rates, workers=workers),
-                problems,
+            plan = plan_extraction(
+                source,
+                extract,
+                outlines,
+                name=name,
+                store=store,
+                rates=rates,
+                workers=workers,
+                left_out=manifest.left_out,
             )
+            yield plan, problems
 
 
 def outline_clips(

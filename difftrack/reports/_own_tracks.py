@@ -1,12 +1,13 @@
 """Tracks of somebody's own video, for reading on: arrays, a table, and the video with the tracks drawn on it."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from difftrack.datasets import Clip
+from difftrack.datasets import OWN_TRACKER, Clip
 from difftrack.media import write_video
 from difftrack.reports._overlay import OverlayParams, draw_tracks
 from difftrack.tracking import PredictedTracks, write_predictions
@@ -15,24 +16,36 @@ __all__ = ["write_own_tracks", "write_tracks_table"]
 
 
 def write_own_tracks(
-    folder: Path, clip: Clip, query_points: Float[np.ndarray, "point txy"], tracks: PredictedTracks
+    folder: Path,
+    clip: Clip,
+    query_points: Float[np.ndarray, "point txy"],
+    tracks: PredictedTracks,
+    *,
+    cuts: Sequence[int] = (),
 ) -> list[Path]:
     """Write <clip>-tracks.npz, <clip>-tracks.csv with a row per frame and point, and <clip>-overlay.mp4.
 
-    The overlay has the clip's own size. No name is that of the clip itself, which may lie in the same folder.
+    The arrays say that this project found the tracks. The overlay has the clip's own size. No name is that of the clip
+    itself, which may lie in the same folder.
 
     Args:
         folder: Made if missing.
         clip: The clip that was tracked.
         query_points: (frame, x, y) in pixels of the clip.
         tracks: Where those points went, in pixels of the clip.
+        cuts: First frames after cuts at which tracks end; written into the npz.
 
     Returns:
         The files.
+
+    Raises:
+        ValueError: a file of one of these names is there and is not this program's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays, table, video = (folder / f"{clip.name}-{ending}" for ending in ("tracks.npz", "tracks.csv", "overlay.mp4"))
-    write_predictions(arrays, query_points, {"tracker": tracks})
+    if not arrays.exists() and (there := next((path for path in (table, video) if path.exists()), None)):
+        raise ValueError(f"{there} is there without {arrays.name}, so that it is not this program's; move it elsewhere")
+    write_predictions(arrays, query_points, {"tracker": tracks}, tracker=OWN_TRACKER, cuts=cuts)
     write_tracks_table(table, tracks)
     drawn = draw_tracks(
         clip.frames[: len(tracks.visible)],

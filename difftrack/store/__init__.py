@@ -5,7 +5,8 @@
 
 from difftrack.store._errors import StoreError
 from difftrack.store._files import StorePath
-from difftrack.store._groups import StoredGroup, keep_groups, remove_group, stored_groups
+from difftrack.store._groups import StoredGroup, foreign_group, keep_groups, remove_group, stored_groups
+from difftrack.store._manifest import read_manifest, write_manifest
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
 from difftrack.store._space import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
@@ -28,16 +29,19 @@ __all__ = [
     "create_group",
     "fingerprint_of",
     "free_bytes",
+    "foreign_group",
     "keep_groups",
     "measured_ratio",
     "open_store",
     "open_writer",
     "planned_bytes",
+    "read_manifest",
     "read_results",
     "remove_group",
     "result_groups",
     "stored_bytes",
     "stored_groups",
     "trial_encoding",
+    "write_manifest",
     "write_results",
 ]

@@ -1,16 +1,19 @@
 """Groups as a whole: what lies in a store, and removing what should not."""
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from difftrack.documents import parse_json
 from difftrack.store._errors import StoreError
 from difftrack.store._files import StorePath, open_files
-from difftrack.store._header import read_header
-from difftrack.store._schema import SCHEMA
-from difftrack.store._verify import group_names
+from difftrack.store._header import join, plain_group_problem, read_each
+from difftrack.store._locks import held_group
+from difftrack.store._schema import SCHEMA, read_schema
+from difftrack.store._verify import group_names, walk
 
-__all__ = ["StoredGroup", "keep_groups", "remove_group", "stored_groups"]
+__all__ = ["StoredGroup", "foreign_group", "keep_groups", "remove_group", "stored_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +32,54 @@ def stored_groups(root: StorePath) -> list[StoredGroup]:
     files = open_files(root)
     groups = []
     for name in group_names(files, SCHEMA):
-        header = read_header(files, name, schema=SCHEMA)
-        if header is not None:
-            groups.append(StoredGroup(name, files.size(name), dict(header.contents)))
+        try:
+            found = read_schema(files, name)
+        except StoreError:
+            continue
+        if found is not None:
+            groups.append(StoredGroup(name, files.size(name), dict(found[0].contents)))
     return groups
 
 
-def remove_group(root: StorePath, group: str) -> None:
-    """Remove a group with all that is in it, or with an empty name the whole store."""
+def foreign_group(root: StorePath, group: str = "") -> str | None:
+    """Name the first folder, at a place in a store or below it, that this project did not write; None for none.
+
+    A group proves itself by its zarr.json: the header that `difftrack` wrote, whole or not, or, for a group of groups,
+    zarr's plain one with nothing else inside.
+    """
     files = open_files(root)
-    files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: half a group must not look like one
-    files.remove(group)
+    key = join(group, "zarr.json")
+    content = read_each(files, [key])[0].get(key)
+    if content is None:
+        return files.path(group)
+    if plain_group_problem(content) is None:
+        inner = (foreign_group(root, join(group, name)) for name in files.directories(group))
+        return next((found for found in inner if found is not None), None)
+    try:
+        own = parse_json(content)["attributes"]["difftrack"]
+        known = isinstance(own, dict) and {"schema", "files", "checksum"} <= own.keys()
+    except (ValueError, KeyError, TypeError):
+        known = False
+    return None if known else files.path(group)
+
+
+def remove_group(root: StorePath, group: str) -> None:
+    """Remove a group with all that is in it, or with an empty name the whole store.
+
+    Raises:
+        StoreError: it, or something in it, is no group that this project wrote, or another process writes one; nothing
+            is removed then.
+    """
+    files = open_files(root)
+    if not files.size(group):
+        return
+    if stranger := foreign_group(root, group):
+        raise StoreError(f"{stranger} is no group of the store and is not removed; move it elsewhere")
+    with ExitStack() as held:
+        for name in [name for name, _, problem in walk(files, group) if problem != "is missing"]:
+            held.enter_context(held_group(files, name))
+        files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: half a group must not look like one
+        files.remove(group)
 
 
 def keep_groups(root: StorePath, names: Collection[str], *, inside: str = "") -> None:
@@ -56,8 +96,8 @@ def keep_groups(root: StorePath, names: Collection[str], *, inside: str = "") ->
     files = open_files(root)
     above = f"{inside}/" if inside else ""
     gone = [f"{above}{name}" for name in files.directories(inside) if name not in names]
-    strangers = [name for name in gone if not files.read([f"{name}/zarr.json"])]
-    if strangers:
-        raise StoreError(f"{files.path(strangers[0])} is no group of the store; move it elsewhere")
+    for name in gone:
+        if stranger := foreign_group(root, name):
+            raise StoreError(f"{stranger} is no group of the store; move it elsewhere")
     for name in gone:
         remove_group(root, name)

@@ -37,11 +37,17 @@ class Leg:
     """Where tokens around the point say that it is; the point itself in the source frame."""
     share: Float[Tensor, "*frame point candidate"]
     """How many of them say so."""
+    sharpness: Float[Tensor, "*frame point"]
+    """Median margin of all tokens of the source frame: how well the two frames match at all; 1 in the source frame."""
 
     def then(self, onward: "Leg") -> "Leg":
         """Chain with a leg that starts where this one ends: errors add up, and the weaker match counts."""
-        margin = torch.minimum(self.margin, onward.margin)
-        return replace(onward, margin=margin, cycle_error_token=self.cycle_error_token + onward.cycle_error_token)
+        return replace(
+            onward,
+            margin=torch.minimum(self.margin, onward.margin),
+            cycle_error_token=self.cycle_error_token + onward.cycle_error_token,
+            sharpness=torch.minimum(self.sharpness, onward.sharpness),
+        )
 
     def __getitem__(self, points: slice | Tensor) -> "Leg":
         return Leg(*(part[points] for part in self._parts))
@@ -84,7 +90,7 @@ def legs_from(
 def _stay(points_xy_token: Tensor, params: TrackParams) -> Leg:
     certain = torch.ones(len(points_xy_token), params.num_candidates)
     candidates = points_xy_token[:, None].expand(-1, params.num_candidates, -1)
-    return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain)
+    return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain, certain[:, 0])
 
 
 def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params: TrackParams) -> Leg:
@@ -99,7 +105,8 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
     there = query_tokens(found, rows=grid.rows, cols=grid.cols, params=matching)
     returned = read_rows(pair.back[there.tokens], there, cols=grid.cols, params=matching)
     cycle_error = (returned.points_xy_token - asked).norm(dim=-1)
-    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share)))
+    sharpness = _margin(pair.there, cols=grid.cols).median().expand_as(margin)
+    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share, sharpness)))
 
 
 def _read(rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams) -> Moves:

@@ -17,25 +17,30 @@ _TRACKING_PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class VisibilityParams:
-    """When a match counts as seen.
+    """When a point counts as seen: where its confidence is high enough, and its position lies inside the picture.
 
     Raises:
         ValueError: a threshold is out of its range.
     """
 
     predict: bool | None = None
-    """False calls every point visible in every frame, as published. Null: true under `corrected`, else false."""
-    max_cycle_error_token: float = 2.0
-    """A point is invisible where the match of its match lies further than this from where it started, in tokens."""
+    """False calls every point visible, as published; under `corrected` all that lie inside the picture. Null: true
+    under `corrected`, else false."""
+    min_confidence: float = 0.5
+    """A point is visible where the probability that it is seen is at least this. At 0.5 the more probable of the two
+    answers is given."""
+    max_cycle_error_token: float | None = None
+    """A second test: the match of a match lies at most this far from where it started, in tokens; null: none."""
     min_margin: float = 0.0
-    """A point is invisible where its match stands out by less: 1 - (best probability more than one token away) / best,
+    """A third test: a match stands out by at least this, 1 - (best probability more than one token away) / best,
     0 ... 1. 0 switches the test off."""
 
     def __post_init__(self) -> None:
-        if not self.max_cycle_error_token > 0:
-            raise ValueError(f"max_cycle_error_token is {self.max_cycle_error_token}; it must be positive")
-        if not 0 <= self.min_margin <= 1:
-            raise ValueError(f"min_margin is {self.min_margin}; it must lie in 0 ... 1")
+        if self.max_cycle_error_token is not None and not self.max_cycle_error_token > 0:
+            raise ValueError(f"max_cycle_error_token is {self.max_cycle_error_token}; it must be positive, or null")
+        for name in ("min_confidence", "min_margin"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 ... 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,9 @@ class TrackParams:
     visibility: VisibilityParams = VisibilityParams()
     """When a match counts as seen."""
     motion_cost: float | None = None
-    """Of a squared token of motion per frame, beside the logarithm of what speaks for a position, where tokens around a
-    point disagree (`read_out: displacements`); 0 takes what most say in every frame. Null: 0.1 under `corrected`,
-    else 0."""
+    """Cost of a squared step per frame, beside the logarithm of what speaks for a position, where tokens around a point
+    disagree (`read_out: displacements`). Steps are in tokens, or in units of the point's own typical step where that is
+    longer. 0 takes what most tokens say in every frame. Null: 0.1 under `corrected`, else 0."""
     matches_per_token: int = 1
     """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
     than two tokens away from it, and so on. Matters where motion costs. More than one helps where the heads that match
@@ -80,8 +85,12 @@ class TrackParams:
     """A step that is longer costs no more."""
     smoothing_radius: int | None = None
     """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 2 under `corrected`, else 0."""
-    smoothing_limit_token: float = 0.5
-    """Leave a position that smoothing would move farther, in tokens: that is motion or a wrong match, not jitter."""
+    smoothing_limit_token: float = 0.15
+    """Frames before and after that would move a position farther than this, in tokens, are left out: that is motion or
+    a wrong match, not jitter."""
+    cuts: Literal["end", "ignore"] | None = None
+    """At cuts between scenes: tracks end, so that a point is invisible outside the scene of its query (corrected), or
+    go on (released)."""
     device: str = "auto"
     """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
@@ -166,6 +175,11 @@ class TrackParams:
         if not self.costs_motion or matching.read_out != "displacements":
             return 1
         return self.matches_per_token * (2 * matching.support_radius) ** 2
+
+    @property
+    def ends_at_cuts(self) -> bool:
+        """Whether a track ends where the scene of its query does."""
+        return self.cuts == "end" if self.cuts else self.convention == "corrected"
 
     @property
     def smooths_over(self) -> int:

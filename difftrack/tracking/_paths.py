@@ -1,17 +1,17 @@
 """One of several candidates in every frame: the likeliest path that moves little from frame to frame."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["likeliest_paths"]
+__all__ = ["likeliest_paths", "typical_steps"]
 
 
 def likeliest_paths(
     candidates_xy: Float[Tensor, "frame point candidate xy"],
     share: Float[Tensor, "frame point candidate"],
     *,
-    motion_cost: float,
+    motion_cost: float | Float[Tensor, " point"],
     limit: float,
 ) -> Float[Tensor, "frame point xy"]:
     """Choose a candidate of every point in every frame, exactly, by dynamic programming (Viterbi).
@@ -24,17 +24,19 @@ def likeliest_paths(
     Args:
         candidates_xy: Positions in any unit; in the query's frame all candidates are the query itself.
         share: How much speaks for each, 0 ... 1.
-        motion_cost: Of a step of one unit; with 0 the largest share of every frame is taken.
+        motion_cost: Cost of a step of one unit, of all points or of each; with 0 the largest share of every frame is
+            taken.
         limit: In the unit of the positions.
 
     Returns:
         Chosen positions.
     """
+    costs = torch.as_tensor(motion_cost, dtype=share.dtype).expand(share.shape[1])[:, None, None]
     likely = share.clamp(min=torch.finfo(share.dtype).tiny).log()
     score, came_from = likely[0], []
     for here, before, own in zip(candidates_xy[1:], candidates_xy[:-1], likely[1:], strict=True):
         step = torch.cdist(here, before, compute_mode="donot_use_mm_for_euclid_dist").clamp(max=limit)
-        best, token = (score[:, None] - motion_cost * step**2).max(dim=-1)
+        best, token = (score[:, None] - costs * step**2).max(dim=-1)
         score = own + best
         came_from.append(token)
     chosen = [score.argmax(dim=-1, keepdim=True)]
@@ -42,3 +44,21 @@ def likeliest_paths(
         chosen.append(token.gather(-1, chosen[-1]))
     path = torch.stack(chosen[::-1])
     return candidates_xy.take_along_dim(path[..., None], dim=-2)[..., 0, :]
+
+
+def typical_steps(
+    points_xy: Float[Tensor, "frame point xy"], sure: Bool[Tensor, "frame point"], *, limit: float
+) -> Float[Tensor, " point"]:
+    """Give the root of the mean squared step of each point between neighbouring frames in both of which it is sure.
+
+    One step of one unit is added to every point's steps, which is all that there is where none is sure.
+
+    Args:
+        points_xy: Positions in any unit.
+        sure: Where a position can be relied on.
+        limit: Longer steps count as this, in the unit of the positions.
+    """
+    step = (points_xy[1:] - points_xy[:-1]).norm(dim=-1).clamp(max=limit)
+    counted = (sure[1:] & sure[:-1]).to(step.dtype)
+    squared: Tensor = (1 + (counted * step**2).sum(dim=0)) / (1 + counted.sum(dim=0))
+    return squared.sqrt()

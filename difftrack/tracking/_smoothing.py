@@ -22,13 +22,15 @@ def smooth_tracks(
         x'_t = sum_d w_d (x_{t-d} + x_{t+d}) / sum_d 2 w_d,   w_d = radius + 1 - |d|
 
     Only pairs t-d, t+d count between which the point is visible throughout: the window narrows toward the ends of a
-    visible stretch, so uniform motion stays as it is everywhere.
+    visible stretch, so uniform motion stays as it is everywhere. It also narrows where motion is not uniform: a pair
+    that would move a position far speaks of motion or of a wrong match, not of jitter.
 
     Args:
         points_xy: Positions in any unit.
         visible: True where the point is seen; invisible positions are left alone.
         radius: Frames to either side.
-        limit: Positions that would move farther than this, in the unit of `points_xy`, are left alone.
+        limit: A pair that alone would move the position farther than this, in the unit of `points_xy`, does not count,
+            nor do the pairs beyond it.
         fixed_frames: The query's frame of each point, whose position is given and stays.
 
     Returns:
@@ -41,15 +43,15 @@ def smooth_tracks(
     for distance in range(1, min(radius, (num_frames - 1) // 2) + 1):
         inner = slice(distance, num_frames - distance)
         both = visible[: num_frames - 2 * distance] & visible[2 * distance :]
+        pair = points_xy[: num_frames - 2 * distance] + points_xy[2 * distance :]
+        moves = 2 * (radius + 1 - distance) / (radius + 1 + 2 * (radius + 1 - distance))
+        close = moves * (pair / 2 - points_xy[inner]).norm(dim=-1) <= limit
         unbroken[:distance] = False
         unbroken[num_frames - distance :] = False
-        unbroken[inner] &= both
-        pair = points_xy[: num_frames - 2 * distance] + points_xy[2 * distance :]
+        unbroken[inner] &= both & close
         share = (radius + 1 - distance) * unbroken[inner, :, None]
         total[inner] += share * pair
         weight[inner] += 2 * share
     smoothed = total / weight
-    far = (smoothed - points_xy).norm(dim=-1, keepdim=True) > limit
-    smoothed = torch.where(far, points_xy, smoothed)
     smoothed[fixed_frames, torch.arange(points_xy.shape[1])] = points_xy[fixed_frames, torch.arange(points_xy.shape[1])]
     return smoothed

@@ -15,8 +15,8 @@ __all__ = ["select_sources", "stored_chunks", "stored_clips"]
 
 
 def stored_clips(store: Store) -> list[str]:
-    """Names of the clips of a tracking view, sorted."""
-    return sorted({group.rpartition("/")[0] for group in store.groups() if "/" in group})
+    """Names of the clips that a tracking view ought to hold, in the order of its manifest."""
+    return [clip for clip, groups in store.manifest().groups.items() if clip not in groups]
 
 
 def stored_chunks(
@@ -36,10 +36,10 @@ def stored_chunks(
     Raises:
         StoreError: the clip is unknown, one of its chunks is incomplete or damaged, or they were not made alike.
     """
-    numbers = range(sum(group.startswith(f"{clip}/") for group in store.groups()))
-    if not numbers:
+    groups = [group for group in store.manifest().groups.get(clip, ()) if group != clip]
+    if not groups:
         raise StoreError(f"no chunk of clip {clip} is stored; there are {', '.join(stored_clips(store)) or 'no clips'}")
-    specs = [store.spec(clip_group(clip, number)) for number in numbers]
+    specs = [store.spec(clip_group(clip, number)) for number in range(len(groups))]
     for number, spec in enumerate(specs):
         if (spec.units, spec.heads, spec.size) != (specs[0].units, specs[0].heads, specs[0].size):
             raise StoreError(f"{clip_group(clip, number)} holds other steps, layers, heads or sizes than chunk 0")

@@ -1,6 +1,7 @@
 """From chunks of descriptors to tracks over the whole clip."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,16 +10,20 @@ from torch import Tensor
 
 from difftrack.correspondence import points_to_tokens, tokens_to_points
 from difftrack.geometry import TokenGrid
+from difftrack.scenes import Scenes
 from difftrack.tracking._chunks import ChunkDescriptors, Reading, Sources
 from difftrack.tracking._legs import Leg
 from difftrack.tracking._params import TrackParams
-from difftrack.tracking._paths import likeliest_paths
+from difftrack.tracking._paths import likeliest_paths, typical_steps
 from difftrack.tracking._predictions import PredictedTracks
 from difftrack.tracking._routes import routes_from
 from difftrack.tracking._smoothing import smooth_tracks
 from difftrack.tracking._visibility import confidence_of, visible_of
 
-__all__ = ["track_clip"]
+__all__ = ["decide_tracks", "match_clip", "track_clip"]
+
+SURE_TOKEN = 1.0
+"""A position whose cycle error is no larger tells how fast its point moves."""
 
 
 def track_clip(
@@ -28,6 +33,7 @@ def track_clip(
     sources: Sources,
     grid: TokenGrid,
     params: TrackParams,
+    scenes: Scenes | None = None,
 ) -> PredictedTracks:
     """Track query points through all frames of the chunks, forward and backward in time.
 
@@ -40,6 +46,7 @@ def track_clip(
         sources: (step, layer) pairs to fuse.
         grid: Tokens of a chunk; its rows, columns and stride matter.
         params: How to match, fuse, smooth and tell visible from not.
+        scenes: Where scenes begin and which frames are blank (`scenes.find_scenes`); None takes the clip for one scene.
 
     Returns:
         Tracks in the order of `query_points`, in pixels of the same image.
@@ -52,19 +59,57 @@ def track_clip(
         Nam et al. 2025 (arXiv 2506.17220), section 4.1. Visibility, queries after frame 0, fusion by probability and
         sub-token positions are ours.
     """
+    return decide_tracks(
+        match_clip(chunks, query_points, sources=sources, grid=grid, params=params),
+        query_points,
+        grid=grid,
+        params=params,
+        scenes=scenes,
+    )
+
+
+def match_clip(
+    chunks: Sequence[ChunkDescriptors],
+    query_points: Float[np.ndarray, "point 3"],
+    *,
+    sources: Sources,
+    grid: TokenGrid,
+    params: TrackParams,
+) -> Leg:
+    """Match query points in all frames, and decide nothing yet: arguments and errors are those of `track_clip`."""
     num_frames = _check_coverage(chunks, sources)
     _check_queries(query_points, num_frames=num_frames, grid=grid)
+    given_px, query_frames = _parts_of(query_points)
+    starts = points_to_tokens(given_px, stride_px=float(grid.stride_px), params=params.matching_params)
+    return _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
+
+
+def decide_tracks(
+    legs: Leg,
+    query_points: Float[np.ndarray, "point 3"],
+    *,
+    grid: TokenGrid,
+    params: TrackParams,
+    scenes: Scenes | None = None,
+) -> PredictedTracks:
+    """Choose one position of every point in every frame, and tell whether it is seen there.
+
+    Args:
+        legs: What `match_clip` gave for these points.
+        query_points: As in `track_clip`.
+        grid: As in `track_clip`.
+        params: As in `track_clip`.
+        scenes: As in `track_clip`.
+    """
     matching, stride_px = params.matching_params, float(grid.stride_px)
-    given_px = torch.tensor(query_points[:, 1:], dtype=torch.float32)
-    query_frames = torch.tensor(query_points[:, 0], dtype=torch.int64)
-    starts = points_to_tokens(given_px, stride_px=stride_px, params=matching)
-    legs = _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
-    visible = visible_of(legs.margin, legs.cycle_error_token, params)
-    points_xy_token = legs.points_xy_token
-    if params.num_candidates > 1:
-        points_xy_token = likeliest_paths(
-            legs.candidates_xy_token, legs.share, motion_cost=params.costs_motion, limit=params.motion_limit_token
-        )
+    given_px, query_frames = _parts_of(query_points)
+    if scenes is not None and not params.ends_at_cuts:
+        scenes = replace(scenes, starts=(0,))
+    confidence = confidence_of(legs)
+    visible = visible_of(legs, confidence, params)
+    if scenes is not None:
+        visible &= torch.from_numpy(scenes.shared_with(query_frames.numpy())[: len(visible)])
+    points_xy_token = _likeliest(legs, params) if params.num_candidates > 1 else legs.points_xy_token
     points_px = tokens_to_points(points_xy_token, stride_px=stride_px, params=matching)
     points_px[query_frames, torch.arange(len(given_px))] = given_px
     if params.smooths_over:
@@ -75,11 +120,23 @@ def track_clip(
             limit=params.smoothing_limit_token * stride_px,
             fixed_frames=query_frames,
         )
-    return PredictedTracks(
-        points_xy_px=points_px.numpy(),
-        visible=visible.numpy(),
-        confidence=confidence_of(legs.margin, legs.cycle_error_token, params).numpy(),
-    )
+    tracks = PredictedTracks(points_px.numpy(), visible.numpy(), confidence.numpy())
+    if params.convention == "released":
+        return tracks
+    return tracks.seen_in(height=grid.height, width=grid.width, query_frames=query_frames.numpy(), scenes=scenes)
+
+
+def _likeliest(legs: Leg, params: TrackParams) -> Tensor:
+    """Choose a path among the candidates; a point that moves fast pays for its steps in units of its own."""
+    limit = params.motion_limit_token
+    steps = typical_steps(legs.points_xy_token, legs.cycle_error_token <= SURE_TOKEN, limit=limit)
+    costs = params.costs_motion / steps.clamp(min=1.0) ** 2
+    return likeliest_paths(legs.candidates_xy_token, legs.share, motion_cost=costs, limit=limit)
+
+
+def _parts_of(query_points: Float[np.ndarray, "point 3"]) -> tuple[Tensor, Tensor]:
+    """Split queries into positions and frames."""
+    return torch.tensor(query_points[:, 1:], dtype=torch.float32), torch.tensor(query_points[:, 0], dtype=torch.int64)
 
 
 def _legs_to_all_frames(

@@ -1,26 +1,48 @@
-"""Visible or not: from how far a match stands out, and whether it leads back to where it came from."""
+"""Visible or not: the probability that a point is seen, and the tests on it."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from difftrack.tracking._legs import Leg
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["confidence_of", "visible_of"]
+__all__ = ["CALIBRATION", "confidence_of", "evidence_of", "visible_of"]
+
+CALIBRATION = {"constant": 0.15, "sharpness": 4.13, "error": 2.0, "lasting_error": 3.56}
+"""Coefficients of a logistic regression, found by `python -m benchmarks.visibility fit`; see docs/tracking.md."""
 
 
-def visible_of(
-    margin: Float[Tensor, "frame point"], cycle_error_token: Float[Tensor, "frame point"], params: TrackParams
-) -> Bool[Tensor, "frame point"]:
-    """Call a point visible where its match stands out and leads back; everywhere if visibility is not predicted."""
+def confidence_of(legs: Leg) -> Float[Tensor, "frame point"]:
+    """Give the probability that a point is seen where it was matched.
+
+        logit = a + b * s - s ** 3 * (c * log2(1 + e_t) + d * log2(1 + min(e_{t-1}, e_t, e_{t+1})))
+
+    e is the cycle error in tokens, of this frame and the least of it and the frames beside, and s how sharp the matches
+    of all tokens of the two frames are: that a match does not lead back says little where matches are blurred. The
+    probability falls with every e.
+    """
+    constant, *by = CALIBRATION.values()
+    inputs = evidence_of(legs.sharpness, legs.cycle_error_token)
+    return torch.sigmoid(constant + inputs @ torch.tensor(by))
+
+
+def evidence_of(
+    sharpness: Float[Tensor, "frame point"], cycle_error_token: Float[Tensor, "frame point"]
+) -> Float[Tensor, "frame point 3"]:
+    """Give what the calibration weighs: sharpness, this frame's error, and what of it lasts into the frames beside."""
+    error = torch.log2(1 + cycle_error_token)
+    padded = torch.cat([error[:1], error, error[-1:]])
+    lasting = torch.stack([padded[:-2], error, padded[2:]]).amin(dim=0)
+    return torch.stack([sharpness, -(sharpness**3) * error, -(sharpness**3) * lasting], dim=-1)
+
+
+def visible_of(legs: Leg, confidence: Float[Tensor, "frame point"], params: TrackParams) -> Bool[Tensor, "frame point"]:
+    """Call a point visible where the params' tests hold; everywhere if visibility is not predicted."""
     if not params.predicts_visibility:
-        return torch.ones_like(margin, dtype=torch.bool)
+        return torch.ones_like(confidence, dtype=torch.bool)
     limits = params.visibility
-    return (cycle_error_token <= limits.max_cycle_error_token) & (margin >= limits.min_margin)
-
-
-def confidence_of(
-    margin: Float[Tensor, "frame point"], cycle_error_token: Float[Tensor, "frame point"], params: TrackParams
-) -> Float[Tensor, "frame point"]:
-    """Give margin * 2 ** -(cycle error / its threshold) ** 2, in 0 ... 1."""
-    return margin * torch.exp2(-((cycle_error_token / params.visibility.max_cycle_error_token) ** 2))
+    visible = (confidence >= limits.min_confidence) & (legs.margin >= limits.min_margin)
+    if limits.max_cycle_error_token is not None:
+        visible &= legs.cycle_error_token <= limits.max_cycle_error_token
+    return visible

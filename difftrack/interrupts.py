@@ -1,0 +1,99 @@
+"""How a run ends early: Ctrl-C and SIGTERM raise once, processes that it starts leave both to it; memory runs out."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
+
+__all__ = ["Interrupted", "heed_sigterm", "interruptible", "lack_of_memory", "shielded"]
+
+_DOUBLE_S = 1.0
+"""A signal this soon after the first is the same one, which came by two ways: the terminal's and a parent's."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was told to stop, by Ctrl-C or by SIGTERM; like `KeyboardInterrupt` it is no `Exception`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"by {signal.Signals(number).name}")
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """What a shell reports of a program that such a signal ended: 130 or 143."""
+        return 128 + self.number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` where Ctrl-C or SIGTERM meets the main thread.
+
+    Only the first one raises, so that what is under way can be ended in order; another one, a second later or more,
+    ends the process at once. Where Ctrl-C is ignored, as in the background of a shell, it stays so.
+    """
+    first: list[float] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if first and now - first[0] > _DOUBLE_S:
+            os._exit(128 + number)
+        if not first:
+            first.append(now)
+            raise Interrupted(number)
+
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # signals are the main thread's
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        if not first:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def shielded(*, also_from_sigterm: bool = False) -> Iterator[None]:
+    """Keep Ctrl-C from processes and threads that are started meanwhile: a terminal sends it to all of a run's.
+
+    This process hears afterwards of what came in between.
+
+    Args:
+        also_from_sigterm: Keep SIGTERM from them too, until they call `heed_sigterm`.
+    """
+    numbers = {signal.SIGINT, *([signal.SIGTERM] if also_from_sigterm else [])}
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let the signal through again when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heed_sigterm() -> None:
+    """Hear of SIGTERM from now on, and of one that came before, in a process that was started shielded from it."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """One line about memory that has run out, with the way out; None for any other error.
+
+    Python and NumPy raise `MemoryError`, a GPU `torch.OutOfMemoryError`; torch on a CPU says so in words alone.
+    """
+    torch = sys.modules.get("torch")
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    text = " ".join(str(error).split())
+    if not (isinstance(error, MemoryError) or of_gpu or "DefaultCPUAllocator: can't allocate memory" in text):
+        return None
+    cause = f" ({text})" if text else ""
+    return f"memory has run out{cause}; make the size, or the number of frames, points or workers, smaller"

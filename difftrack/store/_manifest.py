@@ -1,0 +1,44 @@
+"""Which clips a store ought to hold, whether their groups can be read or not."""
+
+import re
+
+from difftrack.artifacts import MANIFEST, ArtifactError, Manifest
+from difftrack.store._errors import StoreError
+from difftrack.store._files import Files, StorePath, open_files
+from difftrack.store._header import join
+
+__all__ = ["read_manifest", "write_manifest"]
+
+_CHUNK = re.compile(r"chunk_\d+")
+
+
+def write_manifest(root: StorePath, manifest: Manifest) -> None:
+    """Say which clips a store ought to hold; to be written before their groups, of which some may fail."""
+    files, content = open_files(root), manifest.to_text().encode()
+    if files.read([MANIFEST]).get(MANIFEST) != content:
+        files.write(MANIFEST, content)
+
+
+def read_manifest(root: StorePath) -> Manifest:
+    """Read which clips a store ought to hold.
+
+    Without a manifest every folder in it stands for a clip, and every folder in that which is named as a chunk for one
+    of its chunks, whether a header is there or not.
+
+    Raises:
+        StoreError: the manifest is damaged, or lies behind a URL that has no answer.
+    """
+    files = open_files(root)
+    content = files.read([MANIFEST]).get(MANIFEST)
+    if content is None:
+        clips = [name for name in files.directories("") if not name.startswith(".")]
+        return Manifest({clip: _groups(files, clip) for clip in clips}, assumed=True)
+    try:
+        return Manifest.from_bytes(content, files.path(MANIFEST))
+    except ArtifactError as error:
+        raise StoreError(str(error)) from error
+
+
+def _groups(files: Files, clip: str) -> tuple[str, ...]:
+    chunks = [name for name in files.directories(clip) if _CHUNK.fullmatch(name)]
+    return tuple(join(clip, chunk) for chunk in chunks) or (clip,)
