@@ -4,21 +4,19 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from difftrack.correspondence import MatchingParams, latent_to_frames
-from difftrack.datasets import Truth, group_by_truth, read_clip_kind, read_tracks
-from difftrack.geometry import rescale_points
-from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers, score_clip
+from difftrack.correspondence import MatchingParams
+from difftrack.datasets import Tracks, Truth, group_by_truth, read_clip_kind, read_tracks
+from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers
 from difftrack.params import parse
 from difftrack.store import read_manifest, read_results
+from difftrack.workflows.score import score_matches
 from stages._run import Paths, each, end, run, tell
 
 
@@ -60,8 +58,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         try:
             kinds[name] = read_clip_kind(deps["clips"], name)
             matches[name] = read_results(deps["matches"], name)
-            truths[name] = read_tracks(deps["tracks"], name).truth
-            clips[name] = _score(matches[name], deps["tracks"], name, section.params)
+            tracks = read_tracks(deps["tracks"], name)
+            truths[name] = tracks.truth
+            clips[name] = _score(matches[name], tracks, section.params)
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     if not clips:
@@ -93,37 +92,17 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     end("score", failures, total=len(manifest.clips), of="match")
 
 
-def _score(matches: xr.Dataset, tracks_folder: Path, name: str, params: ScoringParams) -> xr.Dataset:
-    """Score one clip over the video frames that the backbone saw, at the size at which it saw them."""
-    tracks, temporal_stride = read_tracks(tracks_folder, name), int(matches.attrs["temporal_stride"])
-    first_frames = int(matches.attrs["first_frames"])
-    frames = np.arange(matches.frame.values[0], matches.frame.values[-1] + first_frames)
-    span = first_frames + (matches.sizes["latent_frame"] - 1) * temporal_stride
-    if len(frames) != span or frames[-1] >= tracks.num_frames:
-        raise ValueError(
-            f"{name}: latent frames show frames {matches.frame.values.tolist()}, which do not fit a temporal stride of"
-            f" {temporal_stride} and tracks of {tracks.num_frames} frames"
-        )
-    points = np.ix_(frames, matches.point.values)
-    true_xy_px = rescale_points(
-        tracks.points_xy_px[points], from_size=(tracks.height, tracks.width), to_size=tuple(matches.attrs["size"])
-    )
-    matching = parse(MatchingParams, matches.attrs["matching"], "matching")
-    upsample = partial(
-        latent_to_frames,
-        num_frames=len(frames),
-        temporal_stride=temporal_stride,
-        first_frames=first_frames,
-        params=matching,
-    )
-    return score_clip(
+def _score(matches: xr.Dataset, tracks: Tracks, params: ScoringParams) -> xr.Dataset:
+    """Score one clip by what its matches say of how they were made."""
+    height, width = matches.attrs["size"]
+    return score_matches(
         matches,
-        true_xy_px,
-        tracks.visible[points],
-        to_frames=lambda xy: upsample(torch.from_numpy(xy)).numpy(),
-        temporal_stride=temporal_stride,
-        first_frames=first_frames,
-        params=params,
+        tracks,
+        size=(height, width),
+        temporal_stride=int(matches.attrs["temporal_stride"]),
+        first_frames=int(matches.attrs["first_frames"]),
+        matching=parse(MatchingParams, matches.attrs["matching"], "matching"),
+        scoring=params,
     )
 
 

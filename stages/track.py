@@ -9,26 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from difftrack.annotation import LucasKanadeParams, lucas_kanade
-from difftrack.correspondence import matching_device
+from difftrack.annotation import LucasKanadeParams
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.documents import read_json
-from difftrack.geometry import rescale_points
 from difftrack.metrics import ClipScores, ScoringParams, scores_by_truth
 from difftrack.params import parse
-from difftrack.scenes import Scenes, find_scenes
+from difftrack.scenes import Scenes
 from difftrack.store import Store, open_store
 from difftrack.tracking import (
     PredictedTracks,
     TrackParams,
     cuts_line,
-    no_motion,
-    select_sources,
-    stored_chunks,
     stored_clips,
-    track_clip,
     write_predictions,
 )
+from difftrack.workflows.track import num_stored_frames, track_by_baselines, track_stored_clip
 from stages._run import Paths, each, end, run, tell
 
 SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
@@ -85,27 +80,17 @@ def _track(
     store: Store, name: str, truth: Tracks, clips: Path, section: TrackSection, best_layers: list[int] | None
 ) -> tuple[np.ndarray, dict[str, PredictedTracks], Scenes]:
     """Track the truth's queries with the tracker and the baselines, in pixels of the clip's own frames."""
-    chunks, spec = stored_chunks(store, name, kind=section.kind, device=matching_device(section.device))
-    num_frames, size = 1 + max(max(chunk.frames) for chunk in chunks), (truth.height, truth.width)
+    num_frames = num_stored_frames(store, name, kind=section.kind)
     if num_frames > truth.num_frames:
         raise ValueError(f"the store holds {num_frames} frames and the tracks {truth.num_frames}; extract again")
     _check_protocol(truth, section.query_mode)
     queries = truth.query_points[truth.query_points[:, 0] < num_frames]  # the rest start after the clip was cut
-    at_backbone = np.column_stack([queries[:, 0], rescale_points(queries[:, 1:], from_size=size, to_size=spec.size)])
-    sources = select_sources(spec, section, best_layers=best_layers)
     frames = read_clip(clips, name).frames[:num_frames]
-    scenes = find_scenes(frames, cuts=section.ends_at_cuts)
-    tracks = track_clip(chunks, at_backbone, sources=sources, grid=spec.grid, params=section, scenes=scenes)
-    predictions = {"tracker": tracks.rescaled(from_size=spec.size, to_size=size)}
-    if "no_motion" in section.baselines:
-        predictions["no_motion"] = no_motion(queries, num_frames=num_frames)
-    if "lucas_kanade" in section.baselines:
-        flow = lucas_kanade(frames, queries, section.lucas_kanade)
-        followed = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
-        starts = queries[:, 0].astype(np.int64)
-        height, width = size
-        predictions["lucas_kanade"] = followed.seen_in(height=height, width=width, query_frames=starts, scenes=scenes)
-    return queries, predictions, scenes
+    tracks, scenes = track_stored_clip(store, name, queries, section, frames=frames, best_layers=best_layers)
+    others = track_by_baselines(
+        frames, queries, section.baselines, scenes=scenes, lucas_kanade_params=section.lucas_kanade
+    )
+    return queries, {"tracker": tracks, **others}, scenes
 
 
 def _check_protocol(truth: Tracks, query_mode: str) -> None:

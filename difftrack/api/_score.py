@@ -1,6 +1,6 @@
 """How well each step, layer and head matches points whose tracks are known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -126,26 +126,25 @@ def score(
     scoring = ScoringParams.preset(convention, {"threshold_px": threshold_px}, section="score")
     clips = {}
     for name, own in tracks.items():
-        spec_kinds = _kinds(store, name)
-        section = MatchSection(convention=convention, kinds=spec_kinds, per_head=per_head)
+        spec = store.spec(clip_groups(store, only_clip(store, name))[0][0])
+        section = MatchSection(convention=convention, kinds=_kinds(name, spec.kinds), per_head=per_head)
         matches = match_stored_clip(store, only_clip(store, name), own, section)
         if not matches.sizes["point"]:
             raise UsageError(f"{name}: no point is queried in the first stored frame, {matches.frame.values[0]}")
         clips[name] = score_matches(
             matches,
             own,
-            size=tuple(matches.attrs["size"]),
-            temporal_stride=matches.attrs["temporal_stride"],
-            first_frames=matches.attrs["first_frames"],
+            size=spec.size,
+            temporal_stride=spec.grid.temporal_stride,
+            first_frames=spec.grid.first_frames,
             matching=section.params,
             scoring=scoring,
         )
     return Scores(combine_clips(clips, params=scoring), tuple(clips))
 
 
-def _kinds(store: Store, clip: str) -> tuple[Literal["query_key", "feature"], ...]:
+def _kinds(clip: str, stored: Sequence[str]) -> tuple[Literal["query_key", "feature"], ...]:
     """Return what can be matched by of what is stored."""
-    stored = store.spec(clip_groups(store, clip)[0][0]).kinds
     kinds: list[Literal["query_key", "feature"]] = []
     if {"query", "key"} <= set(stored):
         kinds.append("query_key")

@@ -177,8 +177,10 @@ def track(
     query_points = _queries(points, grid, queries, height=height, width=width)
     check_query_points(query_points, num_frames=num_frames, height=height, width=width)
     chosen = dataclasses.replace(params or TrackParams(), **options)
-    tracks = track_stored_clip(store, name, query_points, chosen)
-    return PointTracks(name, query_points, tracks, (height, width), known_clip(store, name))
+    source = known_clip(store, name)
+    frames = None if source is None else source.frames
+    tracks, _ = track_stored_clip(store, name, query_points, chosen, frames=frames)
+    return PointTracks(name, query_points, tracks, (height, width), source)
 
 
 def _queries(

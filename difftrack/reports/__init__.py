@@ -3,8 +3,8 @@
 from difftrack.reports._analysis import GroupAccuracy, ScoreMaps
 from difftrack.reports._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
 from difftrack.reports._footage import Footage
-from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._guidance import Samples, read_samples
+from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._overlay import OverlayParams, draw_tracks
 from difftrack.reports._own_tracks import write_own_tracks, write_tracks_table
 from difftrack.reports._params import ReportParams

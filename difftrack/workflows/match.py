@@ -232,7 +232,7 @@ def match_stored_clip(store: Store, clip: str, tracks: Tracks, section: MatchSec
         section: How to match.
 
     Returns:
-        What `label_matches` gives; `attrs` hold `size`, `temporal_stride` and `first_frames`.
+        What `label_matches` gives.
 
     Raises:
         StoreError: the store lacks the clip, or a part of it is damaged.
@@ -241,15 +241,7 @@ def match_stored_clip(store: Store, clip: str, tracks: Tracks, section: MatchSec
     parts = [_match_group(store, group, chunk, clip, tracks, section) for group, chunk in clip_groups(store, clip)]
     if len(anchors := {int(part.frame.values[0]) for part in parts}) > 1:
         raise ValueError(f"{clip}: chunks start from frames {sorted(anchors)}; scores want one anchor")
-    spec = store.spec(clip_groups(store, clip)[0][0])
-    matches = parts[0] if len(parts) == 1 else _joined(parts)
-    grid = spec.grid
-    matches.attrs = {
-        "size": list(spec.size),
-        "temporal_stride": grid.temporal_stride,
-        "first_frames": grid.first_frames,
-    }
-    return matches
+    return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 def _match_group(
