@@ -368,6 +368,12 @@ def test_unreadable_video_and_unknown_backbone_are_one_line_each(tmp_path: Path)
     assert "not valid YAML" in error
 
 
+def test_a_way_with_cuts_that_is_unknown_is_named(tmp_path: Path) -> None:
+    status, out, told = run("track", tmp_path / "no.mp4", "--grid", "3", "--cuts", "restart")
+    assert status == 2
+    assert "--cuts restart" in out + told
+
+
 def test_repro_hands_its_arguments_to_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr("cli.subprocess.call", lambda command: calls.append(command) or 3)
