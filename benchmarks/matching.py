@@ -423,19 +423,19 @@ def scaling(device: str) -> dict[str, Any]:
 
 def tune(device: str) -> None:
     """Try tiles of the fused kernels at the recipe's shape and print what query-key matching takes with each."""
-    from difftrack.correspondence import _triton
+    from difftrack.correspondence.kernels import _tiles
 
     for shape in (SHAPES["recipe"], replace(SHAPES["hunyuanvideo"], text=0)):
         inputs = make_inputs(shape, device, torch.bfloat16)
-        chosen = _triton.TILES[shape.channels]
+        chosen = _tiles.TILES[shape.channels]
         tiles = [
-            _triton.Tile(rows, columns, warps, stages)
+            _tiles.Tile(rows, columns, warps, stages)
             for rows, columns, warps in ((128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4))
             for stages in (2, 3, 4)
         ]
         for kernel in ("normaliser", "mean"):
             for tile in tiles:
-                _triton.TILES[shape.channels] = replace(chosen, **{kernel: tile})
+                _tiles.TILES[shape.channels] = replace(chosen, **{kernel: tile})
                 try:
                     ours_query_key(inputs, RELEASED)
                     functions: dict[str, Callable[[], Tensor]] = {"ours": partial(ours_query_key, inputs, RELEASED)}
@@ -443,7 +443,7 @@ def tune(device: str) -> None:
                     print(f"channels {shape.channels} {kernel:10s} {tile}: {milliseconds:.3f} ms")
                 except Exception as error:  # a tile that does not fit
                     print(f"channels {shape.channels} {kernel:10s} {tile}: {str(error).splitlines()[0]}")
-            _triton.TILES[shape.channels] = chosen
+            _tiles.TILES[shape.channels] = chosen
 
 
 def draw_scaling(result: dict[str, Any], path: Path) -> None:

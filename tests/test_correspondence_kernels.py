@@ -100,14 +100,40 @@ def test_fused_rows_follow_head_weights_and_temperature() -> None:
         torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
 
 
-def test_large_scores_neither_overflow_nor_vanish() -> None:
-    query, key = draw(17, 64)
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_large_scores_neither_overflow_nor_vanish(dtype: torch.dtype) -> None:
+    query, key = draw(17, 64, dtype)
     fused, plain = (
         match_rows([(40 * query, 40 * key)], torch.arange(19, device=DEVICE), source_frame=0, target_frames=range(1, 2),
                    params=params)
         for params in (FUSED, PLAIN)
     )  # fmt: skip
     torch.testing.assert_close(fused, plain, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_a_key_that_comes_late_may_beat_the_first_ones_by_whatever_it_likes(dtype: torch.dtype) -> None:
+    query, key = draw(23, 64, dtype)
+    key[:, :, -1, -2] = 30 * query[:, :1, 0, 5]
+    tokens = torch.tensor([5, 9], device=DEVICE)
+    fused, plain = (
+        match_rows([(query, key)], tokens, source_frame=0, target_frames=range(1, 3), params=params)
+        for params in (FUSED, PLAIN)
+    )
+    assert (plain[:, 0].argmax(dim=-1) == ROWS * COLS - 2).all()
+    torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_rows", [3, 5, 10, 31])
+def test_rows_of_any_length_equal_the_plain_ones(num_rows: int) -> None:
+    query, key = draw(24, 64, HALF, rows=num_rows)
+    for count in (1, 7, num_rows * COLS):
+        tokens = torch.randperm(num_rows * COLS, generator=torch.Generator().manual_seed(count))[:count].to(DEVICE)
+        fused, plain = (
+            match_rows([(query, key)], tokens, source_frame=2, target_frames=range(2), params=params)
+            for params in (FUSED, PLAIN)
+        )
+        torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +233,61 @@ def matchers(convention: Any, text_mask: tuple[bool, ...], *, per_head: bool = T
         for device in ("cpu", "cuda")
     )
     return on_cpu, on_gpu
+
+
+ON_HOPPER = ON_CUDA and torch.cuda.get_device_capability()[0] == 9
+
+
+@pytest.mark.skipif(not ON_HOPPER, reason="its kernels need a Hopper GPU")
+def test_a_hopper_gpu_runs_its_own_kernels_and_those_for_any_gpu_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from difftrack.correspondence.kernels import _attention_parts, _gpu, _pair_rows
+
+    query, key = draw(25, 128, HALF, rows=31)
+    assert _gpu.on_hopper(query.flatten(2, 3), key.flatten(2, 3))
+    assert not _gpu.on_hopper(query.flatten(2, 3).float())
+    text_key, text_mask = torch.zeros(HEADS, 0, 128, device=DEVICE, dtype=HALF), torch.ones(0, device=DEVICE).bool()
+
+    def found() -> list[Tensor]:
+        tokens, points = torch.arange(0, 400, 3, device=DEVICE), points_between_tokens()
+        rows = match_rows([(query, key)], tokens, source_frame=1, target_frames=range(2, 4), params=FUSED,
+                          head_weights=[torch.tensor([1.0, 2.0, 3.0])])  # fmt: skip
+        of_mean, of_heads = attention_of_points_with_heads(query, key, text_key, text_mask, points, params=FUSED)
+        return [rows, of_mean.frame_mass, of_mean.frame_max, of_heads.frame_max]
+
+    own = found()
+    for module in (_attention_parts, _pair_rows):
+        monkeypatch.setattr(module, "on_hopper", lambda *_: False)
+    for fast, slow in zip(own, found(), strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-7, rtol=2e-5)
+
+
+@pytest.mark.skipif(not ON_HOPPER, reason="its kernels need a Hopper GPU")
+@pytest.mark.parametrize("broken", ["fails", "is off"])
+def test_where_the_kernels_for_hopper_do_not_run_one_warning_says_so_and_others_do(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from difftrack.correspondence.kernels import _gpu
+
+    def largest_error(device: torch.device) -> float:
+        if broken == "fails":
+            raise TypeError(f"an interface has changed on {device}")
+        return 0.5
+
+    monkeypatch.setattr(_gpu, "_largest_error", largest_error)
+    _gpu._run_here.cache_clear()
+    query, _ = draw(26, 64, HALF)
+    with pytest.warns(UserWarning, match="kernels for Hopper GPUs") as warned:
+        found = [_gpu.on_hopper(query) for _ in range(2)]
+    assert found == [False, False]
+    assert len(warned) == 1
+    _gpu._run_here.cache_clear()
+
+
+@pytest.mark.skipif(ON_HOPPER, reason="on a Hopper GPU they run")
+def test_other_devices_never_try_the_kernels_for_hopper() -> None:
+    from difftrack.correspondence.kernels._gpu import on_hopper
+
+    assert not on_hopper(draw(27, 64, HALF)[0])
 
 
 @pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
