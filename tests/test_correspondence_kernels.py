@@ -240,23 +240,28 @@ ON_HOPPER = ON_CUDA and torch.cuda.get_device_capability()[0] == 9
 
 @pytest.mark.skipif(not ON_HOPPER, reason="its kernels need a Hopper GPU")
 def test_a_hopper_gpu_runs_its_own_kernels_and_those_for_any_gpu_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from difftrack.correspondence.kernels import _attention_parts, _gpu, _pair_rows
+    from difftrack.correspondence.kernels import _gpu, _pair_rows
 
     query, key = draw(25, 128, HALF, rows=31)
     assert _gpu.on_hopper(query.flatten(2, 3), key.flatten(2, 3))
     assert not _gpu.on_hopper(query.flatten(2, 3).float())
-    text_key, text_mask = torch.zeros(HEADS, 0, 128, device=DEVICE, dtype=HALF), torch.ones(0, device=DEVICE).bool()
 
     def found() -> list[Tensor]:
-        tokens, points = torch.arange(0, 400, 3, device=DEVICE), points_between_tokens()
-        rows = match_rows([(query, key)], tokens, source_frame=1, target_frames=range(2, 4), params=FUSED,
-                          head_weights=[torch.tensor([1.0, 2.0, 3.0])])  # fmt: skip
-        of_mean, of_heads = attention_of_points_with_heads(query, key, text_key, text_mask, points, params=FUSED)
-        return [rows, of_mean.frame_mass, of_mean.frame_max, of_heads.frame_max]
+        tokens = torch.arange(0, 400, 3, device=DEVICE)
+        return [
+            match_rows(
+                [(query, key)],
+                tokens,
+                source_frame=1,
+                target_frames=range(2, 4),
+                params=replace(FUSED, directions=directions),
+                head_weights=[torch.tensor([1.0, 2.0, 3.0])],
+            )
+            for directions in ("both", "forward")
+        ]
 
     own = found()
-    for module in (_attention_parts, _pair_rows):
-        monkeypatch.setattr(module, "on_hopper", lambda *_: False)
+    monkeypatch.setattr(_pair_rows, "on_hopper", lambda *_: False)
     for fast, slow in zip(own, found(), strict=True):
         torch.testing.assert_close(fast, slow, atol=1e-7, rtol=2e-5)
 

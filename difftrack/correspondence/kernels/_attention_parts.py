@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from difftrack.correspondence.kernels._gpu import on_hopper
 from difftrack.correspondence.kernels._head_mean import fill_head_mean
 from difftrack.correspondence.kernels._normaliser import row_normalisers
 from difftrack.correspondence.kernels._part_masses import part_masses
@@ -42,18 +41,9 @@ def attention_parts_triton(
     sums = torch.empty(1 + num_frames, num_heads, len(tokens), device=key.device)
     if len(parts) == 1:
         sums[0].fill_(-math.inf)
-    fast = on_hopper(asking, key)
-    if fast:
-        from difftrack.correspondence.kernels._hopper_head_mean import fill_hopper_head_mean
-        from difftrack.correspondence.kernels._hopper_normaliser import hopper_normalisers
-
-    asked = asking.index_select(2, tokens) if fast else asking
     for answering, allowed in parts:
         out = sums[1:] if answering is key else sums[:1]
-        if fast and answering is key:
-            hopper_normalisers(asked, key, scale=scale, log_weight=0.0, out=out)
-        else:
-            row_normalisers(asking, answering, tokens, scale=scale, log_weight=0.0, allowed=allowed, out=out)
+        row_normalisers(asking, answering, tokens, scale=scale, log_weight=0.0, allowed=allowed, out=out)
     whole, mass = part_masses(sums)
 
     def maxima(groups: int) -> Tensor:
@@ -61,12 +51,8 @@ def attention_parts_triton(
         found = torch.zeros(groups, 1 + num_frames, len(tokens), device=key.device)
         for answering, allowed in parts:
             tops = found[:, 1:] if answering is key else found[:, :1]
-            if fast and groups == 1 and answering is key:
-                descriptors = (asked, key, asked, key)
-                fill_hopper_head_mean(descriptors, shift, None, tops[0], scale=scale, maximum=True)
-            else:
-                descriptors = (asking, answering, asking, answering)
-                fill_head_mean(descriptors, tokens, allowed, shift, None, tops, scale=scale, maximum=True)
+            descriptors = (asking, answering, asking, answering)
+            fill_head_mean(descriptors, tokens, allowed, shift, None, tops, scale=scale, maximum=True)
         return found
 
     return mass, maxima(1)[0] if mean else None, maxima(num_heads) if per_head else None

@@ -1,4 +1,4 @@
-"""The mean of probabilities over heads on Hopper GPUs, or its largest values.
+"""The mean of probabilities over heads on Hopper GPUs.
 
 One program per multiprocessor goes from tile to tile of the result. Its three warp groups each hold 64 tokens of a
 target frame by 128 of the source frame in registers while they visit head after head; the tiles of descriptors that a
@@ -145,11 +145,9 @@ def _sum_heads(
     num_frames,
     num_rows,
     num_columns,
-    normaliser_frame,
     SIZE: gl.constexpr,
     GROUP: gl.constexpr,
     BOTH: gl.constexpr,
-    MAXIMUM: gl.constexpr,
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
@@ -161,7 +159,7 @@ def _sum_heads(
     i = row * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, layout))
     j = column * WIDTH + gl.arange(0, SIZE, gl.SliceLayout(0, layout))
     inside = gl.minimum(frame, num_frames - 1)
-    normaliser += inside * normaliser_frame
+    normaliser += inside * num_heads * num_columns
     normaliser += gl.minimum(column * WIDTH + gl.arange(0, WIDTH, flat), num_columns - 1)
     total = gl.zeros([ROWS, SIZE], gl.float32, layout)
     coming = gl.load(normaliser)
@@ -183,13 +181,9 @@ def _sum_heads(
             total += gl.exp2(scores * scale - shift_back)
             count += 1
     in_columns = (j < num_columns) & (frame < num_frames)
-    if MAXIMUM:
-        total = gl.where(gl.expand_dims(i < num_rows, 1), total, 0.0)
-        gl.atomic_max(out + frame * num_columns + j, gl.max(total, 0), mask=in_columns, sem="relaxed")
-    else:
-        at = gl.expand_dims(j, 0) * num_rows + gl.expand_dims(i, 1)
-        wanted = gl.expand_dims(in_columns, 0) & gl.expand_dims(i < num_rows, 1)
-        gl.store(out + frame.to(gl.int64) * num_rows * num_columns + at, total, mask=wanted)
+    at = gl.expand_dims(j, 0) * num_rows + gl.expand_dims(i, 1)
+    wanted = gl.expand_dims(in_columns, 0) & gl.expand_dims(i < num_rows, 1)
+    gl.store(out + frame.to(gl.int64) * num_rows * num_columns + at, total, mask=wanted)
 
 
 @hopper_kernel
@@ -210,11 +204,9 @@ def _compute(
     num_frames,
     num_rows,
     num_columns,
-    normaliser_frame,
     LAST: gl.constexpr,
     GROUP: gl.constexpr,
     BOTH: gl.constexpr,
-    MAXIMUM: gl.constexpr,
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
@@ -226,14 +218,14 @@ def _compute(
         if (column + 1) * tiles_down < num_tiles:
             _sum_heads(
                 ready, free, row_tiles, column_tiles, shifts, normaliser, normaliser_back, out, scale, count, frame,
-                row, column, num_heads, num_frames, num_rows, num_columns, normaliser_frame, column_tiles.shape[3],
-                GROUP, BOTH, MAXIMUM, STAGES, GROUPS,
+                row, column, num_heads, num_frames, num_rows, num_columns, column_tiles.shape[3],
+                GROUP, BOTH, STAGES, GROUPS,
             )  # fmt: skip
         else:
             _sum_heads(
                 ready, free, row_tiles, column_tiles, shifts, normaliser, normaliser_back, out, scale, count, frame,
-                row, column, num_heads, num_frames, num_rows, num_columns, normaliser_frame, LAST,
-                GROUP, BOTH, MAXIMUM, STAGES, GROUPS,
+                row, column, num_heads, num_frames, num_rows, num_columns, LAST,
+                GROUP, BOTH, STAGES, GROUPS,
             )  # fmt: skip
         count += 2 * num_heads if BOTH else num_heads
 
@@ -255,18 +247,15 @@ def _head_mean_kernel(
     num_frames,
     num_rows,
     num_columns,
-    normaliser_frame,
     LAST: gl.constexpr,
     BOTH: gl.constexpr,
-    MAXIMUM: gl.constexpr,
     STAGES: gl.constexpr,
     REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
     """out[frame, i, j] = sum_h 2^(scale <q_hi, k_hj> - n_hi) + 2^(scale <k_hi, q_hj> - n'_hj), j along the rows here.
 
-    Without `BOTH` there is no second term; with `MAXIMUM` the largest value over j is raised in out[frame, i], which
-    starts at 0: a maximum is the same in whatever order. Blocks of rows of all frames are counted through.
+    Without `BOTH` there is no second term. Blocks of rows of all frames are counted through.
     """
     row_tiles = gl.allocate_shared_memory(
         target_key.dtype, [STAGES * 3] + target_key.block_type.shape, target_key.layout
@@ -287,18 +276,18 @@ def _head_mean_kernel(
         [
             (_compute, (
                 ready, free, row_tiles, column_tiles, shifts, normaliser, normaliser_back, out, scale, num_tiles,
-                tiles_down, blocks, num_heads, num_frames, num_rows, num_columns, normaliser_frame, LAST, 0, BOTH,
-                MAXIMUM, STAGES, 3,
+                tiles_down, blocks, num_heads, num_frames, num_rows, num_columns, LAST, 0, BOTH,
+                STAGES, 3,
             )),
             (_compute, (
                 ready, free, row_tiles, column_tiles, shifts, normaliser, normaliser_back, out, scale, num_tiles,
-                tiles_down, blocks, num_heads, num_frames, num_rows, num_columns, normaliser_frame, LAST, 1, BOTH,
-                MAXIMUM, STAGES, 3,
+                tiles_down, blocks, num_heads, num_frames, num_rows, num_columns, LAST, 1, BOTH,
+                STAGES, 3,
             )),
             (_compute, (
                 ready, free, row_tiles, column_tiles, shifts, normaliser, normaliser_back, out, scale, num_tiles,
-                tiles_down, blocks, num_heads, num_frames, num_rows, num_columns, normaliser_frame, LAST, 2, BOTH,
-                MAXIMUM, STAGES, 3,
+                tiles_down, blocks, num_heads, num_frames, num_rows, num_columns, LAST, 2, BOTH,
+                STAGES, 3,
             )),
             (_load, (
                 target_key, source_query, target_query, source_key, ready, free, row_tiles, column_tiles, num_tiles,
@@ -312,23 +301,21 @@ def _head_mean_kernel(
 
 def fill_hopper_head_mean(
     descriptors: tuple[Tensor, Tensor, Tensor, Tensor],
-    normaliser: Float[Tensor, "*frame head query_token"],
+    normaliser: Float[Tensor, "frame head query_token"],
     normaliser_back: Float[Tensor, "frame head column"] | None,
-    out: Tensor,
+    out: Float[Tensor, "frame query_token column"],
     *,
     scale: float,
-    maximum: bool = False,
 ) -> None:
     """Fill `out` as `fill_head_mean` does for one group of all heads; all tokens of the source frame ask.
 
     Args:
         descriptors: Source query, target key, source key and target query, [head, frame, token, channel]; the source
             has one frame.
-        normaliser: Of the source's queries; without an axis of frames, the same for all.
+        normaliser: Of the source's queries.
         normaliser_back: Of the target's queries; None leaves their direction out.
-        out: Dense, [frame, token, column]; with `maximum` [frame, token], at first 0.
+        out: Dense.
         scale: Factor on scores.
-        maximum: Only raise the largest value of every row.
     """
     source_query, target_key, source_key, target_query = descriptors
     num_heads, num_frames, num_rows, num_channels = target_key.shape
@@ -353,10 +340,8 @@ def fill_hopper_head_mean(
         num_frames,
         num_rows,
         num_columns,
-        normaliser.stride(0) if normaliser.ndim == 3 else 0,
         LAST=_COLUMNS if last > _COLUMNS // 2 else _COLUMNS // 2,
         BOTH=normaliser_back is not None,
-        MAXIMUM=maximum,
         STAGES=_STAGES[64 if num_channels <= 64 else 128],
         REGISTERS=_REGISTERS,
         LOADER_REGISTERS=_LOADER_REGISTERS,

@@ -49,7 +49,7 @@ def pair_rows_triton(
         from difftrack.correspondence.kernels._hopper_head_mean import fill_hopper_head_mean
         from difftrack.correspondence.kernels._hopper_normaliser import hopper_normalisers
 
-        asking_query, asking_key = (part.index_select(2, tokens) for part in (source_query, source_key))
+        asking_query, asking_key = (_gathered(part, tokens) for part in (source_query, source_key))
         forth = hopper_normalisers(asking_query, target_key, **weighting)
         back = hopper_normalisers(target_query, source_key, **weighting) if both else None
         if not per_head:
@@ -62,3 +62,8 @@ def pair_rows_triton(
     parts = (source_query, target_key, source_key, target_query)
     fill_head_mean(parts, tokens, None, forth, back, rows, scale=scale)
     return rows
+
+
+def _gathered(source: Float[Tensor, "head 1 token channel"], tokens: Int[Tensor, " query_token"]) -> Tensor:
+    """Gather tokens with all heads of one together, as a backbone leaves them: what is read then lies in a row."""
+    return source[:, 0].transpose(0, 1).index_select(0, tokens).transpose(0, 1)[:, None]
