@@ -14,6 +14,9 @@ from difftrack.correspondence.kernels._tiles import readable
 
 __all__ = ["pair_rows_triton"]
 
+_FEWEST_SCORES = 2**28
+"""For the kernels for Hopper: launching them, with descriptions of tiles, takes longer than what they save on fewer."""
+
 
 def pair_rows_triton(
     query: Float[Tensor, "head latent_frame token channel"],
@@ -45,7 +48,8 @@ def pair_rows_triton(
     weighting: dict[str, Any] = {"scale": scale, "log_weight": log_weight, "log_weights": log_weights}
     groups = num_heads if per_head else 1
     rows = torch.empty(groups, target_key.shape[1], len(tokens), num_tokens, device=query.device)
-    if on_hopper(query, key):
+    num_scores = num_heads * target_key.shape[1] * (len(tokens) + num_tokens) * num_tokens
+    if num_scores >= _FEWEST_SCORES and on_hopper(query, key):
         from difftrack.correspondence.kernels._hopper_head_mean import fill_hopper_head_mean
         from difftrack.correspondence.kernels._hopper_normaliser import hopper_normalisers
 
