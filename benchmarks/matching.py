@@ -444,7 +444,7 @@ def scaling(device: str) -> dict[str, Any]:
 
 
 def tune(device: str) -> None:
-    """Try tiles of the fused kernels at the recipe's shape and print what query-key matching takes with each."""
+    """Try tiles of the kernels for any GPU and print what query-key matching takes with each."""
     from difftrack.correspondence.kernels import _tiles
 
     for shape in (SHAPES["recipe"], replace(SHAPES["hunyuanvideo"], text=0)):
@@ -509,13 +509,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--scaling", action="store_true", help="time against points, tokens, heads and frames instead")
-    parser.add_argument("--tune", action="store_true", help="try tiles of the fused kernels instead")
+    parser.add_argument("--tune", action="store_true", help="try tiles of the kernels for any GPU instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     RESULTS.mkdir(exist_ok=True)
     if arguments.tune:
-        tune(arguments.device)
+        with kernels_for_any_gpu():
+            tune(arguments.device)
         return
     if arguments.scaling:
         result = scaling(arguments.device)

@@ -302,6 +302,23 @@ def test_other_devices_never_try_the_kernels_for_hopper() -> None:
     assert not on_hopper(draw(27, 64, HALF)[0])
 
 
+def test_tiles_are_loaded_of_descriptors_that_lie_on_sixteen_bytes() -> None:
+    from difftrack.correspondence.kernels._gpu import _in_tiles
+
+    wide = torch.zeros(3, 2, 5, 144, dtype=torch.bfloat16)
+    assert _in_tiles(wide[..., :128])
+    assert _in_tiles(wide[..., 8:72].transpose(0, 2))
+    for other in (
+        wide,  # more channels than a tile has
+        wide[..., 1:65],  # begins between
+        wide[..., :20],  # would lie between once it is gathered
+        wide[..., :64].float(),
+        wide[:1, ..., :64].expand(3, -1, -1, -1),  # heads at one place
+        wide[..., :64].transpose(-1, -2),
+    ):
+        assert not _in_tiles(other)
+
+
 @pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")
 @pytest.mark.parametrize("convention", ["corrected", "released"])
 @pytest.mark.parametrize("text_mask", [(), (True,) * 5 + (False,) * 2])

@@ -14,17 +14,19 @@ _HOPPER = 9
 
 
 def on_hopper(*tokens: Tensor) -> bool:
-    """Say whether the kernels for Hopper take these descriptors [head, frame, token, channel].
+    """Say whether the kernels for Hopper take these descriptors [head, frame, token, channel]."""
+    return _run_here(tokens[0].device) and all(_in_tiles(part) for part in tokens)
 
-    They want half precision, at most 128 channels, and places that the tensor memory accelerator can address.
-    """
-    return _run_here(tokens[0].device) and all(
-        part.dtype in (torch.float16, torch.bfloat16)
-        and part.shape[-1] <= 128
-        and part.data_ptr() % 16 == 0
-        and part.stride(-1) == 1
-        and all(stride > 0 and stride * part.element_size() % 16 == 0 for stride in part.stride()[:-1])
-        for part in tokens
+
+def _in_tiles(tokens: Tensor) -> bool:
+    """Say whether the tensor memory accelerator can load tiles of them, and of tokens that are gathered densely."""
+    return (
+        tokens.dtype in (torch.float16, torch.bfloat16)
+        and tokens.shape[-1] <= 128
+        and tokens.shape[-1] % 8 == 0
+        and tokens.data_ptr() % 16 == 0
+        and tokens.stride(-1) == 1
+        and all(stride > 0 and stride % 8 == 0 for stride in tokens.stride()[:-1])
     )
 
 
