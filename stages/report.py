@@ -46,6 +46,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             found.footage,
             backbones,
             params=section,
+            anew=params.get("force", False),
             progress=lambda part: bar.update(task, description=part),
         )
     if found.problems:

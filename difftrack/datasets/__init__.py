@@ -3,6 +3,7 @@
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points
 from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
+    describe_clip,
     read_clip,
     read_clip_kind,
     read_given_tracks,
@@ -28,6 +29,7 @@ __all__ = [
     "Tracks",
     "check_query_points",
     "clip_names",
+    "describe_clip",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",

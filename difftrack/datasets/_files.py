@@ -14,6 +14,7 @@ from difftrack.datasets._manifest import clip_names
 from difftrack.media import MediaError, read_image, read_video, write_image, write_video
 
 __all__ = [
+    "describe_clip",
     "read_clip",
     "read_clip_kind",
     "read_given_tracks",
@@ -54,6 +55,17 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
     (part / "clip.json").write_text(about)
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
+
+
+def describe_clip(root: Path, clip: Clip) -> None:
+    """Write what is known about a clip that lies in `root` already; its frames stay as they are.
+
+    Raises:
+        DatasetError: `clip.details` holds what JSON cannot.
+    """
+    part = root / clip.name / ".clip.json.part"
+    part.write_text(_description(clip))
+    part.replace(root / clip.name / "clip.json")
 
 
 def read_clip(root: Path, name: str) -> Clip:

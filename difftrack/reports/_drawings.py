@@ -8,15 +8,15 @@ import dataclasses
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from difftrack.provenance import MadeBy, code_of, versions_of
 
 __all__ = ["Drawings", "digest"]
 
@@ -28,11 +28,12 @@ class Drawings:
     """Draws files into a folder, except those that lie there already and would come out the same.
 
     To be used in a `with`. At its end, files that an earlier report left and this one does not show are removed; after
-    an error nothing is.
+    an error nothing is. With `anew` every file is drawn again.
     """
 
-    def __init__(self, folder: Path, *, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path, *, anew: bool = False, progress: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
+        self._anew = anew
         self._progress = progress
         self._before = _read_ledger(folder / _LEDGER)
         self._now: dict[str, dict[str, str]] = {}
@@ -44,9 +45,9 @@ class Drawings:
             make: Called with the paths of the files; draws nothing but what its function and arguments say.
             names: Relative paths of the files.
         """
-        drawn_from = digest([_code(), make])
+        drawn_from = digest([_made_by(make.func.__module__).to_json(), make])
         paths = [self.folder / name for name in names]
-        kept = all(
+        kept = not self._anew and all(
             self._before.get(name) == {"drawn_from": drawn_from, "content": _content(path)}
             for name, path in zip(names, paths, strict=True)
         )
@@ -114,11 +115,9 @@ def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401 - whatever a drawing 
 
 
 @functools.cache
-def _code() -> str:
-    """Digest of the library's own code and of the versions that it draws with."""
-    root = Path(__file__).parents[1]
-    code = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
-    return digest([code, sys.version, {name: version(name) for name in _LIBRARIES}])
+def _made_by(module: str) -> MadeBy:
+    """The code that draws, and the versions that it draws with."""
+    return MadeBy(code=code_of(module), versions=versions_of(*_LIBRARIES))
 
 
 def _content(path: Path) -> str:

@@ -72,6 +72,7 @@ def write_report(
     backbones: Sequence[BackboneResults],
     *,
     params: ReportParams,
+    anew: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write `index.html`, its pictures and videos, and `headlines.json`.
@@ -82,6 +83,7 @@ def write_report(
         footage: All clips.
         backbones: One or more; the first one gives the headlines.
         params: What to show.
+        anew: Draw again what lies there already, too.
         progress: Called with the name of each drawing that is done.
 
     Returns:
@@ -96,7 +98,7 @@ def write_report(
     first = backbones[0]
     headlines = [*analysis_headlines(first.scores), *([tracking_headline(first.methods)] if first.methods else [])]
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
-    with Drawings(folder, progress=progress) as drawings:
+    with Drawings(folder, anew=anew, progress=progress) as drawings:
         for backbone in backbones:
             sections += _backbone_sections(backbone, footage, drawings, params)
     stores = {backbone.name: backbone.provenance for backbone in backbones}

@@ -4,7 +4,15 @@
 """
 
 from difftrack.store._errors import StoreError
-from difftrack.store._groups import StoredGroup, keep_groups, remove_group, stored_groups
+from difftrack.store._groups import (
+    StoredGroup,
+    descriptor_groups,
+    keep_groups,
+    remove_group,
+    store_url,
+    stored_group,
+    stored_groups,
+)
 from difftrack.store._manifest import read_manifest, write_manifest
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
@@ -25,6 +33,7 @@ __all__ = [
     "check_space",
     "clip_group",
     "create_group",
+    "descriptor_groups",
     "fingerprint_of",
     "free_bytes",
     "keep_groups",
@@ -36,7 +45,9 @@ __all__ = [
     "read_results",
     "remove_group",
     "result_groups",
+    "store_url",
     "stored_bytes",
+    "stored_group",
     "stored_groups",
     "trial_encoding",
     "write_manifest",

@@ -10,7 +10,15 @@ from difftrack.store._header import read_header
 from difftrack.store._schema import SCHEMA
 from difftrack.store._verify import group_names
 
-__all__ = ["StoredGroup", "keep_groups", "remove_group", "stored_groups"]
+__all__ = [
+    "StoredGroup",
+    "descriptor_groups",
+    "keep_groups",
+    "remove_group",
+    "store_url",
+    "stored_group",
+    "stored_groups",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +29,33 @@ class StoredGroup:
     num_bytes: int
     """Of all its files."""
     contents: dict[str, Any]
-    """What its header says that it holds: `spec`, `params` and `fingerprint`, as JSON."""
+    """What its header says that it holds: `spec`, `params`, `fingerprint` and perhaps `made_by`, as JSON."""
+
+
+def store_url(root: StorePath) -> str:
+    """A store's path or URL as other libraries want it: a URL that went through `Path` has both its slashes again."""
+    return open_files(root).path("").rstrip("/")
+
+
+def descriptor_groups(root: StorePath) -> list[str]:
+    """Names of all groups of descriptors whose headers can be read, sorted."""
+    return group_names(open_files(root), SCHEMA)
+
+
+def stored_group(root: StorePath, name: str) -> StoredGroup | None:
+    """A group of descriptors; None where there is none, or none whose header can be read."""
+    files = open_files(root)
+    try:
+        header = read_header(files, name, schema=SCHEMA)
+    except StoreError:
+        return None
+    return None if header is None else StoredGroup(name, files.size(name), dict(header.contents))
 
 
 def stored_groups(root: StorePath) -> list[StoredGroup]:
     """All groups of descriptors whose headers can be read, sorted by name."""
-    files = open_files(root)
-    groups = []
-    for name in group_names(files, SCHEMA):
-        header = read_header(files, name, schema=SCHEMA)
-        if header is not None:
-            groups.append(StoredGroup(name, files.size(name), dict(header.contents)))
-    return groups
+    groups = (stored_group(root, name) for name in descriptor_groups(root))
+    return [group for group in groups if group is not None]
 
 
 def remove_group(root: StorePath, group: str) -> None:

@@ -22,6 +22,7 @@ from difftrack.store._spec import (
     Separator,
     StoreParams,
     array_layouts,
+    canonical_json,
     fingerprint_of,
 )
 
@@ -37,6 +38,10 @@ class GroupSchema:
     spec: DescriptorSpec
     params: StoreParams
     version: int = SCHEMA_VERSION
+    made_by: Mapping[str, Any] | None = None
+    """What wrote the values, as `difftrack.provenance` has it, in JSON; no part of the fingerprint. None: not known."""
+    reused: bool = False
+    """Whether a later run took the values up though it would have made them by something else."""
 
     @property
     def separator(self) -> Separator:
@@ -81,6 +86,8 @@ class GroupSchema:
                 "spec": self.spec.to_json(),
                 "params": dataclasses.asdict(self.params),
                 "fingerprint": self.fingerprint,
+                **({} if self.made_by is None else {"made_by": self.made_by}),
+                **({"reused": True} if self.reused else {}),
             },
             files={key: hashlib.sha256(content).hexdigest() for key, content in files.items()},
             complete=complete,
@@ -92,7 +99,19 @@ class GroupSchema:
     def from_header(cls, header: Header) -> "GroupSchema":
         """What a header describes."""
         spec = DescriptorSpec.from_json(header.contents["spec"])
-        return cls(spec, parse(StoreParams, header.contents["params"], "params"), header.version)
+        params = parse(StoreParams, header.contents["params"], "params")
+        return cls(spec, params, header.version, header.contents.get("made_by"), bool(header.contents.get("reused")))
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What every array says of its origin, should the header be lost."""
+        made_by = {} if self.made_by is None else {"made_by": made_by_digest(self.made_by)}
+        return {"fingerprint": self.fingerprint, "stored_as": self.params.dtype, **made_by}
+
+
+def made_by_digest(made_by: Mapping[str, Any]) -> str:
+    """SHA-256 over a record of what wrote the values."""
+    return hashlib.sha256(canonical_json(made_by).encode()).hexdigest()
 
 
 def coordinates(
@@ -120,7 +139,7 @@ def group_files(schema: GroupSchema) -> dict[str, bytes]:
         schema.layouts.values(),
         coordinates(schema.spec),
         num_units=(len(schema.spec.steps), len(schema.spec.layers)),
-        attributes={"fingerprint": schema.fingerprint, "stored_as": schema.params.dtype},
+        attributes=schema.attributes,
         separator=schema.separator,
     )
 

@@ -16,7 +16,7 @@ from difftrack.store._files import Files, StorePath, open_files
 from difftrack.store._header import Header, join, parents, plain_group_problem, read_header, write_parents
 from difftrack.store._schema import SCHEMA, GroupSchema, group_files
 from difftrack.store._shards import shard_problem
-from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams
+from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams, fingerprint_of
 
 __all__ = ["GroupWriter", "create_group", "open_writer"]
 
@@ -177,6 +177,9 @@ def create_group(
     *,
     params: StoreParams | None = None,
     replace: bool = False,
+    made_by: Mapping[str, Any] | None = None,
+    reused: bool = False,
+    anew: bool = False,
 ) -> GroupWriter:
     """Create a group, or take up one that an earlier run of the same spec and params left, in its own schema version.
 
@@ -188,6 +191,9 @@ def create_group(
         spec: What the group will hold.
         params: How it is stored.
         replace: Remove a group of another fingerprint instead of refusing.
+        made_by: What writes the values, as JSON; by default what the group's header says of it already.
+        reused: Say that values which are there were made by something else than would make them today.
+        anew: Declare a complete group incomplete, since all its units are about to be written again.
 
     Raises:
         StoreError: the group was written with another spec or params, and `replace` is false.
@@ -196,7 +202,10 @@ def create_group(
     parents(group)
     header, header_key = _existing(files, group), join(group, "zarr.json")
     version = _version_of_arrays(files, group, spec) if header is None else header.version
-    schema = GroupSchema(spec, params or StoreParams(), version)
+    params = params or StoreParams()
+    if made_by is None and header is not None and header.contents["fingerprint"] == fingerprint_of(spec, params):
+        made_by = header.contents.get("made_by")
+    schema = GroupSchema(spec, params, version, made_by, reused)
     content = group_files(schema)
     problem = _problem(files, group, schema, header, list(content))
     if problem and not replace:
@@ -204,10 +213,10 @@ def create_group(
     if problem:
         files.remove(header_key)
         files.remove(group)
-        return create_group(root, group, spec, params=params)
+        return create_group(root, group, spec, params=params, made_by=made_by)
     write_parents(files, group)
     fresh = schema.header(content, complete=False)
-    if header is None or header.files != fresh.files:
+    if header is None or header.files != fresh.files or header.contents != fresh.contents or (anew and header.complete):
         files.write(header_key, fresh.to_bytes())  # first, so that whatever follows can be told by its fingerprint
     found = files.read([join(group, key) for key in content])
     for key, expected in content.items():
@@ -264,7 +273,7 @@ def _problem(files: Files, group: str, schema: GroupSchema, header: Header | Non
     if header is not None:
         return _difference(header, schema)
     found = files.read([join(group, key) for key in keys if key.endswith("/zarr.json")])
-    if any(_array_value(content, "attributes", "fingerprint") == schema.fingerprint for content in found.values()):
+    if any(_own_attributes(content, schema) for content in found.values()):
         return None
     if files.directories(group) or files.read([join(group, "zarr.json")]):
         return "holds data whose origin cannot be told: its zarr.json is missing or damaged"
@@ -286,7 +295,7 @@ def _difference(header: Header, schema: GroupSchema) -> str | None:
     differing = [
         f"{name} is {_short(there.get(name))}, not {_short(here.get(name))}"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and name != "fingerprint"
+        if there.get(name) != here.get(name) and name.partition(".")[0] in ("spec", "params")
     ]
     return f"was written with other parameters: {'; '.join(islice(differing, 5))}"
 
@@ -304,6 +313,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:  # noqa: ANN401
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _own_attributes(content: bytes, schema: GroupSchema) -> bool:
+    """Whether an array's zarr.json says that it belongs to a group of this schema, made by the same."""
+    known = [name for name in ("fingerprint", "made_by") if name in schema.attributes]
+    return all(_array_value(content, "attributes", name) == schema.attributes[name] for name in known)
 
 
 def _array_value(content: bytes, *path: str) -> str | None:
