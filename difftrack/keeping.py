@@ -62,7 +62,7 @@ class Keeper:
         say: Told, a line each, what is kept and what is removed.
     """
 
-    def __init__(self, root: str | Path, kind: str, *, budget: float, say: Callable[[str], None] = print) -> None:
+    def __init__(self, root: str | Path, kind: str, *, budget: int | float, say: Callable[[str], None] = print) -> None:
         self.root = str(root)
         self.kind = kind
         self.budget = budget

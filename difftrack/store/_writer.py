@@ -37,6 +37,11 @@ class GroupWriter:
         self._schema = schema
 
     @property
+    def group(self) -> str:
+        """Name of the group."""
+        return self._group
+
+    @property
     def params(self) -> StoreParams:
         """How the group is stored."""
         return self._schema.params
