@@ -44,7 +44,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mappi
 
 
 def test_comments_docstrings_and_blank_lines_do_not_count(code: Callable[..., Mapping[str, str]]) -> None:
-    other = '"""Says\nmore."""\n# why\nfrom rooms.deep import one  # 1\n\n\nimport rooms.side\nVALUE = one() + 1\n"""Doc."""\n'
+    other = '"""More."""\n# why\nfrom rooms.deep import one  # 1\n\nimport rooms.side\nVALUE = one() + 1\n"""Doc."""\n'
     assert code() == code(top=other)
 
 
