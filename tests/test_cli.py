@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -366,11 +367,19 @@ def test_unreadable_video_and_unknown_backbone_are_one_line_each(tmp_path: Path)
     assert "not valid YAML" in error
 
 
-def test_repro_hands_its_arguments_to_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-    monkeypatch.setattr("cli.subprocess.call", lambda command: calls.append(command) or 3)
+def test_repro_hands_its_arguments_to_dvc_and_force_to_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], str | None]] = []
+
+    def call(command: list[str], env: Mapping[str, str]) -> int:
+        calls.append((command, env.get("DIFFTRACK_FORCE")))
+        return 3
+
+    monkeypatch.delenv("DIFFTRACK_FORCE", raising=False)
+    monkeypatch.setattr("cli.subprocess.call", call)
     assert run("repro", "report", "--force")[0] == 3
-    assert calls == [[sys.executable, "-m", "dvc", "repro", "report", "--force"]]
+    assert run("repro", "-s", "report")[0] == 3
+    dvc = [sys.executable, "-m", "dvc", "repro"]
+    assert calls == [([*dvc, "report", "--force"], "1"), ([*dvc, "-s", "report"], None)]
 
 
 def _changed(project: Path, **sections: Any) -> Path:

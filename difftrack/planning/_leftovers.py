@@ -91,11 +91,14 @@ def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftov
 
 
 def _kept_folders(params: Mapping[str, Any]) -> Iterator[str]:
-    """Where the stages of a params file keep what is not asked for any more."""
-    folder = params["paths"].get("kept")
-    if folder is not None:
-        yield folder
-        yield from {kept_in(folder, store_of(params, name, view)) for name in params["backbones"] for view in VIEWS}
+    """Where stages keep what is not asked for any more; without `paths.kept` that is beside each output."""
+    paths = params["paths"]
+    stores = [store_of(params, name, view) for name in params["backbones"] for view in VIEWS]
+    if "kept" in paths:
+        yield paths["kept"]
+        yield from (kept_in(paths["kept"], store) for store in stores)
+    else:
+        yield from (f"{folder}.kept" for folder in (paths["clips"], *stores))
 
 
 def _kept(folder: str, needs: Mapping[str, Sequence[_Need]]) -> Iterator[Leftover]:
