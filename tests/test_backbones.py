@@ -500,7 +500,7 @@ def test_what_was_changed_in_memory_gives_another_record_and_loading_alone_does_
     assert backbone.made_by().difference(fresh) == "transformer"
     weight.data[0] -= 1e-3
     before = backbone.made_by()
-    backbone.components["scheduler"].register_to_config(timestep_spacing="leading")
+    backbone.components["scheduler"].register_to_config(timestep_spacing="linspace")
     assert backbone.made_by().difference(before) == "scheduler"
 
 

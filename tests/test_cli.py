@@ -476,7 +476,7 @@ def test_repro_prints_headlines_where_there_are_some(
         (report / "headlines.json").write_text(json.dumps([{"value": "7", "label": "layers"}]))
     (tmp_path / "params.yaml").write_text("paths: {report: data/report}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cli.subprocess.call", lambda command: 0)
+    monkeypatch.setattr("cli.subprocess.call", lambda command, env: 0)
     status, out, error = run("repro", "--dry", "-s", "synthesize")
     assert (status, error) == (0, "")
     assert [line.split() for line in out.splitlines()] == (
