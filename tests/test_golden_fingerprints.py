@@ -27,7 +27,7 @@ GOLDEN: dict[str, list[str]] = {
     ],
     "inverted": ["5aa232bf493d31cffee978095f054221331d22f31c84ec7f4f68c702085aad17"],
     "int8": ["b11afbd4807e8ddf888e4c8eda0f8d943dcd7280d97f40429abcb159b93e03e4"],
-    "few": ["1706cec40a7514534d9b30836791ca504bcb9a64d5cedcb96aaf0f1efc76be51"],
+    "few": ["0431c31151bdd3f1026c21519d9f4d892abe3d017d819ac1c15c47d87ffb6782"],
     "another size": [
         "635382bf4ccb3eed746a05794321dac43e6ed04cc71c031e63bf0b2efbb96cb1",
         "685e9563c0294ba94ec2d9893f68131f311a90b34b2863388880041847c1b953",
