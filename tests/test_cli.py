@@ -375,7 +375,7 @@ def test_repro_hands_its_arguments_to_dvc_and_force_to_the_stages(monkeypatch: p
         return 3
 
     monkeypatch.delenv("DIFFTRACK_FORCE", raising=False)
-    monkeypatch.setattr("cli.subprocess.call", call)
+    monkeypatch.setattr("cli._call", call)
     assert run("repro", "report", "--force")[0] == 3
     assert run("repro", "-s", "report")[0] == 3
     dvc = [sys.executable, "-m", "dvc", "repro"]
@@ -476,7 +476,7 @@ def test_repro_prints_headlines_where_there_are_some(
         (report / "headlines.json").write_text(json.dumps([{"value": "7", "label": "layers"}]))
     (tmp_path / "params.yaml").write_text("paths: {report: data/report}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cli.subprocess.call", lambda command, env: 0)
+    monkeypatch.setattr("cli._call", lambda command, env: 0)
     status, out, error = run("repro", "--dry", "-s", "synthesize")
     assert (status, error) == (0, "")
     assert [line.split() for line in out.splitlines()] == (
