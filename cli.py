@@ -89,6 +89,7 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
 def info(store: StoreArgument) -> None:
     """Say what a store holds."""
     from difftrack.store import StoreError, stored_bytes
+    from difftrack.wording import counted
 
     opened = _open_store(store)
     layouts: dict[str, list[str]] = {}
@@ -98,7 +99,8 @@ def info(store: StoreArgument) -> None:
         except StoreError as error:
             layouts.setdefault(str(error), []).append(group)
     size = stored_bytes(store)
-    typer.echo(f"{store}: {sum(map(len, layouts.values()))} groups, {size / 1e6:.1f} MB on disk")
+    num_groups = counted(sum(map(len, layouts.values())), "group")
+    typer.echo(f"{store}: {num_groups}, {size / 1e6:.1f} MB on disk")
     for layout, groups in layouts.items():
         typer.echo(f"\n{', '.join(groups)}\n{layout}")
 
@@ -143,11 +145,16 @@ def query(
 @_verb
 def verify(store: StoreArgument) -> None:
     """Check every byte of a store; exit status 1 where something is damaged or missing."""
+    from difftrack.wording import counted
+
     checks = list(_open_store(store).verify())
     damaged = [check for check in checks if check.problem]
     for check in damaged:
         typer.echo(f"{check.path} {check.problem}")
-    typer.echo(f"{store}: {len(checks)} files checked, {len(damaged)} damaged")
+    for check in checks:
+        if check.unproven:
+            typer.echo(f"{check.path} {check.unproven}")
+    typer.echo(f"{store}: {counted(len(checks), 'file')} checked, {len(damaged)} damaged")
     if damaged:
         raise typer.Exit(1)
 
@@ -189,16 +196,20 @@ def gc(
     delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
 ) -> None:
     """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept."""
-    from difftrack.planning import find_leftovers
+    from difftrack.planning import find_leftovers, uncertain_clips
 
     num_bytes = 0
     files = [_read_extraction(file) for file in params or [PARAMS]]
     for values in files:
         _check_made(Path(values["paths"]["clips"]))
-    for leftover in find_leftovers(files):
+    leftovers = list(find_leftovers(files))  # all are named before the first one goes
+    for leftover in leftovers:
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
         num_bytes += leftover.num_bytes
-        if delete:
+    for clip, why in uncertain_clips(files).items():
+        typer.echo(f"      kept  descriptors of {clip}, which cannot be read for now: {why}")
+    if delete:
+        for leftover in leftovers:
             leftover.remove()
     typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
 
@@ -488,9 +499,11 @@ def _in_foreground() -> bool:
 
 def _show_headlines(report: Path) -> None:
     """What the report says first, where the stage of that name has run."""
+    from difftrack.documents import read_json
+
     headlines = report / "headlines.json"
     if headlines.exists():
-        for headline in json.loads(headlines.read_text()):
+        for headline in read_json(headlines):
             typer.echo(f"{headline['value']:>12}  {headline['label']}")
         typer.echo(f"report: {report / 'index.html'}")
 
@@ -528,12 +541,14 @@ def _check_params(path: Path) -> None:
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
+    from difftrack.wording import counted
+
     grid = spec.grid
     rows = {
         "steps": ", ".join(map(str, spec.steps)),
         "layers": ", ".join(map(str, spec.layers)),
         "heads": ", ".join(map(str, spec.heads)),
-        "kinds": f"{', '.join(spec.kinds)} of {spec.num_channels} channels, {dtype}",
+        "kinds": f"{', '.join(spec.kinds)} of {counted(spec.num_channels, 'channel')}, {dtype}",
         "tokens": f"{grid.num_latent_frames} x {grid.rows} x {grid.cols} (latent frames x rows x cols)",
         "frames": ", ".join(map(str, spec.frames)),
         "size": f"{spec.size[1]}x{spec.size[0]} px, clip {spec.clip_size[1]}x{spec.clip_size[0]} px",
@@ -615,6 +630,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         size: `height` and `width` in place of the file's.
     """
     from difftrack.backbones import ModelParams
+    from difftrack.documents import read_json
     from difftrack.extraction import TrackingParams
     from difftrack.params import parse
     from difftrack.tracking import TrackParams
@@ -633,7 +649,7 @@ def _read_tracker(backbone: str | None, params: Path | None, size: dict[str, int
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=dataclasses.replace(view, **size),
         section=section,
-        best_layers=None if best is None else json.loads(best.read_text())["layers"],
+        best_layers=None if best is None else read_json(best)["layers"],
     )
 
 
@@ -714,12 +730,9 @@ def _open_store(store: str) -> "Store":
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from difftrack.documents import read_yaml
 
-    try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values: dict[str, Any] = read_yaml(path)
     return values
 
 

@@ -388,6 +388,8 @@ def prepare(
     backbone: Backbone, video: TrackedVideo, layers: Sequence[int], size: tuple[int, int], chunk_params: ChunkParams
 ) -> Case:
     """Run the backbone over a clip's chunks, as the pipeline's tracking view does, and hold what it gives."""
+    if not video.tracks.truth.known:
+        raise ValueError(f"{video.clip.name}: {video.tracks.truth} is no truth to compare trackers with")
     height, width = size
     params = TrackingViewParams(
         height=height,

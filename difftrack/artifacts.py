@@ -5,16 +5,16 @@ is deleted or damaged is missed by every stage that comes after.
 """
 
 import json
-import os
 import uuid
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from difftrack import arrays
+from difftrack.documents import MAX_JSON_BYTES, DocumentError, read_bounded
 
 __all__ = [
     "MANIFEST",
@@ -33,8 +33,6 @@ MANIFEST = "manifest.json"
 """Name of the file in its folder."""
 
 _VERSION = 1
-_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise for a file that is empty, cut or something else."""
 
 
 class ArtifactError(ValueError):
@@ -140,9 +138,11 @@ def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON va
         ArtifactError: it is missing, empty, cut or something else.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, max_bytes=MAX_JSON_BYTES)
     except OSError as error:
         raise ArtifactError(f"{path}: {_cause(error)}; {way_out}") from error
+    except DocumentError as error:
+        raise ArtifactError(f"{error}; {way_out}") from error
     return parse_json(content, path, way_out=way_out)
 
 
@@ -157,18 +157,14 @@ def read_arrays(path: Path, *, way_out: str) -> dict[str, np.ndarray]:
         ArtifactError: it is missing, empty, cut or something else.
     """
     try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise ArtifactError(f"{path}: is empty; {way_out}")
-            with zipfile.ZipFile(file):  # what np.load takes for something else is refused here
-                file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored}
+        if path.is_file() and not path.stat().st_size:
+            raise ArtifactError(f"{path}: is empty; {way_out}")
+        return arrays.read_arrays(path)
     except ArtifactError:
         raise
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: {_cause(error)}; {way_out}") from error
-    except _UNREADABLE as error:
+    except (ValueError, OSError) as error:
         raise ArtifactError(f"{path}: is no npz file, or is cut short ({error}); {way_out}") from error
 
 

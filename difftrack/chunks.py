@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from difftrack.wording import counted
+
 __all__ = ["ChunkParams", "chunk_schedule"]
 
 
@@ -96,7 +98,7 @@ def _anchors_inside(num_frames: int, anchors: Sequence[int]) -> list[int]:
     wanted = {anchor + num_frames if anchor < 0 else anchor for anchor in anchors}
     inside = sorted(anchor for anchor in wanted if 0 <= anchor < num_frames)
     if not inside:
-        raise ValueError(f"anchors is {list(anchors)}; none lies inside a clip of {num_frames} frames")
+        raise ValueError(f"anchors is {list(anchors)}; none lies inside a clip of {counted(num_frames, 'frame')}")
     return inside
 
 
@@ -121,8 +123,8 @@ def _released_windows(num_frames: int, params: ChunkParams, chunk_len: int) -> l
     size = chunk_len - 1
     if num_frames <= size:
         raise ValueError(
-            f"the clip has {num_frames} frames; the released schedule needs at least chunk_len = {chunk_len}. "
-            "Use schedule: covering"
+            f"the clip has {counted(num_frames, 'frame')}; the released schedule needs at least chunk_len = "
+            f"{chunk_len}. Use schedule: covering"
         )
     step = num_frames // size if params.interleaved else 1
     advance = 1 if params.interleaved else (params.chunk_stride or size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from difftrack.datasets import Clip, Tracks, describe_clip, read_clip, write_clip
+from difftrack.datasets import CLIP, Clip, DatasetError, Tracks, describe_clip, read_clip, write_clip
 from difftrack.keeping import Keeper
 from difftrack.provenance import MadeBy, Reuse, key_of, reuse_problem
 
@@ -63,9 +63,17 @@ class ClipShelf:
         self.keeper.drop(name=f"{self.above}{clip.name}", key=key)
 
     def lay_aside(self, name: str, *, why: str) -> None:
-        """Move a clip, whole or not, to where it is kept."""
+        """Move a clip, whole or not, to where it is kept.
+
+        Raises:
+            DatasetError: its folder is a link, or holds what is no part of a clip.
+        """
+        folder = self.root / name
+        problem = f"{folder} is a link" if folder.is_symlink() else CLIP.stranger(folder)
+        if problem:
+            raise DatasetError(f"{folder} is not laid aside: {problem}; move it elsewhere")
         key = _key_there(self.root, name) or "damaged"
-        self.keeper.park(self.root / name, name=f"{self.above}{name}", key=key, why=why)
+        self.keeper.park(folder, name=f"{self.above}{name}", key=key, why=why)
 
     def _found(self, name: str, also: Collection[str]) -> Clip | None:
         try:

@@ -2,13 +2,20 @@
 
 PyAV is imported where a video file is opened: what only resizes pictures, as the backbones do, needs no video library.
 
+Files may be a stranger's. Every decoder is told the formats that it takes, so that no file reaches a program outside
+this process (Pillow hands PostScript to Ghostscript) or opens another file or address (playlists and scripts of
+FFmpeg). Sizes are bounded before anything is decoded: `MAX_PIXELS` for one picture, half of the machine's memory for a
+video.
+
 Pictures are uint8 RGB with axes (frame, row, col, rgb). Files on the way between stages are lossless (`libx264rgb`,
 crf 0, one thread: the same frames give the same bytes and come back bit-exact); lossy files are for looking at only.
 """
 
 import io
 import math
+import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,11 +29,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
     "VIDEO_SUFFIXES",
     "MediaError",
     "Video",
+    "bounded",
     "is_image_folder",
+    "is_lossless",
     "jpeg_decode",
+    "most_bytes",
     "natural_order",
     "read_image",
     "read_video",
@@ -40,8 +51,21 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Lower-case endings that a folder of videos is searched for."""
 
+MAX_PIXELS = 2**26
+"""Most pixels of one picture or frame, those of two frames of 8K video; a file that claims more is not decoded."""
+
+_IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""Pillow's decoders for files: those of `IMAGE_SUFFIXES`. Any other is never tried, least of all EPS and PDF."""
+_PACKED_FORMATS = ("JPEG", "PNG", "WEBP")
+"""Pillow's decoders for pictures inside data sets."""
+_VIDEO_FORMATS = (
+    *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "nut", "mxf", "ivf", "gif"),
+    *("h264", "hevc", "av1", "obu", "m4v", "mjpeg", "yuv4mpegpipe"),
+)
+"""FFmpeg's demuxers that hold their frames themselves: no playlists, scripts, session descriptions or devices."""
 _FPS_OF_IMAGES = 24.0
 """Frames per second of a folder of images, which carries none."""
+_TOO_MUCH = "are more than half of this machine's memory; cut the video or give max_frames"
 _RGB_MODES = frozenset({"1", "CMYK", "L", "LA", "P", "RGB", "RGBA", "YCbCr"})
 """Pillow modes of 8 bits and less per channel; deeper ones would be clipped silently."""
 
@@ -76,19 +100,20 @@ def read_video(path: Path, *, start: int = 0, max_frames: int | None = None) -> 
     has no rate and is given 24 frames per second.
 
     Args:
-        path: A file that FFmpeg can read, or a folder with images of one size.
+        path: A video file that holds its own frames, or a folder with images of one size.
         start: Frames to leave out at the beginning.
         max_frames: Most frames to return; None for all.
 
     Raises:
-        MediaError: the file is missing, unreadable, cut short or without frames in the wanted range.
+        MediaError: the file is missing, unreadable, cut short, without frames in the wanted range, of a format that is
+            not taken, or larger than this machine can hold.
     """
     if start < 0 or (max_frames is not None and max_frames < 1):
         raise MediaError(f"{path}: start={start}, max_frames={max_frames}; wanted: start >= 0 and max_frames >= 1")
     stop = None if max_frames is None else start + max_frames
     if path.is_dir():
         files = natural_order(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        frames, fps = [read_image(file) for file in files[start:stop]], _FPS_OF_IMAGES
+        frames, fps = bounded(map(read_image, files[start:stop]), str(path)), _FPS_OF_IMAGES
     else:
         frames, fps = _decode(path, start, stop)
     if not frames:
@@ -146,27 +171,48 @@ def write_video(
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "row col rgb"]:
-    """Read one picture as RGB, upright (EXIF orientation honoured), without its alpha channel.
+    """Read one picture (BMP, JPEG, PNG, TIFF or WebP) as RGB, upright (EXIF orientation honoured), without alpha.
 
     Raises:
-        MediaError: the file is missing, unreadable, cut short or deeper than 8 bits per channel.
+        MediaError: the file is missing, no regular file, unreadable, cut short, of another format, larger than
+            `MAX_PIXELS` or deeper than 8 bits per channel.
     """
-    try:
-        return _decode_image(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"{path}: {_cause(error)}") from error
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{path}: is no regular file")
+    return _decode_image(path, _IMAGE_FORMATS, str(path))
 
 
 def jpeg_decode(data: bytes) -> UInt8[np.ndarray, "row col rgb"]:
-    """Decode the bytes of one JPEG (or any other picture that Pillow knows) as RGB.
+    """Decode the bytes of one JPEG, PNG or WebP as RGB.
 
     Raises:
-        MediaError: the bytes are no picture or are cut short.
+        MediaError: the bytes are no such picture, are cut short, or claim more than `MAX_PIXELS`.
     """
+    return _decode_image(io.BytesIO(data), _PACKED_FORMATS, f"a picture of {len(data)} bytes")
+
+
+def bounded(frames: Iterable[UInt8[np.ndarray, "row col rgb"]], name: str) -> list[UInt8[np.ndarray, "row col rgb"]]:
+    """Collect frames while this machine can hold them; their array is a second copy, so half of the memory is the end.
+
+    Raises:
+        MediaError: the frames need more; the message bears `name`.
+    """
+    kept: list[UInt8[np.ndarray, "row col rgb"]] = []
+    left = most_bytes()
+    for frame in frames:
+        left -= frame.nbytes
+        if left < 0:
+            raise MediaError(f"{name}: {len(kept) + 1} frames of {_size(frame)} {_TOO_MUCH}")
+        kept.append(frame)
+    return kept
+
+
+def most_bytes() -> int:
+    """Half of the machine's memory, which one video, decoded, may fill; 8 GiB where the system does not tell."""
     try:
-        return _decode_image(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"a picture of {len(data)} bytes: {_cause(error)}") from error
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):  # no such call on Windows
+        return 2**33
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "row col rgb"] | UInt8[np.ndarray, "row col"]) -> None:
@@ -194,6 +240,18 @@ def resize_frames(
     return resized
 
 
+def is_lossless(path: Path) -> bool:
+    """Whether a file is a video as `write_video` writes it without loss: H.264 in RGB, which cameras never write."""
+    import av
+
+    try:
+        with av.open(f"file:{path}", options=_only()) as container:
+            context = container.streams.video[0].codec_context
+            return bool(context.name == "h264" and context.pix_fmt == "gbrp")
+    except (av.FFmpegError, OSError, IndexError):
+        return False
+
+
 def natural_order(paths: Iterable[Path]) -> list[Path]:
     """Sort by name with digits compared as numbers; equal ones by the name itself."""
     return sorted(paths, key=lambda path: ([_number(part) for part in re.split(r"(\d+)", path.name)], path.name))
@@ -207,21 +265,44 @@ def is_image_folder(path: Path) -> bool:
 def _decode(path: Path, start: int, stop: int | None) -> tuple[list[UInt8[np.ndarray, "row col rgb"]], float]:
     import av
 
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{path}: is no regular file")
     try:
-        with av.open(path) as container:
+        with av.open(f"file:{path}", options=_only()) as container:  # the prefix: a name is never an address
             if not container.streams.video:
                 raise MediaError(f"{path}: holds no video stream; is it cut short?")
             stream = container.streams.video[0]
+            _check_claims(path, stream, stop)
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             stream.thread_type = "AUTO"
-            frames = list(islice(_upright(path, container, stream), start, stop))
+            frames = bounded(islice(_upright(path, container, stream), start, stop), str(path))
             rate = stream.average_rate or stream.guessed_rate
     except av.error.InvalidDataError as error:
         raise MediaError(f"{path}: is no video that can be read, or is cut short") from error
+    except av.error.ArgumentError as error:  # how FFmpeg says that a format is not on the list
+        raise MediaError(
+            f"{path}: is no video that holds its own frames, as mp4, mov, mkv, webm and avi do; playlists, scripts and "
+            "streams are not opened"
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: {_cause(error)}") from error
     if not rate:
         raise MediaError(f"{path}: states no frame rate; is it cut short?")
     return frames, float(rate)
+
+
+def _only() -> dict[str, str]:
+    return {"protocol_whitelist": "file", "format_whitelist": ",".join(_VIDEO_FORMATS)}
+
+
+def _check_claims(path: Path, stream: Any, stop: int | None) -> None:  # noqa: ANN401 - as below
+    """Refuse a video by what its header claims, before the first frame is decoded."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise MediaError(f"{path}: {_too_large(width, height)}")
+    num_frames = stream.frames if stop is None else min(stream.frames, stop)
+    if num_frames * width * height * 3 > most_bytes():
+        raise MediaError(f"{path}: {num_frames} frames of {width}x{height} {_TOO_MUCH}")
 
 
 def _upright(
@@ -237,14 +318,27 @@ def _upright(
             raise MediaError(f"{path}: frame {index} is damaged")
         if frame.rotation % 90:
             raise MediaError(f"{path}: is turned by {frame.rotation} degrees; only quarter turns can be undone")
+        if frame.width * frame.height > MAX_PIXELS:
+            raise MediaError(f"{path}: frame {index}: {_too_large(frame.width, frame.height)}")
         yield np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
 
 
-def _decode_image(source: Path | io.BytesIO) -> UInt8[np.ndarray, "row col rgb"]:
-    with Image.open(source) as image:
-        if image.mode not in _RGB_MODES:
-            raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert it to 8 bits first")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def _decode_image(source: Path | io.BytesIO, formats: tuple[str, ...], name: str) -> UInt8[np.ndarray, "row col rgb"]:
+    """Decode one picture by one of `formats`; turn every exception of a decoder, of any kind, into a MediaError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower and no warning
+            image = Image.open(source, formats=formats)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise MediaError(_too_large(image.width, image.height))
+            if image.mode not in _RGB_MODES:
+                raise MediaError(f"pixels of mode {image.mode} are deeper than 8 bits; convert it to 8 bits first")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{name}: is no picture that can be read; formats: {', '.join(formats)}") from error
+    except Exception as error:
+        raise MediaError(f"{name}: {_cause(error)}") from error
 
 
 def _rate(fps: float) -> Fraction:
@@ -256,13 +350,15 @@ def _rate(fps: float) -> Fraction:
 def _cause(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, UnidentifiedImageError):
-        return "is no picture that can be read"
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 def _number(part: str) -> tuple[int, str]:
     return (int(part), "") if part.isdecimal() else (-1, part.lower())
+
+
+def _too_large(width: int, height: int) -> str:
+    return f"claims {width}x{height} pixels; at most {MAX_PIXELS} are decoded, make it smaller first"
 
 
 def _size(frame: UInt8[np.ndarray, "row col rgb"]) -> str:

@@ -16,6 +16,9 @@ __all__ = ["ParamsError", "describe_type", "parse", "parse_each"]
 
 T = TypeVar("T")
 
+MAX_SHOWN = 200
+"""Characters of a value that a message shows."""
+
 PARAMS_FILE = "params.yaml"
 """What the pipeline reads; named where a caller names no other file."""
 
@@ -71,7 +74,7 @@ def _named(file: Path | str) -> Iterator[None]:
 
 def _parse(kind: type[T], values: object, section: str) -> T:
     if not isinstance(values, Mapping):
-        raise ParamsError(f"{section} is {values!r}; a mapping is wanted")
+        raise ParamsError(f"{section} is {_shown(values)}; a mapping is wanted")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     for key in values:
@@ -125,7 +128,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401, C901 - o
             return {_convert(key_hint, k, name): _convert(value_hint, v, f"{name}.{k}") for k, v in value.items()}
     else:
         raise TypeError(f"{name}: params dataclasses cannot hold {hint!r}")
-    raise ParamsError(f"{name} is {value!r}; wanted: {describe_type(hint)}")
+    raise ParamsError(f"{name} is {_shown(value)}; wanted: {describe_type(hint)}")
 
 
 def _convert_union(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
@@ -135,7 +138,7 @@ def _convert_union(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
         except ParamsError as error:
             if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
                 raise ParamsError(str(error)) from error
-    raise ParamsError(f"{name} is {value!r}; wanted: {describe_type(hint)}")
+    raise ParamsError(f"{name} is {_shown(value)}; wanted: {describe_type(hint)}")
 
 
 def _convert_tuple(hint: Any, value: Sequence[Any], name: str) -> tuple[Any, ...]:  # noqa: ANN401
@@ -143,8 +146,14 @@ def _convert_tuple(hint: Any, value: Sequence[Any], name: str) -> tuple[Any, ...
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
-        raise ParamsError(f"{name} is {list(value)!r}; wanted: {describe_type(hint)}")
+        raise ParamsError(f"{name} is {_shown(list(value))}; wanted: {describe_type(hint)}")
     return tuple(_convert(h, v, f"{name}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+
+
+def _shown(value: object) -> str:
+    """A value as messages show it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
 
 
 def describe_type(hint: Any) -> str:  # noqa: ANN401

@@ -15,7 +15,7 @@ from difftrack.extraction import ExtractParams
 from difftrack.guidance import GuideParams
 from difftrack.params import ParamsError, parse, parse_each
 from difftrack.reports import ReportParams
-from stages._run import read_params
+from stages._run import check_folders, read_params
 from stages.score import ScoreSection
 from stages.survey import SurveySection
 from stages.synthesize import SynthesizeSection
@@ -46,6 +46,7 @@ def check_params(path: Path, *, name: str | None = None) -> None:
 
     Raises:
         ParamsError: a section, a key or a value that no stage can use.
+        OwnershipError: a folder in `paths` that is not the pipeline's alone.
     """
     params: Mapping[str, Any] = read_params(path)
     file, known = name or path, {*SECTIONS, "backbones", "paths"}
@@ -55,6 +56,7 @@ def check_params(path: Path, *, name: str | None = None) -> None:
         if section in params:
             parse(kind, params[section], section, file=file)
     parse_each(str, params.get("paths", {}), "paths", file=file)
+    check_folders(params, Path.cwd())
     backbones = parse_each(ModelParams | None, params.get("backbones") or {}, "backbones", file=file)
     if "backbones" in params and not backbones:
         raise ParamsError(f"{file}: backbones names none; wanted: at least one")

@@ -7,27 +7,35 @@ Usage, as written in dvc.yaml:
 Paths before `--` are read, paths after it are written. `item.*` names one cell of a DVC matrix.
 """
 
+import math
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from rich.progress import track
 
+from difftrack.documents import read_yaml
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.locks import lock_of
+from difftrack.ownership import check_paths
+from difftrack.wording import counted
 
-__all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "tell"]
+__all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "say", "tell"]
 
 T = TypeVar("T")
 
 Paths = Mapping[str, Path]
 PARAMS_FILE = Path("params.yaml")
 ITEM = "item."
+KEPT = "kept"
+"""The output into which several stages lay things aside at once; `difftrack.keeping` lets one at a time do so."""
 FORCE = "DIFFTRACK_FORCE"
 """Set to 1 it makes stages take up nothing that is there already; `difftrack repro --force` sets it."""
 
@@ -41,6 +49,7 @@ def run(
     *,
     whole: bool = False,
     resumes: bool = False,
+    alone: bool = True,
 ) -> None:
     """Call a stage's `main(params, deps, outs)` with what the command line names; exit 1 on an error.
 
@@ -52,6 +61,7 @@ def run(
         whole: Give `main` all of params.yaml, with the matrix cell as its `item` section and whether all is to be made
             anew as `force`, instead of one section.
         resumes: Whether another run keeps the clips that are done.
+        alone: Let one process at a time write `outs`; the next waits. Otherwise that is the stage's own care.
     """
     before, separator, after = _split(sys.argv[1:])
     if not separator or not all("=" in word for word in [*before, *after]):
@@ -62,10 +72,14 @@ def run(
     outs = {key: Path(value) for key, value in (word.split("=", 1) for word in after)}
     try:
         params = read_params(PARAMS_FILE)
+        check_folders(params, Path.cwd())
         if not whole and stage not in params:
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
-        with interruptible():
-            main({**params, "item": item, "force": forced()} if whole else params[stage], deps, outs)
+        values = {**params, "item": item, "force": forced()} if whole else params[stage]
+        with interruptible(), ExitStack() as held:
+            for out in sorted(path for name, path in outs.items() if name != KEPT) if alone else ():
+                held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
+            main(values, deps, outs)
     except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
         if os.environ.get("DIFFTRACK_TRACEBACK"):
             raise
@@ -118,7 +132,7 @@ def _left(*, resumes: bool) -> str:
     waiting = [name for name, done in _to_do.items() if not done]
     if not _to_do:
         return "; the next run begins anew"
-    said = f": {len(_to_do) - len(waiting)} of {len(_to_do)} clips are done"
+    said = f": {len(_to_do) - len(waiting)} of {counted(len(_to_do), 'clip')} are done"
     if not resumes:
         return f"{said}; the next run does them all again"
     return f"{said}; the next run goes on with {waiting[0]}" if waiting else f"{said}; the next run keeps them"
@@ -142,7 +156,27 @@ def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") ->
     if failures:
         listed = "\n".join(f"  {name}: {cause}" for name, cause in sorted(failures.items()))
         way_out = f" (what is missing or damaged: run the {of} stage again)" if of else ""
-        sys.exit(f"{stage}: {len(failures)} of {total} clips failed{way_out}\n{listed}")
+        sys.exit(f"{stage}: {len(failures)} of {counted(total, 'clip')} failed{way_out}\n{listed}")
+
+
+def check_folders(params: Mapping[str, Any], root: Path) -> None:
+    """Refuse `paths` that overlap each other, the project, the user's inputs or the system.
+
+    Raises:
+        ValueError: names both, on one line.
+    """
+    paths = params.get("paths")
+    folder = (params.get("synthesize") or {}).get("folder") if isinstance(params.get("synthesize"), dict) else None
+    source = folder.get("path") if isinstance(folder, dict) else None
+    inputs = {"synthesize.folder.path": source} if isinstance(source, str) else {}
+    if isinstance(paths, dict):  # whatever else is wrong with the section is said where it is read
+        texts = {name: path for name, path in paths.items() if isinstance(path, str)}
+        check_paths(texts, root=root, inputs=inputs)
+
+
+def say(stage: str, line: str) -> None:
+    """Say something beside the progress."""
+    print(f"{stage}: {line}", file=sys.stderr, flush=True)
 
 
 def forced() -> bool:
@@ -179,7 +213,7 @@ def kept_folder(outs: Paths, out: str) -> Path:
         outs: What the command line names.
         out: The output that things leave.
     """
-    return outs.get("kept", outs[out].with_name(f"{outs[out].name}.kept"))
+    return outs.get(KEPT, outs[out].with_name(f"{outs[out].name}.kept"))
 
 
 def read_params(path: Path) -> dict[str, Any]:
@@ -188,10 +222,7 @@ def read_params(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not YAML, or not a mapping of sections.
     """
-    try:
-        params = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    params = read_yaml(path)
     if not isinstance(params, dict):
         raise ValueError(f"{path} holds {type(params).__name__}; a mapping of sections is wanted")
     return params

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from difftrack.params import parse
 from difftrack.planning import outline_clips, plan_extraction
 from difftrack.store import GroupWriter, planned_bytes, write_manifest
 from difftrack.store.torch_writer import WriteQueue
-from stages._run import Paths, end, finished, kept_folder, run, tell
+from stages._run import Paths, end, finished, kept_folder, run, say, tell
 
 MOST_WRITERS = 8
 """Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
@@ -118,13 +118,14 @@ class ExtractJob(Job):
             reuse=section.reuse,
             replace=section.replace_stale,
             anew=params.get("force", False),
+            waiting=partial(say, "extract"),
         )
 
     def create(self, clip: str, failures: dict[str, str]) -> bool:
         """Create the groups of a clip, without values; note a clip that cannot be used."""
         try:
             for group, spec in self.source().prepare(clip).groups.items():
-                self.shelf().open(group, spec)
+                self.shelf().open(group, spec).close()
         except (ValueError, OSError) as error:
             failures[clip] = str(error)
         return clip not in failures
@@ -161,8 +162,10 @@ class _Extractor(ClipWorker):
             def put(unit: CapturedUnit, writer: GroupWriter = writer) -> None:
                 self._queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
 
-            extraction.run(group, missing, put)
-            groups.append(self._queue.finish(writer))
+            try:
+                extraction.run(group, missing, put)
+            finally:  # a group that is not whole is not declared so, and other runs may have it
+                groups.append(self._queue.finish(writer))
         for group, error in extraction.round_trip_errors.items():
             print(f"{group}: inversion returns to the clean latents within {error:.1e}")
         return self._finishing.submit(_wait_for, groups)
@@ -184,4 +187,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    run("extract", main, whole=True, resumes=True)
+    run("extract", main, whole=True, resumes=True, alone=False)

@@ -15,13 +15,15 @@ from difftrack.params import parse
 from difftrack.reports import (
     BackboneResults,
     Footage,
-    Method,
     ReportParams,
+    Samples,
     TrackedClip,
+    TrackingResults,
     example_clips,
     maps_from_scores,
-    methods_from_metrics,
+    read_samples,
     read_tracked_clip,
+    results_from_metrics,
     write_report,
 )
 from difftrack.store import Store, StoreError, open_store
@@ -29,7 +31,7 @@ from stages._run import Paths, run, tell
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`, `tracks`, and per backbone `descriptors`, `scores` and `predictions`; write the folder `report`.
+    """Read `clips`, `tracks`, `samples`, and per backbone `descriptors`, `scores` and `predictions`; write `report`.
 
     The page shows the backbones of params.yaml in its order; what earlier ones left in the folders is not shown. What
     there must be and cannot be read is named at the end, after a page without it.
@@ -46,6 +48,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             found.footage,
             backbones,
             params=section,
+            samples=found.samples(),
             anew=params.get("force", False),
             progress=lambda part: bar.update(task, description=part),
         )
@@ -89,13 +92,13 @@ class _Found:
         described = [clip for clip in self.footage.truth if clip not in store.manifest().left_out]
         analysis = self._made_with(store, described, "analysis")
         self._compare(described, scores["groups"]["all"]["clips"], f"{name}: scores.json", "score")
-        tracked, methods, tracking = self._tracking(name)
+        tracked, results, tracking = self._tracking(name)
         return BackboneResults(
             name=name,
             scores=maps_from_scores(scores, backbone=name),
             examples=example_clips(store, self.footage, self._section),
             tracked=tracked,
-            methods=methods,
+            results=results,
             provenance={
                 **analysis,
                 "matches": {"convention": scores["match_convention"]},
@@ -104,7 +107,13 @@ class _Found:
             },
         )
 
-    def _tracking(self, name: str) -> tuple[list[TrackedClip], list[Method], dict[str, Any]]:
+    def samples(self) -> Samples | None:
+        """Samples with and without guidance; None where there are none."""
+        with self._noting("samples"):
+            return read_samples(self._deps["samples"]) if "samples" in self._deps else None
+        return None
+
+    def _tracking(self, name: str) -> tuple[list[TrackedClip], list[TrackingResults], dict[str, Any]]:
         """Tracks of one backbone over the clips that its tracking view was to hold, their means and their making."""
         predictions, descriptors = self._deps["predictions"] / name, self._deps["descriptors"] / name / "tracking"
         if not (predictions / "metrics.json").exists() and not any(predictions.glob("*.npz")):
@@ -119,8 +128,8 @@ class _Found:
         metrics = _json(predictions / "metrics.json", "track")
         self._compare(expected, metrics.get("clips", {}), f"{name}: metrics.json", "track")
         made_with = self._made_with(store, expected, "tracking") if store else {}
-        methods = methods_from_metrics(metrics, backbone=name)
-        return tracked, methods, {**made_with, "tracks": metrics.get("params", {})}
+        results = results_from_metrics(metrics, backbone=name)
+        return tracked, results, {**made_with, "tracks": metrics.get("params", {})}
 
     def _compare(self, expected: Sequence[str], found: Collection[str], what: str, stage: str) -> None:
         """Note where the means of an earlier stage are over other clips than there must be."""

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from difftrack.correspondence import MatchingParams, latent_to_frames
-from difftrack.datasets import read_clip_kind, read_tracks
+from difftrack.datasets import Truth, group_by_truth, read_clip_kind, read_tracks
 from difftrack.geometry import rescale_points
 from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers, score_clip
 from difftrack.params import parse
@@ -48,16 +48,19 @@ class ScoreSection:
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `matches`, `tracks` and `clips`; write `scores`, `summary`, `best_layers` (JSON) and `table` (CSV).
 
-    A clip that cannot be scored is named at the end, and the means are over the others.
+    A clip that cannot be scored is named at the end, and the means are over the others. The summary and the ranking are
+    over the clips of exact or annotated truth; over pseudo-truth only where every clip has that.
     """
     section = parse(ScoreSection, params, "score")
     manifest = read_manifest(deps["matches"])
     tell(manifest.remarks(deps["matches"]))
     matches, clips, kinds, failures = dict[str, xr.Dataset](), dict[str, xr.Dataset](), dict[str, str](), {}
+    truths: dict[str, Truth] = {}
     for name in each(manifest.clips, "score"):
         try:
             kinds[name] = read_clip_kind(deps["clips"], name)
             matches[name] = read_results(deps["matches"], name)
+            truths[name] = read_tracks(deps["tracks"], name).truth
             clips[name] = _score(matches[name], deps["tracks"], name, section.params)
         except (ValueError, OSError) as error:
             failures[name] = str(error)
@@ -65,7 +68,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         end("score", failures, total=len(manifest.clips), of="match")
         raise ValueError(f"{deps['matches']} holds no clip; run the match stage first")
     names = list(clips)
-    groups = {"all": names, **_by_source({name: kinds[name] for name in names})}
+    by_truth = group_by_truth({name: truths[name] for name in names})
+    groups = {"all": names, **by_truth, **_by_source({name: kinds[name] for name in names})}
+    headline = next(iter(by_truth))
     means = {
         group: combine_clips({name: clips[name] for name in members}, params=section.params)
         for group, members in groups.items()
@@ -75,12 +80,15 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         "scoring": asdict(section.params),
         "match_convention": sorted({matches[name].attrs["convention"] for name in names}),
         "descriptors": {name: matches[name].attrs["descriptors"] for name in names},
+        "truth": {name: asdict(truths[name]) for name in names},
+        "headline": headline,
     }
     scores = {**about, "groups": {group: {"clips": groups[group], **_tables(means[group])} for group in groups}}
     _write_json(outs["scores"], scores)
     _write_csv(outs["table"], means)
-    rankings = _rankings(means["all"])
-    _write_json(outs["summary"], {name: cells[0] if cells else None for name, cells in rankings.items()})
+    rankings = _rankings(means[headline])
+    best = {name: cells[0] if cells else None for name, cells in rankings.items()}
+    _write_json(outs["summary"], {"group": headline, "num_clips": len(groups[headline]), **best})
     _write_json(outs["best_layers"], _best_layers(rankings))
     end("score", failures, total=len(manifest.clips), of="match")
 

@@ -163,4 +163,4 @@ class _Surveyor(ClipWorker):
 
 
 if __name__ == "__main__":
-    run("survey", main, whole=True, resumes=True)
+    run("survey", main, whole=True, resumes=True, alone=False)

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,9 @@ from difftrack.datasets import (
     DatasetError,
     FolderParams,
     TrackedVideo,
+    clip_folders,
     clip_names,
+    drop_clips,
     read_folder,
     write_clip,
     write_manifest,
@@ -29,6 +30,7 @@ from difftrack.params import parse
 from difftrack.prompts import read_prompts
 from difftrack.provenance import Reuse
 from difftrack.rendering import RenderSpec, Role, render_clip
+from difftrack.wording import counted
 from stages._run import Paths, each, kept_folder, run
 
 TRAJECTORY = "trajectory.safetensors"
@@ -164,7 +166,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
     before = _last_names(root)
-    _clip_folders(root, before)
+    clip_folders(root, known=before)
     keeper = Keeper(kept_folder(outs, "clips"), "clips", budget=section.keep_bytes)
     shelf = ClipShelf(root, keeper, reuse=section.reuse, anew=params.get("force", False))
     names = set()
@@ -179,14 +181,14 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         write_manifest(root, names | {name for name in before if (root / name).is_dir()})
         listed = "; ".join(str(failure) for failure in failures)
         raise DatasetError(
-            f"{len(failures)} clips cannot be used, {len(names)} can: {listed}. "
+            f"{counted(len(failures), 'clip')} cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
-    for stale in sorted(_clip_folders(root, before) - names):
-        if stale.endswith(".part") or not any((root / stale).iterdir()):
-            shutil.rmtree(root / stale)  # what a killed run was writing, or nothing at all
-        else:
-            shelf.lay_aside(stale, why="params.yaml asks for other clips now")
+    gone = clip_folders(root, known=before) - names
+    unfinished = {name for name in gone if name.startswith(".")}  # what killed runs were writing
+    for name in sorted(gone - unfinished):
+        shelf.lay_aside(name, why="params.yaml asks for other clips now")
+    drop_clips(root, unfinished)
     keeper.settle()
     write_manifest(root, names)
 
@@ -197,31 +199,6 @@ def _last_names(root: Path) -> set[str]:
         return set(clip_names(root))
     except DatasetError:
         return set()
-
-
-def _clip_folders(root: Path, known: Collection[str]) -> set[str]:
-    """Names of the folders that hold clips, whole or not; anything else is not ours to remove.
-
-    Args:
-        root: Where they lie.
-        known: Names of clips, whatever is left of them.
-
-    Raises:
-        DatasetError: something else lies among them.
-    """
-    folders = [path for path in root.iterdir() if path.is_dir()]
-    of_clips = ("clip.json", "frames.mp4")
-    strangers = [
-        path
-        for path in folders
-        if not path.name.endswith(".part")
-        and path.name not in known
-        and any(path.iterdir())
-        and not any((path / name).exists() for name in of_clips)
-    ]
-    if strangers:
-        raise DatasetError(f"{strangers[0]} is no clip; move it elsewhere, or set paths.clips to another folder")
-    return {path.name for path in folders}
 
 
 def _render(shelf: ClipShelf, section: RenderedSection) -> Iterator[str]:

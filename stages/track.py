@@ -12,8 +12,9 @@ import numpy as np
 from difftrack.annotation import LucasKanadeParams, lucas_kanade
 from difftrack.correspondence import matching_device
 from difftrack.datasets import Tracks, read_clip, read_tracks
+from difftrack.documents import read_json
 from difftrack.geometry import rescale_points
-from difftrack.metrics import ScoringParams, mean_over_clips, survival_rate, tapvid_metrics
+from difftrack.metrics import ClipScores, ScoringParams, scores_by_truth
 from difftrack.params import parse
 from difftrack.store import Store, open_store
 from difftrack.tracking import (
@@ -28,13 +29,8 @@ from difftrack.tracking import (
 )
 from stages._run import Paths, each, end, run, tell
 
-EVALUATED_SIZE = (256, 256)
-"""TAP-Vid measures at this (height, width)."""
-
 SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
 """delta_avg, AJ and OA."""
-
-Scores = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class TrackSection(TrackParams):
     """`track`: everything that only reads descriptors: the tracker, and how it is evaluated."""
 
     baselines: tuple[Literal["no_motion", "lucas_kanade"], ...] = ("no_motion", "lucas_kanade")
-    """What stands beside the tracker in the tables."""
+    """What stands beside the tracker in the tables; not scored on clips whose pseudo-truth it gave."""
     lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
     query_mode: Literal["first", "strided"] = "first"
     """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
@@ -54,7 +50,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     best_layers = _best_layers(deps) if section.layers == "best" else None
     store, folder = open_store(deps["descriptors"]), outs["predictions"]
     folder.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, dict[str, Scores]] = {}
+    scores: dict[str, ClipScores] = {}
     failures: dict[str, str] = {}
     tell(store.manifest().remarks(deps["descriptors"]))
     if not (names := stored_clips(store)):
@@ -64,7 +60,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             truth = read_tracks(deps["tracks"], name)
             queries, predictions = _track(store, name, truth, deps["clips"], section, best_layers)
             write_predictions(folder / f"{name}.npz", queries, predictions)
-            scores[name] = {who: _score(tracks, truth, section) for who, tracks in predictions.items()}
+            scores[name] = ClipScores.compare(predictions, truth, query_mode=section.query_mode)
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     _write_scores(folder, scores, failures, section)
@@ -77,7 +73,7 @@ def _best_layers(deps: Paths) -> list[int]:
             "track.layers is best, and this call names no best_layers=FILE; name the layers, or add the file of the "
             "score stage to the stage's command and deps (tracking then runs again when the ranking changes)"
         )
-    layers: list[int] = json.loads(deps["best_layers"].read_text())["layers"]
+    layers: list[int] = read_json(deps["best_layers"])["layers"]
     return layers
 
 
@@ -90,7 +86,7 @@ def _track(
     if num_frames > truth.num_frames:
         raise ValueError(f"the store holds {num_frames} frames and the tracks {truth.num_frames}; extract again")
     _check_protocol(truth, section.query_mode)
-    queries = truth.query_points[_tracked(truth, num_frames)]
+    queries = truth.query_points[truth.query_points[:, 0] < num_frames]  # the rest start after the clip was cut
     at_backbone = np.column_stack([queries[:, 0], rescale_points(queries[:, 1:], from_size=size, to_size=spec.size)])
     sources = select_sources(spec, section, best_layers=best_layers)
     tracks = track_clip(chunks, at_backbone, sources=sources, grid=spec.grid, params=section)
@@ -114,57 +110,29 @@ def _check_protocol(truth: Tracks, query_mode: str) -> None:
         )
 
 
-def _tracked(truth: Tracks, num_frames: int) -> np.ndarray:
-    """Which points are queried in the first `num_frames`; the rest start after the clip was cut."""
-    return np.asarray(truth.query_points[:, 0] < num_frames)
-
-
-def _score(tracks: PredictedTracks, truth: Tracks, section: TrackSection) -> Scores:
-    """Compare one clip's tracks with the truth at 256x256, over the frames that were tracked."""
-    num_frames, size = len(tracks.visible), (truth.height, truth.width)
-    kept = truth.select(_tracked(truth, num_frames))
-    predicted = rescale_points(tracks.points_xy_px, from_size=size, to_size=EVALUATED_SIZE)
-    true = rescale_points(kept.points_xy_px[:num_frames], from_size=size, to_size=EVALUATED_SIZE)
-    visible, query_frames = kept.visible[:num_frames], kept.query_points[:, 0].astype(np.int64)
-    of_batch = tapvid_metrics(
-        predicted[None],
-        tracks.visible[None],
-        true[None],
-        visible[None],
-        query_frames[None],
-        query_mode=section.query_mode,
-    ).as_dict()
-    survival = survival_rate(predicted, true, visible, query_frames)
-    return {key: float(of_video[0]) for key, of_video in of_batch.items()} | {"survival": survival}
-
-
 def _write_scores(
-    folder: Path, scores: Mapping[str, Mapping[str, Scores]], failures: Mapping[str, str], section: TrackSection
+    folder: Path, scores: Mapping[str, ClipScores], failures: Mapping[str, str], section: TrackSection
 ) -> None:
     """Write metrics.json (means, clips, failures, params; null is no number), summary.json and metrics.csv."""
-    rows = [(name, who, own) for name, of_clip in scores.items() for who, own in of_clip.items()]
-    means: dict[str, dict[str, float | int | None]] = {}
-    for who in dict.fromkeys(who for _, who, _ in rows):
-        table = [own for _, other, own in rows if other == who]
-        values = np.array([list(own.values()) for own in table])
-        over_clips = mean_over_clips(values, params=ScoringParams.preset(section.convention))
-        named = dict(zip(table[0], over_clips.mean.tolist(), strict=True))
-        num_empty = sum(bool(np.isnan(own["average_pts_within_thresh"])) for own in table)
-        means[who] = {**_finite(named), "num_clips": len(table), "num_empty": num_empty}
-    clips = {name: {who: _finite(own) for who, own in of_clip.items()} for name, of_clip in scores.items()}
-    report = {"mean": means, "clips": clips, "failed": failures, "params": asdict(section)}
+    found = scores_by_truth(scores, params=ScoringParams.preset(section.convention))
+    report = {**found, "failed": failures, "params": asdict(section)}
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    summary = {who: {name: values[name] for name in SUMMARY if name in values} for who, values in means.items()}
+    pseudo = {tracker: _summary(own["mean"]) for tracker, own in found["pseudo_truth"].items()}
+    summary = {**_summary(found["mean"]), **({"pseudo_truth": pseudo} if pseudo else {})}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    rows = [(name, tracker, own or {}) for name, of_clip in found["clips"].items() for tracker, own in of_clip.items()]
+    metrics = list(dict.fromkeys(metric for _, _, own in rows for metric in own))
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["clip", "tracker", *(rows[0][2] if rows else ())])
-        writer.writerows([name, who, *_finite(own).values()] for name, who, own in rows)
+        writer.writerow(["clip", "tracker", "truth", *metrics, "not_scored"])
+        for name, tracker, own in rows:
+            reason = scores[name].not_scored.get(tracker)
+            writer.writerow([name, tracker, scores[name].truth, *(own.get(metric) for metric in metrics), reason])
 
 
-def _finite(scores: Scores) -> dict[str, float | None]:
-    """Put null where there is no number."""
-    return {key: None if np.isnan(value) else value for key, value in scores.items()}
+def _summary(means: Mapping[str, Mapping[str, float | None] | None]) -> dict[str, dict[str, float | None]]:
+    """Keep delta_avg, AJ and OA of the trackers that were scored."""
+    return {tracker: {name: values[name] for name in SUMMARY} for tracker, values in means.items() if values}
 
 
 if __name__ == "__main__":

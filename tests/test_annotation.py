@@ -3,6 +3,7 @@
 import os
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -27,7 +28,7 @@ from difftrack.annotation import (
     query_grid,
 )
 from difftrack.annotation._cotracker import load_cotracker3
-from difftrack.datasets import Clip, DatasetError, Tracks, read_tracks, write_clip
+from difftrack.datasets import Clip, DatasetError, Tracks, Truth, read_tracks, write_clip
 from difftrack.media import write_image
 from difftrack.params import ParamsError, parse
 from difftrack.rendering import RenderSpec, exact_tracks, render_clip
@@ -438,6 +439,15 @@ def test_import_scales_to_the_clip_and_checks_its_prompt(tmp_path: Path) -> None
         annotate_clip(small, params, number=0)
     with pytest.raises(DatasetError, match=r"its tracks are for \(7, 67, 97\)"):
         annotate_clip(clip_of(), params, number=1)
+
+
+def test_imported_tracks_are_a_pseudo_truth_by_the_tracker_that_made_them(tmp_path: Path) -> None:
+    export_published(tmp_path, [(masked_tracks(), clip_of().prompt)], num_grid=5)
+    params = AnnotateParams(tracker="import", published=tmp_path, published_size=(67, 97))
+    clip = clip_of(frames=np.repeat(moving_picture(7)[:, :, :, :1], 3, axis=-1))
+    assert annotate_clip(clip, params).truth == Truth("pseudo_truth", "cotracker3")
+    assert annotate_clip(clip, replace(params, published_tracker="exact")).truth == Truth("exact")
+    assert import_published(tmp_path, "000", height=67, width=97).truth == Truth("pseudo_truth", "cotracker3")
 
 
 @pytest.mark.parametrize(

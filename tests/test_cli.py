@@ -42,7 +42,7 @@ def run(*args: object) -> tuple[int, str, str]:
 def test_info_says_what_a_store_holds(store: Path) -> None:
     status, out, _ = run("info", store)
     assert status == 0
-    for wanted in ("1 groups", "square", "layers 1, 4", "steps  0, 20, 49", "3 x 5 x 7", "float16"):
+    for wanted in ("1 group,", "square", "layers 1, 4", "steps  0, 20, 49", "3 x 5 x 7", "float16"):
         assert wanted in out
 
 
@@ -263,6 +263,8 @@ def test_track_writes_arrays_table_and_overlay_for_a_video_of_ones_own(tmp_path:
         "my-video-tracks.csv",
         "my-video-overlay.mp4",
     }
+    with np.load(tmp_path / "out" / "my-video-tracks.npz") as arrays:
+        assert arrays["tracker"] == "difftrack"
     queries, predictions = read_predictions(tmp_path / "out" / "my-video-tracks.npz")
     assert queries.tolist() == [[0, 10, 20], [0, 50.5, 30]]
     tracks = predictions["tracker"]

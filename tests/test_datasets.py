@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from difftrack.datasets import (
     FolderParams,
     TrackedVideo,
     Tracks,
+    Truth,
     check_query_points,
     clip_names,
+    group_by_truth,
     load_tapvid_folder,
     load_tapvid_pickle,
     read_clip,
@@ -81,6 +84,23 @@ def tracks_of(num_frames: int = 7, num_points: int = 5) -> Tracks:
 
 
 # clips and tracks
+
+
+def test_tracks_say_whether_they_are_exact_annotated_or_a_pseudo_truth_and_by_which_tracker() -> None:
+    truths = {name: replace(tracks_of(), tracker=name).truth for name in ("lucas_kanade", "exact", "annotated")}
+    assert truths == {
+        "lucas_kanade": Truth("pseudo_truth", "lucas_kanade"),
+        "exact": Truth("exact"),
+        "annotated": Truth("annotated"),
+    }
+    assert [truth.known for truth in truths.values()] == [False, True, True]
+    assert list(map(str, truths.values())) == ["pseudo-truth by lucas_kanade", "exact", "annotated"]
+    assert group_by_truth(truths) == {"truth": ["exact", "annotated"], "pseudo_truth/lucas_kanade": ["lucas_kanade"]}
+    for kind, tracker in (("exact", "lucas_kanade"), ("pseudo_truth", None), ("pseudo_truth", "")):
+        with pytest.raises(ValueError, match="wanted: a tracker's name for pseudo_truth"):
+            Truth(kind, tracker)
+    with pytest.raises(DatasetError, match="tracker is empty"):
+        replace(tracks_of(), tracker="")
 
 
 def test_a_clip_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -730,6 +750,19 @@ def test_annotation_beside_a_video_is_read_in_either_unit(tmp_path: Path) -> Non
         found.append(tracked.tracks.points_xy_px)
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
     np.testing.assert_allclose(found[0][3, 2], annotation["points"][2, 3] * (47, 31), atol=1e-4)
+
+
+def test_points_beside_a_video_are_annotated_unless_the_file_names_their_tracker(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
+    for given, truth in (({}, Truth("annotated")), ({"tracker": "cotracker3"}, Truth("pseudo_truth", "cotracker3"))):
+        np.savez(tmp_path / "v.npz", points=np.full((2, 7, 2), 0.5), **given)
+        (tracked,) = read_folder(FolderParams(path=tmp_path))
+        assert isinstance(tracked, TrackedVideo)
+        assert tracked.tracks.truth == truth
+        write_clip(tmp_path / "clips", tracked.clip, tracked.tracks)
+        again = read_given_tracks(tmp_path / "clips", "v")
+        assert again is not None
+        assert again.truth == truth
 
 
 def test_units_that_are_stated_are_not_guessed(tmp_path: Path) -> None:

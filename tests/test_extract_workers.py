@@ -169,3 +169,20 @@ def test_chunks_of_other_params_are_not_tracked_together(inputs: Path, tmp_path:
     shutil.copytree(tmp_path / "other" / CLIPS[0] / "chunk_001", store / CLIPS[0] / "chunk_001")
     with pytest.raises(StoreError, match="chunk_001 was made of another clip, with other weights or params"):
         stored_chunks(open_store(store), CLIPS[0])
+
+
+@pytest.mark.parametrize("codec", ["blosc-zstd", "none"])
+def test_two_runs_over_one_store_take_turns_and_leave_no_mixed_group(inputs: Path, tmp_path: Path, codec: str) -> None:
+    store, runs = tmp_path / "store", []
+    for number, own in enumerate(("blosc-zstd", codec)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "params.yaml").write_text(yaml.safe_dump(params(inputs, store={"codec": own})))
+        words = [f"clips={inputs / 'clips'}", "item.backbone=tiny", "item.view=analysis", "--", f"descriptors={store}"]
+        command = [sys.executable, "-m", "stages.extract", *words]
+        runs.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [run.communicate(timeout=500)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert [check for check in open_store(store).verify() if check.problem or check.unproven] == []
+    assert {open_store(store).params(clip).codec for clip in CLIPS} <= {"blosc-zstd", codec}
+    assert not list(store.glob(".*"))

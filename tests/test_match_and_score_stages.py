@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from difftrack.correspondence import MatchSection
-from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
+from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid
 from difftrack.params import ParamsError
 from difftrack.store import DescriptorSpec, create_group, read_results
@@ -124,6 +125,7 @@ def test_scores_find_the_layer_that_knows_the_motion(tmp_path: Path) -> None:
     assert (scores["convention"], scores["match_convention"]) == ("corrected", ["corrected"])
     assert {name: group["clips"] for name, group in scores["groups"].items()} == {
         "all": ["right", "still"],
+        "truth": ["right", "still"],
         "generated": ["right"],
         "rendered/easy": ["still"],
     }
@@ -144,8 +146,27 @@ def test_scores_find_the_layer_that_knows_the_motion(tmp_path: Path) -> None:
     with outs["table"].open() as file:
         rows = list(csv.DictReader(file))
     per_cell = 1 + len(HEADS)
-    assert len(rows) == 3 * len(STEPS) * len(LAYERS) * per_cell
+    assert len(rows) == 4 * len(STEPS) * len(LAYERS) * per_cell
     assert sum(row["head"] == "" for row in rows) * per_cell == len(rows)
+
+
+def test_the_ranking_and_the_summary_are_over_clips_of_exact_or_annotated_truth(tmp_path: Path) -> None:
+    deps = write_artifacts(tmp_path)
+    matches = run_match(deps, tmp_path, device="cpu", per_head=False)
+    guessed = read_tracks(deps["tracks"], "right")
+    wrong = replace(guessed, points_xy_px=guessed.points_xy_px[::-1].copy(), tracker="lucas_kanade")
+    write_tracks(deps["tracks"], "right", wrong)
+    outs = run_score(deps, matches, tmp_path, threshold_px=4.0)
+    scores, summary = (json.loads(outs[name].read_text()) for name in ("scores", "summary"))
+    assert (scores["headline"], summary["group"], summary["num_clips"]) == ("truth", "truth", 1)
+    assert scores["groups"]["truth"]["clips"] == ["still"]
+    assert scores["groups"]["pseudo_truth/lucas_kanade"]["clips"] == ["right"]
+    assert scores["truth"]["right"] == {"kind": "pseudo_truth", "tracker": "lucas_kanade"}
+    assert summary["matching_accuracy"]["value"] == 1.0
+    assert np.max(scores["groups"]["all"]["scores"]["matching_accuracy"]["values"]) < 1.0
+    write_tracks(deps["tracks"], "still", replace(read_tracks(deps["tracks"], "still"), tracker="lucas_kanade"))
+    only_guessed = json.loads(run_score(deps, matches, tmp_path)["summary"].read_text())
+    assert (only_guessed["group"], only_guessed["num_clips"]) == ("pseudo_truth/lucas_kanade", 2)
 
 
 def test_released_scores_count_the_given_frame_and_say_so(tmp_path: Path) -> None:
@@ -212,7 +233,9 @@ def test_where_nothing_can_be_scored_the_ranking_is_empty_and_files_are_written(
         write_tracks(deps["tracks"], name, tracks.select(np.array([False, False, True])))
     outs = run_score(deps, run_match(deps, tmp_path, device="cpu"), tmp_path)
     assert json.loads(outs["best_layers"].read_text())["layers"] == []
-    assert set(json.loads(outs["summary"].read_text()).values()) == {None}
+    summary = json.loads(outs["summary"].read_text())
+    assert (summary.pop("group"), summary.pop("num_clips")) == ("truth", 2)
+    assert set(summary.values()) == {None}
 
 
 def test_a_threshold_stands_in_one_place() -> None:

@@ -1,5 +1,6 @@
 """Scores and TAP-Vid metrics, worked by hand and by law."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from difftrack.datasets import Tracks
 from difftrack.metrics import (
+    ClipScores,
     ScoringParams,
     attention_score,
     combine_clips,
@@ -19,6 +22,7 @@ from difftrack.metrics import (
     rank_cells,
     rank_layers,
     score_clip,
+    scores_by_truth,
     survival_rate,
     tapvid_metrics,
 )
@@ -258,3 +262,71 @@ def test_impossible_params_are_named() -> None:
     with pytest.raises(ParamsError, match=r"unknown key score\.scoring\.pck"):
         ScoringParams.preset("corrected", {"pck": 8})
     assert ScoringParams.preset("released", {"decimals": None}).decimals == 4
+
+
+# which clips count
+
+
+@dataclass(frozen=True)
+class Found:
+    """Tracks as a tracker gives them."""
+
+    points_xy_px: np.ndarray
+    visible: np.ndarray
+
+
+def compared(given_by: str, **off_px: float) -> ClipScores:
+    """Two points over three frames; every tracker is off by the same distance everywhere.
+
+    Of the five thresholds, 0.5 px passes all, 3 px three, 9 px one and 20 px none.
+    """
+    points = np.tile(np.array([[40.0, 70.0], [110.0, 30.0]], np.float32), (3, 1, 1))
+    visible = np.ones((3, 2), dtype=bool)
+    queries = np.insert(points[0], 0, 0, axis=1)
+    truth = Tracks(points, visible, queries, height=256, width=256, tracker=given_by)
+    found = {name: Found(points + np.float32([0, distance]), visible) for name, distance in off_px.items()}
+    return ClipScores.compare(found, truth)
+
+
+def test_a_tracker_is_not_scored_where_it_gave_the_truth_and_the_reason_is_stated() -> None:
+    own = compared("lucas_kanade", tracker=3.0, lucas_kanade=0.0, no_motion=9.0)
+    assert {name: of["average_pts_within_thresh"] for name, of in own.scores.items()} == pytest.approx(
+        {"tracker": 0.6, "no_motion": 0.2}
+    )
+    assert own.not_scored == {
+        "lucas_kanade": "the pseudo-truth of this clip is by lucas_kanade; a tracker is not compared with itself"
+    }
+    for given_by in ("exact", "annotated", "cotracker3"):
+        assert set(compared(given_by, tracker=3.0, lucas_kanade=0.5).scores) == {"tracker", "lucas_kanade"}
+    assert set(compared("cotracker3", tracker=3.0, cotracker3=0.0).scores) == {"tracker"}
+    assert set(compared("difftrack", tracker=0.0, lucas_kanade=3.0).scores) == {"lucas_kanade"}
+
+
+def test_means_are_over_exact_and_annotated_clips_and_pseudo_truth_is_listed_apart() -> None:
+    clips = {
+        "guessed": compared("lucas_kanade", tracker=20.0, lucas_kanade=0.0),
+        "rendered": compared("exact", tracker=0.5, lucas_kanade=3.0),
+        "marked": compared("annotated", tracker=3.0, lucas_kanade=9.0),
+        "other": compared("cotracker3", tracker=3.0, lucas_kanade=0.5),
+    }
+    found = scores_by_truth(clips)
+
+    def delta_avg(means: dict[str, Any]) -> dict[str, float | None]:
+        return {name: None if own is None else own["average_pts_within_thresh"] for name, own in means.items()}
+
+    assert delta_avg(found["mean"]) == pytest.approx({"tracker": 0.8, "lucas_kanade": 0.4})
+    assert found["mean"]["lucas_kanade"]["num_clips"] == 2
+    pseudo = found["pseudo_truth"]
+    assert delta_avg(pseudo["lucas_kanade"]["mean"]) == {"tracker": 0.0, "lucas_kanade": None}
+    assert delta_avg(pseudo["cotracker3"]["mean"]) == pytest.approx({"tracker": 0.6, "lucas_kanade": 1.0})
+    assert pseudo["lucas_kanade"]["clips"] == ["guessed"]
+    assert found["clips"]["guessed"]["lucas_kanade"] is None
+    assert list(found["not_scored"]) == ["guessed"]
+    assert found["truth"]["guessed"] == {"kind": "pseudo_truth", "tracker": "lucas_kanade"}
+    assert found["truth"]["rendered"] == {"kind": "exact", "tracker": None}
+
+
+def test_without_exact_or_annotated_truth_there_is_no_mean() -> None:
+    found = scores_by_truth({"mine": compared("lucas_kanade", tracker=3.0, lucas_kanade=0.0)})
+    assert found["mean"] == {}
+    assert found["pseudo_truth"]["lucas_kanade"]["mean"]["tracker"]["num_clips"] == 1

@@ -26,6 +26,7 @@ from difftrack.planning import (
     plan_params,
     recorded_ratio,
     study_table,
+    uncertain_clips,
 )
 from difftrack.planning._params import store_of
 from difftrack.store import StoreError, StoreParams, open_store, remove_group, stored_bytes
@@ -389,3 +390,25 @@ def test_what_other_parts_have_written_is_not_taken_for_a_part_s_own(tmp_path: P
     plan = plan_extraction(source, section, outlines, name="part", store=str(store))
     assert plan.there_bytes == 0
     assert plan.remaining_bytes == plan.expected_bytes > 0
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "empty"])
+def test_gc_keeps_descriptors_of_a_clip_that_cannot_be_read_for_now_and_says_so(damage: str, tmp_path: Path) -> None:
+    given = write_inputs(tmp_path)
+    shutil.rmtree(tmp_path / "clips/short")
+    run_extract(given)
+    about = tmp_path / "clips/second/clip.json"
+    match damage:
+        case "lost":
+            about.unlink()
+        case "cut":
+            about.write_text(about.read_text()[:20])
+        case "empty":
+            shutil.rmtree(about.parent)
+            about.parent.mkdir()
+    assert list(find_leftovers([given])) == []
+    assert list(uncertain_clips([given])) == ["second"]
+    done = CliRunner().invoke(app, ["gc", "--params", str(written(given, tmp_path)), "--delete"])
+    assert done.exit_code == 0
+    assert "kept  descriptors of second, which cannot be read for now" in done.stdout
+    assert open_store(f"{given['paths']['descriptors']}/tiny/analysis").groups() == ["first", "second"]

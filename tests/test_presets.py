@@ -155,6 +155,26 @@ def test_our_number_stands_beside_the_papers(tmp_path: Path) -> None:
     assert "nothing here measures it" in str(unmeasured)
 
 
+def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "b"
+    folder.mkdir(parents=True)
+    guessed = {"mean": {}, "pseudo_truth": {"cotracker3": {"mean": {"tracker": {"d": 0.5}}}}}
+    (folder / "metrics.json").write_text(json.dumps(guessed))
+    best = {"layer": 17, "step": 3, "value": 0.5}
+    (folder / "summary.json").write_text(json.dumps({"group": "pseudo_truth/cotracker3", "matching_accuracy": best}))
+    numbers = (
+        published(),
+        published(value=50.0, file="predictions/b/summary.json", at="matching_accuracy value"),
+    )
+    preset = Preset(about="", script="", run=(), params={}, published=numbers)
+    tracked, matched = compare_with_published(preset, {"paths": {"predictions": "out"}}, tmp_path)
+    assert tracked.ours is None
+    assert "has no mean tracker d: the truth of every clip is pseudo-truth by cotracker3" in str(tracked)
+    assert str(matched) == (
+        "average: ours 50 (the truth of every clip is pseudo-truth by cotracker3), published 50 (table 1)"
+    )
+
+
 # A folder of its own
 
 

@@ -1,10 +1,11 @@
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,27 +13,36 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tiny_results import backbone_results, clip, footage, score_map, score_maps, scores_json, tracks, write_store
 
-from difftrack.datasets import Tracks, write_clip, write_tracks
+from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
+from difftrack.guidance import Guidance
+from difftrack.guidance._measures import write_measures
 from difftrack.media import read_video
 from difftrack.reports import (
     BackboneResults,
+    Footage,
     OverlayParams,
     ReportParams,
+    Samples,
     ScoreMaps,
     TrackedClip,
     draw_query,
     draw_tracks,
+    example_clips,
     maps_from_scores,
-    methods_from_metrics,
     query_point,
+    read_samples,
     read_tracked_clip,
+    results_from_metrics,
     write_report,
 )
+from difftrack.reports._analysis import analysis_sections
 from difftrack.reports._curves import draw_accuracy_by_step
-from difftrack.reports._drawings import digest
+from difftrack.reports._drawings import Drawings, digest
 from difftrack.reports._examples import moving_points
+from difftrack.reports._guidance import guidance_headlines, guidance_section
 from difftrack.reports._heatmaps import draw_score_maps
-from difftrack.reports._strips import pca_colors, spread_indices
+from difftrack.reports._page import Gallery, Headline, Section, Table
+from difftrack.reports._strips import pca_colors, spread_indices, without_position
 from difftrack.reports._style import inline_svg, point_colors, save_png, save_svg, spread_labels
 from difftrack.reports._tracking import median_error_by_frame
 from difftrack.store import StoreError, open_store
@@ -188,7 +198,7 @@ def test_digests_differ_where_values_do_and_nowhere_else() -> None:
 def test_video_shows_truth_and_prediction_beside_each_other_at_twice_the_size(report: Path) -> None:
     video = read_video(report / "videos" / "tiny-square.mp4")
     num_frames, height, width = clip().frames.shape[:3]
-    assert video.frames.shape == (num_frames, 2 * height, 2 * (2 * width) + 8, 3)
+    assert video.frames.shape == (num_frames, 2 * height + 22, 2 * (2 * width) + 8, 3)
 
 
 def test_headlines_say_what_the_scores_say(report: Path) -> None:
@@ -196,6 +206,108 @@ def test_headlines_say_what_the_scores_say(report: Path) -> None:
     assert "87 %" in text
     assert "+31 points" in text
     assert "60.0" in text
+
+
+def test_a_video_of_ones_own_is_never_said_to_be_tracked_right(store: Path, tmp_path: Path) -> None:
+    """Nothing but the pseudo-truth of Lucas-Kanade is there: the page says agreement, and leaves Lucas-Kanade out."""
+    params = ReportParams(layers=(4,), steps=(49,))
+    guessed = replace(tracks(), tracker="lucas_kanade")
+    shown = replace(footage(), truth={"square": guessed})
+    exact = backbone_results(store, params)
+    mine = replace(
+        exact,
+        scores=replace(exact.scores, pseudo_truth="lucas_kanade"),
+        examples=example_clips(open_store(str(store)), shown, params),
+        tracked=[replace(clip, truth=guessed) for clip in exact.tracked],
+        results=[replace(exact.results[0], pseudo_truth="lucas_kanade")],
+    )
+    write_report(tmp_path, shown, [mine], params=params)
+    text = Elements((tmp_path / "index.html").read_text()).text
+    headlines = json.loads((tmp_path / "headlines.json").read_text())
+    said = " ".join([text, *(" ".join(headline.values()) for headline in headlines)])
+    assert not re.search(r"accurac|found again|exact|annotated|\bthe truth\b", said, re.IGNORECASE)
+    assert headlines[0]["label"] == "agreement with Lucas-Kanade of layer 4"
+    assert headlines[3]["label"] == "agreement of zero-shot tracks with Lucas-Kanade"
+    assert "pseudo-truth by Lucas-Kanade" in text
+    assert "cross: the pseudo-truth by Lucas-Kanade" in text
+    figures = {name: (tmp_path / "figures" / f"tiny-{name}.svg").read_text() for name in ("error-by-frame", "scores")}
+    assert "median distance to Lucas-Kanade" in figures["error-by-frame"]
+    assert "Agreement with Lucas-Kanade" in figures["scores"]
+
+
+def write_samples(folder: Path, num_prompts: int) -> None:
+    """What the guide stage leaves: the guided sample of each prompt moves, the plain one stands still."""
+    for number in range(num_prompts):
+        for way, step in (("plain", 0), ("guided", 2 + number)):
+            frames = np.random.default_rng(number).integers(0, 255, (3, 34, 46, 3), dtype=np.uint8)
+            moving = np.stack([np.roll(frames[0], step * frame, axis=1) for frame in range(3)])
+            write_clip(folder / f"{number:03d}", Clip(way, moving, 5.0, f"prompt <{number}>", "generated", seed=7))
+    names = {f"{number:03d}": f"prompt <{number}>" for number in range(num_prompts)}
+    write_measures(folder, names, {"plain": None, "guided": Guidance(layers=(4, 1), scale=0.5)})
+
+
+def guidance_page(samples: Samples | None, folder: Path, max_videos: int = 12) -> tuple[Section, list[Headline]]:
+    folder.mkdir(exist_ok=True)
+    with Drawings(folder) as drawings:
+        section = guidance_section(samples, drawings=drawings, params=OverlayParams(), max_videos=max_videos)
+    return section, guidance_headlines(samples)
+
+
+def test_guidance_is_shown_side_by_side_with_what_it_measures(tmp_path: Path) -> None:
+    write_samples(tmp_path / "samples", 2)
+    samples = read_samples(tmp_path / "samples")
+    assert samples is not None
+    section, (headline,) = guidance_page(samples, tmp_path / "report")
+    gallery, table = section.blocks
+    assert isinstance(gallery, Gallery)
+    assert [(clip.name, clip.panels) for clip in gallery.clips] == [
+        ("000", ["plain", "guided"]),
+        ("001", ["plain", "guided"]),
+    ]
+    video = read_video(tmp_path / "report" / gallery.clips[1].video).frames
+    assert video.shape == (3, 2 * 34 + 22, 2 * 2 * 46 + 8, 3)
+    assert isinstance(table, Table)
+    assert list(table.head) == ["measure", "plain", "guided", "guided less plain"]
+    motion = samples.differences["guided"]["motion_px"]
+    cells = dict(zip(table.head, next(row for row in table.rows if row[0] == "motion, px per frame"), strict=True))
+    assert cells["guided less plain"] == f"+{motion.mean:.2f} [+{motion.low:.2f}, +{motion.high:.2f}]"
+    error = samples.differences["guided"]["cycle_error_px"]
+    assert headline.value == f"{error.mean:+.2f} px"
+    assert "2 prompts" in headline.meaning
+    assert "guided by layers 1 and 4 at scale 0.5" in section.lead
+
+
+def test_one_guided_prompt_is_said_to_prove_little(tmp_path: Path) -> None:
+    write_samples(tmp_path / "samples", 1)
+    section, (headline,) = guidance_page(read_samples(tmp_path / "samples"), tmp_path / "report", max_videos=0)
+    assert "over 1 prompt;" in headline.meaning
+    assert "One prompt gives no interval" in headline.meaning
+    assert [type(block).__name__ for block in section.blocks] == ["Table", "Table"]
+    assert not [cell for row in section.blocks[0].rows for cell in row if "[" in cell]  # type: ignore[union-attr]
+
+
+def test_samples_that_are_drawn_already_are_kept_and_others_drawn_again(tmp_path: Path) -> None:
+    video = tmp_path / "report" / "videos" / "guidance-000.mp4"
+
+    def drawn() -> int:
+        guidance_page(read_samples(tmp_path / "samples"), tmp_path / "report")
+        return video.stat().st_mtime_ns
+
+    write_samples(tmp_path / "samples", 1)
+    first = drawn()
+    assert drawn() == first
+    frames = np.zeros((3, 34, 46, 3), dtype=np.uint8)
+    write_clip(tmp_path / "samples" / "000", Clip("plain", frames, 5.0, "prompt <0>", "generated", seed=7))
+    assert drawn() != first
+
+
+def test_without_samples_the_report_says_so(report: Path, tmp_path: Path) -> None:
+    assert read_samples(tmp_path) is None
+    assert "the guide stage makes them" in Elements((report / "index.html").read_text()).text
+    assert len(json.loads((report / "headlines.json").read_text())) == 4
+    (tmp_path / "measures.json").write_text('{"ways": {}}')
+    with pytest.raises(ValueError, match=r"measures\.json cannot be used .*run the guide stage again"):
+        read_samples(tmp_path)
 
 
 def test_each_backbone_gets_its_own_sections(store: Path, tmp_path: Path) -> None:
@@ -262,6 +374,17 @@ def test_layers_are_ranked_by_their_best_step() -> None:
     maps = score_maps()
     assert maps.layers_by_accuracy() == [4, 1]
     assert maps.best_cell() == (4, 49)
+
+
+def test_sentences_about_layers_agree_with_their_number(tmp_path: Path) -> None:
+    accuracy = score_map(0.02, 0.87)
+    with Drawings(tmp_path) as drawings:
+        (one, *_), (two, *_) = (
+            analysis_sections(replace(score_maps(), matching_accuracy=values), drawings=drawings)
+            for values in (accuracy, accuracy * 0 + 0.5)
+        )
+    assert one.lead.startswith("Of 2 layers, one comes within a tenth of the best matching accuracy: layer 4. ")
+    assert two.lead.startswith("Of 2 layers, 2 come within a tenth of the best matching accuracy: 1 and 4. ")
 
 
 def test_labels_are_pushed_apart_and_not_further_than_needed() -> None:
@@ -350,13 +473,59 @@ def test_error_is_measured_at_256_and_counted_from_the_query() -> None:
     np.testing.assert_allclose(errors, [(4 + 6) / 2, 2, np.hypot(12, 8)])
 
 
+def test_what_only_position_gives_a_descriptor_is_taken_away_and_the_rest_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    frame, row, col = (rng.normal(size=(count, 11)) for count in (2, 3, 5))
+    position = frame[:, None, None] + row[None, :, None] + col[None, None]
+    np.testing.assert_allclose(without_position(position), 0, atol=1e-5)
+    content = rng.normal(size=(2, 3, 5, 11))
+    shown = without_position(content)
+    np.testing.assert_allclose(without_position(content + position), shown, atol=1e-5)
+    np.testing.assert_allclose(without_position(shown), shown, atol=1e-5)
+    spot = np.zeros((2, 3, 5, 1))
+    spot[1, 2, 3] = 30.0
+    assert without_position(spot)[1, 2, 3, 0] == pytest.approx(30 - 30 / 15 - 30 / 10 - 30 / 6 + 2 * 30 / 30)
+
+
+def test_points_that_leave_the_inner_picture_are_chosen_only_where_no_other_is() -> None:
+    """Of 40 x 100 px, 4 px along every edge are outer; only what is seen counts."""
+    starts = np.asarray([(50, 20), (90, 20), (30, 10), (60, 30)], np.float32)
+    motion = np.asarray([(0, 5), (6, 0), (0, -6), (0, -5)], np.float32)
+    points = starts + np.arange(3, dtype=np.float32)[:, None, None] * motion
+    queries = np.concatenate([np.zeros((4, 1), np.float32), starts], axis=1)
+    visible = np.ones((3, 4), bool)
+    visible[2, 2] = False
+    leaving = Tracks(points, visible, queries, 40, 100, "exact")
+    assert moving_points(leaving, num=2).query_points[:, 1:].tolist() == [[50, 20], [60, 30]]
+    outer = leaving.select(np.asarray([False, True, False, False]))
+    assert moving_points(outer, num=2).query_points[:, 1:].tolist() == [[90, 20]]
+
+
+def test_examples_are_of_exact_clips_before_annotated_ones_and_those_before_guesses(tmp_path: Path) -> None:
+    kinds = {
+        "a": ("generated", "lucas_kanade"),
+        "b": ("folder", "cotracker3"),
+        "c": ("folder", "annotated"),
+        "d": ("rendered/easy", "exact"),
+    }
+    for name in kinds:
+        write_store(tmp_path, name)
+    shown = Footage(
+        truth={name: replace(tracks(), tracker=tracker) for name, (_, tracker) in kinds.items()},
+        read=clip,
+        kind=lambda name: kinds[name][0],
+    )
+    chosen = example_clips(open_store(str(tmp_path)), shown, ReportParams())
+    assert [example.clip.name for example in chosen] == ["d", "c", "a"]
+
+
 def test_points_that_move_far_and_lie_apart_are_chosen() -> None:
-    starts = np.asarray([(5, 5), (6, 5), (40, 30), (20, 20)], np.float32)
+    starts = np.asarray([(9, 9), (10, 9), (44, 34), (24, 24)], np.float32)
     motion = np.asarray([(0, 0), (9, 0), (8, 0), (0, 1)], np.float32)
     points = starts + np.arange(3, dtype=np.float32)[:, None, None] * motion
     queries = np.concatenate([np.zeros((4, 1), np.float32), starts], axis=1)
     chosen = moving_points(Tracks(points, np.ones((3, 4), bool), queries, 53, 71, "exact"), num=2)
-    assert chosen.query_points[:, 1:].tolist() == [[6, 5], [40, 30]]
+    assert chosen.query_points[:, 1:].tolist() == [[10, 9], [44, 34]]
 
 
 # --- what other stages wrote
@@ -368,32 +537,71 @@ def test_scores_become_maps_with_empty_cells_left_empty() -> None:
     assert np.isnan(maps.confidence.sel(step=0, layer=1))
     assert maps.head_accuracy is None
     assert [(group.name, group.layer, group.step) for group in maps.groups] == [
-        ("all", 4, 49),
+        ("exact or annotated truth", 4, 49),
         ("rendered/easy", 4, 49),
     ]
+    assert (maps.pseudo_truth, maps.measure) == (None, "matching accuracy")
 
 
 def test_scores_without_query_and_key_say_what_is_missing() -> None:
     scores = scores_json()
-    del scores["groups"]["all"]["scores"]["matching_accuracy"]
+    del scores["groups"]["truth"]["scores"]["matching_accuracy"]
     with pytest.raises(ValueError, match=r"scores.json of tiny lacks 'matching_accuracy'"):
         maps_from_scores(scores, backbone="tiny")
 
 
-def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_was_scored() -> None:
+def metrics_json(**means: dict[str, Any]) -> dict[str, Any]:
+    """What the track stage writes about one clip, `square`."""
+    return {"mean": {}, "pseudo_truth": {}, "truth": {"square": {"kind": "exact", "tracker": None}}, **means}
+
+
+def scores_of(value: float) -> dict[str, float | None]:
     names = ["average_pts_within_thresh", "average_jaccard", *(f"pts_within_{px}" for px in (1, 2, 4, 8, 16))]
-    scores = dict.fromkeys(names, 0.25) | {"occlusion_accuracy": None}
-    metrics = {"mean": {"tracker": scores, "no_motion": scores}, "clips": {"square": {"tracker": scores}}}
-    best, still = methods_from_metrics(metrics, backbone="tiny")
+    return dict.fromkeys(names, value) | {"occlusion_accuracy": None}
+
+
+def test_metrics_become_rows_with_the_backbone_first_and_nothing_where_nothing_was_scored() -> None:
+    scores = scores_of(0.25)
+    metrics = metrics_json(mean={"tracker": scores, "no_motion": scores}, clips={"square": {"tracker": scores}})
+    (results,) = results_from_metrics(metrics, backbone="tiny")
+    best, still = results.methods
+    assert results.pseudo_truth is None
     assert (best.name, still.name) == ("tiny", "no motion")
     assert best.mean.deltas == (0.25,) * 5
     assert np.isnan(best.clips["square"].occlusion_accuracy)
     assert still.clips == {}
 
 
+def test_results_against_a_pseudo_truth_are_apart_and_without_its_tracker() -> None:
+    guess = {"kind": "pseudo_truth", "tracker": "lucas_kanade"}
+    clips: dict[str, dict[str, Any]] = {
+        "square": {"tracker": scores_of(0.5), "lucas_kanade": scores_of(0.75)},
+        "guessed": {"tracker": scores_of(0.125), "lucas_kanade": None},
+    }
+    metrics = metrics_json(
+        mean=clips["square"],
+        pseudo_truth={"lucas_kanade": {"clips": ["guessed"], "mean": clips["guessed"]}},
+        truth={"guessed": guess, "square": {"kind": "exact", "tracker": None}},
+        clips=clips,
+    )
+    known, guessed = results_from_metrics(metrics, backbone="tiny")
+    assert [(method.name, list(method.clips)) for method in known.methods] == [
+        ("tiny", ["square"]),
+        ("Lucas-Kanade", ["square"]),
+    ]
+    assert guessed.pseudo_truth == "lucas_kanade"
+    assert [(method.name, list(method.clips)) for method in guessed.methods] == [("tiny", ["guessed"])]
+    alone = results_from_metrics({**metrics, "mean": {}}, backbone="tiny")
+    assert [part.pseudo_truth for part in alone] == ["lucas_kanade"]
+    clips["square"]["tracker"] = None
+    assert [part.pseudo_truth for part in results_from_metrics(metrics, backbone="tiny")] == ["lucas_kanade"]
+
+
 def test_metrics_that_lack_something_are_named() -> None:
     with pytest.raises(ValueError, match=r"metrics.json of tiny cannot be used .*pts_within_1"):
-        methods_from_metrics({"mean": {"tracker": {}}, "clips": {}}, backbone="tiny")
+        results_from_metrics(metrics_json(mean={"tracker": {}}, clips={"square": {}}), backbone="tiny")
+    with pytest.raises(ValueError, match=r"metrics.json of tiny cannot be used .*run the track stage again"):
+        results_from_metrics({"mean": {"tracker": scores_of(0.5)}, "clips": {}}, backbone="tiny")
 
 
 def test_truth_is_cut_to_what_was_tracked(tmp_path: Path) -> None:

@@ -469,7 +469,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_what_may_still_be_writt
     writer = create_group(tmp_path, "clip", spec)
     for unit in spec.units:
         writer.write(*unit, values[unit])
-    clean = content_of(tmp_path)
+    clean = content_of(tmp_path / "clip")
     shard = shards_of(tmp_path / "clip")[0]
     old, new = shard.parent / "0.old.partial", shard.parent / "0.new.partial"
     for partial in (old, new):
@@ -478,7 +478,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_what_may_still_be_writt
     writer = create_group(tmp_path, "clip", spec)
     assert (old.exists(), new.exists()) == (False, True)
     writer.finish()
-    assert content_of(tmp_path).keys() == clean.keys()
+    assert content_of(tmp_path / "clip").keys() == clean.keys()
 
 
 # Damage
@@ -804,3 +804,23 @@ def test_a_store_opens_without_torch_and_diffusers(tmp_path: Path) -> None:
         "assert store.dataset('clip')['key'].sel(step=3, layer=4).values.any()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [0x7FC0, 0x7F80, 0xFF80])
+def test_a_descriptor_that_is_not_finite_is_refused_by_its_step_and_layer(
+    dtype: Any, bits: int, tmp_path: Path
+) -> None:
+    """The writer refuses such values; a store of another hand may hold them."""
+    spec = tiny_spec(layers=(0, 4))
+    write_all(tmp_path, "clip", spec, params=StoreParams(dtype=dtype))
+    kind = spec.kinds[0]
+    array = zarr.open_group(tmp_path / "clip", mode="r+")[kind]
+    wrong = (
+        np.asarray(bits, np.uint16) if dtype == "bfloat16" else np.asarray(bits | 0x7C00, np.uint16).view(np.float16)
+    )
+    array[0, 0, 0, 0, 0, 0, 0] = wrong.astype(array.dtype)
+    store = open_store(tmp_path)
+    with pytest.raises(StoreError, match=rf"clip: {kind} of step 3, layer 0 holds values that are not finite"):
+        store.sel(clip="clip", step=3, layer=0, kind=kind)
+    store.sel(clip="clip", step=3, layer=4, kind=kind)

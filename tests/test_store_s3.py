@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
+from difftrack import locks
 from difftrack.geometry import TokenGrid
 from difftrack.store import (
     DescriptorSpec,
@@ -174,6 +175,27 @@ def test_writers_that_share_a_group_in_a_bucket(url: str) -> None:
     assert [part.wait(120) for part in parts] == [0, 0]
     open_writer(url, "clip").finish()
     assert all(check.problem is None for check in open_store(url).verify())
+
+
+def test_a_group_in_a_bucket_has_one_writer_whose_lock_is_put_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_store_s3 import *\n"
+        "writer = create_group(sys.argv[2], 'clip', SPEC); print('held', flush=True); sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match=rf"{url}/clip is being written by process {first.pid} on "):
+            create_group(url, "clip", SPEC)
+        first.kill()
+    with pytest.raises(StoreError, match="is being written by"):
+        create_group(url, "clip", SPEC)  # a process elsewhere may be slow; it has a minute
+    monkeypatch.setattr(locks, "LEASE_S", 0.1)
+    said: list[str] = []
+    create_group(url, "clip", SPEC, wait_s=30.0, say=said.append).close()
+    assert f"recovered the lock of process {first.pid} on " in said[-1]
+    assert not [key for key in files(url) if key.startswith(".locks")]
 
 
 def test_results_lie_in_a_bucket_too(url: str) -> None:

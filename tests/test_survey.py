@@ -79,7 +79,7 @@ def test_a_survey_covers_the_whole_map_by_default_and_score_reads_it(inputs: Pat
     outs = {name: tmp_path / name for name in ("scores", "table", "best_layers", "summary")}
     deps = {"clips": inputs / "clips", "tracks": inputs / "tracks", "matches": tmp_path / "survey"}
     score.main({}, deps, outs)
-    assert len(outs["table"].read_text().splitlines()) == 1 + 2 * 10 * 4
+    assert len(outs["table"].read_text().splitlines()) == 1 + 3 * 10 * 4
 
 
 def test_what_is_there_is_kept_and_what_changed_is_redone(
@@ -105,7 +105,7 @@ def test_parts_cover_all_clips_and_a_clip_without_tracks_is_named(inputs: Path, 
         given["item"]["part"] = part
         survey.main(given, deps, {"matches": tmp_path / "parts"})
     assert digest(tmp_path / "parts") == digest(run_survey(inputs, tmp_path / "whole", kinds=["feature"]))
-    with pytest.raises(SystemExit, match=r"1 of 1 clips failed\n  second: .*no such tracks"):
+    with pytest.raises(SystemExit, match=r"1 of 1 clip failed\n  second: .*no such tracks"):
         survey.main(given, deps | {"tracks": tmp_path}, {"matches": tmp_path / "none"})
 
 

@@ -1,5 +1,6 @@
 """Chunks cover clips; hand-made descriptors whose motion is known are tracked."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -535,6 +536,44 @@ def test_stage_tracks_every_stored_clip_and_scores_it_beside_baselines(tmp_path:
     np.testing.assert_array_equal(query_points, truth.query_points)
     assert set(predictions) == {"tracker", "no_motion", "lucas_kanade"}
     assert np.abs(predictions["tracker"].points_xy_px - truth.points_xy_px).max() < CLIP_SIZE[0] / ROWS
+
+
+def test_stage_does_not_score_a_baseline_on_clips_whose_truth_it_gave(tmp_path: Path) -> None:
+    for name in ("exact", "guessed"):
+        stored_clip(tmp_path, name, (0.25, 0.1))
+    guessed = read_tracks(tmp_path / "tracks", "guessed")
+    write_tracks(tmp_path / "tracks", "guessed", replace(guessed, tracker="lucas_kanade"))
+    metrics = run_stage(tmp_path)
+    assert {name: own["num_clips"] for name, own in metrics["mean"].items()} == dict.fromkeys(
+        ("tracker", "no_motion", "lucas_kanade"), 1
+    )
+    assert metrics["mean"]["tracker"].items() >= metrics["clips"]["exact"]["tracker"].items()
+    assert metrics["clips"]["guessed"]["lucas_kanade"] is None
+    assert metrics["pseudo_truth"]["lucas_kanade"]["mean"]["lucas_kanade"] is None
+    assert "not compared with itself" in metrics["not_scored"]["guessed"]["lucas_kanade"]
+    summary = json.loads((tmp_path / "predictions" / "summary.json").read_text())
+    assert set(summary) == {"tracker", "no_motion", "lucas_kanade", "pseudo_truth"}
+    assert set(summary["pseudo_truth"]["lucas_kanade"]) == {"tracker", "no_motion"}
+    with (tmp_path / "predictions" / "metrics.csv").open(newline="") as file:
+        rows = {(row["clip"], row["tracker"]): row for row in csv.DictReader(file)}
+    assert rows["guessed", "lucas_kanade"]["truth"] == "pseudo-truth by lucas_kanade"
+    assert rows["guessed", "lucas_kanade"]["average_jaccard"] == ""
+    assert rows["guessed", "lucas_kanade"]["not_scored"]
+    assert rows["exact", "lucas_kanade"]["average_jaccard"]
+    assert set(read_predictions(tmp_path / "predictions" / "guessed.npz")[1]) == {
+        "tracker",
+        "no_motion",
+        "lucas_kanade",
+    }
+
+
+def test_stage_gives_no_mean_where_every_truth_is_a_guess(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "mine", (0.25, 0.1))
+    mine = read_tracks(tmp_path / "tracks", "mine")
+    write_tracks(tmp_path / "tracks", "mine", replace(mine, tracker="lucas_kanade"))
+    metrics = run_stage(tmp_path)
+    assert metrics["mean"] == {}
+    assert metrics["pseudo_truth"]["lucas_kanade"]["clips"] == ["mine"]
 
 
 def test_stage_gives_the_same_bytes_again(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from difftrack.reports import (
     ScoreMaps,
     TapVidScores,
     TrackedClip,
+    TrackingResults,
 )
 from difftrack.reports import example_clips as choose_examples
 from difftrack.store import DescriptorSpec, create_group, open_store
@@ -113,7 +114,7 @@ def backbone_results(store: Path, params: ReportParams) -> BackboneResults:
         scores=score_maps(),
         examples=choose_examples(open_store(str(store)), footage(), params),
         tracked=[TrackedClip("square", truth, {"tiny": found, "no motion": still})],
-        methods=[Method(name, mean, {"square": mean}) for name, mean in scores.items()],
+        results=[TrackingResults([Method(name, mean, {"square": mean}) for name, mean in scores.items()])],
         provenance={"backbone": "tiny"},
     )
 
@@ -132,5 +133,7 @@ def scores_json() -> dict[str, Any]:
         "convention": "corrected",
         "match_convention": ["corrected"],
         "scoring": {"threshold_px": 8.0},
-        "groups": {"all": group, "rendered/easy": group},
+        "truth": {"square": {"kind": "exact", "tracker": None}},
+        "headline": "truth",
+        "groups": {"all": group, "truth": group, "rendered/easy": group},
     }

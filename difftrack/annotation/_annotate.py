@@ -12,9 +12,10 @@ from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
 from difftrack.annotation._lucas_kanade import LucasKanadeParams, lucas_kanade
 from difftrack.annotation._published import import_published, published_prompts
-from difftrack.datasets import Clip, TrackedVideo, Tracks
+from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
 from difftrack.rendering import RenderSpec, exact_tracks
+from difftrack.wording import counted
 
 __all__ = ["AnnotateParams", "annotate_clip"]
 
@@ -44,6 +45,8 @@ class AnnotateParams:
     """Folder for `import`: tracks/, visibility/ and prompt.txt, under the clips' names or numbered as they are."""
     published_size: tuple[int, int] = (480, 720)
     """(height, width) in pixels of the videos that those tracks were made on."""
+    published_tracker: str = "cotracker3"
+    """The tracker that made those tracks, whose pseudo-truth they are; `exact` or `annotated` where they are that."""
     lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
     cotracker3: CoTracker3Params = field(default_factory=CoTracker3Params)
 
@@ -51,6 +54,8 @@ class AnnotateParams:
         for name in ("object_grid", "scene_grid"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 1")
+        if not self.published_tracker:
+            raise ValueError("published_tracker is empty; wanted: a tracker's name, exact, or annotated")
         if self.tracker == "import" and self.published is None:
             raise ValueError("tracker is 'import' and published is null; wanted: the folder to import from")
         if self.object_mask == "file" and self.object_masks is None:
@@ -83,7 +88,9 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
         tracks = _track(tracker, clip, query_points, params)
     keep = np.asarray(tracks.visible.any(axis=0))
     if not keep.any():
-        raise AnnotationError(f"none of {tracks.num_points} points is visible in any frame ({tracks.tracker})")
+        raise AnnotationError(
+            f"none of {counted(tracks.num_points, 'point')} is visible in any frame ({tracks.tracker})"
+        )
     return tracks.select(keep)
 
 
@@ -110,7 +117,7 @@ def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point tx
         query_points=query_points,
         height=clip.height,
         width=clip.width,
-        tracker="exact",
+        tracker=EXACT,
     )
 
 
@@ -140,7 +147,8 @@ def _imported(clip: Clip, params: AnnotateParams, number: int) -> Tracks:
             f"line {number} of {folder / 'prompt.txt'} is not this clip's prompt; is the order another?"
         )
     height, width = params.published_size
-    tracks = import_published(folder, clip.name if own else f"{number:03d}", height=height, width=width)
+    name, tracker = clip.name if own else f"{number:03d}", params.published_tracker
+    tracks = import_published(folder, name, height=height, width=width, tracker=tracker)
     from_size, to_size = (height, width), (clip.height, clip.width)
     points = rescale_points(tracks.points_xy_px, from_size=from_size, to_size=to_size)
     queries = rescale_points(tracks.query_points[:, 1:], from_size=from_size, to_size=to_size)

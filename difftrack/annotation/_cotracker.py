@@ -1,7 +1,10 @@
 """CoTracker3, the paper's tracker, from torch.hub or from a local checkout; clips of any length in windows."""
 
+import os
 import pickle
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +23,9 @@ __all__ = ["CoTracker3Params", "cotracker3", "load_cotracker3"]
 
 _ENTRY = "cotracker3_offline"
 """The published object's name in its hubconf."""
+_PINNED = re.compile(r"[\w.-]+/[\w.-]+:[0-9a-f]{40}")
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable that makes `torch.load` refuse everything but tensors, whatever its caller asks for."""
 
 
 PointModel = Callable[..., tuple[Tensor, Tensor]]
@@ -32,11 +38,12 @@ class CoTracker3Params:
     """Which CoTracker3, and how much of a clip it sees at once.
 
     Raises:
-        ValueError: a number is out of range, or a checkpoint is given without a checkout.
+        ValueError: a number is out of range, or the repository is not pinned to a commit.
     """
 
     repository: str = "facebookresearch/co-tracker:82e02e8029753ad4ef13cf06be7f4fc5facdda4d"
-    """GitHub owner/name:commit, fetched and run by torch.hub; its weights are fetched by its own code."""
+    """GitHub owner/name:commit; torch.hub fetches this code and runs it, and the code fetches its weights, which are
+    read as tensors only. A branch or tag is refused: it may name other code tomorrow."""
     checkout: Path | None = None
     """A local copy of the repository, used in place of `repository`."""
     checkpoint: Path | None = None
@@ -49,6 +56,11 @@ class CoTracker3Params:
     """Frames that neighbouring windows share; a point unseen in all of them is taken for lost."""
 
     def __post_init__(self) -> None:
+        if not _PINNED.fullmatch(self.repository):
+            raise ValueError(
+                f"repository is {self.repository!r}; wanted: owner/name:commit with all 40 digits of the commit, as "
+                "its code is run; a branch of yours works as a local `checkout`"
+            )
         if not 1 <= self.overlap_frames < self.window_frames:
             raise ValueError(
                 f"overlap_frames is {self.overlap_frames}, window_frames {self.window_frames}; wanted: "
@@ -65,25 +77,40 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
     """
     try:
         source = str(params.checkout) if params.checkout is not None else params.repository
-        model = torch.hub.load(  # type: ignore[no-untyped-call]
-            source,
-            _ENTRY,
-            source="local" if params.checkout is not None else "github",
-            pretrained=params.checkpoint is None,
-            trust_repo=True,
-            skip_validation=True,  # torch.hub knows branches and tags; a commit is neither
-            verbose=False,
-        )
+        with _weights_only():
+            model = torch.hub.load(  # type: ignore[no-untyped-call]
+                source,
+                _ENTRY,
+                source="local" if params.checkout is not None else "github",
+                pretrained=params.checkpoint is None,
+                trust_repo=True,  # a commit that params name, or the user's own folder
+                skip_validation=True,  # torch.hub knows branches and tags; a commit is neither
+                verbose=False,
+            )
         if params.checkpoint is not None:
             model.model.load_state_dict(_weights(params.checkpoint))
         device = _device(params)
         return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
-    except (OSError, RuntimeError, ValueError, ImportError, AttributeError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
         raise TrackerUnavailableError(
             f"CoTracker3 cannot be loaded from {source} ({error}). Without network give annotate.cotracker3.checkout "
             "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth), or take "
             "annotate.tracker: lucas_kanade"
         ) from error
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Have every `torch.load` within read tensors only: hub code calls it with the default, which runs pickles."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_WEIGHTS_ONLY]
+        else:
+            os.environ[_WEIGHTS_ONLY] = before
 
 
 def cotracker3(

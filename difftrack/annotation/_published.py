@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32
 
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import query_grid
+from difftrack.arrays import read_array
 from difftrack.datasets import Tracks
 
 __all__ = ["export_published", "import_published", "published_prompts"]
@@ -21,7 +22,9 @@ _HALF_PX = np.float32(0.5)
 _SAME_PLACE_PX = 0.01
 
 
-def import_published(folder: Path, name: str, *, height: int = 480, width: int = 720) -> Tracks:
+def import_published(
+    folder: Path, name: str, *, height: int = 480, width: int = 720, tracker: str = "cotracker3"
+) -> Tracks:
     """Read the tracks of one clip, all points, those that are never visible included.
 
     Query points are the tracks' own positions in frame 0. (The released code queries at its grid instead, which lies up
@@ -32,6 +35,7 @@ def import_published(folder: Path, name: str, *, height: int = 480, width: int =
         name: The files' name without ending, such as `000`.
         height: Height in pixels of the video that was tracked.
         width: Its width in pixels.
+        tracker: The tracker that made the tracks, which are its pseudo-truth.
 
     Raises:
         AnnotationError: a file is missing or holds something else.
@@ -51,7 +55,7 @@ def import_published(folder: Path, name: str, *, height: int = 480, width: int =
         query_points=np.concatenate([frame, points_xy_px[0]], axis=1),
         height=height,
         width=width,
-        tracker="import",
+        tracker=tracker,
     )
 
 
@@ -107,7 +111,6 @@ def _on_whole_grid(
 
 def _load(path: Path) -> np.ndarray:
     try:
-        with path.open("rb") as file:
-            return np.asarray(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        return read_array(path)
+    except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: cannot be read ({error})") from error

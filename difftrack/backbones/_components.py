@@ -16,6 +16,7 @@ from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._memory_switches import refuse_offload
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._weights import refuse_not_finite
 
 __all__ = ["Components", "FolderComponents"]
 
@@ -210,6 +211,7 @@ class FolderComponents(Components):
         if isinstance(loaded, nn.Module):
             loaded = loaded.requires_grad_(requires_grad=False)
             loaded = loaded if quantization != "none" else loaded.to(device)
+            refuse_not_finite(self._folder.path / component, loaded)
         if component == "vae" and self._params.vae_tiling:
             loaded.enable_tiling()
         if component == "vae" and self._params.vae_slicing:

@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
 from difftrack.backbones._params import ModelParams, Quantization
+from difftrack.backbones._weights import check_config, one_line, refuse_partial, weight_files
+from difftrack.documents import DocumentError, read_json
 
 __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 
@@ -48,7 +49,7 @@ class PipelineFolder:
         index_file = path / "model_index.json"
         if not index_file.is_file():
             raise BackboneError(f"{path} is no diffusers pipeline folder: model_index.json is missing; {_ways_out()}")
-        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index = _read_index(index_file)
         self.pipeline_class: str = index["_class_name"]
         self._components: dict[str, tuple[str, str]] = {
             name: (entry[0], entry[1])
@@ -95,22 +96,43 @@ class PipelineFolder:
             quantization: Of the weights, where the component is a text encoder; leaves it on `device`.
             device: Where a quantised component goes.
         """
-        kind, folder = self._kind(component), self.path / component
+        folder = self.path / component
+        with one_line(folder):
+            return self._load(component, folder, dtype, quantization, device)
+
+    def _load(
+        self, component: str, folder: Path, dtype: torch.dtype, quantization: Quantization, device: torch.device
+    ) -> Any:  # noqa: ANN401
+        kind = self._kind(component)
+        # The Auto classes of transformers would ask at the terminal whether a folder's own code may run.
+        trust = {"trust_remote_code": False} if self._components[component][0] == "transformers" else {}
         if not issubclass(kind, torch.nn.Module):
             # Image processors of transformers come in a fast kind, which needs torchvision, and one that does not.
             return (transformers.AutoImageProcessor if "ImageProcessor" in kind.__name__ else kind).from_pretrained(
-                folder
+                folder, **trust
             )
         has_accelerate = importlib.util.find_spec("accelerate") is not None
         with _quiet_where_nobody_looks():
             if self._components[component][0] == "transformers":
-                quantized = quantized_loading(quantization, device)
-                return kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, **quantized).eval()
-            if kind._keep_in_fp32_modules and not has_accelerate:
-                return _load_mixed(kind, folder, dtype=dtype).eval()
-            return kind.from_pretrained(
-                folder, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=has_accelerate
-            ).eval()
+                how: dict[str, Any] = {"dtype": dtype, **trust, **quantized_loading(quantization, device)}
+            else:
+                self._refuse_more_than_weights(component)
+                if kind._keep_in_fp32_modules and not has_accelerate:
+                    return _load_mixed(kind, folder, dtype=dtype).eval()
+                how = {"torch_dtype": dtype, "low_cpu_mem_usage": has_accelerate}
+            model, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **how)
+            refuse_partial(folder, loading)
+            return model.eval()
+
+    def _refuse_more_than_weights(self, component: str) -> None:
+        """Refuse a config whose model has more values than the files hold, before it takes memory."""
+        wanted = sum(parameter.numel() for parameter in self.outline(component).parameters())
+        there = weight_files(self.path / component).num_values
+        if wanted > there:
+            raise BackboneError(
+                f"{self.path / component}: config.json describes {wanted} values, and the weights hold {there}; "
+                f"copy or fetch {component} again"
+            )
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
         """A diffusers model of a component's class and config, without weights: on the device meta."""
@@ -152,6 +174,9 @@ class PipelineFolder:
         files = list(folder.iterdir()) if folder.is_dir() else []
         if not files:
             raise BackboneError(f"{folder} is missing or empty; {_ways_out()}")
+        for file in folder.rglob("*"):
+            if file.exists() and not file.is_file() and not file.is_dir():
+                raise BackboneError(f"{file} is no regular file; take it out of the folder")
         if not issubclass(self._kind(component), torch.nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]
@@ -162,9 +187,7 @@ class PipelineFolder:
                     f"are loaded: take a revision that has them, or save the model again, which writes them"
                 )
             raise BackboneError(f"{folder} holds no *.safetensors; {_ways_out()}")
-        missing = sorted(shard for shard in _shards(files) if not (folder / shard).is_file())
-        if missing:
-            raise BackboneError(f"{folder} lacks {', '.join(missing)}; {_ways_out()}")
+        check_config(folder / "config.json", weight_files(folder))
 
 
 def find_folder(name: str, params: ModelParams) -> PipelineFolder:
@@ -189,9 +212,10 @@ def _load_mixed(kind: Any, folder: Path, *, dtype: torch.dtype) -> Any:  # noqa:
     """Load a class that keeps some modules in float32; its `from_pretrained` cannot without the package accelerate."""
     model = kind.from_config(kind.load_config(folder))
     state: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder).files:
         state |= load_file(file)
-    model.load_state_dict(state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    refuse_partial(folder, {"missing_keys": missing, "unexpected_keys": unexpected})
     return cast_weights(model, dtype)
 
 
@@ -242,12 +266,24 @@ def _snapshot(checkpoint: str, params: ModelParams) -> PipelineFolder:
     return PipelineFolder(folder, revision=folder.name)
 
 
-def _shards(files: list[Path]) -> set[str]:
-    """Files that the components' weight indexes name."""
-    indexes = (file for file in files if file.name.endswith(".safetensors.index.json"))
-    return {
-        shard for index in indexes for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    }
+def _read_index(file: Path) -> dict[str, Any]:
+    """Read a model_index.json: the pipeline's class, and [library, class] of each component.
+
+    Raises:
+        BackboneError: it is something else.
+    """
+    try:
+        index = read_json(file)
+    except DocumentError as error:
+        raise BackboneError(f"{error}; {_ways_out()}") from error
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise BackboneError(f"{file} names no pipeline as `_class_name`; {_ways_out()}")
+    for name, entry in index.items():
+        if isinstance(entry, list) and not (
+            name.isidentifier() and len(entry) == 2 and all(part is None or isinstance(part, str) for part in entry)
+        ):
+            raise BackboneError(f"{file}: {name[:100]!r} is {str(entry)[:100]}; a component is [library, class]")
+    return index
 
 
 def _ways_out(checkpoint: str = "REPOSITORY", revision: str | None = None) -> str:

@@ -10,7 +10,7 @@ from difftrack.correspondence._backends import attention_parts
 from difftrack.correspondence._blocked import as_float
 from difftrack.correspondence._matches import check_latent_frame
 from difftrack.correspondence._params import CORRECTED, MatchingParams
-from difftrack.correspondence._points import nearest_tokens
+from difftrack.correspondence._points import check_points, nearest_tokens
 
 __all__ = [
     "AttentionRows",
@@ -63,7 +63,7 @@ def attention_of_points(
         Maxima and masses of the mean over heads (the maximum of the mean, as the paper writes it).
 
     Raises:
-        ValueError: `source_frame` does not exist, or a point is not finite.
+        ValueError: `source_frame` does not exist, or a point is not finite or outside the picture.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eqs. 8 and 9.
@@ -119,6 +119,7 @@ def _attention(
     """Rows of the mean over heads, then of every head, of those that are asked for."""
     rows, cols = query.shape[2:4]
     check_latent_frame(source_frame, query.shape[1])
+    check_points(points_xy_token, rows=rows, cols=cols, params=params)
     tokens, slots = nearest_tokens(points_xy_token, rows=rows, cols=cols, params=params, device=key.device)
     mass, top, tops = attention_parts(
         query[:, source_frame].flatten(1, 2),
@@ -162,6 +163,7 @@ def attention_rows(
     Meant for pictures and tests; `attention_of_points` holds no more rows at once than the memory limit allows.
     """
     check_latent_frame(source_frame, query.shape[1])
+    check_points(points_xy_token, rows=query.shape[2], cols=query.shape[3], params=params)
     tokens, slots = nearest_tokens(
         points_xy_token, rows=query.shape[2], cols=query.shape[3], params=params, device=query.device
     )

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence._blocked import as_float, product
-from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, unpack
+from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, unpack, without_uniform
 from difftrack.correspondence._params import CORRECTED, MatchingParams
-from difftrack.correspondence._points import query_tokens
+from difftrack.correspondence._points import check_points, query_tokens
 from difftrack.correspondence._readout import Logits, read_packed
 from difftrack.correspondence._rows import frame_batches
 
@@ -34,7 +34,7 @@ def match_features(
         source_frame: Latent frame that the points belong to.
 
     Raises:
-        ValueError: `source_frame` does not exist or a point is not finite.
+        ValueError: `source_frame` does not exist, or a point is not finite or outside the picture.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eq. 5 with D the intermediate features. The cosine is our departure: the dot
@@ -42,6 +42,7 @@ def match_features(
     """
     _, num_latent_frames, num_rows, cols, _ = feature.shape
     check_latent_frame(source_frame, num_latent_frames)
+    check_points(points_xy_token, rows=num_rows, cols=cols, params=params)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=feature.device)
     tokens = feature.permute(1, 2, 3, 0, 4).flatten(3).flatten(1, 2)
     source = tokens[source_frame].index_select(0, points.tokens)
@@ -56,7 +57,7 @@ def match_features(
             column_scale=None if source_scale is None else _inverse_norms(tokens[at]),
         )
         readings[at] = read_packed(scores, points, cols=cols, params=params, logits=logits)
-    return unpack(readings)
+    return unpack(without_uniform(readings, num_rows * cols, params))
 
 
 def _products(

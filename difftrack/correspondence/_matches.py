@@ -7,7 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Matches", "check_latent_frame", "given_readings", "stack_heads", "unpack"]
+from difftrack.correspondence._params import MatchingParams
+
+__all__ = ["Matches", "check_latent_frame", "given_readings", "stack_heads", "unpack", "without_uniform"]
+
+_UNIFORM = 1e-5
+"""How far above 1 / num_tokens, as a share of it, the best probability of a uniform row may come out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,8 @@ class Matches:
     """
 
     points_xy_token: Float[Tensor, "*axes point xy"]
-    """Token coordinates (`MatchingParams.token_origin`); see `tokens_to_points`."""
+    """Token coordinates (`MatchingParams.token_origin`); see `tokens_to_points`. NaN where all probabilities are equal:
+    nothing there says where the point is."""
     probability: Float[Tensor, "*axes point"]
     """Probability of the best token; 1 in the source frame."""
     margin: Float[Tensor, "*axes point"]
@@ -48,6 +54,23 @@ def given_readings(points_xy_token: Float[Tensor, "point xy"], *axes: int) -> Fl
         axes: Lengths of the leading axes.
     """
     return torch.nn.functional.pad(points_xy_token, (0, 2), value=1.0).repeat(*axes, 1, 1)
+
+
+def without_uniform(
+    readings: Float[Tensor, "*axes point 4"], num_tokens: int, params: MatchingParams
+) -> Float[Tensor, "*axes point 4"]:
+    """Take the position away, in place, where all tokens are equally probable: the first one would stand for all.
+
+    With `second_softmax` readings stay: it makes every row nearly uniform, and the released code knows no such rule.
+    """
+    if params.second_softmax or num_tokens < 2:
+        return readings
+    best, margin = readings[..., 2], readings[..., 3]
+    uniform = (best * num_tokens <= 1 + _UNIFORM) & (margin * num_tokens <= _UNIFORM)
+    readings[..., :2].masked_fill_(uniform[..., None], float("nan"))
+    best.masked_fill_(uniform, 1 / num_tokens)
+    margin.masked_fill_(uniform, 0.0)
+    return readings
 
 
 def stack_heads(parts: Sequence[Matches]) -> Matches:

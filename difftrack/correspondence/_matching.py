@@ -8,9 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence._backends import pair_rows
-from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, stack_heads, unpack
+from difftrack.correspondence._matches import (
+    Matches,
+    check_latent_frame,
+    given_readings,
+    stack_heads,
+    unpack,
+    without_uniform,
+)
 from difftrack.correspondence._params import CORRECTED, MatchingParams
-from difftrack.correspondence._points import query_tokens
+from difftrack.correspondence._points import check_points, query_tokens
 from difftrack.correspondence._readout import point_probabilities, read_packed
 from difftrack.correspondence._rows import Descriptors, RowsBetween, frame_batches, match_rows
 
@@ -66,7 +73,8 @@ def match_points(
         Matches per latent frame, on the device of `query`, in float32.
 
     Raises:
-        ValueError: `source_frame` does not exist, or a point or the head weights are unusable.
+        ValueError: `source_frame` does not exist, a point is not finite or outside the picture, or the head weights are
+            unusable.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eqs. 5 and 6; two directions as in C.2. Departures: decisions 0002, 0003.
@@ -160,6 +168,7 @@ def _with_heads(
     """Matches of the mean over heads, which stay those of the source frame unless asked for, and of every head."""
     num_heads, num_latent_frames, num_rows, cols, _ = query.shape
     check_latent_frame(source_frame, num_latent_frames)
+    check_points(points_xy_token, rows=num_rows, cols=cols, params=params)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
     of_mean = given_readings(points.points_xy_token, num_latent_frames)
     of_heads = of_mean.repeat(num_heads, 1, 1, 1)
@@ -177,6 +186,8 @@ def _with_heads(
         of_heads[:, at] = read_packed(rows, points, cols=cols, params=params)
         if mean:
             of_mean[at] = read_packed(rows.mean(dim=0), points, cols=cols, params=params)
+    for readings in (of_mean, of_heads):
+        without_uniform(readings, num_rows * cols, params)
     return unpack(of_mean), unpack(of_heads)
 
 
@@ -195,11 +206,12 @@ def match_probabilities(
     With `directions: forward` each map sums to 1; with `both` only its forward half does.
 
     Raises:
-        ValueError: one of the two latent frames does not exist, or a point is not finite.
+        ValueError: one of the two latent frames does not exist, or a point is not finite or outside the picture.
     """
     _, num_latent_frames, num_rows, cols, _ = query.shape
     check_latent_frame(source_frame, num_latent_frames)
     check_latent_frame(target_frame, num_latent_frames, name="target_frame")
+    check_points(points_xy_token, rows=num_rows, cols=cols, params=params)
     points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=query.device)
     weights = None if head_weights is None else [head_weights]
     rows = match_rows(

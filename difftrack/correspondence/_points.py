@@ -12,9 +12,12 @@ from difftrack import geometry
 from difftrack.correspondence._kept import kept
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 
-__all__ = ["QueryTokens", "nearest_tokens", "points_to_tokens", "query_tokens", "tokens_to_points"]
+__all__ = ["QueryTokens", "check_points", "nearest_tokens", "points_to_tokens", "query_tokens", "tokens_to_points"]
 
 FoundT = TypeVar("FoundT")
+
+MARGIN_TOKEN = 0.5
+"""How far outside the picture a query point may lie, in tokens: annotators click beside the border, and files round."""
 
 
 def points_to_tokens(
@@ -33,6 +36,29 @@ def tokens_to_points(
     if params.token_origin == "corner":
         return points_xy_token * stride_px
     return geometry.token_to_px(points_xy_token, stride_px=float(stride_px))
+
+
+def check_points(points_xy_token: Float[Tensor, "point xy"], *, rows: int, cols: int, params: MatchingParams) -> None:
+    """Refuse points outside the picture; up to `MARGIN_TOKEN` beside its border they are let pass.
+
+    Raises:
+        ValueError: names the first such point, or the first that is not finite, and the grid.
+    """
+    _check_points(_bytes_of(points_xy_token), rows, cols, params.token_origin)
+
+
+@kept
+def _check_points(points: bytes, rows: int, cols: int, token_origin: str) -> None:
+    xy = np.frombuffer(points, np.float32).reshape(-1, 2)
+    first = 0.0 if token_origin == "corner" else -0.5
+    low, high = first - MARGIN_TOKEN, np.asarray([cols, rows]) + first + MARGIN_TOKEN
+    for index in np.flatnonzero(~((xy >= low) & (xy <= high)).all(axis=-1))[:1]:
+        if not np.isfinite(xy[index]).all():
+            raise ValueError(f"query point {index} is {xy[index].tolist()}; coordinates must be finite")
+        raise ValueError(
+            f"query point {index} is {xy[index].tolist()} in tokens, outside the picture of {cols}x{rows} tokens; "
+            "leave it out, or check the size that its pixels are of"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftrack.correspondence._backends import pair_rows
-from difftrack.correspondence._matches import Matches, given_readings, unpack
+from difftrack.correspondence._matches import Matches, given_readings, unpack, without_uniform
 from difftrack.correspondence._params import CORRECTED, MatchingParams
-from difftrack.correspondence._points import QueryTokens, query_tokens
+from difftrack.correspondence._points import QueryTokens, check_points, query_tokens
 from difftrack.correspondence._readout import read_packed
 
 __all__ = ["Descriptors", "RowsBetween", "frame_batches", "match_rows"]
@@ -94,6 +94,7 @@ class RowsBetween:
         """Match points of one latent frame in all others; with `cycle` also back again."""
         query, _ = self.pairs[0]
         _, num_latent_frames, num_rows, cols, _ = query.shape
+        check_points(points_xy_token, rows=num_rows, cols=cols, params=self.params)
         points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=self.params, device=query.device)
         readings = given_readings(points.points_xy_token, num_latent_frames)
         errors = readings.new_zeros(readings.shape[:-1]) if cycle else None
@@ -104,6 +105,9 @@ class RowsBetween:
                 readings[at] = read_packed(rows, points, cols=cols, params=self.params)
             else:
                 readings[at], errors[at] = self._match_cycle(readings[source_frame], points, source_frame, frames.start)
+        without_uniform(readings, num_rows * cols, self.params)
+        if errors is not None:
+            errors.masked_fill_(readings[..., 0].isnan(), float("nan"))  # a way back from nowhere
         return unpack(readings, errors)
 
     def _match_cycle(

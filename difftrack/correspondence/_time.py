@@ -58,6 +58,6 @@ def _places(
             latent = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * num_latent_frames / num_frames - 0.5
         latent = latent.clamp(0, num_latent_frames - 1)
         before = latent.floor().long()
-        after = (before + 1).clamp(max=num_latent_frames - 1)
+        after = latent.ceil().long()  # the same where a frame reads one latent frame: its neighbour may hold no number
         fraction = (latent - before)[:, None, None]
         return before.to(device), after.to(device), fraction.to(device)

@@ -3,7 +3,10 @@
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_query_points
 from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
+    CLIP,
+    clip_folders,
     describe_clip,
+    drop_clips,
     read_clip,
     read_clip_kind,
     read_given_tracks,
@@ -15,9 +18,14 @@ from difftrack.datasets._folders import load_videos
 from difftrack.datasets._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
 from difftrack.datasets._sources import FolderParams, read_folder
 from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvid_pickle, tapvid_queries
+from difftrack.datasets._truth import ANNOTATED, EXACT, OWN_TRACKER, Truth, TruthKind, group_by_truth
 from difftrack.datasets._working_size import working_frames
 
 __all__ = [
+    "ANNOTATED",
+    "CLIP",
+    "EXACT",
+    "OWN_TRACKER",
     "Clip",
     "ClipEntry",
     "ClipFailure",
@@ -27,9 +35,14 @@ __all__ = [
     "QueryMode",
     "TrackedVideo",
     "Tracks",
+    "Truth",
+    "TruthKind",
     "check_query_points",
+    "clip_folders",
     "clip_names",
     "describe_clip",
+    "drop_clips",
+    "group_by_truth",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from difftrack.datasets._errors import DatasetError
+from difftrack.datasets._truth import Truth
 
 __all__ = [
     "Clip",
@@ -27,7 +28,7 @@ __all__ = [
 ClipSource = Literal["rendered", "generated", "folder"]
 """Where a clip came from: the renderer, a backbone, or the user's files."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MARGIN_PX = 1.0
 """How far outside the frame a query point may lie: annotators click on the border, and files round."""
 
@@ -97,7 +98,7 @@ class Tracks:
 
     Raises:
         DatasetError: shapes do not agree, a visible position or a query point is not finite, or a query point lies
-            outside the clip.
+            outside the clip; or nothing is named that gave the tracks.
     """
 
     points_xy_px: Float32[np.ndarray, "frame point xy"]
@@ -108,7 +109,7 @@ class Tracks:
     height: int
     width: int
     tracker: str
-    """What found the tracks: a tracker's name, or `annotated` for human-made ones."""
+    """What gave the tracks: the name of a tracker, `exact` for the renderer, `annotated` for people; see `truth`."""
 
     def __post_init__(self) -> None:
         num_frames, num_points = self.visible.shape
@@ -117,6 +118,8 @@ class Tracks:
                 f"tracks: points {self.points_xy_px.shape}, visible {self.visible.shape} and query points "
                 f"{self.query_points.shape} do not agree; wanted: [frame, point, 2], [frame, point], [point, 3]"
             )
+        if not self.tracker:
+            raise DatasetError("tracks: tracker is empty; wanted: exact, annotated, or the name of a tracker")
         bad = np.argwhere(self.visible & ~np.isfinite(self.points_xy_px).all(axis=-1))
         if len(bad):
             raise DatasetError(f"tracks: point {bad[0][1]} is visible and not a number in frame {bad[0][0]}")
@@ -131,6 +134,11 @@ class Tracks:
     def num_points(self) -> int:
         """Points tracked."""
         return int(self.visible.shape[1])
+
+    @property
+    def truth(self) -> Truth:
+        """The standing of the tracks: exact, annotated, or the pseudo-truth of a tracker."""
+        return Truth.of_tracker(self.tracker)
 
     def select(self, keep: Bool[np.ndarray, " point"]) -> "Tracks":
         """The tracks of some of the points."""
@@ -192,7 +200,7 @@ def check_query_points(
 def check_name(name: str) -> None:
     """Refuse what cannot name a folder on every system."""
     if not _NAME.fullmatch(name):
-        raise DatasetError(f"{name!r} cannot name a clip; wanted: letters, digits, dot, dash, underscore")
+        raise DatasetError(f"{name!r} cannot name a clip; wanted: at most 200 letters, digits, dot, dash, underscore")
 
 
 def plain_name(name: str) -> str:

@@ -1,20 +1,25 @@
 """The files in which clips and tracks pass from stage to stage."""
 
 import json
-import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays, read_json
-from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_name
+from difftrack.datasets._clips import Clip, ClipSource, TrackedVideo, Tracks, check_name
 from difftrack.datasets._errors import DatasetError
 from difftrack.datasets._manifest import clip_names
-from difftrack.media import MediaError, read_image, read_video, write_image, write_video
+from difftrack.media import MediaError, is_lossless, read_image, read_video, write_image, write_video
+from difftrack.ownership import Kind, OwnershipError, is_fingerprint, remove
 
 __all__ = [
+    "CLIP",
+    "clip_folders",
     "describe_clip",
+    "drop_clips",
     "read_clip",
     "read_clip_kind",
     "read_given_tracks",
@@ -26,11 +31,51 @@ __all__ = [
 
 _WAY_OUT = "run the synthesize stage again, which makes the clip anew"
 
+CLIP = Kind(
+    name="a clip",
+    marker="clip.json",
+    proof=lambda said: is_fingerprint(said["fingerprint"]) and said["source"] in get_args(ClipSource),
+    files=("clip.json", "frames.mp4", "object_mask.png", "given_tracks.npz", "trajectory.safetensors", ".*.part"),
+)
+"""What a clip looks like, for all that removes clips or writes them anew."""
+
+_TRACKS = ("points_xy_px", "visible", "query_points", "size", "tracker")
+
+
+def clip_folders(root: Path, *, known: Collection[str] = ()) -> set[str]:
+    """Names of the folders of clips under `root`, damaged and unfinished ones among them; empty folders do not count.
+
+    Args:
+        root: Where they lie.
+        known: Names of clips, whatever is left of their files.
+
+    Raises:
+        DatasetError: something else lies there, which is not this project's to remove.
+    """
+    folders = [path for path in root.iterdir() if path.is_dir() and any(path.iterdir())]
+    for path in folders:
+        lost = path.name in known and CLIP.stranger(path) is None
+        if problem := None if lost or _is_unfinished(path) else _not_replaceable(path):
+            raise DatasetError(
+                f"{path} is no clip; move it elsewhere, or set paths.clips to another folder ({problem})"
+            )
+    return {path.name for path in folders}
+
+
+def drop_clips(root: Path, names: Iterable[str]) -> None:
+    """Remove clips, unfinished ones too, that prove to be this project's.
+
+    Raises:
+        DatasetError: one does not; it and those behind it stay.
+    """
+    for name in sorted(names):
+        _remove(root / name, root)
+
 
 def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> None:
     """Write `root`/<name>/ with frames.mp4 (lossless), clip.json and, where there are any, mask and given tracks.
 
-    The folder appears under its name when it is complete; one of that name that was there before is replaced.
+    The folder appears under its name when it is complete; a clip of that name that was there before is replaced.
 
     Args:
         root: Made if missing.
@@ -38,14 +83,18 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
         given_tracks: The annotation that came with a clip of the user's.
 
     Raises:
-        DatasetError: the given tracks are for another clip, or `clip.details` holds what JSON cannot.
+        DatasetError: the given tracks are for another clip, `clip.details` holds what JSON cannot, or a folder of that
+            name is no clip of this project.
         MediaError: the frames cannot be written.
     """
     if given_tracks is not None:
         TrackedVideo(clip, given_tracks)
     about = _description(clip)
     part, final = root / f".{clip.name}.part", root / clip.name
-    shutil.rmtree(part, ignore_errors=True)
+    for folder in (part, final):
+        if folder.is_dir() and (problem := _not_replaceable(folder)):
+            raise DatasetError(f"{folder} is not written over: {problem}; move it elsewhere")
+    _remove(part, root)
     part.mkdir(parents=True)
     write_video(part / "frames.mp4", clip.frames, clip.fps, lossless=True)
     if clip.object_mask is not None:
@@ -53,7 +102,7 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
     if given_tracks is not None:
         _save_tracks(part / "given_tracks.npz", given_tracks)
     (part / "clip.json").write_text(about)
-    shutil.rmtree(final, ignore_errors=True)
+    _remove(final, root)
     part.rename(final)
 
 
@@ -119,8 +168,14 @@ def read_given_tracks(root: Path, name: str) -> Tracks | None:
 
 
 def write_tracks(root: Path, name: str, tracks: Tracks) -> None:
-    """Write `root`/<name>.npz; the same tracks give the same bytes. `root` is made if missing."""
+    """Write `root`/<name>.npz; the same tracks give the same bytes. `root` is made if missing.
+
+    Raises:
+        DatasetError: a file of that name is there and holds no tracks.
+    """
     check_name(name)
+    if (held := array_names(root / f"{name}.npz")) is not None and not held >= set(_TRACKS):
+        raise DatasetError(f"{root / name}.npz holds no tracks and is not written over; move it elsewhere")
     root.mkdir(parents=True, exist_ok=True)
     part = root / f".{name}.part.npz"
     _save_tracks(part, tracks)
@@ -134,6 +189,32 @@ def read_tracks(root: Path, name: str) -> Tracks:
         DatasetError: the file is missing, cut short, or does not hold tracks.
     """
     return _load_tracks(root / f"{name}.npz", way_out="run the annotate stage again")
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a folder is what a killed `write_clip` leaves."""
+    return folder.name.startswith(".") and folder.name.endswith(".part") and CLIP.stranger(folder) is None
+
+
+def _not_replaceable(folder: Path) -> str | None:
+    """Say why a folder may not be written anew: a clip may, also one whose clip.json is lost or damaged."""
+    if problem := CLIP.stranger(folder):
+        return problem
+    if (
+        _is_unfinished(folder)
+        or not any(folder.iterdir())
+        or (folder / CLIP.marker).exists()
+        or is_lossless(folder / "frames.mp4")
+    ):
+        return None
+    return CLIP.unmarked(folder)
+
+
+def _remove(folder: Path, root: Path) -> None:
+    try:
+        remove(folder, _not_replaceable(folder) if folder.is_dir() else None, folder=root)
+    except OwnershipError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _save_tracks(path: Path, tracks: Tracks) -> None:

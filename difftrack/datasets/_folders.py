@@ -1,7 +1,6 @@
 """The user's own files: videos or folders of images, with annotation beside them where there is any."""
 
 import csv
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from difftrack.arrays import MAX_UNPACKED_BYTES, read_arrays
 from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._tapvid import QueryMode, with_annotation
+from difftrack.datasets._truth import ANNOTATED
 from difftrack.media import VIDEO_SUFFIXES, is_image_folder, natural_order, read_video
 
 __all__ = ["PointUnits", "load_videos"]
@@ -40,8 +41,10 @@ def load_videos(
     """Read a video, a folder of images, or a folder of such, in natural order of their names, one at a time.
 
     Beside `name.mp4` (or the image folder `name`) may lie its annotation, `name.npz` with `points`
-    [point, frame, xy] and, optionally, `occluded` [point, frame], or `name.csv` with the columns point, frame, x, y
-    and, optionally, occluded; a row that is missing means occluded, a cell of `occluded` that is missing does not.
+    [point, frame, xy] and, optionally, `occluded` [point, frame] and `tracker`, or `name.csv` with the columns point,
+    frame, x, y and, optionally, occluded; a row that is missing means occluded, a cell of `occluded` that is missing
+    does not. `tracker` is the name of the tracker that gave the points, which are then its pseudo-truth; without it
+    they count as annotated by people.
 
     Args:
         path: A video file, a folder of images, or a folder of videos and image folders.
@@ -78,7 +81,11 @@ def load_videos(
                 details={"file": source.name, "position": position},
             )
             annotation = _annotation(source, clip, point_units, cut=max_frames is not None)
-            yield clip if annotation is None else with_annotation(clip, *annotation, query_mode=query_mode)
+            if annotation is None:
+                yield clip
+            else:
+                points, occluded, tracker = annotation
+                yield with_annotation(clip, points, occluded, query_mode=query_mode, tracker=tracker)
 
 
 def _clip_name(source: Path) -> str:
@@ -99,39 +106,40 @@ def _sources(path: Path) -> list[Path]:
 
 def _annotation(
     source: Path, clip: Clip, units: PointUnits, *, cut: bool
-) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]] | None:
+) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"], str] | None:
+    """Read the points beside a clip, in pixels, where the points are hidden, and what gave them."""
     base = source.with_suffix("") if source.is_file() else source
     arrays, table = base.parent / f"{base.name}.npz", base.parent / f"{base.name}.csv"
     if arrays.exists():
-        points, occluded = _from_arrays(arrays)
+        points, occluded, tracker = _from_arrays(arrays)
         if points.shape[1] != clip.num_frames and not (cut and points.shape[1] > clip.num_frames):
             raise DatasetError(f"{arrays.name} annotates {points.shape[1]} frames, the clip has {clip.num_frames}")
         points, occluded = points[:, : clip.num_frames], occluded[:, : clip.num_frames]
     elif table.exists():
-        points, occluded = _from_table(table, clip.num_frames, cut=cut)
+        (points, occluded), tracker = _from_table(table, clip.num_frames, cut=cut), ANNOTATED
     else:
         return None
     if units == "auto":
         largest = np.nanmax(np.abs(points[~occluded]), initial=0.0)
         units = "fraction" if largest <= _LARGEST_FRACTION else "px"
-    return points * ((clip.width, clip.height) if units == "fraction" else (1.0, 1.0)), occluded
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its point and frame
+        return points * ((clip.width, clip.height) if units == "fraction" else (1.0, 1.0)), occluded, tracker
 
 
-def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
+def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"], str]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            points = np.asarray(stored["points"], dtype=np.float64)
-            occluded = np.asarray(
-                stored["occluded"] if "occluded" in stored else np.zeros(points.shape[:-1]), dtype=bool
-            )
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        stored = read_arrays(path, ("points", "occluded", "tracker"))
+        points = np.asarray(stored["points"], dtype=np.float64)
+        occluded = np.asarray(stored.get("occluded", np.zeros(points.shape[:-1])), dtype=bool)
+        tracker = str(stored.get("tracker", ANNOTATED))
+    except (KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{path.name}: holds no usable `points` ({error})") from error
     if points.shape != (*occluded.shape, 2) or points.ndim != 3:
         raise DatasetError(
             f"{path.name}: points are {points.shape} and occluded {occluded.shape}; wanted: [point, frame, 2] and "
             "[point, frame]"
         )
-    return points, occluded
+    return points, occluded, tracker
 
 
 def _from_table(
@@ -149,6 +157,8 @@ def _from_table(
     if rows is None:
         raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; wanted: {', '.join(_COLUMNS)}")
     index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
+    if (needed := len(index) * num_frames * 17) > MAX_UNPACKED_BYTES:  # two floats and a flag
+        raise DatasetError(f"{path.name}: {len(index)} points over {num_frames} frames are {needed} bytes; take fewer")
     points = np.zeros((len(index), num_frames, 2))
     occluded = np.ones((len(index), num_frames), dtype=bool)
     for label, frame, x, y, hidden in rows:

@@ -5,22 +5,29 @@ Python's own unpickler calls what the file names; here no opcode can call anythi
 stand-ins for arrays. Long runs of bytes (frames) are not kept: a stand-in remembers where in the file they lie and
 fetches them when asked. So a data set of many gigabytes is one pass to index, one clip at a time in memory, its clips
 can be visited in any order, and a file that was cut short still gives the clips before the cut.
+
+What the file claims is held against its size: a run of bytes is never longer than the rest of the file, and nested
+lists, which a pickle can repeat by reference, never unfold to more elements than the file has bytes.
 """
 
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
 from difftrack.datasets._errors import DatasetError
 
-__all__ = ["PickleIndex", "fetch", "index_pickle"]
+__all__ = ["PickleIndex", "check_unfolded", "fetch", "index_pickle"]
 
 _KEPT_BYTES = 256
 """Runs of bytes up to this length are kept in memory: parts of type descriptions, not frames."""
+_DEEPEST = 32
+"""Most lists within lists; NumPy has 64 axes, TAP-Vid 4."""
+_KEYS = (str, bytes, int, float, bool, np.generic, type(None))
+"""Types of a dict's keys; hashing a tuple of a stranger's depth overflows the interpreter's stack."""
 _ELEMENT_KINDS = "biufSUO"
 """Array elements let in: booleans, numbers, text, and whatever else is let in, as objects."""
 
@@ -64,6 +71,8 @@ class PickleIndex:
     root: dict[Any, Any] | list[Any]
     cut: str | None
     """Why entries are missing at the end, for a file that was cut short; such an entry, cut in its middle, is None."""
+    size: int
+    """Bytes of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,7 @@ class _StoredArray:
             for index, element in enumerate(self.content):
                 elements[index] = fetch(element)
             return elements.reshape(self.shape, order=self.order)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             type_name = self.element.dtype
             raise DatasetError(f"an array of shape {self.shape} and type {type_name} is damaged ({error})") from error
 
@@ -123,29 +132,69 @@ def fetch(value: Any) -> Any:  # noqa: ANN401 - a pickle holds anything
     return value.load() if isinstance(value, _StoredArray | _StoredBytes) else value
 
 
+def check_unfolded(value: Any, most: int) -> None:  # noqa: ANN401 - a pickle holds anything
+    """Refuse nested lists that unfold to more than `most` elements, each list counted as often as it is named.
+
+    Raises:
+        DatasetError: they do, or are nested deeper than any array.
+    """
+    counted: dict[int, int] = {}
+
+    def count(item: Any, depth: int) -> int:  # noqa: ANN401
+        if not isinstance(item, list | tuple):
+            return 1
+        if depth > _DEEPEST:
+            raise DatasetError(f"lists are nested more than {_DEEPEST} deep")
+        if id(item) not in counted:
+            counted[id(item)] = sum(count(part, depth + 1) for part in item)
+        return counted[id(item)]
+
+    unfolded = count(value, 0)
+    if unfolded > most:
+        raise DatasetError(f"nested lists unfold to {unfolded} elements, more than the {most} bytes of their file")
+
+
 def index_pickle(path: Path) -> PickleIndex:
     """Read the structure of a pickle whose top is a dict or a list.
 
     Raises:
         DatasetError: the file names anything but arrays and plain containers, is no pickle, or cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{path}: is no regular file")
     machine = _Machine(path)
     cut = None
     try:
         with path.open("rb") as file:
-            for opcode, argument, position in pickletools.genops(file):
+            size = path.stat().st_size
+            for opcode, argument, position in pickletools.genops(cast(BinaryIO, _Bounded(file, size))):
                 machine.take(opcode.name, argument, position or 0)
     except DatasetError:
         raise
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error})") from error
-    except (ValueError, LookupError, TypeError, MemoryError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
         cut = f"{path.name} is cut short or damaged ({error})"
         machine.salvage()
     root = machine.stack[0] if machine.stack else None
     if not isinstance(root, dict | list):
         raise DatasetError(f"{path}: is no pickled dict or list of clips" + (f": {cut}" if cut else ""))
-    return PickleIndex(root=root, cut=cut)
+    return PickleIndex(root=root, cut=cut, size=size)
+
+
+class _Bounded:
+    """A file that refuses to read more than it holds, before memory is set aside for it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self.tell, self.readline = file.tell, file.readline
+
+    def read(self, count: int) -> bytes:
+        """Read exactly `count` bytes or none."""
+        left = self._size - self._file.tell()
+        if count > left:
+            raise ValueError(f"{count} bytes are announced and {left} are left")
+        return self._file.read(count)
 
 
 class _Machine:
@@ -183,7 +232,8 @@ class _Machine:
         if isinstance(root, list):
             root.extend(entries)
         elif isinstance(root, dict):
-            root.update(zip(entries[::2], [*entries[1::2], None], strict=False))
+            names = [name if isinstance(name, _KEYS) else str(type(name)) for name in entries[::2]]
+            root.update(zip(names, [*entries[1::2], None], strict=False))
 
     def remember(self, index: int | None) -> None:
         """PUT and MEMOIZE: the latter numbers its entries itself."""
@@ -214,11 +264,11 @@ class _Machine:
 
     def set(self, items: list[Any]) -> None:
         """Add keys and values to the dict that is now on top."""
-        self.stack[-1].update(_paired(items))
+        self.stack[-1].update(self.paired(items))
 
     def name(self, module: str, name: str) -> None:
         """Push what an allowed name stands for; refuse any other."""
-        known = _GLOBALS.get(f"{module}.{name}")
+        known = _GLOBALS.get(".".join((module, name)))
         if known is None:
             raise DatasetError(
                 f"{self.path}: the pickle names {module}.{name}; only arrays and plain containers are read"
@@ -242,7 +292,8 @@ class _Machine:
             case _Global("bytes"), ():
                 self.stack.append(b"")
             case _:
-                raise DatasetError(f"{self.path}: the pickle calls {target!r} in a way that arrays do not need")
+                named = target.name if isinstance(target, _Global) else f"a {type(target).__name__}"
+                raise DatasetError(f"{self.path}: the pickle calls {named} in a way that arrays do not need")
 
     def build(self) -> None:
         """Give an array its content, or an element type its byte order."""
@@ -259,15 +310,18 @@ class _Machine:
                 )
         self.stack.append(target)
 
+    def paired(self, items: list[Any]) -> dict[Any, Any]:
+        """Make a dict of keys and values in turn."""
+        for key in items[::2]:
+            if not isinstance(key, _KEYS):
+                raise DatasetError(f"{self.path}: the pickle has a {type(key).__name__} as a key; only names are read")
+        return dict(zip(items[::2], items[1::2], strict=True))
+
     def _element_type(self, text: str) -> _ElementType:
         dtype = np.dtype("O") if text.startswith("O") else np.dtype(text)
         if dtype.kind not in _ELEMENT_KINDS:
             raise DatasetError(f"{self.path}: the pickle holds an array of {text!r}; only numbers and text are read")
         return _ElementType(dtype)
-
-
-def _paired(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
 
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -277,7 +331,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine.pop(2))),
     "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine.pop(3))),
     "LIST": lambda machine, _: machine.stack.append(machine.since_mark()),
-    "DICT": lambda machine, _: machine.stack.append(_paired(machine.since_mark())),
+    "DICT": lambda machine, _: machine.stack.append(machine.paired(machine.since_mark())),
     "APPEND": lambda machine, _: machine.append(machine.pop(1)),
     "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
     "SETITEM": lambda machine, _: machine.set(machine.pop(2)),

@@ -6,6 +6,7 @@ fractions of the frame (0 and 1 are its outer edges) and `occluded` [point, fram
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -16,8 +17,9 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
-from difftrack.datasets._pickles import fetch, index_pickle
-from difftrack.media import jpeg_decode
+from difftrack.datasets._pickles import check_unfolded, fetch, index_pickle
+from difftrack.datasets._truth import ANNOTATED
+from difftrack.media import bounded, jpeg_decode
 
 __all__ = ["QueryMode", "load_tapvid_folder", "load_tapvid_pickle", "tapvid_queries", "with_annotation"]
 
@@ -130,12 +132,22 @@ def with_annotation(
     occluded: Bool[np.ndarray, "point frame"],
     *,
     query_mode: QueryMode,
+    tracker: str = ANNOTATED,
 ) -> TrackedVideo:
     """Join a clip and its annotated points, a track for each query.
+
+    Args:
+        clip: The clip.
+        points_xy_px: (x, y) of each point in pixels of the clip.
+        occluded: Where the point cannot be seen.
+        query_mode: How query points are chosen.
+        tracker: The name of the tracker that gave the points; `annotated` where people marked them.
 
     Raises:
         DatasetError: a visible position is not a number, or nothing can be queried.
     """
+    with np.errstate(over="ignore"):
+        points_xy_px = points_xy_px.astype(np.float32)
     bad = np.argwhere(~occluded & ~np.isfinite(points_xy_px).all(axis=-1))
     if len(bad):
         raise DatasetError(f"point {bad[0][0]} is visible and not a number (NaN or infinite) in frame {bad[0][1]}")
@@ -149,9 +161,17 @@ def with_annotation(
         query_points=query_points,
         height=clip.height,
         width=clip.width,
-        tracker="annotated",
+        tracker=tracker,
     )
     return TrackedVideo(clip, tracks)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A pickle that was indexed, and its size in bytes."""
+
+    path: Path
+    size: int
 
 
 def _load(
@@ -165,11 +185,12 @@ def _load(
     if skip:
         refuse_unknown(skip, _names(paths))
     numbered = enumerate(_entries(paths, skip, failures))
-    for position, (path, name, entry) in islice(numbered, clips.start, clips.stop):
+    for position, (file, name, entry) in islice(numbered, clips.start, clips.stop):
         if name in skip or plain_name(name) in skip:
             continue
-        details = {"file": path.name, "entry": name, "position": position}
+        details = {"file": file.path.name, "entry": name, "position": position}
         with setting_aside(name, failures):
+            _check_claims(entry, file.size)
             yield _tracked_video(plain_name(name), entry, details, query_mode, max_frames)
 
 
@@ -181,16 +202,22 @@ def _names(paths: list[Path]) -> Iterator[str]:
 
 def _entries(
     paths: list[Path], skip: Collection[str], failures: list[ClipFailure] | None
-) -> Iterator[tuple[Path, str, Any]]:
+) -> Iterator[tuple[_File, str, Any]]:
     for path in paths:
         with setting_aside(path.name, [] if path.name in skip else failures):
             index = index_pickle(path)
+            file = _File(path, index.size)
             if isinstance(index.root, dict):
-                yield from sorted(((path, str(name), entry) for name, entry in index.root.items()), key=itemgetter(1))
+                yield from sorted(((file, str(name), entry) for name, entry in index.root.items()), key=itemgetter(1))
             else:
-                yield from ((path, f"{path.stem}_{number:04d}", entry) for number, entry in enumerate(index.root))
+                yield from ((file, f"{path.stem}_{number:04d}", entry) for number, entry in enumerate(index.root))
             if index.cut:
                 raise DatasetError(index.cut)
+
+
+def _check_claims(entry: Any, size: int) -> None:  # noqa: ANN401 - a pickle holds anything
+    for value in entry.values() if isinstance(entry, Mapping) else ():
+        check_unfolded(value, size)
 
 
 def _tracked_video(
@@ -212,7 +239,8 @@ def _tracked_video(
             f"points are {points.dtype} {points.shape} and occluded {occluded.shape} for {len(frames)} frames; "
             "wanted: [point, frame, 2] and [point, frame]"
         )
-    points_px = points[:, : len(frames)].astype(np.float64) * (clip.width, clip.height)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its point and frame
+        points_px = points[:, : len(frames)].astype(np.float64) * (clip.width, clip.height)
     return with_annotation(clip, points_px, occluded[:, : len(frames)], query_mode=query_mode)
 
 
@@ -225,6 +253,13 @@ def _array(entry: Mapping[str, Any], key: str) -> np.ndarray:
         raise DatasetError(f"{key} are ragged, points with different numbers of frames ({error})") from error
 
 
+def _bytes(stored: Any) -> bytes:  # noqa: ANN401
+    content = fetch(stored)
+    if not isinstance(content, bytes):
+        raise DatasetError(f"video holds a {type(content).__name__} where JPEG bytes are wanted")
+    return content
+
+
 def _frames(stored: Any, max_frames: int | None) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: ANN401
     content = fetch(stored)
     if not isinstance(content, list | tuple | np.ndarray):
@@ -233,7 +268,7 @@ def _frames(stored: Any, max_frames: int | None) -> UInt8[np.ndarray, "frame row
     if isinstance(video, np.ndarray) and video.dtype.kind not in "OS":
         frames = video
     else:
-        decoded = [jpeg_decode(fetch(picture)) for picture in video]
+        decoded = bounded((jpeg_decode(_bytes(picture)) for picture in video), "video")
         if len({frame.shape for frame in decoded}) > 1:
             raise DatasetError("its frames differ in size")
         frames = np.stack(decoded) if decoded else np.empty((0, 0, 0, 3), dtype=np.uint8)

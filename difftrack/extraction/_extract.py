@@ -12,6 +12,7 @@ from difftrack.extraction._errors import ExtractionError
 from difftrack.extraction._params import AnalysisParams, TrackingViewParams
 from difftrack.extraction._view import BackboneView
 from difftrack.store import DescriptorSpec, clip_group
+from difftrack.wording import counted
 
 __all__ = ["Extractor"]
 
@@ -96,7 +97,7 @@ class Extractor(BackboneView):
         if isinstance(self.params, AnalysisParams):
             if num_frames < self.params.num_frames:
                 raise ExtractionError(
-                    f"clip {name} has {num_frames} frames and extract.analysis.num_frames is "
+                    f"clip {name} has {counted(num_frames, 'frame')} and extract.analysis.num_frames is "
                     f"{self.params.num_frames}: leave the clip out, or set a number of frames that it has"
                 )
             return {clip_group(name): tuple(range(self.params.num_frames))}

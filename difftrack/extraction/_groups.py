@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ from difftrack.store import (
     create_group,
     descriptor_groups,
     fingerprint_of,
+    hold_group,
     keep_groups,
     read_results,
     result_groups,
     store_url,
     stored_group,
+    surplus_groups,
     write_results,
 )
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupShelf", "ResultShelf", "kept_in", "lay_others_aside", "result_identity"]
 
+_RESULTS_WAIT_S = 600.0
+"""How long to wait for a process that writes the same group of results: that takes it seconds."""
 _OTHER_PARAMS = "other params are asked for now"
 _NOT_ASKED_FOR = "no clip, or no chunk of one, asks for them now"
 
@@ -59,14 +64,22 @@ class GroupShelf:
     anew: bool = False
     """Take nothing up: write every unit again."""
     say: Callable[[str], None] = print
+    waiting: Callable[[str], None] = print
+    """Told which process a group is waited for, and of a lock that one left that was killed."""
     _told: set[str] = field(default_factory=set)
 
     def open(self, group: str, spec: DescriptorSpec) -> GroupWriter:
         """A writer for a group: taken up where it lies, put back from where it was kept, or created.
 
+        Waits while another run writes the group. The writer holds its lock from then on.
+
         Raises:
             StoreError: it was made otherwise, and `replace` is false.
         """
+        with hold_group(self.store, group, wait_s=inf, say=self.waiting):
+            return self._open(group, spec)
+
+    def _open(self, group: str, spec: DescriptorSpec) -> GroupWriter:
         found = stored_group(self.store, group)
         if found is not None and (problem := self._problem(found, spec)) is not None:
             if not self.replace:
@@ -142,7 +155,14 @@ class ResultShelf:
             group: Their name.
             identity: From `result_identity`.
             made_by: What would make them now.
+
+        Raises:
+            StoreError: another run writes them.
         """
+        with hold_group(self.store, group, wait_s=_RESULTS_WAIT_S):
+            return self._take_up(group, identity, made_by)
+
+    def _take_up(self, group: str, identity: str, made_by: MadeBy) -> bool:
         found = self._found(group)
         why = None if found is None else self._problem(found, identity, made_by)
         if found is not None and why is not None:
@@ -165,11 +185,15 @@ class ResultShelf:
         """Lay results aside whose names are not among these.
 
         Raises:
-            StoreError: something that is no group lies in the store.
+            StoreError: something that is no group lies in the store, or another run writes what is to go; what is left
+                then stays.
         """
+        surplus_groups(self.store, names)  # refuses what is no group before anything moves
         for group in result_groups(self.store):
-            if group not in names and (found := self._found(group)) is not None:
-                _park_results(self.store, group, found, self.keeper, _NOT_ASKED_FOR)
+            if group not in names:
+                with hold_group(self.store, group):
+                    if (found := self._found(group)) is not None:
+                        _park_results(self.store, group, found, self.keeper, _NOT_ASKED_FOR)
         keep_groups(self.store, names)
 
     def _found(self, group: str) -> "xarray.Dataset | None":
@@ -239,11 +263,18 @@ def lay_others_aside(store: str, clips: Collection[str], groups: Mapping[str, Co
         keeper: Keeps them.
 
     Raises:
-        StoreError: something that is no group lies in the store.
+        StoreError: something that is no group lies in the store, or another run writes what is to go; what is left then
+            stays.
     """
+    surplus_groups(store, clips)  # refuses what is no group before anything moves
     for name in descriptor_groups(store):
         clip = name.partition("/")[0]
-        gone = clip not in clips or (clip in groups and name not in groups[clip])
-        if gone and (group := stored_group(store, name)) is not None:
-            _lay_aside(store, group, keeper, why=_NOT_ASKED_FOR)
+        if clip not in clips or (clip in groups and name not in groups[clip]):
+            with hold_group(store, name):
+                if (group := stored_group(store, name)) is not None:
+                    _lay_aside(store, group, keeper, why=_NOT_ASKED_FOR)
     keep_groups(store, clips)  # what is left of the others: folders without a group that could be read
+    for clip, names in groups.items():
+        chunks = [name for above, _, name in (group.rpartition("/") for group in names) if above == clip]
+        if chunks:
+            keep_groups(store, chunks, inside=clip)

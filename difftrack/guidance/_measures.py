@@ -10,10 +10,33 @@ from typing import Any
 import numpy as np
 
 from difftrack.datasets import read_clip
+from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance
 from difftrack.quality import VideoMeasures, mean_with_interval, measure_video
 
-__all__ = ["write_measures"]
+__all__ = ["check_measures", "write_measures"]
+
+
+_MARKER = "measures.json"
+_TABLE = "measures.csv"
+
+
+def check_measures(folder: Path) -> None:
+    """Refuse a folder whose measures are not of samples: they would be written over.
+
+    Raises:
+        GuidanceError: names the file.
+    """
+    marker, table = folder / _MARKER, folder / _TABLE
+    try:
+        said = json.loads(marker.read_bytes()) if marker.exists() else {}
+        ours = isinstance(said, dict) and ({"ways", "means", "clips"} <= said.keys() if marker.exists() else True)
+    except (OSError, ValueError, RecursionError):
+        ours = False
+    if not ours:
+        raise GuidanceError(f"{marker} is of something else and is not written over; name another folder")
+    if table.exists() and not marker.exists():
+        raise GuidanceError(f"{table} is there without {_MARKER}, so that it is of something else; name another folder")
 
 
 def write_measures(folder: Path, prompts: Mapping[str, str], ways: Mapping[str, Guidance | None]) -> None:
@@ -39,8 +62,8 @@ def write_measures(folder: Path, prompts: Mapping[str, str], ways: Mapping[str, 
         f"differences_from_{first}": _with_intervals(differences),
         "clips": rows,
     }
-    (folder / "measures.json").write_text(json.dumps(summary, indent=2) + "\n")
-    with (folder / "measures.csv").open("w", newline="") as file:
+    (folder / _MARKER).write_text(json.dumps(summary, indent=2) + "\n")
+    with (folder / _TABLE).open("w", newline="") as file:
         writer = csv.DictWriter(file, ["name", "way", "prompt", *names])
         writer.writeheader()
         writer.writerows(rows)

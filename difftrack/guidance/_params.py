@@ -1,11 +1,11 @@
 """What a person chooses about guided sampling, and which layers that means."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from difftrack.documents import read_json
 from difftrack.guidance._attention import Variant
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance
@@ -119,7 +119,7 @@ def read_ranking(path: Path) -> list[int]:
         GuidanceError: the file is missing or holds no ranking.
     """
     try:
-        layers = json.loads(path.read_text())["layers"]
+        layers = read_json(path)["layers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GuidanceError(f"{path} holds no ranking of layers ({error}); the score stage writes it") from error
     if not all(isinstance(layer, int) for layer in layers):

@@ -8,10 +8,8 @@ Under the folder of all samples:
     measures.json, .csv     what `difftrack.quality` says of every clip
 """
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,18 +21,24 @@ from jaxtyping import UInt8
 
 from difftrack.backbones import Backbone
 from difftrack.clip_shelf import ClipShelf, clip_identity
-from difftrack.datasets import Clip, write_clip
+from difftrack.datasets import CLIP, Clip, write_clip
+from difftrack.documents import read_json
+from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance, guided
-from difftrack.guidance._measures import write_measures
+from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import GuideParams
 from difftrack.keeping import Keeper
+from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video
+from difftrack.ownership import OwnershipError, remove
 from difftrack.provenance import MadeBy
 
 __all__ = ["Outcome", "sample_prompts"]
 
 _CAPTION_PX = 16
 """Height of the strip with a way's name."""
+_APART = (write_measures.__module__, *(user.__module__ for user in (ClipShelf, Keeper, lock_of, remove)))
+"""Modules that have no part in what a sample looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +79,36 @@ def sample_prompts(
 
     Yields:
         An outcome for each prompt, when it is done.
+
+    Raises:
+        GuidanceError: the folder holds measures or numbered folders of something else; nothing is sampled then.
+        LockError: another process samples into the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if drop_others:
-        _drop_what_is_gone(folder, {_name(number) for number, _ in prompts}, keeper)
-    apart = (write_measures.__module__, ClipShelf.__module__, Keeper.__module__)
-    made_by = backbone.made_by(__name__, write_clip.__module__, without=apart)
-    sampled = []
-    for number, prompt in prompts:
-        problem = None
-        try:
+    with lock_of(folder).acquire():
+        check_measures(folder)
+        for number, _ in prompts:
+            if problem := _not_ours(folder / _name(number), ways):
+                raise GuidanceError(
+                    f"nothing is written over: {problem}; move it, or name another folder for the samples"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        if drop_others:
+            _drop_what_is_gone(folder, {_name(number) for number, _ in prompts}, keeper)
+        made_by = backbone.made_by(__name__, write_clip.__module__, without=_APART)
+        sampled = []
+        for number, prompt in prompts:
+            problem = None
             shelf = ClipShelf(
                 folder / _name(number), keeper, reuse=params.reuse, anew=anew, above=f"{_name(number)}/", say=keeper.say
             )
-            _sample_in_all_ways(backbone, number, prompt, params, ways=ways, shelf=shelf, made_by=made_by)
-            sampled.append((number, prompt))
-        except (ValueError, OSError, RuntimeError) as error:
-            problem = str(error)
-        yield Outcome(number, prompt, problem)
-    keeper.settle()
-    write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
+            try:
+                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, shelf=shelf, made_by=made_by)
+                sampled.append((number, prompt))
+            except (ValueError, OSError, RuntimeError) as error:
+                problem = str(error)
+            yield Outcome(number, prompt, problem)
+        keeper.settle()
+        write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 
 
 def _name(number: int) -> str:
@@ -107,22 +121,50 @@ def _image(folder: Path, number: int) -> Path:
 
 def _drop_what_is_gone(folder: Path, names: set[str], keeper: Keeper) -> None:
     for samples in sorted({clip.parents[1] for clip in folder.glob("*/*/clip.json")}):
-        if samples.name not in names and _is_ours(samples):
+        if samples.name not in names and samples.name.isdecimal() and samples.name == _name(int(samples.name)):
+            if _not_ours(samples):  # what is not proven to be ours stays
+                continue
             shelf = ClipShelf(samples, keeper, above=f"{samples.name}/")
-            for clip in sorted(samples.glob("*/clip.json")):
-                shelf.lay_aside(clip.parent.name, why="params.yaml asks for other prompts now")
-            shutil.rmtree(samples, ignore_errors=True)
+            ways = [clip.parent.name for clip in sorted(samples.glob("*/clip.json"))]
+            for way in ways:
+                shelf.lay_aside(way, why="params.yaml asks for other prompts now")
+            with suppress(OwnershipError):
+                remove(samples, _not_ours(samples, ways), folder=folder)
 
 
-def _is_ours(samples: Path) -> bool:
-    """Whether a folder is named by a number and every clip in it says that it was sampled here."""
-    if not samples.name.isdecimal() or samples.name != _name(int(samples.name)):
-        return False
+def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
+    """Name what in the folder of one prompt was not sampled here; None where there is nothing of that kind.
+
+    Sampled here are clips that say so, the views beside them, and, of `ways`, damaged clips and views without a clip,
+    which a killed run leaves.
+    """
+    if not samples.exists():
+        return None
+    if samples.is_symlink() or not samples.is_dir():
+        return f"{samples} is no folder of its own"
+    clips = [entry for entry in sorted(samples.iterdir()) if entry.is_dir() and not entry.name.endswith(".part")]
+    views = {
+        "side_by_side.mp4",
+        *(name for way in {*ways, *(clip.name for clip in clips)} for name in _view_names(way)),
+    }
+    for clip in clips:
+        if problem := CLIP.stranger(clip) or _not_sampled(clip, damaged=clip.name in ways):
+            return problem
+    others = [entry for entry in samples.iterdir() if entry.is_file() and entry.name.removesuffix(".part") not in views]
+    others = [entry for entry in others if not (entry.name.startswith(".") and entry.name.endswith(".part"))]
+    return f"{others[0]} is no view of a sample" if others else None
+
+
+def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
+    """Say so if a clip does not state that it was sampled; with `damaged` its clip.json may be no JSON."""
     try:
-        clips = [json.loads(clip.read_text()) for clip in samples.glob("*/clip.json")]
-        return all(clip["source"] == "generated" and "sampling" in clip["details"] for clip in clips)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        said = read_json(clip / "clip.json")
+        sampled = said["source"] == "generated" and "sampling" in said["details"]
+    except ValueError:
+        sampled = damaged
+    except (OSError, KeyError, TypeError):
+        sampled = False
+    return None if sampled else f"{clip} is no sample"
 
 
 def _sample_in_all_ways(
@@ -201,9 +243,12 @@ def _write_views(folder: Path, clip: Clip) -> None:
         write_image(folder / f"{clip.name}_{position}.png", clip.frames[frame])
 
 
+def _view_names(way: str) -> tuple[str, ...]:
+    return (f"{way}.mp4", *(f"{way}_{position}.png" for position in ("first", "middle", "last")))
+
+
 def _views(folder: Path, way: str) -> bool:
-    names = (f"{way}.mp4", *(f"{way}_{position}.png" for position in ("first", "middle", "last")))
-    return all((folder / name).exists() for name in names)
+    return all((folder / name).exists() for name in _view_names(way))
 
 
 def _captioned(

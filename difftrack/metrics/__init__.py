@@ -1,5 +1,13 @@
 """Tracks or attention + truth -> numbers; knows nothing of models or files."""
 
+from difftrack.metrics._evaluation import (
+    EVALUATED_SIZE,
+    ClipScores,
+    FoundTracks,
+    scores_by_truth,
+    track_scores,
+    why_not_scored,
+)
 from difftrack.metrics._grid import ClipMean, harmonic_mean, mean_over_clips, rank_cells
 from difftrack.metrics._maps import combine_clips, rank_layers, score_clip
 from difftrack.metrics._params import CORRECTED, RELEASED, Convention, ScoringParams
@@ -14,11 +22,14 @@ from difftrack.metrics._tapvid import THRESHOLDS_PX, TapvidMetrics, survival_rat
 
 __all__ = [
     "CORRECTED",
+    "EVALUATED_SIZE",
     "RELEASED",
     "THRESHOLDS_PX",
     "AttentionScores",
     "ClipMean",
+    "ClipScores",
     "Convention",
+    "FoundTracks",
     "ScoringParams",
     "TapvidMetrics",
     "attention_score",
@@ -31,6 +42,9 @@ __all__ = [
     "rank_layers",
     "round_accuracy",
     "score_clip",
+    "scores_by_truth",
     "survival_rate",
     "tapvid_metrics",
+    "track_scores",
+    "why_not_scored",
 ]

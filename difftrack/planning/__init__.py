@@ -1,7 +1,7 @@
 """What a run will cost, in bytes and hours, before it starts; and what lies there that no run needs."""
 
 from difftrack.planning._extract import plan_extraction, probe
-from difftrack.planning._leftovers import Leftover, find_leftovers
+from difftrack.planning._leftovers import Leftover, find_leftovers, uncertain_clips
 from difftrack.planning._params import outline_clips, plan_params
 from difftrack.planning._plan import Plan, Rates
 from difftrack.planning._ratios import recorded_ratio
@@ -20,4 +20,5 @@ __all__ = [
     "probe",
     "recorded_ratio",
     "study_table",
+    "uncertain_clips",
 ]

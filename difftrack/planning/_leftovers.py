@@ -1,30 +1,46 @@
 """What lies in the folders of the pipeline and is needed by none of the given params files."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from difftrack.datasets import clip_names
 from difftrack.extraction import ClipSource, ExtractParams, kept_in
 from difftrack.keeping import Kept, kept_entries
+from difftrack.ownership import Kind, remove
 from difftrack.params import parse
 from difftrack.planning._params import VIEWS, outline_clips, store_of
 from difftrack.store import (
     DescriptorSpec,
     StoredGroup,
     StoreParams,
+    foreign_group,
     remove_group,
     stored_bytes,
     stored_group,
     stored_groups,
 )
 
-__all__ = ["Leftover", "find_leftovers"]
+__all__ = ["Leftover", "find_leftovers", "uncertain_clips"]
 
 BY_BACKBONE = ("descriptors", "matches", "survey", "scores", "predictions")
 """Of `paths`: folders with one folder per backbone."""
+
+
+SCORES = Kind(
+    name="a folder of scores",
+    marker="scores.json",
+    proof=lambda said: {"convention", "match_convention"} <= said.keys(),
+    files=("scores.json", "scores.csv", "best_layers.json", "summary.json"),
+)
+PREDICTIONS = Kind(
+    name="a folder of predictions",
+    marker="metrics.json",
+    proof=lambda said: {"mean", "clips", "failed", "params"} <= said.keys(),
+    files=("*.npz", "metrics.json", "metrics.csv", "summary.json"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +53,21 @@ class Leftover:
     """Of the store; empty for all of it."""
     num_bytes: int
     why: str
+    kept: Kept | None = None
+    """What lies aside there, if it is that."""
 
     def remove(self) -> None:
-        """Remove it from disk."""
-        remove_group(self.root, self.group)
+        """Remove it from disk, if it is still proven to be this project's.
+
+        Raises:
+            ValueError: it is not, or lies outside the folder that params name.
+        """
+        if self.kept is not None:
+            self.kept.remove()
+        elif self.group:
+            remove_group(self.root, self.group)
+        else:
+            remove(Path(self.root), _foreign(Path(self.root)), folder=Path(self.root).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +77,11 @@ class _Need:
     params: StoreParams
     specs: Mapping[str, DescriptorSpec] | None
     """By group; None where that cannot be told, and then everything is needed."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Clips that cannot be read for now, and why; their groups are needed."""
 
     def covers(self, group: StoredGroup) -> bool:
-        if self.specs is None:
+        if self.specs is None or group.name.split("/")[0] in self.unreadable:
             return True
         spec = self.specs.get(group.name)
         return spec is not None and _comparable(spec, self.params) == _comparable(
@@ -65,8 +94,9 @@ def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftov
 
     Needed is what the stages would keep: every backbone that a params file names, and of its descriptors every group
     that one of them would write as it is. A backbone that cannot be opened here, because its weights are elsewhere,
-    keeps all of its descriptors. What lies aside in `paths.kept` is a leftover, but for descriptors that one of several
-    params files needs.
+    keeps all of its descriptors, and so does a clip that cannot be read for now (`uncertain_clips`). What lies aside in
+    `paths.kept` is a leftover, but for descriptors that one of several params files needs. What does not prove to be
+    this project's own is never named.
 
     Args:
         params_files: Whole params files.
@@ -105,9 +135,9 @@ def _kept(folder: str, needs: Mapping[str, Sequence[_Need]]) -> Iterator[Leftove
     for kept in kept_entries(folder):
         kind, _, below = kept.kind.partition("/")
         stores = {store: own for store, own in needs.items() if kind == "descriptors" and store.endswith(f"/{below}")}
-        if not any(_is_missed(kept, store, own) for store, own in stores.items()):
+        if kept.problem() is None and not any(_is_missed(kept, store, own) for store, own in stores.items()):
             since = time.strftime("%Y-%m-%d", time.localtime(kept.since))
-            yield Leftover(kept.place, "", kept.num_bytes, f"not asked for since {since}")
+            yield Leftover(kept.place, "", kept.num_bytes, f"not asked for since {since}", kept)
 
 
 def _is_missed(kept: Kept, store: str, needs: Sequence[_Need]) -> bool:
@@ -121,8 +151,45 @@ def _is_missed(kept: Kept, store: str, needs: Sequence[_Need]) -> bool:
 
 def _of_unknown_backbones(folder: Path, named: set[str]) -> Iterator[Leftover]:
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if entry.is_dir() and entry.name not in named:
+        if entry.is_dir() and entry.name not in named and _foreign(entry) is None:
             yield Leftover(str(entry), "", stored_bytes(entry), f"no params file names the backbone {entry.name}")
+
+
+def uncertain_clips(params_files: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Clips that cannot be read for now, and why: what is stored of them is kept."""
+    found: dict[str, str] = {}
+    for params in params_files:
+        for backbone in params["backbones"]:
+            for view in VIEWS:
+                found |= _need(params, backbone, view).unreadable
+    return found
+
+
+def _foreign(folder: Path) -> str | None:
+    """Say what in a backbone's folder of results is not proven to be this project's; None where all of it is."""
+    if folder.is_symlink():
+        return f"{folder} is a link"
+    problems = [kind.problem(folder) for kind in (SCORES, PREDICTIONS)]
+    if None in problems:
+        return None
+    views = [folder / view for view in VIEWS if (folder / view).is_dir()]
+    stores = views if views and {entry.name for entry in folder.iterdir()} <= {*VIEWS, ".gitignore"} else [folder]
+    return next((found for store in stores if (found := _foreign_store(store))), None)
+
+
+def _foreign_store(folder: Path) -> str | None:
+    """Say what in a store is not a group of this project; files beside the groups are not either."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink() or not (entry.is_dir() or entry.name in ("zarr.json", ".gitignore")):
+            return f"{entry} is no group of a store"
+    return foreign_group(folder)
+
+
+def _unreadable(clips: Path, outlined: Collection[str], problems: Mapping[str, str]) -> dict[str, str]:
+    """Folders of clips of which it cannot be told what they need: damaged, empty, or not for this backbone to read."""
+    folders = [entry.name for entry in clips.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    unknown = {name: f"{clips / name} holds no clip that can be read" for name in folders if name not in outlined}
+    return unknown | dict(problems)
 
 
 def _need(params: Mapping[str, Any], backbone: str, view: str) -> _Need:
@@ -132,8 +199,9 @@ def _need(params: Mapping[str, Any], backbone: str, view: str) -> _Need:
         source = ClipSource.open(params, backbone=backbone, view=view, folder=clips)
     except (ValueError, OSError):
         return _Need(extract.store, None)
-    outlines, _ = outline_clips(source, clip_names(clips))
-    return _Need(extract.store, {group: spec for groups in outlines.values() for group, spec in groups.items()})
+    outlines, problems = outline_clips(source, clip_names(clips))
+    specs = {group: spec for groups in outlines.values() for group, spec in groups.items()}
+    return _Need(extract.store, specs, _unreadable(clips, outlines, problems))
 
 
 def _comparable(spec: DescriptorSpec, params: StoreParams) -> tuple[dict[str, Any], StoreParams]:

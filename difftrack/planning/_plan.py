@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from difftrack.store import check_space
+from difftrack.wording import counted
 
 __all__ = ["Plan", "Rates"]
 
@@ -88,20 +89,23 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For people: a line per question."""
-        clips = f"{self.clips} clips" + (f" in {self.groups} chunks" if self.groups != self.clips else "")
+        clips = counted(self.clips, "clip")
+        clips += f" in {counted(self.groups, 'chunk')}" if self.groups != self.clips else ""
+        cells = f"{counted(self.steps, 'step')} x {counted(self.layers, 'layer')}"
         per_unit = self.raw_bytes / self.units if self.units else 0
         free = "unknown" if self.free_bytes is None else size(self.free_bytes)
         rows = [
-            ("holds", f"{clips} x {self.steps} steps x {self.layers} layers = {self.units} units of {size(per_unit)}"),
+            ("holds", f"{clips} x {cells} = {counted(self.units, 'unit')} of {size(per_unit)}"),
             ("uncompressed", f"{size(self.raw_bytes)}; extract.max_bytes allows {size(self.max_bytes)}"),
             ("on disk", f"about {size(self.expected_bytes)} (ratio {self.ratio:.2f}, {self.ratio_source})"),
             ("there already", size(self.there_bytes)),
             ("free", free),
-            ("model", f"{self.forwards} forwards"),
+            ("model", counted(self.forwards, "forward")),
             *(("left out", f"{clip}: {why}") for clip, why in self.left_out.items()),
         ]
         if self.rates is not None and self.seconds is not None:
-            rows.append(("takes", f"{duration(self.seconds)} on {self.workers} workers, {self._rates(self.rates)}"))
+            workers = counted(self.workers, "worker")
+            rows.append(("takes", f"{duration(self.seconds)} on {workers}, {self._rates(self.rates)}"))
         width = max(len(label) for label, _ in rows)
         return [f"{self.name}:", *(f"  {label:<{width}}  {text}" for label, text in rows)]
 

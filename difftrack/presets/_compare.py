@@ -1,11 +1,11 @@
 """Our numbers beside the paper's."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difftrack.documents import read_json
 from difftrack.presets._presets import Preset, PublishedNumber
 
 __all__ = ["Comparison", "compare_with_published"]
@@ -23,10 +23,11 @@ class Comparison:
     """In the paper's unit; None where it has not been measured."""
     source: str
     remark: str = ""
-    """Why ours is missing."""
+    """Why ours is missing, or what ours is measured against where that is no truth."""
 
     def __str__(self) -> str:
-        ours = f"- ({self.remark})" if self.ours is None else _text(self.ours)
+        ours = "-" if self.ours is None else _text(self.ours)
+        ours += f" ({self.remark})" if self.remark else ""
         return f"{self.what}: ours {ours}, published {_text(self.published)} ({self.source})"
 
 
@@ -53,14 +54,25 @@ def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -
     file = root / paths[folder] / rest
     if not file.is_file():
         return row(None, f"{file.relative_to(root)} is not there yet")
-    found = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
+    found: Any = content
     for key in published.at.split():
         found = found.get(key) if isinstance(found, dict) else None
+    remark = _about_truth(content)
     if isinstance(published.value, tuple) and isinstance(found, list):
-        return row(tuple(sorted(found[: len(published.value)])))
+        return row(tuple(sorted(found[: len(published.value)])), remark)
     if not isinstance(found, int | float):
-        return row(None, f"{file.relative_to(root)} has no {published.at}")
-    return row(float(found) * published.scale)
+        return row(None, f"{file.relative_to(root)} has no {published.at}{f': {remark}' if remark else ''}")
+    return row(float(found) * published.scale, remark)
+
+
+def _about_truth(content: Mapping[str, Any]) -> str:
+    """Say by which tracker the truth is a guess, where there is no other; as the stages score and track write it."""
+    group, _, tracker = str(content.get("group", "")).partition("/")
+    trackers = [tracker] if group == "pseudo_truth" else []
+    if not content.get("mean", True):
+        trackers = list(content.get("pseudo_truth", {}))
+    return f"the truth of every clip is pseudo-truth by {' or '.join(trackers)}" if trackers else ""
 
 
 def _text(number: Number) -> str:

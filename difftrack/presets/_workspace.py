@@ -94,10 +94,12 @@ def open_workspace(
         The params that the folder holds.
 
     Raises:
-        PresetError: `top` holds no pipeline, or `first` is less than 1.
+        PresetError: `top` holds no pipeline, `first` is less than 1, or the folder holds something else.
     """
     if not (top / "dvc.yaml").is_file():
         raise PresetError(f"{top} holds no dvc.yaml; run this where the project is")
+    if work.is_dir() and any(work.iterdir()) and not _is_workspace(work, top):
+        raise PresetError(f"{work} holds something and is no workspace of this project; name another folder")
     work.mkdir(parents=True, exist_ok=True)
     own = [(top / path).resolve() for path in params["paths"].values()]
     _link(top.resolve(), work.resolve(), own=own, work=work.resolve())
@@ -129,6 +131,17 @@ def _narrowed(work: Path, top: Path, preset: Preset, params: Mapping[str, Any], 
         (work / _PROMPTS).write_text("".join(f"{text}\n" for text in texts[:first]), encoding="utf-8")
         changes = merge(changes, {"guide": {"prompts": _PROMPTS}})
     return merge(params, changes)
+
+
+def _is_workspace(work: Path, top: Path) -> bool:
+    """Whether a folder holds links into the project beside params, as `open_workspace` leaves it, and is not it."""
+    project = top.resolve()
+    links = [path for path in [*work.glob("*"), *work.glob("*/*")] if path.is_symlink()]
+    return (
+        work.resolve() != project
+        and (work / "params.yaml").is_file()
+        and any(link.resolve().is_relative_to(project) for link in links)
+    )
 
 
 def _link(source: Path, target: Path, *, own: Sequence[Path], work: Path) -> None:

@@ -119,9 +119,13 @@ def make_texture(role: Role, index: int, *, repetitive: bool = False) -> Texture
     return _procedural(rng, PATTERNS, unique=True)
 
 
+_FORMATS = ("JPEG", "PNG")
+"""Pillow's decoders for the photographs; no other is tried."""
+
+
 @cache
 def _load_photo(package: str, path: str) -> UInt8[np.ndarray, "row col rgb"]:
-    with resources.as_file(resources.files(package) / path) as file, Image.open(file) as image:
+    with resources.as_file(resources.files(package) / path) as file, Image.open(file, formats=_FORMATS) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -11,9 +11,11 @@ from difftrack.correspondence import Convention
 from difftrack.reports._curves import draw_accuracy_by_step, draw_attention_mass
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._heatmaps import draw_head_map, draw_kind_comparison, draw_score_maps
+from difftrack.reports._names import pseudo_truth_warning, tracker_name
 from difftrack.reports._page import Headline, Section, Table
 from difftrack.reports._save import save_figure
 from difftrack.reports._style import MISSING, number
+from difftrack.wording import counted, listed
 
 __all__ = ["GroupAccuracy", "ScoreMaps", "analysis_headlines", "analysis_sections", "best_cell"]
 
@@ -64,11 +66,32 @@ class ScoreMaps:
     match_convention: Convention
     """Of the matches."""
     groups: Sequence[GroupAccuracy]
-    """All clips first, then each kind of them."""
+    """The clips that the maps are averaged over first, then others."""
+    pseudo_truth: str | None = None
+    """The tracker whose pseudo-truth the matches are compared with; None where the truth is exact or annotated."""
 
     def __post_init__(self) -> None:
         if set(self.matching_accuracy.dims) != {"layer", "step"}:
             raise ValueError(f"matching_accuracy has dimensions {self.matching_accuracy.dims}; wanted: layer, step")
+
+    @property
+    def measure(self) -> str:
+        """What `matching_accuracy` is called in pictures: a pseudo-truth gives no accuracy."""
+        if self.pseudo_truth is None:
+            return "matching accuracy"
+        return f"agreement with {tracker_name(self.pseudo_truth)}"
+
+    @property
+    def goal(self) -> str:
+        """What a match finds: the points, or the places that a tracker gives them."""
+        if self.pseudo_truth is None:
+            return "the points"
+        return f"the points where {tracker_name(self.pseudo_truth)} puts them"
+
+    @property
+    def warning(self) -> str:
+        """A sentence to end a paragraph with where the truth is a pseudo-truth; else nothing."""
+        return "" if self.pseudo_truth is None else f" {pseudo_truth_warning(self.pseudo_truth)}"
 
     def layers_by_accuracy(self) -> list[int]:
         """Layers ordered by their accuracy at their best step, best first."""
@@ -93,16 +116,17 @@ def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
     curve = maps.matching_accuracy.sel(layer=layer)
     best, noisiest = float(curve.sel(step=step)), float(curve.isel(step=0))
     median = float(maps.matching_accuracy.max("step").median())
+    pseudo = maps.pseudo_truth is not None
     headlines = [
         Headline(
             _percent(best),
-            f"of points found again by layer {layer}",
+            f"{maps.measure} of layer {layer}" if pseudo else f"of points found again by layer {layer}",
             f"within {maps.threshold_px:g} px, at step {step}, by query and key alone; the median layer reaches "
-            f"{_percent(median)} at its best step.",
+            f"{_percent(median)} at its best step.{maps.warning}",
         ),
         Headline(
             f"{_percent(noisiest)} → {_percent(float(curve.isel(step=-1)))}",
-            "from noise to the cleanest step",
+            f"{maps.measure} from noise to the cleanest step" if pseudo else "from noise to the cleanest step",
             f"Layer {layer}, first to last step looked at: how much of the correspondence is there before the picture.",
         ),
     ]
@@ -112,7 +136,8 @@ def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
             Headline(
                 f"{100 * (best - feature):+.0f} points",
                 "query-key over features",
-                f"Matching by the hidden state reaches {_percent(feature)} at its best layer and step.",
+                f"Matching by the hidden state reaches {_percent(feature)} at its best layer and step"
+                f"{f', as {maps.measure}' if pseudo else ''}.",
             )
         )
     return headlines
@@ -138,13 +163,12 @@ def _where(maps: ScoreMaps, drawings: Drawings) -> Section:
     layer, step = maps.best_cell()
     best = float(maps.matching_accuracy.max())
     close = maps.matching_accuracy.max("step") >= 0.9 * best
-    carriers = ", ".join(str(int(value)) for value in close.layer.values[close.values])
     figure = save_figure(
         drawings,
         partial(
             draw_score_maps,
             {
-                "Matching accuracy": maps.matching_accuracy,
+                _capital(maps.measure): maps.matching_accuracy,
                 "Confidence": maps.confidence,
                 "Attention score": maps.attention_score,
                 "Harmonic mean": maps.harmonic_mean,
@@ -152,27 +176,37 @@ def _where(maps: ScoreMaps, drawings: Drawings) -> Section:
         ),
         name=f"{maps.backbone}-scores",
         title="Four scores over layers and steps.",
-        caption=f"Matching accuracy: visible points matched within {maps.threshold_px:g} px. Confidence: attention of "
-        "a point to its best token in another frame. Attention score: its attention to all other frames together. "
+        caption=f"{_capital(maps.measure)}: visible points matched within {maps.threshold_px:g} px.{maps.warning} "
+        "Confidence: attention of a point to its best token in another frame. Attention score: its attention to all "
+        "other frames together. "
         "Harmonic mean: the three, each scaled to its own range over the map. The best cell is outlined. "
-        f"Mean over {maps.groups[0].num_clips} clips, {maps.convention} convention.",
+        f"Mean over {counted(maps.groups[0].num_clips, 'clip')}, {maps.convention} convention.",
     )
     return Section(
         anchor=f"{maps.backbone}-where",
         short="Layers",
         title="Where correspondence lives",
-        lead=f"Of {maps.matching_accuracy.sizes['layer']} layers, {int(close.sum())} come within a tenth of the best "
-        f"accuracy: {carriers}. The best is layer {layer} at step {step}. A layer that looks at other frames a lot "
-        "need not match well, and the harmonic mean asks for both.",
+        lead=f"{_within_a_tenth(maps, close)} The best is layer {layer} at step {step}. A layer that looks at other "
+        "frames a lot need not match well, and the harmonic mean asks for both.",
         blocks=[figure, *([_groups_table(maps)] if len(maps.groups) > 2 else [])],
         group=maps.backbone,
     )
 
 
+def _within_a_tenth(maps: ScoreMaps, close: xr.DataArray) -> str:
+    """Name the layers that come close to the best."""
+    layers = [str(int(layer)) for layer in close.layer.values[close.values]]
+    of_all = counted(close.sizes["layer"], "layer")
+    if len(layers) == 1:
+        return f"Of {of_all}, one comes within a tenth of the best {maps.measure}: layer {layers[0]}."
+    return f"Of {of_all}, {len(layers)} come within a tenth of the best {maps.measure}: {listed(layers)}."
+
+
 def _groups_table(maps: ScoreMaps) -> Table:
     return Table(
-        title="Accuracy by kind of clip.",
-        caption="Percent, each group at its own best layer and step.",
+        title="Matching by kind of clip.",
+        caption="Percent, each group at its own best layer and step. Against a pseudo-truth, the number says how far "
+        "the matches agree with a tracker, not how right they are; the group of all clips mixes both.",
         head=["clips", "number", "layer", "step", "query-key", "feature"],
         rows=[
             [
@@ -193,18 +227,18 @@ def _when(maps: ScoreMaps, drawings: Drawings) -> Section:
     curve = maps.matching_accuracy.sel(layer=layers[0])
     figure = save_figure(
         drawings,
-        partial(draw_accuracy_by_step, maps.matching_accuracy, highlight=layers),
+        partial(draw_accuracy_by_step, maps.matching_accuracy, highlight=layers, measure=maps.measure),
         name=f"{maps.backbone}-accuracy-by-step",
-        title="Accuracy against the denoising step.",
+        title=f"{_capital(maps.measure)} against the denoising step.",
         caption="One line per layer, the three best in colour; the grey label stands at the mean of the others. Step 0 "
-        "is pure noise.",
+        f"is pure noise.{maps.warning}",
     )
     return Section(
         anchor=f"{maps.backbone}-when",
         short="Steps",
         title="From noise to picture",
-        lead=f"Layer {layers[0]} finds {_percent(float(curve.isel(step=0)))} of the points at the first step looked at "
-        f"and {_percent(float(curve.isel(step=-1)))} at the last.",
+        lead=f"Layer {layers[0]} finds {_percent(float(curve.isel(step=0)))} of {maps.goal} at the first step "
+        f"looked at and {_percent(float(curve.isel(step=-1)))} at the last.",
         blocks=[figure],
         group=maps.backbone,
     )
@@ -214,18 +248,19 @@ def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, drawings: Drawings) 
     wins = int((maps.matching_accuracy.max("step") > feature_accuracy.max("step")).sum())
     figure = save_figure(
         drawings,
-        partial(draw_kind_comparison, maps.matching_accuracy, feature_accuracy),
+        partial(draw_kind_comparison, maps.matching_accuracy, feature_accuracy, measure=maps.measure),
         name=f"{maps.backbone}-query-key-against-feature",
         title="Matching by query and key, and by features.",
         caption="Same points, same threshold, one colour scale. On the right each layer at its best step: the bar is "
-        "what one descriptor gains over the other.",
+        f"what one descriptor gains over the other.{maps.warning}",
     )
     return Section(
         anchor=f"{maps.backbone}-kinds",
         short="Features",
         title="Query-key against features",
-        lead=f"Query-key is ahead in {wins} of {feature_accuracy.sizes['layer']} layers; at their best, "
-        f"{_percent(float(maps.matching_accuracy.max()))} against {_percent(float(feature_accuracy.max()))}.",
+        lead=f"Query-key is ahead in {wins} of {counted(feature_accuracy.sizes['layer'], 'layer')}; at their best, "
+        f"{_percent(float(maps.matching_accuracy.max()))} against {_percent(float(feature_accuracy.max()))} of "
+        f"{maps.goal} are matched.",
         blocks=[figure],
         group=maps.backbone,
     )
@@ -260,7 +295,7 @@ def _attention(maps: ScoreMaps, drawings: Drawings) -> Section:
 
 def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, drawings: Drawings) -> Section:
     layer, step = maps.best_cell()
-    shown = {"Matching accuracy of each head": head_accuracy.sel(step=step)}
+    shown = {f"{_capital(maps.measure)} of each head": head_accuracy.sel(step=step)}
     if maps.head_attention_score is not None:
         shown["Its attention to other frames"] = maps.head_attention_score.sel(step=step)
     alone = head_accuracy.sel(step=step, layer=layer)
@@ -269,14 +304,14 @@ def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, drawings: Drawings) -> 
         partial(draw_head_map, shown),
         name=f"{maps.backbone}-heads",
         title=f"Heads one by one, at step {step}.",
-        caption="Each head matched alone, before the mean over heads that the other figures use.",
+        caption=f"Each head matched alone, before the mean over heads that the other figures use.{maps.warning}",
     )
     return Section(
         anchor=f"{maps.backbone}-heads",
         short="Heads",
         title="Head by head",
-        lead=f"In layer {layer} the best head alone finds {_percent(float(alone.max()))} of the points and the weakest "
-        f"{_percent(float(alone.min()))}; all heads together find "
+        lead=f"In layer {layer} the best head alone finds {_percent(float(alone.max()))} of {maps.goal} and the "
+        f"weakest {_percent(float(alone.min()))}; all heads together find "
         f"{_percent(float(maps.matching_accuracy.sel(layer=layer, step=step)))}.",
         blocks=[figure],
         group=maps.backbone,
@@ -286,6 +321,11 @@ def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, drawings: Drawings) -> 
 def _contrasting(layers: Sequence[int]) -> list[int]:
     """The two best layers and the worst one, each once."""
     return list(dict.fromkeys([*layers[:2], layers[-1]]))
+
+
+def _capital(text: str) -> str:
+    """Begin with a capital letter, and leave the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _percent(fraction: float) -> str:

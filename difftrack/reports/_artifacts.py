@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from difftrack.datasets import Tracks
+from difftrack.datasets import Tracks, Truth
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._analysis import GroupAccuracy, ScoreMaps, best_cell
-from difftrack.reports._tracking import Method, TapVidScores, TrackedClip
+from difftrack.reports._names import OWN_METHOD, group_name, tracker_name
+from difftrack.reports._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 from difftrack.tracking import read_predictions
 
-__all__ = ["maps_from_scores", "methods_from_metrics", "read_tracked_clip"]
+__all__ = ["maps_from_scores", "read_tracked_clip", "results_from_metrics"]
 
 _MAPS = ("matching_accuracy", "confidence", "attention_score", "harmonic_mean", "self_mass", "text_mass")
-_TRACKER = "tracker"
-_NAMES = {"no_motion": "no motion", "lucas_kanade": "Lucas-Kanade"}
 
 
 def maps_from_scores(scores: Mapping[str, Any], *, backbone: str) -> ScoreMaps:
     """Build the score maps from the score stage's scores.json.
 
     Args:
-        scores: Tables by group of clips; null where there was nothing to score.
+        scores: Tables by group of clips, the group of the headlines, and the truth of each clip; null where there was
+            nothing to score.
         backbone: Whose scores they are.
 
     Raises:
@@ -33,7 +33,9 @@ def maps_from_scores(scores: Mapping[str, Any], *, backbone: str) -> ScoreMaps:
     """
     try:
         tables = {name: _arrays(group) for name, group in scores["groups"].items()}
-        mean = tables["all"]
+        headline = scores["headline"]
+        mean = tables[headline]
+        truths = [Truth(**scores["truth"][clip]) for clip in scores["groups"][headline]["clips"]]
         return ScoreMaps(
             backbone=backbone,
             **{name: mean[name] for name in _MAPS},
@@ -43,7 +45,11 @@ def maps_from_scores(scores: Mapping[str, Any], *, backbone: str) -> ScoreMaps:
             threshold_px=float(scores["scoring"]["threshold_px"]),
             convention=scores["convention"],
             match_convention=scores["match_convention"][0],
-            groups=[_group(name, len(scores["groups"][name]["clips"]), table) for name, table in tables.items()],
+            groups=[
+                _group(group_name(name), len(scores["groups"][name]["clips"]), tables[name])
+                for name in _shown_groups(scores["groups"], headline)
+            ],
+            pseudo_truth=truths[0].tracker if truths else None,
         )
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
@@ -51,29 +57,54 @@ def maps_from_scores(scores: Mapping[str, Any], *, backbone: str) -> ScoreMaps:
         ) from error
 
 
-def methods_from_metrics(metrics: Mapping[str, Any], *, backbone: str) -> list[Method]:
-    """Build the rows of the results table from the track stage's metrics.json.
+def results_from_metrics(metrics: Mapping[str, Any], *, backbone: str) -> list[TrackingResults]:
+    """Build the tables of results from the track stage's metrics.json.
 
     Args:
         metrics: Means and clips by tracker; null where there was nothing to score.
         backbone: What the tracker is called here.
 
+    Returns:
+        The results over clips of exact or annotated truth first, then those over each tracker's pseudo-truth; a part in
+        which the backbone is not scored is left out.
+
     Raises:
-        ValueError: the metrics lack what the table needs.
+        ValueError: the metrics lack what the tables need.
     """
     try:
+        truths = {clip: Truth(**truth) for clip, truth in metrics["truth"].items()}
+        clips: dict[str | None, dict[str, Any]] = {}
+        for clip, scores in metrics["clips"].items():
+            clips.setdefault(truths[clip].tracker, {})[clip] = scores
+        means = {None: metrics["mean"]} | {by: own["mean"] for by, own in metrics["pseudo_truth"].items()}
         return [
-            Method(
-                name=_name(tracker, backbone),
-                mean=_scores(mean),
-                clips={
-                    clip: _scores(scores[tracker]) for clip, scores in metrics["clips"].items() if tracker in scores
-                },
+            TrackingResults(
+                pseudo_truth=by,
+                methods=[
+                    _method(tracker, mean, clips.get(by, {}), backbone)
+                    for tracker, mean in own.items()
+                    if mean is not None
+                ],
             )
-            for tracker, mean in metrics["mean"].items()
+            for by, own in means.items()
+            if own.get(OWN_METHOD) is not None
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"metrics.json of {backbone} cannot be used ({error!r}); run the track stage again") from error
+
+
+def _method(
+    tracker: str,
+    mean: Mapping[str, float | None],
+    clips: Mapping[str, Mapping[str, Mapping[str, float | None] | None]],
+    backbone: str,
+) -> Method:
+    own = {name: scores for name, of_clip in clips.items() if (scores := of_clip.get(tracker)) is not None}
+    return Method(
+        name=tracker_name(tracker, backbone),
+        mean=_scores(mean),
+        clips={name: _scores(scores) for name, scores in own.items()},
+    )
 
 
 def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedClip:
@@ -95,7 +126,7 @@ def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedCli
             f"{path} holds {len(query_points)} points and the truth {kept.num_points}; run the track stage again"
         )
     cut = replace(kept, points_xy_px=kept.points_xy_px[:num_frames], visible=kept.visible[:num_frames])
-    methods = {_name(tracker, backbone): tracks for tracker, tracks in predictions.items()}
+    methods = {tracker_name(tracker, backbone): tracks for tracker, tracks in predictions.items()}
     return TrackedClip(name=path.stem, truth=cut, methods=methods)
 
 
@@ -111,6 +142,15 @@ def _arrays(group: Mapping[str, Any]) -> dict[str, xr.DataArray]:
     }
 
 
+def _shown_groups(groups: Mapping[str, Mapping[str, Any]], headline: str) -> list[str]:
+    """The group of the headlines first, and all clips together only where these are others."""
+    of_all = groups[headline]["clips"]
+    return [
+        headline,
+        *(name for name in groups if name != headline and (name, groups[name]["clips"]) != ("all", of_all)),
+    ]
+
+
 def _group(name: str, num_clips: int, table: Mapping[str, xr.DataArray]) -> GroupAccuracy:
     accuracy, feature = table["matching_accuracy"], table.get("feature_accuracy")
     layer, step = best_cell(accuracy)
@@ -122,10 +162,6 @@ def _group(name: str, num_clips: int, table: Mapping[str, xr.DataArray]) -> Grou
         matching_accuracy=float(accuracy.max()),
         feature_accuracy=float("nan") if feature is None else float(feature.max()),
     )
-
-
-def _name(tracker: str, backbone: str) -> str:
-    return backbone if tracker == _TRACKER else _NAMES.get(tracker, tracker)
 
 
 def _scores(values: Mapping[str, float | None]) -> TapVidScores:

@@ -16,12 +16,15 @@ MASSES = {"other frames": SERIES[1], "own frame": SERIES[0], "text": SERIES[3]}
 
 
 @styled
-def draw_accuracy_by_step(accuracy: xr.DataArray, *, highlight: Sequence[int]) -> Figure:
+def draw_accuracy_by_step(
+    accuracy: xr.DataArray, *, highlight: Sequence[int], measure: str = "matching accuracy"
+) -> Figure:
     """Draw matching accuracy against the denoising step, one line per layer; only the best layers in colour.
 
     Args:
         accuracy: Fractions over (layer, step).
         highlight: Layers drawn in colour and named, best first.
+        measure: What the values are called.
     """
     figure = Figure(figsize=(11.2, 4.4), layout="constrained")
     ax = figure.subplots()
@@ -40,7 +43,7 @@ def draw_accuracy_by_step(accuracy: xr.DataArray, *, highlight: Sequence[int]) -
     _label_ends(ax, steps, ends, colors=(*SERIES[: len(highlight)], MUTED))
     positions, texts = thin_ticks([int(step) for step in accuracy.step.values])
     ax.set_xticks(positions, texts)
-    finish_axes(ax, xlabel=STEP_AXIS, ylabel="matching accuracy (%)", grid=True)
+    finish_axes(ax, xlabel=STEP_AXIS, ylabel=f"{measure} (%)", grid=True)
     return figure
 
 
@@ -71,12 +74,15 @@ def draw_attention_mass(masses: Mapping[str, xr.DataArray], *, layers: Sequence[
 
 
 @styled
-def draw_delta_by_threshold(methods: Mapping[str, Sequence[float]], thresholds_px: Sequence[int]) -> Figure:
+def draw_delta_by_threshold(
+    methods: Mapping[str, Sequence[float]], thresholds_px: Sequence[int], *, goal: str = "the truth"
+) -> Figure:
     """Draw the share of points within a distance of the truth, against that distance.
 
     Args:
         methods: Name -> fraction per threshold; the first one is the method that the report is about.
         thresholds_px: Distances in pixels at 256 x 256.
+        goal: What the distances are to: the truth, or the tracks of a tracker.
     """
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     ax = figure.subplots()
@@ -88,17 +94,18 @@ def draw_delta_by_threshold(methods: Mapping[str, Sequence[float]], thresholds_p
     ends = {name: 100 * np.asarray(values) for name, values in methods.items()}
     _label_ends(ax, positions, ends, colors=list(colors.values()))
     ax.set_xticks(positions, [f"{threshold:g}" for threshold in thresholds_px])
-    finish_axes(ax, xlabel="distance to the truth (px at 256x256)", ylabel="points within it (%)", grid=True)
+    finish_axes(ax, xlabel=f"distance to {goal} (px at 256x256)", ylabel="points within it (%)", grid=True)
     return figure
 
 
 @styled
-def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]]) -> Figure:
+def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]], *, measure: str = "error") -> Figure:
     """Draw the median distance to the truth, against frames since the query.
 
     Args:
         errors_px: Name -> error 1, 2, ... frames after the query, in pixels at 256 x 256; all of one length, NaN where
             no point is visible.
+        measure: What the distances are called: a distance to a pseudo-truth is no error.
     """
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     ax = figure.subplots()
@@ -108,7 +115,7 @@ def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]]) ->
         ax.plot(since, values, color=colors[name])
     ax.set_ylim(bottom=0)
     _label_ends(ax, since, errors_px, colors=list(colors.values()))
-    finish_axes(ax, xlabel="frames since the query", ylabel="median error (px at 256x256)", grid=True)
+    finish_axes(ax, xlabel="frames since the query", ylabel=f"median {measure}\n(px at 256x256)", grid=True)
     return figure
 
 

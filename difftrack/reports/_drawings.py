@@ -16,19 +16,36 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from difftrack.documents import read_json
+from difftrack.ownership import Kind, OwnershipError, claim, is_fingerprint, is_inside, remove_file
 from difftrack.provenance import MadeBy, code_of, versions_of
 
 __all__ = ["Drawings", "digest"]
 
 _LEDGER = "drawn.json"
+REPORT = Kind(
+    name="a report",
+    marker=_LEDGER,
+    proof=lambda said: all(
+        is_fingerprint(entry["drawn_from"]) and (entry["content"] == "" or is_fingerprint(entry["content"]))
+        for entry in said.values()
+    ),
+    files=("index.html", "headlines.json", _LEDGER),
+)
+"""What a report looks like, for all that draws into one or removes from it."""
+_FOLDERS = ("figures", "strips", "videos")
+"""Where drawings lie; nothing is removed anywhere else."""
 _LIBRARIES = ("av", "matplotlib", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy", "torch")
 
 
 class Drawings:
     """Draws files into a folder, except those that lie there already and would come out the same.
 
-    To be used in a `with`. At its end, files that an earlier report left and this one does not show are removed; after
-    an error nothing is. With `anew` every file is drawn again.
+    To be used in a `with`. At its end, drawings that an earlier report left and this one does not show are removed, as
+    far as they have the very bytes that it recorded; after an error nothing is. With `anew` every file is drawn again.
+
+    Raises:
+        OwnershipError: on entering, the folder holds something and no report.
     """
 
     def __init__(self, folder: Path, *, anew: bool = False, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -37,6 +54,7 @@ class Drawings:
         self._progress = progress
         self._before = _read_ledger(folder / _LEDGER)
         self._now: dict[str, dict[str, str]] = {}
+        self._is_new = False
 
     def draw(self, make: "functools.partial[None]", *names: str) -> None:
         """Have files written, or keep them; several threads may do so at once.
@@ -47,6 +65,11 @@ class Drawings:
         """
         drawn_from = digest([_made_by(make.func.__module__).to_json(), make])
         paths = [self.folder / name for name in names]
+        for path in paths:
+            if path.is_symlink() or not is_inside(path, self.folder):
+                raise OwnershipError(f"{path} is a link or leads out of {self.folder}; it is not written through")
+            if self._is_new and path.exists():
+                raise OwnershipError(f"{path} is there, in a folder without a report; move it, or name another folder")
         kept = not self._anew and all(
             self._before.get(name) == {"drawn_from": drawn_from, "content": _content(path)}
             for name, path in zip(names, paths, strict=True)
@@ -60,6 +83,11 @@ class Drawings:
             self._progress(name)
 
     def __enter__(self) -> "Drawings":
+        if not _has_own_page(self.folder):  # whose ledger may be damaged: all is drawn again
+            claim(self.folder, REPORT)
+            self._is_new = not (self.folder / _LEDGER).exists()
+        if self._is_new:
+            self._write({})  # what is drawn until an error can be drawn again
         return self
 
     def __exit__(
@@ -68,9 +96,16 @@ class Drawings:
         if error is not None:
             return
         for name in self._before.keys() - self._now.keys():
-            (self.folder / name).unlink(missing_ok=True)
-        text = json.dumps(self._now, indent=1, sort_keys=True) + "\n"
-        (self.folder / _LEDGER).write_text(text, encoding="utf-8")
+            if name.split("/")[0] in _FOLDERS:
+                path = self.folder / name
+                remove_file(path, content=self._before[name]["content"], folder=self.folder / name.split("/")[0])
+        self._write(self._now)
+
+    def _write(self, ledger: Mapping[str, Any]) -> None:
+        text = json.dumps(ledger, indent=1, sort_keys=True) + "\n"
+        part = self.folder / f".{_LEDGER}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.folder / _LEDGER)
 
 
 def digest(value: object) -> str:
@@ -125,10 +160,16 @@ def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
+def _has_own_page(folder: Path) -> bool:
+    """Whether the headlines beside a page are those of a report of this project."""
+    try:
+        said = read_json(folder / "headlines.json")
+        links = any((folder / name).is_symlink() for name in REPORT.files)
+        return isinstance(said, list) and all({"value", "label"} <= line.keys() for line in said) and not links
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return False
+
+
 def _read_ledger(path: Path) -> dict[str, Any]:
     """What an earlier report wrote; nothing where it cannot be used."""
-    try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return ledger if isinstance(ledger, dict) else {}
+    return {} if REPORT.unmarked(path.parent) else dict(read_json(path))

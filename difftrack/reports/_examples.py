@@ -7,21 +7,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from difftrack.correspondence import MatchingParams, match_probabilities, points_to_tokens, top_matches
 from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import rescale_points, token_to_px
 from difftrack.media import write_image
 from difftrack.reports._drawings import Drawings
+from difftrack.reports._names import truth_name
 from difftrack.reports._page import Section, Strip, Strips
-from difftrack.reports._strips import draw_match_strip, frame_strip, pca_colors, pca_strip, spread_indices
+from difftrack.reports._strips import (
+    draw_match_strip,
+    frame_strip,
+    pca_colors,
+    pca_strip,
+    spread_indices,
+    without_position,
+)
 from difftrack.store import Store, clip_group
 
 __all__ = ["ExampleClip", "View", "examples_sections", "match_strips", "moving_points", "stored_example"]
 
 _MATCH_TILES = 5
 _COLOR_TILES = 3
+_MARGIN = 0.1
+"""Share of the shorter side that an example point keeps from the edges."""
+_TURNED_BY_POSITION = ("query", "key")
+"""Kinds of descriptors that rotary positions act on."""
 
 Descriptor = Float[np.ndarray, "head latent_frame row col channel"]
 
@@ -69,14 +81,17 @@ class ExampleClip:
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
-    """Pick the tracks of query points of frame 0 that move far and lie apart.
+    """Pick the tracks of query points of frame 0 that stay inside the picture, move far and lie apart.
 
-    The first one moves the furthest among those that stay visible longest; each next one lies furthest from those
-    before, among the half that moves more.
+    Inside means at least a tenth of the shorter side away from every edge wherever the point is seen; where no point
+    stays there, all are candidates. The first one moves the furthest among those that stay visible longest; each next
+    one lies furthest from those before, among the half that moves more.
     """
     from_start = np.flatnonzero(tracks.query_points[:, 0] == 0)
     if not len(from_start):
         return tracks.select(np.zeros(tracks.num_points, dtype=bool))
+    inside = from_start[_stays_inside(tracks)[from_start]]
+    from_start = inside if len(inside) else from_start
     seen = tracks.visible[:, from_start].mean(axis=0)
     from_start = from_start[seen == seen.max()]
     path = tracks.points_xy_px[:, from_start]
@@ -87,6 +102,15 @@ def moving_points(tracks: Tracks, *, num: int) -> Tracks:
         apart = np.linalg.norm(path[0][movers][:, None] - path[0][chosen][None], axis=-1).min(axis=1)
         chosen.append(int(movers[apart.argmax()]))
     return tracks.select(np.isin(np.arange(tracks.num_points), from_start[chosen]))
+
+
+def _stays_inside(tracks: Tracks) -> Bool[np.ndarray, " point"]:
+    """Whether each point keeps the margin in every frame in which it is seen."""
+    size = np.asarray([tracks.width, tracks.height])
+    margin = _MARGIN * size.min()
+    points = tracks.points_xy_px
+    inside = ((points >= margin) & (points <= size - margin)).all(axis=-1)
+    return np.asarray((inside | ~tracks.visible).all(axis=0))
 
 
 def stored_example(
@@ -202,7 +226,11 @@ def examples_sections(
                 short="Colours",
                 title="What the descriptors look like",
                 lead="Three principal components of each descriptor shown as red, green and blue. Where a thing keeps "
-                "its colour while it moves, its descriptor moves along with it.",
+                "its colour while it moves, its descriptor moves along with it. Queries and keys also say where a "
+                "token lies: rotary positions turn them by frame, row and column, which would show as stripes over "
+                "everything else. What a whole row, column or frame has in common is therefore subtracted from them; "
+                "what is left is still turned, so that a thing's colour in a query or key may drift as it moves. "
+                "Features carry no rotation and are shown as they are.",
                 blocks=colors,
                 group=backbone,
             )
@@ -225,11 +253,14 @@ def _match_blocks(
         yield Strips(
             title=f"{name}, point ({x:.0f}, {y:.0f}).",
             caption="First column: the point in frame 0. Then its match probability over the tokens of later frames, "
-            "each picture scaled to its own maximum. Ring: the most probable token; cross: the truth, where the "
-            "point is seen.",
+            f"each picture scaled to its own maximum. Ring: the most probable token{_about_cross(example)}.",
             columns=["query point", *(f"frame {example.frames[target]}" for target in targets)],
             rows=strips,
         )
+
+
+def _about_cross(example: ExampleClip) -> str:
+    return "" if example.truth is None else f"; cross: the {truth_name(example.truth.truth)}, where the point is seen"
 
 
 def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) -> Float[np.ndarray, "tile xy"] | None:
@@ -251,7 +282,8 @@ def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], dra
     return Strips(
         title=f"{name}.",
         caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so that equal "
-        "colours in one row and kind are equal descriptors.",
+        "colours in one row and kind are equal components. Query and key less the means of their rows, columns and "
+        "frames; feature as stored.",
         columns=[f"{kind}, frame {example.frames[index]}" for kind in example.kinds for index in shown],
         rows=rows,
     )
@@ -269,14 +301,15 @@ def _write_color_strip(example: ExampleClip, view: View | None, shown: Sequence[
     if view is None:
         strip = frame_strip(example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)])
     else:
-        strip = pca_strip(np.concatenate([_colors(example.read(kind, view))[shown] for kind in example.kinds]))
+        strip = pca_strip(np.concatenate([_colors(example.read(kind, view), kind)[shown] for kind in example.kinds]))
     write_image(path, strip)
 
 
-def _colors(descriptor: Descriptor) -> UInt8[np.ndarray, "latent_frame row col rgb"]:
-    """Heads side by side as channels of one descriptor."""
+def _colors(descriptor: Descriptor, kind: str) -> UInt8[np.ndarray, "latent_frame row col rgb"]:
+    """Heads side by side as channels of one descriptor, without what its position alone gives it."""
     joined = np.moveaxis(descriptor, 0, -2)
-    return pca_colors(joined.reshape(*joined.shape[:-2], -1).astype(np.float32))
+    channels = joined.reshape(*joined.shape[:-2], -1).astype(np.float32)
+    return pca_colors(without_position(channels) if kind in _TURNED_BY_POSITION else channels)
 
 
 def _tensor(values: Float[np.ndarray, "*shape"]) -> Float[torch.Tensor, "*shape"]:

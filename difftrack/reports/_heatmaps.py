@@ -32,12 +32,15 @@ def draw_score_maps(maps: Mapping[str, xr.DataArray]) -> Figure:
 
 
 @styled
-def draw_kind_comparison(query_key: xr.DataArray, feature: xr.DataArray) -> Figure:
+def draw_kind_comparison(
+    query_key: xr.DataArray, feature: xr.DataArray, *, measure: str = "matching accuracy"
+) -> Figure:
     """Compare matching by query-key with matching by features: both maps on one scale, then layer by layer.
 
     Args:
         query_key: Matching accuracy over (layer, step), as fractions.
         feature: The same for the hidden state.
+        measure: What the values are called.
     """
     figure = Figure(figsize=(11.2, 3.9), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
@@ -54,7 +57,7 @@ def draw_kind_comparison(query_key: xr.DataArray, feature: xr.DataArray) -> Figu
     ax.set_ylim(0, min(118.0, 1.3 * float(max(best_qk.max(), best_feature.max()))))
     positions, texts = thin_ticks([int(layer) for layer in layers])
     ax.set_xticks([int(layers[position]) for position in positions], texts)
-    finish_axes(ax, title="Best step of each layer", xlabel="layer", ylabel="matching accuracy (%)", grid=True)
+    finish_axes(ax, title="Best step of each layer", xlabel="layer", ylabel=f"{measure} (%)", grid=True)
     return figure
 
 

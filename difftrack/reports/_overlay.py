@@ -9,11 +9,15 @@ from jaxtyping import Bool, Float, UInt8
 
 from difftrack.reports._style import point_colors
 
-__all__ = ["OverlayParams", "draw_tracks", "side_by_side", "size_beside"]
+__all__ = ["OverlayParams", "captioned", "draw_tracks", "side_by_side", "size_beside"]
 
 _SUBPIXEL_BITS = 4
 _PANEL_GAP_PX = 8
 _GAP_GRAY = 24
+_CAPTION_PX = 22
+"""Height of the strip with a panel's name."""
+_CAPTION_SCALE = 0.45
+_CAPTION_MARGIN_PX = 6
 _NARROW_PX = 400
 _SMALLEST_RADIUS_PX = 2.0
 _WIDTHS_PER_RADIUS = 130
@@ -103,6 +107,18 @@ def draw_tracks(
     return np.stack(drawn)
 
 
+def captioned(
+    frames: UInt8[np.ndarray, "frame row col rgb"], caption: str
+) -> UInt8[np.ndarray, "frame captioned_row col rgb"]:
+    """Put a dark strip with a caption above a clip; the letters shrink where the clip is narrow."""
+    strip = np.full((_CAPTION_PX, frames.shape[2], 3), _GAP_GRAY, dtype=np.uint8)
+    (width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, _CAPTION_SCALE, 1)
+    scale = _CAPTION_SCALE * min(1.0, (frames.shape[2] - 2 * _CAPTION_MARGIN_PX) / width)
+    place = (_CAPTION_MARGIN_PX, _CAPTION_PX - 7)
+    cv2.putText(strip, caption, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([np.broadcast_to(strip, (len(frames), *strip.shape)), frames], axis=1)
+
+
 def side_by_side(
     panels: Sequence[UInt8[np.ndarray, "frame row _ rgb"]],
 ) -> UInt8[np.ndarray, "frame row wide rgb"]:
@@ -115,9 +131,9 @@ def side_by_side(
 
 
 def size_beside(height: int, width: int, num_panels: int, params: OverlayParams) -> tuple[int, int]:
-    """(height, width) of `num_panels` drawn clips side by side, of clips of `height` x `width` pixels."""
+    """(height, width) of `num_panels` drawn and captioned clips side by side, each of `height` x `width` pixels."""
     scale = params.scale(width)
-    return scale * height, num_panels * scale * width + (num_panels - 1) * _PANEL_GAP_PX
+    return scale * height + _CAPTION_PX, num_panels * scale * width + (num_panels - 1) * _PANEL_GAP_PX
 
 
 class _Trail:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from difftrack.datasets import Clip
+from difftrack.datasets import OWN_TRACKER, Clip
 from difftrack.media import write_video
 from difftrack.reports._overlay import OverlayParams, draw_tracks
 from difftrack.tracking import PredictedTracks, write_predictions
@@ -19,7 +19,8 @@ def write_own_tracks(
 ) -> list[Path]:
     """Write <clip>-tracks.npz, <clip>-tracks.csv with a row per frame and point, and <clip>-overlay.mp4.
 
-    The overlay has the clip's own size. No name is that of the clip itself, which may lie in the same folder.
+    The arrays say that this project found the tracks. The overlay has the clip's own size. No name is that of the clip
+    itself, which may lie in the same folder.
 
     Args:
         folder: Made if missing.
@@ -29,10 +30,15 @@ def write_own_tracks(
 
     Returns:
         The files.
+
+    Raises:
+        ValueError: a file of one of these names is there and is not this program's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays, table, video = (folder / f"{clip.name}-{ending}" for ending in ("tracks.npz", "tracks.csv", "overlay.mp4"))
-    write_predictions(arrays, query_points, {"tracker": tracks})
+    if not arrays.exists() and (there := next((path for path in (table, video) if path.exists()), None)):
+        raise ValueError(f"{there} is there without {arrays.name}, so that it is not this program's; move it elsewhere")
+    write_predictions(arrays, query_points, {"tracker": tracks}, tracker=OWN_TRACKER)
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["frame", "point", "x_px", "y_px", "visible", "confidence"])

@@ -44,6 +44,8 @@ class GalleryClip:
     detail: str
     video: str
     aspect: str
+    panels: Sequence[str]
+    """Names of the pictures that the video shows side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,6 @@ class Gallery:
     kind: ClassVar[str] = "gallery"
     title: str
     caption: str
-    panels: Sequence[str]
     clips: Sequence[GalleryClip]
 
 

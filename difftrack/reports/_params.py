@@ -25,9 +25,10 @@ class ReportParams:
     heads: Literal["all"] | tuple[int, ...] = "all"
     """all: mean over heads; a list: each of these heads on its own."""
     positions: Literal["auto"] | tuple[tuple[float, float], ...] = "auto"
-    """Points whose probabilities are drawn, (x, y) in pixels of the clip in frame 0; auto: two that move far."""
+    """Points whose probabilities are drawn, (x, y) in pixels of the clip in frame 0; auto: two that move far and, where
+    such exist, keep a tenth of the shorter side from the edges."""
     clips: Literal["auto"] | tuple[str, ...] = "auto"
-    """Clips of the same pictures; auto: the first of each source."""
+    """Clips of the same pictures; auto: the first of each source, those of exact truth before others."""
     max_videos: int = 12
     """Most clips that are drawn as videos; the tables hold all of them."""
     overlay: OverlayParams = field(default_factory=OverlayParams)

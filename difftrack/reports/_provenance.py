@@ -9,7 +9,9 @@ from typing import Any
 
 from difftrack.datasets import Clip, Tracks
 from difftrack.reports._footage import Footage
+from difftrack.reports._names import truth_name
 from difftrack.reports._page import Section, Table
+from difftrack.wording import counted
 
 __all__ = ["provenance_section"]
 
@@ -61,7 +63,7 @@ def _clips(footage: Footage) -> Table:
 def _clip_row(clip: Clip, tracks: Tracks) -> list[str]:
     seed = "—" if clip.seed is None else str(clip.seed)
     size = f"{clip.width}x{clip.height}"
-    truth = f"{tracks.tracker}, {tracks.num_points} points"
+    truth = f"{truth_name(tracks.truth)}, {counted(tracks.num_points, 'point')}"
     return [
         clip.name,
         clip.source,

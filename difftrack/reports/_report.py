@@ -10,21 +10,26 @@ from typing import Any
 import numpy as np
 
 from difftrack.correspondence import MatchingParams
-from difftrack.datasets import Clip, Tracks
+from difftrack.datasets import Clip, Tracks, TruthKind
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
 from difftrack.reports._footage import Footage
+from difftrack.reports._guidance import Samples, guidance_headlines, guidance_section
+from difftrack.reports._names import pseudo_truth_warning
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
 from difftrack.reports._provenance import provenance_section
 from difftrack.reports._style import number
-from difftrack.reports._tracking import Method, TrackedClip, results_section, tracking_headline, tracks_section
+from difftrack.reports._tracking import TrackedClip, TrackingResults, results_section, tracking_headline, tracks_section
 from difftrack.store import Store
+from difftrack.wording import counted
 
 __all__ = ["BackboneResults", "example_clips", "write_report"]
 
 _EXAMPLE_POINTS = 2
+_TRUSTED: tuple[TruthKind, ...] = ("exact", "annotated", "pseudo_truth")
+"""Kinds of truth, most trusted first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,14 +41,17 @@ class BackboneResults:
     examples: Sequence[ExampleClip]
     """Clips whose descriptors are drawn."""
     tracked: Sequence[TrackedClip]
-    methods: Sequence[Method]
-    """The backbone's tracks first, then what they are compared with."""
+    results: Sequence[TrackingResults]
+    """Those over exact or annotated truth first, then those over each pseudo-truth; empty where nothing was tracked."""
     provenance: Mapping[str, Any]
     """What the descriptors, as recorded in the stores, and all that follows depend on."""
 
 
 def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[ExampleClip]:
     """Choose the clips whose descriptors are drawn, and the points on them.
+
+    Left to itself, it takes the first clip of each source: clips of exact truth come before annotated ones, and those
+    before clips of pseudo-truth.
 
     Args:
         store: Analysis view of one backbone; a clip that it lacks is not drawn.
@@ -56,8 +64,9 @@ def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[
     groups = set(store.groups())
     known = [name for name in footage.truth if name in groups]
     if params.clips == "auto":
-        first = {footage.kind(name).partition("/")[0]: name for name in reversed(known)}
-        names = [name for name in known if name in first.values()]
+        ranked = sorted(known, key=lambda name: _TRUSTED.index(footage.truth[name].truth.kind))
+        first = {footage.kind(name).partition("/")[0]: name for name in reversed(ranked)}
+        names = [name for name in ranked if name in first.values()]
     else:
         names = list(params.clips)
     for name in names:
@@ -72,6 +81,7 @@ def write_report(
     backbones: Sequence[BackboneResults],
     *,
     params: ReportParams,
+    samples: Samples | None = None,
     anew: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
@@ -83,6 +93,7 @@ def write_report(
         footage: All clips.
         backbones: One or more; the first one gives the headlines.
         params: What to show.
+        samples: What sampling with and without guidance gave; None where that was not done, and the page says so.
         anew: Draw again what lies there already, too.
         progress: Called with the name of each drawing that is done.
 
@@ -96,11 +107,15 @@ def write_report(
         raise ValueError("there are no results of any backbone to report on")
     folder.mkdir(parents=True, exist_ok=True)
     first = backbones[0]
-    headlines = [*analysis_headlines(first.scores), *([tracking_headline(first.methods)] if first.methods else [])]
+    headlines = [*analysis_headlines(first.scores), *map(tracking_headline, first.results[:1])]
+    headlines += guidance_headlines(samples)
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
     with Drawings(folder, anew=anew, progress=progress) as drawings:
         for backbone in backbones:
             sections += _backbone_sections(backbone, footage, drawings, params)
+        sections.append(
+            guidance_section(samples, drawings=drawings, params=params.overlay, max_videos=params.max_videos)
+        )
     stores = {backbone.name: backbone.provenance for backbone in backbones}
     sections.append(provenance_section(footage, stores, dataclasses.asdict(params)))
     page = folder / "index.html"
@@ -117,8 +132,9 @@ def _backbone_sections(
     if backbone.tracked:
         drawn = backbone.tracked[: params.max_videos]
         tracks = tracks_section(name, drawn, footage, drawings=drawings, params=params.overlay)
-        results = results_section(name, backbone.methods, backbone.tracked, drawings=drawings)
-        sections += [tracks, results]
+        sections.append(tracks)
+        if backbone.results:
+            sections.append(results_section(name, backbone.results, backbone.tracked, drawings=drawings))
     views = _chosen_views(scores, params)
     matching = MatchingParams.preset(scores.match_convention)
     return sections + examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings)
@@ -153,7 +169,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         scores = backbone.scores
         layer, step = scores.best_cell()
         feature = float("nan") if scores.feature_accuracy is None else float(scores.feature_accuracy.max())
-        mean = backbone.methods[0].mean if backbone.methods else None
+        mean = backbone.results[0].methods[0].mean if backbone.results else None
         tracking = [mean.delta_avg, mean.average_jaccard, mean.occlusion_accuracy] if mean else [float("nan")] * 3
         values = [float(scores.matching_accuracy.max()), feature, *tracking]
         rows.append([backbone.name, str(layer), str(step), *map(number, values)])
@@ -165,7 +181,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         blocks=[
             Table(
                 title="All backbones.",
-                caption="Percent. Matching accuracy at the best layer and step; TAP-Vid metrics at 256x256.",
+                caption=f"Percent. {_compared_with(backbones)}",
                 head=["backbone", "layer", "step", "query-key", "feature", "δ avg", "AJ", "OA"],
                 rows=rows,
             )
@@ -173,13 +189,22 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
     )
 
 
+def _compared_with(backbones: Sequence[BackboneResults]) -> str:
+    """Say what the numbers of all backbones are: accuracies, or agreement where there is a pseudo-truth alone."""
+    scores = backbones[0].scores
+    pseudo = scores.pseudo_truth or next((own.results[0].pseudo_truth for own in backbones if own.results), None)
+    warning = f" {pseudo_truth_warning(pseudo)}" if pseudo else ""
+    measure = scores.measure[:1].upper() + scores.measure[1:]
+    return f"{measure} at the best layer and step; TAP-Vid metrics at 256x256.{warning}"
+
+
 def _lead(footage: Footage, backbones: Sequence[BackboneResults]) -> str:
     accuracy = backbones[0].scores.matching_accuracy
     names = ", ".join(backbone.name for backbone in backbones)
     return (
-        f"{names} on {len(footage.truth)} clips, {accuracy.sizes['layer']} layers and {accuracy.sizes['step']} "
-        "denoising steps. Every picture below is read from stored queries, keys and features; the model "
-        "did not run again for any of them."
+        f"{names} on {counted(len(footage.truth), 'clip')}, {counted(accuracy.sizes['layer'], 'layer')} and "
+        f"{counted(accuracy.sizes['step'], 'denoising step')}. Every picture of them below is read from stored "
+        "queries, keys and features; the model did not run again for any of these."
     )
 
 

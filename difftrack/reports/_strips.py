@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
-__all__ = ["draw_match_strip", "frame_strip", "pca_colors", "pca_strip", "spread_indices"]
+__all__ = ["draw_match_strip", "frame_strip", "pca_colors", "pca_strip", "spread_indices", "without_position"]
 
 _TILE_WIDTH_PX = 288
 _GAP_PX = 6
@@ -29,10 +29,13 @@ def pca_colors(
     """Show descriptors as colours: their three principal components, one basis for all latent frames.
 
     The sign of a component is fixed so that its largest loading is positive; colours span the 1st to 99th percentile.
+    Descriptors that are the same everywhere are black.
     """
     from sklearn.decomposition import PCA  # takes half a second
 
     flat = descriptors.reshape(-1, descriptors.shape[-1]).astype(np.float32)
+    if not np.ptp(flat, axis=0).any():  # no component tells one token from another
+        return np.zeros((*descriptors.shape[:3], 3), dtype=np.uint8)
     num_components = min(3, flat.shape[1])
     pca = PCA(n_components=num_components, svd_solver="covariance_eigh").fit(flat)
     largest = np.abs(pca.components_).argmax(axis=1)
@@ -43,6 +46,24 @@ def pca_colors(
     colors = np.zeros((len(flat), 3), dtype=np.uint8)
     colors[:, :num_components] = np.round(255 * unit)
     return colors.reshape(*descriptors.shape[:3], 3)
+
+
+def without_position(
+    descriptors: Float[np.ndarray, "latent_frame row col channel"],
+) -> Float[np.ndarray, "latent_frame row col channel"]:
+    """Subtract what all tokens of a row, of a column, or of a latent frame have in common.
+
+        y[t, r, c] = x[t, r, c] - (x[., r, .] - m) - (x[., ., c] - m) - (x[t, ., .] - m) - m
+
+    A dot stands for the mean over an axis, m for the mean of all tokens. Rotary positions turn a channel pair by the
+    frame, the row or the column alone, so that the mean of all descriptors leaves such a sum behind, as stripes that
+    outweigh the content. What differs from that mean is still turned by its position.
+    """
+    residual = descriptors.astype(np.float32)
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        residual = residual - residual.mean(axis=others, keepdims=True)
+    return residual
 
 
 def frame_strip(frames: UInt8[np.ndarray, "tile row col rgb"]) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:

@@ -9,22 +9,25 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from difftrack.datasets import Clip, Tracks
+from difftrack.datasets import Clip, Tracks, Truth
 from difftrack.media import write_video
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_frame
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._footage import Footage
-from difftrack.reports._overlay import OverlayParams, draw_tracks, side_by_side, size_beside
-from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
+from difftrack.reports._names import pseudo_truth_warning, tracker_name, truth_name
+from difftrack.reports._overlay import OverlayParams, captioned, draw_tracks, side_by_side, size_beside
+from difftrack.reports._page import Figure, Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._save import save_figure
 from difftrack.reports._style import number
 from difftrack.tracking import PredictedTracks
+from difftrack.wording import counted, listed
 
 __all__ = [
     "Method",
     "TapVidScores",
     "TrackedClip",
+    "TrackingResults",
     "median_error_by_frame",
     "results_section",
     "tracking_headline",
@@ -65,6 +68,27 @@ class Method:
     clips: Mapping[str, TapVidScores] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TrackingResults:
+    """What all methods reach on clips that may be averaged together."""
+
+    methods: Sequence[Method]
+    """The backbone's tracks first, then what they are compared with; without a tracker that gave the truth."""
+    pseudo_truth: str | None = None
+    """The tracker whose pseudo-truth the clips have; None for exact and annotated truth."""
+
+    @property
+    def goal(self) -> str:
+        """What tracks are compared with."""
+        return "the truth" if self.pseudo_truth is None else f"the tracks of {tracker_name(self.pseudo_truth)}"
+
+    @property
+    def clips(self) -> str:
+        """How many clips there are, and of which truth."""
+        truth = "exact or annotated truth" if self.pseudo_truth is None else _pseudo_truth_name(self.pseudo_truth)
+        return f"{counted(len(self.methods[0].clips), 'clip')} of {truth}"
+
+
 def median_error_by_frame(clips: Sequence[TrackedClip], method: str) -> Float[np.ndarray, " frame"]:
     """Median distance to the truth over the visible points of all clips, by frames since the query.
 
@@ -90,17 +114,16 @@ def median_error_by_frame(clips: Sequence[TrackedClip], method: str) -> Float[np
     return np.asarray(medians, dtype=np.float64)
 
 
-def tracking_headline(methods: Sequence[Method]) -> Headline:
-    """How well the backbone tracks, beside the others; the backbone comes first."""
-    best, *others = methods
+def tracking_headline(results: TrackingResults) -> Headline:
+    """How well the backbone tracks, beside the others; against a pseudo-truth, how far it agrees with that."""
+    best, *others = results.methods
+    within = f"Mean share of points within 1, 2, 4, 8 and 16 px of {results.goal} at 256x256, over {results.clips}."
+    label = "δ avg of zero-shot tracks"
+    if results.pseudo_truth is not None:
+        label = f"agreement of zero-shot tracks with {tracker_name(results.pseudo_truth)}"
+        within += f" {pseudo_truth_warning(results.pseudo_truth)}"
     beside = ", ".join(f"{method.name} {number(method.mean.delta_avg)}" for method in others)
-    return Headline(
-        number(best.mean.delta_avg),
-        "δ avg of zero-shot tracks",
-        f"Mean share of points within 1, 2, 4, 8 and 16 px of the truth at 256x256. In comparison: {beside}."
-        if beside
-        else "Mean share of points within 1, 2, 4, 8 and 16 px of the truth at 256x256.",
-    )
+    return Headline(number(best.mean.delta_avg), label, f"{within} In comparison: {beside}." if beside else within)
 
 
 def tracks_section(
@@ -118,25 +141,24 @@ def tracks_section(
 
     def show(tracked: TrackedClip) -> GalleryClip:
         clip, truth = footage.read(tracked.name), tracked.truth
-        video = f"videos/{backbone}-{clip.name}.mp4"
-        drawings.draw(partial(_write_side_by_side, clip, truth, tracked.methods[backbone], params), video)
-        detail = f"{clip.source}, {clip.num_frames} frames, {truth.num_points} points, truth: {truth.tracker}"
+        video, panels = f"videos/{backbone}-{clip.name}.mp4", (truth_name(truth.truth), backbone)
+        drawings.draw(partial(_write_side_by_side, clip, truth, tracked.methods[backbone], panels, params), video)
+        detail = f"{clip.source}, {counted(clip.num_frames, 'frame')}, {counted(truth.num_points, 'point')}"
         height, width = (size + size % 2 for size in size_beside(clip.height, clip.width, 2, params))
-        return GalleryClip(clip.name, detail, video, f"{width} / {height}")
+        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels)
 
     with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # most of the time goes into codecs, which let threads run
         shown = list(pool.map(show, clips))
     gallery = Gallery(
         title="Tracks drawn on the clips.",
         caption="One colour per point by where it starts; filled where the point is seen, hollow where it is held to "
-        "be occluded; trails fade.",
-        panels=["truth", backbone],
+        f"be occluded; trails fade.{_about_pseudo_truth(clips)}",
         clips=shown,
     )
     return Section(
         anchor=f"{backbone}-tracks",
         short="Tracks",
-        title="Tracks beside the truth",
+        title="Tracks beside the truth" if _any_known(clips) else "Tracks beside a pseudo-truth",
         lead="No part of the backbone was trained to track. Each point's position is read off the match between its "
         "query descriptor and the keys of every other frame.",
         blocks=[gallery],
@@ -145,75 +167,133 @@ def tracks_section(
 
 
 def results_section(
-    backbone: str, methods: Sequence[Method], clips: Sequence[TrackedClip], *, drawings: Drawings
+    backbone: str, results: Sequence[TrackingResults], clips: Sequence[TrackedClip], *, drawings: Drawings
 ) -> Section:
-    """Table of TAP-Vid metrics, the two curves behind it, and every clip's numbers."""
-    table = _methods_table(methods)
-    figures = [
-        save_figure(
-            drawings,
-            partial(draw_delta_by_threshold, {method.name: method.mean.deltas for method in methods}, THRESHOLDS_PX),
-            name=f"{backbone}-delta-by-threshold",
-            title="Share of points within a distance.",
-            caption="Mean over clips; their mean over the five distances is δ avg.",
-            wide=False,
-        )
-    ]
-    if clips:
-        errors = {name: median_error_by_frame(clips, name) for name in clips[0].methods}
-        figures.append(
-            save_figure(
-                drawings,
-                partial(draw_error_by_frame, errors),
-                name=f"{backbone}-error-by-frame",
-                title="Error as time goes by.",
-                caption="Median over the visible points of all clips.",
-                wide=False,
-            )
-        )
+    """Tables of TAP-Vid metrics for each kind of truth, the two curves behind the first, and every clip's numbers.
+
+    Args:
+        backbone: Whose tracks they are.
+        results: Those over exact or annotated truth first; at least one.
+        clips: The tracks themselves.
+        drawings: Take the figures.
+    """
+    first, *others = results
+    figures = _figures(backbone, first, clips, drawings)
+    tables = [_methods_table(other) for other in others]
     return Section(
         anchor=f"{backbone}-results",
         short="Results",
-        title="How good the tracks are",
-        lead=_comparison(methods),
-        blocks=[table, *figures, _clips_table(methods)],
+        title="How good the tracks are"
+        if first.pseudo_truth is None
+        else f"How far the tracks agree with {first.goal}",
+        lead=" ".join(_comparison(own) for own in results),
+        blocks=[_methods_table(first), *figures, *tables, *(_clips_table(own) for own in results)],
         group=backbone,
     )
 
 
-def _write_side_by_side(clip: Clip, truth: Tracks, found: PredictedTracks, params: OverlayParams, path: Path) -> None:
+def _figures(backbone: str, results: TrackingResults, clips: Sequence[TrackedClip], drawings: Drawings) -> list[Figure]:
+    """Draw the results by threshold and by frame, over the clips of their kind of truth."""
+    of_kind = [tracked for tracked in clips if tracked.truth.truth.tracker == results.pseudo_truth]
+    deltas = {method.name: method.mean.deltas for method in results.methods}
+    known = results.pseudo_truth is None
+    figures = [
+        save_figure(
+            drawings,
+            partial(draw_delta_by_threshold, deltas, THRESHOLDS_PX, goal=results.goal),
+            name=f"{backbone}-delta-by-threshold",
+            title="Share of points within a distance.",
+            caption=f"Mean over {results.clips}; their mean over the five distances is "
+            f"{'δ avg' if known else 'the agreement'}.",
+            wide=False,
+        )
+    ]
+    if of_kind:
+        errors = {method.name: median_error_by_frame(of_kind, method.name) for method in results.methods}
+        measure = "error" if results.pseudo_truth is None else f"distance to {tracker_name(results.pseudo_truth)}"
+        figures.append(
+            save_figure(
+                drawings,
+                partial(draw_error_by_frame, errors, measure=measure),
+                name=f"{backbone}-error-by-frame",
+                title=f"{'Error' if known else 'Distance'} as time goes by.",
+                caption=f"Median over the visible points of {results.clips}.",
+                wide=False,
+            )
+        )
+    return figures
+
+
+def _write_side_by_side(
+    clip: Clip, truth: Tracks, found: PredictedTracks, names: Sequence[str], params: OverlayParams, path: Path
+) -> None:
     frames, query_frames = clip.frames[: truth.num_frames], truth.query_points[:, 0].astype(int).tolist()
     panels = [
         draw_tracks(frames, tracks.points_xy_px, tracks.visible, query_frames=query_frames, params=params)
         for tracks in (truth, found)
     ]
-    write_video(path, side_by_side(panels), clip.fps, lossless=False)
+    named = [captioned(panel, name) for panel, name in zip(panels, names, strict=True)]
+    write_video(path, side_by_side(named), clip.fps, lossless=False)
 
 
-def _comparison(methods: Sequence[Method]) -> str:
-    best, *others = methods
-    lead = f"{best.name} reaches δ avg {number(best.mean.delta_avg)}"
-    beside = " and ".join(f"{number(other.mean.delta_avg)} by {other.name}" for other in others)
-    return f"{lead}, against {beside}." if beside else f"{lead}."
+def _any_known(clips: Sequence[TrackedClip]) -> bool:
+    return any(tracked.truth.truth.known for tracked in clips)
 
 
-def _methods_table(methods: Sequence[Method]) -> Table:
-    values = [
-        [method.mean.delta_avg, method.mean.average_jaccard, method.mean.occlusion_accuracy, *method.mean.deltas]
-        for method in methods
-    ]
-    return Table(
-        title="TAP-Vid metrics.",
-        caption="Percent, at 256x256, mean over clips. δ avg: mean share of visible points within 1 to 16 px. AJ: "
-        "Jaccard, which also asks for visibility. OA: share of frames in which visibility is right. Best of each "
-        "column in bold.",
-        head=["method", "δ avg", "AJ", "OA", *(f"δ {threshold:g} px" for threshold in THRESHOLDS_PX)],
-        rows=[[method.name, *map(number, row)] for method, row in zip(methods, values, strict=True)],
-        best=_best_of_columns(np.asarray(values)),
+def _about_pseudo_truth(clips: Sequence[TrackedClip]) -> str:
+    """Say what a pseudo-truth is where one is shown."""
+    trackers = dict.fromkeys(tracked.truth.tracker for tracked in clips if not tracked.truth.truth.known)
+    if not trackers:
+        return ""
+    return f" A pseudo-truth is what another tracker found ({', '.join(map(tracker_name, trackers))}), right or wrong."
+
+
+def _pseudo_truth_name(tracker: str) -> str:
+    return truth_name(Truth("pseudo_truth", tracker))
+
+
+def _comparison(results: TrackingResults) -> str:
+    best, *others = results.methods
+    beside = listed([f"{number(other.mean.delta_avg)} by {other.name}" for other in others]) if others else ""
+    end = f", against {beside}." if beside else "."
+    if results.pseudo_truth is None:
+        return f"Over {results.clips}, {best.name} reaches δ avg {number(best.mean.delta_avg)}{end}"
+    return (
+        f"Over {results.clips}, {best.name} agrees with {tracker_name(results.pseudo_truth)} to "
+        f"{number(best.mean.delta_avg)} by δ avg{end}"
     )
 
 
-def _clips_table(methods: Sequence[Method]) -> Table:
+def _methods_table(results: TrackingResults) -> Table:
+    values = [
+        [method.mean.delta_avg, method.mean.average_jaccard, method.mean.occlusion_accuracy, *method.mean.deltas]
+        for method in results.methods
+    ]
+    return Table(
+        title="TAP-Vid metrics." if results.pseudo_truth is None else f"Agreement with {results.goal}.",
+        caption=f"Percent, at 256x256, mean over {results.clips}. {_columns(results)}",
+        head=["method", "δ avg", "AJ", "OA", *(f"δ {threshold:g} px" for threshold in THRESHOLDS_PX)],
+        rows=[[method.name, *map(number, row)] for method, row in zip(results.methods, values, strict=True)],
+        best=_best_of_columns(np.asarray(values)) if results.pseudo_truth is None else frozenset(),
+    )
+
+
+def _columns(results: TrackingResults) -> str:
+    """Explain the columns; a pseudo-truth crowns no method."""
+    if results.pseudo_truth is None:
+        return (
+            "δ avg: mean share of visible points within 1 to 16 px. AJ: Jaccard, which also asks for visibility. OA: "
+            "share of frames in which visibility is right. Best of each column in bold."
+        )
+    name = tracker_name(results.pseudo_truth)
+    return (
+        f"The measures of TAP-Vid, against the tracks of {name}: {name} itself is not compared, and a method that is "
+        f"better than {name} cannot be seen to be."
+    )
+
+
+def _clips_table(results: TrackingResults) -> Table:
+    methods = results.methods
     names = list(methods[0].clips)
     head = ["clip", *(f"{method.name}: {metric}" for method in methods for metric in ("δ avg", "AJ", "OA"))]
     rows = []
@@ -224,7 +304,14 @@ def _clips_table(methods: Sequence[Method]) -> Table:
             values = (scores.delta_avg, scores.average_jaccard, scores.occlusion_accuracy) if scores else (np.nan,) * 3
             cells += [number(value) for value in values]
         rows.append(cells)
-    return Table(title="Clip by clip", caption="The same metrics for each clip.", head=head, rows=rows, folded=True)
+    known = results.pseudo_truth is None
+    return Table(
+        title="Clip by clip" if known else f"Clip by clip, against {_pseudo_truth_name(results.pseudo_truth or '')}",
+        caption="The same metrics for each clip.",
+        head=head,
+        rows=rows,
+        folded=True,
+    )
 
 
 def _best_of_columns(values: Float[np.ndarray, "row col"]) -> frozenset[tuple[int, int]]:

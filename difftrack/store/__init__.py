@@ -7,11 +7,14 @@ from difftrack.store._errors import StoreError
 from difftrack.store._groups import (
     StoredGroup,
     descriptor_groups,
+    foreign_group,
+    hold_group,
     keep_groups,
     remove_group,
     store_url,
     stored_group,
     stored_groups,
+    surplus_groups,
 )
 from difftrack.store._manifest import read_manifest, write_manifest
 from difftrack.store._reader import Store, clip_group, open_store
@@ -36,6 +39,8 @@ __all__ = [
     "descriptor_groups",
     "fingerprint_of",
     "free_bytes",
+    "foreign_group",
+    "hold_group",
     "keep_groups",
     "measured_ratio",
     "open_store",
@@ -49,6 +54,7 @@ __all__ = [
     "stored_bytes",
     "stored_group",
     "stored_groups",
+    "surplus_groups",
     "trial_encoding",
     "write_manifest",
     "write_results",

@@ -11,12 +11,18 @@ from jaxtyping import Num, UInt8
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
-__all__ = ["CHECKSUM_BYTES", "CodecName", "decode_into", "encode", "zarr_codecs"]
+__all__ = ["CHECKSUM_BYTES", "CodecName", "check_decoded_size", "decode_into", "encode", "zarr_codecs"]
 
 CodecName = Literal["blosc-zstd", "blosc-lz4", "zstd", "none"]
 
 BLOSC_BLOCK_BYTES = 1 << 20
 """Blosc's own choice of block is smaller and halves what byte shuffling gains."""
+
+BLOSC_SIZE = slice(4, 8)
+"""Where a Blosc chunk says, as a little-endian number, how many bytes it decodes to."""
+
+MOST_ZSTD_RATIO = 1 << 16
+"""Zstandard makes no block of 128 KiB smaller than some bytes."""
 
 CHECKSUM_BYTES = 4
 """Of a CRC-32C."""
@@ -53,6 +59,22 @@ def encode(name: CodecName, level: int, chunk: Num[np.ndarray, "*chunk"]) -> byt
         return bytes(Zstd(level=level).encode(chunk))
     compressor, shuffle = _BLOSC[name]
     return bytes(Blosc(compressor, level, _SHUFFLES[shuffle], BLOSC_BLOCK_BYTES, typesize=chunk.itemsize).encode(chunk))
+
+
+def check_decoded_size(name: CodecName, content: UInt8[np.ndarray, " byte"], num_bytes: int) -> None:
+    """Refuse a chunk that cannot decode to `num_bytes`, before memory is taken for them.
+
+    Raises:
+        ValueError: it decodes to another number of bytes.
+    """
+    if name == "none":
+        found = content.size
+    elif name == "zstd":
+        found = min(num_bytes, content.size * MOST_ZSTD_RATIO)
+    else:
+        found = int.from_bytes(content[BLOSC_SIZE].tobytes(), "little")
+    if found != num_bytes:
+        raise ValueError(f"chunk of {found} bytes; {num_bytes} wanted")
 
 
 def decode_into(name: CodecName, content: UInt8[np.ndarray, " byte"], out: UInt8[np.ndarray, " value_byte"]) -> None:

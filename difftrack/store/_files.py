@@ -11,14 +11,16 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 
-from difftrack.store._errors import StoreError
+from difftrack.documents import DocumentError, open_regular, read_bounded
+from difftrack.ownership import is_inside
+from difftrack.store._errors import IrregularFileError, StoreError
 
 __all__ = ["Blob", "Files", "StorePath", "open_files"]
 
@@ -27,6 +29,13 @@ StorePath = str | os.PathLike[str]
 
 ABANDONED_AFTER_S = 3600.0
 """A `.partial` file this old belongs to no running writer: one is written in seconds."""
+
+
+MAX_SMALL_BYTES = 4 << 30
+"""Most bytes of a file that is read whole: headers, labels, and the arrays of results."""
+
+_CONTENT_ADDRESSED = re.compile(r"/(files/md5/[0-9a-f]{2}/[0-9a-f]{30}|blobs/[0-9a-f]{40,64})$")
+"""Where DVC's cache and the Hugging Face cache keep the files that they link to."""
 
 
 class Blob(ABC):
@@ -49,7 +58,11 @@ class Files(ABC):
 
     @abstractmethod
     def read(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Read whole files; those that do not exist are left out."""
+        """Read whole files; those that do not exist are left out.
+
+        Raises:
+            StoreError: one cannot be read, is no regular file, lies outside the root, or is too large.
+        """
 
     @abstractmethod
     def open(self, key: str) -> AbstractContextManager[Blob]:
@@ -57,6 +70,7 @@ class Files(ABC):
 
         Raises:
             FileNotFoundError: there is none.
+            StoreError: it cannot be read, is no regular file, or lies outside the root.
         """
 
     @abstractmethod
@@ -64,12 +78,27 @@ class Files(ABC):
         """Create or replace one file, made of `parts` one behind the other, in one step."""
 
     @abstractmethod
+    def create(self, key: str, content: bytes) -> bool:
+        """Create a file where there is none, in one step, and say whether that was so."""
+
+    @abstractmethod
     def remove(self, key: str) -> None:
         """Remove a file, or a directory with all that is in it; nothing happens where there is none."""
 
     @abstractmethod
+    def remove_file(self, key: str) -> None:
+        """Remove a file that this process has made; nothing happens where there is none."""
+
+    @abstractmethod
     def directories(self, key: str) -> list[str]:
-        """Names of the directories directly below `key`, sorted; empty where `key` does not exist."""
+        """Names of the directories directly below `key`, sorted; empty where `key` does not exist.
+
+        Hidden ones are left out, and those that begin with two underscores: locks, and what other programs leave.
+        """
+
+    @abstractmethod
+    def identity(self, key: str) -> str:
+        """One text per directory, whatever links lead to it."""
 
     @abstractmethod
     def size(self, key: str) -> int:
@@ -113,16 +142,41 @@ class LocalFiles(Files):
         found = {}
         for key in keys:
             try:
-                found[key] = (self._root / key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+                found[key] = read_bounded(self._inside(key), max_bytes=MAX_SMALL_BYTES)
+            except FileNotFoundError:
                 continue
+            except DocumentError as error:
+                raise IrregularFileError(str(error)) from error
         return found
 
     @contextmanager
     def open(self, key: str) -> Iterator[Blob]:
         """See `Files`."""
-        with (self._root / key).open("rb", buffering=0) as file:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_regular(self._inside(key)))
+            except DocumentError as error:
+                raise IrregularFileError(str(error)) from error
             yield _LocalBlob(file)
+
+    def _inside(self, key: str) -> Path:
+        """The path of a file to read; a folder may be a link, a file only within the store or into a cache.
+
+        Raises:
+            StoreError: the file is a link that leads elsewhere.
+        """
+        path = self._root / key
+        if not path.is_symlink():
+            return path
+        target = os.path.realpath(path)
+        inside = (os.path.realpath(self._root), os.path.realpath(path.parent))
+        if not target.startswith(tuple(f"{folder}{os.sep}" for folder in inside)) and (
+            _CONTENT_ADDRESSED.search(target) is None
+        ):
+            raise IrregularFileError(
+                f"{path} is a link that leads out of the store, to {target}; put the file itself there"
+            )
+        return path
 
     def write(self, key: str, *parts: bytes) -> None:
         """See `Files`."""
@@ -136,18 +190,41 @@ class LocalFiles(Files):
         finally:
             partial.unlink(missing_ok=True)
 
+    def create(self, key: str, content: bytes) -> bool:
+        """See `Files`."""
+        try:
+            with self.local(key).open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def local(self, key: str) -> Path:
+        """The path of a key, for libraries that take one."""
+        return self._root / key
+
     def remove(self, key: str) -> None:
         """See `Files`."""
         path = self._root / key
+        if key and not is_inside(path, self._root):
+            raise StoreError(f"{path} lies outside {self._root}, behind a link; it is not removed")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
+    def remove_file(self, key: str) -> None:
+        """See `Files`."""
+        self.local(key).unlink(missing_ok=True)
+
     def directories(self, key: str) -> list[str]:
         """See `Files`."""
         path = self._root / key
-        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        return sorted(e.name for e in path.iterdir() if e.is_dir() and _is_shown(e.name)) if path.is_dir() else []
+
+    def identity(self, key: str) -> str:
+        """See `Files`."""
+        return os.path.realpath(self._root / key)
 
     def size(self, key: str) -> int:
         """See `Files`."""
@@ -247,12 +324,28 @@ class RemoteFiles(Files):
         with _reaching(self.path(key)):
             self._system.pipe_file(self._full(key), b"".join(parts))
 
+    def create(self, key: str, content: bytes) -> bool:
+        """See `Files`; a file system that cannot put only where there is none puts always."""
+        with _reaching(self.path(key)):
+            try:
+                self._system.pipe_file(self._full(key), content, mode="create")
+            except FileExistsError:
+                return False
+            except (NotImplementedError, TypeError):
+                self._system.pipe_file(self._full(key), content)
+        return True
+
     def remove(self, key: str) -> None:
         """See `Files`."""
         self._system.invalidate_cache()
         with _reaching(self.path(key)):
             if self._system.exists(self._full(key)):
                 self._system.rm(self._full(key), recursive=True)
+
+    def remove_file(self, key: str) -> None:
+        """See `Files`."""
+        with suppress(FileNotFoundError), _reaching(self.path(key)):
+            self._system.rm_file(self._full(key))
 
     def directories(self, key: str) -> list[str]:
         """See `Files`."""
@@ -262,7 +355,12 @@ class RemoteFiles(Files):
                 entries = self._system.ls(self._full(key), detail=True)
         except FileNotFoundError:
             return []
-        return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "directory")
+        names = [Path(entry["name"]).name for entry in entries if entry["type"] == "directory"]
+        return sorted(name for name in names if _is_shown(name))
+
+    def identity(self, key: str) -> str:
+        """See `Files`."""
+        return self.path(key)
 
     def size(self, key: str) -> int:
         """See `Files`."""
@@ -276,6 +374,11 @@ class RemoteFiles(Files):
     def free_bytes(self) -> int | None:
         """See `Files`."""
         return None
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a folder of this name may hold a group."""
+    return not name.startswith((".", "__"))
 
 
 def open_files(root: StorePath) -> Files:

@@ -1,22 +1,70 @@
 """The header of a group: one zarr.json whose attributes say what the group holds and prove that nothing was changed.
 
 Its attributes hold `difftrack`: schema, contents, the SHA-256 of every small file of the group, whether the group is
-complete, and a checksum over all of that. Bulk data carries its own checksums.
+complete, the checksum of every chunk of its units once it is, and a checksum over all of that. A header may come from
+anywhere: it is parsed into typed fields within bounds before a file that it names is opened.
 """
 
+import base64
+import binascii
+import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from difftrack.store._errors import StoreError
+import numpy as np
+from jaxtyping import UInt32
+
+from difftrack.documents import parse_json
+from difftrack.params import ParamsError, parse
+from difftrack.store._errors import IrregularFileError, StoreError
 from difftrack.store._files import Files
 from difftrack.store._spec import READABLE_VERSIONS, SCHEMA_VERSION, canonical_json
 
-__all__ = ["Header", "check_parents", "join", "parents", "read_header", "write_parents"]
+__all__ = [
+    "Header",
+    "UnitChecksums",
+    "check_parents",
+    "join",
+    "parents",
+    "read_each",
+    "read_header",
+    "units_as_text",
+    "write_parents",
+]
 
 PLAIN_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+
+CONSOLIDATED = "consolidated_metadata"
+"""What `zarr.consolidate_metadata` adds to a zarr.json: a copy of metadata, for zarr alone."""
+
+MAX_HEADER_BYTES = 64 << 20
+"""Most bytes of a header; one of 30 layers, 50 steps and 13 chunks a unit has a third of a megabyte."""
+
+MAX_FILES = 4096
+"""Most small files of a group; a group of descriptors has some twenty."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,9}")
+"""What a small file may be called below its group: no absolute path, no way up, nothing hidden."""
+
+UnitChecksums = Mapping[str, UInt32[np.ndarray, "unit chunk"]]
+"""CRC-32C of each chunk of each unit, by array: what proves that a shard is the one that was written there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The store's own part of a zarr.json, as JSON has it."""
+
+    schema: Literal["descriptors", "results"]
+    version: int
+    contents: Mapping[str, Any]
+    files: Mapping[str, str]
+    complete: bool
+    checksum: str
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +80,8 @@ class Header:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """The group's other attributes, for readers that know zarr only."""
     version: int = SCHEMA_VERSION
+    units: Mapping[str, str] = field(default_factory=dict)
+    """`UnitChecksums` in base64; empty while the group is incomplete, and where an earlier program finished it."""
 
     def to_bytes(self) -> bytes:
         """The zarr.json."""
@@ -42,6 +92,8 @@ class Header:
             "files": dict(sorted(self.files.items())),
             "complete": self.complete,
         }
+        if self.units:
+            own["units"] = dict(sorted(self.units.items()))
         own["checksum"] = _checksum(own, self.attributes)
         document = {**PLAIN_GROUP, "attributes": {**self.attributes, "difftrack": own}}
         return json.dumps(document, allow_nan=False).encode()
@@ -53,12 +105,12 @@ class Header:
         Raises:
             ValueError: it is damaged, or of a version that is not known.
         """
-        try:
-            document = json.loads(content)
-        except ValueError as error:
-            raise ValueError("is not JSON") from error
+        if len(content) > MAX_HEADER_BYTES:
+            raise ValueError(f"has {len(content)} bytes; a header has at most {MAX_HEADER_BYTES}")
+        document = parse_json(content)
         if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
             raise ValueError("is not a zarr group")
+        document.pop(CONSOLIDATED, None)
         attributes = dict(document["attributes"])
         own = attributes.pop("difftrack", None)
         if not isinstance(own, dict):
@@ -66,10 +118,59 @@ class Header:
         if own.get("version") not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise ValueError(f"has schema version {own.get('version')!r}; this program reads {known}")
-        checksum = own.pop("checksum", None)
-        if {**document, "attributes": {}} != PLAIN_GROUP or checksum != _checksum(own, attributes):
+        fields = _parse_fields(own)
+        own.pop("checksum")
+        if {**document, "attributes": {}} != PLAIN_GROUP or fields.checksum != _checksum(own, attributes):
             raise ValueError("does not match its own checksum")
-        return cls(own["schema"], own["contents"], own["files"], own["complete"], attributes, own["version"])
+        return cls(
+            fields.schema, fields.contents, fields.files, fields.complete, attributes, fields.version, fields.units
+        )
+
+    def unit_checksums(self, shapes: Mapping[str, tuple[int, int]]) -> UnitChecksums:
+        """The checksums of `units`, by array.
+
+        Args:
+            shapes: Numbers of units and of chunks in a unit, by array.
+
+        Raises:
+            ValueError: there are others, or of other numbers.
+        """
+        if not self.units:
+            return {}
+        if self.units.keys() != shapes.keys():
+            raise ValueError(f"has checksums of {', '.join(self.units)}; it holds {', '.join(shapes)}")
+        checksums = {}
+        for name, text in self.units.items():
+            try:
+                numbers = np.frombuffer(base64.b64decode(text, validate=True), "<u4")
+                checksums[name] = numbers.reshape(shapes[name])
+            except (binascii.Error, ValueError) as error:
+                raise ValueError(f"has checksums of {name} that are not {list(shapes[name])} numbers") from error
+        return checksums
+
+
+def units_as_text(checksums: UnitChecksums) -> dict[str, str]:
+    """What `Header.unit_checksums` reads."""
+    return {name: base64.b64encode(numbers.astype("<u4").tobytes()).decode() for name, numbers in checksums.items()}
+
+
+def _parse_fields(own: Mapping[str, Any]) -> _Fields:
+    """Parse the store's own part of a zarr.json; fields that a later program may add are left alone.
+
+    Raises:
+        ValueError: a field is missing, or holds something else than it may.
+    """
+    known = [item.name for item in dataclasses.fields(_Fields)]
+    try:
+        fields = parse(_Fields, {name: own[name] for name in known if name in own}, "difftrack", file="header")
+    except ParamsError as error:
+        raise ValueError(f"is damaged: {error}") from error
+    if len(fields.files) > MAX_FILES:
+        raise ValueError(f"names {len(fields.files)} files; a group has at most {MAX_FILES}")
+    for name in fields.files:
+        if _FILE_NAME.fullmatch(name) is None:
+            raise ValueError(f"names the file {name[:200]!r}; files lie inside their group")
+    return fields
 
 
 def join(*parts: str) -> str:
@@ -112,9 +213,10 @@ def read_header(files: Files, group: str, *, schema: str) -> Header | None:
 def small_file_problems(files: Files, group: str, header: Header) -> dict[str, str]:
     """What is wrong with each of a group's small files, by key below the root."""
     keys = {join(group, name): digest for name, digest in header.files.items()}
-    found = files.read(list(keys))
-    problems = {}
+    found, problems = read_each(files, list(keys))
     for key, digest in keys.items():
+        if key in problems:
+            continue
         if key not in found:
             problems[key] = "is missing"
         elif hashlib.sha256(found[key]).hexdigest() != digest:
@@ -122,14 +224,32 @@ def small_file_problems(files: Files, group: str, header: Header) -> dict[str, s
     return problems
 
 
+def read_each(files: Files, keys: list[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Read files, and say of each that cannot be read why not."""
+    try:
+        return files.read(keys), {}
+    except IrregularFileError:
+        found: dict[str, bytes] = {}
+        problems = {}
+        for key in keys:
+            try:
+                found |= files.read([key])
+            except IrregularFileError as error:
+                problems[key] = str(error).removeprefix(f"{files.path(key)} ")
+        return found, problems
+
+
 def plain_group_problem(content: bytes | None) -> str | None:
     """What is wrong with the zarr.json of a group that only holds groups."""
     if content is None:
         return "is missing"
     try:
-        return None if json.loads(content) == PLAIN_GROUP else "is not a group of groups"
-    except ValueError:
-        return "is damaged: not JSON"
+        document = parse_json(content)
+    except ValueError as error:
+        return f"is damaged: {error}"
+    if isinstance(document, dict):
+        document.pop(CONSOLIDATED, None)
+    return None if document == PLAIN_GROUP else "is not a group of groups"
 
 
 def check_parents(files: Files, group: str) -> None:
@@ -153,7 +273,7 @@ def write_parents(files: Files, group: str) -> None:
         StoreError: one of them is a group with contents of its own.
     """
     keys = [join(parent, "zarr.json") for parent in parents(group)]
-    found = files.read(keys)
+    found, _ = read_each(files, keys)
     for key in keys:
         content = found.get(key)
         if content is not None and _has_attributes(content):
@@ -165,11 +285,14 @@ def write_parents(files: Files, group: str) -> None:
 
 def _has_attributes(content: bytes) -> bool:
     try:
-        document = json.loads(content)
+        document = parse_json(content)
     except ValueError:
         return False
     return isinstance(document, dict) and bool(document.get("attributes"))
 
 
 def _checksum(own: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json([own, attributes]).encode()).hexdigest()
+    try:
+        return hashlib.sha256(canonical_json([own, attributes]).encode()).hexdigest()
+    except RecursionError as error:
+        raise ValueError("is JSON that is nested too deeply") from error

@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from difftrack.store._errors import StoreError
-from difftrack.store._files import StorePath, open_files
+from difftrack.store._files import Files, StorePath, open_files
 from difftrack.store._header import (
     Header,
     check_parents,
     join,
     parents,
     plain_group_problem,
+    read_each,
     read_header,
     small_file_problems,
     write_parents,
 )
+from difftrack.store._locks import held_group
 from difftrack.store._verify import group_names
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["read_results", "result_groups", "write_results"]
 
 SCHEMA = "results"
+
+WAIT_S = 600.0
+"""How long to wait for a process that writes the same group of results: that takes it seconds."""
 
 
 def write_results(
@@ -46,24 +51,51 @@ def write_results(
     """
     files = open_files(path)
     parents(group)
-    key = join(group, "zarr.json")
-    content = files.read([key]).get(key)
-    if content is not None and plain_group_problem(content) is None:
-        raise StoreError(f"{files.path(key)} is a group of groups; results cannot be written into it")
-    if _holds_descriptors(content):
-        raise StoreError(f"{files.path(group)} holds descriptors; results go elsewhere")
     attributes = {**dataset.attrs, **(attrs or {})}
     small_files = _encode(dataset)
     digests = {name: hashlib.sha256(body).hexdigest() for name, body in small_files.items()}
     header = Header(SCHEMA, {}, digests, complete=True, attributes=attributes).to_bytes()
-    write_parents(files, group)
-    if content == header and not small_file_problems(files, group, Header.from_bytes(header)):
+    if _is_there(files, group, header):
         return
+    with held_group(files, group, wait_s=WAIT_S):
+        _write(files, group, header, small_files)
+
+
+def _is_there(files: Files, group: str, header: bytes) -> bool:
+    """Whether a group is whole and has this header, which proves its files."""
+    key = join(group, "zarr.json")
+    try:
+        check_parents(files, group)
+        if files.read([key]).get(key) != header:
+            return False
+    except StoreError:
+        return False
+    return not small_file_problems(files, group, Header.from_bytes(header))
+
+
+def _write(files: Files, group: str, header: bytes, small_files: Mapping[str, bytes]) -> None:
+    """Put a group's files in place of what is there, the header last."""
+    key = join(group, "zarr.json")
+    content = read_each(files, [key])[0].get(key)
+    if content is not None and plain_group_problem(content) is None:
+        raise StoreError(f"{files.path(key)} is a group of groups; results cannot be written into it")
+    if _holds_descriptors(content):
+        raise StoreError(f"{files.path(group)} holds descriptors; results go elsewhere")
+    if content is None and (other := _stranger(files, group)):
+        raise StoreError(f"{files.path(other)} is no part of results and is not written over; move it elsewhere")
+    write_parents(files, group)
     files.remove(key)
     files.remove(group)
     for name, body in small_files.items():
         files.write(join(group, name), body)
     files.write(key, header)
+
+
+def _stranger(files: Files, group: str) -> str | None:
+    """Name a folder that no killed `write_results` leaves in a group without header: one without a zarr array."""
+    folders = [join(group, name) for name in files.directories(group)]
+    arrays = files.read([f"{folder}/zarr.json" for folder in folders])
+    return next((folder for folder in folders if f"{folder}/zarr.json" not in arrays), None)
 
 
 def read_results(path: StorePath, group: str) -> "xarray.Dataset":

@@ -8,13 +8,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num
 
-from difftrack.params import parse
-from difftrack.store._header import Header
+from difftrack.params import ParamsError, parse
+from difftrack.store._errors import StoreError
+from difftrack.store._files import Files
+from difftrack.store._header import Header, UnitChecksums, join, read_header, units_as_text
 from difftrack.store._spec import (
     SCHEMA_VERSION,
     ArrayLayout,
@@ -26,7 +29,7 @@ from difftrack.store._spec import (
     fingerprint_of,
 )
 
-__all__ = ["GroupSchema", "coordinates", "group_files"]
+__all__ = ["GroupSchema", "coordinates", "group_files", "read_schema"]
 
 SCHEMA = "descriptors"
 
@@ -70,6 +73,10 @@ class GroupSchema:
         """
         return _index(self.spec.steps, step, "step"), _index(self.spec.layers, layer, "layer")
 
+    def unit_index(self, step_index: int, layer_index: int) -> int:
+        """Position of a unit among `spec.units`."""
+        return step_index * len(self.spec.layers) + layer_index
+
     def head_index(self, head: int) -> int:
         """Position of a head along its axis.
 
@@ -78,8 +85,15 @@ class GroupSchema:
         """
         return _index(self.spec.heads, head, "head")
 
-    def header(self, files: Mapping[str, bytes], *, complete: bool) -> Header:
-        """The header of a group with these small files."""
+    @property
+    def unit_shapes(self) -> dict[str, tuple[int, int]]:
+        """Numbers of units and of chunks in a unit, by array."""
+        return {name: (len(self.spec.units), layout.num_chunks) for name, layout in self.layouts.items()}
+
+    def header(
+        self, files: Mapping[str, bytes], *, complete: bool, units: UnitChecksums = MappingProxyType({})
+    ) -> Header:
+        """The header of a group with these small files and, once they are known, checksums of its units."""
         return Header(
             schema=SCHEMA,
             contents={
@@ -93,14 +107,30 @@ class GroupSchema:
             complete=complete,
             attributes={"coordinates": "timestep frame"},
             version=self.version,
+            units=units_as_text(units),
         )
 
     @classmethod
     def from_header(cls, header: Header) -> "GroupSchema":
-        """What a header describes."""
-        spec = DescriptorSpec.from_json(header.contents["spec"])
-        params = parse(StoreParams, header.contents["params"], "params")
-        return cls(spec, params, header.version, header.contents.get("made_by"), bool(header.contents.get("reused")))
+        """What a header describes.
+
+        Raises:
+            ValueError: it describes nothing that can be stored.
+        """
+        known = {
+            item.name: header.contents[item.name]
+            for item in dataclasses.fields(_Contents)
+            if item.name in header.contents
+        }
+        try:
+            contents = parse(_Contents, known, "contents", file="header")
+            schema = cls(contents.spec, contents.params, header.version, contents.made_by, contents.reused)
+        except ParamsError as error:
+            raise ValueError(f"is damaged: {error}") from error
+        except RecursionError as error:
+            raise ValueError("is damaged: its spec is nested too deeply") from error
+        header.unit_checksums(schema.unit_shapes)
+        return schema
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -112,6 +142,32 @@ class GroupSchema:
 def made_by_digest(made_by: Mapping[str, Any]) -> str:
     """SHA-256 over a record of what wrote the values."""
     return hashlib.sha256(canonical_json(made_by).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """The contents of a header, as JSON has them."""
+
+    spec: DescriptorSpec
+    params: StoreParams
+    fingerprint: str
+    made_by: Mapping[str, Any] | None = None
+    reused: bool = False
+
+
+def read_schema(files: Files, group: str) -> tuple[Header, GroupSchema] | None:
+    """The header of a group of descriptors and what it describes; None where there is none.
+
+    Raises:
+        StoreError: it is damaged, or of another schema.
+    """
+    header = read_header(files, group, schema=SCHEMA)
+    if header is None:
+        return None
+    try:
+        return header, GroupSchema.from_header(header)
+    except ValueError as error:
+        raise StoreError(f"{files.path(join(group, 'zarr.json'))} {error}") from error
 
 
 def coordinates(

@@ -5,23 +5,33 @@ uint64 (offset, length) per chunk and a CRC-32C of them. zarr's own reader retur
 missing or empty; this one raises for anything that is not exactly what was written, and decodes into the result.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import google_crc32c
 import numpy as np
-from jaxtyping import Num, UInt8
+from jaxtyping import Num, UInt8, UInt32
 
-from difftrack.store._codecs import CHECKSUM_BYTES, decode_into
+from difftrack.store._codecs import CHECKSUM_BYTES, check_decoded_size, decode_into
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Blob, Files
 from difftrack.store._spec import ArrayLayout
 
-__all__ = ["read_shard", "shard_problem"]
+__all__ = ["read_shard", "shard_checksums", "shard_problem"]
+
+Checksums = UInt32[np.ndarray, " chunk"]
+"""CRC-32C of each chunk of one unit."""
 
 
 def read_shard(
-    files: Files, key: str, layout: ArrayLayout, *, latent_frame: int | None = None
+    files: Files,
+    key: str,
+    layout: ArrayLayout,
+    *,
+    latent_frame: int | None = None,
+    checksums: Checksums | None = None,
 ) -> Num[np.ndarray, "*stored"]:
     """Read the stored numbers of one unit, or of one latent frame of it.
 
@@ -30,6 +40,7 @@ def read_shard(
         key: The shard's key below the root.
         layout: The array that the shard belongs to.
         latent_frame: Read this one only, which takes one chunk; its axis is dropped.
+        checksums: Those of the unit that was written here, where the header has them.
 
     Raises:
         StoreError: the shard is missing or damaged.
@@ -40,38 +51,66 @@ def read_shard(
         chunks = range(latent_frame // per_chunk, latent_frame // per_chunk + 1)
     with _open(files, key) as blob:
         index = _read_index(blob, layout.num_chunks)
-        contents = blob.ranges([index[chunk] for chunk in chunks])
+        contents = map(
+            _checked,
+            blob.ranges([index[chunk] for chunk in chunks]),
+            repeat(None) if checksums is None else checksums[list(chunks)].tolist(),
+        )
         try:
             if len(chunks) == layout.num_chunks > 1:
                 return _assemble(contents, layout)
-            values = _decode(_checked(next(contents)), layout)
+            values = _decode(next(contents), layout)
         except (ValueError, RuntimeError) as error:
             raise StoreError(f"{files.path(key)} is damaged: {error}") from error
+        except MemoryError as error:
+            needed = np.dtype(layout.dtype).itemsize * math.prod(layout.shape)
+            raise StoreError(f"{files.path(key)} holds {needed} bytes, more than there is memory for") from error
     if latent_frame is None or per_chunk is None:
         return values[:, : layout.shape[1]]
     return values[:, latent_frame % per_chunk]
 
 
-def shard_problem(files: Files, key: str, layout: ArrayLayout, *, checksums: bool) -> str | None:
+def shard_problem(
+    files: Files, key: str, layout: ArrayLayout, *, content: bool, checksums: Checksums | None = None
+) -> str | None:
     """What is wrong with a shard, or None.
 
     Args:
         files: Where the store lies.
         key: The shard's key below the root.
         layout: The array that the shard belongs to.
-        checksums: Read the whole file and check every byte; otherwise size and index only, 0.1 ms a shard, which finds
-            anything but changed bytes within chunks.
+        content: Read the whole file; otherwise size and index only, 0.1 ms a shard, which finds anything but changed
+            bytes within chunks and a unit in the place of another.
+        checksums: Those of the unit that was written here, where the header has them; without, each chunk is decoded,
+            which finds all but a unit of the same shape in the place of another.
     """
     try:
         with _open(files, key) as blob:
             index = _read_index(blob, layout.num_chunks)
-            for content in blob.ranges(index if checksums else []):
-                _checked(content)
+            if not content:
+                return None
+            if checksums is not None:
+                for chunk, expected in zip(blob.ranges(index), checksums.tolist(), strict=True):
+                    _checked(chunk, expected)
+                return None
+        read_shard(files, key, layout)
     except StoreError as error:
         return str(error).removeprefix(f"{files.path(key)} ")
     except ValueError as error:
         return f"is damaged: {error}"
     return None
+
+
+def shard_checksums(files: Files, key: str, num_chunks: int) -> UInt32[np.ndarray, " chunk"]:
+    """The checksum that each chunk of a shard carries; a few bytes of each are read.
+
+    Raises:
+        StoreError: the shard is missing or its index is damaged.
+    """
+    with _open(files, key) as blob:
+        ends = [offset + length for offset, length in _read_index(blob, num_chunks)]
+        found = blob.ranges([(end - CHECKSUM_BYTES, CHECKSUM_BYTES) for end in ends])
+        return np.concatenate([part.copy().view("<u4") for part in found]).astype(np.uint32)
 
 
 @contextmanager
@@ -95,7 +134,7 @@ def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
     if blob.size < size:
         raise _IndexError(f"{blob.size} bytes are too few for its index")
     try:
-        table = _checked(next(blob.ranges([(blob.size - size, size)]))).copy().view("<u8").reshape(num_chunks, 2)
+        table = _checked(next(blob.ranges([(blob.size - size, size)])), None).copy().view("<u8").reshape(num_chunks, 2)
     except ValueError as error:
         raise _IndexError(f"index: {error}") from error
     index = [(int(offset), int(length)) for offset, length in table]
@@ -109,26 +148,32 @@ def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
     return index
 
 
-def _checked(content: UInt8[np.ndarray, " byte"]) -> UInt8[np.ndarray, "byte-4"]:
-    """Split off the checksum at the end and compare it."""
+def _checked(content: UInt8[np.ndarray, " byte"], expected: int | None) -> UInt8[np.ndarray, "byte-4"]:
+    """Split off the checksum at the end and compare it, with the body and with what is expected here."""
     body, stored = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
-    if stored.size != CHECKSUM_BYTES or google_crc32c.value(body) != int.from_bytes(stored.tobytes(), "little"):
+    checksum = int.from_bytes(stored.tobytes(), "little")
+    if stored.size != CHECKSUM_BYTES or google_crc32c.value(body) != checksum:
         raise ValueError("a checksum does not match")
+    if expected is not None and checksum != expected:
+        raise ValueError("it is not the unit that was written here")
     return body
 
 
 def _decode(content: UInt8[np.ndarray, " byte"], layout: ArrayLayout) -> Num[np.ndarray, "*chunk"]:
+    check_decoded_size(layout.codec, content, math.prod(layout.chunk_shape) * np.dtype(layout.dtype).itemsize)
     values = np.empty(layout.chunk_shape, layout.dtype)
     decode_into(layout.codec, content, values.reshape(-1).view(np.uint8))
     return values
 
 
 def _assemble(contents: Iterator[UInt8[np.ndarray, " byte"]], layout: ArrayLayout) -> Num[np.ndarray, "*unit"]:
-    values = np.empty(layout.shape, layout.dtype)
-    chunk = np.empty(layout.chunk_shape, layout.dtype)
-    step = layout.chunk_shape[1]
+    step, chunk_bytes = layout.chunk_shape[1], math.prod(layout.chunk_shape) * np.dtype(layout.dtype).itemsize
+    values = chunk = np.empty(0, layout.dtype)
     for start, content in zip(range(0, layout.shape[1], step), contents, strict=True):
-        decode_into(layout.codec, _checked(content), chunk.reshape(-1).view(np.uint8))
+        if start == 0:  # memory is taken once a chunk says that it is of this size
+            check_decoded_size(layout.codec, content, chunk_bytes)
+            values, chunk = np.empty(layout.shape, layout.dtype), np.empty(layout.chunk_shape, layout.dtype)
+        decode_into(layout.codec, content, chunk.reshape(-1).view(np.uint8))
         stop = min(start + step, layout.shape[1])
         values[:, start:stop] = chunk[:, : stop - start]
     return values

@@ -10,8 +10,8 @@ from jaxtyping import Num
 
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import join, read_header
-from difftrack.store._schema import SCHEMA, GroupSchema
+from difftrack.store._header import join
+from difftrack.store._schema import SCHEMA, read_schema
 from difftrack.store._spec import ArrayLayout, DescriptorSpec, StoreParams, array_layouts
 from difftrack.store._verify import group_names
 
@@ -120,10 +120,13 @@ def _raw_bytes(layout: ArrayLayout) -> int:
 def _shard_sizes(files: Files, params: StoreParams) -> Iterator[tuple[int, int]]:
     """Bytes before compression and stored bytes of each shard that is there."""
     for group in group_names(files, SCHEMA):
-        header = read_header(files, group, schema=SCHEMA)
-        schema = None if header is None else GroupSchema.from_header(header)
-        if schema is None or schema.params != params:
+        try:
+            found = read_schema(files, group)
+        except StoreError:  # measured is what can be read
             continue
+        if found is None or found[1].params != params:
+            continue
+        schema = found[1]
         for unit in schema.spec.units:
             for layout in schema.layouts.values():
                 stored = files.size(join(group, layout.shard_key(*schema.indices(*unit))))

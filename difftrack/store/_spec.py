@@ -34,6 +34,15 @@ folder per index."""
 
 READABLE_VERSIONS = (1, 2)
 
+MAX_UNITS = 1 << 20
+"""Most (step, layer) of a group: a thousand steps of a thousand layers."""
+
+MAX_TOKENS = 1 << 26
+"""Most video tokens of a unit: 500 times those of 129 frames of 720p."""
+
+MAX_UNIT_VALUES = 1 << 36
+"""Most values of one kind in a unit: 180 times those of the largest backbone that is known here."""
+
 FINGERPRINT_VERSION = 1
 """Of the fingerprint, which covers what is stored and not where."""
 
@@ -111,6 +120,14 @@ class DescriptorSpec:
             )
         if self.num_channels < 1:
             raise ValueError(f"DescriptorSpec.num_channels is {self.num_channels}; it must be at least 1")
+        values = len(self.heads) * self.num_channels * max(self.grid.num_tokens, self.num_text_tokens)
+        for name, count, most in (
+            ("units", len(self.steps) * len(self.layers), MAX_UNITS),
+            ("tokens", self.grid.num_tokens, MAX_TOKENS),
+            ("values in a unit", values, MAX_UNIT_VALUES),
+        ):
+            if count > most:
+                raise ValueError(f"DescriptorSpec has {count} {name}; at most {most} can be stored")
         canonical_json(self.fingerprint_parts)
 
     @property

@@ -110,13 +110,14 @@ class WriteQueue:
         self._submit(writer, self._write, writer, step, layer, slot, staged, written)
 
     def finish(self, writer: GroupWriter) -> Future[None]:
-        """Declare a group complete once all its units are written; the result raises what went wrong with it."""
+        """Declare a group complete once its units are written, and let go of it; the result raises what went wrong."""
         units = self._units.pop(writer, [])
 
         def complete() -> None:
-            for unit in units:
-                unit.result()
-            writer.finish()
+            with writer:
+                for unit in units:
+                    unit.result()
+                writer.finish()
 
         return _run(complete) if self._threads is None else self._threads.submit(complete)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays
 from difftrack.geometry import rescale_points
 
@@ -48,7 +49,11 @@ def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) ->
 
 
 def write_predictions(
-    path: Path, query_points: Float[np.ndarray, "point 3"], predictions: Mapping[str, PredictedTracks]
+    path: Path,
+    query_points: Float[np.ndarray, "point 3"],
+    predictions: Mapping[str, PredictedTracks],
+    *,
+    tracker: str | None = None,
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
 
@@ -59,8 +64,16 @@ def write_predictions(
             own names, those of any other with its name in front, `no_motion_points_xy_px`.
         query_points: (frame, x, y), pixels of the same image as the predictions.
         predictions: By name.
+        tracker: What gave the tracks of `tracker`, for a file that leaves the project; kept beside them.
+
+    Raises:
+        ValueError: a file is there and holds no predictions.
     """
+    if (held := array_names(path)) is not None and not held >= {"query_points", "points_xy_px"}:
+        raise ValueError(f"{path} holds no tracks and is not written over; move it elsewhere")
     arrays: dict[str, np.ndarray] = {"query_points": query_points}
+    if tracker is not None:
+        arrays["tracker"] = np.asarray(tracker)
     for name, tracks in predictions.items():
         prefix = "" if name == TRACKER else f"{name}_"
         arrays[f"{prefix}points_xy_px"] = tracks.points_xy_px

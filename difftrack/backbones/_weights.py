@@ -1,0 +1,204 @@
+"""Whether a component's files can be its weights: checked by their headers before a model is made, and once loaded.
+
+A header says in milliseconds which tensors a file holds and whether the file is whole. What a config asks for is
+compared with it, since a model of a million layers takes minutes to make and then lacks them. The model libraries warn
+of a missing tensor and draw it at random; here it is refused by name.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from difftrack.backbones._errors import BackboneError
+from difftrack.documents import DocumentError, open_regular, read_json
+
+__all__ = ["WeightFiles", "check_config", "one_line", "refuse_not_finite", "refuse_partial", "weight_files"]
+
+_STEMS = ("diffusion_pytorch_model", "model")
+"""What diffusers and transformers call the files of weights that they load."""
+
+_COUNTS = re.compile(r"(^|_)(n?layers?|blocks?|depths?|layers_per_block)$")
+"""Keys of a config that count layers."""
+
+_LARGEST = 1 << 31
+_MAX_SAMPLE = 1 << 26
+"""Most latent pixels of the clips that a config is made for: tables of positions are as large."""
+
+_SHOWN = 3
+"""Tensors that a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """The files of weights of one component."""
+
+    files: tuple[Path, ...]
+    num_tensors: int
+    num_values: int
+
+
+def weight_files(folder: Path) -> WeightFiles:
+    """The safetensors files of a folder that its class loads, and what their headers say.
+
+    Raises:
+        BackboneError: a file that the index names is missing; the index or a file is damaged.
+    """
+    shards: dict[str, None] = {}
+    for index in (folder / f"{stem}.safetensors.index.json" for stem in _STEMS):
+        if index.is_file():
+            shards |= dict.fromkeys(_shards(index))
+    shards = shards or dict.fromkeys(name for stem in _STEMS if (folder / (name := f"{stem}.safetensors")).is_file())
+    num_tensors = num_values = 0
+    for name in shards:
+        sizes = _tensor_sizes(folder / name)
+        num_tensors, num_values = num_tensors + len(sizes), num_values + sum(sizes)
+    return WeightFiles(tuple(folder / name for name in shards), num_tensors, num_values)
+
+
+def check_config(file: Path, weights: WeightFiles) -> None:
+    """Refuse a config that asks for more than its weights can hold, before a model is made of it.
+
+    Raises:
+        BackboneError: it cannot be read, or a number in it is out of bounds.
+    """
+    try:
+        config = read_json(file)
+    except FileNotFoundError as error:
+        raise BackboneError(f"{file} is missing; {_way_out(file.parent)}") from error
+    except DocumentError as error:
+        raise BackboneError(f"{error}; {_way_out(file.parent)}") from error
+    if not isinstance(config, dict):
+        raise BackboneError(f"{file} holds {type(config).__name__}; a mapping is wanted")
+    sample = 1
+    for key, value in _numbers(config):
+        if _COUNTS.search(key) and value > weights.num_tensors:
+            raise BackboneError(
+                f"{file}: {key} is {value}, and the weights hold {weights.num_tensors} tensors; {_way_out(file.parent)}"
+            )
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise BackboneError(f"{file}: {key} is {value}; at most {_LARGEST} can be meant")
+        sample *= max(int(value), 1) if key.startswith("sample_") and "rate" not in key else 1
+    if sample > _MAX_SAMPLE:
+        raise BackboneError(f"{file}: sample_* make {sample} latent pixels; at most {_MAX_SAMPLE} are allowed")
+
+
+def refuse_partial(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Refuse a model of which the library says that tensors were missing, left over, or of another shape.
+
+    Args:
+        folder: The component's.
+        loading: What `from_pretrained` returns beside the model.
+
+    Raises:
+        BackboneError: that is so; the message names them.
+    """
+    for key, what in (
+        ("missing_keys", "lacks"),
+        ("mismatched_keys", "has other shapes of"),
+        ("unexpected_keys", "has"),
+    ):
+        names = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in loading.get(key) or ())
+        if names:
+            known = ", which the class of the component does not know" if key == "unexpected_keys" else ""
+            raise BackboneError(f"{folder}: the weights {what} {_named(names)}{known}; {_way_out(folder)}")
+
+
+@torch.no_grad()
+def refuse_not_finite(folder: Path, model: nn.Module) -> None:
+    """Refuse weights that hold NaN or infinity, in one pass on the device where they are.
+
+    The least and the largest value of a tensor are finite just where all of them are, and take a tenth of the time.
+
+    Raises:
+        BackboneError: a tensor holds such a value; the message names it.
+    """
+    tensors = {
+        name: tensor
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if tensor.is_floating_point() and tensor.numel() and tensor.device.type != "meta" and tensor.itemsize > 1
+    }
+    if not tensors:
+        return
+    ends = torch.stack([torch.stack(torch.aminmax(tensor)).float().cpu() for tensor in tensors.values()])
+    finite = ends.isfinite().all(dim=1).tolist()
+    found = [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
+    if found:
+        kind = str(tensors[found[0]].dtype).removeprefix("torch.")
+        raise BackboneError(
+            f"{folder}: {_named(found)} {'holds' if len(found) == 1 else 'hold'} values that are not finite in {kind};"
+            f" take another dtype if the files are sound, or {_way_out(folder)}"
+        )
+
+
+@contextmanager
+def one_line(folder: Path) -> Iterator[None]:
+    """Whatever the model libraries raise over a component's files becomes one line that names the folder.
+
+    Raises:
+        BackboneError: they raised something.
+    """
+    try:
+        yield
+    except (BackboneError, torch.OutOfMemoryError):
+        raise
+    except (Exception, RecursionError) as error:  # tokenizers raises plain Exception
+        words = " ".join(str(error).split())[:300]
+        raise BackboneError(
+            f"{folder} cannot be loaded: {type(error).__name__}: {words}; {_way_out(folder)}"
+        ) from error
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        content = read_json(index)
+        names = list(content["weight_map"].values())
+    except (DocumentError, KeyError, TypeError, AttributeError) as error:
+        why = f"{error}" if isinstance(error, DocumentError) else f"{index} has no mapping `weight_map`"
+        raise BackboneError(f"{why}; {_way_out(index.parent)}") from error
+    for name in names:
+        if not isinstance(name, str) or re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
+            raise BackboneError(f"{index} names the file {str(name)[:200]!r}; *.safetensors beside it are wanted")
+    missing = sorted({name for name in names if not (index.parent / name).is_file()})
+    if missing:
+        raise BackboneError(f"{index.parent} lacks {_named(missing)}; {_way_out(index.parent)}")
+    return names
+
+
+def _tensor_sizes(file: Path) -> list[int]:
+    """Values of each tensor, from the header, which the library compares with the size of the file."""
+    try:
+        with open_regular(file):
+            pass
+        with safe_open(file, framework="pt") as tensors:
+            return [math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BackboneError(f"{file} is damaged or cut short ({error}); {_way_out(file.parent)}") from error
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:  # noqa: ANN401
+    """Every number of a config with the key under which it stands."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _way_out(folder: Path) -> str:
+    return f"copy or fetch {folder.name} again"

@@ -1,0 +1,140 @@
+"""The lock of a group: one process writes it at a time, on a disk or behind a URL.
+
+Behind a URL a lock is an object that is put only where there is none (S3's `If-None-Match`). Its holder puts it again
+and again; one that stays the same for `locks.LEASE_S` of the waiter's own clock was left behind, and is taken over by
+the one waiter that puts a claim on its token. A file system that cannot put so has no locks: there the last writer of a
+unit wins, and the header, which names the checksums of its own run's units, tells of any other.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from difftrack import locks
+from difftrack.documents import parse_json
+from difftrack.locks import LOCKS, FileLease, Lease, Lock, LockError, Owner, Say
+from difftrack.store._errors import StoreError
+from difftrack.store._files import Files, LocalFiles
+
+__all__ = ["group_lock", "held_group"]
+
+
+def group_lock(files: Files, group: str) -> Lock:
+    """The lock of a group, which need not exist yet."""
+    key, path = f"{LOCKS}/{group.replace('/', '+')}.lock", files.path(group)
+
+    def lease() -> Lease:
+        return FileLease(files.local(key)) if isinstance(files, LocalFiles) else RemoteLease(files, key)
+
+    return Lock(f"{files.identity('')} {key}", path, lease)
+
+
+@contextmanager
+def held_group(files: Files, group: str, *, wait_s: float = 0.0, say: Say = lambda line: None) -> Iterator[Lock]:
+    """Hold a group's lock.
+
+    Raises:
+        StoreError: another process holds it, and has not let go after `wait_s`.
+    """
+    try:
+        lock = group_lock(files, group).acquire(wait_s=wait_s, say=say)
+    except LockError as error:
+        raise StoreError(str(error)) from error
+    with lock:
+        yield lock
+
+
+class RemoteLease(Lease):
+    """A `Lease` of an object behind a URL."""
+
+    def __init__(self, files: Files, key: str) -> None:
+        self._files, self._key, self._token = files, key, uuid.uuid4().hex
+        self._seen: tuple[bytes, float] = (b"", 0.0)
+        self._content, self._released, self._lost = b"", threading.Event(), False
+
+    @property
+    def owner(self) -> Owner | None:
+        """See `Lease`."""
+        return _owner(self._read())
+
+    @property
+    def lost(self) -> bool:
+        """See `Lease`."""
+        return self._lost
+
+    def try_acquire(self) -> bool:
+        """See `Lease`."""
+        self._content = self._renewed(0, asdict(Owner.here()))
+        if not self._files.create(self._key, self._content) and not self._take_over(self._read()):
+            return False
+        threading.Thread(target=self._keep, daemon=True, name=f"lease {self._key}").start()
+        return True
+
+    def release(self) -> None:
+        """See `Lease`."""
+        self._released.set()
+        if not self._lost and _token(self._read()) == self._token:
+            self._files.remove_file(self._key)
+
+    def _take_over(self, there: bytes) -> bool:
+        """Replace a lock that was not renewed for long; only one waiter can claim the token of one."""
+        if there != self._seen[0]:
+            self._seen = (there, time.monotonic())
+        if not there or time.monotonic() - self._seen[1] < locks.LEASE_S:
+            return False
+        claim = f"{self._key}.{_token(there)}"
+        if not self._files.create(claim, self._content):
+            if time.monotonic() - self._seen[1] > 2 * locks.LEASE_S:  # a waiter ended while it took over
+                self._files.remove_file(claim)
+            return False
+        try:
+            if self._read() != there:
+                return False
+            self._files.write(self._key, self._content)
+            self.left_by = _owner(there)
+        finally:
+            self._files.remove_file(claim)
+        return True
+
+    def _keep(self) -> None:
+        owner, count, renewed = parse_json(self._content)["owner"], 0, time.monotonic()
+        while not self._released.wait(locks.LEASE_S / 3):
+            try:
+                if _token(self._read()) != self._token:
+                    break
+                count += 1
+                self._files.write(self._key, self._renewed(count, owner))
+                renewed = time.monotonic()
+            except (StoreError, OSError):
+                if time.monotonic() - renewed > locks.LEASE_S:
+                    break
+        else:
+            return
+        self._lost = True
+
+    def _renewed(self, count: int, owner: object) -> bytes:
+        return json.dumps({"token": self._token, "renewed": count, "owner": owner}).encode()
+
+    def _read(self) -> bytes:
+        return self._files.read([self._key]).get(self._key, b"")
+
+
+def _token(content: bytes) -> str:
+    try:
+        found = parse_json(content)
+    except ValueError:
+        return "unreadable"
+    token = found.get("token") if isinstance(found, dict) else None
+    return token if isinstance(token, str) and token.isalnum() else "unreadable"
+
+
+def _owner(content: bytes) -> Owner | None:
+    try:
+        found = parse_json(content)
+    except ValueError:
+        return None
+    return Owner.from_json(found.get("owner")) if isinstance(found, dict) else None
