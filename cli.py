@@ -196,7 +196,7 @@ def gc(
     params: Annotated[list[Path] | None, typer.Option(help="Keep what this needs; may be repeated.")] = None,
     delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
 ) -> None:
-    """Remove what no params file needs: descriptors of other params, clips and backbones, and their results."""
+    """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept."""
     from difftrack.planning import find_leftovers, uncertain_clips
 
     num_bytes = 0
@@ -315,10 +315,12 @@ def guide(
     prompts: Annotated[Path | None, typer.Argument(help="Prompt file; default: the one in the params.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the videos and what they measure.")] = Path("guided"),
     params: Annotated[Path, typer.Option(help="What to run, from guide and backbones.")] = PARAMS,
+    force: Annotated[bool, typer.Option(help="Sample again what is there already, too.")] = False,
 ) -> None:
-    """Sample prompts with and without cross-attention guidance; what is there already is kept."""
+    """Sample prompts with and without cross-attention guidance; what is there already and made alike is taken up."""
     from difftrack.backbones import ModelParams, load_backbone
     from difftrack.guidance import GuideParams, read_ranking, sample_prompts
+    from difftrack.keeping import Keeper
     from difftrack.params import parse
     from difftrack.prompts import read_prompts
 
@@ -329,7 +331,9 @@ def guide(
     best = _best_layers(values, params, section.backbone) if section.layers == "best" else None
     ways = section.ways(None if best is None else read_ranking(best))
     backbone, problems = load_backbone(section.backbone, model), []
-    for outcome in _progress(sample_prompts(backbone, texts, section, ways=ways, folder=out), "guide", len(texts)):
+    keeper = Keeper(out.with_name(f"{out.name}.kept"), "samples", budget=section.keep_bytes, say=typer.echo)
+    outcomes = sample_prompts(backbone, texts, section, ways=ways, folder=out, keeper=keeper, anew=force)
+    for outcome in _progress(outcomes, "guide", len(texts)):
         typer.echo(outcome.problem or out / f"{outcome.number:03d}", err=outcome.problem is not None)
         problems += [outcome.number] if outcome.problem else []
     if problems:
@@ -448,11 +452,15 @@ def _run_in(folder: Path, command: str) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
-    """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`."""
+    """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`.
+
+    With --force the stages make everything anew, too, instead of taking up what lies there already.
+    """
     with _one_line_errors("repro"):
         paths = _read_params(PARAMS, "paths")["paths"]
         _check_params(PARAMS)
-        status = _call([sys.executable, "-m", "dvc", "repro", *context.args])
+        force = {"DIFFTRACK_FORCE": "1"} if {"-f", "--force"} & set(context.args) else {}
+        status = _call([sys.executable, "-m", "dvc", "repro", *context.args], env={**os.environ, **force})
     if status == 0:
         _show_headlines(Path(paths["report"]))
     raise typer.Exit(status)

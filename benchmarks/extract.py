@@ -208,7 +208,7 @@ def _inputs(folder: Path, shape: Shape, num_clips: int) -> ExtractJob:
         "backbones": {"random": {"path": str(folder / "backbone"), "dtype": shape.dtype}},
         "extract": {"analysis": {**view, "num_frames": num_frames}, "tracking": view},
     }
-    return ExtractJob(json.dumps(params), folder / "clips", str(folder / "store"))
+    return ExtractJob(json.dumps(params), folder / "clips", str(folder / "store"), str(folder / "kept"))
 
 
 def _save_pipeline(folder: Path, shape: Shape) -> None:

@@ -39,6 +39,7 @@ from difftrack.guidance import (
     read_ranking,
     sample_prompts,
 )
+from difftrack.keeping import Keeper
 from difftrack.prompts import read_prompts
 from difftrack.quality import VBENCH_DIMENSIONS, mean_with_interval, vbench_scores
 
@@ -95,7 +96,9 @@ def study(arguments: argparse.Namespace) -> None:
     ways = {"plain": None, **{way: params.guidance(sorted(chosen)) for way, chosen in layers.items()}}
     prompts = read_prompts(arguments.prompts)[: arguments.num_prompts]
     backbone = load_backbone("cogvideox-mini", ModelParams(path=str(arguments.backbone), device=arguments.device))
-    outcomes = sample_prompts(backbone, prompts, params, ways=ways, folder=arguments.samples, drop_others=True)
+    samples: Path = arguments.samples
+    keeper = Keeper(samples.with_name(f"{samples.name}.kept"), "samples", budget=params.keep_bytes)
+    outcomes = sample_prompts(backbone, prompts, params, ways=ways, folder=samples, keeper=keeper, drop_others=True)
     for outcome in track(outcomes, "sample", total=len(prompts), disable=not sys.stderr.isatty()):
         if outcome.problem is not None:
             raise SystemExit(f"{outcome.prompt!r}: {outcome.problem}")

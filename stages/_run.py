@@ -9,6 +9,7 @@ Paths before `--` are read, paths after it are written. `item.*` names one cell 
 
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,13 +27,17 @@ from difftrack.locks import lock_of
 from difftrack.ownership import check_paths
 from difftrack.wording import counted
 
-__all__ = ["Paths", "each", "end", "finished", "run", "say", "tell"]
+__all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "say", "tell"]
 
 T = TypeVar("T")
 
 Paths = Mapping[str, Path]
 PARAMS_FILE = Path("params.yaml")
 ITEM = "item."
+KEPT = "kept"
+"""The output into which several stages lay things aside at once; `difftrack.keeping` lets one at a time do so."""
+FORCE = "DIFFTRACK_FORCE"
+"""Set to 1 it makes stages take up nothing that is there already; `difftrack repro --force` sets it."""
 
 _to_do: dict[str, bool] = {}
 """Clips of the loop under way, and whether they are done: what is said where the stage is interrupted."""
@@ -53,7 +58,8 @@ def run(
     Args:
         stage: The stage's name, which is its section of params.yaml.
         main: Reads `deps` and writes `outs`. Expected errors are ValueError and OSError; they are printed as one line.
-        whole: Give `main` all of params.yaml, with the matrix cell as its `item` section, instead of one section.
+        whole: Give `main` all of params.yaml, with the matrix cell as its `item` section and whether all is to be made
+            anew as `force`, instead of one section.
         resumes: Whether another run keeps the clips that are done.
         alone: Let one process at a time write `outs`; the next waits. Otherwise that is the stage's own care.
     """
@@ -69,10 +75,11 @@ def run(
         check_folders(params, Path.cwd())
         if not whole and stage not in params:
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
+        values = {**params, "item": item, "force": forced()} if whole else params[stage]
         with interruptible(), ExitStack() as held:
-            for out in sorted(outs.values()) if alone else ():
+            for out in sorted(path for name, path in outs.items() if name != KEPT) if alone else ():
                 held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
-            main({**params, "item": item} if whole else params[stage], deps, outs)
+            main(values, deps, outs)
     except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
         if os.environ.get("DIFFTRACK_TRACEBACK"):
             raise
@@ -170,6 +177,43 @@ def check_folders(params: Mapping[str, Any], root: Path) -> None:
 def say(stage: str, line: str) -> None:
     """Say something beside the progress."""
     print(f"{stage}: {line}", file=sys.stderr, flush=True)
+
+
+def forced() -> bool:
+    """Whether everything is to be made anew: by the environment, or by `-f` of the `dvc repro` that runs this stage.
+
+    DVC tells a stage nothing of its options, so that its command line is looked up among the processes above this one.
+    """
+    if FORCE in os.environ:
+        return os.environ[FORCE] not in ("", "0")
+    try:
+        import psutil  # comes with DVC; without both there is nothing to look up
+
+        return any(asks_for_force(process.cmdline()) for process in psutil.Process().parents())
+    except (ImportError, psutil.Error):
+        return False
+
+
+def asks_for_force(command: Sequence[str]) -> bool:
+    """Whether a command line is one of `dvc repro` or `dvc exp run` with the option `-f`."""
+    words = list(command)
+    at = next((place for place, word in enumerate(words) if Path(word).stem.lower() == "dvc"), None)
+    if at is None:
+        return False
+    options = words[at + 1 :]
+    plain = [word for word in options if not word.startswith("-")]
+    runs = plain[:1] == ["repro"] or plain[:2] == ["exp", "run"]
+    return runs and any(word == "--force" or re.fullmatch(r"-[A-Za-z]*f[A-Za-z]*", word) for word in options)
+
+
+def kept_folder(outs: Paths, out: str) -> Path:
+    """The folder of what is not asked for any more: `kept`, where the command line names it, else one beside an output.
+
+    Args:
+        outs: What the command line names.
+        out: The output that things leave.
+    """
+    return outs.get(KEPT, outs[out].with_name(f"{outs[out].name}.kept"))
 
 
 def read_params(path: Path) -> dict[str, Any]:

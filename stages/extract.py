@@ -2,10 +2,9 @@
 
 import gc
 import json
-import math
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,12 +16,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from difftrack.datasets import read_manifest
 from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
-from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
+from difftrack.extraction import (
+    ClipSource,
+    ExtractParams,
+    GroupShelf,
+    kept_in,
+    lay_others_aside,
+)
+from difftrack.keeping import Keeper
 from difftrack.params import parse
 from difftrack.planning import outline_clips, plan_extraction
-from difftrack.store import DescriptorSpec, GroupWriter, create_group, keep_groups, planned_bytes, write_manifest
+from difftrack.store import write_manifest
 from difftrack.store.torch_writer import WriteQueue
-from stages._run import Paths, end, finished, run, say, tell
+from difftrack.workflows.extract import queue_descriptors
+from stages._run import Paths, end, finished, kept_folder, run, say, tell
 
 MOST_WRITERS = 8
 """Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
@@ -31,7 +38,7 @@ MOST_WRITERS = 8
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips`; write the store `descriptors` of the backbone and view that `params["item"]` names."""
     item, store = params["item"], str(outs["descriptors"])
-    job = ExtractJob(json.dumps(params), deps["clips"], store)
+    job = ExtractJob(json.dumps(params), deps["clips"], store, str(kept_folder(outs, "descriptors")))
     section, wanted = job.section, read_manifest(deps["clips"])
     tell(wanted.remarks(deps["clips"]))
     manifest = job.source().manifest(wanted.clips)
@@ -46,13 +53,13 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     plan.check(share=len(mine) / len(names) if mine else 1.0)
     write_manifest(store, manifest)
     if section.replace_stale:
-        keep_groups(store, [*names, *left_out])
-        for clip, groups in outlines.items():
-            _keep_chunks(store, clip, groups)
+        lay_others_aside(store, [*names, *left_out], outlines, job.keeper())
+        job.keeper().settle()
     todo = list(outlines)
     if section.workers != 1 or section.scheduler is not None:
         todo = [clip for clip in todo if job.create(clip, failures)]
         job.source.cache_clear()  # the workers load weights of their own
+        job.shelf.cache_clear()
         gc.collect()
         torch.cuda.empty_cache()
     with _progress() as bar:
@@ -65,6 +72,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         for count, (clip, problem) in enumerate(finished(outcomes, todo), start=1):
             bar.update(task, clips=f"{count} of {len(todo)} clips")
             failures |= {clip: problem} if problem else {}
+    job.keeper().settle()
     end("extract", failures, total=len(mine))
 
 
@@ -76,6 +84,8 @@ class ExtractJob(Job):
     """All of params.yaml and the matrix cell, as JSON."""
     clips: Path
     store: str
+    kept: str
+    """The folder of what no clip asks for any more."""
 
     @property
     def section(self) -> ExtractParams:
@@ -89,27 +99,36 @@ class ExtractJob(Job):
         item = params["item"]
         return ClipSource.open(params, backbone=item["backbone"], view=item["view"], folder=self.clips)
 
+    @cache  # noqa: B019 - one job a process
+    def keeper(self) -> Keeper:
+        """Keeps what leaves the store."""
+        item = json.loads(self.params)["item"]
+        kind = f"descriptors/{item['backbone']}/{item['view']}"
+        return Keeper(kept_in(self.kept, self.store), kind, budget=self.section.keep_bytes)
+
+    @cache  # noqa: B019 - one job a process
+    def shelf(self) -> GroupShelf:
+        """The store and what is kept of it."""
+        section, params = self.section, json.loads(self.params)
+        return GroupShelf(
+            self.store,
+            section.store,
+            self.keeper(),
+            self.source().extractor.backbone.made_by(ClipSource.__module__, WriteQueue.__module__),
+            reuse=section.reuse,
+            replace=section.replace_stale,
+            anew=params.get("force", False),
+            waiting=partial(say, "extract"),
+        )
+
     def create(self, clip: str, failures: dict[str, str]) -> bool:
         """Create the groups of a clip, without values; note a clip that cannot be used."""
         try:
             for group, spec in self.source().prepare(clip).groups.items():
-                self.take(group, spec).close()
+                self.shelf().open(group, spec).close()
         except (ValueError, OSError) as error:
             failures[clip] = str(error)
         return clip not in failures
-
-    def take(self, group: str, spec: DescriptorSpec) -> GroupWriter:
-        """Create or take up a group; waits while another run writes it, and says so."""
-        section = self.section
-        return create_group(
-            self.store,
-            group,
-            spec,
-            params=section.store,
-            replace=section.replace_stale,
-            wait_s=math.inf,
-            say=partial(say, "extract"),
-        )
 
     def open(self) -> ClipWorker:
         """See `Job`."""
@@ -123,7 +142,7 @@ class _Extractor(ClipWorker):
         section, on_gpu = job.section, job.source().extractor.backbone.device.type == "cuda"
         automatic = min(MOST_WRITERS, os.cpu_count() or 1) if on_gpu else 0
         writers = automatic if section.writers == "auto" else section.writers
-        self._job, self._section = job, section
+        self._job = job
         self._queue = WriteQueue(num_threads=writers, depth=section.write_depth)
         self._finishing = ThreadPoolExecutor(1)
 
@@ -134,19 +153,7 @@ class _Extractor(ClipWorker):
     def run(self, clip: str, report: Report) -> Future[None]:
         """See `ClipWorker`."""
         extraction = self._job.source().prepare(clip)
-        groups = []
-        for group, spec in extraction.groups.items():
-            writer = self._job.take(group, spec)
-            missing = writer.missing()
-            report(planned_bytes(spec, self._section.store) // len(spec.units) * (len(spec.units) - len(missing)))
-
-            def put(unit: CapturedUnit, writer: GroupWriter = writer) -> None:
-                self._queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
-
-            try:
-                extraction.run(group, missing, put)
-            finally:  # a group that is not whole is not declared so, and other runs may have it
-                groups.append(self._queue.finish(writer))
+        groups = queue_descriptors(extraction, self._job.shelf(), self._queue, report=report)
         for group, error in extraction.round_trip_errors.items():
             print(f"{group}: inversion returns to the clean latents within {error:.1e}")
         return self._finishing.submit(_wait_for, groups)
@@ -155,13 +162,6 @@ class _Extractor(ClipWorker):
         """See `ClipWorker`."""
         self._queue.close()
         self._finishing.shutdown()
-
-
-def _keep_chunks(store: str, clip: str, groups: Collection[str]) -> None:
-    """Remove chunks of a clip that its schedule has no more."""
-    chunks = [name for above, _, name in (group.rpartition("/") for group in groups) if above == clip]
-    if chunks:
-        keep_groups(store, chunks, inside=clip)
 
 
 def _wait_for(groups: Sequence[Future[None]]) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from difftrack.backbones import ModelParams, load_backbone
 from difftrack.guidance import GuideParams, read_ranking, sample_prompts
+from difftrack.keeping import Keeper
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
-from stages._run import Paths, each, run
+from stages._run import Paths, each, kept_folder, run
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -18,7 +19,17 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     prompts = read_prompts(deps["prompts"])
     ways = section.ways(read_ranking(deps["best_layers"]) if section.layers == "best" else None)
     backbone = load_backbone(section.backbone, model)
-    outcomes = sample_prompts(backbone, prompts, section, ways=ways, folder=outs["samples"], drop_others=True)
+    keeper = Keeper(kept_folder(outs, "samples"), "samples", budget=section.keep_bytes)
+    outcomes = sample_prompts(
+        backbone,
+        prompts,
+        section,
+        ways=ways,
+        folder=outs["samples"],
+        keeper=keeper,
+        anew=params.get("force", False),
+        drop_others=True,
+    )
     watched = each(outcomes, "guide", names=[f"{number:03d}" for number, _ in prompts])
     failed = [outcome for outcome in watched if outcome.problem is not None]
     if failed:

@@ -49,6 +49,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             backbones,
             params=section,
             samples=found.samples(),
+            anew=params.get("force", False),
             progress=lambda part: bar.update(task, description=part),
         )
     if found.problems:

@@ -18,12 +18,14 @@ from rich.progress import track
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
 from difftrack.datasets import read_manifest, read_tracks
 from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
-from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams
+from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams, ResultShelf, kept_in, result_identity
 from difftrack.geometry import rescale_points
+from difftrack.keeping import Keeper
 from difftrack.params import parse
-from difftrack.store import StoreError, fingerprint_of, keep_groups, read_results, write_manifest, write_results
+from difftrack.provenance import Reuse
+from difftrack.store import fingerprint_of, write_manifest, write_results
 from difftrack.store.torch_writer import as_read
-from stages._run import Paths, end, finished, run, tell
+from stages._run import Paths, end, finished, kept_folder, run, tell
 
 KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
 
@@ -42,21 +44,29 @@ class SurveySection:
     """What to match by."""
     per_head: bool = False
     """Also match by each head alone: as many times the bytes as there are heads."""
+    reuse: Reuse = "exact"
+    """exact: take up matches that the same params, code, library versions and loaded weights made. params: the same
+    params are enough; the stage names what differs, and the matches record it."""
+    keep_bytes: float = 1e9
+    """Of matches that nothing asks for any more, on disk; beyond it those that were used least recently go."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips` and `tracks`; write a group of `matches` per clip."""
-    job = SurveyJob(json.dumps(params), deps["clips"], deps["tracks"], str(outs["matches"]))
+    kept = str(kept_folder(outs, "matches"))
+    job = SurveyJob(json.dumps(params), deps["clips"], deps["tracks"], str(outs["matches"]), kept)
     extract = parse(ExtractParams, params["extract"], "extract")
     wanted = read_manifest(deps["clips"])
     manifest = job.source().manifest(wanted.clips)
     tell([*wanted.remarks(deps["clips"]), *manifest.remarks(outs["matches"])])
     write_manifest(job.matches, manifest)
-    keep_groups(job.matches, manifest.clips)
+    job.shelf().lay_others_aside(manifest.clips)
+    job.shelf().keeper.settle()
     clips = part_of(manifest.clips, params["item"].get("part"))
     outcomes = run_clips(job, clips, workers=extract.workers, scheduler=extract.scheduler)
     watched = track(outcomes, "survey", total=len(clips), disable=not sys.stderr.isatty())
     failures = {clip: problem for clip, problem in finished(watched, clips) if problem}
+    job.shelf().keeper.settle()
     end("survey", failures, total=len(clips))
 
 
@@ -69,6 +79,17 @@ class SurveyJob(Job):
     clips: Path
     tracks: Path
     matches: str
+    kept: str
+    """The folder of what no clip asks for any more."""
+
+    @cache  # noqa: B019 - one job a process
+    def shelf(self) -> ResultShelf:
+        """The matches and what is kept of them."""
+        params = json.loads(self.params)
+        survey = parse(SurveySection, params["survey"], "survey")
+        kind = f"survey/{params['item']['backbone']}"
+        keeper = Keeper(kept_in(self.kept, self.matches), kind, budget=survey.keep_bytes)
+        return ResultShelf(self.matches, keeper, reuse=survey.reuse, anew=params.get("force", False))
 
     @cache  # noqa: B019 - one job a process, and its weights are to stay
     def source(self) -> ClipSource:
@@ -120,7 +141,11 @@ class _Surveyor(ClipWorker):
         points_xy_px = rescale_points(
             tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
         )
-        if not self._is_there(clip, provenance, points, points_xy_px):
+        made_by = self._job.source().extractor.backbone.made_by(
+            ClipSource.__module__, ClipMatcher.__module__, label_matches.__module__, as_read.__module__
+        )
+        identity = result_identity(provenance, points, points_xy_px)
+        if not self._job.shelf().take_up(clip, identity, made_by):
             matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask)
             cells = {}
 
@@ -129,21 +154,12 @@ class _Surveyor(ClipWorker):
 
             extraction.run(group, spec.units, match)
             dataset = label_matches(cells, spec, points=points, points_xy_px=points_xy_px)
-            write_results(self._job.matches, clip, dataset, provenance)
+            write_results(self._job.matches, clip, dataset, {**provenance, "made_by": made_by.to_json()})
         done.set_result(None)
         return done
 
     def close(self) -> None:
         """See `ClipWorker`."""
-
-    def _is_there(self, clip: str, provenance: Mapping[str, Any], points: np.ndarray, points_xy_px: np.ndarray) -> bool:
-        try:
-            found = read_results(self._job.matches, clip)
-        except StoreError:
-            return False
-        as_json = json.loads(json.dumps(provenance))
-        same_points = np.array_equal(found["point"].values, points)
-        return found.attrs == as_json and same_points and np.array_equal(found["query_xy_px"].values, points_xy_px)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from difftrack.backbones import Backbone, ModelParams, load_backbone, write_trajectory
+from difftrack.backbones import Backbone, ModelParams, Trajectory, load_backbone, write_trajectory
+from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import (
     Clip,
     ClipFailure,
@@ -19,17 +20,18 @@ from difftrack.datasets import (
     clip_folders,
     clip_names,
     drop_clips,
-    read_clip,
     read_folder,
     write_clip,
     write_manifest,
 )
+from difftrack.keeping import Keeper
 from difftrack.media import read_image
 from difftrack.params import parse
 from difftrack.prompts import read_prompts
+from difftrack.provenance import Reuse
 from difftrack.rendering import RenderSpec, Role, render_clip
 from difftrack.wording import counted
-from stages._run import Paths, each, run
+from stages._run import Paths, each, kept_folder, run
 
 TRAJECTORY = "trajectory.safetensors"
 
@@ -137,11 +139,18 @@ class SynthesizeSection:
 
     sources: tuple[Literal["rendered", "generated", "folder"], ...]
     """Where clips come from; each has its section below."""
+    reuse: Reuse = "exact"
+    """Which sampled clips are taken up. exact: those that the same params, code, library versions and loaded weights
+    made. params: the same params are enough; the stage names what differs, and the clip records it."""
+    keep_bytes: float = 1e9
+    """Of clips that are not asked for any more, on disk; beyond it those that were used least recently go."""
     rendered: RenderedSection = field(default_factory=RenderedSection)
     generated: GeneratedSection | None = None
     folder: FolderParams | None = None
 
     def __post_init__(self) -> None:
+        if not self.keep_bytes >= 0:
+            raise ValueError(f"keep_bytes is {self.keep_bytes}; it must not be negative")
         for source in self.sources:
             if getattr(self, source) is None:
                 raise ValueError(f"sources names {source}, and {source} is null; describe it or leave it out")
@@ -150,29 +159,37 @@ class SynthesizeSection:
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Write `clips` and, last, their manifest; a clip that cannot be made is named at the end, after the others.
 
-    Clips that are no longer wanted go only when all that are wanted could be made. Until then the manifest keeps those
-    of the last one: a run that fails takes nothing away.
+    Clips that are no longer wanted are laid aside in `kept` when all that are wanted could be made. Until then the
+    manifest keeps those of the last one: a run that fails takes nothing away.
     """
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
     root, failures = outs["clips"], list[ClipFailure]()
     root.mkdir(parents=True, exist_ok=True)
     before = _last_names(root)
     clip_folders(root, known=before)
+    keeper = Keeper(kept_folder(outs, "clips"), "clips", budget=section.keep_bytes)
+    shelf = ClipShelf(root, keeper, reuse=section.reuse, anew=params.get("force", False))
     names = set()
     if "rendered" in section.sources:
-        names |= set(_render(root, section.rendered))
+        names |= set(_render(shelf, section.rendered))
     if "generated" in section.sources and section.generated is not None:
-        names |= set(_generate(root, section.generated, params["backbones"], failures))
+        names |= set(_generate(shelf, section.generated, params["backbones"], failures))
     if "folder" in section.sources and section.folder is not None:
-        names |= set(_copy(root, section.folder, failures))
+        names |= set(_copy(shelf, section.folder, failures))
     if failures:
+        keeper.settle()
         write_manifest(root, names | {name for name in before if (root / name).is_dir()})
         listed = "; ".join(str(failure) for failure in failures)
         raise DatasetError(
             f"{counted(len(failures), 'clip')} cannot be used, {len(names)} can: {listed}. "
             "For each: fix the file, or name it in synthesize.folder.skip"
         )
-    drop_clips(root, clip_folders(root, known=before) - names)
+    gone = clip_folders(root, known=before) - names
+    unfinished = {name for name in gone if name.startswith(".")}  # what killed runs were writing
+    for name in sorted(gone - unfinished):
+        shelf.lay_aside(name, why="params.yaml asks for other clips now")
+    drop_clips(root, unfinished)
+    keeper.settle()
     write_manifest(root, names)
 
 
@@ -184,7 +201,7 @@ def _last_names(root: Path) -> set[str]:
         return set()
 
 
-def _render(root: Path, section: RenderedSection) -> Iterator[str]:
+def _render(shelf: ClipShelf, section: RenderedSection) -> Iterator[str]:
     specs = list(section.specs())
     for name, spec in each(specs, "render", names=[name for name, _ in specs]):
         rendered = render_clip(spec)
@@ -199,24 +216,28 @@ def _render(root: Path, section: RenderedSection) -> Iterator[str]:
             # A camera's motion is asked about everywhere, an object's on the object.
             object_mask=rendered.object_mask if spec.kind == "object" else None,
         )
-        write_clip(root, clip)
+        shelf.write(clip)
         yield name
 
 
 def _generate(
-    root: Path, section: GeneratedSection, backbones: Mapping[str, Any], failures: list[ClipFailure]
+    shelf: ClipShelf, section: GeneratedSection, backbones: Mapping[str, Any], failures: list[ClipFailure]
 ) -> Iterator[str]:
     """Sample prompts; a clip that is there already and was made in the same way is kept."""
     model = parse(ModelParams, backbones.get(section.backbone) or {}, f"backbones.{section.backbone}")
     backbone = load_backbone(section.backbone, model)
+    made_by = backbone.made_by(write_clip.__module__)
     prompts = read_prompts(section.prompts, indices=section.indices)
     names = [f"generated-{number:03d}" for number, _ in prompts]
     for name, (number, prompt) in zip(names, each(prompts, "generate", names=names), strict=True):
         try:
             image = None if section.images is None else read_image(section.images / _image_name(number))
             details = _sampling(section, backbone, number, image)
-            if not _is_there(root, name, prompt, section, details):
-                _sample(root, name, prompt, section, backbone, details, image)
+            asked = (prompt, section.seed, section.fps, {"sampling": details})
+            if not shelf.take_up(name, clip_identity(*asked), made_by, also=[TRAJECTORY]):
+                clip, trajectory = _sample(name, prompt, section, backbone, details, image)
+                shelf.write(replace(clip, details={**clip.details, "made_by": made_by.to_json()}))
+                write_trajectory(shelf.root / name / TRAJECTORY, trajectory, fingerprint=backbone.fingerprint)
         except (ValueError, OSError) as error:
             failures.append(ClipFailure(name, str(error)))
         else:
@@ -246,25 +267,14 @@ def _content_hash(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _is_there(root: Path, name: str, prompt: str, section: GeneratedSection, details: Mapping[str, Any]) -> bool:
-    try:
-        clip = read_clip(root, name)
-    except (ValueError, OSError):
-        return False
-    made = (clip.prompt, clip.seed, clip.fps, clip.details.get("sampling"))
-    wanted = (prompt, section.seed, section.fps, json.loads(json.dumps(details)))
-    return made == wanted and (root / name / TRAJECTORY).exists()
-
-
 def _sample(
-    root: Path,
     name: str,
     prompt: str,
     section: GeneratedSection,
     backbone: Backbone,
     details: Mapping[str, Any],
     image: np.ndarray | None,
-) -> None:
+) -> tuple[Clip, Trajectory]:
     given = {} if image is None else {"image": image}
     sampled = backbone.generate(
         prompt,
@@ -277,14 +287,13 @@ def _sample(
         **given,
     )
     clip = Clip(name, sampled.frames, section.fps, prompt, "generated", section.seed, {"sampling": details})
-    write_clip(root, clip)
-    write_trajectory(root / name / TRAJECTORY, sampled.trajectory, fingerprint=backbone.fingerprint)
+    return clip, sampled.trajectory
 
 
-def _copy(root: Path, section: FolderParams, failures: list[ClipFailure]) -> Iterator[str]:
+def _copy(shelf: ClipShelf, section: FolderParams, failures: list[ClipFailure]) -> Iterator[str]:
     for item in each(read_folder(section, failures), "read"):
         clip, tracks = (item.clip, item.tracks) if isinstance(item, TrackedVideo) else (item, None)
-        write_clip(root, clip, given_tracks=tracks)
+        shelf.write(clip, given_tracks=tracks)
         yield clip.name
 
 

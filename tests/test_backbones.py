@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -483,3 +484,37 @@ def test_sincos_positions_are_run_at_another_size(tmp_path: Path) -> None:
     older = load_backbone(f"path:{save_cogvideox(tmp_path, use_rotary_positional_embeddings=False)}")
     latents = torch.randn(2, 6, 6, 22)
     assert captured(older, latents, layers=[3])[3].key.shape == (2, 2, 3, 11, 16)
+
+
+# What is in memory
+
+
+def test_what_was_changed_in_memory_gives_another_record_and_loading_alone_does_not(tmp_path: Path) -> None:
+    folder = save_cogvideox(tmp_path)
+    fresh = load_backbone(f"path:{folder}").made_by()
+    backbone = load_backbone(f"path:{folder}")
+    backbone.embed("a red disc")
+    backbone.encode(np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8), frames_alone=False)
+    assert backbone.transformer is not None
+    assert backbone.made_by() == fresh
+    weight = next(backbone.transformer.parameters())
+    weight.data[0] += 1e-3
+    assert backbone.made_by().difference(fresh) == "transformer"
+    weight.data[0] -= 1e-3
+    before = backbone.made_by()
+    backbone.components["scheduler"].register_to_config(timestep_spacing="linspace")
+    assert backbone.made_by().difference(before) == "scheduler"
+
+
+def test_a_lora_that_is_put_into_the_transformer_gives_another_record_for_each_of_its_scales(tmp_path: Path) -> None:
+    class Lora(torch.nn.Linear):
+        scaling = MappingProxyType({"style": 1.0})
+
+    backbone = load_backbone(f"path:{save_cogvideox(tmp_path)}")
+    block = backbone.transformer.transformer_blocks[1].attn1
+    records = [backbone.made_by().digest()]
+    block.to_q.__class__ = Lora
+    for scale in (1.0, 0.5):
+        block.to_q.scaling = {"style": scale}
+        records.append(backbone.made_by().digest())
+    assert len(set(records)) == 3

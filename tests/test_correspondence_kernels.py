@@ -54,6 +54,13 @@ HALF = torch.bfloat16 if ON_CUDA else torch.float16
 FUSED, PLAIN = (replace(CORRECTED, backend=backend) for backend in ("triton", "reference"))
 
 
+@pytest.fixture(autouse=True)
+def small_sizes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernels for Hopper have sizes at which those for any GPU would be taken."""
+    if ON_CUDA:
+        monkeypatch.setattr("difftrack.correspondence.kernels._pair_rows._FEWEST_SCORES", 0)
+
+
 def draw(seed: int, channels: int, dtype: torch.dtype = torch.float32, *, rows: int = ROWS) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     query, key = torch.randn(2, FRAMES, rows, COLS, HEADS, channels, generator=generator).to(DEVICE, dtype)
@@ -100,14 +107,40 @@ def test_fused_rows_follow_head_weights_and_temperature() -> None:
         torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
 
 
-def test_large_scores_neither_overflow_nor_vanish() -> None:
-    query, key = draw(17, 64)
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_large_scores_neither_overflow_nor_vanish(dtype: torch.dtype) -> None:
+    query, key = draw(17, 64, dtype)
     fused, plain = (
         match_rows([(40 * query, 40 * key)], torch.arange(19, device=DEVICE), source_frame=0, target_frames=range(1, 2),
                    params=params)
         for params in (FUSED, PLAIN)
     )  # fmt: skip
     torch.testing.assert_close(fused, plain, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_a_key_that_comes_late_may_beat_the_first_ones_by_whatever_it_likes(dtype: torch.dtype) -> None:
+    query, key = draw(23, 64, dtype)
+    key[:, :, -1, -2] = 30 * query[:, :1, 0, 5]
+    tokens = torch.tensor([5, 9], device=DEVICE)
+    fused, plain = (
+        match_rows([(query, key)], tokens, source_frame=0, target_frames=range(1, 3), params=params)
+        for params in (FUSED, PLAIN)
+    )
+    assert (plain[:, 0].argmax(dim=-1) == ROWS * COLS - 2).all()
+    torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_rows", [3, 5, 10, 31])
+def test_rows_of_any_length_equal_the_plain_ones(num_rows: int) -> None:
+    query, key = draw(24, 64, HALF, rows=num_rows)
+    for count in (1, 7, num_rows * COLS):
+        tokens = torch.randperm(num_rows * COLS, generator=torch.Generator().manual_seed(count))[:count].to(DEVICE)
+        fused, plain = (
+            match_rows([(query, key)], tokens, source_frame=2, target_frames=range(2), params=params)
+            for params in (FUSED, PLAIN)
+        )
+        torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +240,83 @@ def matchers(convention: Any, text_mask: tuple[bool, ...], *, per_head: bool = T
         for device in ("cpu", "cuda")
     )
     return on_cpu, on_gpu
+
+
+ON_HOPPER = ON_CUDA and torch.cuda.get_device_capability()[0] == 9
+
+
+@pytest.mark.skipif(not ON_HOPPER, reason="its kernels need a Hopper GPU")
+def test_a_hopper_gpu_runs_its_own_kernels_and_those_for_any_gpu_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from difftrack.correspondence.kernels import _gpu, _pair_rows
+
+    query, key = draw(25, 128, HALF, rows=31)
+    assert _gpu.on_hopper(query.flatten(2, 3), key.flatten(2, 3))
+    assert not _gpu.on_hopper(query.flatten(2, 3).float())
+
+    def found() -> list[Tensor]:
+        tokens = torch.arange(0, 400, 3, device=DEVICE)
+        return [
+            match_rows(
+                [(query, key)],
+                tokens,
+                source_frame=1,
+                target_frames=range(2, 4),
+                params=replace(FUSED, directions=directions),
+                head_weights=[torch.tensor([1.0, 2.0, 3.0])],
+            )
+            for directions in ("both", "forward")
+        ]
+
+    own = found()
+    monkeypatch.setattr(_pair_rows, "on_hopper", lambda *_: False)
+    for fast, slow in zip(own, found(), strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-7, rtol=2e-5)
+
+
+@pytest.mark.skipif(not ON_HOPPER, reason="its kernels need a Hopper GPU")
+@pytest.mark.parametrize("broken", ["fails", "is off"])
+def test_where_the_kernels_for_hopper_do_not_run_one_warning_says_so_and_others_do(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from difftrack.correspondence.kernels import _gpu
+
+    def largest_error(device: torch.device) -> float:
+        if broken == "fails":
+            raise TypeError(f"an interface has changed on {device}")
+        return 0.5
+
+    monkeypatch.setattr(_gpu, "_largest_error", largest_error)
+    _gpu._run_here.cache_clear()
+    query, _ = draw(26, 64, HALF)
+    with pytest.warns(UserWarning, match="kernels for Hopper GPUs") as warned:
+        found = [_gpu.on_hopper(query) for _ in range(2)]
+    assert found == [False, False]
+    assert len(warned) == 1
+    _gpu._run_here.cache_clear()
+
+
+@pytest.mark.skipif(ON_HOPPER, reason="on a Hopper GPU they run")
+def test_other_devices_never_try_the_kernels_for_hopper() -> None:
+    from difftrack.correspondence.kernels._gpu import on_hopper
+
+    assert not on_hopper(draw(27, 64, HALF)[0])
+
+
+def test_tiles_are_loaded_of_descriptors_that_lie_on_sixteen_bytes() -> None:
+    from difftrack.correspondence.kernels._gpu import _in_tiles
+
+    wide = torch.zeros(3, 2, 5, 144, dtype=torch.bfloat16)
+    assert _in_tiles(wide[..., :128])
+    assert _in_tiles(wide[..., 8:72].transpose(0, 2))
+    for other in (
+        wide,  # more channels than a tile has
+        wide[..., 1:65],  # begins between
+        wide[..., :20],  # would lie between once it is gathered
+        wide[..., :64].float(),
+        wide[:1, ..., :64].expand(3, -1, -1, -1),  # heads at one place
+        wide[..., :64].transpose(-1, -2),
+    ):
+        assert not _in_tiles(other)
 
 
 @pytest.mark.skipif(not ON_CUDA, reason="only CUDA's launches are recorded")

@@ -112,12 +112,20 @@ def test_only_what_is_missing_damaged_or_made_otherwise_is_sampled_again(
     assert run() == []  # the same two layers
     deps["best_layers"].write_text(json.dumps({"layers": RANKING[::-1]}))
     assert run() == [first, second]  # what is plain is kept
-    (samples / "000" / "plain_last.png").unlink()
+    view = samples / "000" / "plain_last.png"
+    looks = view.read_bytes()
+    view.unlink()  # a view is drawn from its clip again
     video = samples / "001" / "guided" / "frames.mp4"
     video.write_bytes(video.read_bytes()[:-9])
-    assert run() == [first, second]
+    assert run() == [second]
+    assert view.read_bytes() == looks
     params["guide"]["seed"] = 43
     assert run() == [first, first, second, second]
+    params["guide"]["seed"] = 42
+    assert run() == []  # the clips of before lie aside
+    assert view.read_bytes() == looks
+    params["guide"]["seed"] = 43
+    assert run() == []
     deps["prompts"].write_text(f"{second}\n", encoding="utf-8")
     assert run() == [second, second]
     assert [path.name for path in sorted(samples.iterdir())] == ["000", "measures.csv", "measures.json"]

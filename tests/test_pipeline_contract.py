@@ -11,6 +11,9 @@ ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
+BY_MODULE = ("workflows",)
+
+
 def _imported(file: Path) -> set[str]:
     """Dotted names of the project's modules that a file imports, at its top or inside its functions."""
     names: set[str] = set()
@@ -27,6 +30,9 @@ def _room(name: str) -> str | None:
     package, *rest = name.split(".")
     if not rest:
         return None
+    if rest[0] in BY_MODULE:  # each module serves one verb, and its package imports none
+        module = ROOT.joinpath(package, *rest[:2]).with_suffix(".py")
+        return f"{package}/{'/'.join(rest[:2])}.py" if module.is_file() else f"{package}/{rest[0]}/__init__.py"
     folder, module = ROOT / package / rest[0], ROOT / package / f"{rest[0]}.py"
     if folder.is_dir():
         return f"{package}/{rest[0]}"

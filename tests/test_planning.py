@@ -28,6 +28,7 @@ from difftrack.planning import (
     study_table,
     uncertain_clips,
 )
+from difftrack.planning._params import store_of
 from difftrack.store import StoreError, StoreParams, open_store, remove_group, stored_bytes
 from stages import extract
 
@@ -71,6 +72,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_extract(given: dict[str, Any], view: str = "analysis", backbone: str = "tiny") -> None:
     item = {"item": {"backbone": backbone, "view": view}}
     outs = {"descriptors": Path(given["paths"]["descriptors"]) / backbone / view}
+    outs |= {name: Path(path) for name, path in given["paths"].items() if name == "kept"}
     extract.main(given | item, {"clips": Path(given["paths"]["clips"])}, outs)
 
 
@@ -348,6 +350,24 @@ def test_gc_says_what_would_go_and_removes_it_only_when_told(tmp_path: Path) -> 
     assert open_store(store).groups() == ["first"]
     assert not (tmp_path / "descriptors/forgotten").exists()
     assert all(check.problem is None for check in open_store(store).verify())
+
+
+def test_gc_lists_what_is_kept_but_for_what_one_of_several_params_files_needs(tmp_path: Path) -> None:
+    given = write_inputs(tmp_path)
+    given["paths"]["kept"] = str(tmp_path / "kept")
+    shutil.rmtree(tmp_path / "clips/short")
+    other = params(tmp_path, steps=[9]) | {"paths": given["paths"]}
+    for each in (given, other):
+        run_extract(each)
+    kept = {f"{tmp_path}/kept/descriptors/tiny/analysis/{name}" for name in ("first", "second")}
+    listed = list(find_leftovers([other]))
+    assert {left.root.rpartition("/")[0] for left in listed} == kept
+    assert all(left.num_bytes > 1000 and "not asked for since 20" in left.why for left in listed)
+    assert list(find_leftovers([given, other])) == []
+    arguments = ["gc", "--params", str(written(other, tmp_path)), "--delete"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert not list((tmp_path / "kept").rglob("kept.json"))
+    assert open_store(store_of(other, "tiny", "analysis")).groups() == ["first", "second"]
 
 
 def test_gc_keeps_everything_of_a_backbone_that_cannot_be_opened_here(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,12 @@ import pytest
 import yaml
 from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 
-from difftrack.datasets import DatasetError, clip_names, read_clip
+from difftrack.backbones._capturing import CapturingBackbone
+from difftrack.datasets import Clip, DatasetError, clip_names, describe_clip, read_clip
+from difftrack.extraction import GroupShelf
 from difftrack.media import write_image, write_video
-from difftrack.store import read_manifest, result_groups
+from difftrack.provenance import MadeBy
+from difftrack.store import GroupWriter, read_manifest, result_groups
 from stages import _run, annotate, extract, match, report, score, survey, synthesize, track
 
 # The tiny text encoder reads fewer tokens than the renderer's prompts have, and says so.
@@ -156,17 +160,52 @@ def test_adding_a_clip_extracts_that_clip_only(
     clips, store = {"clips": project / "clips"}, project / "descriptors" / BACKBONE / "analysis"
     synthesize.main(everything, {}, clips)
     written: list[str] = []
-    original = extract.create_group
+    wanted = GroupShelf.wanted
 
-    def create_group(store: Path, group: str, *args: Any, **kwargs: Any) -> Any:
-        writer = original(store, group, *args, **kwargs)
-        written.extend([group] * len(writer.missing()))
-        return writer
+    def noted(shelf: GroupShelf, writer: GroupWriter) -> list[tuple[int, int]]:
+        units = wanted(shelf, writer)
+        written.extend([writer.group] * len(units))
+        return units
 
-    monkeypatch.setattr(extract, "create_group", create_group)
+    monkeypatch.setattr(GroupShelf, "wanted", noted)
     extract.main(everything, clips, {"descriptors": store})
     assert set(written) == {"rendered-easy-object-004"}
     assert len(written) == 2 * 4
+
+
+def test_clips_that_are_not_asked_for_lie_aside_and_going_back_extracts_nothing(
+    project: Path, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards: list[int] = []
+    capture = CapturingBackbone.capture_into
+    monkeypatch.setattr(
+        CapturingBackbone,
+        "capture_into",
+        lambda self, *args, **given: (forwards.append(1), capture(self, *args, **given)),
+    )
+    shutil.copytree(project / "clips", tmp_path / "clips")
+    shutil.copytree(project / "descriptors", tmp_path / "descriptors")
+    kept, stores = {"kept": tmp_path / "kept"}, tmp_path / "descriptors" / BACKBONE
+
+    def run(synthesize_section: dict[str, Any]) -> dict[Path, bytes]:
+        forwards.clear()
+        synthesize.main({**params, "synthesize": synthesize_section}, {}, {"clips": tmp_path / "clips", **kept})
+        for view in ("analysis", "tracking"):
+            item = {"item": {"backbone": BACKBONE, "view": view}}
+            extract.main({**params, **item}, {"clips": tmp_path / "clips"}, {"descriptors": stores / view, **kept})
+        return files_below(tmp_path / "clips") | files_below(tmp_path / "descriptors")
+
+    before = run(params["synthesize"])
+    assert not forwards
+    videos = folder_of_videos(tmp_path / "videos", "mine", num_frames=NUM_FRAMES)["synthesize"]
+    away = run(videos)
+    assert clip_names(tmp_path / "clips") == ["mine"]
+    assert not [file for file in away if "generated" in str(file) or "rendered" in str(file)]
+    assert forwards
+    assert run(params["synthesize"]) == before
+    assert not forwards
+    assert run(videos) == away
+    assert not forwards
 
 
 def test_a_source_without_its_section_is_refused_before_anything_is_written(
@@ -185,13 +224,18 @@ class Sampler:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.dtype = "float32"
+        self.maker = MadeBy(code={"backbones": "1", "media": "3"}, versions={"diffusers": "0.42.1"})
+
+    def made_by(self, *_: str) -> MadeBy:
+        return self.maker
 
     def loading_choices(self) -> dict[str, object]:
         return {"dtype": self.dtype}
 
     def generate(self, prompt: str, **given: Any) -> Any:
         self.asked.append((prompt, given))
-        return SimpleNamespace(frames=np.zeros((3, 16, 16, 3), dtype=np.uint8), trajectory=None)
+        frames = np.full((3, 16, 16, 3), len(self.asked), dtype=np.uint8)
+        return SimpleNamespace(frames=frames, trajectory=None)
 
 
 @pytest.mark.parametrize("changed", ["seed", "fps", "image", "dtype", "nothing"])
@@ -219,10 +263,85 @@ def test_a_sampled_clip_is_kept_only_where_it_would_come_out_the_same(
     assert sampler.asked[-1][1]["image"].max() == (changed == "image")
 
 
-def folder_of_videos(path: Path, *names: str) -> dict[str, Any]:
+@pytest.fixture
+def sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Sampler, Callable[..., Clip]]:
+    """A sampler, and the stage that samples one clip with it."""
+    sampler, clips = Sampler(), tmp_path / "clips"
+    monkeypatch.setattr(synthesize, "load_backbone", lambda *_: sampler)
+    monkeypatch.setattr(synthesize, "write_trajectory", lambda path, *_, **__: path.write_bytes(b"t"))
+    (tmp_path / "prompts.txt").write_text("a dog\n")
+
+    def sample(*, seed: int = 42, force: bool = False, **section: Any) -> Clip:
+        generated = {"backbone": "b", "prompts": str(tmp_path / "prompts.txt"), "seed": seed}
+        sections = {"synthesize": {"sources": ["generated"], "generated": generated, **section}, "backbones": {}}
+        synthesize.main({**sections, "force": force}, {}, {"clips": clips, "kept": tmp_path / "kept"})
+        return read_clip(clips, "generated-000")
+
+    return sampler, sample
+
+
+def test_a_sampled_clip_of_other_code_or_libraries_is_sampled_again_and_the_stage_says_why(
+    sampling: tuple[Sampler, Callable[..., Clip]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler, sample = sampling
+    first = sample()
+    assert first.details["made_by"] == sampler.maker.to_json()
+    sampler.maker = MadeBy(code={"backbones": "2", "media": "3"}, versions={"diffusers": "0.43.0"})
+    assert sample().frames.max() == 2
+    assert "made anew because of what changed: code of backbones; diffusers 0.42.1 -> 0.43.0" in capsys.readouterr().out
+    sample()
+    assert len(sampler.asked) == 2
+
+
+def test_a_sampled_clip_of_other_code_is_taken_up_where_the_params_are_enough_and_says_so(
+    sampling: tuple[Sampler, Callable[..., Clip]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler, sample = sampling
+    before, then = sample(), sampler.maker
+    sampler.maker = MadeBy(code={"backbones": "2", "media": "3"}, versions={"diffusers": "0.42.1"})
+    for _ in range(2):
+        clip = sample(reuse="params")
+        assert "taken up by params alone" in capsys.readouterr().out
+        assert (clip.frames == before.frames).all()
+        assert (clip.details["made_by"], clip.details["reused"]) == (then.to_json(), True)
+    assert len(sampler.asked) == 1
+    assert "reused" not in sample().details
+    assert len(sampler.asked) == 2
+
+
+def test_a_clip_of_before_there_was_a_record_is_sampled_again(
+    sampling: tuple[Sampler, Callable[..., Clip]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler, sample = sampling
+    clip = sample()
+    describe_clip(tmp_path / "clips", replace(clip, details={"sampling": clip.details["sampling"]}))
+    sample(reuse="params")
+    assert len(sampler.asked) == 1
+    sample()
+    assert len(sampler.asked) == 2
+    assert "the code that made it is not on record" in capsys.readouterr().out
+
+
+def test_going_back_to_a_seed_samples_nothing(sampling: tuple[Sampler, Callable[..., Clip]]) -> None:
+    sampler, sample = sampling
+    first, second = sample(), sample(seed=43)
+    for _ in range(2):
+        assert (sample().frames == first.frames).all()
+        assert (sample(seed=43).frames == second.frames).all()
+    assert len(sampler.asked) == 2
+
+
+def test_force_samples_what_is_there_again(sampling: tuple[Sampler, Callable[..., Clip]]) -> None:
+    _, sample = sampling
+    sample()
+    assert sample(force=True).frames.max() == 2
+    assert sample().frames.max() == 2
+
+
+def folder_of_videos(path: Path, *names: str, num_frames: int = 3) -> dict[str, Any]:
     path.mkdir()
     for name in names:
-        write_video(path / f"{name}.mp4", np.zeros((3, 16, 16, 3), dtype=np.uint8), 8.0, lossless=True)
+        write_video(path / f"{name}.mp4", np.zeros((num_frames, 16, 16, 3), dtype=np.uint8), 8.0, lossless=True)
     return {"synthesize": {"sources": ["folder"], "folder": {"path": str(path)}}, "backbones": {}}
 
 
@@ -490,7 +609,8 @@ def test_a_matrix_cell_arrives_as_an_item(words: Callable[..., None]) -> None:
     calls: list[Any] = []
     words("item.view=analysis", "--", "matches=d")
     _run.run("match", lambda *given: calls.append(given), whole=True)
-    assert calls[0][0] == {"match": {"radius": 3}, "backbones": {"tiny": None}, "item": {"view": "analysis"}}
+    sections = {"match": {"radius": 3}, "backbones": {"tiny": None}}
+    assert calls[0][0] == {**sections, "item": {"view": "analysis"}, "force": False}
     assert calls[0][1] == {}
 
 
@@ -507,6 +627,27 @@ def test_an_expected_error_is_one_line_and_an_unexpected_one_is_not_hidden(words
         _run.run("match", refuse)
     with pytest.raises(ZeroDivisionError):
         _run.run("match", break_down)
+
+
+@pytest.mark.parametrize(
+    ("command", "forced"),
+    [
+        ("/venv/bin/python /venv/bin/dvc repro -f", True),
+        ("python -m dvc repro extract --force", True),
+        ("dvc exp run -S synthesize.sources=[folder] -sf", True),
+        ("dvc repro -s extract", False),
+        ("dvc push --force", False),
+        ("python -m pytest -f repro", False),
+    ],
+)
+def test_force_of_the_command_above_is_seen(command: str, forced: bool) -> None:
+    assert _run.asks_for_force(command.split()) is forced
+
+
+def test_the_environment_decides_about_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, forced in {"1": True, "0": False, "": False}.items():
+        monkeypatch.setenv("DIFFTRACK_FORCE", value)
+        assert _run.forced() is forced
 
 
 def test_a_missing_section_and_a_misspelt_path_are_named(words: Callable[..., None]) -> None:

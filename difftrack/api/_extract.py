@@ -12,8 +12,20 @@ from difftrack.api._known_clips import remember_clip
 from difftrack.backbones import Backbone, Kind
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip
-from difftrack.extraction import AnalysisParams, ClipExtraction, Extractor, Mode, ModeParams, TrackingParams
+from difftrack.extraction import (
+    AnalysisParams,
+    ClipExtraction,
+    Extractor,
+    GroupShelf,
+    Mode,
+    ModeParams,
+    TrackingParams,
+    kept_in,
+)
+from difftrack.keeping import Keeper
+from difftrack.provenance import Reuse
 from difftrack.store import Store, StoreParams, StorePath, open_store
+from difftrack.store.torch_writer import WriteQueue
 from difftrack.workflows.extract import write_descriptors
 
 __all__ = ["extract"]
@@ -40,6 +52,9 @@ def extract(
     chunks: ChunkParams | None = None,
     to: StorePath | None = None,
     stored: StoreParams | None = None,
+    reuse: Reuse = "exact",
+    replace: bool = False,
+    keep_bytes: float = 5e9,
     progress: bool = True,
 ) -> Store:
     """Run a backbone over a clip and keep the descriptors of the wanted steps and layers.
@@ -66,6 +81,10 @@ def extract(
         chunks: How a clip is cut into chunks, for the tracking view.
         to: Folder or fsspec URL of the store; None keeps it in memory, for as long as the returned object lives.
         stored: Type and compression of stored values.
+        reuse: `exact` takes up what the same choices, code, libraries and weights made; `params` what the same choices
+            made.
+        replace: Lay descriptors of this clip that were made otherwise aside, into `TO.kept`, instead of refusing.
+        keep_bytes: Most bytes that are kept there.
         progress: Show a progress bar.
 
     Returns:
@@ -104,7 +123,15 @@ def extract(
     root = _memory_root() if to is None else to
     with Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task("extract", total=_planned(extraction, stored or StoreParams()))
-        write_descriptors(extraction, root, params=stored, report=lambda count: bar.advance(task, count))
+        shelf = GroupShelf(
+            str(root),
+            stored or StoreParams(),
+            Keeper(kept_in(f"{root}.kept", str(root)), "descriptors", budget=keep_bytes),
+            model.made_by(ClipExtraction.__module__, WriteQueue.__module__),
+            reuse=reuse,
+            replace=replace,
+        )
+        write_descriptors(extraction, shelf, report=lambda count: bar.advance(task, count))
     store = open_store(root)
     if to is None:
         weakref.finalize(store, _forget, str(root))

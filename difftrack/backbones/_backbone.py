@@ -2,6 +2,7 @@
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +17,17 @@ from difftrack.backbones._conditions import Generated, PromptEmbedding, Trajecto
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder, to_uint8
 from difftrack.media import resize_frames
+from difftrack.provenance import MadeBy, code_of, versions_of
 
 __all__ = ["Backbone"]
+
+TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_known", "_load", "_names"))
+"""Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
+spec of what is made, so that a new line in them makes nothing anew."""
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "opencv-python-headless")
+"""What computes embeddings, latents and descriptors, and resizes frames. What only writes files does not count: frames
+and descriptors are stored without loss, and proven by their fingerprints and checksums."""
 
 
 class Backbone(CapturingBackbone):
@@ -47,6 +57,20 @@ class Backbone(CapturingBackbone):
             "text_encoder_quantization": params.text_encoder_quantization,
             **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
         }
+
+    def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:
+        """What makes an artifact that comes out of this backbone.
+
+        Args:
+            modules: Dotted names of the modules that make it; the backbone's own code counts anyway, other families'
+                does not.
+            without: Modules that these import and that have no part in the artifact.
+        """
+        return MadeBy(
+            code=code_of(*modules, type(self).__module__, without=TABLES | frozenset(without)),
+            versions=versions_of(*_LIBRARIES),
+            loaded={**self.loading_choices(), **self.components.in_memory()},
+        )
 
     @property
     def draws_own_noise(self) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from difftrack.backbones import _pipelines
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._folder import PipelineFolder
+from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._memory_switches import refuse_offload
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._weights import refuse_not_finite
@@ -38,6 +39,7 @@ class Components(ABC):
         self.dtype = params.torch_dtype()
         self._params = params
         self._loaded: dict[str, Any] = {}
+        self._as_loaded: dict[str, str] = {}
         self._outlines: dict[str, Any] = {}
 
     @property
@@ -60,8 +62,23 @@ class Components(ABC):
 
     def __getitem__(self, component: str) -> Any:  # noqa: ANN401
         if component not in self._loaded:
-            self._loaded[component] = self._make(component)
+            self._hold(component, self._make(component))
         return self._loaded[component]
+
+    def _hold(self, name: str, component: Any) -> None:  # noqa: ANN401
+        self._loaded[name] = component
+        self._as_loaded[name] = state_of(component)
+
+    def in_memory(self) -> dict[str, Any]:
+        """What is in memory, as JSON: the scheduler, and a digest of each component that was changed since its loading.
+
+        What is not loaded yet will come from the files, which the fingerprint covers.
+        """
+        scheduler = Components.__getitem__(self, "scheduler")  # by itself, where others wait for a GPU
+        models = {name: held for name, held in self._loaded.items() if name != "scheduler"}
+        states = {name: state_of(held) for name, held in sorted(models.items())}
+        changed = {name: state for name, state in states.items() if state != self._as_loaded.get(name)}
+        return {"scheduler": scheduler_state(scheduler), **changed}
 
     @abstractmethod
     def _make_outline(self, component: str) -> Any:  # noqa: ANN401
@@ -203,7 +220,9 @@ class FolderComponents(Components):
 
     def _load_all_offloaded(self) -> None:
         refuse_offload(self.device)
-        self._loaded = {name: self._load(name, torch.device("cpu")) for name in self.names}
+        self._loaded.clear()
+        for name in self.names:
+            self._hold(name, self._load(name, torch.device("cpu")))
         self._offloading = self.pipeline_class(**self._loaded, **self.settings)
         self._offloading.enable_model_cpu_offload(device=self.device)
 

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import nn
 
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._load import backbone_of, check_family
+from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._params import ModelParams
 
 __all__ = ["wrap_pipeline"]
@@ -23,9 +24,6 @@ _DTYPES: Mapping[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_PRIME = 65_521
-_CHECKSUM_WORDS = 1 << 24
-"""Words of four bytes that are widened at a time: 128 MiB of extra memory."""
 
 
 def wrap_pipeline(pipeline: Any, *, name: str | None = None, params: ModelParams | None = None) -> Backbone:  # noqa: ANN401
@@ -84,16 +82,12 @@ class LiveComponents(Components):
         return type(self._live)
 
     def fingerprint(self) -> str:
-        """Hash the configs, the classes and every number of what is loaded, adapters included."""
+        """Hash the classes, configs and every number of what is loaded, adapters and processors included."""
         digest = hashlib.sha256()
         for name in sorted(self.names):
             held = getattr(self._live, name)
-            config: Any = getattr(held, "config", None) or {}
-            plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-            digest.update(f"{name} {type(held).__name__} {json.dumps(plain, sort_keys=True, default=str)}\n".encode())
-            if isinstance(held, nn.Module):
-                for key, tensor in sorted(_unwrapped(held).state_dict().items()):
-                    digest.update(f"{name}.{key} {_checksum(tensor)}\n".encode())
+            config = json.dumps(scheduler_state(held), sort_keys=True, default=str)
+            digest.update(f"{name} {config} {state_of(_unwrapped(held))}\n".encode())
         return digest.hexdigest()
 
     def release_text(self) -> None:
@@ -109,10 +103,9 @@ class LiveComponents(Components):
         return self._make(component)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module that torch.compile wrapped, or the module itself."""
-    inner = getattr(module, "_orig_mod", module)
-    return inner if isinstance(inner, nn.Module) else module
+def _unwrapped(component: Any) -> Any:  # noqa: ANN401
+    """Return the module that torch.compile wrapped, or the component itself."""
+    return getattr(component, "_orig_mod", component)
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:
@@ -123,17 +116,3 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 
 def _named(device: torch.device) -> str:
     return device.type if device.index is None else f"{device.type}:{device.index}"
-
-
-@torch.no_grad()
-def _checksum(tensor: Tensor) -> str:
-    """Sum a tensor's bytes where they are, plain and weighted by their place modulo a prime: equal on every device."""
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    content = torch.nn.functional.pad(content, (0, -len(content) % 4)).view(torch.int32)
-    plain = weighted = 0
-    for start in range(0, len(content), _CHECKSUM_WORDS):
-        words = content[start : start + _CHECKSUM_WORDS].to(torch.int64)
-        place = torch.arange(start, start + len(words), device=words.device) % _PRIME + 1
-        plain += int(words.sum())
-        weighted += int((words * place).sum())
-    return f"{tensor.dtype} {list(tensor.shape)} {plain} {weighted}"

@@ -135,6 +135,6 @@ def _backend_for(tokens: Tensor, params: MatchingParams, *, on_cuda: bool) -> st
 
 
 def _triton(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    from difftrack.correspondence import _triton
+    from difftrack.correspondence import kernels
 
-    return getattr(_triton, name)(*args, **kwargs)
+    return getattr(kernels, name)(*args, **kwargs)

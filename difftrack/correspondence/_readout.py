@@ -66,7 +66,7 @@ def read_packed(
     per_token = params.read_out != "rows"
     fused = choose_backend(params, on_cuda=rows.is_cuda) == "triton" and rows.shape[-1] <= LONGEST_FUSED_ROW
     if fused and len(points.slots):
-        from difftrack.correspondence._triton import read_triton
+        from difftrack.correspondence.kernels import read_triton
 
         readings: Tensor = read_triton(
             rows.reshape(-1, *rows.shape[-2:]),

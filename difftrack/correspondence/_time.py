@@ -36,9 +36,8 @@ def latent_to_frames(
     before, after, fraction = _places(
         num_frames, points_xy.shape[-3], temporal_stride, first_frames, params.upsampling, str(points_xy.device)
     )
-    return torch.lerp(
-        points_xy.index_select(-3, before), points_xy.index_select(-3, after), fraction.to(points_xy.dtype)
-    )
+    found = points_xy.index_select(-3, before)
+    return found.lerp_(points_xy.index_select(-3, after), fraction.to(points_xy.dtype))
 
 
 @kept

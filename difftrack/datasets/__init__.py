@@ -5,6 +5,7 @@ from difftrack.datasets._errors import ClipFailure, DatasetError
 from difftrack.datasets._files import (
     CLIP,
     clip_folders,
+    describe_clip,
     drop_clips,
     read_clip,
     read_clip_kind,
@@ -45,6 +46,7 @@ __all__ = [
     "check_query_points",
     "clip_folders",
     "clip_names",
+    "describe_clip",
     "drop_clips",
     "group_by_truth",
     "load_tapvid_folder",

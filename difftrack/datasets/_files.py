@@ -18,6 +18,7 @@ from difftrack.ownership import Kind, OwnershipError, is_fingerprint, remove
 __all__ = [
     "CLIP",
     "clip_folders",
+    "describe_clip",
     "drop_clips",
     "read_clip",
     "read_clip_kind",
@@ -103,6 +104,17 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
     (part / "clip.json").write_text(about)
     _remove(final, root)
     part.rename(final)
+
+
+def describe_clip(root: Path, clip: Clip) -> None:
+    """Write what is known about a clip that lies in `root` already; its frames stay as they are.
+
+    Raises:
+        DatasetError: `clip.details` holds what JSON cannot.
+    """
+    part = root / clip.name / ".clip.json.part"
+    part.write_text(_description(clip))
+    part.replace(root / clip.name / "clip.json")
 
 
 def read_clip(root: Path, name: str) -> Clip:

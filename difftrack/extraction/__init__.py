@@ -4,6 +4,7 @@ from difftrack.extraction._clip_extraction import CapturedUnit, ClipExtraction, 
 from difftrack.extraction._clips import ClipSource, ExtractParams, TrackingParams, View
 from difftrack.extraction._errors import ExtractionError
 from difftrack.extraction._extract import Extractor
+from difftrack.extraction._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
 from difftrack.extraction._params import AnalysisParams, InversionParams, Mode, ModeParams, TrackingViewParams
 
 __all__ = [
@@ -14,11 +15,16 @@ __all__ = [
     "ExtractParams",
     "ExtractionError",
     "Extractor",
+    "GroupShelf",
     "InversionParams",
     "Mode",
     "ModeParams",
     "TrackingParams",
     "TrackingViewParams",
     "Unit",
+    "ResultShelf",
     "View",
+    "kept_in",
+    "lay_others_aside",
+    "result_identity",
 ]

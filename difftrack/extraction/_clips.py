@@ -18,6 +18,7 @@ from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._extract import Extractor
 from difftrack.extraction._params import AnalysisParams, TrackingViewParams
 from difftrack.params import ParamsError, parse
+from difftrack.provenance import Reuse
 from difftrack.store import DescriptorSpec, StoreParams
 
 __all__ = ["ClipSource", "ExtractParams", "TrackingParams", "View"]
@@ -49,7 +50,12 @@ class ExtractParams:
     max_bytes: float = 100e9
     """Uncompressed size of one store beyond which nothing is started."""
     replace_stale: bool = True
-    """Replace descriptors that were written with other params, and drop those of clips that are gone; else refuse."""
+    """Lay aside descriptors that were made otherwise, and those of clips that are gone; else refuse."""
+    reuse: Reuse = "exact"
+    """exact: take up descriptors that the same params, code, library versions and loaded weights made. params: the same
+    params are enough; the stage names what differs, and the store records it."""
+    keep_bytes: float = 5e9
+    """Of descriptors that nothing asks for any more, on disk; beyond it those that were used least recently go."""
     workers: int | Literal["auto"] = 1
     """Processes on this host, each with the weights, and with a GPU of its own as far as there are GPUs; auto: one per
     GPU, and without any as many as `threads` leaves cores for, at most 4."""
@@ -72,6 +78,8 @@ class ExtractParams:
                 raise ValueError(f"{name} is {count}; it must be at least {least}")
         if not self.max_bytes > 0:
             raise ValueError(f"max_bytes is {self.max_bytes}; it must be positive")
+        if not self.keep_bytes >= 0:
+            raise ValueError(f"keep_bytes is {self.keep_bytes}; it must not be negative")
 
     def view(self, name: str) -> AnalysisParams | TrackingParams:
         """Params of one view.

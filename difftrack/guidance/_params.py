@@ -9,6 +9,7 @@ from difftrack.documents import read_json
 from difftrack.guidance._attention import Variant
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance
+from difftrack.provenance import Reuse
 
 __all__ = ["GuideParams", "read_ranking"]
 
@@ -55,6 +56,11 @@ class GuideParams:
     """In pixels."""
     fps: float = 8.0
     """Of the video files."""
+    reuse: Reuse = "exact"
+    """exact: take up samples that the same params, code, library versions and loaded weights made. params: the same
+    params are enough; the stage names what differs, and the samples record it."""
+    keep_bytes: float = 1e9
+    """Of samples that are not asked for any more, on disk; beyond it those that were used least recently go."""
 
     def __post_init__(self) -> None:
         for name in ("num_best_layers", "num_inference_steps"):
@@ -62,6 +68,8 @@ class GuideParams:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.fps > 0:
             raise ValueError(f"fps is {self.fps}; it must be positive")
+        if not self.keep_bytes >= 0:
+            raise ValueError(f"keep_bytes is {self.keep_bytes}; it must not be negative")
         if self.from_step >= self.num_inference_steps:
             raise ValueError(f"from_step is {self.from_step}, and there are {self.num_inference_steps} steps from 0 on")
         self.guidance((0,) if self.layers == "best" else self.layers)

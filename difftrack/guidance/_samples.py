@@ -20,20 +20,25 @@ import numpy as np
 from jaxtyping import UInt8
 
 from difftrack.backbones import Backbone
-from difftrack.datasets import CLIP, Clip, read_clip, write_clip
+from difftrack.clip_shelf import ClipShelf, clip_identity
+from difftrack.datasets import CLIP, Clip, write_clip
 from difftrack.documents import read_json
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import Guidance, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import GuideParams
+from difftrack.keeping import Keeper
 from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video
 from difftrack.ownership import OwnershipError, remove
+from difftrack.provenance import MadeBy
 
 __all__ = ["Outcome", "sample_prompts"]
 
 _CAPTION_PX = 16
 """Height of the strip with a way's name."""
+_APART = (write_measures.__module__, *(user.__module__ for user in (ClipShelf, Keeper, lock_of, remove)))
+"""Modules that have no part in what a sample looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,14 @@ def sample_prompts(
     *,
     ways: Mapping[str, Guidance | None],
     folder: Path,
+    keeper: Keeper,
+    anew: bool = False,
     drop_others: bool = False,
 ) -> Iterator[Outcome]:
     """Sample every prompt in every way, one after the other, and measure all of them at the end.
 
-    A clip that is there, undamaged and made in the same way is kept; a prompt that fails is told and the others go
-    on.
+    A clip that is there, undamaged, asked for and made in the same way is taken up, as `params.reuse` says; another one
+    of its name is laid aside. A prompt that fails is told and the others go on.
 
     Args:
         backbone: To sample.
@@ -66,7 +73,9 @@ def sample_prompts(
         params: What is common to all ways.
         ways: Name -> guidance; None is plain sampling.
         folder: Made if missing.
-        drop_others: Remove the samples of earlier prompts, whose numbers are not among these; nothing else goes.
+        keeper: Keeps the clips that are not asked for any more.
+        anew: Take up nothing.
+        drop_others: Lay aside the samples of earlier prompts, whose numbers are not among these; nothing else goes.
 
     Yields:
         An outcome for each prompt, when it is done.
@@ -84,16 +93,21 @@ def sample_prompts(
                 )
         folder.mkdir(parents=True, exist_ok=True)
         if drop_others:
-            _drop_what_is_gone(folder, {_name(number) for number, _ in prompts})
+            _drop_what_is_gone(folder, {_name(number) for number, _ in prompts}, keeper)
+        made_by = backbone.made_by(__name__, write_clip.__module__, without=_APART)
         sampled = []
         for number, prompt in prompts:
             problem = None
+            shelf = ClipShelf(
+                folder / _name(number), keeper, reuse=params.reuse, anew=anew, above=f"{_name(number)}/", say=keeper.say
+            )
             try:
-                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, folder=folder / _name(number))
+                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, shelf=shelf, made_by=made_by)
                 sampled.append((number, prompt))
             except (ValueError, OSError, RuntimeError) as error:
                 problem = str(error)
             yield Outcome(number, prompt, problem)
+        keeper.settle()
         write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 
 
@@ -105,11 +119,17 @@ def _image(folder: Path, number: int) -> Path:
     return folder / f"{_name(number)}.png"
 
 
-def _drop_what_is_gone(folder: Path, names: set[str]) -> None:
+def _drop_what_is_gone(folder: Path, names: set[str], keeper: Keeper) -> None:
     for samples in sorted({clip.parents[1] for clip in folder.glob("*/*/clip.json")}):
         if samples.name not in names and samples.name.isdecimal() and samples.name == _name(int(samples.name)):
-            with suppress(OwnershipError):  # what is not proven to be ours stays
-                remove(samples, _not_ours(samples), folder=folder)
+            if _not_ours(samples):  # what is not proven to be ours stays
+                continue
+            shelf = ClipShelf(samples, keeper, above=f"{samples.name}/")
+            ways = [clip.parent.name for clip in sorted(samples.glob("*/clip.json"))]
+            for way in ways:
+                shelf.lay_aside(way, why="params.yaml asks for other prompts now")
+            with suppress(OwnershipError):
+                remove(samples, _not_ours(samples, ways), folder=folder)
 
 
 def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
@@ -154,20 +174,27 @@ def _sample_in_all_ways(
     params: GuideParams,
     *,
     ways: Mapping[str, Guidance | None],
-    folder: Path,
+    shelf: ClipShelf,
+    made_by: MadeBy,
 ) -> None:
+    folder = shelf.root
     folder.mkdir(exist_ok=True)
     side_by_side = folder / "side_by_side.mp4"
     clips = {}
     for way, guidance in ways.items():
         details = {"sampling": _how(backbone, number, params, guidance)}
-        clip = _kept(folder, way, prompt, details)
+        before = _description(folder, way)
+        clip = shelf.take_up(way, clip_identity(prompt, params.seed, params.fps, details), made_by)
         if clip is None:
             side_by_side.unlink(missing_ok=True)
             frames = _sample(backbone, number, prompt, params, guidance)
+            details["made_by"] = made_by.to_json()
             clip = Clip(way, frames, params.fps, prompt, "generated", params.seed, details)
             _write_views(folder, clip)
-            write_clip(folder, clip)  # last: a clip says that its views are there
+            shelf.write(clip)  # last: a clip says that its views are there
+        elif before != _description(folder, way) or not _views(folder, way):
+            side_by_side.unlink(missing_ok=True)
+            _write_views(folder, clip)
         clips[way] = clip.frames
     if len(clips) > 1 and not side_by_side.exists():
         pictures = [_captioned(frames, way) for way, frames in clips.items()]
@@ -186,13 +213,10 @@ def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidanc
     }
 
 
-def _kept(folder: Path, way: str, prompt: str, details: Mapping[str, Any]) -> Clip | None:
-    """The clip that is there, if it is whole and was made in this way."""
-    try:
-        clip = read_clip(folder, way)
-    except (ValueError, OSError):
-        return None
-    return clip if (clip.prompt, clip.details) == (prompt, details) and _views(folder, way) else None
+def _description(folder: Path, way: str) -> str:
+    """What lies there says of itself; empty where nothing lies there."""
+    file = folder / way / "clip.json"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _sample(

@@ -1,12 +1,14 @@
 """What lies in the folders of the pipeline and is needed by none of the given params files."""
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from difftrack.datasets import clip_names
-from difftrack.extraction import ClipSource, ExtractParams
+from difftrack.extraction import ClipSource, ExtractParams, kept_in
+from difftrack.keeping import Kept, kept_entries
 from difftrack.ownership import Kind, remove
 from difftrack.params import parse
 from difftrack.planning._params import VIEWS, outline_clips, store_of
@@ -17,6 +19,7 @@ from difftrack.store import (
     foreign_group,
     remove_group,
     stored_bytes,
+    stored_group,
     stored_groups,
 )
 
@@ -50,6 +53,8 @@ class Leftover:
     """Of the store; empty for all of it."""
     num_bytes: int
     why: str
+    kept: Kept | None = None
+    """What lies aside there, if it is that."""
 
     def remove(self) -> None:
         """Remove it from disk, if it is still proven to be this project's.
@@ -57,7 +62,9 @@ class Leftover:
         Raises:
             ValueError: it is not, or lies outside the folder that params name.
         """
-        if self.group:
+        if self.kept is not None:
+            self.kept.remove()
+        elif self.group:
             remove_group(self.root, self.group)
         else:
             remove(Path(self.root), _foreign(Path(self.root)), folder=Path(self.root).parent)
@@ -87,8 +94,9 @@ def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftov
 
     Needed is what the stages would keep: every backbone that a params file names, and of its descriptors every group
     that one of them would write as it is. A backbone that cannot be opened here, because its weights are elsewhere,
-    keeps all of its descriptors, and so does a clip that cannot be read for now (`uncertain_clips`). What does not
-    prove to be this project's own is never named.
+    keeps all of its descriptors, and so does a clip that cannot be read for now (`uncertain_clips`). What lies aside in
+    `paths.kept` is a leftover, but for descriptors that one of several params files needs. What does not prove to be
+    this project's own is never named.
 
     Args:
         params_files: Whole params files.
@@ -108,6 +116,37 @@ def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftov
                 known = any(need.specs is None or group.name in need.specs for need in wanted)
                 why = "was written with other params" if known else "no clip of this name, or no such chunk of it"
                 yield Leftover(store, group.name, group.num_bytes, why)
+    for folder in sorted({folder for params in params_files for folder in _kept_folders(params)}):
+        yield from _kept(folder, needs)
+
+
+def _kept_folders(params: Mapping[str, Any]) -> Iterator[str]:
+    """Where stages keep what is not asked for any more; without `paths.kept` that is beside each output."""
+    paths = params["paths"]
+    stores = [store_of(params, name, view) for name in params["backbones"] for view in VIEWS]
+    if "kept" in paths:
+        yield paths["kept"]
+        yield from (kept_in(paths["kept"], store) for store in stores)
+    else:
+        yield from (f"{folder}.kept" for folder in (paths["clips"], *stores))
+
+
+def _kept(folder: str, needs: Mapping[str, Sequence[_Need]]) -> Iterator[Leftover]:
+    for kept in kept_entries(folder):
+        kind, _, below = kept.kind.partition("/")
+        stores = {store: own for store, own in needs.items() if kind == "descriptors" and store.endswith(f"/{below}")}
+        if kept.problem() is None and not any(_is_missed(kept, store, own) for store, own in stores.items()):
+            since = time.strftime("%Y-%m-%d", time.localtime(kept.since))
+            yield Leftover(kept.place, "", kept.num_bytes, f"not asked for since {since}", kept)
+
+
+def _is_missed(kept: Kept, store: str, needs: Sequence[_Need]) -> bool:
+    """Whether a params file needs a group that lies aside and that its store does not hold."""
+    aside, there = stored_group(kept.place, "content"), stored_group(store, kept.name)
+    if aside is None:
+        return False
+    named = StoredGroup(kept.name, aside.num_bytes, aside.contents)
+    return any(need.covers(named) and not (there is not None and need.covers(there)) for need in needs)
 
 
 def _of_unknown_backbones(folder: Path, named: set[str]) -> Iterator[Leftover]:

@@ -8,9 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +18,7 @@ import xarray as xr
 
 from difftrack.documents import read_json
 from difftrack.ownership import Kind, OwnershipError, claim, is_fingerprint, is_inside, remove_file
+from difftrack.provenance import MadeBy, code_of, versions_of
 
 __all__ = ["Drawings", "digest"]
 
@@ -43,14 +42,15 @@ class Drawings:
     """Draws files into a folder, except those that lie there already and would come out the same.
 
     To be used in a `with`. At its end, drawings that an earlier report left and this one does not show are removed, as
-    far as they have the very bytes that it recorded; after an error nothing is.
+    far as they have the very bytes that it recorded; after an error nothing is. With `anew` every file is drawn again.
 
     Raises:
         OwnershipError: on entering, the folder holds something and no report.
     """
 
-    def __init__(self, folder: Path, *, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path, *, anew: bool = False, progress: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
+        self._anew = anew
         self._progress = progress
         self._before = _read_ledger(folder / _LEDGER)
         self._now: dict[str, dict[str, str]] = {}
@@ -63,14 +63,14 @@ class Drawings:
             make: Called with the paths of the files; draws nothing but what its function and arguments say.
             names: Relative paths of the files.
         """
-        drawn_from = digest([_code(), make])
+        drawn_from = digest([_made_by(make.func.__module__).to_json(), make])
         paths = [self.folder / name for name in names]
         for path in paths:
             if path.is_symlink() or not is_inside(path, self.folder):
                 raise OwnershipError(f"{path} is a link or leads out of {self.folder}; it is not written through")
             if self._is_new and path.exists():
                 raise OwnershipError(f"{path} is there, in a folder without a report; move it, or name another folder")
-        kept = all(
+        kept = not self._anew and all(
             self._before.get(name) == {"drawn_from": drawn_from, "content": _content(path)}
             for name, path in zip(names, paths, strict=True)
         )
@@ -150,11 +150,9 @@ def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401 - whatever a drawing 
 
 
 @functools.cache
-def _code() -> str:
-    """Digest of the library's own code and of the versions that it draws with."""
-    root = Path(__file__).parents[1]
-    code = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
-    return digest([code, sys.version, {name: version(name) for name in _LIBRARIES}])
+def _made_by(module: str) -> MadeBy:
+    """The code that draws, and the versions that it draws with."""
+    return MadeBy(code=code_of(module), versions=versions_of(*_LIBRARIES))
 
 
 def _content(path: Path) -> str:

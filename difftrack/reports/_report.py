@@ -82,6 +82,7 @@ def write_report(
     *,
     params: ReportParams,
     samples: Samples | None = None,
+    anew: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write `index.html`, its pictures and videos, and `headlines.json`.
@@ -93,6 +94,7 @@ def write_report(
         backbones: One or more; the first one gives the headlines.
         params: What to show.
         samples: What sampling with and without guidance gave; None where that was not done, and the page says so.
+        anew: Draw again what lies there already, too.
         progress: Called with the name of each drawing that is done.
 
     Returns:
@@ -108,7 +110,7 @@ def write_report(
     headlines = [*analysis_headlines(first.scores), *map(tracking_headline, first.results[:1])]
     headlines += guidance_headlines(samples)
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
-    with Drawings(folder, progress=progress) as drawings:
+    with Drawings(folder, anew=anew, progress=progress) as drawings:
         for backbone in backbones:
             sections += _backbone_sections(backbone, footage, drawings, params)
         sections.append(

@@ -5,7 +5,18 @@
 
 from difftrack.store._errors import StoreError
 from difftrack.store._files import StorePath
-from difftrack.store._groups import StoredGroup, foreign_group, keep_groups, remove_group, stored_groups
+from difftrack.store._groups import (
+    StoredGroup,
+    descriptor_groups,
+    foreign_group,
+    hold_group,
+    keep_groups,
+    remove_group,
+    store_url,
+    stored_group,
+    stored_groups,
+    surplus_groups,
+)
 from difftrack.store._manifest import read_manifest, write_manifest
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
@@ -27,9 +38,11 @@ __all__ = [
     "check_space",
     "clip_group",
     "create_group",
+    "descriptor_groups",
     "fingerprint_of",
     "free_bytes",
     "foreign_group",
+    "hold_group",
     "keep_groups",
     "measured_ratio",
     "open_store",
@@ -39,8 +52,11 @@ __all__ = [
     "read_results",
     "remove_group",
     "result_groups",
+    "store_url",
     "stored_bytes",
+    "stored_group",
     "stored_groups",
+    "surplus_groups",
     "trial_encoding",
     "write_manifest",
     "write_results",

@@ -25,6 +25,7 @@ from difftrack.store._spec import (
     Separator,
     StoreParams,
     array_layouts,
+    canonical_json,
     fingerprint_of,
 )
 
@@ -40,6 +41,10 @@ class GroupSchema:
     spec: DescriptorSpec
     params: StoreParams
     version: int = SCHEMA_VERSION
+    made_by: Mapping[str, Any] | None = None
+    """What wrote the values, as `difftrack.provenance` has it, in JSON; no part of the fingerprint. None: not known."""
+    reused: bool = False
+    """Whether a later run took the values up though it would have made them by something else."""
 
     @property
     def separator(self) -> Separator:
@@ -95,6 +100,8 @@ class GroupSchema:
                 "spec": self.spec.to_json(),
                 "params": dataclasses.asdict(self.params),
                 "fingerprint": self.fingerprint,
+                **({} if self.made_by is None else {"made_by": self.made_by}),
+                **({"reused": True} if self.reused else {}),
             },
             files={key: hashlib.sha256(content).hexdigest() for key, content in files.items()},
             complete=complete,
@@ -110,16 +117,31 @@ class GroupSchema:
         Raises:
             ValueError: it describes nothing that can be stored.
         """
-        known = {name: header.contents[name] for name in ("spec", "params", "fingerprint") if name in header.contents}
+        known = {
+            item.name: header.contents[item.name]
+            for item in dataclasses.fields(_Contents)
+            if item.name in header.contents
+        }
         try:
             contents = parse(_Contents, known, "contents", file="header")
-            schema = cls(contents.spec, contents.params, header.version)
+            schema = cls(contents.spec, contents.params, header.version, contents.made_by, contents.reused)
         except ParamsError as error:
             raise ValueError(f"is damaged: {error}") from error
         except RecursionError as error:
             raise ValueError("is damaged: its spec is nested too deeply") from error
         header.unit_checksums(schema.unit_shapes)
         return schema
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What every array says of its origin, should the header be lost."""
+        made_by = {} if self.made_by is None else {"made_by": made_by_digest(self.made_by)}
+        return {"fingerprint": self.fingerprint, "stored_as": self.params.dtype, **made_by}
+
+
+def made_by_digest(made_by: Mapping[str, Any]) -> str:
+    """SHA-256 over a record of what wrote the values."""
+    return hashlib.sha256(canonical_json(made_by).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +151,8 @@ class _Contents:
     spec: DescriptorSpec
     params: StoreParams
     fingerprint: str
+    made_by: Mapping[str, Any] | None = None
+    reused: bool = False
 
 
 def read_schema(files: Files, group: str) -> tuple[Header, GroupSchema] | None:
@@ -171,7 +195,7 @@ def group_files(schema: GroupSchema) -> dict[str, bytes]:
         schema.layouts.values(),
         coordinates(schema.spec),
         num_units=(len(schema.spec.steps), len(schema.spec.layers)),
-        attributes={"fingerprint": schema.fingerprint, "stored_as": schema.params.dtype},
+        attributes=schema.attributes,
         separator=schema.separator,
     )
 

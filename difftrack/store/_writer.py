@@ -29,7 +29,7 @@ from difftrack.store._header import (
 from difftrack.store._locks import held_group
 from difftrack.store._schema import GroupSchema, group_files, read_schema
 from difftrack.store._shards import shard_checksums, shard_problem
-from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams
+from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams, fingerprint_of
 
 __all__ = ["GroupWriter", "create_group", "open_writer"]
 
@@ -82,6 +82,11 @@ class GroupWriter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def group(self) -> str:
+        """Name of the group."""
+        return self._group
 
     @property
     def params(self) -> StoreParams:
@@ -266,6 +271,9 @@ def create_group(
     *,
     params: StoreParams | None = None,
     replace: bool = False,
+    made_by: Mapping[str, Any] | None = None,
+    reused: bool = False,
+    anew: bool = False,
     wait_s: float = 0.0,
     say: Say = lambda line: None,
 ) -> GroupWriter:
@@ -281,6 +289,9 @@ def create_group(
         spec: What the group will hold.
         params: How it is stored.
         replace: Remove a group of another fingerprint instead of refusing.
+        made_by: What writes the values, as JSON; by default what the group's header says of it already.
+        reused: Say that values which are there were made by something else than would make them today.
+        anew: Declare a complete group incomplete, since all its units are about to be written again.
         wait_s: How long to wait while another process writes the group.
         say: Told which process that is, and of a lock that one left that was killed.
 
@@ -288,12 +299,15 @@ def create_group(
         StoreError: the group was written with another spec or params, and `replace` is false; or another process
             writes it.
     """
-    files = open_files(root)
+    files, params = open_files(root), params or StoreParams()
     parents(group)
     with held_group(files, group, wait_s=wait_s, say=say) as lock:
-        schema = GroupSchema(spec, params or StoreParams(), _version_of(files, group, spec))
-        if _take_up(files, group, schema, replace=replace):
-            schema = GroupSchema(spec, params or StoreParams())
+        header = _existing(files, group)
+        if made_by is None and header is not None and header.contents["fingerprint"] == fingerprint_of(spec, params):
+            made_by = header.contents.get("made_by")
+        schema = GroupSchema(spec, params, _version_of(files, group, spec), made_by, reused)
+        if _take_up(files, group, schema, replace=replace, anew=anew):
+            schema = GroupSchema(spec, params, made_by=made_by)
             _take_up(files, group, schema, replace=False)
         header = _existing(files, group)
         known = {} if header is None else header.unit_checksums(schema.unit_shapes)
@@ -301,8 +315,11 @@ def create_group(
         return GroupWriter(root, group, schema, checksums=known, lock=lock)
 
 
-def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool) -> bool:
+def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool, anew: bool = False) -> bool:
     """Make a group as it is to be, but for its units; or remove another that is there, and return whether that was so.
+
+    With `anew` the header forgets the checksums of units that are about to be written again: a run that is killed
+    meanwhile leaves some of either kind, and both are good.
 
     Raises:
         StoreError: another is there, and `replace` is false.
@@ -317,9 +334,13 @@ def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool) ->
         files.remove(group)
         return True
     write_parents(files, group)
-    known = {} if header is None else header.unit_checksums(schema.unit_shapes)
+    known = {} if header is None or anew else header.unit_checksums(schema.unit_shapes)
     fresh = schema.header(content, complete=False, units=known)
-    if header is None or header.files != fresh.files:
+    if (
+        header is None
+        or (header.files, header.contents) != (fresh.files, fresh.contents)
+        or (anew and _is_known(header))
+    ):
         files.write(header_key, fresh.to_bytes())  # first, so that whatever follows can be told by its fingerprint
     found = read_each(files, [join(group, key) for key in content])[0]
     for key, expected in content.items():
@@ -327,6 +348,11 @@ def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool) ->
             files.write(join(group, key), expected)
     files.remove_partials(group, abandoned_only=True)
     return False
+
+
+def _is_known(header: Header) -> bool:
+    """Whether a header vouches for units as they are."""
+    return header.complete or bool(header.units)
 
 
 def open_writer(root: StorePath, group: str) -> GroupWriter:
@@ -380,7 +406,7 @@ def _problem(files: Files, group: str, schema: GroupSchema, header: Header | Non
     if header is not None:
         return _difference(header, schema)
     found, _ = read_each(files, [join(group, key) for key in keys if key.endswith("/zarr.json")])
-    if any(_array_value(content, "attributes", "fingerprint") == schema.fingerprint for content in found.values()):
+    if any(_own_attributes(content, schema) for content in found.values()):
         return None
     if files.directories(group) or any(read_each(files, [join(group, "zarr.json")])):
         return "holds data whose origin cannot be told: its zarr.json is missing or damaged"
@@ -408,7 +434,7 @@ def _difference(header: Header, schema: GroupSchema) -> str | None:
     differing = [
         f"{name} is {_short(there.get(name))}, not {_short(here.get(name))}"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and name != "fingerprint"
+        if there.get(name) != here.get(name) and name.partition(".")[0] in ("spec", "params")
     ]
     return f"was written with other parameters: {'; '.join(islice(differing, 5))}"
 
@@ -426,6 +452,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:  # noqa: ANN401
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _own_attributes(content: bytes, schema: GroupSchema) -> bool:
+    """Whether an array's zarr.json says that it belongs to a group of this schema, made by the same."""
+    known = [name for name in ("fingerprint", "made_by") if name in schema.attributes]
+    return all(_array_value(content, "attributes", name) == schema.attributes[name] for name in known)
 
 
 def _array_value(content: bytes, *path: str) -> str | None:

@@ -1,0 +1,272 @@
+"""By what an artifact was made, beside its params: the code, the libraries, and what was really loaded.
+
+A stage takes up an artifact that lies there only where its params and this record are those of today. The record is no
+part of the params' fingerprint, so that it names what differs instead of a hash.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from difftrack.params import ParamsError, parse
+
+__all__ = ["MadeBy", "Reuse", "code_of", "key_of", "reuse_problem", "versions_of"]
+
+Reuse = Literal["exact", "params"]
+"""exact: take up what the same params, code, libraries and loaded weights made. params: the same params are enough."""
+
+_WORDS = re.compile(
+    r"(?P<string>'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")|#[^\n]*",
+    re.DOTALL,
+)
+"""Strings, in which a `#` is a letter, and comments."""
+_DIGITS = 16
+"""Of a digest in a record: enough to tell two versions of a room apart, and short enough to be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeBy:
+    """What made an artifact."""
+
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Room -> digest of those of its files that the making code reaches."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Library -> its public version."""
+    loaded: Mapping[str, Any] = field(default_factory=dict)
+    """What is in memory, as JSON: the scheduler, the dtype, components that differ from their files."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` restores the record."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: object) -> "MadeBy | None":
+        """Restore what `to_json` wrote; None for anything else: an older artifact has no such record."""
+        if not isinstance(values, Mapping):
+            return None
+        try:
+            return parse(cls, values, "made_by")
+        except ParamsError:
+            return None
+
+    def digest(self) -> str:
+        """SHA-256 over the record."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def difference(self, then: "MadeBy | None") -> str | None:
+        """What has changed since an artifact was made, for people; None where nothing has.
+
+        Args:
+            then: The artifact's record; None where it has none.
+        """
+        if then is None:
+            return "the code that made it is not on record"
+        now, before = self.to_json(), then.to_json()
+        code = _differing(before["code"], now["code"])
+        parts = [f"code of {', '.join(code)}"] if code else []
+        then_versions, now_versions = before["versions"], now["versions"]
+        parts += [
+            f"{name} {then_versions.get(name, 'none')} -> {now_versions.get(name, 'none')}"
+            for name in _differing(then_versions, now_versions)
+        ]
+        parts += _differing(before["loaded"], now["loaded"])
+        return "; ".join(parts) or None
+
+
+def reuse_problem(now: MadeBy, then: object, reuse: Reuse) -> str | None:
+    """Why an artifact of the right params cannot be taken up; None where it can.
+
+    Args:
+        now: What would make it today.
+        then: What its file says of its making, as JSON.
+        reuse: What must agree.
+    """
+    return None if reuse == "params" else now.difference(MadeBy.from_json(then))
+
+
+def key_of(identity: str, made_by: MadeBy | None) -> str:
+    """A short name for an artifact by what it was asked to be and by what made it.
+
+    Args:
+        identity: A digest of what it was asked to be.
+        made_by: None where that is not on record.
+    """
+    return f"{identity[:16]}-{'unknown' if made_by is None else made_by.digest()[:8]}"
+
+
+def versions_of(*libraries: str) -> dict[str, str]:
+    """Public versions of libraries, without a local part such as `+cpu`; those that are not installed are left out."""
+    found = {}
+    for name in libraries:
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def code_of(*modules: str, without: frozenset[str] = frozenset()) -> Mapping[str, str]:
+    """Digest the code that modules reach through their imports, room by room.
+
+    Comments, docstrings and blank lines do not count. A package that passes on a name of one of its modules leads to
+    that module alone, so that a neighbour that is not used does not count either. What is imported by a computed name
+    is not seen: name it among the modules.
+
+    Args:
+        modules: Dotted names, such as that of the class which makes an artifact.
+        without: Modules that do not count, and are not followed.
+
+    Returns:
+        Room (`backbones`, `media`) -> digest. Modules outside this package are rooms by their top-level name.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    reached: dict[str, _Source] = {}
+    waiting = list(modules)
+    missing = [name for name in (*modules, *sorted(without)) if _file(name) is None]
+    if missing:
+        raise ValueError(f"there is no module {missing[0]}, whose code was to be told from other code")
+    packages = {name.partition(".")[0] for name in modules}
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name in without or name == __name__:  # this module tells, and makes nothing
+            continue
+        reached[name] = source = _source(name)
+        for imported in source.imports:
+            if imported.partition(".")[0] in packages:
+                waiting += _resolved(imported)
+    rooms: dict[str, list[str]] = {}
+    for name in sorted(reached):
+        rooms.setdefault(_room(name), []).append(f"{name} {reached[name].digest}")
+    return {room: _short("\n".join(lines)) for room, lines in sorted(rooms.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One module's file."""
+
+    digest: str
+    imports: tuple[str, ...]
+    """Dotted names of modules, and of names in them."""
+    passes_on: Mapping[str, str]
+    """Name -> dotted name under which it was imported."""
+    is_table: bool
+    """Whether it does nothing but pass on names."""
+
+
+@functools.cache
+def _source(name: str) -> _Source:
+    file = _file(name)
+    content = b"" if file is None else file.read_bytes()
+    return _read(content, name if file is not None and file.name == "__init__.py" else name.rpartition(".")[0])
+
+
+def _read(content: bytes, package: str) -> _Source:
+    """What counts of a file.
+
+    Args:
+        content: Its text.
+        package: That its relative imports start from.
+    """
+    lines = content.splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    imports: list[str] = []
+    passes_on: dict[str, str] = {}
+    kept, position, is_table = [], 0, True
+    for statement in _statements(ast.parse(content).body):
+        if isinstance(statement, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - statement.level] if statement.level else []
+            source = ".".join([*above, *([statement.module] if statement.module else [])])
+            imports += [f"{source}.{alias.name}" for alias in statement.names]
+            passes_on |= {alias.asname or alias.name: f"{source}.{alias.name}" for alias in statement.names}
+        elif isinstance(statement, ast.Import):
+            imports += [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            end = starts[(statement.end_lineno or 1) - 1] + (statement.end_col_offset or 0)
+            kept.append(content[position : starts[statement.lineno - 1] + statement.col_offset])
+            position = end
+        else:
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            is_table &= [getattr(target, "id", None) for target in targets] == ["__all__"]
+    kept.append(content[position:])
+    text = _WORDS.sub(lambda found: found["string"] or "", b"".join(kept).decode())
+    counted = "\n".join(line for line in map(str.rstrip, text.splitlines()) if line)
+    return _Source(_short(counted), tuple(imports), passes_on, is_table)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements in their order, but those that only a type checker runs."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" in (
+            getattr(statement.test, "id", None),
+            getattr(statement.test, "attr", None),
+        ):
+            yield from _statements(statement.orelse)
+            continue
+        for inner in ("body", "handlers", "orelse", "finalbody", "cases"):
+            for part in getattr(statement, inner, ()):
+                yield from _statements([part] if isinstance(part, ast.stmt) else part.body)
+
+
+def _resolved(name: str) -> Iterator[str]:
+    """The modules that an imported name leads to; none where it is not found."""
+    if _file(name) is not None:
+        yield name
+        return
+    module, _, attribute = name.rpartition(".")
+    file = _file(module) if module else None
+    if file is None:
+        return
+    source = _source(module)
+    passed_on = source.passes_on.get(attribute) if file.name == "__init__.py" else None
+    if passed_on is not None:
+        yield from _resolved(passed_on)
+    if passed_on is None or not source.is_table:
+        yield module
+
+
+@functools.cache
+def _file(name: str) -> Path | None:
+    """A module's file, looked for beside its package's; nothing is imported but the package's name."""
+    package, *rest = name.split(".")
+    folder = _folder(package)
+    if folder is None:
+        return None
+    path = folder.joinpath(*rest)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if rest and file.is_file()), None)
+
+
+@functools.cache
+def _folder(package: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+def _room(name: str) -> str:
+    package, *rest = name.split(".")
+    return rest[0] if package == "difftrack" and rest else package
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
