@@ -4,13 +4,13 @@ from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._check import CaptureCheck, check_capture
 from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
 from difftrack.backbones._constructed import constructed_backbone
-from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors
+from difftrack.backbones._descriptors import LayerDescriptors
 from difftrack.backbones._errors import BackboneError, CaptureError
 from difftrack.backbones._known import KNOWN, KnownBackbone
 from difftrack.backbones._load import load_backbone
 from difftrack.backbones._memory import MemoryNeed, memory_needs
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
-from difftrack.backbones._params import ModelParams
+from difftrack.backbones._params import KINDS, Kind, ModelParams
 from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline
 from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
 from difftrack.backbones._seam import AttentionCall, AttentionFunction, intercept

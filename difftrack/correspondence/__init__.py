@@ -19,7 +19,7 @@ from difftrack.correspondence._attention import (
     attention_of_points_with_heads,
     attention_rows,
 )
-from difftrack.correspondence._clip import Cell, ClipMatcher, MatchSection, label_matches
+from difftrack.correspondence._clip import Cell, ClipMatcher, label_matches
 from difftrack.correspondence._device import matching_device
 from difftrack.correspondence._features import match_features
 from difftrack.correspondence._matches import Matches
@@ -32,7 +32,7 @@ from difftrack.correspondence._matching import (
     match_probabilities,
     top_matches,
 )
-from difftrack.correspondence._params import CORRECTED, RELEASED, Convention, MatchingParams
+from difftrack.correspondence._params import CORRECTED, RELEASED, Convention, MatchingParams, MatchSection
 from difftrack.correspondence._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
 from difftrack.correspondence._readout import Moves, point_probabilities, read_moves, read_rows, without_best
 from difftrack.correspondence._rows import Descriptors, match_rows

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from difftrack.params import parse
 
-__all__ = ["CORRECTED", "RELEASED", "Convention", "MatchingParams"]
+__all__ = ["CORRECTED", "RELEASED", "Convention", "MatchSection", "MatchingParams"]
 
 Convention = Literal["corrected", "released"]
 Temperature = Literal["root_channel", "root_heads", "root_channel_per_head"]
@@ -141,3 +141,29 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 CORRECTED = MatchingParams.preset("corrected")
 RELEASED = MatchingParams.preset("released")
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSection:
+    """`match`: everything between descriptors and matches."""
+
+    convention: Convention = "corrected"
+    """`corrected` does what the paper says, `released` what the released code does."""
+    matching: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of single matching params; null keeps the convention's value."""
+    kinds: tuple[Literal["query_key", "feature"], ...] = ("query_key", "feature")
+    """What to match by: queries with keys (attention is then scored too), or features."""
+    per_head: bool = True
+    """Also match, and reduce attention, for each head alone."""
+    device: str = "auto"
+    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        _ = self.params
+        if not self.kinds:
+            raise ValueError("kinds is empty; query_key, feature or both are wanted")
+
+    @property
+    def params(self) -> MatchingParams:
+        """The convention with its overrides."""
+        return MatchingParams.preset(self.convention, self.matching, section="match.matching")

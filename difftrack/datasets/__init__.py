@@ -16,8 +16,9 @@ from difftrack.datasets._files import (
 )
 from difftrack.datasets._folders import load_videos
 from difftrack.datasets._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
-from difftrack.datasets._sources import FolderParams, read_folder
-from difftrack.datasets._tapvid import QueryMode, load_tapvid_folder, load_tapvid_pickle, tapvid_queries
+from difftrack.datasets._params import FolderParams, QueryMode
+from difftrack.datasets._sources import read_folder
+from difftrack.datasets._tapvid import load_tapvid_folder, load_tapvid_pickle, tapvid_queries
 from difftrack.datasets._truth import ANNOTATED, EXACT, OWN_TRACKER, Truth, TruthKind, group_by_truth
 from difftrack.datasets._working_size import working_frames
 

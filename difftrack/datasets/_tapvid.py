@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
+from difftrack.datasets._params import QueryMode
 from difftrack.datasets._pickles import check_unfolded, fetch, index_pickle
 from difftrack.datasets._truth import ANNOTATED
 from difftrack.media import bounded, jpeg_decode
 
-__all__ = ["QueryMode", "load_tapvid_folder", "load_tapvid_pickle", "tapvid_queries", "with_annotation"]
-
-QueryMode = Literal["first", "strided"]
-"""`first`: every point from the first frame in which it is visible; `strided`: from every fifth frame where it is."""
+__all__ = ["load_tapvid_folder", "load_tapvid_pickle", "tapvid_queries", "with_annotation"]
 
 _STRIDE = 5
 """Frames between query frames in strided mode."""

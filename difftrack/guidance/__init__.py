@@ -1,10 +1,10 @@
 """Cross-attention guidance: samples pushed away from what the model makes of frames that cannot see each other."""
 
-from difftrack.guidance._attention import SequenceLayout, Variant, perturbed_attention
+from difftrack.guidance._attention import SequenceLayout, perturbed_attention
 from difftrack.guidance._branches import Calls
 from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import Guidance, guide_transformer, guided
-from difftrack.guidance._params import GuideParams, read_ranking
+from difftrack.guidance._guide import guide_transformer, guided
+from difftrack.guidance._params import Guidance, GuideParams, Variant, read_ranking
 from difftrack.guidance._samples import Outcome, sample_prompts
 
 __all__ = [

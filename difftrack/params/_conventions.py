@@ -32,13 +32,15 @@ class ByConvention:
         """What a file gives, completed from the convention where that is a section; its nulls name nothing.
 
         Raises:
-            ValueError: a key is given that stands beside the section.
+            PydanticCustomError: a key is given that stands beside the section.
         """
+        from pydantic_core import PydanticCustomError
+
         default = self.of(convention)
         if not isinstance(given, Mapping) or not dataclasses.is_dataclass(default):
             return given
-        if twice := [key for key in self.beside if key in given]:
-            raise ValueError(f"{name} names {twice[0]}, which stands beside it: name it there")
+        if twice := next((key for key in self.beside if key in given), None):
+            raise PydanticCustomError("stands_beside", "{inner} names {key}", {"inner": name, "key": twice})
         own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
         return own | {key: value for key, value in given.items() if value is not None}
 
@@ -70,15 +72,15 @@ class Conventional:
 
     def _settle(self) -> None:
         """Put the convention's values where none are given; the first thing that a `__post_init__` does."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type] - of a dataclass's mixin
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # a dataclass mixes this in
             if isinstance(value := getattr(self, field.name), ByConvention):
                 object.__setattr__(self, field.name, value.of(self.convention))
 
     @classmethod
     def _completed(cls, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
         """What a file gives for this section, over what its convention says."""
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        convention = given.get("convention", defaults["convention"]) if isinstance(given, Mapping) else None
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # as above
+        convention: Any = given.get("convention", defaults["convention"]) if isinstance(given, Mapping) else None
         if convention not in get_args(Convention):
             return given
         completed = dict(given)

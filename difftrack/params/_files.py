@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
+from difftrack.documents import read_yaml
 
 __all__ = ["PARAMS_FILE", "read_params"]
 
@@ -15,12 +15,9 @@ def read_params(path: Path) -> dict[str, Any]:
     """Read a params file.
 
     Raises:
-        ValueError: it is not YAML, or not a mapping of sections.
+        ValueError: it is not YAML, not a mapping of sections, or too large.
     """
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    params = read_yaml(path)
     if not isinstance(params, dict):
         raise ValueError(f"{path} holds {type(params).__name__}; a mapping of sections is wanted")
     return params

@@ -1,7 +1,7 @@
 """Parse one section of a params file into the frozen dataclass that its room owns.
 
-pydantic checks keys and types; unknown, missing and mistyped ones raise `ParamsError` with the key, the value and what is
-allowed. Range checks are the dataclass's own: a `ValueError` from its `__post_init__` is reported with the section's
+pydantic checks keys and types; unknown, missing and mistyped ones raise `ParamsError` with the key, the value and what
+is allowed. Range checks are the dataclass's own: a `ValueError` from its `__post_init__` is reported with the section's
 name.
 """
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["ParamsError", "parse", "parse_each", "type_adapter"]
 
 T = TypeVar("T")
+
+_MOST_SHOWN = 200
+"""Characters of a value that a message shows."""
 
 
 class ParamsError(ValueError):
@@ -70,7 +73,8 @@ def type_adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401
     from pydantic import ConfigDict, TypeAdapter
 
     # A config belongs to an adapter of anything but a dataclass, which inherits it.
-    return TypeAdapter(types.GenericAlias(tuple, (kind,)), config=ConfigDict(extra="forbid"))
+    alone: Any = types.GenericAlias(tuple, (kind,))
+    return TypeAdapter(alone, config=ConfigDict(extra="forbid"))
 
 
 def _validated(kind: Any, values: object, section: str, file: Path | str) -> Any:  # noqa: ANN401
@@ -107,7 +111,7 @@ _OF_KEYS = ("unexpected_keyword_argument", "invalid_key", "missing")
 
 
 def _precedence(error: "ErrorDetails") -> tuple[int, int]:
-    """A key that is misspelt explains one that is missing; of a union, the type that fits best is the one to speak of."""
+    """A key that is misspelt explains one that is missing; of a union, the type that fits best is spoken of."""
     of_keys = _OF_KEYS.index(error["type"]) if error["type"] in _OF_KEYS else len(_OF_KEYS)
     return of_keys, -len(error["loc"])
 
@@ -118,11 +122,14 @@ def _message(error: "ErrorDetails", kind: Any, values: object, section: str) -> 
     section_kind = next(filter(dataclasses.is_dataclass, options_of(hint)), None)
     if of_keys and section_kind is not None:
         return _about_key(str(at[-1]), section_kind, name, missing=error["type"] == "missing")
+    if error["type"] == "stands_beside":
+        inner, key = error["ctx"]["inner"], error["ctx"]["key"]
+        return f"{_dotted(name, inner)} names {key}, which stands beside it: set {_dotted(name, key)}"
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}".removeprefix(": ")
     if describe_type(hint) == "a mapping":
-        return f"{name} is {value!r}; a mapping is wanted"
-    return f"{name} is {value!r}; wanted: {describe_type(hint)}"
+        return f"{name} is {_shown(value)}; a mapping is wanted"
+    return f"{name} is {_shown(value)}; wanted: {describe_type(hint)}"
 
 
 def _about_key(key: str, kind: Any, section: str, *, missing: bool) -> str:  # noqa: ANN401
@@ -179,3 +186,9 @@ def _item(value: Any, key: int | str) -> Any:  # noqa: ANN401
 
 def _dotted(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
+
+
+def _shown(value: object) -> str:
+    """A value as messages show it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."

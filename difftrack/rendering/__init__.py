@@ -12,17 +12,9 @@ from difftrack.rendering._render import (
     render_batch,
     render_clip,
 )
-from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, close_up, sample_scene, shape_card
-from difftrack.rendering._textures import (
-    PALETTE,
-    PATTERNS,
-    PHOTO_WORDS,
-    PHOTOS,
-    TEXTURE_SIZE,
-    Role,
-    Texture,
-    make_texture,
-)
+from difftrack.rendering._scene import SHAPES, Scene, centred, close_up, sample_scene, shape_card
+from difftrack.rendering._spec import RenderSpec, Role
+from difftrack.rendering._textures import PALETTE, PATTERNS, PHOTO_WORDS, PHOTOS, TEXTURE_SIZE, Texture, make_texture
 
 __all__ = [
     "PALETTE",

@@ -4,9 +4,9 @@ from difftrack.reports._analysis import GroupAccuracy, ScoreMaps
 from difftrack.reports._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
 from difftrack.reports._footage import Footage
 from difftrack.reports._guidance import Samples, read_samples
-from difftrack.reports._overlay import OverlayParams, draw_tracks
+from difftrack.reports._overlay import draw_tracks
 from difftrack.reports._own_tracks import write_own_tracks
-from difftrack.reports._params import ReportParams
+from difftrack.reports._params import OverlayParams, ReportParams
 from difftrack.reports._query import PointMatch, draw_query, query_point
 from difftrack.reports._report import BackboneResults, example_clips, write_report
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip, TrackingResults

@@ -17,10 +17,11 @@ from difftrack.store._groups import (
     surplus_groups,
 )
 from difftrack.store._manifest import read_manifest, write_manifest
+from difftrack.store._params import StoreParams
 from difftrack.store._reader import Store, clip_group, open_store
 from difftrack.store._results import read_results, result_groups, write_results
 from difftrack.store._space import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
-from difftrack.store._spec import DescriptorKind, DescriptorSpec, StoreParams, fingerprint_of
+from difftrack.store._spec import DescriptorKind, DescriptorSpec, fingerprint_of
 from difftrack.store._verify import FileCheck
 from difftrack.store._writer import GroupWriter, create_group, open_writer
 
