@@ -687,10 +687,11 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
 def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker, scenes: "Scenes") -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
     from difftrack.backbones import load_backbone
+    from difftrack.chunks import chunk_schedule
     from difftrack.correspondence import matching_device
     from difftrack.extraction import Extractor
     from difftrack.geometry import rescale_points
-    from difftrack.tracking import chunk_schedule, select_sources, track_clip
+    from difftrack.tracking import select_sources, track_clip
 
     section = tracker.section
     extractor = Extractor(load_backbone(tracker.backbone, tracker.model), tracker.view)

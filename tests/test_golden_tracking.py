@@ -9,8 +9,9 @@ import torch
 from golden_sets import FULL, load
 from torch import Tensor
 
+from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.geometry import TokenGrid, rescale_points
-from difftrack.tracking import ChunkDescriptors, ChunkParams, PredictedTracks, TrackParams, chunk_schedule, track_clip
+from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, track_clip
 
 TRACKS = FULL / "05_tapvid_track.npz"
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.params import ParamsError, parse
@@ -23,11 +24,9 @@ from difftrack.store import DescriptorSpec, clip_group, create_group
 from difftrack.tracking import (
     CALIBRATION,
     ChunkDescriptors,
-    ChunkParams,
     PredictedTracks,
     TrackParams,
     VisibilityParams,
-    chunk_schedule,
     evidence_of,
     likeliest_paths,
     no_motion,
