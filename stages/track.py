@@ -3,16 +3,17 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from difftrack.annotation import LucasKanadeParams, lucas_kanade
+from difftrack.annotation import lucas_kanade
 from difftrack.correspondence import matching_device
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.documents import read_json
+from difftrack.evaluation import TrackSection
 from difftrack.geometry import rescale_points
 from difftrack.metrics import ClipScores, ScoringParams, scores_by_truth
 from difftrack.params import parse
@@ -20,7 +21,6 @@ from difftrack.scenes import Scenes, find_scenes
 from difftrack.store import Store, open_store
 from difftrack.tracking import (
     PredictedTracks,
-    TrackParams,
     cuts_line,
     no_motion,
     select_sources,
@@ -33,17 +33,6 @@ from stages._run import Paths, each, end, run, tell
 
 SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
 """delta_avg, AJ and OA."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrackSection(TrackParams):
-    """`track`: everything that only reads descriptors: the tracker, and how it is evaluated."""
-
-    baselines: tuple[Literal["no_motion", "lucas_kanade"], ...] = ("no_motion", "lucas_kanade")
-    """What stands beside the tracker in the tables; not scored on clips whose pseudo-truth it gave."""
-    lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
-    query_mode: Literal["first", "strided"] = "first"
-    """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -94,7 +83,7 @@ def _track(
     at_backbone = np.column_stack([queries[:, 0], rescale_points(queries[:, 1:], from_size=size, to_size=spec.size)])
     sources = select_sources(spec, section, best_layers=best_layers)
     frames = read_clip(clips, name).frames[:num_frames]
-    scenes = find_scenes(frames, cuts=section.ends_at_cuts)
+    scenes = find_scenes(frames, cuts=section.cuts == "end")
     tracks = track_clip(chunks, at_backbone, sources=sources, grid=spec.grid, params=section, scenes=scenes)
     predictions = {"tracker": tracks.rescaled(from_size=spec.size, to_size=size)}
     if "no_motion" in section.baselines:

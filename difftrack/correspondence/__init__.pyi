@@ -18,7 +18,7 @@ from ._matching import (
     match_probabilities,
     top_matches,
 )
-from ._params import CORRECTED, RELEASED, Convention, MatchingParams, MatchSection
+from ._params import CORRECTED, RELEASED, MatchingParams, MatchKind, MatchSection
 from ._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
 from ._readout import Moves, point_probabilities, read_moves, read_rows, without_best
 from ._rows import Descriptors, match_rows
@@ -30,8 +30,8 @@ __all__ = [
     "AttentionRows",
     "Cell",
     "ClipMatcher",
-    "Convention",
     "Descriptors",
+    "MatchKind",
     "MatchSection",
     "Matches",
     "MatchingParams",

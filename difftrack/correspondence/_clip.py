@@ -61,7 +61,7 @@ class ClipMatcher:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", matching_device(self.section.device))
-        object.__setattr__(self, "_params", self.section.params)
+        object.__setattr__(self, "_params", self.section.matching)
         object.__setattr__(self, "_recordings", Recordings())
 
     def match(self, read: Read) -> Cell:

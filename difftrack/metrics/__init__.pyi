@@ -1,7 +1,7 @@
 from ._evaluation import EVALUATED_SIZE, ClipScores, FoundTracks, scores_by_truth, track_scores, why_not_scored
 from ._grid import ClipMean, harmonic_mean, mean_over_clips, rank_cells
 from ._maps import combine_clips, rank_layers, score_clip
-from ._params import CORRECTED, RELEASED, Convention, ScoringParams
+from ._params import CORRECTED, RELEASED, ScoreSection, ScoringParams
 from ._scores import AttentionScores, attention_score, confidence_score, matching_accuracy, round_accuracy
 from ._tapvid import THRESHOLDS_PX, TapvidMetrics, survival_rate, tapvid_metrics
 
@@ -13,8 +13,8 @@ __all__ = [
     "AttentionScores",
     "ClipMean",
     "ClipScores",
-    "Convention",
     "FoundTracks",
+    "ScoreSection",
     "ScoringParams",
     "TapvidMetrics",
     "attention_score",
