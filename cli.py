@@ -2,14 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -302,7 +300,7 @@ def track(
     else:
         queries = query_grid(clip.height, clip.width, grid or 0)
     check_query_points(queries, num_frames=clip.num_frames, height=clip.height, width=clip.width)
-    scenes = find_scenes(clip.frames, cuts=tracker.section.ends_at_cuts)
+    scenes = find_scenes(clip.frames, cuts=tracker.section.cuts == "end")
     if scenes.cuts:
         typer.echo(cuts_line(scenes))
     tracks = _track_clip(clip, queries, tracker, scenes)
@@ -368,11 +366,14 @@ def params(
     key: Annotated[
         str | None, typer.Argument(help="Section or key, such as track or track.heads; all by default.")
     ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Instead: all of params.yaml as JSON Schema.")] = False,
 ) -> None:
     """Say what the keys of params.yaml may hold, what they are by default, and what they mean."""
-    done = subprocess.run([sys.executable, "-m", "stages._reference", key or ""], text=True, check=False)
-    if done.returncode:
-        raise typer.Exit(1)
+    from difftrack.configuration import describe, json_schema
+
+    if schema and key is not None:
+        raise typer.BadParameter("--schema is of all keys; name none")
+    typer.echo(json_schema().rstrip() if schema else describe(key or ""))
 
 
 @_verb
@@ -387,6 +388,7 @@ def preset(
     params: Annotated[Path, typer.Option(help="What the preset is laid over; stays as it is.")] = PARAMS,
 ) -> None:
     """Run what a released script ran, in a folder of its own, and print our numbers beside the paper's."""
+    from difftrack.configuration import configuration_from
     from difftrack.presets import (
         apply_preset,
         commands,
@@ -406,7 +408,7 @@ def preset(
         return
     chosen, top = read_preset(name), params.resolve().parent
     values = apply_preset(chosen, _read_params(params, "paths"), read_overrides(change or ()))
-    _check_values(values, f"preset {name} over {params}")
+    configuration_from(values, file=f"preset {name} over {params}")
     folder = work or top / "data" / "presets" / name
     problems = missing_inputs(chosen, values, top)
     if dry_run:
@@ -456,13 +458,14 @@ def repro(context: typer.Context) -> None:
 
     With --force the stages make everything anew, too, instead of taking up what lies there already.
     """
+    from difftrack.configuration import configuration_from
+
     with _one_line_errors("repro"):
-        paths = _read_params(PARAMS, "paths")["paths"]
-        _check_params(PARAMS)
+        report = configuration_from(_read_params(PARAMS, "paths"), file=PARAMS).paths.report
         force = {"DIFFTRACK_FORCE": "1"} if {"-f", "--force"} & set(context.args) else {}
         status = _call([sys.executable, "-m", "dvc", "repro", *context.args], env={**os.environ, **force})
     if status == 0:
-        _show_headlines(Path(paths["report"]))
+        _show_headlines(Path(report))
     raise typer.Exit(status)
 
 
@@ -519,38 +522,6 @@ def _show_headlines(report: Path) -> None:
         for headline in read_json(headlines):
             typer.echo(f"{headline['value']:>12}  {headline['label']}")
         typer.echo(f"report: {report / 'index.html'}")
-
-
-def _check_values(values: dict[str, Any], name: str) -> None:
-    """Refuse params that lie in no file yet; messages call them by `name`."""
-    import yaml
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / PARAMS
-        file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        _check_file(file, name)
-
-
-def _check_file(path: Path, name: str) -> None:
-    """Let the stages read a params file, each its section."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stages._check", str(path), name], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        typer.echo(done.stderr.strip(), err=True)
-        raise typer.Exit(1)
-
-
-def _check_params(path: Path) -> None:
-    """Refuse what no stage can use before the first one runs; the same content is looked at once."""
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    checked = Path(".dvc/tmp/checked_params")
-    if checked.exists() and checked.read_text() == content:
-        return
-    _check_file(path, str(path))
-    if checked.parents[1].is_dir():
-        checked.parent.mkdir(exist_ok=True)
-        checked.write_text(content)
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb
@@ -687,10 +658,11 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
 def _track_clip(clip: "Clip", queries: "np.ndarray", tracker: _Tracker, scenes: "Scenes") -> "PredictedTracks":
     """Run a backbone over the clip's chunks of frames, and track through their descriptors."""
     from difftrack.backbones import load_backbone
+    from difftrack.chunks import chunk_schedule
     from difftrack.correspondence import matching_device
     from difftrack.extraction import Extractor
     from difftrack.geometry import rescale_points
-    from difftrack.tracking import chunk_schedule, select_sources, track_clip
+    from difftrack.tracking import select_sources, track_clip
 
     section = tracker.section
     extractor = Extractor(load_backbone(tracker.backbone, tracker.model), tracker.view)

@@ -92,8 +92,8 @@ class Case:
 
 WITH_HEADS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "temperature 2.0": {"matching": {"temperature": 2.0}},
-    "temperature 4.0": {"matching": {"temperature": 4.0}},
+    "temperature 2.0": {"matching": replace(TrackParams().matching, temperature=2.0)},
+    "temperature 4.0": {"matching": replace(TrackParams().matching, temperature=4.0)},
     "matches 3": {"matches_per_token": 3},
     "motion costs 0.3": {"motion_cost": 0.3},
 }
@@ -169,18 +169,19 @@ def heads_of_params(path: Path = ROOT / "params.yaml") -> list[str]:
 def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[str, Tracker]:
     """The rows of the table: baselines first; from the released convention on, each row changes the one above it."""
     best = tuple(layers[:1])
-    released = TrackParams(convention="released", layers=best)
-    precise = replace(released, matching={"second_softmax": False, "temperature": "root_channel"}, overlap="average")
+    default, released = TrackParams(layers=best), TrackParams(convention="released", layers=best)
+    plain = replace(released.matching, second_softmax=False, temperature="root_channel")
+    precise = replace(released, matching=plain, overlap="average")
     unseen = VisibilityParams(predict=False)
-    argmax = {"read_out": "rows", "window_radius": 0}
-    corrected = TrackParams(layers=best, matching=argmax, motion_cost=0.0, smoothing_radius=0, visibility=unseen)
+    argmax = replace(default.matching, read_out="rows", window_radius=0)
+    corrected = replace(default, matching=argmax, motion_cost=0.0, smoothing_radius=0, visibility=unseen)
     seen = replace(corrected, visibility=VisibilityParams())
-    soft = replace(seen, matching={"read_out": "rows"})
-    moved = replace(seen, matching={"support_radius": 1})
-    wide = replace(seen, matching={})
-    steady = replace(wide, motion_cost=None)
-    smooth = replace(steady, smoothing_radius=None, smoothing_limit_token=1e9)
-    limited = replace(steady, smoothing_radius=None)
+    soft = replace(seen, matching=replace(default.matching, read_out="rows"))
+    moved = replace(seen, matching=replace(default.matching, support_radius=1))
+    wide = replace(seen, matching=default.matching)
+    steady = replace(wide, motion_cost=default.motion_cost)
+    smooth = replace(steady, smoothing_radius=default.smoothing_radius, smoothing_limit_token=1e9)
+    limited = replace(steady, smoothing_radius=default.smoothing_radius)
     fused = replace(limited, layers=tuple(layers))
     rows: dict[str, Tracker] = {
         "no motion": still,
@@ -307,7 +308,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
     visibility |= {f"cycle {token}": VisibilityParams(max_cycle_error_token=token) for token in (1.0, 1.5, 3.0, 4.0)}
     visibility |= {f"margin {margin}": VisibilityParams(min_margin=margin) for margin in (0.1, 0.3)}
     return {
-        **{name: {"matching": change} for name, change in matching.items()},
+        **{name: {"matching": replace(TrackParams().matching, **change)} for name, change in matching.items()},
         **{name: {"visibility": change} for name, change in visibility.items()},
         **{f"motion costs {cost:g}": {"motion_cost": cost} for cost in (0.0, 0.3, 1.0)},
         **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},

@@ -309,7 +309,7 @@ def _is_local(system: Any) -> bool:  # noqa: ANN401
 
 def _system(path: str) -> tuple[Any, str]:
     """The file system of a path or URL, and the path on it."""
-    import fsspec  # type: ignore[import-untyped] # takes a while, and is not needed to import this module
+    import fsspec  # takes a while, and is not needed to import this module
 
     system, plain = fsspec.url_to_fs(path)
     system.invalidate_cache()

@@ -20,7 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-__all__ = ["Kind", "OwnershipError", "check_paths", "claim", "is_fingerprint", "is_inside", "remove", "remove_file"]
+__all__ = [
+    "Kind",
+    "OwnershipError",
+    "check_folders",
+    "check_paths",
+    "claim",
+    "is_fingerprint",
+    "is_inside",
+    "remove",
+    "remove_file",
+]
 
 _LARGEST_MARKER = 2**28
 """Bytes; metrics and scores of many clips are some megabytes."""
@@ -199,6 +209,21 @@ def check_paths(paths: Mapping[str, str], *, root: Path, inputs: Mapping[str, st
             both_read = name in given and other in given
             if not both_read and (place.is_relative_to(there) or there.is_relative_to(place)):
                 raise OwnershipError(f"{name} ({place}) and {other} ({there}) overlap; give each a folder of its own")
+
+
+def check_folders(params: Mapping[str, Any], root: Path) -> None:
+    """Refuse `paths` that overlap each other, the project, the user's inputs or the system.
+
+    Raises:
+        OwnershipError: names both, on one line.
+    """
+    paths = params.get("paths")
+    folder = (params.get("synthesize") or {}).get("folder") if isinstance(params.get("synthesize"), dict) else None
+    source = folder.get("path") if isinstance(folder, dict) else None
+    inputs = {"synthesize.folder.path": source} if isinstance(source, str) else {}
+    if isinstance(paths, dict):  # whatever else is wrong with the section is said where it is read
+        texts = {name: path for name, path in paths.items() if isinstance(path, str)}
+        check_paths(texts, root=root, inputs=inputs)
 
 
 def _place(root: Path, value: str) -> Path:

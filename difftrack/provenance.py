@@ -11,7 +11,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -118,9 +118,9 @@ def versions_of(*libraries: str) -> dict[str, str]:
 def code_of(*modules: str, without: frozenset[str] = frozenset()) -> Mapping[str, str]:
     """Digest the code that modules reach through their imports, room by room.
 
-    Comments, docstrings and blank lines do not count. A package that passes on a name of one of its modules leads to
-    that module alone, so that a neighbour that is not used does not count either. What is imported by a computed name
-    is not seen: name it among the modules.
+    Comments, docstrings and blank lines do not count. A package that passes on a name of one of its modules, or whose
+    stub says that it does, leads to that module alone, so that a neighbour that is not used does not count either. What
+    is imported by a computed name is not seen: name it among the modules.
 
     Args:
         modules: Dotted names, such as that of the class which makes an artifact.
@@ -169,7 +169,11 @@ class _Source:
 def _source(name: str) -> _Source:
     file = _file(name)
     content = b"" if file is None else file.read_bytes()
-    return _read(content, name if file is not None and file.name == "__init__.py" else name.rpartition(".")[0])
+    package = name if file is not None and file.name == "__init__.py" else name.rpartition(".")[0]
+    source, stub = _read(content, package), None if file is None else file.with_suffix(".pyi")
+    if stub is None or not stub.is_file():
+        return source
+    return replace(source, passes_on=_read(stub.read_bytes(), package).passes_on, is_table=True)
 
 
 def _read(content: bytes, package: str) -> _Source:

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 
 from rich.progress import track
 
-from difftrack.documents import read_yaml
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
 from difftrack.locks import lock_of
-from difftrack.ownership import check_paths
+from difftrack.ownership import check_folders
+from difftrack.params import PARAMS_FILE, read_params
 from difftrack.wording import counted
 
 __all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "say", "tell"]
@@ -32,7 +32,6 @@ __all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "say", "tel
 T = TypeVar("T")
 
 Paths = Mapping[str, Path]
-PARAMS_FILE = Path("params.yaml")
 ITEM = "item."
 KEPT = "kept"
 """The output into which several stages lay things aside at once; `difftrack.keeping` lets one at a time do so."""
@@ -159,21 +158,6 @@ def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") ->
         sys.exit(f"{stage}: {len(failures)} of {counted(total, 'clip')} failed{way_out}\n{listed}")
 
 
-def check_folders(params: Mapping[str, Any], root: Path) -> None:
-    """Refuse `paths` that overlap each other, the project, the user's inputs or the system.
-
-    Raises:
-        ValueError: names both, on one line.
-    """
-    paths = params.get("paths")
-    folder = (params.get("synthesize") or {}).get("folder") if isinstance(params.get("synthesize"), dict) else None
-    source = folder.get("path") if isinstance(folder, dict) else None
-    inputs = {"synthesize.folder.path": source} if isinstance(source, str) else {}
-    if isinstance(paths, dict):  # whatever else is wrong with the section is said where it is read
-        texts = {name: path for name, path in paths.items() if isinstance(path, str)}
-        check_paths(texts, root=root, inputs=inputs)
-
-
 def say(stage: str, line: str) -> None:
     """Say something beside the progress."""
     print(f"{stage}: {line}", file=sys.stderr, flush=True)
@@ -214,18 +198,6 @@ def kept_folder(outs: Paths, out: str) -> Path:
         out: The output that things leave.
     """
     return outs.get(KEPT, outs[out].with_name(f"{outs[out].name}.kept"))
-
-
-def read_params(path: Path) -> dict[str, Any]:
-    """Read a params file.
-
-    Raises:
-        ValueError: it is not YAML, or not a mapping of sections.
-    """
-    params = read_yaml(path)
-    if not isinstance(params, dict):
-        raise ValueError(f"{path} holds {type(params).__name__}; a mapping of sections is wanted")
-    return params
 
 
 def _split(words: list[str]) -> tuple[list[str], bool, list[str]]:

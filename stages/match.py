@@ -34,7 +34,7 @@ def _provenance(store: Store, clip: str, section: MatchSection) -> dict[str, Any
     spec = store.spec(clip)
     return {
         "convention": section.convention,
-        "matching": asdict(section.params),
+        "matching": asdict(section.matching),
         "descriptors": store.fingerprint(clip),
         "size": list(spec.size),
         "temporal_stride": spec.grid.temporal_stride,

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,11 @@ import xarray as xr
 
 from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Tracks, Truth, group_by_truth, read_clip_kind, read_tracks
-from difftrack.metrics import Convention, ScoringParams, combine_clips, rank_layers
+from difftrack.metrics import ScoreSection, ScoringParams, combine_clips, rank_layers
 from difftrack.params import parse
 from difftrack.store import read_manifest, read_results
 from difftrack.workflows.score import score_matches
 from stages._run import Paths, each, end, run, tell
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreSection:
-    """`score`: everything between matches and their scores."""
-
-    convention: Convention = "corrected"
-    """`corrected` does what the paper says, `released` what the released code does."""
-    threshold_px: float = 8.0
-    """A match is right when it lies strictly closer, in pixels of the size that the backbone saw."""
-    scoring: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of single scoring params; null keeps the convention's value."""
-
-    def __post_init__(self) -> None:
-        if "threshold_px" in self.scoring:
-            raise ValueError("scoring names threshold_px, which stands beside it: set score.threshold_px")
-        _ = self.params
-
-    @property
-    def params(self) -> ScoringParams:
-        """The convention with its overrides."""
-        overrides = {**self.scoring, "threshold_px": self.threshold_px}
-        return ScoringParams.preset(self.convention, overrides, section="score.scoring")
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -60,7 +37,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             matches[name] = read_results(deps["matches"], name)
             tracks = read_tracks(deps["tracks"], name)
             truths[name] = tracks.truth
-            clips[name] = _score(matches[name], tracks, section.params)
+            clips[name] = _score(matches[name], tracks, section.scoring)
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     if not clips:
@@ -71,12 +48,12 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     groups = {"all": names, **by_truth, **_by_source({name: kinds[name] for name in names})}
     headline = next(iter(by_truth))
     means = {
-        group: combine_clips({name: clips[name] for name in members}, params=section.params)
+        group: combine_clips({name: clips[name] for name in members}, params=section.scoring)
         for group, members in groups.items()
     }
     about = {
         "convention": section.convention,
-        "scoring": asdict(section.params),
+        "scoring": asdict(section.scoring),
         "match_convention": sorted({matches[name].attrs["convention"] for name in names}),
         "descriptors": {name: matches[name].attrs["descriptors"] for name in names},
         "truth": {name: asdict(truths[name]) for name in names},

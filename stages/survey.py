@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -22,33 +22,12 @@ from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams, Result
 from difftrack.geometry import rescale_points
 from difftrack.keeping import Keeper
 from difftrack.params import parse
-from difftrack.provenance import Reuse
 from difftrack.store import fingerprint_of, write_manifest, write_results
 from difftrack.store.torch_writer import as_read
+from difftrack.survey import SurveySection
 from stages._run import Paths, end, finished, kept_folder, run, tell
 
 KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SurveySection:
-    """`survey`: which part of the map; how clips are run is in `extract.analysis`, how they are matched in `match`."""
-
-    backbones: tuple[str, ...] = ()
-    """Those to survey; none by default, since it runs a model over every step."""
-    steps: Literal["all"] | tuple[int, ...] = "all"
-    """Steps of the schedule."""
-    layers: Literal["all"] | tuple[int, ...] = "all"
-    """Layers."""
-    kinds: tuple[Literal["query_key", "feature"], ...] = ("query_key", "feature")
-    """What to match by."""
-    per_head: bool = False
-    """Also match by each head alone: as many times the bytes as there are heads."""
-    reuse: Reuse = "exact"
-    """exact: take up matches that the same params, code, library versions and loaded weights made. params: the same
-    params are enough; the stage names what differs, and the matches record it."""
-    keep_bytes: float = 1e9
-    """Of matches that nothing asks for any more, on disk; beyond it those that were used least recently go."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -128,7 +107,7 @@ class _Surveyor(ClipWorker):
         ((group, spec),) = extraction.groups.items()
         provenance = {
             "convention": self._match.convention,
-            "matching": asdict(self._match.params),
+            "matching": asdict(self._match.matching),
             "descriptors": fingerprint_of(spec, self._stored),
             "size": list(spec.size),
             "temporal_stride": spec.grid.temporal_stride,

@@ -3,22 +3,21 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from difftrack.annotation import LucasKanadeParams
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.documents import read_json
+from difftrack.evaluation import TrackSection
 from difftrack.metrics import ClipScores, ScoringParams, scores_by_truth
 from difftrack.params import parse
 from difftrack.scenes import Scenes
 from difftrack.store import Store, open_store
 from difftrack.tracking import (
     PredictedTracks,
-    TrackParams,
     cuts_line,
     stored_clips,
     write_predictions,
@@ -28,17 +27,6 @@ from stages._run import Paths, each, end, run, tell
 
 SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
 """delta_avg, AJ and OA."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrackSection(TrackParams):
-    """`track`: everything that only reads descriptors: the tracker, and how it is evaluated."""
-
-    baselines: tuple[Literal["no_motion", "lucas_kanade"], ...] = ("no_motion", "lucas_kanade")
-    """What stands beside the tracker in the tables; not scored on clips whose pseudo-truth it gave."""
-    lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
-    query_mode: Literal["first", "strided"] = "first"
-    """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from cli import EVALUATION, app
 from difftrack.backbones import CaptureCheck
 from difftrack.datasets import write_clip
+from difftrack.evaluation import TrackSection
 from difftrack.media import read_image, read_video, write_video
 from difftrack.store import clip_group
 from difftrack.tracking import TrackParams, read_predictions
-from stages.track import TrackSection
 
 TOP = Path(__file__).parents[1]
 

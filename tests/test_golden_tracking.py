@@ -1,6 +1,7 @@
 """Parity with numbers that the released code produced (goldens 05 and 06)."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from golden_sets import FULL, load
 from torch import Tensor
 
+from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.geometry import TokenGrid, rescale_points
-from difftrack.tracking import ChunkDescriptors, ChunkParams, PredictedTracks, TrackParams, chunk_schedule, track_clip
+from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, track_clip
 
 TRACKS = FULL / "05_tapvid_track.npz"
 
@@ -107,7 +109,8 @@ def test_released_tracks_are_those_of_the_released_code(name: str) -> None:
 
 def test_temperature_alone_is_corrected_by_its_own_override() -> None:
     golden = load(TRACKS)
-    tracks = released_tracks(golden, "interval_avg", matching={"temperature": "root_channel"})
+    own = replace(TrackParams(convention="released").matching, temperature="root_channel")
+    tracks = released_tracks(golden, "interval_avg", matching=own)
     predicted = rescale_points(tracks.points_xy_px, from_size=SIZE, to_size=(256, 256)).swapaxes(0, 1)
     np.testing.assert_allclose(predicted, golden["interval_avg_FIXEDSCALE__pred_tracks256"], atol=2e-3)
     assert np.abs(predicted - golden["interval_avg__pred_tracks256"]).max() > 1.0

@@ -76,6 +76,24 @@ def test_what_is_reached_through_a_room_counts_and_its_neighbour_does_not(
     assert code(plugin="class Family:\n    x = 1\n") == before
 
 
+LAZY = "import lazy_loader\n\n__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)\n"
+
+
+def test_a_room_whose_names_stand_in_a_stub_is_followed_to_their_modules(
+    code: Callable[..., Mapping[str, str]], tmp_path: Path
+) -> None:
+    code(deep____init__=LAZY)
+    (tmp_path / "rooms/deep/__init__.pyi").write_text("from ._one import one\nfrom ._two import two\n")
+    before = code(deep____init__=LAZY)
+    assert code(deep____init__=LAZY, deep___one="def one() -> int:\n    return 3\n") != before
+    assert code(deep____init__=LAZY, deep___two="def two() -> int:\n    return 3\n") == before
+
+
+def test_what_makes_descriptors_is_reached_through_the_rooms_of_this_project() -> None:
+    reached = code_of("difftrack.extraction._clips")
+    assert {"backbones", "datasets", "extraction", "geometry", "store"} <= set(reached)
+
+
 def test_a_module_that_is_named_counts_and_one_left_out_is_not_followed(
     code: Callable[..., Mapping[str, str]],
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid, rescale_points
 from difftrack.params import ParamsError, parse
@@ -23,11 +24,9 @@ from difftrack.store import DescriptorSpec, clip_group, create_group
 from difftrack.tracking import (
     CALIBRATION,
     ChunkDescriptors,
-    ChunkParams,
     PredictedTracks,
     TrackParams,
     VisibilityParams,
-    chunk_schedule,
     evidence_of,
     likeliest_paths,
     no_motion,
@@ -201,7 +200,7 @@ def expected_px(query_points: np.ndarray, num_frames: int, velocity_xy_token: tu
 def test_motion_by_whole_tokens_is_found_exactly() -> None:
     points = queries((0, 2, 1), (0, 3, 2), (0, 1, 3))
     chunks = chunks_of(moving((1, 0.0), wavelength_token=1.5), chunk_schedule(8, ChunkParams(chunk_len=4)), 60.0)
-    tracks = track(chunks, points, matching={"window_radius": 0})
+    tracks = track(chunks, points, matching=replace(TrackParams().matching, window_radius=0))
     np.testing.assert_allclose(tracks.points_xy_px, expected_px(points, 8, (1, 0)), atol=1e-3)
     assert tracks.visible.all()
     assert (tracks.confidence > 0.85).all()
@@ -213,7 +212,7 @@ def test_soft_argmax_finds_motion_below_a_token() -> None:
     chunks = chunks_of(moving(velocity, wavelength_token=6.0), chunk_schedule(7, ChunkParams(chunk_len=5)))
     truth = expected_px(points, 7, velocity)
     error = np.abs(track(chunks, points).points_xy_px - truth).max()
-    argmax = {"read_out": "rows", "window_radius": 0}
+    argmax = replace(TrackParams().matching, read_out="rows", window_radius=0)
     argmax_error = np.abs(track(chunks, points, matching=argmax).points_xy_px - truth).max()
     assert error < 0.25 * STRIDE
     assert argmax_error > 0.4 * STRIDE
@@ -476,12 +475,13 @@ def test_misspelt_params_are_named(values: dict[str, Any], message: str) -> None
 def test_a_null_override_keeps_what_the_convention_says() -> None:
     corrected = parse(TrackParams, {"matching": {"window_radius": None}}, "track")
     released = parse(TrackParams, {"convention": "released", "matching": {"window_radius": None}}, "track")
-    assert (corrected.matching_params.window_radius, released.matching_params.window_radius) == (1, 0)
-    assert corrected.matching_params.temperature == "root_channel"
-    assert released.matching_params.temperature == "root_heads"
-    assert (corrected.predicts_visibility, released.predicts_visibility) == (True, False)
-    assert (corrected.smooths_over, released.smooths_over) == (2, 0)
-    assert (corrected.costs_motion, released.costs_motion) == (0.1, 0.0)
+    assert (corrected, released) == (TrackParams(), TrackParams(convention="released"))
+    assert (corrected.matching.window_radius, released.matching.window_radius) == (1, 0)
+    assert corrected.matching.temperature == "root_channel"
+    assert released.matching.temperature == "root_heads"
+    assert (corrected.visibility.predict, released.visibility.predict) == (True, False)
+    assert (corrected.smoothing_radius, released.smoothing_radius) == (2, 0)
+    assert (corrected.motion_cost, released.motion_cost) == (0.1, 0.0)
 
 
 def test_a_point_outside_the_picture_is_not_called_visible() -> None:

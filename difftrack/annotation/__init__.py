@@ -1,24 +1,5 @@
 """Trackers that give (pseudo) ground truth: exact, CoTracker3, Lucas-Kanade, import; and the published layout."""
 
-from difftrack.annotation._annotate import AnnotateParams, annotate_clip
-from difftrack.annotation._cotracker import CoTracker3Params, cotracker3
-from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
-from difftrack.annotation._grids import grabcut_mask, query_grid
-from difftrack.annotation._lucas_kanade import LucasKanadeParams, lucas_kanade
-from difftrack.annotation._published import export_published, import_published, published_prompts
+import lazy_loader
 
-__all__ = [
-    "AnnotateParams",
-    "AnnotationError",
-    "CoTracker3Params",
-    "LucasKanadeParams",
-    "TrackerUnavailableError",
-    "annotate_clip",
-    "cotracker3",
-    "export_published",
-    "grabcut_mask",
-    "import_published",
-    "lucas_kanade",
-    "published_prompts",
-    "query_grid",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,65 +1,22 @@
 """One clip in, its tracks out: which tracker, from which query points."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from difftrack.annotation._cotracker import CoTracker3Params, cotracker3
+from difftrack.annotation._cotracker import cotracker3
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
-from difftrack.annotation._lucas_kanade import LucasKanadeParams, lucas_kanade
+from difftrack.annotation._lucas_kanade import lucas_kanade
+from difftrack.annotation._params import AnnotateParams
 from difftrack.annotation._published import import_published, published_prompts
 from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
 from difftrack.rendering import RenderSpec, exact_tracks
 from difftrack.wording import counted
 
-__all__ = ["AnnotateParams", "annotate_clip"]
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotateParams:
-    """Which tracker gives the (pseudo) ground truth, and where its points start.
-
-    Raises:
-        ValueError: a number is out of range, or a folder that the choice needs is not given.
-    """
-
-    tracker: Literal["auto", "exact", "cotracker3", "lucas_kanade", "import"] = "auto"
-    """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`."""
-    fallback: Literal["cotracker3", "lucas_kanade"] = "lucas_kanade"
-    """Of `auto`, for clips that nobody knows the truth of."""
-    object_grid: int = 20
-    """Query points along each side for clips with an object mask, of which those on the object are kept."""
-    scene_grid: int = 10
-    """Query points along each side for clips without."""
-    object_mask: Literal["none", "file", "grabcut"] = "none"
-    """For clips that carry no mask of their own: `none` takes the scene grid; `file` reads object_masks/<clip>.png and
-    takes the scene grid where there is none; `grabcut` cuts the object in the middle of frame 0 out."""
-    object_masks: Path | None = None
-    """Folder of masks for `file`: as large as the clip, white on black."""
-    published: Path | None = None
-    """Folder for `import`: tracks/, visibility/ and prompt.txt, under the clips' names or numbered as they are."""
-    published_size: tuple[int, int] = (480, 720)
-    """(height, width) in pixels of the videos that those tracks were made on."""
-    published_tracker: str = "cotracker3"
-    """The tracker that made those tracks, whose pseudo-truth they are; `exact` or `annotated` where they are that."""
-    lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
-    cotracker3: CoTracker3Params = field(default_factory=CoTracker3Params)
-
-    def __post_init__(self) -> None:
-        for name in ("object_grid", "scene_grid"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 1")
-        if not self.published_tracker:
-            raise ValueError("published_tracker is empty; wanted: a tracker's name, exact, or annotated")
-        if self.tracker == "import" and self.published is None:
-            raise ValueError("tracker is 'import' and published is null; wanted: the folder to import from")
-        if self.object_mask == "file" and self.object_masks is None:
-            raise ValueError("object_mask is 'file' and object_masks is null; wanted: the folder of masks")
+__all__ = ["annotate_clip"]
 
 
 def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = None, number: int = 0) -> Tracks:

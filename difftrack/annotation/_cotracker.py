@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
 from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
+from difftrack.annotation._params import CoTracker3Params
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.geometry import inside_picture
 
-__all__ = ["CoTracker3Params", "cotracker3", "load_cotracker3"]
+__all__ = ["cotracker3", "load_cotracker3"]
 
 _ENTRY = "cotracker3_offline"
 """The published object's name in its hubconf."""
-_PINNED = re.compile(r"[\w.-]+/[\w.-]+:[0-9a-f]{40}")
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable that makes `torch.load` refuse everything but tensors, whatever its caller asks for."""
 
@@ -32,41 +31,6 @@ _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 PointModel = Callable[..., tuple[Tensor, Tensor]]
 """`model(video [1, frame, rgb, row, col] of floats 0...255, queries=[1, point, (frame, x, y)], backward_tracking=bool)`
 gives tracks [1, frame, point, xy] and visibility [1, frame, point]; pixel centres lie at whole numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class CoTracker3Params:
-    """Which CoTracker3, and how much of a clip it sees at once.
-
-    Raises:
-        ValueError: a number is out of range, or the repository is not pinned to a commit.
-    """
-
-    repository: str = "facebookresearch/co-tracker:82e02e8029753ad4ef13cf06be7f4fc5facdda4d"
-    """GitHub owner/name:commit; torch.hub fetches this code and runs it, and the code fetches its weights, which are
-    read as tensors only. A branch or tag is refused: it may name other code tomorrow."""
-    checkout: Path | None = None
-    """A local copy of the repository, used in place of `repository`."""
-    checkpoint: Path | None = None
-    """A local file of weights (.pth read without code, or .safetensors) in place of the download."""
-    device: str = "auto"
-    """A torch device; `auto` is CUDA where there is any."""
-    window_frames: int = 80
-    """Most frames at once; longer clips go through in windows."""
-    overlap_frames: int = 16
-    """Frames that neighbouring windows share; a point unseen in all of them is taken for lost."""
-
-    def __post_init__(self) -> None:
-        if not _PINNED.fullmatch(self.repository):
-            raise ValueError(
-                f"repository is {self.repository!r}; wanted: owner/name:commit with all 40 digits of the commit, as "
-                "its code is run; a branch of yours works as a local `checkout`"
-            )
-        if not 1 <= self.overlap_frames < self.window_frames:
-            raise ValueError(
-                f"overlap_frames is {self.overlap_frames}, window_frames {self.window_frames}; wanted: "
-                "1 <= overlap_frames < window_frames"
-            )
 
 
 @lru_cache(maxsize=1)

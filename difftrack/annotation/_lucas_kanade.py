@@ -1,6 +1,5 @@
 """Pyramidal Lucas-Kanade: the classical tracker that needs no weights."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -8,43 +7,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from difftrack.annotation._params import LucasKanadeParams
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.geometry import inside_picture
 
-__all__ = ["LucasKanadeParams", "lucas_kanade"]
-
-
-@dataclass(frozen=True, slots=True)
-class LucasKanadeParams:
-    """How points are followed from frame to frame.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    window_px: int = 15
-    """Side of the patch that is compared, in pixels of each pyramid level."""
-    levels: int = 3
-    """Times that the picture is halved for large motion."""
-    iterations: int = 30
-    """Most steps of the solver per level."""
-    epsilon_px: float = 0.01
-    """The solver stops at steps shorter than this."""
-    min_eigenvalue: float = 1e-4
-    """Patches with less texture than this are not followed."""
-    max_round_trip_px: float = 1.0
-    """A point is visible while tracking it there and back ends this close to where it began."""
-
-    def __post_init__(self) -> None:
-        for name in ("window_px", "iterations"):
-            if getattr(self, name) < 3:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 3")
-        for name in ("levels", "min_eigenvalue"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("epsilon_px", "max_round_trip_px"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+__all__ = ["lucas_kanade"]
 
 
 def lucas_kanade(

@@ -8,9 +8,10 @@ import xarray as xr
 from PIL import Image
 
 from difftrack.api._errors import UsageError
-from difftrack.correspondence import Convention, MatchSection
+from difftrack.correspondence import MatchSection
 from difftrack.datasets import Tracks
-from difftrack.metrics import ScoringParams, combine_clips, rank_layers
+from difftrack.metrics import ScoreSection, combine_clips, rank_layers
+from difftrack.params import Convention
 from difftrack.store import Store
 from difftrack.workflows.match import clip_groups, match_stored_clip, only_clip
 from difftrack.workflows.score import score_matches
@@ -123,7 +124,7 @@ def score(
         harmonic mean.
     """
     tracks = {only_clip(store, clip): truth} if isinstance(truth, Tracks) else dict(truth)
-    scoring = ScoringParams.preset(convention, {"threshold_px": threshold_px}, section="score")
+    scoring = ScoreSection(convention=convention, threshold_px=threshold_px).scoring
     clips = {}
     for name, own in tracks.items():
         spec = store.spec(clip_groups(store, only_clip(store, name))[0][0])
@@ -137,7 +138,7 @@ def score(
             size=spec.size,
             temporal_stride=spec.grid.temporal_stride,
             first_frames=spec.grid.first_frames,
-            matching=section.params,
+            matching=section.matching,
             scoring=scoring,
         )
     return Scores(combine_clips(clips, params=scoring), tuple(clips))

@@ -1,57 +1,5 @@
 """What each video diffusion transformer is, how to run it to a step, and the seam that captures its attention."""
 
-from difftrack.backbones._backbone import Backbone
-from difftrack.backbones._check import CaptureCheck, check_capture
-from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
-from difftrack.backbones._constructed import constructed_backbone
-from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors
-from difftrack.backbones._errors import BackboneError, CaptureError
-from difftrack.backbones._known import KNOWN, KnownBackbone
-from difftrack.backbones._live import wrap_pipeline
-from difftrack.backbones._load import load_backbone
-from difftrack.backbones._memory import MemoryNeed, memory_needs
-from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
-from difftrack.backbones._params import ModelParams
-from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline
-from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
-from difftrack.backbones._seam import AttentionCall, AttentionFunction, intercept
-from difftrack.backbones._summary import BackboneSummary, summaries
-from difftrack.backbones._trajectory import read_trajectory, write_trajectory
+import lazy_loader
 
-__all__ = [
-    "ALIASES",
-    "CHECKPOINTS",
-    "KINDS",
-    "KNOWN",
-    "SHIPPED",
-    "AttentionCall",
-    "AttentionFunction",
-    "Backbone",
-    "BackboneError",
-    "BackboneSummary",
-    "CaptureCheck",
-    "CaptureError",
-    "CogVideoXEveryFramePipeline",
-    "Generated",
-    "ImageConditioning",
-    "InversionForm",
-    "Kind",
-    "KnownBackbone",
-    "LayerDescriptors",
-    "MemoryNeed",
-    "ModelParams",
-    "PromptEmbedding",
-    "Schedule",
-    "Trajectory",
-    "check_capture",
-    "constructed_backbone",
-    "intercept",
-    "load_backbone",
-    "memory_needs",
-    "read_trajectory",
-    "round_trip_error",
-    "shipped_backbone",
-    "summaries",
-    "wrap_pipeline",
-    "write_trajectory",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from difftrack.backbones._descriptors import Kind, LayerDescriptors, TextPosition, describe_call
+from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call
 from difftrack.backbones._errors import CaptureError
+from difftrack.backbones._params import Kind
 from difftrack.backbones._seam import AttentionCall, intercept
 from difftrack.geometry import TokenGrid
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from difftrack.backbones._architecture import Architecture
 from difftrack.backbones._capture import capture_layers
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
-from difftrack.backbones._descriptors import KINDS, Kind, LayerDescriptors, TextPosition
+from difftrack.backbones._descriptors import LayerDescriptors, TextPosition
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._params import KINDS, Kind
 from difftrack.backbones._schedule import Schedule
 from difftrack.geometry import TokenGrid
 

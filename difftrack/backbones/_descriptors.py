@@ -1,22 +1,18 @@
 """What a capture gives back: the descriptors of one layer, video and text apart."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftrack.backbones._errors import CaptureError
+from difftrack.backbones._params import Kind
 from difftrack.backbones._seam import AttentionCall
 from difftrack.geometry import TokenGrid
 
-__all__ = ["KINDS", "Kind", "LayerDescriptors", "TextPosition", "describe_call"]
-
-Kind = Literal["query", "key", "feature"]
-"""Query and key as attention uses them; feature = attention output per head, before the output projection."""
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
+__all__ = ["LayerDescriptors", "TextPosition", "describe_call"]
 
 TextPosition = Literal["first", "last", "none"]
 """Where text tokens stand in a layer's joint sequence; "none" where text enters through cross-attention only."""

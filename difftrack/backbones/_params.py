@@ -2,11 +2,17 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-__all__ = ["ImageCondition", "ModelParams", "Quantization"]
+__all__ = ["KINDS", "ImageCondition", "Kind", "ModelParams", "Quantization"]
+
+Kind = Literal["query", "key", "feature"]
+"""Query and key as attention uses them; feature = attention output per head, before the output projection."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Quantization = Literal["none", "int8", "nf4"]
 """Of a text encoder's weights, by bitsandbytes."""
@@ -62,13 +68,17 @@ class ModelParams:
         if re.fullmatch(r"auto|cpu|mps|meta|cuda(:\d+)?", self.device) is None:
             raise ValueError(f"device is {self.device!r}; wanted: auto, cpu, cuda or cuda:N")
 
-    def torch_dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> "torch.dtype":
         """The dtype as torch names it."""
+        import torch
+
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """The device, "auto" resolved on this machine."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)

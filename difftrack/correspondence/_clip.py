@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,14 +21,14 @@ from difftrack.correspondence._features import match_features
 from difftrack.correspondence._kept import kept
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import match_points, match_points_with_heads
-from difftrack.correspondence._params import Convention, MatchingParams
+from difftrack.correspondence._params import MatchingParams, MatchSection
 from difftrack.correspondence._points import points_to_tokens, tokens_to_points
 from difftrack.correspondence._recordings import Recordings, side_by_side
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Cell", "ClipMatcher", "MatchSection", "label_matches"]
+__all__ = ["Cell", "ClipMatcher", "label_matches"]
 
 Cell = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
 """Name -> axes and values of everything that one (step, layer) gives."""
@@ -38,32 +38,6 @@ _CHAINS = (("query_key", "feature"), ("attention",))
 
 Read = Callable[[str], Float[Tensor, "..."]]
 """Gives a descriptor of one (step, layer) by its kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class MatchSection:
-    """`match`: everything between descriptors and matches."""
-
-    convention: Convention = "corrected"
-    """`corrected` does what the paper says, `released` what the released code does."""
-    matching: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of single matching params; null keeps the convention's value."""
-    kinds: tuple[Literal["query_key", "feature"], ...] = ("query_key", "feature")
-    """What to match by: queries with keys (attention is then scored too), or features."""
-    per_head: bool = True
-    """Also match, and reduce attention, for each head alone."""
-    device: str = "auto"
-    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
-
-    def __post_init__(self) -> None:
-        _ = self.params
-        if not self.kinds:
-            raise ValueError("kinds is empty; query_key, feature or both are wanted")
-
-    @property
-    def params(self) -> MatchingParams:
-        """The convention with its overrides."""
-        return MatchingParams.preset(self.convention, self.matching, section="match.matching")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +61,7 @@ class ClipMatcher:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", matching_device(self.section.device))
-        object.__setattr__(self, "_params", self.section.params)
+        object.__setattr__(self, "_params", self.section.matching)
         object.__setattr__(self, "_recordings", Recordings())
 
     def match(self, read: Read) -> Cell:

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
-from difftrack.params import parse
+from difftrack.params import Convention, Conventional, by_convention, parse
 
-__all__ = ["CORRECTED", "RELEASED", "Convention", "MatchingParams"]
+__all__ = ["CORRECTED", "RELEASED", "MatchKind", "MatchSection", "MatchingParams"]
 
-Convention = Literal["corrected", "released"]
+MatchKind = Literal["query_key", "feature"]
+"""Descriptors to match by: queries with keys, or features with features."""
+
 Temperature = Literal["root_channel", "root_heads", "root_channel_per_head"]
 
 
@@ -93,10 +95,11 @@ class MatchingParams:
             ParamsError: an override is unknown or has a wrong value.
             ValueError: the convention is unknown.
         """
-        if convention not in _PRESETS:
-            raise ValueError(f"convention is {convention!r}; known: {', '.join(_PRESETS)}")
+        if convention not in get_args(Convention):
+            raise ValueError(f"convention is {convention!r}; known: {', '.join(get_args(Convention))}")
         chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
-        return parse(cls, {**_PRESETS[convention], **chosen}, section)
+        base = RELEASED if convention == "released" else CORRECTED
+        return parse(cls, asdict(base) | chosen, section) if chosen else base
 
     def score_scale(self, *, num_heads: int, num_channels: int) -> float:
         """Give the factor on query-key scores, 1 / temperature.
@@ -123,21 +126,37 @@ class MatchingParams:
         return 1.0 / math.sqrt(radicand)
 
 
-_PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {},
-    "released": {
-        "second_softmax": True,
-        "token_origin": "corner",
-        "query_margin": "grid",
-        "read_out": "argmax_map",
-        "padding": "zeros",
-        "feature_similarity": "dot",
-        "feature_temperature": 1.0,
-        "attention_axes": "swapped",
-        "padded_text": "counted",
-        "upsampling": "half_pixel",
-    },
-}
+CORRECTED = MatchingParams()
+RELEASED = MatchingParams(
+    second_softmax=True,
+    token_origin="corner",
+    query_margin="grid",
+    read_out="argmax_map",
+    padding="zeros",
+    feature_similarity="dot",
+    feature_temperature=1.0,
+    attention_axes="swapped",
+    padded_text="counted",
+    upsampling="half_pixel",
+)
 
-CORRECTED = MatchingParams.preset("corrected")
-RELEASED = MatchingParams.preset("released")
+
+@dataclass(frozen=True, slots=True)
+class MatchSection(Conventional):
+    """`match`: everything between descriptors and matches."""
+
+    convention: Convention = "corrected"
+    """`corrected` does what the paper says, `released` what the released code does."""
+    matching: MatchingParams = by_convention(CORRECTED, RELEASED)
+    """How descriptors become matches; what a file does not name here is the convention's."""
+    kinds: tuple[MatchKind, ...] = ("query_key", "feature")
+    """What to match by: queries with keys (attention is then scored too), or features."""
+    per_head: bool = True
+    """Also match, and reduce attention, for each head alone."""
+    device: str = "auto"
+    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        self._settle()
+        if not self.kinds:
+            raise ValueError("kinds is empty; query_key, feature or both are wanted")

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,14 +11,12 @@ from jaxtyping import Bool, Float
 from difftrack.arrays import MAX_UNPACKED_BYTES, read_arrays
 from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
-from difftrack.datasets._tapvid import QueryMode, with_annotation
+from difftrack.datasets._params import PointUnits, QueryMode
+from difftrack.datasets._tapvid import with_annotation
 from difftrack.datasets._truth import ANNOTATED
 from difftrack.media import VIDEO_SUFFIXES, is_image_folder, natural_order, read_video
 
-__all__ = ["PointUnits", "load_videos"]
-
-PointUnits = Literal["auto", "px", "fraction"]
-"""Units of annotation beside a video: pixels of its frames, or fractions of the frame as in TAP-Vid."""
+__all__ = ["load_videos"]
 
 _LARGEST_FRACTION = 1.5
 """With `auto`, positions that all lie below this are fractions: in pixels they would share the top left corner."""

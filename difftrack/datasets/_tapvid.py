@@ -11,19 +11,19 @@ from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
+from difftrack.datasets._params import QueryMode
 from difftrack.datasets._pickles import check_unfolded, fetch, index_pickle
 from difftrack.datasets._truth import ANNOTATED
 from difftrack.media import bounded, jpeg_decode
 
 __all__ = [
-    "QueryMode",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "read_tapvid_entry",
@@ -31,8 +31,6 @@ __all__ = [
     "with_annotation",
 ]
 
-QueryMode = Literal["first", "strided"]
-"""`first`: every point from the first frame in which it is visible; `strided`: from every fifth frame where it is."""
 
 _STRIDE = 5
 """Frames between query frames in strided mode."""

@@ -1,30 +1,5 @@
 """Runs a backbone over a clip and yields descriptors for the wanted (step, layer)."""
 
-from difftrack.extraction._clip_extraction import CapturedUnit, ClipExtraction, Unit
-from difftrack.extraction._clips import ClipSource, ExtractParams, TrackingParams, View
-from difftrack.extraction._errors import ExtractionError
-from difftrack.extraction._extract import Extractor
-from difftrack.extraction._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
-from difftrack.extraction._params import AnalysisParams, InversionParams, Mode, ModeParams, TrackingViewParams
+import lazy_loader
 
-__all__ = [
-    "AnalysisParams",
-    "CapturedUnit",
-    "ClipExtraction",
-    "ClipSource",
-    "ExtractParams",
-    "ExtractionError",
-    "Extractor",
-    "GroupShelf",
-    "InversionParams",
-    "Mode",
-    "ModeParams",
-    "TrackingParams",
-    "TrackingViewParams",
-    "Unit",
-    "ResultShelf",
-    "View",
-    "kept_in",
-    "lay_others_aside",
-    "result_identity",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,85 +11,18 @@ from jaxtyping import Num
 
 from difftrack.artifacts import Manifest
 from difftrack.backbones import ModelParams, Trajectory, load_backbone, read_trajectory
-from difftrack.chunks import ChunkParams, chunk_schedule
+from difftrack.chunks import chunk_schedule
 from difftrack.datasets import Clip, ClipEntry, read_clip
 from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._extract import Extractor
-from difftrack.extraction._params import AnalysisParams, TrackingViewParams
+from difftrack.extraction._params import ExtractParams, TrackingParams
 from difftrack.params import ParamsError, parse
-from difftrack.provenance import Reuse
-from difftrack.store import DescriptorSpec, StoreParams
+from difftrack.store import DescriptorSpec
 
-__all__ = ["ClipSource", "ExtractParams", "TrackingParams", "View"]
-
-View = Literal["analysis", "tracking"]
+__all__ = ["ClipSource"]
 
 _MOST_EXPECTED = 2
 """Clips read ahead: the next one to run is still there when the one after it is announced."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackingParams(TrackingViewParams):
-    """`extract.tracking`: what the model is run on, and in which chunks of frames."""
-
-    chunks: ChunkParams = field(default_factory=ChunkParams)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractParams:
-    """`extract`: everything that changes what the model computes, how that is kept, and who computes it.
-
-    Raises:
-        ValueError: a count is out of range.
-    """
-
-    analysis: AnalysisParams
-    tracking: TrackingParams
-    store: StoreParams = field(default_factory=StoreParams)
-    max_bytes: float = 100e9
-    """Uncompressed size of one store beyond which nothing is started."""
-    replace_stale: bool = True
-    """Lay aside descriptors that were made otherwise, and those of clips that are gone; else refuse."""
-    reuse: Reuse = "exact"
-    """exact: take up descriptors that the same params, code, library versions and loaded weights made. params: the same
-    params are enough; the stage names what differs, and the store records it."""
-    keep_bytes: float = 5e9
-    """Of descriptors that nothing asks for any more, on disk; beyond it those that were used least recently go."""
-    workers: int | Literal["auto"] = 1
-    """Processes on this host, each with the weights, and with a GPU of its own as far as there are GPUs; auto: one per
-    GPU, and without any as many as `threads` leaves cores for, at most 4."""
-    threads: int | None = None
-    """Of torch, in every process. On a CPU the last bits of sums depend on it: a number gives the same bytes on hosts
-    with any number of cores. Null: torch's own choice, which is all cores."""
-    scheduler: str | None = None
-    """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
-    (`tcp://host:port`): a Dask scheduler that runs."""
-    writers: int | Literal["auto"] = "auto"
-    """Threads of each process that compress and write; auto: one per core, at most 8, beside a GPU, none (the model
-    waits) without."""
-    write_depth: int = 4
-    """Units that a process holds in memory on their way to disk, at most; then the model waits."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("threads", 1), ("writers", 0), ("write_depth", 1)):
-            count = getattr(self, name)
-            if count not in ("auto", None) and count < least:
-                raise ValueError(f"{name} is {count}; it must be at least {least}")
-        if not self.max_bytes > 0:
-            raise ValueError(f"max_bytes is {self.max_bytes}; it must be positive")
-        if not self.keep_bytes >= 0:
-            raise ValueError(f"keep_bytes is {self.keep_bytes}; it must not be negative")
-
-    def view(self, name: str) -> AnalysisParams | TrackingParams:
-        """Params of one view.
-
-        Raises:
-            ParamsError: there is no such view.
-        """
-        if name not in ("analysis", "tracking"):
-            raise ParamsError(f"there is no view {name!r}; there are analysis and tracking")
-        params: AnalysisParams | TrackingParams = getattr(self, name)
-        return params
 
 
 class ClipSource:

@@ -1,12 +1,30 @@
 """What a backbone is to be run on, and what is kept of it."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from difftrack.backbones import Kind
-from difftrack.datasets import Clip
+from difftrack.chunks import ChunkParams
+from difftrack.params import ParamsError
+from difftrack.provenance import Reuse
+from difftrack.store import StoreParams
 
-__all__ = ["AnalysisParams", "InversionParams", "Mode", "ModeParams", "TrackingViewParams", "ViewParams"]
+if TYPE_CHECKING:
+    import difftrack.datasets
+
+__all__ = [
+    "AnalysisParams",
+    "ExtractParams",
+    "InversionParams",
+    "Mode",
+    "ModeParams",
+    "TrackingParams",
+    "TrackingViewParams",
+    "View",
+    "ViewParams",
+]
+
+View = Literal["analysis", "tracking"]
 
 Mode = Literal["generate", "add_noise", "ddim_inversion", "clean"]
 """How a denoising step is visited: at the latents that the sampler had there (generated clips), with noise added, by
@@ -24,7 +42,7 @@ class ModeParams:
     folder: Mode = "add_noise"
     """Of clips that were read from files."""
 
-    def of(self, clip: Clip) -> Mode:
+    def of(self, clip: "difftrack.datasets.Clip") -> Mode:
         """The mode in which a clip's steps are visited."""
         mode: Mode = getattr(self, clip.source)
         return mode
@@ -117,3 +135,67 @@ class TrackingViewParams(ViewParams):
         for source in ("rendered", "generated", "folder"):
             if getattr(self.mode, source) == "generate":
                 raise ValueError(f"mode.{source} is generate; the tracking view encodes frames alone, so it cannot be")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingParams(TrackingViewParams):
+    """`extract.tracking`: what the model is run on, and in which chunks of frames."""
+
+    chunks: ChunkParams = field(default_factory=ChunkParams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractParams:
+    """`extract`: everything that changes what the model computes, how that is kept, and who computes it.
+
+    Raises:
+        ValueError: a count is out of range.
+    """
+
+    analysis: AnalysisParams
+    tracking: TrackingParams
+    store: StoreParams = field(default_factory=StoreParams)
+    max_bytes: float = 100e9
+    """Uncompressed size of one store beyond which nothing is started."""
+    replace_stale: bool = True
+    """Lay aside descriptors that were made otherwise, and those of clips that are gone; else refuse."""
+    reuse: Reuse = "exact"
+    """exact: take up descriptors that the same params, code, library versions and loaded weights made. params: the same
+    params are enough; the stage names what differs, and the store records it."""
+    keep_bytes: float = 5e9
+    """Of descriptors that nothing asks for any more, on disk; beyond it those that were used least recently go."""
+    workers: int | Literal["auto"] = 1
+    """Processes on this host, each with the weights, and with a GPU of its own as far as there are GPUs; auto: one per
+    GPU, and without any as many as `threads` leaves cores for, at most 4."""
+    threads: int | None = None
+    """Of torch, in every process. On a CPU the last bits of sums depend on it: a number gives the same bytes on hosts
+    with any number of cores. Null: torch's own choice, which is all cores."""
+    scheduler: str | None = None
+    """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
+    (`tcp://host:port`): a Dask scheduler that runs."""
+    writers: int | Literal["auto"] = "auto"
+    """Threads of each process that compress and write; auto: one per core, at most 8, beside a GPU, none (the model
+    waits) without."""
+    write_depth: int = 4
+    """Units that a process holds in memory on their way to disk, at most; then the model waits."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("threads", 1), ("writers", 0), ("write_depth", 1)):
+            count = getattr(self, name)
+            if count not in ("auto", None) and count < least:
+                raise ValueError(f"{name} is {count}; it must be at least {least}")
+        if not self.max_bytes > 0:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it must be positive")
+        if not self.keep_bytes >= 0:
+            raise ValueError(f"keep_bytes is {self.keep_bytes}; it must not be negative")
+
+    def view(self, name: str) -> AnalysisParams | TrackingParams:
+        """Params of one view.
+
+        Raises:
+            ParamsError: there is no such view.
+        """
+        if name not in ("analysis", "tracking"):
+            raise ParamsError(f"there is no view {name!r}; there are analysis and tracking")
+        params: AnalysisParams | TrackingParams = getattr(self, name)
+        return params

@@ -1,23 +1,5 @@
 """Cross-attention guidance: samples pushed away from what the model makes of frames that cannot see each other."""
 
-from difftrack.guidance._attention import SequenceLayout, Variant, perturbed_attention
-from difftrack.guidance._branches import Calls
-from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import Guidance, guide_transformer, guided
-from difftrack.guidance._params import GuideParams, read_ranking
-from difftrack.guidance._samples import Outcome, sample_prompts
+import lazy_loader
 
-__all__ = [
-    "Calls",
-    "Guidance",
-    "GuidanceError",
-    "GuideParams",
-    "Outcome",
-    "SequenceLayout",
-    "Variant",
-    "guide_transformer",
-    "guided",
-    "perturbed_attention",
-    "read_ranking",
-    "sample_prompts",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,11 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._logsumexp import attend_with_logsumexp
+from difftrack.guidance._params import Variant
 
-__all__ = ["SequenceLayout", "TextPosition", "Variant", "perturbed_attention"]
-
-Variant = Literal["zeroed", "masked"]
-"""Whether weights between frames are set to zero after the softmax, or their scores to -inf before it."""
+__all__ = ["SequenceLayout", "TextPosition", "perturbed_attention"]
 
 TextPosition = Literal["first", "last", "none"]
 """Where text stands in the sequence that is attended over."""

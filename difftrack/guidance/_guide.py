@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any
 
@@ -14,42 +13,13 @@ from torch import Tensor, nn
 
 from difftrack.backbones import AttentionCall, Backbone, intercept
 from difftrack.geometry import TokenGrid
-from difftrack.guidance._attention import SequenceLayout, Variant, perturbed_attention
+from difftrack.guidance._attention import SequenceLayout, perturbed_attention
 from difftrack.guidance._branches import Branch, BranchReader, Calls
 from difftrack.guidance._errors import GuidanceError
+from difftrack.guidance._params import Guidance
 from difftrack.guidance._replay import Prefix, blocks_around, replaced_forward
 
-__all__ = ["Guidance", "guide_transformer", "guided"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guidance:
-    """Cross-attention guidance: away from what the model predicts when its frames cannot see each other.
-
-    Raises:
-        GuidanceError: there is no layer, one is named twice or negative, or the steps are none.
-    """
-
-    layers: tuple[int, ...]
-    """0-based layers that are perturbed."""
-    scale: float = 1.0
-    """How far to go; 0 is plain sampling."""
-    variant: Variant = "zeroed"
-    """How attention between frames is cut; `zeroed` is the paper's."""
-    from_step: int = 0
-    """First guided step, 0 = noisiest."""
-    until_step: int | None = None
-    """First step that is not guided any more; None guides to the end."""
-
-    def __post_init__(self) -> None:
-        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
-            raise GuidanceError(f"layers are {list(self.layers)}; wanted: at least one layer from 0 on, each once")
-        if self.from_step < 0 or (self.until_step is not None and self.until_step <= self.from_step):
-            raise GuidanceError(f"steps from {self.from_step} until {self.until_step} are none; 0 is the noisiest")
-
-    def applies(self, step: int) -> bool:
-        """Whether a step is guided."""
-        return self.from_step <= step and (self.until_step is None or step < self.until_step)
+__all__ = ["guide_transformer", "guided"]
 
 
 @contextmanager

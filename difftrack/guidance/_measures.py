@@ -11,7 +11,7 @@ import numpy as np
 
 from difftrack.datasets import read_clip
 from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import Guidance
+from difftrack.guidance._params import Guidance
 from difftrack.quality import VideoMeasures, mean_with_interval, measure_video
 
 __all__ = ["check_measures", "write_measures"]

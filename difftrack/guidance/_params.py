@@ -6,12 +6,43 @@ from pathlib import Path
 from typing import Literal
 
 from difftrack.documents import read_json
-from difftrack.guidance._attention import Variant
 from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import Guidance
 from difftrack.provenance import Reuse
 
-__all__ = ["GuideParams", "read_ranking"]
+__all__ = ["GuideParams", "Guidance", "Variant", "read_ranking"]
+
+Variant = Literal["zeroed", "masked"]
+"""Whether weights between frames are set to zero after the softmax, or their scores to -inf before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guidance:
+    """Cross-attention guidance: away from what the model predicts when its frames cannot see each other.
+
+    Raises:
+        GuidanceError: there is no layer, one is named twice or negative, or the steps are none.
+    """
+
+    layers: tuple[int, ...]
+    """0-based layers that are perturbed."""
+    scale: float = 1.0
+    """How far to go; 0 is plain sampling."""
+    variant: Variant = "zeroed"
+    """How attention between frames is cut; `zeroed` is the paper's."""
+    from_step: int = 0
+    """First guided step, 0 = noisiest."""
+    until_step: int | None = None
+    """First step that is not guided any more; None guides to the end."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+            raise GuidanceError(f"layers are {list(self.layers)}; wanted: at least one layer from 0 on, each once")
+        if self.from_step < 0 or (self.until_step is not None and self.until_step <= self.from_step):
+            raise GuidanceError(f"steps from {self.from_step} until {self.until_step} are none; 0 is the noisiest")
+
+    def applies(self, step: int) -> bool:
+        """Whether a step is guided."""
+        return self.from_step <= step and (self.until_step is None or step < self.until_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

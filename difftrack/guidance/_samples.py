@@ -24,9 +24,9 @@ from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import CLIP, Clip, write_clip
 from difftrack.documents import read_json
 from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import Guidance, guided
+from difftrack.guidance._guide import guided
 from difftrack.guidance._measures import check_measures, write_measures
-from difftrack.guidance._params import GuideParams
+from difftrack.guidance._params import Guidance, GuideParams
 from difftrack.keeping import Keeper
 from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video

@@ -1,50 +1,5 @@
 """Tracks or attention + truth -> numbers; knows nothing of models or files."""
 
-from difftrack.metrics._evaluation import (
-    EVALUATED_SIZE,
-    ClipScores,
-    FoundTracks,
-    scores_by_truth,
-    track_scores,
-    why_not_scored,
-)
-from difftrack.metrics._grid import ClipMean, harmonic_mean, mean_over_clips, rank_cells
-from difftrack.metrics._maps import combine_clips, rank_layers, score_clip
-from difftrack.metrics._params import CORRECTED, RELEASED, Convention, ScoringParams
-from difftrack.metrics._scores import (
-    AttentionScores,
-    attention_score,
-    confidence_score,
-    matching_accuracy,
-    round_accuracy,
-)
-from difftrack.metrics._tapvid import THRESHOLDS_PX, TapvidMetrics, survival_rate, tapvid_metrics
+import lazy_loader
 
-__all__ = [
-    "CORRECTED",
-    "EVALUATED_SIZE",
-    "RELEASED",
-    "THRESHOLDS_PX",
-    "AttentionScores",
-    "ClipMean",
-    "ClipScores",
-    "Convention",
-    "FoundTracks",
-    "ScoringParams",
-    "TapvidMetrics",
-    "attention_score",
-    "combine_clips",
-    "confidence_score",
-    "harmonic_mean",
-    "matching_accuracy",
-    "mean_over_clips",
-    "rank_cells",
-    "rank_layers",
-    "round_accuracy",
-    "score_clip",
-    "scores_by_truth",
-    "survival_rate",
-    "tapvid_metrics",
-    "track_scores",
-    "why_not_scored",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

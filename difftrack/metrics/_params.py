@@ -1,14 +1,12 @@
 """Every choice in which scoring can depart from the paper, and the two presets that name a whole set of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
-from difftrack.params import parse
+from difftrack.params import Convention, Conventional, by_convention, parse
 
-__all__ = ["CORRECTED", "RELEASED", "Convention", "ScoringParams"]
-
-Convention = Literal["corrected", "released"]
+__all__ = ["CORRECTED", "RELEASED", "ScoreSection", "ScoringParams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +56,38 @@ class ScoringParams:
             ParamsError: an override is unknown or has a wrong value.
             ValueError: the convention is unknown.
         """
-        if convention not in _PRESETS:
-            raise ValueError(f"convention is {convention!r}; known: {', '.join(_PRESETS)}")
+        if convention not in get_args(Convention):
+            raise ValueError(f"convention is {convention!r}; known: {', '.join(get_args(Convention))}")
         chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
-        return parse(cls, {**_PRESETS[convention], **chosen}, section)
+        base = RELEASED if convention == "released" else CORRECTED
+        return parse(cls, asdict(base) | chosen, section) if chosen else base
 
 
-_PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {},
-    "released": {
-        "count_source_frame": True,
-        "unseen_points": "counted",
-        "decimals": 4,
-        "nan_cells": "spread",
-        "occlusion_accuracy": "per_batch",
-    },
-}
+CORRECTED = ScoringParams()
+RELEASED = ScoringParams(
+    count_source_frame=True,
+    unseen_points="counted",
+    decimals=4,
+    nan_cells="spread",
+    occlusion_accuracy="per_batch",
+)
 
-CORRECTED = ScoringParams.preset("corrected")
-RELEASED = ScoringParams.preset("released")
+
+@dataclass(frozen=True, slots=True)
+class ScoreSection(Conventional):
+    """`score`: everything between matches and their scores.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    convention: Convention = "corrected"
+    """`corrected` does what the paper says, `released` what the released code does."""
+    threshold_px: float = 8.0
+    """A match is right when it lies strictly closer, in pixels of the size that the backbone saw."""
+    scoring: ScoringParams = by_convention(CORRECTED, RELEASED, beside=("threshold_px",))
+    """How matches become scores, `threshold_px` included; what a file does not name here is the convention's."""
+
+    def __post_init__(self) -> None:
+        self._settle()
+        object.__setattr__(self, "scoring", replace(self.scoring, threshold_px=self.threshold_px))

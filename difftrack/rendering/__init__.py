@@ -1,54 +1,5 @@
 """A seeded procedural renderer with exact tracks and visibility: textured layers that move, bend and occlude."""
 
-from difftrack.rendering._motion import Motion
-from difftrack.rendering._prompt import VOCABULARY, describe
-from difftrack.rendering._render import (
-    SHUTTER_SAMPLES,
-    Rendered,
-    draw_layer,
-    exact_tracks,
-    layer_textures,
-    on_object,
-    render_batch,
-    render_clip,
-)
-from difftrack.rendering._scene import SHAPES, RenderSpec, Scene, centred, close_up, sample_scene, shape_card
-from difftrack.rendering._textures import (
-    PALETTE,
-    PATTERNS,
-    PHOTO_WORDS,
-    PHOTOS,
-    TEXTURE_SIZE,
-    Role,
-    Texture,
-    make_texture,
-)
+import lazy_loader
 
-__all__ = [
-    "PALETTE",
-    "PATTERNS",
-    "PHOTOS",
-    "PHOTO_WORDS",
-    "SHAPES",
-    "SHUTTER_SAMPLES",
-    "TEXTURE_SIZE",
-    "VOCABULARY",
-    "Motion",
-    "RenderSpec",
-    "Rendered",
-    "Role",
-    "Scene",
-    "Texture",
-    "centred",
-    "close_up",
-    "describe",
-    "draw_layer",
-    "exact_tracks",
-    "layer_textures",
-    "make_texture",
-    "on_object",
-    "render_batch",
-    "render_clip",
-    "sample_scene",
-    "shape_card",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from difftrack.rendering._scene import SHAPES, RenderSpec, Scene
+from difftrack.rendering._scene import SHAPES, Scene
+from difftrack.rendering._spec import RenderSpec
 from difftrack.rendering._textures import PALETTE, PATTERNS, PHOTO_WORDS, Texture
 
 _DIRECTIONS: Final = ("right", "down and right", "down", "down and left", "left", "up and left", "up", "up and right")

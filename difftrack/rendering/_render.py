@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from difftrack.rendering._motion import Motion, apply_homography, bend, layer_homographies, outline_distance, unbend
 from difftrack.rendering._prompt import describe
-from difftrack.rendering._scene import REFERENCE_HEIGHT, RenderSpec, Scene, sample_scene
+from difftrack.rendering._scene import REFERENCE_HEIGHT, Scene, sample_scene
+from difftrack.rendering._spec import RenderSpec
 from difftrack.rendering._textures import TEXTURE_SIZE, Texture, make_texture
 
 _SUPERSAMPLING = 2

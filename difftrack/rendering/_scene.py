@@ -4,17 +4,14 @@ Lengths are in units of 1/128 of the image height, measured from the image's cen
 function of continuous time, so frames may be taken at any times and motion blur is an average over a shutter.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from difftrack.rendering._textures import ROLE_KEYS, Role
-
-Kind = Literal["object", "scene"]
-Split = Literal["easy", "hard"]
+from difftrack.rendering._spec import RenderSpec, Split
+from difftrack.rendering._textures import ROLE_KEYS
 
 SHAPES: Final = (
     "circle",
@@ -45,47 +42,6 @@ _LEANING: Final = 0.1
 _UPRIGHT: Final = {"square": np.pi / 4, "triangle": -np.pi / 2, "pentagon": -np.pi / 2, "star": -np.pi / 2}
 """Angles at which shapes stand as people draw them, where it is not 0."""
 _POLYGON_CORNERS: Final = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6}
-
-
-@dataclass(frozen=True, slots=True)
-class RenderSpec:
-    """Everything that decides a rendered clip; the same spec gives the same frames and the same tracks.
-
-    Raises:
-        ValueError: a size is not positive or the split or kind is unknown.
-    """
-
-    seed: int
-    role: Role = "eval"
-    kind: Kind = "object"
-    split: Split = "easy"
-    num_frames: int = 17
-    height: int = 128
-    width: int = 192
-
-    def __post_init__(self) -> None:
-        if min(self.num_frames, self.height, self.width) < 1 or self.seed < 0:
-            raise ValueError(f"RenderSpec: sizes must be positive and the seed not negative, got {self}")
-        if self.role not in ROLE_KEYS or self.kind not in ("object", "scene") or self.split not in ("easy", "hard"):
-            raise ValueError(f"RenderSpec: role, kind or split is unknown: {self.role}, {self.kind}, {self.split}")
-
-    def to_json(self) -> dict[str, Any]:
-        """A mapping of plain values that `from_json` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "RenderSpec":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: a key is unknown or the seed is missing.
-        """
-        unknown = sorted(set(values) - {entry.name for entry in fields(cls)})
-        if unknown or "seed" not in values:
-            raise ValueError(
-                f"RenderSpec: {dict(values)} has unknown keys {unknown} or no seed; is it of another version?"
-            )
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

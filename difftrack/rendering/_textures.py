@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from skimage.color import rgb2lab
 
-Role = Literal["train", "tune", "eval"]
-"""What a clip may be used for; no texture and no seed is shared between two roles."""
+from difftrack.rendering._spec import Role
 
 TEXTURE_SIZE: Final = 256
 """Rows and columns of every texture, in texels."""

@@ -1,45 +1,5 @@
 """Artifacts to tables, figures and overlays; the only room that rounds, styles, or says percent."""
 
-from difftrack.reports._analysis import GroupAccuracy, ScoreMaps
-from difftrack.reports._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
-from difftrack.reports._footage import Footage
-from difftrack.reports._guidance import Samples, read_samples
-from difftrack.reports._heatmaps import draw_score_maps
-from difftrack.reports._overlay import OverlayParams, draw_tracks
-from difftrack.reports._own_tracks import write_own_tracks, write_tracks_table
-from difftrack.reports._params import ReportParams
-from difftrack.reports._query import PointMatch, draw_query, query_point
-from difftrack.reports._report import BackboneResults, example_clips, write_report
-from difftrack.reports._strips import draw_match_strip, spread_indices
-from difftrack.reports._style import figure_pixels
-from difftrack.reports._tracking import Method, TapVidScores, TrackedClip, TrackingResults
+import lazy_loader
 
-__all__ = [
-    "BackboneResults",
-    "Footage",
-    "GroupAccuracy",
-    "Method",
-    "OverlayParams",
-    "PointMatch",
-    "ReportParams",
-    "Samples",
-    "ScoreMaps",
-    "TapVidScores",
-    "TrackedClip",
-    "draw_match_strip",
-    "TrackingResults",
-    "draw_query",
-    "draw_score_maps",
-    "draw_tracks",
-    "example_clips",
-    "figure_pixels",
-    "maps_from_scores",
-    "query_point",
-    "read_samples",
-    "read_tracked_clip",
-    "spread_indices",
-    "results_from_metrics",
-    "write_own_tracks",
-    "write_report",
-    "write_tracks_table",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

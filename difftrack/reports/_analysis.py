@@ -7,7 +7,7 @@ from functools import partial
 
 import xarray as xr
 
-from difftrack.correspondence import Convention
+from difftrack.params import Convention
 from difftrack.reports._curves import draw_accuracy_by_step, draw_attention_mass
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._heatmaps import draw_head_map, draw_kind_comparison, draw_score_maps

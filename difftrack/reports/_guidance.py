@@ -15,8 +15,9 @@ from difftrack.datasets import Clip, read_clip
 from difftrack.media import write_video
 from difftrack.quality import Interval
 from difftrack.reports._drawings import Drawings
-from difftrack.reports._overlay import OverlayParams, captioned, side_by_side, size_beside
+from difftrack.reports._overlay import captioned, side_by_side, size_beside
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
+from difftrack.reports._params import OverlayParams
 from difftrack.wording import counted, listed
 
 __all__ = ["Samples", "guidance_headlines", "guidance_section", "read_samples"]

@@ -1,15 +1,15 @@
 """Tracks drawn on the frames of a clip: fading trails, filled points where seen, hollow ones where occluded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from difftrack.reports._params import OverlayParams
 from difftrack.reports._style import point_colors
 
-__all__ = ["OverlayParams", "captioned", "draw_tracks", "side_by_side", "size_beside"]
+__all__ = ["captioned", "draw_tracks", "side_by_side", "size_beside"]
 
 _SUBPIXEL_BITS = 4
 _PANEL_GAP_PX = 8
@@ -18,49 +18,6 @@ _CAPTION_PX = 22
 """Height of the strip with a panel's name."""
 _CAPTION_SCALE = 0.45
 _CAPTION_MARGIN_PX = 6
-_NARROW_PX = 400
-_SMALLEST_RADIUS_PX = 2.0
-_WIDTHS_PER_RADIUS = 130
-
-
-@dataclass(frozen=True, slots=True)
-class OverlayParams:
-    """How tracks are drawn.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    trail_frames: int = 8
-    """Frames after which a trail has faded to a third; 0 draws no trail."""
-    upscale: int | None = None
-    """Pixels of the picture per pixel of the clip; null doubles clips narrower than 400 pixels."""
-    point_radius_px: float | None = None
-    """Radius of a point in pixels of the picture; null takes a 130th of its width, 2 at least."""
-    brightness: float = 0.8
-    """Brightness of the clip under the tracks, 0-1."""
-
-    def __post_init__(self) -> None:
-        if self.trail_frames < 0:
-            raise ValueError(f"trail_frames is {self.trail_frames}; it must be 0 or more")
-        if self.upscale is not None and self.upscale < 1:
-            raise ValueError(f"upscale is {self.upscale}; it must be 1 or more")
-        if self.point_radius_px is not None and self.point_radius_px <= 0:
-            raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
-        if not 0 <= self.brightness <= 1:
-            raise ValueError(f"brightness is {self.brightness}; it must lie in 0-1")
-
-    def scale(self, width: int) -> int:
-        """Pixels of the picture per pixel of a clip that is `width` pixels wide."""
-        if self.upscale is None:
-            return 2 if width < _NARROW_PX else 1
-        return self.upscale
-
-    def radius_px(self, width: int) -> float:
-        """Radius of a point in the picture of a clip that is `width` pixels wide."""
-        if self.point_radius_px is None:
-            return max(_SMALLEST_RADIUS_PX, self.scale(width) * width / _WIDTHS_PER_RADIUS)
-        return self.point_radius_px
 
 
 def draw_tracks(

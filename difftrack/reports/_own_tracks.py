@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from difftrack.datasets import OWN_TRACKER, Clip
 from difftrack.media import write_video
-from difftrack.reports._overlay import OverlayParams, draw_tracks
+from difftrack.reports._overlay import draw_tracks
+from difftrack.reports._params import OverlayParams
 from difftrack.tracking import PredictedTracks, write_predictions
 
 __all__ = ["write_own_tracks", "write_tracks_table"]

@@ -3,9 +3,51 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from difftrack.reports._overlay import OverlayParams
+__all__ = ["OverlayParams", "ReportParams"]
 
-__all__ = ["ReportParams"]
+_NARROW_PX = 400
+_SMALLEST_RADIUS_PX = 2.0
+_WIDTHS_PER_RADIUS = 130
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayParams:
+    """How tracks are drawn.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    trail_frames: int = 8
+    """Frames after which a trail has faded to a third; 0 draws no trail."""
+    upscale: int | None = None
+    """Pixels of the picture per pixel of the clip; null doubles clips narrower than 400 pixels."""
+    point_radius_px: float | None = None
+    """Radius of a point in pixels of the picture; null takes a 130th of its width, 2 at least."""
+    brightness: float = 0.8
+    """Brightness of the clip under the tracks, 0-1."""
+
+    def __post_init__(self) -> None:
+        if self.trail_frames < 0:
+            raise ValueError(f"trail_frames is {self.trail_frames}; it must be 0 or more")
+        if self.upscale is not None and self.upscale < 1:
+            raise ValueError(f"upscale is {self.upscale}; it must be 1 or more")
+        if self.point_radius_px is not None and self.point_radius_px <= 0:
+            raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
+        if not 0 <= self.brightness <= 1:
+            raise ValueError(f"brightness is {self.brightness}; it must lie in 0-1")
+
+    def scale(self, width: int) -> int:
+        """Pixels of the picture per pixel of a clip that is `width` pixels wide."""
+        if self.upscale is None:
+            return 2 if width < _NARROW_PX else 1
+        return self.upscale
+
+    def radius_px(self, width: int) -> float:
+        """Radius of a point in the picture of a clip that is `width` pixels wide."""
+        if self.point_radius_px is None:
+            return max(_SMALLEST_RADIUS_PX, self.scale(width) * width / _WIDTHS_PER_RADIUS)
+        return self.point_radius_px
 
 
 @dataclass(frozen=True, slots=True)

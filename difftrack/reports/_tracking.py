@@ -16,8 +16,9 @@ from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_fra
 from difftrack.reports._drawings import Drawings
 from difftrack.reports._footage import Footage
 from difftrack.reports._names import pseudo_truth_warning, tracker_name, truth_name
-from difftrack.reports._overlay import OverlayParams, captioned, draw_tracks, side_by_side, size_beside
+from difftrack.reports._overlay import captioned, draw_tracks, side_by_side, size_beside
 from difftrack.reports._page import Figure, Gallery, GalleryClip, Headline, Section, Table
+from difftrack.reports._params import OverlayParams
 from difftrack.reports._save import save_figure
 from difftrack.reports._style import number
 from difftrack.tracking import PredictedTracks

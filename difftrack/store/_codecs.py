@@ -11,9 +11,9 @@ from jaxtyping import Num, UInt8
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
-__all__ = ["CHECKSUM_BYTES", "CodecName", "check_decoded_size", "decode_into", "encode", "zarr_codecs"]
+from difftrack.store._params import CodecName
 
-CodecName = Literal["blosc-zstd", "blosc-lz4", "zstd", "none"]
+__all__ = ["CHECKSUM_BYTES", "check_decoded_size", "decode_into", "encode", "zarr_codecs"]
 
 BLOSC_BLOCK_BYTES = 1 << 20
 """Blosc's own choice of block is smaller and halves what byte shuffling gains."""

@@ -10,14 +10,13 @@ Values that the stored type cannot hold are refused, never clipped or turned int
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Num, UInt16
 
-__all__ = ["DTypeName", "Encoding", "encoding_of"]
+from difftrack.store._params import DTypeName
 
-DTypeName = Literal["float16", "bfloat16", "int8"]
+__all__ = ["Encoding", "encoding_of"]
 
 Values = Float[np.ndarray, "*unit"] | UInt16[np.ndarray, "*unit"]
 """float16, float32 or float64 numbers; or uint16, which holds the bits of bfloat16 (`tensor.view(torch.uint16)`)."""

@@ -22,9 +22,10 @@ from difftrack.store._header import (
     small_file_problems,
 )
 from difftrack.store._manifest import read_manifest
+from difftrack.store._params import StoreParams
 from difftrack.store._schema import SCHEMA, GroupSchema, read_schema
 from difftrack.store._shards import read_shard
-from difftrack.store._spec import DescriptorSpec, StoreParams
+from difftrack.store._spec import DescriptorSpec
 from difftrack.store._verify import FileCheck, check_files, group_names
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from difftrack.params import ParamsError, parse
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Files
 from difftrack.store._header import Header, UnitChecksums, join, read_header, units_as_text
+from difftrack.store._params import StoreParams
 from difftrack.store._spec import (
     SCHEMA_VERSION,
     ArrayLayout,
     DescriptorSpec,
     Separator,
-    StoreParams,
     array_layouts,
     canonical_json,
     fingerprint_of,

@@ -11,8 +11,9 @@ from jaxtyping import Num
 from difftrack.store._errors import StoreError
 from difftrack.store._files import Files, StorePath, open_files
 from difftrack.store._header import join
+from difftrack.store._params import StoreParams
 from difftrack.store._schema import SCHEMA, read_schema
-from difftrack.store._spec import ArrayLayout, DescriptorSpec, StoreParams, array_layouts
+from difftrack.store._spec import ArrayLayout, DescriptorSpec, array_layouts
 from difftrack.store._verify import group_names
 
 __all__ = ["check_space", "free_bytes", "measured_ratio", "planned_bytes", "stored_bytes", "trial_encoding"]

@@ -10,15 +10,14 @@ from typing import Any, Literal
 
 from difftrack.geometry import TokenGrid
 from difftrack.params import parse
-from difftrack.store._codecs import CodecName
-from difftrack.store._encodings import DTypeName, encoding_of
+from difftrack.store._encodings import encoding_of
+from difftrack.store._params import CodecName, StoreParams
 
 __all__ = [
     "ArrayLayout",
     "DescriptorKind",
     "DescriptorSpec",
     "Separator",
-    "StoreParams",
     "array_layouts",
     "fingerprint_of",
 ]
@@ -45,31 +44,6 @@ MAX_UNIT_VALUES = 1 << 36
 
 FINGERPRINT_VERSION = 1
 """Of the fingerprint, which covers what is stored and not where."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreParams:
-    """How descriptors are stored. What changes here makes another store: the fingerprint covers it."""
-
-    dtype: DTypeName = "float16"
-    """float16 (refuses values beyond 65504); bfloat16 (any range, read as float32); int8 (half the size, lossy)."""
-    codec: CodecName = "blosc-zstd"
-    """blosc-zstd is the smallest, blosc-lz4 the fastest to read, none for disks that compress by themselves."""
-    level: int = 1
-    """Compression level, 0-9; higher is slower and, on descriptors, hardly smaller."""
-    round_to_bf16: bool = False
-    """Round float32 values to bfloat16 before the float16 cast: smaller files, 8 instead of 11 bits of mantissa."""
-    chunk_bytes: int = 1 << 20
-    """A chunk holds whole latent frames of one unit, as many as reach this size: what the smallest read decodes.
-    Smaller chunks compress worse and cost a call each."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.level <= 9:
-            raise ValueError(f"level is {self.level}; 0 to 9 are allowed")
-        if self.chunk_bytes < 1:
-            raise ValueError(f"chunk_bytes is {self.chunk_bytes}; it must be at least 1")
-        if self.round_to_bf16 and self.dtype != "float16":
-            raise ValueError(f"round_to_bf16 applies to dtype float16 only; dtype is {self.dtype}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,10 @@ from difftrack.store._header import (
     write_parents,
 )
 from difftrack.store._locks import held_group
+from difftrack.store._params import StoreParams
 from difftrack.store._schema import GroupSchema, group_files, read_schema
 from difftrack.store._shards import shard_checksums, shard_problem
-from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, StoreParams, fingerprint_of
+from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, fingerprint_of
 
 __all__ = ["GroupWriter", "create_group", "open_writer"]
 

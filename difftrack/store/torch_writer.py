@@ -19,7 +19,7 @@ from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
 from difftrack.store._encodings import encoding_of
-from difftrack.store._spec import StoreParams
+from difftrack.store._params import StoreParams
 from difftrack.store._writer import GroupWriter
 
 __all__ = ["WriteQueue", "as_read"]

@@ -76,7 +76,7 @@ def fused_sources(chunk: ChunkDescriptors, reading: Reading) -> tuple[list[Descr
         _weights_of_heads(query, layer, chunk, reading.params)
         for (_, layer), (query, _) in zip(reading.sources, pairs, strict=True)
     ]
-    if reading.params.concatenates_channels:
+    if reading.params.fusion == "channel":
         pairs = [(torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))]
         weights = [torch.stack(weights).mean(dim=0)]
     return pairs, weights
@@ -85,7 +85,7 @@ def fused_sources(chunk: ChunkDescriptors, reading: Reading) -> tuple[list[Descr
 def _joined(feature: Tensor, params: TrackParams) -> Tensor:
     """Fold the heads of a feature into its channels; with length 1, products are cosines."""
     joined = feature.float().movedim(0, -2).flatten(-2)[None]
-    return normalize(joined, dim=-1) if params.matching_params.feature_similarity == "cosine" else joined
+    return normalize(joined, dim=-1) if params.matching.feature_similarity == "cosine" else joined
 
 
 def _weights_of_heads(query: Tensor, layer: int, chunk: ChunkDescriptors, params: TrackParams) -> Tensor:

@@ -61,7 +61,7 @@ def fused_frame_pairs(
                 continue
             seen[at] += 1
             sums[at] = sums[at].plus(pair) if at in sums else pair
-            if seen[at] == expected[at] or not reading.params.averages_overlap:
+            if seen[at] == expected[at] or reading.params.overlap == "first":
                 yield sums.pop(at).divided_by(seen[at])
                 del expected[at]
 
@@ -74,7 +74,9 @@ def _pairs_in(chunk: ChunkDescriptors, source_frames: Collection[int]) -> list[t
 def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], reading: Reading) -> Iterator[FramePair]:
     """Match the source frames of one chunk in its other frames, as many at a time as memory allows."""
     pairs, weights = fused_sources(chunk, reading)
-    matching = reading.params.matching_params
+    matching = reading.params.matching
+    if reading.params.kind == "feature":  # its products have a temperature of their own
+        matching = replace(matching, temperature=matching.feature_temperature)
     num_tokens = reading.grid.tokens_per_frame
     every_token = torch.arange(num_tokens, device=pairs[0][0].device)
     batch = max(1, matching.memory_limit_mb * 2**20 // (8 * num_tokens**2))

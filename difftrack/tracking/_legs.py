@@ -94,7 +94,7 @@ def _stay(points_xy_token: Tensor, params: TrackParams) -> Leg:
 
 
 def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params: TrackParams) -> Leg:
-    matching = params.matching_params
+    matching = params.matching
     asked = points_xy_token.to(pair.there.device)
     here = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=matching)
     rows = pair.there[here.tokens]
@@ -111,7 +111,7 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
 
 def _read(rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams) -> Moves:
     """Read all candidates; the match alone where no path is chosen."""
-    matching = params.matching_params
+    matching = params.matching
     if params.num_candidates > 1:
         return read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
     match = read_rows(rows, points, cols=grid.cols, params=matching)

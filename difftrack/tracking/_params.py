@@ -1,18 +1,13 @@
 """Every choice between stored descriptors and finished tracks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from difftrack.correspondence import Convention, MatchingParams
+from difftrack.correspondence import CORRECTED, RELEASED, MatchingParams, MatchKind
+from difftrack.params import Convention, Conventional, by_convention
 
 __all__ = ["TrackParams", "VisibilityParams"]
-
-_TRACKING_PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {"read_out": "displacements", "window_radius": 1},
-    "released": {"temperature": "root_heads"},
-}
-"""What tracking sets on top of the matching presets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +18,8 @@ class VisibilityParams:
         ValueError: a threshold is out of its range.
     """
 
-    predict: bool | None = None
-    """False calls every point visible, as published; under `corrected` all that lie inside the picture. Null: true
-    under `corrected`, else false."""
+    predict: bool = True
+    """False calls every point visible, as published; under `corrected` all that lie inside the picture."""
     min_confidence: float = 0.5
     """A point is visible where the probability that it is seen is at least this. At 0.5 the more probable of the two
     answers is given."""
@@ -43,12 +37,16 @@ class VisibilityParams:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 ... 1")
 
 
+_CORRECTED = replace(CORRECTED, read_out="displacements", window_radius=1)
+_RELEASED = replace(RELEASED, temperature="root_heads")
+"""What tracking sets on top of the conventions of matching."""
+
+
 @dataclass(frozen=True, slots=True)
-class TrackParams:
-    """How cached descriptors become tracks; nothing here makes the model run again. Null takes the convention's value.
+class TrackParams(Conventional):
+    """How cached descriptors become tracks; nothing here makes the model run again.
 
     Raises:
-        ParamsError: an override of the matching is unknown or has a wrong value.
         ValueError: a value is out of its range, or two of them exclude each other.
     """
 
@@ -58,46 +56,46 @@ class TrackParams:
     """Layers to fuse: the best one by the scores, all that are stored, or these."""
     steps: Literal["stored"] | tuple[int, ...] = "stored"
     """Denoising steps to fuse."""
-    kind: Literal["query_key", "feature"] = "query_key"
+    kind: MatchKind = "query_key"
     """Descriptors to match: queries with keys, or features with features by cosine."""
     heads: Literal["all"] | tuple[int, ...] | Mapping[int, tuple[int, ...]] = "all"
     """Heads that take part, with equal weight within their layer: the same in every layer, or `{layer: heads}`."""
     head_weights: Mapping[int, tuple[float, ...]] | None = None
     """One weight per stored head for each layer; weight 0 leaves a head out. Excludes `heads`."""
-    fusion: Literal["probability", "channel"] | None = None
-    """Several (layer, step): average their match probabilities (corrected), or concatenate their channels (released),
-    which lowers the temperature with every layer added (A4)."""
-    overlap: Literal["average", "first"] | None = None
-    """Frames in several chunks: average the match probabilities (corrected), or keep the first (released)."""
-    matching: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of single matching params, such as `window_radius`; null keeps the convention's value for tracking."""
-    visibility: VisibilityParams = VisibilityParams()
+    fusion: Literal["probability", "channel"] = by_convention("probability", "channel")
+    """Several (layer, step): average their match probabilities, or concatenate their channels, which lowers the
+    temperature with every layer added (A4)."""
+    overlap: Literal["average", "first"] = by_convention("average", "first")
+    """Frames in several chunks: average the match probabilities, or keep the first."""
+    matching: MatchingParams = by_convention(_CORRECTED, _RELEASED)
+    """How descriptors become matches; what a file does not name here is the convention's for tracking."""
+    visibility: VisibilityParams = by_convention(VisibilityParams(), VisibilityParams(predict=False))
     """When a match counts as seen."""
-    motion_cost: float | None = None
+    motion_cost: float = by_convention(0.1, 0.0)
     """Cost of a squared step per frame, beside the logarithm of what speaks for a position, where tokens around a point
     disagree (`read_out: displacements`). Steps are in tokens, or in units of the point's own typical step where that is
-    longer. 0 takes what most tokens say in every frame. Null: 0.1 under `corrected`, else 0."""
+    longer. 0 takes what most tokens say in every frame."""
     matches_per_token: int = 1
     """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
     than two tokens away from it, and so on. Matters where motion costs. More than one helps where the heads that match
     were picked, and harms where all of them blur the second match."""
     motion_limit_token: float = 5.0
     """A step that is longer costs no more."""
-    smoothing_radius: int | None = None
-    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off. Null: 2 under `corrected`, else 0."""
+    smoothing_radius: int = by_convention(2, 0)
+    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off."""
     smoothing_limit_token: float = 0.15
     """Frames before and after that would move a position farther than this, in tokens, are left out: that is motion or
     a wrong match, not jitter."""
-    cuts: Literal["end", "ignore"] | None = None
-    """At cuts between scenes: tracks end, so that a point is invisible outside the scene of its query (corrected), or
-    go on (released)."""
+    cuts: Literal["end", "ignore"] = by_convention("end", "ignore")
+    """At cuts between scenes: tracks end, so that a point is invisible outside the scene of its query, or go on."""
     device: str = "auto"
     """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
     def __post_init__(self) -> None:
-        if self.smoothing_radius is not None and self.smoothing_radius < 0:
+        self._settle()
+        if self.smoothing_radius < 0:
             raise ValueError(f"smoothing_radius is {self.smoothing_radius}; it must be at least 0")
-        if self.motion_cost is not None and self.motion_cost < 0:
+        if self.motion_cost < 0:
             raise ValueError(f"motion_cost is {self.motion_cost}; it must be at least 0")
         if self.matches_per_token < 1:
             raise ValueError(f"matches_per_token is {self.matches_per_token}; it must be at least 1")
@@ -114,13 +112,12 @@ class TrackParams:
                 raise ValueError(f"{name} is empty; name at least one")
         if isinstance(self.heads, Mapping) and (empty := sorted(k for k, heads in self.heads.items() if not heads)):
             raise ValueError(f"heads is empty for layers {empty}; name at least one each")
-        _ = self.matching_params
 
     def _check_feature(self) -> None:
         """Refuse what has no meaning where all heads of a feature are one vector."""
         if self.heads != "all" or self.head_weights is not None:
             raise ValueError("kind is feature, which joins all heads: set heads to all, and no head_weights")
-        if self.matching.get("temperature") is not None:
+        if self.matching.temperature != (_RELEASED if self.convention == "released" else _CORRECTED).temperature:
             raise ValueError("kind is feature and matching names temperature; its own is feature_temperature")
 
     def heads_of(self, layer: int, stored: Sequence[int]) -> tuple[int, ...]:
@@ -139,53 +136,11 @@ class TrackParams:
         return heads
 
     @property
-    def matching_params(self) -> MatchingParams:
-        """Matching params of the convention, those that tracking sets, and the overrides, later ones first."""
-        chosen = {name: value for name, value in self.matching.items() if value is not None}
-        overrides = {**_TRACKING_PRESETS[self.convention], **chosen}
-        params = MatchingParams.preset(self.convention, overrides, section="track.matching")
-        return replace(params, temperature=params.feature_temperature) if self.kind == "feature" else params
-
-    @property
-    def averages_overlap(self) -> bool:
-        """Whether frames in several chunks average their match probabilities."""
-        return self.overlap == "average" if self.overlap else self.convention == "corrected"
-
-    @property
-    def concatenates_channels(self) -> bool:
-        """Whether several (layer, step) are fused along their channels."""
-        return self.fusion == "channel" if self.fusion else self.convention == "released"
-
-    @property
-    def predicts_visibility(self) -> bool:
-        """Whether points can be called invisible."""
-        predict = self.visibility.predict
-        return self.convention == "corrected" if predict is None else predict
-
-    @property
-    def costs_motion(self) -> float:
-        """What a squared token of motion per frame costs; 0 where every frame is decided by itself."""
-        preset = 0.1 if self.convention == "corrected" else 0.0
-        return preset if self.motion_cost is None else self.motion_cost
-
-    @property
     def num_candidates(self) -> int:
         """Positions of a point in every frame from which a path is chosen; 1 where none is."""
-        matching = self.matching_params
-        if not self.costs_motion or matching.read_out != "displacements":
+        if not self.motion_cost or self.matching.read_out != "displacements":
             return 1
-        return self.matches_per_token * (2 * matching.support_radius) ** 2
-
-    @property
-    def ends_at_cuts(self) -> bool:
-        """Whether a track ends where the scene of its query does."""
-        return self.cuts == "end" if self.cuts else self.convention == "corrected"
-
-    @property
-    def smooths_over(self) -> int:
-        """Frames to either side over which positions are smoothed; 0 for none."""
-        preset = 2 if self.convention == "corrected" else 0
-        return preset if self.smoothing_radius is None else self.smoothing_radius
+        return self.matches_per_token * (2 * self.matching.support_radius) ** 2
 
 
 def _plain(heads: tuple[int, ...] | Mapping[int, tuple[int, ...]]) -> str:

@@ -80,7 +80,7 @@ def match_clip(
     num_frames = _check_coverage(chunks, sources)
     _check_queries(query_points, num_frames=num_frames, grid=grid)
     given_px, query_frames = _parts_of(query_points)
-    starts = points_to_tokens(given_px, stride_px=float(grid.stride_px), params=params.matching_params)
+    starts = points_to_tokens(given_px, stride_px=float(grid.stride_px), params=params.matching)
     return _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
 
 
@@ -101,9 +101,9 @@ def decide_tracks(
         params: As in `track_clip`.
         scenes: As in `track_clip`.
     """
-    matching, stride_px = params.matching_params, float(grid.stride_px)
+    matching, stride_px = params.matching, float(grid.stride_px)
     given_px, query_frames = _parts_of(query_points)
-    if scenes is not None and not params.ends_at_cuts:
+    if scenes is not None and params.cuts == "ignore":
         scenes = replace(scenes, starts=(0,))
     confidence = confidence_of(legs)
     visible = visible_of(legs, confidence, params)
@@ -112,11 +112,11 @@ def decide_tracks(
     points_xy_token = _likeliest(legs, params) if params.num_candidates > 1 else legs.points_xy_token
     points_px = tokens_to_points(points_xy_token, stride_px=stride_px, params=matching)
     points_px[query_frames, torch.arange(len(given_px))] = given_px
-    if params.smooths_over:
+    if params.smoothing_radius:
         points_px = smooth_tracks(
             points_px,
             visible,
-            radius=params.smooths_over,
+            radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
             fixed_frames=query_frames,
         )
@@ -130,7 +130,7 @@ def _likeliest(legs: Leg, params: TrackParams) -> Tensor:
     """Choose a path among the candidates; a point that moves fast pays for its steps in units of its own."""
     limit = params.motion_limit_token
     steps = typical_steps(legs.points_xy_token, legs.cycle_error_token <= SURE_TOKEN, limit=limit)
-    costs = params.costs_motion / steps.clamp(min=1.0) ** 2
+    costs = params.motion_cost / steps.clamp(min=1.0) ** 2
     return likeliest_paths(legs.candidates_xy_token, legs.share, motion_cost=costs, limit=limit)
 
 

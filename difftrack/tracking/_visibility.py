@@ -39,7 +39,7 @@ def evidence_of(
 
 def visible_of(legs: Leg, confidence: Float[Tensor, "frame point"], params: TrackParams) -> Bool[Tensor, "frame point"]:
     """Call a point visible where the params' tests hold; everywhere if visibility is not predicted."""
-    if not params.predicts_visibility:
+    if not params.visibility.predict:
         return torch.ones_like(confidence, dtype=torch.bool)
     limits = params.visibility
     visible = (confidence >= limits.min_confidence) & (legs.margin >= limits.min_margin)

@@ -54,7 +54,7 @@ def track_stored_clip(
     )
     scenes = Scenes((0,), np.zeros(num_frames, dtype=bool))
     if frames is not None:
-        scenes = find_scenes(frames[:num_frames], cuts=params.ends_at_cuts)
+        scenes = find_scenes(frames[:num_frames], cuts=params.cuts == "end")
     sources = select_sources(spec, params, best_layers=best_layers)
     tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=params, scenes=scenes)
     return tracks.rescaled(from_size=spec.size, to_size=spec.clip_size), scenes

@@ -1,0 +1,55 @@
+from ._backbone import Backbone
+from ._check import CaptureCheck, check_capture
+from ._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
+from ._constructed import constructed_backbone
+from ._descriptors import LayerDescriptors
+from ._errors import BackboneError, CaptureError
+from ._known import KNOWN, KnownBackbone
+from ._live import wrap_pipeline
+from ._load import load_backbone
+from ._memory import MemoryNeed, memory_needs
+from ._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
+from ._params import KINDS, Kind, ModelParams
+from ._pipelines import CogVideoXEveryFramePipeline
+from ._schedule import InversionForm, Schedule, round_trip_error
+from ._seam import AttentionCall, AttentionFunction, intercept
+from ._summary import BackboneSummary, summaries
+from ._trajectory import read_trajectory, write_trajectory
+
+__all__ = [
+    "ALIASES",
+    "CHECKPOINTS",
+    "KINDS",
+    "KNOWN",
+    "SHIPPED",
+    "AttentionCall",
+    "AttentionFunction",
+    "Backbone",
+    "BackboneError",
+    "BackboneSummary",
+    "CaptureCheck",
+    "CaptureError",
+    "CogVideoXEveryFramePipeline",
+    "Generated",
+    "ImageConditioning",
+    "InversionForm",
+    "Kind",
+    "KnownBackbone",
+    "LayerDescriptors",
+    "MemoryNeed",
+    "ModelParams",
+    "PromptEmbedding",
+    "Schedule",
+    "Trajectory",
+    "check_capture",
+    "constructed_backbone",
+    "intercept",
+    "load_backbone",
+    "memory_needs",
+    "read_trajectory",
+    "round_trip_error",
+    "shipped_backbone",
+    "summaries",
+    "wrap_pipeline",
+    "write_trajectory",
+]

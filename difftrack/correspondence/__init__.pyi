@@ -1,0 +1,63 @@
+from ._attention import (
+    AttentionRows,
+    attention_of_points,
+    attention_of_points_per_head,
+    attention_of_points_with_heads,
+    attention_rows,
+)
+from ._clip import Cell, ClipMatcher, label_matches
+from ._device import matching_device
+from ._features import match_features
+from ._matches import Matches
+from ._matching import (
+    TopMatches,
+    match_points,
+    match_points_fused,
+    match_points_per_head,
+    match_points_with_heads,
+    match_probabilities,
+    top_matches,
+)
+from ._params import CORRECTED, RELEASED, MatchingParams, MatchKind, MatchSection
+from ._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
+from ._readout import Moves, point_probabilities, read_moves, read_rows, without_best
+from ._rows import Descriptors, match_rows
+from ._time import latent_to_frames
+
+__all__ = [
+    "CORRECTED",
+    "RELEASED",
+    "AttentionRows",
+    "Cell",
+    "ClipMatcher",
+    "Descriptors",
+    "MatchKind",
+    "MatchSection",
+    "Matches",
+    "MatchingParams",
+    "Moves",
+    "QueryTokens",
+    "TopMatches",
+    "attention_of_points",
+    "attention_of_points_per_head",
+    "attention_of_points_with_heads",
+    "attention_rows",
+    "label_matches",
+    "latent_to_frames",
+    "match_features",
+    "matching_device",
+    "match_points",
+    "match_points_fused",
+    "match_points_per_head",
+    "match_points_with_heads",
+    "match_probabilities",
+    "match_rows",
+    "point_probabilities",
+    "points_to_tokens",
+    "query_tokens",
+    "read_moves",
+    "read_rows",
+    "tokens_to_points",
+    "top_matches",
+    "without_best",
+]

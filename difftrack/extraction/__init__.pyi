@@ -1,0 +1,37 @@
+from ._clip_extraction import CapturedUnit, ClipExtraction, Unit
+from ._clips import ClipSource
+from ._errors import ExtractionError
+from ._extract import Extractor
+from ._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
+from ._params import (
+    AnalysisParams,
+    ExtractParams,
+    InversionParams,
+    Mode,
+    ModeParams,
+    TrackingParams,
+    TrackingViewParams,
+    View,
+)
+
+__all__ = [
+    "AnalysisParams",
+    "CapturedUnit",
+    "ClipExtraction",
+    "ClipSource",
+    "ExtractParams",
+    "ExtractionError",
+    "Extractor",
+    "GroupShelf",
+    "InversionParams",
+    "Mode",
+    "ModeParams",
+    "TrackingParams",
+    "TrackingViewParams",
+    "Unit",
+    "ResultShelf",
+    "View",
+    "kept_in",
+    "lay_others_aside",
+    "result_identity",
+]

@@ -1,0 +1,21 @@
+from ._attention import SequenceLayout, perturbed_attention
+from ._branches import Calls
+from ._errors import GuidanceError
+from ._guide import guide_transformer, guided
+from ._params import Guidance, GuideParams, Variant, read_ranking
+from ._samples import Outcome, sample_prompts
+
+__all__ = [
+    "Calls",
+    "Guidance",
+    "GuidanceError",
+    "GuideParams",
+    "Outcome",
+    "SequenceLayout",
+    "Variant",
+    "guide_transformer",
+    "guided",
+    "perturbed_attention",
+    "read_ranking",
+    "sample_prompts",
+]
