@@ -28,7 +28,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from difftrack.datasets import Clip, write_clip
 from difftrack.distribution import ClipWorker, Job, Report, run_clips
-from stages.extract import ExtractJob
+from difftrack.pipeline.extract import ExtractJob
 
 RESULTS = Path(__file__).parent / "results" / "extract.json"
 

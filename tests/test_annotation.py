@@ -482,7 +482,7 @@ def test_a_clip_of_which_nothing_is_visible_is_refused() -> None:
 
 
 def test_the_stage_names_the_clip_that_failed_and_annotates_the_others(tmp_path: Path, rendered: Clip) -> None:
-    stage = pytest.importorskip("stages.annotate")
+    stage = pytest.importorskip("difftrack.pipeline.annotate")
     clips, tracks = tmp_path / "clips", tmp_path / "tracks"
     for name in ("a", "b", "c"):
         write_clip(clips, clip_of(name=name))
@@ -497,7 +497,7 @@ def test_the_stage_names_the_clip_that_failed_and_annotates_the_others(tmp_path:
 def test_the_stage_tries_to_load_a_tracker_once_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rendered: Clip
 ) -> None:
-    stage = pytest.importorskip("stages.annotate")
+    stage = pytest.importorskip("difftrack.pipeline.annotate")
     tries = []
 
     def unreachable(*_: object, **__: object) -> None:

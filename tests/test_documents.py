@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from difftrack.datasets import DatasetError, read_clip_kind
 from difftrack.documents import DocumentError, open_regular, read_bounded, read_json, read_yaml
 from difftrack.guidance import read_ranking
-from stages._run import read_params
+from difftrack.pipeline._stage import read_params
 
 pytestmark = pytest.mark.timeout(10)
 

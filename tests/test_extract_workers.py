@@ -17,9 +17,9 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 
 from difftrack.datasets import Clip, write_clip
+from difftrack.pipeline import extract
 from difftrack.store import StoreError, open_store
 from difftrack.tracking import stored_chunks
-from stages import extract
 
 pytestmark = pytest.mark.slow
 

@@ -359,7 +359,7 @@ def test_params_name_key_value_and_what_is_allowed() -> None:
 def test_stage_writes_a_complete_store_names_the_clips_that_fail_or_are_left_out_and_resumes(
     backbone: Backbone, clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stages.extract import main
+    from difftrack.pipeline.extract import main
 
     write_clip(tmp_path / "clips", clip)
     params = {

@@ -18,7 +18,7 @@ from difftrack.datasets import Clip, read_clip, write_clip
 from difftrack.guidance import GuidanceError, GuideParams, read_ranking
 from difftrack.media import read_image, read_video
 from difftrack.params import ParamsError, parse
-from stages import guide
+from difftrack.pipeline import guide
 
 RANKING = [3, 0, 2, 1]
 

@@ -80,7 +80,7 @@ SPEC = json.dumps(tiny_spec().to_json())
 
 STAGE = """
 import sys
-from stages._run import run
+from difftrack.pipeline._stage import run
 def main(params, deps, outs):
     print("in", flush=True)
     sys.stdin.readline()

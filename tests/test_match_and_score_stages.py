@@ -13,8 +13,8 @@ from difftrack.correspondence import MatchSection
 from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid
 from difftrack.params import ParamsError
+from difftrack.pipeline import match, score
 from difftrack.store import DescriptorSpec, create_group, read_results
-from stages import match, score
 
 GRID = TokenGrid(num_latent_frames=3, rows=5, cols=7, stride_px=8, temporal_stride=2)
 STEPS, LAYERS, HEADS, CHANNELS = (0, 3), (1, 4), (0, 1), 64

@@ -15,6 +15,7 @@ from cli import app
 from difftrack.datasets import Clip, write_clip
 from difftrack.extraction import ClipSource, ExtractParams
 from difftrack.params import ParamsError, parse
+from difftrack.pipeline import extract
 from difftrack.planning import (
     ModelShape,
     Plan,
@@ -30,7 +31,6 @@ from difftrack.planning import (
 )
 from difftrack.planning._params import store_of
 from difftrack.store import StoreError, StoreParams, open_store, remove_group, stored_bytes
-from stages import extract
 
 ROOT = Path(__file__).parents[1]
 

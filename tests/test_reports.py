@@ -17,6 +17,7 @@ from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
 from difftrack.guidance import Guidance
 from difftrack.guidance._measures import write_measures
 from difftrack.media import read_video
+from difftrack.pipeline.report import main
 from difftrack.reports import (
     BackboneResults,
     Footage,
@@ -47,7 +48,6 @@ from difftrack.reports._style import inline_svg, point_colors, save_png, save_sv
 from difftrack.reports._tracking import median_error_by_frame
 from difftrack.store import StoreError, open_store
 from difftrack.tracking import PredictedTracks, write_predictions
-from stages.report import main
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from difftrack.backbones._capturing import CapturingBackbone
 from difftrack.datasets import Clip, DatasetError, clip_names, describe_clip, read_clip
 from difftrack.extraction import GroupShelf
 from difftrack.media import write_image, write_video
+from difftrack.pipeline import _stage as _run
+from difftrack.pipeline import annotate, extract, match, report, score, survey, synthesize, track
 from difftrack.provenance import MadeBy
 from difftrack.store import GroupWriter, read_manifest, result_groups
-from stages import _run, annotate, extract, match, report, score, survey, synthesize, track
 
 # The tiny text encoder reads fewer tokens than the renderer's prompts have, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:tiny reads:UserWarning")

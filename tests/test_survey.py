@@ -12,8 +12,8 @@ import xarray as xr
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 
 from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
+from difftrack.pipeline import extract, match, score, survey
 from difftrack.store import read_results, result_groups
-from stages import extract, match, score, survey
 
 CLIPS = ("first", "second")
 

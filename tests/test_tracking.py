@@ -622,7 +622,7 @@ def stored_clip(
 
 
 def run_stage(folder: Path, **params: Any) -> dict[str, Any]:
-    from stages.track import main
+    from difftrack.pipeline.track import main
 
     deps = {"descriptors": folder / "store", "tracks": folder / "tracks", "clips": folder / "clips"}
     deps["best_layers"] = folder / "best_layers.json"

@@ -1,0 +1,79 @@
+"""Which weights a name stands for, told from files alone: no library of models is imported."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
+
+__all__ = ["weights_identity"]
+
+_COUNTED: Final = (".json", ".safetensors", ".model", ".txt")
+"""Endings of the files of a pipeline folder that decide what it computes."""
+
+
+def weights_identity(name: str, values: Mapping[str, Any] | None, *, cache: Path | None = None) -> dict[str, str]:
+    """Say which weights a backbone of params.yaml means, so that other weights are told apart.
+
+    Args:
+        name: Its name in the section `backbones`.
+        values: Its entry there.
+        cache: File that remembers digests by path, size, time and inode, so that large weights are hashed once.
+
+    Returns:
+        `folder` with a digest of a local pipeline's files; or `checkpoint` and `revision`, the commit where the cache
+        of downloads holds it and what params.yaml names elsewhere.
+    """
+    values = values or {}
+    path = values.get("path") or (name.removeprefix("path:") if name.startswith("path:") else None)
+    if path is None and name == SHIPPED and not values.get("checkpoint"):
+        path = shipped_backbone()
+    if path is not None:
+        return {"folder": _folder_digest(Path(path), cache)}
+    checkpoint = str(values.get("checkpoint") or CHECKPOINTS.get(ALIASES.get(name, name), name))
+    return {"checkpoint": checkpoint, "revision": _revision(checkpoint, values.get("revision"))}
+
+
+def _folder_digest(folder: Path, cache: Path | None) -> str:
+    """Digest the files of a pipeline folder; empty where there is none."""
+    known = _read(cache)
+    digest, now = hashlib.sha256(), {}
+    for file in _files(folder):
+        stat = file.stat()
+        key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+        if key not in known:
+            with file.open("rb") as stream:
+                known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        now[key] = known[key]
+        digest.update(f"{file.relative_to(folder).as_posix()} {known[key]}\n".encode())
+    if cache is not None and cache.parent.is_dir():
+        cache.write_text(json.dumps({**_read(cache), **now}, indent=0), encoding="utf-8")
+    return digest.hexdigest() if now else ""
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Give the model index and the files of the components that it names, in order."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    yield folder / "model_index.json"
+    for name in sorted(name for name, entry in index.items() if isinstance(entry, list)):
+        yield from sorted(file for file in (folder / name).rglob("*") if file.suffix in _COUNTED)
+
+
+def _revision(checkpoint: str, revision: str | None) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(checkpoint, "model_index.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision or "not downloaded"
+
+
+def _read(cache: Path | None) -> dict[str, str]:
+    try:
+        known = {} if cache is None else json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(known) if isinstance(known, dict) else {}

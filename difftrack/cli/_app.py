@@ -1,0 +1,166 @@
+"""What all verbs share: the application, one-line errors, params files."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+
+
+T = TypeVar("T")
+
+
+PARAMS = Path("params.yaml")
+"""The params file of the folder that a verb is called in."""
+
+
+app = typer.Typer(
+    help="Where video diffusion transformers keep track of points: measure it, track with it, guide with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Where video diffusion transformers keep track of points: measure it, track with it, guide with it."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"difftrack {version_of('difftrack-video')}")
+        raise typer.Exit
+
+
+AFTER_INTERRUPT = {
+    "guide": "the prompts that are done are kept, and the next run goes on after them",
+    "preset": "the next run goes on where this one stopped",
+    "repro": "the next run goes on where this one stopped",
+}
+"""What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
+
+
+@contextmanager
+def one_line_errors(verb: str = "") -> Iterator[None]:
+    """Turn what a person can mend, or did, into one line on stderr: exit status 1, after Ctrl-C 130, SIGTERM 143."""
+    from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+
+    try:
+        with interruptible():
+            yield
+    except Interrupted as error:
+        after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
+        typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
+        raise typer.Exit(error.status) from error
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
+        if said is None:
+            raise
+        typer.echo(f"difftrack: {' '.join(said.split())}", err=True)
+        raise typer.Exit(1) from error
+
+
+def verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Add a function to the command line under its name, with errors of one line."""
+
+    @app.command()
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        with one_line_errors(function.__name__):
+            function(*args, **kwargs)
+
+    return guarded
+
+
+def parse_points(text: str) -> list[tuple[float, float]]:
+    """Parse "x,y x,y ..."."""
+    try:
+        pairs = [tuple(float(number) for number in pair.split(",")) for pair in text.split()]
+    except ValueError:
+        pairs = []
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise typer.BadParameter(f"{text!r} is no list of points; wanted: x,y pairs with blanks between them")
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+def ranking_file(values: dict[str, Any], params: Path, backbone: str) -> Path:
+    """A backbone's ranking of layers, where the score stage of these params has written it."""
+    paths = values.get("paths")
+    scores = paths.get("scores") if isinstance(paths, dict) else None
+    file = params.parent / Path(scores or "data/scores") / backbone / "best_layers.json"
+    check_made(file)
+    return file
+
+
+def default_params() -> Path:
+    """Return the params file of this folder, or the one that comes with the package where there is none."""
+    from difftrack.resources import shipped
+
+    return PARAMS if PARAMS.exists() else shipped("params.yaml")
+
+
+def check_made(path: Path) -> None:
+    """Refuse to go on without what the pipeline makes."""
+    if not path.exists():
+        raise ValueError(f"there is no {path}; run `make repro` (or `difftrack repro`) first, which writes it")
+
+
+def read_yaml_file(path: Path) -> dict[str, Any]:
+    """Read a YAML file."""
+    from difftrack.documents import read_yaml
+
+    values: dict[str, Any] = read_yaml(path)
+    return values
+
+
+def read_sections(path: Path, *sections: str) -> dict[str, Any]:
+    """Read a params file of which these sections must be there."""
+    from difftrack.params import parse_each
+
+    try:
+        values = read_yaml_file(path)
+    except FileNotFoundError as error:
+        wanted = "run this in the folder of a params file, name one with --params, or make one: difftrack init FOLDER"
+        raise ValueError(f"there is no {path}: {wanted}") from error
+    for section in sections:
+        if not isinstance(values, dict) or not isinstance(values.get(section), dict):
+            raise ValueError(f"{path}: section {section} is missing")
+    parse_each(str, values.get("paths") or {}, "paths", file=path)
+    if "backbones" in sections:
+        _check_backbones(values["backbones"], path)
+    return values
+
+
+def _check_backbones(backbones: dict[str, Any], path: Path) -> None:
+    from difftrack.backbones import ModelParams
+    from difftrack.params import parse_each
+
+    if not backbones:
+        raise ValueError(f"{path}: backbones names none; wanted: at least one")
+    parse_each(ModelParams | None, backbones, "backbones", file=path)
+
+
+def read_extraction(path: Path) -> dict[str, Any]:
+    """A params file as far as the stage `extract` reads it."""
+    from difftrack.extraction import ExtractParams
+    from difftrack.params import parse
+
+    values = read_sections(path, "paths", "extract", "backbones")
+    parse(ExtractParams, values["extract"], "extract", file=path)
+    for name in ("clips", "descriptors"):
+        if name not in values["paths"]:
+            raise ValueError(f"{path}: paths.{name} is missing; wanted: a path")
+    return values
+
+
+def watched(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """A progress bar where somebody watches."""
+    from rich.progress import track as progress
+
+    return progress(items, description=description, total=total, disable=not sys.stderr.isatty())

@@ -1,0 +1,82 @@
+"""The verb models."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+from difftrack.cli._app import verb
+
+
+@verb
+def models(
+    check: Annotated[
+        str | None,
+        typer.Option(help="Prove this one's capture here: a name's, built small with random weights, or path:DIR."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="For --check: cpu, cuda, or auto.")] = "auto",
+    memory: Annotated[bool, typer.Option(help="Instead: what each needs on cards of 24, 48 and 80 GB.")] = False,
+) -> None:
+    """List the backbones that have a name: counts, tokens and sizes, and whether their weights are on this machine."""
+    if check is not None:
+        _check_model(check, device)
+        return
+    if memory:
+        _show_memory((24, 48, 80))
+        return
+    from difftrack.backbones import SHIPPED, summaries
+
+    row = "{:<21}{:<12}{:<13}{:<14}{:>9}{:>10}  {:<5}{:<50}{}"
+    heads = ("name", "layers x", "clip", "tokens", "q + k of", "weights,", "here", "checkpoint", "also called")
+    units = ("", "heads x ch", "", "f x row x col", "1 layer", "bf16", "", "", "")
+    for cells in (heads, units):
+        typer.echo(row.format(*cells).rstrip())
+    for model in summaries():
+        frames, height, width = model.size
+        cells = (
+            model.name,
+            f"{model.num_layers}x{model.num_heads}x{model.num_channels}",
+            f"{frames}x{height}x{width}",
+            f"{model.grid.num_latent_frames}x{model.grid.rows}x{model.grid.cols}",
+            f"{model.query_key_bytes / 1e6:.0f} MB",
+            f"{model.transformer_bytes / 1e9:.1f} GB",
+            "yes" if model.cached else "no",
+            model.checkpoint,
+            model.alias or "",
+        )
+        typer.echo(row.format(*cells).rstrip())
+    typer.echo(f"{SHIPPED} comes with the package; path:DIR is any pipeline folder of these families")
+
+
+def _check_model(name: str, device: str) -> None:
+    from difftrack.backbones import ALIASES, KNOWN, ModelParams, check_capture
+
+    params, built = ModelParams(device=device), ALIASES.get(name, name) in KNOWN
+    on_gpu = params.torch_device().type == "cuda"
+    checks = check_capture(name, dataclasses.replace(params, dtype="bfloat16" if on_gpu else "float32"))
+    how = "few layers and heads, random weights" if built else "as it is"
+    typer.echo(f"{name}, {how}, on {params.torch_device()}")
+    failed = 0
+    for check in checks:
+        typer.echo(f"{'ok  ' if check.passed else 'FAIL'} {check.law}: {check.found}")
+        failed += not check.passed
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show_memory(cards_gb: Sequence[int]) -> None:
+    """A table in Markdown."""
+    from difftrack.backbones import memory_needs
+
+    typer.echo(f"| | text | transformer | others | activations | {' | '.join(f'{card} GB' for card in cards_gb)} |")
+    typer.echo("| --- " * (5 + len(cards_gb)) + "|")
+    for need in memory_needs():
+        parts = (need.text_bytes, need.transformer_bytes, need.other_bytes, need.activation_bytes)
+        cells = [f"{num_bytes / 1e9:.1f}" for num_bytes in parts]
+        for card in cards_gb:
+            switch = need.switch_for(card * 10**9)
+            cells.append(f"{switch}: {need.needed(switch) / 1e9:.0f}")
+        typer.echo(f"| `{need.name}` | {' | '.join(cells)} |")

@@ -1,0 +1,196 @@
+"""Verbs of the pipeline: init, params, preset, repro."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from difftrack.cli._app import PARAMS, app, one_line_errors, read_sections, verb
+
+
+@verb
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the workspace; made where it does not exist.")],
+) -> None:
+    """Write a workspace: params.yaml, dvc.yaml and prompts, in which the pipeline runs with the installed package."""
+    from difftrack.pipeline._workspace import init_workspace
+
+    for written in init_workspace(folder):
+        typer.echo(written)
+    typer.echo(f"next: cd {folder} && difftrack repro")
+
+
+@verb
+def params(
+    key: Annotated[
+        str | None, typer.Argument(help="Section or key, such as track or track.heads; all by default.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Instead: all of params.yaml as JSON Schema.")] = False,
+) -> None:
+    """Say what the keys of params.yaml may hold, what they are by default, and what they mean."""
+    from difftrack.configuration import describe, json_schema
+
+    if schema and key is not None:
+        raise typer.BadParameter("--schema is of all keys; name none")
+    typer.echo(json_schema().rstrip() if schema else describe(key or ""))
+
+
+@verb
+def preset(
+    name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value over the preset's params; may be repeated.")
+    ] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many prompts or clips.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of its own; default: data/presets/NAME.")] = None,
+    params: Annotated[Path, typer.Option(help="What the preset is laid over; stays as it is.")] = PARAMS,
+) -> None:
+    """Run what a released script ran, in a folder of its own, and print our numbers beside the paper's."""
+    from difftrack.configuration import configuration_from
+    from difftrack.presets import (
+        apply_preset,
+        commands,
+        compare_with_published,
+        missing_inputs,
+        open_workspace,
+        preset_names,
+        read_overrides,
+        read_preset,
+    )
+
+    if name is None:
+        if first is not None or change or work:
+            raise typer.BadParameter("--first, --set and --work want the name of a preset before them")
+        for each in preset_names():
+            typer.echo(f"{each:<33}{read_preset(each).about}")
+        return
+    chosen, top = read_preset(name), params.resolve().parent
+    values = apply_preset(chosen, read_sections(params, "paths"), read_overrides(change or ()))
+    configuration_from(values, file=f"preset {name} over {params}")
+    folder = work or top / "data" / "presets" / name
+    problems = missing_inputs(chosen, values, top)
+    if dry_run:
+        _describe_preset(chosen, values, folder, problems)
+    elif problems:
+        raise ValueError("; ".join(problems))
+    else:
+        values = open_workspace(folder, top, chosen, values, first=first)
+        for command in commands(chosen, values):
+            _run_in(folder, command)
+    for comparison in compare_with_published(chosen, values, folder):
+        typer.echo(comparison)
+
+
+def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems: Sequence[str]) -> None:  # noqa: ANN401
+    """What a preset would do."""
+    import yaml
+
+    from difftrack.presets import commands
+
+    typer.echo(f"{chosen.about}\nreleased: {chosen.script}")
+    for departure in chosen.departs:
+        typer.echo(f"departs: {departure}")
+    typer.echo(yaml.safe_dump({section: values[section] for section in chosen.params}, sort_keys=False).rstrip())
+    for command in commands(chosen, values):
+        typer.echo(f"in {folder}: {command}")
+    for problem in problems:
+        typer.echo(f"missing: {problem}")
+
+
+def _run_in(folder: Path, command: str) -> None:
+    """Run one command of the pipeline in a workspace; end with its exit status where it fails."""
+    programs = {"dvc": [sys.executable, "-m", "dvc"], "python": [sys.executable]}
+    environment = _environment()
+    if not (folder / ".dvc").is_dir():
+        subprocess.check_call([*programs["dvc"], "init", "--no-scm", "--quiet"], cwd=folder, env=environment)
+    program, *arguments = shlex.split(command)
+    typer.echo(f"$ {command}")
+    if status := _call([*programs[program], *arguments], cwd=folder, env=environment):
+        raise typer.Exit(status)
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, in which `python` is the interpreter that runs this."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def repro(context: typer.Context) -> None:
+    """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`.
+
+    With --force the stages make everything anew, too, instead of taking up what lies there already.
+    """
+    from difftrack.configuration import configuration_from
+
+    with one_line_errors("repro"):
+        report = configuration_from(read_sections(PARAMS, "paths"), file=PARAMS).paths.report
+        force = {"DIFFTRACK_FORCE": "1"} if {"-f", "--force"} & set(context.args) else {}
+        status = _call([sys.executable, "-m", "dvc", "repro", *context.args], env={**_environment(), **force})
+    if status == 0:
+        _show_headlines(Path(report))
+    raise typer.Exit(status)
+
+
+def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever Popen takes
+    """Run a program to its end, whose exit status this gives.
+
+    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them.
+
+    Raises:
+        Interrupted: after that.
+    """
+    import psutil
+
+    from difftrack.interrupts import Interrupted
+
+    numbers: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        if number == signal.SIGINT and _in_foreground():
+            return  # the terminal has told them all
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid)
+            for each in (started, *started.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    each.send_signal(signal.SIGINT)
+
+    with subprocess.Popen(command, **how) as process:
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if numbers:
+        raise Interrupted(numbers[0])
+    return status
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends Ctrl-C to this process, and so to those that it started."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _show_headlines(report: Path) -> None:
+    """What the report says first, where the stage of that name has run."""
+    from difftrack.documents import read_json
+
+    headlines = report / "headlines.json"
+    if headlines.exists():
+        for headline in read_json(headlines):
+            typer.echo(f"{headline['value']:>12}  {headline['label']}")
+        typer.echo(f"report: {report / 'index.html'}")

@@ -1,0 +1,73 @@
+"""Verbs about what a run writes: plan, gc."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+from difftrack.cli._app import PARAMS, check_made, read_extraction, read_yaml_file, verb
+
+
+@verb
+def plan(
+    params: Annotated[Path, typer.Option(help="What to run.")] = PARAMS,
+    backbone: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    view: Annotated[list[str] | None, typer.Option(help="analysis or tracking only.")] = None,
+    probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
+    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as docs/study.yaml.")] = None,
+) -> None:
+    """Say what `extract` will write, how large that gets and whether it fits; exit status 1 where it does not."""
+    from difftrack.params import parse
+    from difftrack.planning import Study, plan_params, study_table
+
+    if study is not None:
+        typer.echo(study_table(parse(Study, read_yaml_file(study), "study", file=study)))
+        return
+    values = read_extraction(params)
+    if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
+        raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
+    check_made(Path(values["paths"]["clips"]))
+    _tell_assumption(Path(values["paths"]["clips"]))
+    views, failed = tuple(view or ("analysis", "tracking")), False
+    for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
+        typer.echo("\n".join(planned.lines()))
+        for clip, problem in problems.items():
+            typer.echo(f"  without {clip}: {problem}")
+        planned.check()
+        failed |= bool(problems)
+    if failed:
+        raise typer.Exit(1)
+
+
+@verb
+def gc(
+    params: Annotated[list[Path] | None, typer.Option(help="Keep what this needs; may be repeated.")] = None,
+    delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
+) -> None:
+    """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept."""
+    from difftrack.planning import find_leftovers, uncertain_clips
+
+    num_bytes = 0
+    files = [read_extraction(file) for file in params or [PARAMS]]
+    for values in files:
+        check_made(Path(values["paths"]["clips"]))
+    leftovers = list(find_leftovers(files))  # all are named before the first one goes
+    for leftover in leftovers:
+        typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
+        num_bytes += leftover.num_bytes
+    for clip, why in uncertain_clips(files).items():
+        typer.echo(f"      kept  descriptors of {clip}, which cannot be read for now: {why}")
+    if delete:
+        for leftover in leftovers:
+            leftover.remove()
+    typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
+
+
+def _tell_assumption(clips: Path) -> None:
+    """Say on stderr what is assumed of a folder of clips without manifest."""
+    from difftrack.datasets import read_manifest
+
+    for remark in read_manifest(clips).remarks(clips):
+        typer.echo(remark, err=True)

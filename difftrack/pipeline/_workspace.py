@@ -1,0 +1,115 @@
+"""A folder of one's own in which the pipeline runs with the installed package alone."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from difftrack.resources import shipped
+
+__all__ = ["WorkspaceError", "init_workspace", "workspace_pipeline"]
+
+_IGNORED = ("/data/*", "!/data/prompts/", "/dvc.lock", "__pycache__/", "*.partial")
+_FILES = ("params.yaml", ".dvcignore")
+_FOLDERS = ("data/prompts",)
+_FINGERPRINTS = "data/fingerprints"
+_INSIDE = re.compile(r"      - (stages|difftrack|data/backbones)/")
+"""Dependencies of a checkout's stages that a workspace does not hold."""
+_FINGERPRINT_STAGE = f"""
+  fingerprint:
+    cmd: python -m difftrack.pipeline fingerprint -- fingerprints={_FINGERPRINTS}
+    always_changed: true
+    outs:
+      - {_FINGERPRINTS}: {{cache: false, persist: true}}
+"""
+
+
+class WorkspaceError(ValueError):
+    """A folder cannot become a workspace; the message names what stands in the way."""
+
+
+def init_workspace(folder: Path) -> list[Path]:
+    """Write a workspace: params.yaml, dvc.yaml, prompts, .gitignore and DVC's own settings, without analytics.
+
+    A folder that git tracks keeps that; any other gets a DVC project without version control. Files that are there
+    already are left alone.
+
+    Args:
+        folder: Made where it does not exist.
+
+    Returns:
+        The files and folders that were written.
+
+    Raises:
+        WorkspaceError: the folder is a workspace already, or a file stands in its place.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise WorkspaceError(f"{folder} is a file; name a folder")
+    if taken := [name for name in ("dvc.yaml", "params.yaml") if (folder / name).exists()]:
+        raise WorkspaceError(
+            f"{folder} holds {taken[0]} already; choose another folder, or run `difftrack repro` there"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dvc.yaml").write_text(workspace_pipeline(), encoding="utf-8")
+    for name in _FILES:
+        if not (folder / name).exists():
+            shutil.copyfile(shipped(name), folder / name)
+    for name in _FOLDERS:
+        shutil.copytree(shipped(name), folder / name, dirs_exist_ok=True)
+    if not (folder / ".gitignore").exists():
+        (folder / ".gitignore").write_text("".join(f"{line}\n" for line in _IGNORED), encoding="utf-8")
+    _init_dvc(folder)
+    return [folder / name for name in ("dvc.yaml", *_FILES, *_FOLDERS, ".gitignore", ".dvc")]
+
+
+def workspace_pipeline() -> str:
+    """Return the text of a workspace's dvc.yaml: the checkout's, its stages run from the package.
+
+    A workspace holds neither source files nor the shipped weights. Its stages depend on what the stage `fingerprint`
+    writes of both, which runs every time and takes a second.
+    """
+    lines = shipped("dvc.yaml").read_text(encoding="utf-8").splitlines()
+    stage, told, found = "", False, [_FINGERPRINT_STAGE.rstrip()]
+    for line in lines[1:]:
+        if name := re.fullmatch(r"  (\w+):", line):
+            stage, told = name[1], False
+        if _INSIDE.match(line):
+            if not told:
+                found.append(f"      - {_FINGERPRINTS}/{_fingerprint_of(stage)}.json")
+            told = True
+            continue
+        found.append(re.sub(r"python -m stages\.(\w+)", r"python -m difftrack.pipeline \1", line))
+    return "\n".join([lines[0], *found]) + "\n"
+
+
+def _fingerprint_of(stage: str) -> str:
+    """Name a stage's file, one per backbone where the stage runs once for each and loads it."""
+    return f"{stage}/${{item.backbone}}" if stage in ("extract", "survey") else stage
+
+
+def _init_dvc(folder: Path) -> None:
+    if (folder / ".dvc").is_dir():
+        return
+    dvc = [sys.executable, "-m", "dvc"]
+    in_git = (
+        subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], cwd=folder, capture_output=True, check=False)
+        if shutil.which("git")
+        else None
+    )
+    how = ["--subdir"] if in_git is not None and in_git.returncode == 0 else ["--no-scm"]
+    if how == ["--subdir"] and (folder / ".git").exists():
+        how = []
+    try:
+        subprocess.run([*dvc, "init", "--quiet", *how], cwd=folder, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise WorkspaceError(f"{folder}: DVC cannot be set up there: {' '.join(error.stderr.split())}") from error
+    for key in ("core.analytics", "core.check_update", "core.autostage"):
+        subprocess.run([*dvc, "config", "--quiet", key, "false"], cwd=folder, check=True, capture_output=True)
+
+
+def _in_git(folder: Path) -> bool:
+    if shutil.which("git") is None:
+        return False
+    asked = ["git", "rev-parse", "--is-inside-work-tree"]
+    return subprocess.run(asked, cwd=folder, capture_output=True, check=False).returncode == 0
