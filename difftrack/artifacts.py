@@ -126,7 +126,7 @@ def parse_json(content: bytes, path: Path | str, *, way_out: str) -> Any:  # noq
     except ValueError as error:
         cause = error.__cause__ or error.__context__
         detail = f" ({cause})" if isinstance(cause, json.JSONDecodeError) else ""
-        raise ArtifactError(f"{path} {error}, or is cut short{detail}; {way_out}") from error
+        raise ArtifactError(f"{path}: {error}, or is cut short{detail}; {way_out}") from error
 
 
 def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -580,7 +580,7 @@ def test_a_prompt_that_cannot_be_sampled_is_named_after_the_others_and_is_not_in
     write_image(tmp_path / "001.png", np.zeros((16, 16, 3), dtype=np.uint8))
     generated = {"backbone": "b", "prompts": str(tmp_path / "prompts.txt"), "images": str(tmp_path)}
     everything = {"synthesize": {"sources": ["generated"], "generated": generated}, "backbones": {}}
-    with pytest.raises(DatasetError, match=r"1 clips cannot be used, 1 can: generated-000: .*000\.png"):
+    with pytest.raises(DatasetError, match=r"1 clip cannot be used, 1 can: generated-000: .*000\.png"):
         synthesize.main(everything, {}, {"clips": tmp_path / "clips"})
     assert clip_names(tmp_path / "clips") == ["generated-001"]
 

@@ -25,8 +25,8 @@ __all__ = ["WeightFiles", "check_config", "one_line", "refuse_not_finite", "refu
 _STEMS = ("diffusion_pytorch_model", "model")
 """What diffusers and transformers call the files of weights that they load."""
 
-_COUNTS = re.compile(r"(^|_)(n?layers?|blocks?|depths?|layers_per_block)$")
-"""Keys of a config that count layers."""
+_COUNTS = re.compile(r"^(?!max_)(.*_)?(n?layers?|blocks?|depths?|layers_per_block)$")
+"""Keys of a config that count layers; a bound such as Qwen's `max_window_layers` counts none."""
 
 _LARGEST = 1 << 31
 _MAX_SAMPLE = 1 << 26
