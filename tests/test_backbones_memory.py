@@ -262,7 +262,9 @@ def test_quantisation_reaches_from_pretrained_for_text_encoders_alone(
     asked: list[dict[str, Any]] = []
     folder = ROWS["cogvideox-5b"](tmp_path)
     encoder = loaded(folder).components["text_encoder"]
-    monkeypatch.setattr(type(encoder), "from_pretrained", lambda *_, **choices: (asked.append(choices), (encoder, {}))[1])
+    monkeypatch.setattr(
+        type(encoder), "from_pretrained", lambda *_, **choices: (asked.append(choices), (encoder, {}))[1]
+    )
     backbone = loaded(folder, text_encoder_quantization="nf4")
     backbone.embed(PROMPT)
     assert backbone.transformer is not None

@@ -26,16 +26,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"difftrack {version('difftrack-video')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Where video diffusion transformers keep track of points: measure it, track with it, guide with it."""
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(f"difftrack {version_of('difftrack-video')}")
-        raise typer.Exit
 
 
 AFTER_INTERRUPT = {

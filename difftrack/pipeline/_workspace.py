@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from difftrack.configuration import SCHEMA_FILE
 from difftrack.resources import shipped
 
 __all__ = ["WorkspaceError", "init_workspace", "workspace_pipeline"]
 
 _IGNORED = ("/data/*", "!/data/prompts/", "/dvc.lock", "__pycache__/", "*.partial")
-_FILES = ("params.yaml", ".dvcignore")
 _FOLDERS = ("data/prompts",)
 _FINGERPRINTS = "data/fingerprints"
 _INSIDE = re.compile(r"      - (stages|difftrack|data/backbones)/")
@@ -52,15 +52,22 @@ def init_workspace(folder: Path) -> list[Path]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dvc.yaml").write_text(workspace_pipeline(), encoding="utf-8")
-    for name in _FILES:
-        if not (folder / name).exists():
-            shutil.copyfile(shipped(name), folder / name)
+    (folder / "params.yaml").write_text(_params(), encoding="utf-8")
+    for source in (SCHEMA_FILE, shipped(".dvcignore")):
+        if not (folder / source.name).exists():
+            shutil.copyfile(source, folder / source.name)
     for name in _FOLDERS:
         shutil.copytree(shipped(name), folder / name, dirs_exist_ok=True)
     if not (folder / ".gitignore").exists():
         (folder / ".gitignore").write_text("".join(f"{line}\n" for line in _IGNORED), encoding="utf-8")
     _init_dvc(folder)
-    return [folder / name for name in ("dvc.yaml", *_FILES, *_FOLDERS, ".gitignore", ".dvc")]
+    return [folder / name for name in ("params.yaml", "dvc.yaml", *_FOLDERS, ".gitignore", ".dvc")]
+
+
+def _params() -> str:
+    """Return the params that come with the package; editors complete and explain them by the schema beside them."""
+    text = shipped("params.yaml").read_text(encoding="utf-8")
+    return re.sub(r"(?m)^(# yaml-language-server: \$schema=).*$", rf"\1{SCHEMA_FILE.name}", text)
 
 
 def workspace_pipeline() -> str:
