@@ -23,6 +23,7 @@ from difftrack.store import (
     open_store,
     stored_group,
 )
+from difftrack.store._header import Header
 
 THEN = MadeBy(code={"backbones": "1"}, versions={"torch": "2.9"}, loaded={"dtype": "float32"})
 NOW = replace(THEN, code={"backbones": "2"})
@@ -210,3 +211,19 @@ def test_a_group_that_another_run_writes_is_waited_for_and_not_laid_aside(
     assert "waiting" in said[0]
     assert not (tmp_path / "store" / ".locks").exists()
     assert not list((tmp_path / "kept").rglob("*.lock"))
+
+
+@pytest.mark.parametrize("contents", [{"made_by": 3}, {"made_by": ["x"]}, {"reused": "yes"}])
+def test_a_header_whose_record_is_none_is_damaged_in_one_line_and_mended(
+    run: Callable[..., int], tmp_path: Path, contents: dict[str, Any]
+) -> None:
+    run(NOW)
+    path = tmp_path / "store" / "clip" / "zarr.json"
+    before = path.read_bytes()
+    header = Header.from_bytes(before)
+    path.write_bytes(replace(header, contents={**header.contents, **contents}).to_bytes())
+    with pytest.raises(StoreError, match=f"zarr.json is damaged: .*contents.{next(iter(contents))}"):
+        value(tmp_path)
+    assert stored_group(tmp_path / "store", "clip") is None
+    assert run(NOW, value=9.0) == 0
+    assert path.read_bytes() == before
