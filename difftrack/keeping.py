@@ -24,7 +24,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from difftrack.locks import lock_of
+from difftrack.locks import Say, lock_of
 from difftrack.ownership import OwnershipError, remove
 
 __all__ = ["Keeper", "Kept", "kept_entries"]
@@ -122,7 +122,7 @@ class Keeper:
             num_files=num_files,
         )
         _, place = _system(kept.place)
-        with _held(self.root):
+        with _held(self.root, self.say):
             _remove(self.root, kept.place, _not_replaceable(system, place, self.root))
             system.makedirs(place, exist_ok=True)
             system.pipe_file(f"{place}/{_MARK}", json.dumps({"difftrack": "kept", **asdict(kept)}).encode())
@@ -148,7 +148,7 @@ class Keeper:
     def take(self, folder: str | Path, *, name: str, key: str) -> bool:
         """Put an artifact back where it lay, if nothing lies there; whether that was done."""
         system, target = _system(str(folder))
-        with _held(self.root):
+        with _held(self.root, self.say):
             found = next((kept for kept in self._named(name) if kept.key == key), None)
             if found is None or found.problem() is not None or not _make_way(system, target):
                 return False
@@ -174,7 +174,7 @@ class Keeper:
                 f"them from there, and `difftrack gc` removes them"
             )
         self._parked = {}
-        with _held(self.root):
+        with _held(self.root, self.say):
             self._keep_to_budget()
 
     def _keep_to_budget(self) -> None:
@@ -297,10 +297,10 @@ def _make_way(system: Any, target: str) -> bool:  # noqa: ANN401
     return not system.exists(target)
 
 
-def _held(root: str) -> AbstractContextManager[object]:
+def _held(root: str, say: Say = lambda line: None) -> AbstractContextManager[object]:
     """The lock of a folder of what is kept; several calls in one process share it."""
     system, path = _system(root)
-    return lock_of(Path(path)).acquire(wait_s=inf) if _is_local(system) else nullcontext()
+    return lock_of(Path(path)).acquire(wait_s=inf, say=say) if _is_local(system) else nullcontext()
 
 
 def _is_local(system: Any) -> bool:  # noqa: ANN401

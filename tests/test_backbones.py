@@ -22,6 +22,9 @@ from difftrack.backbones import (
     load_backbone,
     round_trip_error,
 )
+from difftrack.datasets import write_clip
+from difftrack.extraction import ClipSource
+from difftrack.store.torch_writer import WriteQueue
 
 PROMPT = "a red disc moves left"
 
@@ -504,6 +507,15 @@ def test_what_was_changed_in_memory_gives_another_record_and_loading_alone_does_
     before = backbone.made_by()
     backbone.components["scheduler"].register_to_config(timestep_spacing="linspace")
     assert backbone.made_by().difference(before) == "scheduler"
+
+
+def test_locks_ownership_and_wording_are_no_part_of_what_made_descriptors_or_clips(
+    tmp_path: Path,
+) -> None:
+    backbone = load_backbone(f"path:{save_cogvideox(tmp_path)}")
+    rooms = backbone.made_by(ClipSource.__module__, WriteQueue.__module__, write_clip.__module__).code.keys()
+    assert {"backbones", "extraction", "geometry", "media", "store"} <= rooms
+    assert not rooms & {"keeping", "locks", "ownership", "provenance", "wording"}
 
 
 def test_a_lora_that_is_put_into_the_transformer_gives_another_record_for_each_of_its_scales(tmp_path: Path) -> None:

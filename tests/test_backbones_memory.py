@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
-from cli import app
 from difftrack.backbones import KNOWN, Backbone, BackboneError, MemoryNeed, ModelParams, load_backbone, memory_needs
+from difftrack.cli import app
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),

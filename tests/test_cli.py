@@ -15,8 +15,9 @@ from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 from tiny_results import LAYERS, clip, write_store
 from typer.testing import CliRunner
 
-from cli import EVALUATION, app
 from difftrack.backbones import CaptureCheck
+from difftrack.cli import app
+from difftrack.cli._tracks import EVALUATION
 from difftrack.datasets import write_clip
 from difftrack.evaluation import TrackSection
 from difftrack.media import read_image, read_video, write_video
@@ -54,7 +55,7 @@ def test_the_file_itself_runs_like_the_installed_command() -> None:
 
 def test_help_and_info_need_no_torch_and_no_matplotlib(store: Path) -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; import cli\n"
+        "import sys; from typer.testing import CliRunner; from difftrack import cli\n"
         f"assert CliRunner().invoke(cli.app, ['info', {str(store)!r}]).exit_code == 0\n"
         "loaded = {'torch', 'diffusers', 'matplotlib', 'xarray', 'cv2'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
@@ -383,7 +384,7 @@ def test_repro_hands_its_arguments_to_dvc_and_force_to_the_stages(monkeypatch: p
         return 3
 
     monkeypatch.delenv("DIFFTRACK_FORCE", raising=False)
-    monkeypatch.setattr("cli._call", call)
+    monkeypatch.setattr("difftrack.cli._pipeline._call", call)
     assert run("repro", "report", "--force")[0] == 3
     assert run("repro", "-s", "report")[0] == 3
     dvc = [sys.executable, "-m", "dvc", "repro"]
@@ -484,7 +485,7 @@ def test_repro_prints_headlines_where_there_are_some(
         (report / "headlines.json").write_text(json.dumps([{"value": "7", "label": "layers"}]))
     (tmp_path / "params.yaml").write_text("paths: {report: data/report}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cli._call", lambda command, env: 0)
+    monkeypatch.setattr("difftrack.cli._pipeline._call", lambda command, env: 0)
     status, out, error = run("repro", "--dry", "-s", "synthesize")
     assert (status, error) == (0, "")
     assert [line.split() for line in out.splitlines()] == (

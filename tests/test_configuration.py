@@ -13,8 +13,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import app
 from difftrack.backbones import ModelParams
+from difftrack.cli import app
 from difftrack.configuration import (
     SCHEMA_FILE,
     ArtifactPaths,
@@ -100,7 +100,7 @@ def test_repro_refuses_before_dvc_starts(tmp_path: Path, monkeypatch: pytest.Mon
     written(tmp_path, lambda p: p["score"].update(treshold_px=6))
     calls: list[Any] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cli._call", lambda command, **how: calls.append(command) or 3)
+    monkeypatch.setattr("difftrack.cli._pipeline._call", lambda command, **how: calls.append(command) or 3)
     result = CliRunner().invoke(app, ["repro"])
     assert result.exit_code == 1
     assert "treshold_px" in result.output

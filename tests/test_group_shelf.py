@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_locks import HOLD, go_on, line, started
 
 from difftrack.extraction import GroupShelf, lay_others_aside
 from difftrack.geometry import TokenGrid
@@ -22,6 +23,7 @@ from difftrack.store import (
     open_store,
     stored_group,
 )
+from difftrack.store._header import Header
 
 THEN = MadeBy(code={"backbones": "1"}, versions={"torch": "2.9"}, loaded={"dtype": "float32"})
 NOW = replace(THEN, code={"backbones": "2"})
@@ -160,3 +162,68 @@ def test_groups_that_no_clip_asks_for_are_laid_aside_and_the_store_looks_as_if_t
     lay_others_aside(root, ["clip"], {}, keeper)
     assert files(tmp_path / "store") == before
     assert [kept.name for kept in kept_entries(tmp_path / "kept")] == ["gone", "other/chunk_000", "other/chunk_001"]
+
+
+def test_a_run_that_writes_every_unit_again_and_is_killed_leaves_only_good_ones(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    run(NOW, value=1.0)
+    keeper = Keeper(tmp_path / "kept", "descriptors/m/v", budget=1e9)
+    with GroupShelf(str(tmp_path / "store"), StoreParams(), keeper, NOW, anew=True).open("clip", spec()) as writer:
+        writer.write(3, 1, {"query": np.full(writer.spec.entry_shape("query"), 2.0, np.float16)})
+    assert (run(NOW, value=9.0), value(tmp_path)) == (0, 2.0)
+    assert not [check for check in open_store(tmp_path / "store").verify() if check.problem]
+
+
+def test_nothing_is_laid_aside_where_something_else_lies_among_what_is_to_go(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    run(NOW)
+    (tmp_path / "store" / "mine").mkdir()
+    (tmp_path / "store" / "mine" / "notes.txt").write_text("keep")
+    before = files(tmp_path / "store")
+    keeper = Keeper(tmp_path / "kept", "descriptors/m/v", budget=1e9)
+    with pytest.raises(StoreError, match=r"mine is no group of the store"):
+        lay_others_aside(str(tmp_path / "store"), ["other"], {}, keeper)
+    assert files(tmp_path / "store") == before
+
+
+def test_a_group_that_another_run_writes_is_waited_for_and_not_laid_aside(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    run(THEN, value=1.0)
+    root, said = str(tmp_path / "store"), list[str]()
+    lock = tmp_path / "store" / "clip"
+    with started(HOLD, lock, 60) as other:
+        assert line(other) == "held"
+        keeper = Keeper(tmp_path / "kept", "descriptors/m/v", budget=1e9)
+        with pytest.raises(StoreError, match=f"is being written by process {other.pid}"):
+            lay_others_aside(root, [], {}, keeper)
+        assert value(tmp_path) == 1.0
+
+        def waiting(text: str) -> None:
+            said.append(text)
+            if "waiting" in text:
+                assert value(tmp_path) == 1.0
+                go_on(other)
+
+        assert run(NOW, value=2.0, waiting=waiting) == 2
+    assert "waiting" in said[0]
+    assert not (tmp_path / "store" / ".locks").exists()
+    assert not list((tmp_path / "kept").rglob("*.lock"))
+
+
+@pytest.mark.parametrize("contents", [{"made_by": 3}, {"made_by": ["x"]}, {"reused": "yes"}])
+def test_a_header_whose_record_is_none_is_damaged_in_one_line_and_mended(
+    run: Callable[..., int], tmp_path: Path, contents: dict[str, Any]
+) -> None:
+    run(NOW)
+    path = tmp_path / "store" / "clip" / "zarr.json"
+    before = path.read_bytes()
+    header = Header.from_bytes(before)
+    path.write_bytes(replace(header, contents={**header.contents, **contents}).to_bytes())
+    with pytest.raises(StoreError, match=f"zarr.json is damaged: .*contents.{next(iter(contents))}"):
+        value(tmp_path)
+    assert stored_group(tmp_path / "store", "clip") is None
+    assert run(NOW, value=9.0) == 0
+    assert path.read_bytes() == before

@@ -12,8 +12,8 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
-from cli import app
 from difftrack.backbones import Backbone
+from difftrack.cli import app
 from difftrack.datasets import Clip, read_clip, write_clip
 from difftrack.guidance import GuidanceError, GuideParams, read_ranking
 from difftrack.media import read_image, read_video

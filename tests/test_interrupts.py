@@ -16,7 +16,7 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
-import cli
+from difftrack import cli
 from difftrack.datasets import Clip, write_clip, write_manifest
 from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from test_locks import HOLD, go_on, line, started
 
 from difftrack.keeping import Keeper, kept_entries
+from difftrack.ownership import OwnershipError
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -77,7 +79,15 @@ def test_nothing_is_removed_that_does_not_lie_where_it_says(tmp_path: Path, name
     (tmp_path / "precious" / "k" / "content").mkdir(parents=True)
     place = tmp_path / "kept" / "clips" / "a" / "k"
     (place / "content").mkdir(parents=True)
-    mark = {"root": str(tmp_path), "kind": "clips", "name": name, "key": "k", "since": 0, "num_bytes": 9}
+    mark = {
+        "root": str(tmp_path),
+        "kind": "clips",
+        "name": name,
+        "key": "k",
+        "since": 0,
+        "num_bytes": 0,
+        "num_files": 0,
+    }
     (place / "kept.json").write_text(json.dumps({"difftrack": "kept", **mark}))
     (tmp_path / "kept" / "clips" / "b").symlink_to(tmp_path / "precious")
     (tmp_path / "precious" / "k" / "kept.json").write_text(json.dumps({"difftrack": "kept", **mark}))
@@ -85,6 +95,78 @@ def test_nothing_is_removed_that_does_not_lie_where_it_says(tmp_path: Path, name
     assert kept_entries(tmp_path / "kept") == []
     assert (place / "content").is_dir()
     assert (tmp_path / "precious" / "k" / "content").is_dir()
+
+
+def test_what_was_changed_since_is_neither_taken_nor_removed(root: str) -> None:
+    said: list[str] = []
+    keeper = Keeper(f"{root}/kept", "clips", budget=0, say=said.append)
+    for name in ("changed", "joined", "whole"):
+        put(root, **{f"clips__{name}__x": b"123"})
+        keeper.park(f"{root}/clips/{name}", name=name, key="f-1", why="gone")
+    put(f"{root}/kept/clips", **{"changed__f-1__content__y": b"", "joined__f-1__notes.txt": b"mine"})
+    assert not keeper.take(f"{root}/clips/changed", name="changed", key="f-1")
+    assert not keeper.take(f"{root}/clips/joined", name="joined", key="f-1")
+    said.clear()
+    keeper.settle()
+    assert [kept.name for kept in kept_entries(f"{root}/kept")] == ["changed", "joined"]
+    assert sum("f-1 is not removed" in line for line in said) == 2
+    assert content(f"{root}/kept/clips/joined/f-1")["notes.txt"] == b"mine"
+
+
+def test_nothing_is_put_back_over_what_lies_there(root: str) -> None:
+    keeper = Keeper(f"{root}/kept", "clips", budget=1e9)
+    put(root, clips__a__x=b"1")
+    keeper.park(f"{root}/clips/a", name="a", key="f-1", why="gone")
+    put(root, clips__a__x=b"2")
+    assert not keeper.take(f"{root}/clips/a", name="a", key="f-1")
+    assert content(f"{root}/clips") == {"a/x": b"2"}
+    keeper.park(f"{root}/clips/a", name="a", key="f-2", why="gone")
+    assert keeper.take(f"{root}/clips/a", name="a", key="f-1")
+    assert content(f"{root}/clips") == {"a/x": b"1"}
+
+
+def test_an_empty_folder_is_no_hindrance(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "kept", "clips", budget=1e9)
+    put(str(tmp_path), clips__a__x=b"1")
+    keeper.park(tmp_path / "clips" / "a", name="a", key="f-1", why="gone")
+    (tmp_path / "clips" / "a").mkdir()
+    assert keeper.take(tmp_path / "clips" / "a", name="a", key="f-1")
+    assert content(str(tmp_path / "clips")) == {"a/x": b"1"}
+
+
+def test_what_a_killed_run_left_of_an_entry_gives_way_and_anything_else_does_not(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "kept", "clips", budget=1e9)
+    place = tmp_path / "kept" / "clips" / "a" / "f-1"
+    put(str(tmp_path), clips__a__x=b"1")
+    keeper.park(tmp_path / "clips" / "a", name="a", key="f-1", why="gone")
+    (place / "content").rename(place / "content.part")
+    assert kept_entries(tmp_path / "kept") == []
+    put(str(tmp_path), clips__a__x=b"1")
+    keeper.park(tmp_path / "clips" / "a", name="a", key="f-1", why="gone")
+    assert [kept.num_files for kept in kept_entries(tmp_path / "kept")] == [1]
+    (place / "kept.json").write_text("{}")
+    put(str(tmp_path), clips__a__x=b"1")
+    with pytest.raises(OwnershipError, match=r"f-1 is not removed: .*holds no kept\.json"):
+        keeper.park(tmp_path / "clips" / "a", name="a", key="f-1", why="gone")
+    assert content(str(tmp_path / "clips")) == {"a/x": b"1"}
+
+
+def test_one_process_at_a_time_changes_what_is_kept(tmp_path: Path) -> None:
+    put(str(tmp_path), clips__a__x=b"1")
+    with started(HOLD, tmp_path / "kept", 60) as other:
+        assert line(other) == "held"
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            if "waiting" in text:
+                assert content(str(tmp_path / "clips")) == {"a/x": b"1"}
+                go_on(other)
+
+        Keeper(tmp_path / "kept", "clips", budget=1e9, say=say).park(tmp_path / "clips/a", name="a", key="f-1", why="")
+        assert f"kept is being written by process {other.pid}" in said[0]
+    assert [kept.name for kept in kept_entries(tmp_path / "kept")] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "kept"]
 
 
 def test_a_damaged_mark_and_one_without_content_are_passed_over(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from difftrack.datasets import Clip, DatasetError, Tracks, clip_folders, drop_cl
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._measures import check_measures
 from difftrack.guidance._samples import _drop_what_is_gone, _not_ours
+from difftrack.keeping import Keeper, kept_entries
 from difftrack.ownership import OwnershipError, check_paths, is_inside, remove
 from difftrack.planning._leftovers import _foreign, _of_unknown_backbones
 from difftrack.presets._presets import PresetError, read_preset
@@ -200,12 +201,13 @@ def test_measures_of_something_else_are_refused_before_anything_is_sampled(tmp_p
 
 def test_samples_go_only_where_all_in_their_folder_was_sampled(tmp_path: Path) -> None:
     for number in ("000", "001"):
-        write_clip(tmp_path / number, a_clip("plain", {"sampling": {}}))
-        (tmp_path / number / "plain.mp4").write_bytes(b"view")
-    (tmp_path / "001" / "notes.txt").write_text("mine")
-    _drop_what_is_gone(tmp_path, set())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["001"]
-    assert (tmp_path / "001" / "plain" / "clip.json").exists()
+        write_clip(tmp_path / "samples" / number, a_clip("plain", {"sampling": {}}))
+        (tmp_path / "samples" / number / "plain.mp4").write_bytes(b"view")
+    (tmp_path / "samples" / "001" / "notes.txt").write_text("mine")
+    _drop_what_is_gone(tmp_path / "samples", set(), Keeper(tmp_path / "kept", "samples", budget=1e9))
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["001"]
+    assert (tmp_path / "samples" / "001" / "plain" / "clip.json").exists()
+    assert [kept.name for kept in kept_entries(tmp_path / "kept")] == ["000/plain"]
 
 
 def test_a_numbered_folder_of_something_else_is_not_sampled_into(tmp_path: Path) -> None:

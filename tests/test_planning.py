@@ -11,7 +11,7 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
-from cli import app
+from difftrack.cli import app
 from difftrack.datasets import Clip, write_clip
 from difftrack.extraction import ClipSource, ExtractParams
 from difftrack.params import ParamsError, parse

@@ -11,8 +11,8 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
-from cli import app
 from difftrack.backbones import KNOWN, Backbone, constructed_backbone
+from difftrack.cli import app
 from difftrack.configuration import configuration_from
 from difftrack.evaluation import TrackSection
 from difftrack.params import parse
@@ -53,7 +53,7 @@ def test_every_section_is_one_that_its_stage_reads(name: str) -> None:
     assert set(preset.params) <= set(PARAMS) - {"paths"}
     (backbone,) = configuration_from(merged, file=name).backbones
     assert backbone in KNOWN
-    assert any(backbone in command or "stages.guide" in command for command in preset.run)
+    assert any(backbone in command or "difftrack.pipeline guide" in command for command in preset.run)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -317,7 +317,17 @@ def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> st
     backbone = name.split("-", 1)[1].removeprefix("davis-")
     overrides = {f"backbones.{backbone}": model, **{key: json.dumps(value) for key, value in changes.items()}}
     assignments = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-c", "import cli; cli.app()", "preset", name, "--work", work, *words, *assignments]
+    command = [
+        sys.executable,
+        "-c",
+        "from difftrack.cli import app; app()",
+        "preset",
+        name,
+        "--work",
+        work,
+        *words,
+        *assignments,
+    ]
     done = subprocess.run(list(map(str, command)), cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -346,7 +356,7 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
     prompts = str(TOP / "data" / "prompts" / "guide.txt")
     section = {**TINY, "prompts": prompts, "num_frames": NUM_FRAMES, "layers": [1, 2], "num_inference_steps": 2}
     out = run("guidance-cogvideox-2b", "--first", 1, tiny=tiny, work=tmp_path / "work", guide=section)
-    assert out.startswith("$ python -m stages.guide prompts=prompts.txt -- samples=data/samples")
+    assert out.startswith("$ python -m difftrack.pipeline guide prompts=prompts.txt -- samples=data/samples")
     samples = tmp_path / "work" / "data" / "samples"
     assert [folder.name for folder in samples.iterdir() if folder.is_dir()] == ["000"]
     assert (samples / "000" / "side_by_side.mp4").exists()

@@ -615,6 +615,13 @@ def test_a_matrix_cell_arrives_as_an_item(words: Callable[..., None]) -> None:
     assert calls[0][1] == {}
 
 
+def test_a_stage_locks_what_it_alone_writes_and_not_what_several_keep_things_in(words: Callable[..., None]) -> None:
+    locked: list[str] = []
+    words("--", "matches=d", "kept=k")
+    _run.run("match", lambda *_: locked.extend(path.name for path in Path(".locks").glob("*.lock")))
+    assert locked == ["d.lock"]
+
+
 def test_an_expected_error_is_one_line_and_an_unexpected_one_is_not_hidden(words: Callable[..., None]) -> None:
     words("--", "matches=d")
 

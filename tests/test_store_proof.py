@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from test_store import make_results, make_values, tiny_spec, write_all
 from typer.testing import CliRunner
 
-from cli import app
+from difftrack.cli import app
 from difftrack.store import (
     StoreError,
     StoreParams,

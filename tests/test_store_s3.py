@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
 from difftrack import locks
+from difftrack.cli import app
 from difftrack.geometry import TokenGrid
 from difftrack.store import (
     DescriptorSpec,
@@ -212,7 +212,7 @@ def test_verify_and_info_take_a_url(url: str) -> None:
     sound = CliRunner().invoke(app, ["verify", url])
     assert (sound.exit_code, sound.stdout) == (0, f"{url}: {len(files(url))} files checked, 0 damaged\n")
     told = CliRunner().invoke(app, ["info", url])
-    assert "1 groups" in told.stdout
+    assert "1 group," in told.stdout
     assert "MB on disk" in told.stdout
     s3fs.S3FileSystem().rm_file(f"{url.removeprefix('s3://')}/clip/query/c.1.2.0.0.0.0.0")
     damaged = CliRunner().invoke(app, ["verify", url])

@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
-from cli import app
+from difftrack.cli import app
 from difftrack.store import StoreError, open_store
 from difftrack.store._files import Files, open_files
 

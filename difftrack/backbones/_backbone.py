@@ -25,6 +25,9 @@ TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_known", "_load",
 """Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
 spec of what is made, so that a new line in them makes nothing anew."""
 
+APART = frozenset(f"difftrack.{name}" for name in ("locks", "ownership", "wording"))
+"""Rooms that decide who writes, what is removed and what is said, and have no part in what an artifact holds."""
+
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "opencv-python-headless")
 """What computes embeddings, latents and descriptors, and resizes frames. What only writes files does not count: frames
 and descriptors are stored without loss, and proven by their fingerprints and checksums."""
@@ -67,7 +70,7 @@ class Backbone(CapturingBackbone):
             without: Modules that these import and that have no part in the artifact.
         """
         return MadeBy(
-            code=code_of(*modules, type(self).__module__, without=TABLES | frozenset(without)),
+            code=code_of(*modules, type(self).__module__, without=TABLES | APART | frozenset(without)),
             versions=versions_of(*_LIBRARIES),
             loaded={**self.loading_choices(), **self.components.in_memory()},
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from difftrack.artifacts import MANIFEST
 from difftrack.datasets import clip_names
 from difftrack.extraction import ClipSource, ExtractParams, kept_in
 from difftrack.keeping import Kept, kept_entries
@@ -15,8 +16,10 @@ from difftrack.planning._params import VIEWS, outline_clips, store_of
 from difftrack.store import (
     DescriptorSpec,
     StoredGroup,
+    StoreError,
     StoreParams,
     foreign_group,
+    read_manifest,
     remove_group,
     stored_bytes,
     stored_group,
@@ -178,10 +181,14 @@ def _foreign(folder: Path) -> str | None:
 
 
 def _foreign_store(folder: Path) -> str | None:
-    """Say what in a store is not a group of this project; files beside the groups are not either."""
+    """Say what in a store is not a group of this project; files beside the groups are not, but for the manifest."""
     for entry in sorted(folder.iterdir()):
-        if entry.is_symlink() or not (entry.is_dir() or entry.name in ("zarr.json", ".gitignore")):
+        if entry.is_symlink() or not (entry.is_dir() or entry.name in ("zarr.json", MANIFEST, ".gitignore")):
             return f"{entry} is no group of a store"
+    try:
+        read_manifest(folder)
+    except StoreError as error:
+        return str(error)
     return foreign_group(folder)
 
 

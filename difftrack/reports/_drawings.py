@@ -63,13 +63,13 @@ class Drawings:
             make: Called with the paths of the files; draws nothing but what its function and arguments say.
             names: Relative paths of the files.
         """
-        drawn_from = digest([_made_by(make.func.__module__).to_json(), make])
         paths = [self.folder / name for name in names]
-        for path in paths:
+        for name, path in zip(names, paths, strict=True):
             if path.is_symlink() or not is_inside(path, self.folder):
                 raise OwnershipError(f"{path} is a link or leads out of {self.folder}; it is not written through")
-            if self._is_new and path.exists():
+            if self._is_new and name not in self._now and path.exists():
                 raise OwnershipError(f"{path} is there, in a folder without a report; move it, or name another folder")
+        drawn_from = digest([_made_by(make.func.__module__).to_json(), make])
         kept = not self._anew and all(
             self._before.get(name) == {"drawn_from": drawn_from, "content": _content(path)}
             for name, path in zip(names, paths, strict=True)
