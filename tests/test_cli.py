@@ -317,7 +317,7 @@ def test_track_reads_the_best_layers_from_the_scores_of_the_params(
     assert status == 0, error
 
 
-@pytest.mark.parametrize("verb", ["track", "plan", "guide"])
+@pytest.mark.parametrize("verb", ["plan", "guide"])
 def test_a_params_file_that_is_not_there_is_asked_for_by_its_option(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +325,7 @@ def test_a_params_file_that_is_not_there_is_asked_for_by_its_option(
     write_video(tmp_path / "video.mp4", np.zeros((3, 16, 24, 3), np.uint8), 5.0, lossless=True)
     status, _, error = run(verb, *(("video.mp4", "--grid", 2) if verb == "track" else ()))
     assert (status, len(error.splitlines())) == (1, 1)
-    assert "there is no params.yaml: this command wants the project's params file" in error
+    assert "there is no params.yaml: run this in the folder of a params file" in error
     assert "--params" in error
 
 
@@ -497,4 +497,4 @@ def test_repro_outside_the_project_says_what_it_wants(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     status, _, error = run("repro")
     assert (status, len(error.splitlines())) == (1, 1)
-    assert "there is no params.yaml: this command wants the project's params file" in error
+    assert "there is no params.yaml: run this in the folder of a params file" in error

@@ -53,7 +53,7 @@ def test_the_shipped_params_can_be_used() -> None:
     found = read_configuration(TOP / "params.yaml")
     assert found.track.heads == {6: (2, 3), 7: (3,)}
     assert found.paths == ArtifactPaths()
-    assert found.backbones == {"cogvideox-mini": ModelParams(path="data/backbones/cogvideox-mini")}
+    assert found.backbones == {"cogvideox-mini": ModelParams()}
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_what_signals_do_is_as_before_after_a_run_that_was_not_interrupted() -> 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", STATUS)
 def test_an_interrupted_verb_is_one_line(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    monkeypatch.setattr(cli, "_open_store", lambda store: signal.raise_signal(number))
+    monkeypatch.setattr("difftrack.cli._stores._open_store", lambda store: signal.raise_signal(number))
     done = CliRunner().invoke(cli.app, ["verify", "store"])
     assert (done.exit_code, done.stderr) == (
         STATUS[number],
@@ -195,10 +195,12 @@ def test_an_interrupted_verb_is_one_line(monkeypatch: pytest.MonkeyPatch, number
 
 
 CALLING = """
-import sys, cli, typer
+import sys, typer
+from difftrack.cli._app import one_line_errors
+from difftrack.cli._pipeline import _call
 try:
-    with cli._one_line_errors("repro"):
-        cli._call([sys.executable, "-c", sys.argv[1]])
+    with one_line_errors("repro"):
+        _call([sys.executable, "-c", sys.argv[1]])
 except typer.Exit as error:
     sys.exit(error.exit_code)
 """

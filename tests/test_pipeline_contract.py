@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,12 @@ def test_a_stage_that_reads_the_shipped_weights_reads_all_that_its_fingerprint_h
     assert readers == {"synthesize", "extract", "survey", "guide"}
     for name in readers:
         assert {dep for dep in STAGES[name]["deps"] if dep.startswith(folder)} == parts
+
+
+def test_shapes_are_checked_in_every_room_of_the_library() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    checked = re.search(r"--jaxtyping-packages=(\S+),beartype\.beartype", options)
+    assert checked is not None
+    entries = [path for path in (ROOT / "difftrack").iterdir() if not path.name.startswith("_")]
+    rooms = {path.stem for path in entries if path.is_dir() or path.suffix == ".py"}
+    assert set(checked[1].split(",")) == {f"difftrack.{room}" for room in rooms - {"cli", "pipeline"}}

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 
+from difftrack.backbones import Backbone
 from difftrack.backbones._capturing import CapturingBackbone
 from difftrack.datasets import Clip, DatasetError, clip_names, describe_clip, read_clip
 from difftrack.extraction import GroupShelf
@@ -217,6 +218,7 @@ def test_a_source_without_its_section_is_refused_before_anything_is_written(
     assert not (tmp_path / "clips").exists()
 
 
+@Backbone.register
 class Sampler:
     """Stands in for a backbone and counts what it is asked."""
 

@@ -26,12 +26,13 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         typer.echo(f"difftrack {version('difftrack-video')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -103,7 +103,7 @@ def _tables(means: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _rankings(means: xr.Dataset) -> dict[str, list[dict[str, float]]]:
+def _rankings(means: xr.Dataset) -> dict[str, list[dict[str, float | int]]]:
     """For each score the layers from best to worst, each at the step where it is best."""
     return {
         name: [{"layer": layer, "step": step, "value": value} for layer, step, value in rank_layers(means[name])]
@@ -112,7 +112,7 @@ def _rankings(means: xr.Dataset) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def _best_layers(rankings: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+def _best_layers(rankings: Mapping[str, list[dict[str, float | int]]]) -> dict[str, Any]:
     """Layers from best to worst and nothing else, so that what reads them runs again only when their order changes."""
     by = next(iter(rankings))
     return {"ranked_by": by, "layers": [cell["layer"] for cell in rankings[by]]}

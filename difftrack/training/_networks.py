@@ -213,7 +213,7 @@ def save_pipeline(
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if folder.exists():
-        if not (folder / "model_index.json").is_file():
+        if any(folder.iterdir()) and not (folder / "model_index.json").is_file():
             raise ValueError(f"{folder} is no pipeline and is not replaced; the new one is {new}")
         folder.rename(old)
     new.rename(folder)
