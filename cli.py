@@ -33,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PARAMS = Path("params.yaml")
-EVALUATION = ("baselines", "lucas_kanade", "query_mode")
+EVALUATION = ("baselines", "lucas_kanade", "query_mode", "trackers")
 """Keys of the section `track` that its stage alone reads."""
 
 app = typer.Typer(

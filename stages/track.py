@@ -9,7 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from difftrack.annotation import LucasKanadeParams, lucas_kanade
+from difftrack.annotation import (
+    LucasKanadeParams,
+    TrackerSettings,
+    TrackerUnavailableError,
+    check_trackers,
+    make_tracker,
+)
 from difftrack.correspondence import matching_device
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.documents import read_json
@@ -39,11 +45,19 @@ SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
 class TrackSection(TrackParams):
     """`track`: everything that only reads descriptors: the tracker, and how it is evaluated."""
 
-    baselines: tuple[Literal["no_motion", "lucas_kanade"], ...] = ("no_motion", "lucas_kanade")
-    """What stands beside the tracker in the tables; not scored on clips whose pseudo-truth it gave."""
+    baselines: tuple[str, ...] = ("no_motion", "lucas_kanade")
+    """Registered trackers (no_motion, lucas_kanade, cotracker3, raft, dino, or a package's own) that stand beside the
+    tracker in the tables; not scored on clips whose pseudo-truth they gave."""
     lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
+    trackers: TrackerSettings = field(default_factory=dict)
+    """Settings of the other baselines by name (docs/extending.md)."""
     query_mode: Literal["first", "strided"] = "first"
     """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
+
+    def __post_init__(self) -> None:
+        TrackParams.__post_init__(self)
+        named = {f"baselines[{index}]": name for index, name in enumerate(self.baselines)}
+        check_trackers(named, self.trackers, section="track", own=("lucas_kanade",))
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -65,6 +79,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             if scenes.cuts:
                 print(f"{name}: {cuts_line(scenes)}")
             scores[name] = ClipScores.compare(predictions, truth, query_mode=section.query_mode)
+        except TrackerUnavailableError:
+            raise
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     _write_scores(folder, scores, failures, section)
@@ -97,15 +113,23 @@ def _track(
     scenes = find_scenes(frames, cuts=section.ends_at_cuts)
     tracks = track_clip(chunks, at_backbone, sources=sources, grid=spec.grid, params=section, scenes=scenes)
     predictions = {"tracker": tracks.rescaled(from_size=spec.size, to_size=size)}
-    if "no_motion" in section.baselines:
-        predictions["no_motion"] = no_motion(queries, num_frames=num_frames)
-    if "lucas_kanade" in section.baselines:
-        flow = lucas_kanade(frames, queries, section.lucas_kanade)
-        followed = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
-        starts = queries[:, 0].astype(np.int64)
-        height, width = size
-        predictions["lucas_kanade"] = followed.seen_in(height=height, width=width, query_frames=starts, scenes=scenes)
+    for baseline in section.baselines:
+        predictions[baseline] = _baseline(baseline, frames, queries, section, scenes)
     return queries, predictions, scenes
+
+
+def _baseline(
+    name: str, frames: np.ndarray, queries: np.ndarray, section: TrackSection, scenes: Scenes
+) -> PredictedTracks:
+    """Tracks of a registered tracker; no motion has neither borders nor scenes."""
+    if name == "no_motion":
+        return no_motion(queries, num_frames=len(frames))
+    settings = asdict(section.lucas_kanade) if name == "lucas_kanade" else section.trackers.get(name)
+    found = make_tracker(name, settings, section="track.trackers").track(frames, queries)
+    followed = PredictedTracks(found.points_xy_px, found.visible, found.visible.astype(np.float32))
+    height, width = frames.shape[1:3]
+    starts = queries[:, 0].astype(np.int64)
+    return followed.seen_in(height=height, width=width, query_frames=starts, scenes=scenes)
 
 
 def _check_protocol(truth: Tracks, query_mode: str) -> None:
@@ -124,7 +148,8 @@ def _write_scores(
 ) -> None:
     """Write metrics.json (means, clips, failures, params; null is no number), summary.json and metrics.csv."""
     found = scores_by_truth(scores, params=ScoringParams.preset(section.convention))
-    report = {**found, "failed": failures, "params": asdict(section)}
+    chosen = {key: value for key, value in asdict(section).items() if key != "trackers" or value}
+    report = {**found, "failed": failures, "params": chosen}
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     pseudo = {tracker: _summary(own["mean"]) for tracker, own in found["pseudo_truth"].items()}
     summary = {**_summary(found["mean"]), **({"pseudo_truth": pseudo} if pseudo else {})}

@@ -196,8 +196,8 @@ def test_flex_attention_is_refused_by_name(name: str, tmp_path_factory: pytest.T
 def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captures from the trajectory equal captures while the pipeline samples one branch, bit by bit."""
     used: list[Any] = []
-    make = case.backbone._sampling_scheduler
-    monkeypatch.setattr(case.backbone, "_sampling_scheduler", lambda: (used.append(make()), used[-1])[1])
+    make = case.backbone.sampling_scheduler
+    monkeypatch.setattr(case.backbone, "sampling_scheduler", lambda: (used.append(make()), used[-1])[1])
     on_the_way: list[Tensor] = []
     module = case.backbone.attention_modules()[1]
     image = {"image": case.frames[0]} if case.backbone.needs_image else {}

@@ -1,23 +1,29 @@
 """One clip in, its tracks out: which tracker, from which query points."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from difftrack.annotation._cotracker import CoTracker3Params, cotracker3
+from difftrack.annotation._cotracker import CoTracker3, CoTracker3Params
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
-from difftrack.annotation._lucas_kanade import LucasKanadeParams, lucas_kanade
+from difftrack.annotation._lucas_kanade import LucasKanade, LucasKanadeParams
 from difftrack.annotation._published import import_published, published_prompts
+from difftrack.annotation._trackers import Tracker, TrackerSettings, check_trackers, make_tracker
 from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
 from difftrack.rendering import RenderSpec, exact_tracks
 from difftrack.wording import counted
 
 __all__ = ["AnnotateParams", "annotate_clip"]
+
+
+_SPECIAL = ("auto", "exact", "import")
+"""What `annotate.tracker` may be beside a registered tracker."""
+_OWN_SECTIONS = ("lucas_kanade", "cotracker3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,11 @@ class AnnotateParams:
         ValueError: a number is out of range, or a folder that the choice needs is not given.
     """
 
-    tracker: Literal["auto", "exact", "cotracker3", "lucas_kanade", "import"] = "auto"
-    """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`."""
-    fallback: Literal["cotracker3", "lucas_kanade"] = "lucas_kanade"
-    """Of `auto`, for clips that nobody knows the truth of."""
+    tracker: str = "auto"
+    """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`; `exact`;
+    `import`; or a registered tracker: lucas_kanade, cotracker3, raft, dino, no_motion, or a package's own."""
+    fallback: str = "lucas_kanade"
+    """The registered tracker that `auto` takes for clips whose truth is not known."""
     object_grid: int = 20
     """Query points along each side for clips with an object mask, of which those on the object are kept."""
     scene_grid: int = 10
@@ -49,6 +56,8 @@ class AnnotateParams:
     """The tracker that made those tracks, whose pseudo-truth they are; `exact` or `annotated` where they are that."""
     lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
     cotracker3: CoTracker3Params = field(default_factory=CoTracker3Params)
+    trackers: TrackerSettings = field(default_factory=dict)
+    """Settings of the other trackers by name, such as `dino: {path: weights/dinov2-small}` (docs/extending.md)."""
 
     def __post_init__(self) -> None:
         for name in ("object_grid", "scene_grid"):
@@ -56,6 +65,10 @@ class AnnotateParams:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 1")
         if not self.published_tracker:
             raise ValueError("published_tracker is empty; wanted: a tracker's name, exact, or annotated")
+        named = {} if self.tracker in _SPECIAL else {"tracker": self.tracker}
+        check_trackers(
+            named | {"fallback": self.fallback}, self.trackers, section="annotate", own=_OWN_SECTIONS, also=_SPECIAL
+        )
         if self.tracker == "import" and self.published is None:
             raise ValueError("tracker is 'import' and published is null; wanted: the folder to import from")
         if self.object_mask == "file" and self.object_masks is None:
@@ -106,10 +119,8 @@ def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
 
 
 def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point txy"], params: AnnotateParams) -> Tracks:
-    if tracker == "cotracker3":
-        return cotracker3(clip.frames, query_points, params.cotracker3)
-    if tracker == "lucas_kanade":
-        return lucas_kanade(clip.frames, query_points, params.lucas_kanade)
+    if tracker != EXACT:
+        return _registered(tracker, params).track(clip.frames, query_points)
     points, visible = exact_tracks(RenderSpec.from_json(clip.details["render"]), query_points)
     return Tracks(
         points_xy_px=points,
@@ -119,6 +130,14 @@ def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point tx
         width=clip.width,
         tracker=EXACT,
     )
+
+
+def _registered(name: str, params: AnnotateParams) -> Tracker:
+    if name == "lucas_kanade":
+        return LucasKanade(**asdict(params.lucas_kanade))
+    if name == "cotracker3":
+        return CoTracker3(**asdict(params.cotracker3))
+    return make_tracker(name, params.trackers.get(name), section="annotate.trackers")
 
 
 def _grid(clip: Clip, params: AnnotateParams) -> Float32[np.ndarray, "point txy"]:

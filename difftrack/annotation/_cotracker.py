@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import safetensors.torch
 import torch
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
+from difftrack.annotation._devices import device_of
 from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
+from difftrack.annotation._weights import read_weights
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.geometry import inside_picture
 
-__all__ = ["CoTracker3Params", "cotracker3", "load_cotracker3"]
+__all__ = ["CoTracker3", "CoTracker3Params", "cotracker3", "load_cotracker3"]
 
 _ENTRY = "cotracker3_offline"
 """The published object's name in its hubconf."""
@@ -69,6 +70,18 @@ class CoTracker3Params:
             )
 
 
+class CoTracker3(CoTracker3Params):
+    """CoTracker3 as a registered tracker; its fields are its settings."""
+
+    __slots__ = ()
+
+    def track(
+        self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
+    ) -> Tracks:
+        """Follow the points; as `Tracker.track`."""
+        return cotracker3(frames, query_points, self)
+
+
 @lru_cache(maxsize=1)
 def load_cotracker3(params: CoTracker3Params) -> PointModel:
     """Load CoTracker3, once for all clips.
@@ -89,14 +102,14 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
                 verbose=False,
             )
         if params.checkpoint is not None:
-            model.model.load_state_dict(_weights(params.checkpoint))
-        device = _device(params)
+            model.model.load_state_dict(read_weights(params.checkpoint))
+        device = device_of(params.device)
         return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
     except (OSError, RuntimeError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
         raise TrackerUnavailableError(
             f"CoTracker3 cannot be loaded from {source} ({error}). Without network give annotate.cotracker3.checkout "
-            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth), or take "
-            "annotate.tracker: lucas_kanade"
+            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth, CC-BY-NC-4.0; of a "
+            "baseline, track.trackers.cotracker3), or take annotate.tracker: lucas_kanade"
         ) from error
 
 
@@ -143,7 +156,7 @@ def cotracker3(
     for window in [*windows, *reversed(windows[:-1])]:
         seeds = state.seeds(window)
         if len(seeds.point):
-            points, visible = _ask(model, frames[window], seeds.queries, _device(params))
+            points, visible = _ask(model, frames[window], seeds.queries, device_of(params.device))
             state.fill(window, seeds, points, visible & inside_picture(points, height=height, width=width))
     return Tracks(
         points_xy_px=state.points,
@@ -233,19 +246,3 @@ def _ask(
             f"{tuple(visible.shape)}; CoTracker3's offline predictor gives {(*expected, 2)} and booleans {expected}"
         )
     return tracks[0].float().cpu().numpy() + np.float32(0.5), visible[0].cpu().numpy()
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights, or is damaged") from error
-    return cast(dict[str, Tensor], loaded.get("model", loaded))
-
-
-def _device(params: CoTracker3Params) -> torch.device:
-    if params.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(params.device)

@@ -17,11 +17,11 @@ from difftrack.backbones._conditions import Generated, PromptEmbedding, Trajecto
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder, to_uint8
 from difftrack.media import resize_frames
-from difftrack.provenance import MadeBy, code_of, versions_of
+from difftrack.provenance import MadeBy, code_of, code_of_class, has_file, versions_of
 
 __all__ = ["Backbone"]
 
-TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_known", "_load", "_names"))
+TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_known", "_load", "_names", "_registry"))
 """Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
 spec of what is made, so that a new line in them makes nothing anew."""
 
@@ -69,8 +69,10 @@ class Backbone(CapturingBackbone):
                 does not.
             without: Modules that these import and that have no part in the artifact.
         """
+        own = [type(self).__module__, *([] if self.library is None else [self.library])]
+        unfiled = {} if has_file(own[0]) else {own.pop(0): code_of_class(type(self))}
         return MadeBy(
-            code=code_of(*modules, type(self).__module__, without=TABLES | APART | frozenset(without)),
+            code={**code_of(*modules, *own, without=TABLES | APART | frozenset(without)), **unfiled},
             versions=versions_of(*_LIBRARIES),
             loaded={**self.loading_choices(), **self.components.in_memory()},
         )
@@ -81,18 +83,18 @@ class Backbone(CapturingBackbone):
         return False
 
     @abstractmethod
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         """What the stock pipeline reads in place of a prompt and a negative prompt."""
 
-    def _sampling_scheduler(self) -> Any:  # noqa: ANN401
+    def sampling_scheduler(self) -> Any:  # noqa: ANN401
         """The scheduler whose levels `schedule` gives, to sample with."""
         return self.components.scheduler()
 
-    def _sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
+    def sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
         """The pipeline that samples, its prompts already embedded."""
         return self.components.pipeline(scheduler=scheduler)
 
-    def _sample(
+    def sample(
         self,
         pipeline: Any,  # noqa: ANN401
         recorder: TrajectoryRecorder,
@@ -105,7 +107,7 @@ class Backbone(CapturingBackbone):
         frames: np.ndarray = sampled.frames[0]
         return frames
 
-    def _as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
+    def latents_as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
         """The sampler's latents at a step as the transformer reads them."""
         return latents
 
@@ -141,17 +143,17 @@ class Backbone(CapturingBackbone):
         num_latents = grid.num_latent_frames * self.latents_per_token_frame
         shape = (num_latents, self.num_latent_channels, height // self.spatial_stride, width // self.spatial_stride)
         generator = torch.Generator("cpu").manual_seed(seed)
-        noise = self._draw_noise(shape, generator)
+        noise = self.draw_noise(shape, generator)
         recorder = TrajectoryRecorder(noise)
-        inputs = self._sampling_inputs(self.embed(prompt))
-        scheduler = self._sampling_scheduler()
+        inputs = self.sampling_inputs(self.embed(prompt))
+        scheduler = self.sampling_scheduler()
         arguments: dict[str, Any] = {"latents": noise, "generator": generator}
         if self.draws_own_noise:
             arguments = {"generator": torch.Generator("cpu").manual_seed(seed)}
         if start is not None:
             arguments["image"] = Image.fromarray(start)
-        frames = self._sample(
-            self._sampling_pipeline(scheduler),
+        frames = self.sample(
+            self.sampling_pipeline(scheduler),
             recorder,
             **inputs,
             **arguments,
@@ -161,14 +163,14 @@ class Backbone(CapturingBackbone):
             num_inference_steps=num_inference_steps,
             cfg_scale=cfg_scale,
         )
-        entering = [self._as_read(latents, step, scheduler) for step, latents in enumerate(recorder.entering)]
-        trajectory = torch.stack([self._from_batch(latents, shape) for latents in entering])
+        entering = [self.latents_as_read(latents, step, scheduler) for step, latents in enumerate(recorder.entering)]
+        trajectory = torch.stack([self.from_batch(latents, shape) for latents in entering])
         return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start))
 
-    def _draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
         """The noise that the stock pipeline would draw for latents of that shape, laid out as it lays them out."""
         noise: Tensor = randn_tensor(
-            self._to_batch(torch.empty(shape, device="meta")).shape,
+            self.to_batch(torch.empty(shape, device="meta")).shape,
             generator=generator,
             device=self.device,
             dtype=self.components.dtype if self.samples_in_own_dtype else torch.float32,
@@ -186,7 +188,7 @@ class Backbone(CapturingBackbone):
             )
         return None if image is None else resize_frames(image[None], height, width)[0]
 
-    def _warn_where_cut(self, prompt: str) -> None:
+    def warn_where_cut(self, prompt: str) -> None:
         tokenizer = self.components["tokenizer"]
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:

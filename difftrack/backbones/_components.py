@@ -1,5 +1,6 @@
 """The parts of a pipeline, loaded and placed when first used."""
 
+import importlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._memory_switches import refuse_offload
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._registry import libraries
 from difftrack.backbones._weights import refuse_not_finite
 
 __all__ = ["Components", "FolderComponents"]
@@ -147,7 +149,8 @@ class Components(ABC):
     @property
     def pipeline_class(self) -> Any:  # noqa: ANN401
         """The pipeline's class: ours, where the name is one of ours, else diffusers'."""
-        found = getattr(_pipelines, self.pipeline_name, None) or getattr(diffusers, self.pipeline_name, None)
+        places = (_pipelines, *map(importlib.import_module, libraries()))
+        found = next((held for place in places if (held := getattr(place, self.pipeline_name, None))), None)
         if found is None:
             raise BackboneError(
                 f"model_index.json names the pipeline {self.pipeline_name}, which diffusers {diffusers.__version__} "

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
 from difftrack.backbones._params import ModelParams, Quantization
+from difftrack.backbones._registry import libraries
 from difftrack.backbones._weights import check_config, one_line, refuse_partial, weight_files
 from difftrack.documents import DocumentError, read_json
 
 __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 
 _CPU = torch.device("cpu")
-_LIBRARIES = ("diffusers", "transformers")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
@@ -163,10 +163,10 @@ class PipelineFolder:
 
     def _refuse_foreign_code(self) -> None:
         for name, (library, class_name) in self._components.items():
-            if library not in _LIBRARIES or not hasattr(importlib.import_module(library), class_name):
+            if library not in libraries() or not hasattr(importlib.import_module(library), class_name):
                 raise BackboneError(
-                    f"{self.path}: {name} is {library}.{class_name}, which neither diffusers nor "
-                    f"transformers has; code that comes with a checkpoint is not run"
+                    f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code that "
+                    f"comes with a checkpoint is not run"
                 )
 
     def _refuse_incomplete(self, component: str) -> None:
@@ -292,3 +292,8 @@ def _ways_out(checkpoint: str = "REPOSITORY", revision: str | None = None) -> st
         f"fetch a checkpoint where there is network with `hf download {checkpoint}{pinned}` and copy the cache, or run "
         f"path:{SHIPPED}, which comes with the project"
     )
+
+
+def _none_of(places: Sequence[str]) -> str:
+    first, *others = places
+    return f"neither {first} nor {' nor '.join(others)}"
