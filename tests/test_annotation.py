@@ -461,8 +461,16 @@ def test_imported_tracks_are_a_pseudo_truth_by_the_tracker_that_made_them(tmp_pa
     [
         (
             {"tracker": "cotracker"},
-            "annotate: tracker is 'cotracker': unknown tracker 'cotracker'; known: cotracker3, dino, .*auto",
+            "annotate: tracker is 'cotracker': unknown tracker .*; known: cotracker3, dino, .*auto",
         ),
+        ({"fallback": "exact"}, "annotate: fallback is 'exact': unknown tracker"),
+        ({"trackers": {"raft": {"iterations": 0}}}, r"annotate\.trackers\.raft: iterations is 0"),
+        (
+            {"trackers": {"dino": {"patch": 14}}},
+            r"unknown key annotate\.trackers\.dino\.patch; known: checkpoint, device",
+        ),
+        ({"trackers": {"lucas_kanade": {}}}, r"the settings of lucas_kanade stand in annotate\.lucas_kanade"),
+        ({"trackers": {"rafft": {}}}, "unknown tracker 'rafft'; known: .*raft"),
         ({"tracker": "import"}, "published is null"),
         ({"object_mask": "file"}, "object_masks is null"),
         ({"scene_grid": 0}, "scene_grid is 0"),

@@ -151,6 +151,22 @@ class TestLaws(StoreLaws):
 
 
 @pytest.mark.parametrize("params", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_numbers_come_back_rounded_to_the_dtype_in_which_they_are_stored(tmp_path: Path, params: StoreParams) -> None:
+    spec = tiny_spec()
+    values = write_all(tmp_path, "clip", spec, params=params)
+    store = open_store(tmp_path)
+    for (step, layer), arrays in values.items():
+        for kind, written in arrays.items():
+            read = store.sel(clip="clip", step=step, layer=layer, kind=kind)
+            assert read.dtype == encoding_of(params.dtype).read_as
+            if params.dtype == "int8":
+                peak = np.abs(written.astype(np.float32)).max(axis=-1, keepdims=True)
+                assert np.all(np.abs(read - written) <= peak / 127 * 0.51)
+            else:
+                np.testing.assert_array_equal(read, written)
+
+
+@pytest.mark.parametrize("params", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_the_labelled_dataset_agrees_with_sel_under_any_indexing(tmp_path: Path, params: StoreParams) -> None:
     write_all(tmp_path, "clip", make_spec(), params=params)
     store = open_store(tmp_path)

@@ -232,7 +232,7 @@ def _ask(
     queries: Float32[np.ndarray, "seed txy"],
     device: torch.device,
 ) -> tuple[Float32[np.ndarray, "frame seed xy"], Bool[np.ndarray, "frame seed"]]:
-    video = torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2)[None].float()
+    video = torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2)[None].float()
     shift = np.asarray(
         [0, 0.5, 0.5], dtype=np.float32
     )  # CoTracker3's pixel centres lie at whole numbers, ours at halves

@@ -93,7 +93,7 @@ class Dino:
 
 def _features(
     model: "_Loaded", frames: UInt8[np.ndarray, "frame row col rgb"], upsampling: int, device: torch.device
-) -> Float[Tensor, "frame channel row col"]:
+) -> Float[Tensor, "frame channel patch_row patch_col"]:
     """Normalised features of every patch, on the CPU."""
     height, width = frames.shape[1:3]
     rows, cols = (max(round(side * upsampling / model.patch_size), 1) for side in (height, width))
@@ -110,7 +110,7 @@ def _features(
 
 
 def _at_points(
-    features: Float[Tensor, "frame channel row col"],
+    features: Float[Tensor, "frame channel patch_row patch_col"],
     query_points: Float32[np.ndarray, "point txy"],
     *,
     height: int,
@@ -129,7 +129,7 @@ def _at_points(
 
 
 def _read_out(
-    cosine: Float[Tensor, "point row col"], radius: int, temperature: float
+    cosine: Float[Tensor, "point patch_row patch_col"], radius: int, temperature: float
 ) -> tuple[Float[Tensor, "point xy"], Float[Tensor, " point"]]:
     """Position of the best match in patches, the first one's centre at (0.5, 0.5), and its cosine."""
     cols = cosine.shape[2]

@@ -34,6 +34,16 @@ def moving_texture(
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
+_OUTSIDE = [
+    (11.0, 30.0, 40.0),
+    (0.5, 30.0, 40.0),
+    (0.0, 300.0, 40.0),
+    (0.0, 30.0, -9.0),
+    (0.0, float("nan"), 3.0),
+]
+"""(frame, x, y) that no clip of 11 frames and 97 x 67 pixels has."""
+
+
 class TrackerLaws:
     """Laws of a tracker.
 
@@ -125,7 +135,10 @@ class TrackerLaws:
         tracks = self.follow(tracker, frames[:1], queries)
         np.testing.assert_array_equal(tracks.points_xy_px, queries[None, :, 1:])
 
-    @pytest.mark.parametrize("query", [(11, 30, 40), (0.5, 30, 40), (0, 300, 40), (0, 30, -9), (0, float("nan"), 3)])
+    @pytest.mark.parametrize(
+        "query",
+        [(11.0, 30.0, 40.0), (0.5, 30.0, 40.0), (0.0, 300.0, 40.0), (0.0, 30.0, -9.0), (0.0, float("nan"), 3.0)],
+    )
     def test_a_query_outside_the_clip_is_refused_in_one_line(
         self, tracker: Tracker, frames: np.ndarray, query: tuple[float, float, float]
     ) -> None:
