@@ -14,7 +14,14 @@ from difftrack.backbones._params import ModelParams
 from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline
 from difftrack.backbones._random_init import constructed_backbone
 from difftrack.backbones._registry import register_backbone
-from difftrack.backbones._schedule import InversionForm, Schedule, round_trip_error
+from difftrack.backbones._schedule import (
+    FlowSchedule,
+    InversionForm,
+    NoiseSchedule,
+    Schedule,
+    VelocitySchedule,
+    round_trip_error,
+)
 from difftrack.backbones._seam import AttentionCall, AttentionFunction, intercept
 from difftrack.backbones._summary import BackboneSummary, summaries
 from difftrack.backbones._trajectory import read_trajectory, write_trajectory
@@ -34,6 +41,7 @@ __all__ = [
     "CaptureCheck",
     "CaptureError",
     "CogVideoXEveryFramePipeline",
+    "FlowSchedule",
     "Generated",
     "ImageConditioning",
     "InversionForm",
@@ -42,9 +50,11 @@ __all__ = [
     "LayerDescriptors",
     "MemoryNeed",
     "ModelParams",
+    "NoiseSchedule",
     "PromptEmbedding",
     "Schedule",
     "Trajectory",
+    "VelocitySchedule",
     "check_capture",
     "constructed_backbone",
     "intercept",

@@ -1,0 +1,41 @@
+"""A family of backbones: what it is called, and which classes and checkpoints it has."""
+
+from typing import TYPE_CHECKING, Any
+
+from difftrack.backbones import BackboneFamily, KnownBackbone
+
+if TYPE_CHECKING:
+    from difftrack_example.models import ToyAutoencoder as ToyAutoencoder
+    from difftrack_example.models import ToyTransformer3DModel as ToyTransformer3DModel
+    from difftrack_example.pipeline import ToyPipeline as ToyPipeline
+
+__all__ = ["FAMILY", "ToyAutoencoder", "ToyPipeline", "ToyTransformer3DModel"]
+
+FAMILY = BackboneFamily(
+    name="toy",
+    backbone="difftrack_example.backbone:ToyBackbone",
+    transformers=("ToyTransformer3DModel",),
+    library="difftrack_example",
+    checkpoints={
+        "toy-tiny": KnownBackbone(
+            repository="nobody/toy-tiny",
+            pipeline="ToyPipeline",
+            transformer=("ToyTransformer3DModel", {}),
+            vae=("ToyAutoencoder", {}),
+            scheduler=("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+            size=(9, 48, 80),
+            small={"num_layers": 2},
+            encoders={},
+        ),
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the classes when they are asked for: diffusers is slow to import, and a table of names needs none."""
+    from difftrack_example import models, pipeline
+
+    for module in (models, pipeline):
+        if name in module.__all__:
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,37 @@
+"""The laws of `difftrack.testing`, held to by the toy family and the toy tracker."""
+
+from pathlib import Path
+
+import pytest
+from difftrack_example.save import save
+from difftrack_example.template import Template
+
+from difftrack.annotation import Tracker, make_tracker
+from difftrack.backbones import KNOWN, Backbone, load_backbone
+from difftrack.testing import BackboneLaws, TrackerLaws
+
+
+class TestToyBackbone(BackboneLaws):
+    @pytest.fixture(scope="class")
+    def backbone(self, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+        return load_backbone(f"path:{save(tmp_path_factory.mktemp('toy'))}")
+
+    @pytest.fixture
+    def clip_size(self) -> tuple[int, int, int]:
+        return 9, 24, 40
+
+
+class TestTemplate(TrackerLaws):
+    """Whole pixels only: five frames of 1.5 pixels are missed by at most half a pixel each."""
+
+    motion_tolerance_px = 5.5
+
+    @pytest.fixture
+    def tracker(self) -> Tracker:
+        return Template()
+
+
+def test_the_entry_points_lead_here() -> None:
+    assert KNOWN["toy-tiny"].repository == "nobody/toy-tiny"
+    assert make_tracker("template", {"radius_px": 3}) == Template(radius_px=3)
+    assert Path(__file__).parents[1].name == "extension"
