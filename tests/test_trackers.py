@@ -62,6 +62,16 @@ def test_without_torchvision_raft_names_the_package_the_weights_and_their_licenc
     assert "\n" not in str(raised.value)
 
 
+@pytest.fixture(scope="module")
+def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from torchvision.models.optical_flow import raft_small
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("raft") / "raft.pth"
+    torch.save(raft_small(weights=None).state_dict(), file)
+    return file
+
+
 @needs_torchvision
 class TestRaft(TrackerLaws):
     """The small model with random weights."""
@@ -69,18 +79,11 @@ class TestRaft(TrackerLaws):
     queries = ((0, 30.5, 40.25), (1, 50.0, 33.0), (2, 60.0, 21.5))
     num_frames = 3
 
-    @pytest.fixture(scope="class")
-    def weights(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        from torchvision.models.optical_flow import raft_small
-
-        torch.manual_seed(0)
-        file = tmp_path_factory.mktemp("raft") / "raft.pth"
-        torch.save(raft_small(weights=None).state_dict(), file)
-        return file
-
     @pytest.fixture
-    def tracker(self, weights: Path) -> Tracker:
-        return make_tracker("raft", {"model": "small", "checkpoint": str(weights), "device": "cpu", "iterations": 2})
+    def tracker(self, raft_weights: Path) -> Tracker:
+        return make_tracker(
+            "raft", {"model": "small", "checkpoint": str(raft_weights), "device": "cpu", "iterations": 2}
+        )
 
     @pytest.mark.parametrize("query", [(0.0, 300.0, 40.0)])
     def test_a_query_outside_the_clip_is_refused_in_one_line(

@@ -1,5 +1,6 @@
 """A family of backbones: what it is called, and which classes and checkpoints it has."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from difftrack.backbones import BackboneFamily, KnownBackbone
@@ -31,11 +32,11 @@ FAMILY = BackboneFamily(
 )
 
 
-def __getattr__(name: str) -> Any:
-    """Import the classes when they are asked for: diffusers is slow to import, and a table of names needs none."""
-    from difftrack_example import models, pipeline
+_MODULES = {"ToyAutoencoder": "models", "ToyTransformer3DModel": "models", "ToyPipeline": "pipeline"}
 
-    for module in (models, pipeline):
-        if name in module.__all__:
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """Import a class when it is asked for: diffusers is slow to import, and a table of names needs none."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

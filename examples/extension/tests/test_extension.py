@@ -11,10 +11,15 @@ from difftrack.backbones import KNOWN, Backbone, load_backbone
 from difftrack.testing import BackboneLaws, TrackerLaws
 
 
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(f"path:{save(tmp_path_factory.mktemp('toy'))}")
+
+
 class TestToyBackbone(BackboneLaws):
-    @pytest.fixture(scope="class")
-    def backbone(self, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-        return load_backbone(f"path:{save(tmp_path_factory.mktemp('toy'))}")
+    @pytest.fixture
+    def backbone(self, toy: Backbone) -> Backbone:
+        return toy
 
     @pytest.fixture
     def clip_size(self) -> tuple[int, int, int]:
