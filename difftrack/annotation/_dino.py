@@ -106,7 +106,7 @@ def _features(
         tokens = model.network(pixel_values=(resized - mean) / std, **model.choices).last_hidden_state
         patches = tokens[:, tokens.shape[1] - rows * cols :]  # class and register tokens come first
         found.append(torch.nn.functional.normalize(patches.float(), dim=-1).cpu())
-    return torch.cat(found).transpose(1, 2).unflatten(2, (rows, cols))
+    return torch.cat(found).transpose(1, 2).reshape(len(frames), -1, rows, cols)
 
 
 def _at_points(
@@ -117,7 +117,7 @@ def _at_points(
     width: int,
 ) -> Float[Tensor, "point channel"]:
     """Features between patches at the query points, bilinear, normalised."""
-    grid = torch.from_numpy(query_points[:, 1:] / np.float32([width, height]) * 2 - 1)
+    grid = torch.from_numpy(query_points[:, 1:] / np.asarray([width, height], dtype=np.float32) * 2 - 1)
     start = query_points[:, 0].astype(int)
     at = [
         torch.nn.functional.grid_sample(

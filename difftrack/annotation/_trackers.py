@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -55,7 +55,7 @@ def _checked(name: str, entry: Any) -> type[Tracker]:  # noqa: ANN401
     for field in dataclasses.fields(entry):
         if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise TypeError(f"its setting {field.name} has no default; every setting needs one")
-    return entry
+    return cast(type[Tracker], entry)
 
 
 _HERE = "difftrack.annotation"

@@ -38,6 +38,12 @@ class Backbone(CapturingBackbone):
 
     Latents are `[latent_frame, channel, row, col]`, scaled as the transformer wants them. Where the transformer folds
     several latent frames into one token frame (CogVideoX 1.5), `latents_per_token_frame` says how many.
+
+    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives what is abstract:
+    `text_position`, `channels_before_frames`, `patch_size`, `spatial_stride`, `temporal_stride`, `text_channels`,
+    `attention_of`, `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and `encode_videos`. It
+    may override every other method without underscore where its model differs; `difftrack.testing.BackboneLaws` says
+    what has to hold then.
     """
 
     samples_in_own_dtype: ClassVar[bool] = False
@@ -65,14 +71,20 @@ class Backbone(CapturingBackbone):
         """What makes an artifact that comes out of this backbone.
 
         Args:
-            modules: Dotted names of the modules that make it; the backbone's own code counts anyway, other families'
-                does not.
+            modules: Dotted names of the modules that make it; the backbone's own code counts anyway, and that of
+                components whose classes a package of the user's has; other families' does not.
             without: Modules that these import and that have no part in the artifact.
         """
-        own = [type(self).__module__, *([] if self.library is None else [self.library])]
-        unfiled = {} if has_file(own[0]) else {own.pop(0): code_of_class(type(self))}
+        kinds = {type(self), *(self.components.classes() if self.library is not None else ())}
+        own = {kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES}
+        filed = sorted({kind.__module__ for kind in own if has_file(kind.__module__)})
+        unfiled = {
+            f"{kind.__module__}.{kind.__qualname__}": code_of_class(kind)
+            for kind in own
+            if not has_file(kind.__module__)
+        }
         return MadeBy(
-            code={**code_of(*modules, *own, without=TABLES | APART | frozenset(without)), **unfiled},
+            code={**code_of(*modules, *filed, without=TABLES | APART | frozenset(without)), **dict(sorted(unfiled.items()))},
             versions=versions_of(*_LIBRARIES),
             loaded={**self.loading_choices(), **self.components.in_memory()},
         )

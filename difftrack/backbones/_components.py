@@ -59,6 +59,10 @@ class Components(ABC):
         """Hash that changes whenever a config or a weight does."""
 
     @abstractmethod
+    def classes(self) -> tuple[type[Any], ...]:
+        """Classes of the components and of the pipeline."""
+
+    @abstractmethod
     def _make(self, component: str) -> Any:  # noqa: ANN401
         """A component on its device, ready to use."""
 
@@ -177,6 +181,9 @@ class FolderComponents(Components):
 
     def fingerprint(self) -> str:
         return self._folder.fingerprint()
+
+    def classes(self) -> tuple[type[Any], ...]:
+        return (*map(self._folder.component_class, self.names), self.pipeline_class)
 
     def __getitem__(self, component: str) -> Any:  # noqa: ANN401
         if self._params.cpu_offload and self._offloading is None:

@@ -103,7 +103,7 @@ class PipelineFolder:
     def _load(
         self, component: str, folder: Path, dtype: torch.dtype, quantization: Quantization, device: torch.device
     ) -> Any:  # noqa: ANN401
-        kind = self._kind(component)
+        kind = self.component_class(component)
         # The Auto classes of transformers would ask at the terminal whether a folder's own code may run.
         trust = {"trust_remote_code": False} if self._components[component][0] == "transformers" else {}
         if not issubclass(kind, torch.nn.Module):
@@ -136,11 +136,12 @@ class PipelineFolder:
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
         """A diffusers model of a component's class and config, without weights: on the device meta."""
-        kind = self._kind(component)
+        kind = self.component_class(component)
         with torch.device("meta"):
             return kind.from_config(kind.load_config(self.path / component)).eval()
 
-    def _kind(self, component: str) -> Any:  # noqa: ANN401
+    def component_class(self, component: str) -> Any:  # noqa: ANN401
+        """Class of a component, imported."""
         class_name = self.class_name(component)
         return getattr(importlib.import_module(self._components[component][0]), class_name)
 
@@ -177,7 +178,7 @@ class PipelineFolder:
         for file in folder.rglob("*"):
             if file.exists() and not file.is_file() and not file.is_dir():
                 raise BackboneError(f"{file} is no regular file; take it out of the folder")
-        if not issubclass(self._kind(component), torch.nn.Module):
+        if not issubclass(self.component_class(component), torch.nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]
         if not any(file.suffix == ".safetensors" for file in files):

@@ -163,7 +163,12 @@ class BackboneLaws:
         queries: list[Tensor] = []
         image = {"image": frames[0]} if backbone.needs_image else {}
         module = backbone.attention_modules()[1]
-        with intercept({1: module}, lambda call: (queries.append(call.query.clone()), call.run())[1]):
+
+        def keep(call: AttentionCall) -> Tensor:
+            queries.append(call.query.clone())
+            return call.run()
+
+        with intercept({1: module}, keep):
             generated = backbone.generate(
                 self.prompt,
                 seed=3,

@@ -8,6 +8,7 @@ from difftrack_example.template import Template
 
 from difftrack.annotation import Tracker, make_tracker
 from difftrack.backbones import KNOWN, Backbone, load_backbone
+from difftrack.provenance import code_of
 from difftrack.testing import BackboneLaws, TrackerLaws
 
 
@@ -34,6 +35,13 @@ class TestTemplate(TrackerLaws):
     @pytest.fixture
     def tracker(self) -> Tracker:
         return Template()
+
+
+def test_the_code_of_transformer_autoencoder_and_pipeline_is_on_record(toy: Backbone) -> None:
+    found = toy.made_by("difftrack.extraction").code["difftrack_example"]
+    modules = [f"difftrack_example.{name}" for name in ("backbone", "models", "pipeline")]
+    assert found == code_of(*modules)["difftrack_example"]
+    assert found != code_of(modules[0])["difftrack_example"]
 
 
 def test_the_entry_points_lead_here() -> None:
