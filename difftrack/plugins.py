@@ -56,6 +56,7 @@ class Registry(Generic[T]):
         self._points: dict[str, EntryPoint] | None = None
         self._loaded: dict[str, T] = {}
         self._registered: dict[str, T] = {}
+        self._failed: dict[str, str] = {}
         self._problems: dict[str, str] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -76,12 +77,15 @@ class Registry(Generic[T]):
         points = self._entries()
         if name not in points:
             raise PluginError(self.unknown(name))
+        if name in self._failed:
+            raise PluginError(self._failed[name])
         if name not in self._loaded:
             try:
                 self._loaded[name] = self._check(name, points[name].load())
             except (Exception, SystemExit) as error:
                 line = f"{self.noun} {name!r} of {_giver(points[name])} cannot be loaded ({one_line(error)})"
-                self._tell(name, line)
+                self._failed[name] = line
+                self.note(name, line)
                 raise PluginError(line) from error
         return self._loaded[name]
 
@@ -133,7 +137,13 @@ class Registry(Generic[T]):
 
     def leave_out(self, name: str, reason: str) -> None:
         """Say in the log, once, why an entry does not count."""
-        self._tell(name, f"{self.noun} {name!r} is left out: {reason}")
+        self.note(name, f"{self.noun} {name!r} is left out: {reason}")
+
+    def note(self, key: str, line: str) -> None:
+        """Say a line in the log, once for each key, and keep it among the problems."""
+        if key not in self._problems:
+            self._problems[key] = line
+            _LOG.warning("%s", line)
 
     def giver(self, name: str) -> str:
         """What gives an entry, for messages: a package with its version, `difftrack`, or this session."""
@@ -152,12 +162,12 @@ class Registry(Generic[T]):
         try:
             self._refuse_name(point.name)
         except PluginError as error:
-            self._tell(point.name, f"{error} (from {_giver(point)})")
+            self.note(point.name, f"{error} (from {_giver(point)})")
             return
         first = points.setdefault(point.name, point)
         if first.value != point.value:
             line = f"{self.noun} {point.name!r} is given by {_giver(first)} and by {_giver(point)}"
-            self._tell(f"{point.name} {_giver(point)}", f"{line}; that of {_giver(first)} is used")
+            self.note(f"{point.name} {_giver(point)}", f"{line}; that of {_giver(first)} is used")
 
     def _refuse_name(self, name: str) -> None:
         if name in self._reserved or not _NAME.fullmatch(name):
@@ -165,11 +175,6 @@ class Registry(Generic[T]):
             raise PluginError(
                 f"{self.noun} {name!r}: the name cannot be used; wanted: letters, digits, `_`, `.` and `-`{taken}"
             )
-
-    def _tell(self, key: str, line: str) -> None:
-        if key not in self._problems:
-            self._problems[key] = line
-            _LOG.warning("%s", line)
 
 
 def _package(point: EntryPoint) -> str:

@@ -18,7 +18,7 @@ from difftrack.backbones import (
     constructed_backbone,
     register_backbone,
 )
-from difftrack.backbones._registry import FAMILIES, families, family_of
+from difftrack.backbones._registry import FAMILIES, families, family_of, find_class
 from difftrack.plugins import PluginError, Registry
 from difftrack.provenance import code_of
 
@@ -135,6 +135,17 @@ def test_a_registered_family_is_in_all_tables_and_a_class_that_is_not_there_is_n
     register_backbone(wrong, replace=True)
     with pytest.raises(BackboneError, match=r"does not derive from difftrack\.backbones\.Backbone"):
         constructed_backbone("own")
+
+
+def test_a_library_that_cannot_be_imported_stops_its_own_family_alone(install: Install, family: BackboneFamily) -> None:
+    install("broken_library", "raise RuntimeError('no\\nway')", "difftrack.nothing")
+    register_backbone(replace(family, library="broken_library"))
+    assert find_class("WanTransformer3DModel").__name__ == "WanTransformer3DModel"
+    assert constructed_backbone("wan2.1-1.3b").components.pipeline_class.__name__ == "WanPipeline"
+    with pytest.raises(
+        BackboneError, match=r"has a class MyTransformer; the library broken_library .*RuntimeError: no way"
+    ):
+        find_class("MyTransformer")
 
 
 def test_a_family_takes_neither_a_class_nor_a_name_of_another(family: BackboneFamily) -> None:

@@ -686,7 +686,7 @@ def test_a_baseline_that_is_unknown_or_cannot_be_loaded_ends_the_stage_in_one_li
         run_stage(tmp_path, baselines=["no_motion", "rraft"])
     with pytest.raises(ValueError, match=r"unknown key track\.trackers\.raft\.size; known: "):
         run_stage(tmp_path, trackers={"raft": {"size": 3}})
-    with pytest.raises(TrackerUnavailableError, match="the tracker dino: weights of .*has no config"):
+    with pytest.raises(TrackerUnavailableError, match=r"the tracker dino: weights of .*has no config"):
         run_stage(tmp_path, baselines=["dino"], trackers={"dino": {"path": str(tmp_path)}})
     with pytest.raises(TrackerUnavailableError, match="CoTracker3 cannot be loaded from"):
         run_stage(tmp_path, baselines=["cotracker3"], trackers={"cotracker3": {"checkout": str(tmp_path)}})

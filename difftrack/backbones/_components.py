@@ -1,6 +1,5 @@
 """The parts of a pipeline, loaded and placed when first used."""
 
-import importlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -17,7 +16,7 @@ from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._memory_switches import refuse_offload
 from difftrack.backbones._params import ModelParams
-from difftrack.backbones._registry import libraries
+from difftrack.backbones._registry import find_class
 from difftrack.backbones._weights import refuse_not_finite
 
 __all__ = ["Components", "FolderComponents"]
@@ -153,14 +152,15 @@ class Components(ABC):
     @property
     def pipeline_class(self) -> Any:  # noqa: ANN401
         """The pipeline's class: ours, where the name is one of ours, else diffusers'."""
-        places = (_pipelines, *map(importlib.import_module, libraries()))
-        found = next((held for place in places if (held := getattr(place, self.pipeline_name, None))), None)
-        if found is None:
+        if (own := getattr(_pipelines, self.pipeline_name, None)) is not None:
+            return own
+        try:
+            return find_class(self.pipeline_name)
+        except BackboneError as error:
             raise BackboneError(
                 f"model_index.json names the pipeline {self.pipeline_name}, which diffusers {diffusers.__version__} "
-                f"does not have; code that comes with a checkpoint is not run"
-            )
-        return found
+                f"does not have ({error}); code that comes with a checkpoint is not run"
+            ) from error
 
 
 class FolderComponents(Components):

@@ -1,7 +1,6 @@
 """A diffusers pipeline folder on disk: what is in it, whether it is complete, and its components one by one."""
 
 import hashlib
-import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name
 from difftrack.backbones._params import ModelParams, Quantization
-from difftrack.backbones._registry import libraries
+from difftrack.backbones._registry import class_in, libraries
 from difftrack.backbones._weights import check_config, one_line, refuse_partial, weight_files
 from difftrack.documents import DocumentError, read_json
 
@@ -143,7 +142,7 @@ class PipelineFolder:
     def component_class(self, component: str) -> Any:  # noqa: ANN401
         """Class of a component, imported."""
         class_name = self.class_name(component)
-        return getattr(importlib.import_module(self._components[component][0]), class_name)
+        return class_in(self._components[component][0], class_name)
 
     def fingerprint(self) -> str:
         """Hash that changes whenever a config, a tokenizer or a weight does."""
@@ -164,7 +163,7 @@ class PipelineFolder:
 
     def _refuse_foreign_code(self) -> None:
         for name, (library, class_name) in self._components.items():
-            if library not in libraries() or not hasattr(importlib.import_module(library), class_name):
+            if library not in libraries() or class_in(library, class_name) is None:
                 raise BackboneError(
                     f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code that "
                     f"comes with a checkpoint is not run"

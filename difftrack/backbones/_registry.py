@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._family import BackboneFamily
-from difftrack.plugins import PluginError, Registry
+from difftrack.plugins import PluginError, Registry, one_line
 
-__all__ = ["FAMILIES", "View", "families", "family_of", "find_class", "libraries", "register_backbone"]
+__all__ = ["FAMILIES", "View", "class_in", "families", "family_of", "find_class", "libraries", "register_backbone"]
 
 V = TypeVar("V")
 
@@ -93,17 +93,36 @@ def libraries() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_STOCK, *own)))
 
 
-def find_class(name: str, *, among: tuple[str, ...] | None = None) -> Any:  # noqa: ANN401
+def class_in(library: str, name: str) -> Any:  # noqa: ANN401
+    """A class of a library by its name; None where the library has none of that name.
+
+    Raises:
+        BackboneError: a family's own library cannot be imported.
+    """
+    try:
+        return getattr(importlib.import_module(library), name, None)
+    except Exception as error:
+        if library in _STOCK:
+            raise
+        raise BackboneError(f"the library {library} of a family cannot be imported ({one_line(error)})") from error
+
+
+def find_class(name: str) -> Any:  # noqa: ANN401
     """A class by its name alone: of diffusers, of transformers, or of a family's own library.
+
+    A library that cannot be imported has a part in this only where no other one has the class.
 
     Raises:
         BackboneError: none of them has it.
     """
-    places = libraries() if among is None else among
-    for library in places:
-        if (found := getattr(importlib.import_module(library), name, None)) is not None:
-            return found
-    raise BackboneError(f"none of {', '.join(places)} has a class {name}")
+    problems = ""
+    for library in libraries():
+        try:
+            if (found := class_in(library, name)) is not None:
+                return found
+        except BackboneError as error:
+            problems += f"; {error}"
+    raise BackboneError(f"none of {', '.join(libraries())} has a class {name}{problems}")
 
 
 class View(Mapping[str, V]):
