@@ -7,6 +7,7 @@ named in code in place of a package's metadata, so that a checkout needs no inst
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -53,7 +54,7 @@ class Registry(Generic[T]):
         self._built_in = built_in
         self._check = check
         self._reserved = reserved
-        self._points: dict[str, EntryPoint] | None = None
+        self._points: dict[str, _Point] | None = None
         self._loaded: dict[str, T] = {}
         self._registered: dict[str, T] = {}
         self._failed: dict[str, str] = {}
@@ -83,7 +84,7 @@ class Registry(Generic[T]):
             try:
                 self._loaded[name] = self._check(name, points[name].load())
             except (Exception, SystemExit) as error:
-                line = f"{self.noun} {name!r} of {_giver(points[name])} cannot be loaded ({one_line(error)})"
+                line = f"{self.noun} {name!r} of {points[name].giver} cannot be loaded ({one_line(error)})"
                 self._failed[name] = line
                 self.note(name, line)
                 raise PluginError(line) from error
@@ -114,7 +115,7 @@ class Registry(Generic[T]):
         self._refuse_name(name)
         points = self._entries()
         if name in points:
-            raise PluginError(f"{self.noun} {name!r} is there already, from {_giver(points[name])}; take another name")
+            raise PluginError(f"{self.noun} {name!r} is there already, from {points[name].giver}; take another name")
         if name in self._registered and not replace and self._registered[name] is not entry:
             raise PluginError(f"{self.noun} {name!r} was registered before; give replace=True, or take another name")
         try:
@@ -148,26 +149,30 @@ class Registry(Generic[T]):
     def giver(self, name: str) -> str:
         """What gives an entry, for messages: a package with its version, `difftrack`, or this session."""
         points = self._entries()
-        return _giver(points[name]) if name in points else "this session"
+        return points[name].giver if name in points else "this session"
 
-    def _entries(self) -> dict[str, EntryPoint]:
+    def _entries(self) -> dict[str, "_Point"]:
         if self._points is None:
-            self._points = {name: EntryPoint(name, value, self.group) for name, value in self._built_in.items()}
-            others = [point for point in entry_points(group=self.group) if _package(point) != "difftrack"]
-            for point in sorted(others, key=lambda point: (_giver(point), point.name)):
+            self._points = {
+                name: _Point(name, value, value.partition(".")[0].partition(":")[0], self.group)
+                for name, value in self._built_in.items()
+            }
+            found = [_Point.read(point) for point in entry_points(group=self.group)]
+            others = {point for point in found if point.package != "difftrack"}
+            for point in sorted(others, key=lambda point: (point.giver, point.name)):
                 self._take(point, self._points)
         return self._points
 
-    def _take(self, point: EntryPoint, points: dict[str, EntryPoint]) -> None:
+    def _take(self, point: "_Point", points: dict[str, "_Point"]) -> None:
         try:
             self._refuse_name(point.name)
         except PluginError as error:
-            self.note(point.name, f"{error} (from {_giver(point)})")
+            self.note(point.name, f"{error} (from {point.giver})")
             return
         first = points.setdefault(point.name, point)
         if first.value != point.value:
-            line = f"{self.noun} {point.name!r} is given by {_giver(first)} and by {_giver(point)}"
-            self.note(f"{point.name} {_giver(point)}", f"{line}; that of {_giver(first)} is used")
+            line = f"{self.noun} {point.name!r} is given by {first.giver} and by {point.giver}"
+            self.note(f"{point.name} {point.giver}", f"{line}; that of {first.giver} is used")
 
     def _refuse_name(self, name: str) -> None:
         if name in self._reserved or not _NAME.fullmatch(name):
@@ -177,11 +182,26 @@ class Registry(Generic[T]):
             )
 
 
-def _package(point: EntryPoint) -> str:
-    return point.value.partition(":")[0].partition(".")[0].strip()
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """What counts of an entry point; the installed ones may be those of a backport of importlib.metadata."""
 
+    name: str
+    value: str
+    """`module:attribute`."""
+    giver: str
+    """Its package and version, for messages."""
+    group: str
 
-def _giver(point: EntryPoint) -> str:
-    if point.dist is None:
-        return _package(point)
-    return f"{point.dist.name} {point.dist.version}"
+    @classmethod
+    def read(cls, point: Any) -> "_Point":  # noqa: ANN401
+        """Take over an installed one."""
+        giver = point.value.partition(":")[0] if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        return cls(point.name, point.value, giver, point.group)
+
+    @property
+    def package(self) -> str:
+        return self.value.partition(":")[0].partition(".")[0].strip()
+
+    def load(self) -> Any:  # noqa: ANN401
+        return EntryPoint(self.name, self.value, self.group).load()

@@ -83,8 +83,9 @@ class Backbone(CapturingBackbone):
             for kind in own
             if not has_file(kind.__module__)
         }
+        code = code_of(*modules, *filed, without=TABLES | APART | frozenset(without))
         return MadeBy(
-            code={**code_of(*modules, *filed, without=TABLES | APART | frozenset(without)), **dict(sorted(unfiled.items()))},
+            code={**code, **dict(sorted(unfiled.items()))},
             versions=versions_of(*_LIBRARIES),
             loaded={**self.loading_choices(), **self.components.in_memory()},
         )
