@@ -57,9 +57,9 @@ class Components(ABC):
     def fingerprint(self) -> str:
         """Hash that changes whenever a config or a weight does."""
 
-    @abstractmethod
     def classes(self) -> tuple[type[Any], ...]:
-        """Classes of the components and of the pipeline."""
+        """Classes of transformer, autoencoder and pipeline, and of all components where that needs no loading."""
+        return (type(self.outline("transformer")), type(self.outline("vae")), self.pipeline_class)
 
     @abstractmethod
     def _make(self, component: str) -> Any:  # noqa: ANN401

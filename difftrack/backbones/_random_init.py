@@ -39,10 +39,6 @@ class ConstructedComponents(Components):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"random weights of {self._known}, {self._small}".encode()).hexdigest()
 
-    def classes(self) -> tuple[type[Any], ...]:
-        known = self._known
-        return (*(find_class(kind) for kind, _ in (known.transformer, known.vae, known.scheduler)), self.pipeline_class)
-
     def _make(self, component: str) -> Any:  # noqa: ANN401
         if component == "scheduler":
             kind, arguments = self._known.scheduler
