@@ -8,8 +8,10 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +20,7 @@ from typing import Any, Literal
 
 from difftrack.params import ParamsError, parse
 
-__all__ = ["MadeBy", "Reuse", "code_of", "key_of", "reuse_problem", "versions_of"]
+__all__ = ["MadeBy", "Reuse", "code_of", "code_of_class", "has_file", "key_of", "reuse_problem", "versions_of"]
 
 Reuse = Literal["exact", "params"]
 """exact: take up what the same params, code, libraries and loaded weights made. params: the same params are enough."""
@@ -250,8 +252,26 @@ def _file(name: str) -> Path | None:
     folder = _folder(package)
     if folder is None:
         return None
+    if not rest:  # a package itself, or a module that lies beside packages
+        return folder if folder.is_file() else next(iter(folder.glob("__init__.py")), None)
     path = folder.joinpath(*rest)
-    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if rest and file.is_file()), None)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def has_file(module: str) -> bool:
+    """Whether a module's code lies in a file that can be found by its name: not so in a notebook."""
+    return _file(module) is not None
+
+
+def code_of_class(kind: type) -> str:
+    """Digest the source of a class without file, such as one of a notebook; another digest each time where it has none.
+
+    What the class calls does not count.
+    """
+    try:
+        return _short(inspect.getsource(kind))
+    except (OSError, TypeError):
+        return _short(uuid.uuid4().hex)
 
 
 @functools.cache
@@ -260,7 +280,10 @@ def _folder(package: str) -> Path | None:
         spec = importlib.util.find_spec(package)
     except ValueError:
         return None
-    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else []))
+    return Path(places[0]) if places else None
 
 
 def _room(name: str) -> str:

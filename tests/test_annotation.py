@@ -18,12 +18,14 @@ from difftrack.annotation import (
     AnnotationError,
     CoTracker3Params,
     LucasKanadeParams,
+    Tracker,
     annotate_clip,
     cotracker3,
     export_published,
     grabcut_mask,
     import_published,
     lucas_kanade,
+    make_tracker,
     published_prompts,
     query_grid,
 )
@@ -32,6 +34,7 @@ from difftrack.datasets import Clip, DatasetError, Tracks, Truth, read_tracks, w
 from difftrack.media import write_image
 from difftrack.params import ParamsError, parse
 from difftrack.rendering import RenderSpec, exact_tracks, render_clip
+from difftrack.testing import TrackerLaws, moving_texture
 
 FIXTURES = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
 PUBLISHED = FIXTURES.parent / "data" / "published_tracks" / "cogvideox_t2v_2b"
@@ -41,17 +44,8 @@ VELOCITY = np.asarray([1.5, -0.75], dtype=np.float32)
 
 def moving_picture(num_frames: int = 11, height: int = 67, width: int = 97) -> Any:
     """A smooth texture that moves by VELOCITY, sampled where it is: no resampling error."""
-    rng = np.random.default_rng(0)
-    waves = rng.uniform(0.1, 0.45, (23, 2)) * rng.choice([-1, 1], (23, 2))
-    phases = rng.uniform(0, 2 * np.pi, 23)
-    y, x = np.mgrid[:height, :width] + 0.5
-    frames = []
-    for t in range(num_frames):
-        dx, dy = VELOCITY * t
-        angle = (x - dx)[..., None] * waves[:, 0] + (y - dy)[..., None] * waves[:, 1] + phases
-        frames.append(128 + 20 * np.sin(angle).sum(-1))
-    grey = np.clip(np.stack(frames), 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
+    velocity = (float(VELOCITY[0]), float(VELOCITY[1]))
+    return moving_texture(velocity_px=velocity, num_frames=num_frames, height=height, width=width)
 
 
 def clip_of(**changes: Any) -> Clip:
@@ -103,15 +97,18 @@ def test_grabcut_finds_a_bright_object_on_a_dark_ground_every_time_alike() -> No
 # Lucas-Kanade
 
 
-def test_lucas_kanade_follows_known_motion_from_any_frame_both_ways() -> None:
-    frames = moving_picture()
-    queries = np.asarray([(0, 30.5, 40.25), (5, 50, 33), (10, 60, 21.5)], dtype=np.float32)
-    tracks = lucas_kanade(frames, queries)
-    elapsed = np.arange(11)[:, None] - queries[:, 0]
-    truth = queries[:, 1:] + elapsed[..., None] * VELOCITY
-    np.testing.assert_allclose(tracks.points_xy_px, truth, atol=0.1)
-    assert tracks.visible.all()
-    np.testing.assert_array_equal(tracks.points_xy_px[[0, 5, 10], [0, 1, 2]], queries[:, 1:])
+class TestLucasKanade(TrackerLaws):
+    motion_tolerance_px = 0.1
+
+    @pytest.fixture
+    def tracker(self) -> Tracker:
+        return make_tracker("lucas_kanade")
+
+
+class TestNoMotion(TrackerLaws):
+    @pytest.fixture
+    def tracker(self) -> Tracker:
+        return make_tracker("no_motion")
 
 
 def test_a_point_that_leaves_the_frame_or_is_covered_stays_invisible() -> None:
@@ -122,13 +119,6 @@ def test_a_point_that_leaves_the_frame_or_is_covered_stays_invisible() -> None:
     assert visible[:3].all()
     assert not visible[5:, 0].any()
     assert not visible[4:, 1].any()
-
-
-def test_permuting_queries_permutes_tracks() -> None:
-    queries = np.asarray([(0, 30, 40), (5, 50, 33), (2, 60, 21)], dtype=np.float32)
-    tracks, other = lucas_kanade(moving_picture(), queries), lucas_kanade(moving_picture(), queries[[2, 0, 1]])
-    np.testing.assert_allclose(other.points_xy_px, tracks.points_xy_px[:, [2, 0, 1]], atol=1e-4)
-    np.testing.assert_array_equal(other.visible, tracks.visible[:, [2, 0, 1]])
 
 
 def test_a_stricter_round_trip_loses_points_sooner() -> None:
@@ -223,6 +213,22 @@ def test_cotracker3_is_asked_in_its_own_coordinates_and_answers_in_ours(hub: Pat
     np.testing.assert_allclose(tracks.points_xy_px, queries[:, 1:] + elapsed[..., None] * VELOCITY, atol=1e-4)
     assert tracks.visible.all()
     assert tracks.tracker == "cotracker3"
+
+
+class TestCoTracker3(TrackerLaws):
+    """The windows, the coordinates and the model's interface, with a stand-in for the weights."""
+
+    motion_tolerance_px = 1e-3
+
+    @pytest.fixture
+    def tracker(self, hub: Path) -> Tracker:
+        return make_tracker(
+            "cotracker3", {"checkout": str(hub), "device": "cpu", "window_frames": 7, "overlap_frames": 3}
+        )
+
+    @pytest.fixture
+    def frames(self) -> np.ndarray:
+        return np.maximum(moving_picture(), 1)
 
 
 def test_a_long_clip_goes_through_in_windows_both_ways_and_ends_where_one_window_would(hub: Path) -> None:
@@ -453,7 +459,18 @@ def test_imported_tracks_are_a_pseudo_truth_by_the_tracker_that_made_them(tmp_pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tracker": "cotracker"}, "annotate.tracker is 'cotracker'"),
+        (
+            {"tracker": "cotracker"},
+            "annotate: tracker is 'cotracker': unknown tracker .*; known: cotracker3, dino, .*auto",
+        ),
+        ({"fallback": "exact"}, "annotate: fallback is 'exact': unknown tracker"),
+        ({"trackers": {"raft": {"iterations": 0}}}, r"annotate\.trackers\.raft: iterations is 0"),
+        (
+            {"trackers": {"dino": {"patch": 14}}},
+            r"unknown key annotate\.trackers\.dino\.patch; known: checkpoint, device",
+        ),
+        ({"trackers": {"lucas_kanade": {}}}, r"the settings of lucas_kanade stand in annotate\.lucas_kanade"),
+        ({"trackers": {"rafft": {}}}, "unknown tracker 'rafft'; known: .*raft"),
         ({"tracker": "import"}, "published is null"),
         ({"object_mask": "file"}, "object_masks is null"),
         ({"scene_grid": 0}, "scene_grid is 0"),

@@ -1,5 +1,6 @@
 """Laws that every architecture obeys, each on a small saved pipeline folder of its own classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from difftrack.backbones import (
     CHECKPOINTS,
-    AttentionCall,
     Backbone,
     BackboneError,
     CaptureError,
@@ -23,9 +23,10 @@ from difftrack.backbones import (
 )
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches, latent_to_frames
 from difftrack.datasets import Clip
-from difftrack.extraction import AnalysisParams, Extractor, InversionParams, ModeParams, TrackingViewParams
+from difftrack.extraction import AnalysisParams, Extractor, ModeParams
 from difftrack.metrics import score_clip
 from difftrack.store import DescriptorSpec
+from difftrack.testing import BackboneLaws
 from difftrack.tracking import ChunkDescriptors, TrackParams, track_clip
 
 pytestmark = [
@@ -94,52 +95,53 @@ def test_every_named_backbone_has_a_small_folder_here() -> None:
 # Capture
 
 
-def test_capture_leaves_the_output_as_it_is_and_sees_what_attention_uses(case: Case) -> None:
-    """Layers in execution order; the output bit-identical; attention recomputed from the captured tensors, too."""
-    before = case.predict()
-    order: list[int] = []
-    errors: list[float] = []
+class TestLaws(BackboneLaws):
+    """The laws of `difftrack.testing`, on a small saved folder of every row."""
 
-    def check(call: AttentionCall) -> Tensor:
-        order.append(call.layer)
-        own = call.run()
-        again = torch.nn.functional.scaled_dot_product_attention(call.query, call.key, call.value, attn_mask=call.mask)
-        errors.append(float((own - again).abs().max()))
-        return own
+    @pytest.fixture
+    def backbone(self, case: Case) -> Backbone:
+        return case.backbone
 
-    with intercept(dict(enumerate(case.backbone.attention_modules())), check):
-        assert torch.equal(case.predict(), before)
-    assert before.shape == case.latents.shape
-    assert order == [0, 1, 2, 3]
-    assert errors == [0.0] * 4
-    assert case.backbone.num_layers == 4
+    @pytest.fixture
+    def clip_size(self, case: Case) -> tuple[int, int, int]:
+        return case.size
+
+    @pytest.fixture
+    def frames(self, case: Case) -> np.ndarray:
+        return case.frames
+
+    @pytest.fixture
+    def latents(self, case: Case) -> Tensor:
+        return case.latents
+
+    @pytest.fixture(autouse=True)
+    def settings(self, case: Case) -> None:
+        self.cfg_scale = 6.0 if case.name == "hunyuan-video" else 1.0
+        self.frames_alone_together = 2 if "causal blocks" in case.name else 3
+
+    test_sampling_records_the_latents_that_enter_every_step = None  # type: ignore[assignment]
+    """`test_sampled_trajectory_and_its_levels_are_the_stock_pipelines` below says that, and more."""
+
+    def check_analysis(self, units: Sequence[Any], spec: DescriptorSpec) -> None:
+        """They go on to matches and to scores."""
+        assert_scored(list(units), spec)
+
+    def check_tracking(self, unit: Any, spec: DescriptorSpec) -> None:
+        """They are tracked through."""
+        descriptors = torch.from_numpy(unit.arrays["query"]), torch.from_numpy(unit.arrays["key"])
+        chunk = ChunkDescriptors(frames=spec.frames, read=lambda step, layer: descriptors, heads=spec.heads)
+        queries = np.array([[0, 9.0, 9.0], [0, 17.0, 9.0]], dtype=np.float32)
+        tracks = track_clip([chunk], queries, sources=[(49, unit.layer)], grid=spec.grid, params=TrackParams())
+        assert tracks.points_xy_px.shape == (len(spec.frames), 2, 2)
+        assert np.isfinite(tracks.points_xy_px).all()
 
 
-def test_descriptors_have_heads_grid_and_channels(case: Case) -> None:
+def test_a_small_folder_has_the_tokens_that_were_worked_out_by_hand(case: Case) -> None:
     grid = case.backbone.token_grid(*case.size)
     rows, cols = (5, 7) if case.name == "cogvideox-5b-i2v" else (3, 5)
     folded = "cogvideox" not in case.name or "1.5" in case.name
     assert (grid.num_latent_frames, grid.rows, grid.cols) == (2 if folded else 3, rows, cols)
-    for record in case.capture(case.latents, [0, 3]).values():
-        for kind in (record.query, record.key, record.feature):
-            assert kind.shape == (
-                case.backbone.num_heads,
-                grid.num_latent_frames,
-                rows,
-                cols,
-                case.backbone.num_channels,
-            )
-
-
-def test_tokens_run_latent_frame_row_col_and_text_is_apart(case: Case) -> None:
-    """In layer 0 one latent patch changes one query and nothing else."""
-    changed = case.latents.clone()
-    fold, patch = case.backbone.latents_per_token_frame, case.backbone.patch_size
-    changed[fold * 1, :, patch * 2, patch * 3] += 1
-    before, after = (case.capture(latents, [0])[0] for latents in (case.latents, changed))
-    differs = (before.query != after.query).any(dim=0).any(dim=-1)
-    assert differs.nonzero().tolist() == [[1, 2, 3]]
-    assert torch.equal(before.text_key, after.text_key)
+    assert case.backbone.num_layers == 4
 
 
 def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
@@ -158,19 +160,6 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
         one, other = records.values()
         assert torch.equal(one.query, other.query)
         assert torch.equal(one.key, other.key)
-
-
-def test_early_exit_and_one_layer_at_a_time_give_bit_equal_descriptors(case: Case) -> None:
-    every = case.capture(case.latents, [0, 1, 2, 3])
-    alone = case.capture(case.latents, [2])[2]
-    for kind in ("query", "key", "feature", "text_key"):
-        assert torch.equal(getattr(alone, kind), getattr(every[2], kind)), kind
-
-
-def test_nothing_of_the_pipeline_is_left_changed(case: Case) -> None:
-    attributes = [set(module.__dict__) for module in case.backbone.transformer.modules()]
-    case.capture(case.latents, [0, 2])
-    assert [set(module.__dict__) for module in case.backbone.transformer.modules()] == attributes
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # flex attention's own: it is slow without a compiler
@@ -196,8 +185,8 @@ def test_flex_attention_is_refused_by_name(name: str, tmp_path_factory: pytest.T
 def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captures from the trajectory equal captures while the pipeline samples one branch, bit by bit."""
     used: list[Any] = []
-    make = case.backbone._sampling_scheduler
-    monkeypatch.setattr(case.backbone, "_sampling_scheduler", lambda: (used.append(make()), used[-1])[1])
+    make = case.backbone.sampling_scheduler
+    monkeypatch.setattr(case.backbone, "sampling_scheduler", lambda: (used.append(make()), used[-1])[1])
     on_the_way: list[Tensor] = []
     module = case.backbone.attention_modules()[1]
     image = {"image": case.frames[0]} if case.backbone.needs_image else {}
@@ -314,51 +303,6 @@ def assert_scored(units: list[Any], spec: DescriptorSpec) -> None:
     for name in ("matching_accuracy", "feature_accuracy", "confidence", "attention_score"):
         assert scores[name].shape == (len(spec.steps), len(spec.layers))
         assert bool(np.isfinite(scores[name]).all()), name
-
-
-@pytest.mark.parametrize("mode", ["add_noise", "ddim_inversion", "clean"])
-def test_real_clips_go_through_every_mode_to_scores(case: Case, mode: str) -> None:
-    inversion = InversionParams(iterations=1)
-    params = analysis(case, steps=(49,), layers=(1, 3), mode=ModeParams(folder=mode), inversion=inversion)
-    clip = Clip("clip", case.frames, fps=8.0, prompt=PROMPT, source="folder")
-    extraction = Extractor(case.backbone, params).prepare(clip)
-    spec = extraction.groups["clip"]
-    units = list(extraction.units("clip", spec.units))
-    assert [(unit.step, unit.layer) for unit in units] == [(49, 1), (49, 3)]
-    for unit in units:
-        assert {entry: array.shape for entry, array in unit.arrays.items()} == {
-            entry: spec.entry_shape(entry) for entry in spec.entries
-        }
-    assert ("clip" in extraction.round_trip_errors) == (mode == "ddim_inversion")
-
-    assert_scored(units, spec)
-
-
-@pytest.mark.parametrize("mode", ["add_noise", "ddim_inversion", "clean"])
-def test_frames_encoded_alone_make_a_token_frame_each_and_are_tracked_through(case: Case, mode: str) -> None:
-    _, height, width = case.size
-    params = TrackingViewParams(
-        height=height,
-        width=width,
-        steps=(49,),
-        layers=(2,),
-        descriptors=("query", "key"),
-        mode=ModeParams(folder=mode),
-        inversion=InversionParams(iterations=1),
-    )
-    num_frames = 2 if "causal blocks" in case.name else 3
-    clip = Clip("clip", case.frames[:num_frames], fps=8.0, prompt="", source="folder")
-    extraction = Extractor(case.backbone, params).prepare(clip, chunks=[tuple(range(num_frames))])
-    spec = extraction.groups["clip/chunk_000"]
-    (unit,) = extraction.units("clip/chunk_000", [(49, 2)])
-    stride_px = case.backbone.stride_px
-    assert unit.arrays["key"].shape[1:4] == (num_frames, height // stride_px, width // stride_px)
-    descriptors = torch.from_numpy(unit.arrays["query"]), torch.from_numpy(unit.arrays["key"])
-    chunk = ChunkDescriptors(frames=spec.frames, read=lambda step, layer: descriptors, heads=spec.heads)
-    queries = np.array([[0, 9.0, 9.0], [0, 17.0, 9.0]], dtype=np.float32)
-    tracks = track_clip([chunk], queries, sources=[(49, 2)], grid=spec.grid, params=TrackParams())
-    assert tracks.points_xy_px.shape == (num_frames, 2, 2)
-    assert np.isfinite(tracks.points_xy_px).all()
 
 
 # Schedules

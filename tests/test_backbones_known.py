@@ -111,7 +111,9 @@ def test_capture_holds_to_its_laws_on_this_machine(name: str) -> None:
 
 def test_a_check_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backbone whose attention does not go where it is looked for."""
-    monkeypatch.setattr("difftrack.backbones._cogvideox.CogVideoXBackbone._attention_of", lambda self, _: [self.vae])
+    monkeypatch.setattr(
+        "difftrack.backbones.families.cogvideox._backbone.CogVideoXBackbone.attention_of", lambda self, _: [self.vae]
+    )
     with pytest.raises(CaptureError, match="0 records for 1 layers"):
         list(check_capture("cogvideox-2b", ModelParams(device="cpu")))
 
@@ -274,12 +276,12 @@ def test_ti2v_holds_the_first_frame_at_timestep_0_and_everything_else_at_the_ste
     assert backbone.needs_image
     assert not saved("wan2.2-ti2v-5b", tmp_path).needs_image
     latents = backbone.placeholder_latents(3, 6, 10)
-    timesteps = backbone._timestep_input(torch.tensor(700), backbone.grid_of(latents))
+    timesteps = backbone.timestep_input(torch.tensor(700), backbone.grid_of(latents))
     assert timesteps.shape == (1, 3 * 3 * 5)
     assert timesteps[0, :15].eq(0).all()
     assert timesteps[0, 15:].eq(700).all()
     conditioning = backbone.condition(IMAGE.repeat(2, 0).repeat(2, 1), 3, frames_alone=False)
-    read = backbone._with_conditioning(latents, conditioning)
+    read = backbone.with_conditioning(latents, conditioning)
     assert torch.equal(read[1:], latents[1:])
     assert torch.equal(read[:1], conditioning.latents)
 

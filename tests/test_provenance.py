@@ -109,15 +109,17 @@ def test_a_module_that_is_not_there_is_named(code: Callable[..., Mapping[str, st
 
 
 def test_the_families_that_a_backbone_is_not_of_have_no_part_in_its_code() -> None:
-    tables = frozenset(f"difftrack.backbones.{name}" for name in ("_known", "_load", "_names"))
+    tables = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_known", "_load", "_names", "_registry"))
     of_family = {
-        family: code_of("difftrack.extraction._clips", f"difftrack.backbones.{family}", without=tables)
-        for family in ("_cogvideox", "_wan")
+        family: code_of(
+            "difftrack.extraction._clips", f"difftrack.backbones.families.{family}._backbone", without=tables
+        )
+        for family in ("cogvideox", "wan")
     }
-    differing = [room for room in of_family["_wan"] if of_family["_wan"][room] != of_family["_cogvideox"].get(room)]
+    differing = [room for room in of_family["wan"] if of_family["wan"][room] != of_family["cogvideox"].get(room)]
     assert differing == ["backbones"]
-    assert {"backbones", "datasets", "extraction", "geometry", "media"} <= set(of_family["_wan"])
-    assert not {"correspondence", "metrics", "reports", "tracking", "provenance"} & set(of_family["_wan"])
+    assert {"backbones", "datasets", "extraction", "geometry", "media"} <= set(of_family["wan"])
+    assert not {"correspondence", "metrics", "reports", "tracking", "provenance"} & set(of_family["wan"])
 
 
 def test_versions_have_no_local_part_and_what_is_not_installed_is_left_out() -> None:

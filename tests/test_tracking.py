@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -652,6 +652,43 @@ def test_stage_tracks_every_stored_clip_and_scores_it_beside_baselines(tmp_path:
     np.testing.assert_array_equal(query_points, truth.query_points)
     assert set(predictions) == {"tracker", "no_motion", "lucas_kanade"}
     assert np.abs(predictions["tracker"].points_xy_px - truth.points_xy_px).max() < CLIP_SIZE[0] / ROWS
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A tracker of a notebook: every point stays where it is, moved to the right."""
+
+    shift_px: float = 0.0
+
+    def track(self, frames: np.ndarray, query_points: np.ndarray) -> Tracks:
+        still = make_tracker("no_motion").track(frames, query_points)
+        return replace(still, points_xy_px=still.points_xy_px + np.float32([self.shift_px, 0]), tracker="shifted")
+
+
+def test_any_registered_tracker_is_a_baseline_with_its_own_settings(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "slow", (0.25, 0.1))
+    register_tracker("shifted", Shifted)
+    try:
+        metrics = run_stage(tmp_path, baselines=["no_motion", "shifted"], trackers={"shifted": {"shift_px": 3}})
+    finally:
+        TRACKERS.unregister("shifted")
+    assert metrics["params"]["trackers"] == {"shifted": {"shift_px": 3}}
+    _, predictions = read_predictions(tmp_path / "predictions" / "slow.npz")
+    moved = predictions["shifted"].points_xy_px - predictions["no_motion"].points_xy_px
+    assert np.unique(moved.round(4), axis=1).reshape(-1, 2).tolist() == [[3.0, 0.0]] * len(moved)
+    assert "trackers" not in run_stage(tmp_path)["params"]
+
+
+def test_a_baseline_that_is_unknown_or_cannot_be_loaded_ends_the_stage_in_one_line(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "slow", (0.25, 0.1))
+    with pytest.raises(ValueError, match=r"track: baselines\[1\] is 'rraft': unknown tracker 'rraft'; known: cot"):
+        run_stage(tmp_path, baselines=["no_motion", "rraft"])
+    with pytest.raises(ValueError, match=r"unknown key track\.trackers\.raft\.size; known: "):
+        run_stage(tmp_path, trackers={"raft": {"size": 3}})
+    with pytest.raises(TrackerUnavailableError, match=r"the tracker dino: weights of .*has no config"):
+        run_stage(tmp_path, baselines=["dino"], trackers={"dino": {"path": str(tmp_path)}})
+    with pytest.raises(TrackerUnavailableError, match="CoTracker3 cannot be loaded from"):
+        run_stage(tmp_path, baselines=["cotracker3"], trackers={"cotracker3": {"checkout": str(tmp_path)}})
 
 
 def test_stage_does_not_score_a_baseline_on_clips_whose_truth_it_gave(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """One clip in, its tracks out: which tracker, from which query points."""
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from difftrack.annotation._cotracker import cotracker3
+from difftrack.annotation._cotracker import CoTracker3, CoTracker3Params
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
 from difftrack.annotation._lucas_kanade import lucas_kanade
 from difftrack.annotation._params import AnnotateParams
 from difftrack.annotation._published import import_published, published_prompts
+from difftrack.annotation._trackers import Tracker, TrackerSettings, check_trackers, make_tracker
 from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
 from difftrack.rendering import RenderSpec, exact_tracks
@@ -63,10 +65,8 @@ def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
 
 
 def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point txy"], params: AnnotateParams) -> Tracks:
-    if tracker == "cotracker3":
-        return cotracker3(clip.frames, query_points, params.cotracker3)
-    if tracker == "lucas_kanade":
-        return lucas_kanade(clip.frames, query_points, params.lucas_kanade)
+    if tracker != EXACT:
+        return _registered(tracker, params).track(clip.frames, query_points)
     points, visible = exact_tracks(RenderSpec.from_json(clip.details["render"]), query_points)
     return Tracks(
         points_xy_px=points,
@@ -76,6 +76,14 @@ def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point tx
         width=clip.width,
         tracker=EXACT,
     )
+
+
+def _registered(name: str, params: AnnotateParams) -> Tracker:
+    if name == "lucas_kanade":
+        return LucasKanade(**asdict(params.lucas_kanade))
+    if name == "cotracker3":
+        return CoTracker3(**asdict(params.cotracker3))
+    return make_tracker(name, params.trackers.get(name), section="annotate.trackers")
 
 
 def _grid(clip: Clip, params: AnnotateParams) -> Float32[np.ndarray, "point txy"]:

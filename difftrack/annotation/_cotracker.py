@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import safetensors.torch
 import torch
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
+from difftrack.annotation._devices import device_of
 from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
 from difftrack.annotation._params import CoTracker3Params
+from difftrack.annotation._weights import read_weights
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.geometry import inside_picture
 
@@ -53,14 +54,14 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
                 verbose=False,
             )
         if params.checkpoint is not None:
-            model.model.load_state_dict(_weights(params.checkpoint))
-        device = _device(params)
+            model.model.load_state_dict(read_weights(params.checkpoint))
+        device = device_of(params.device)
         return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
     except (OSError, RuntimeError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
         raise TrackerUnavailableError(
             f"CoTracker3 cannot be loaded from {source} ({error}). Without network give annotate.cotracker3.checkout "
-            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth), or take "
-            "annotate.tracker: lucas_kanade"
+            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth, CC-BY-NC-4.0; of a "
+            "baseline, track.trackers.cotracker3), or take annotate.tracker: lucas_kanade"
         ) from error
 
 
@@ -107,7 +108,7 @@ def cotracker3(
     for window in [*windows, *reversed(windows[:-1])]:
         seeds = state.seeds(window)
         if len(seeds.point):
-            points, visible = _ask(model, frames[window], seeds.queries, _device(params))
+            points, visible = _ask(model, frames[window], seeds.queries, device_of(params.device))
             state.fill(window, seeds, points, visible & inside_picture(points, height=height, width=width))
     return Tracks(
         points_xy_px=state.points,
@@ -183,7 +184,7 @@ def _ask(
     queries: Float32[np.ndarray, "seed txy"],
     device: torch.device,
 ) -> tuple[Float32[np.ndarray, "frame seed xy"], Bool[np.ndarray, "frame seed"]]:
-    video = torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2)[None].float()
+    video = torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2)[None].float()
     shift = np.asarray(
         [0, 0.5, 0.5], dtype=np.float32
     )  # CoTracker3's pixel centres lie at whole numbers, ours at halves
@@ -197,19 +198,3 @@ def _ask(
             f"{tuple(visible.shape)}; CoTracker3's offline predictor gives {(*expected, 2)} and booleans {expected}"
         )
     return tracks[0].float().cpu().numpy() + np.float32(0.5), visible[0].cpu().numpy()
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights, or is damaged") from error
-    return cast(dict[str, Tensor], loaded.get("model", loaded))
-
-
-def _device(params: CoTracker3Params) -> torch.device:
-    if params.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(params.device)

@@ -7,11 +7,23 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from difftrack.annotation._params import LucasKanadeParams
-from difftrack.datasets import Tracks, check_query_points
+from difftrack.annotation._chain import follow
+from difftrack.datasets import Tracks
 from difftrack.geometry import inside_picture
 
 __all__ = ["lucas_kanade"]
+
+
+class LucasKanade(LucasKanadeParams):
+    """Lucas-Kanade as a registered tracker; its fields are its settings."""
+
+    __slots__ = ()
+
+    def track(
+        self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
+    ) -> Tracks:
+        """Follow the points; as `Tracker.track`."""
+        return lucas_kanade(frames, query_points, self)
 
 
 def lucas_kanade(
@@ -33,25 +45,12 @@ def lucas_kanade(
     Raises:
         DatasetError: a query point lies outside the clip.
     """
-    num_frames, height, width = frames.shape[:3]
-    check_query_points(query_points, num_frames=num_frames, height=height, width=width)
-    start, rows = query_points[:, 0].astype(int), np.arange(len(query_points))
-    points = np.zeros((num_frames, len(query_points), 2), dtype=np.float32)
-    visible = np.zeros((num_frames, len(query_points)), dtype=bool)
-    points[start, rows], visible[start, rows] = query_points[:, 1:], True
+    settings = params or LucasKanadeParams()
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    for order in (range(num_frames), range(num_frames - 1, -1, -1)):
-        for here, there in pairwise(order):
-            active = np.flatnonzero((here - start) * order.step >= 0)
-            moved, stayed = _step(grey[here], grey[there], points[here, active], params or LucasKanadeParams())
-            points[there, active] = moved
-            visible[there, active] = visible[here, active] & stayed
-    return Tracks(
-        points_xy_px=points,
-        visible=visible,
-        query_points=query_points,
-        height=height,
-        width=width,
+    return follow(
+        frames,
+        query_points,
+        lambda here, there, points: _step(grey[here], grey[there], points, settings),
         tracker="lucas_kanade",
     )
 
@@ -62,8 +61,6 @@ def _step(
     points_xy_px: Float32[np.ndarray, "point xy"],
     params: LucasKanadeParams,
 ) -> tuple[Float32[np.ndarray, "point xy"], Bool[np.ndarray, " point"]]:
-    if not len(points_xy_px):
-        return points_xy_px, np.zeros(0, dtype=bool)
     settings: dict[str, Any] = {
         "winSize": (params.window_px, params.window_px),
         "maxLevel": params.levels,

@@ -26,6 +26,8 @@ class Architecture(ABC):
         """How it was loaded."""
         self.components = components
         """The stock components."""
+        self.library: str | None = None
+        """Module of the family's own classes, where it has any."""
         self.made_for: tuple[int, int, int] | None = None
         """(frames, height, width) of the clips that it was trained on, where that is known."""
 
@@ -67,7 +69,7 @@ class Architecture(ABC):
     @property
     def num_layers(self) -> int:
         """Transformer blocks in execution order."""
-        return len(self._attention_of(self.components.outline("transformer")))
+        return len(self.attention_of(self.components.outline("transformer")))
 
     @property
     def num_heads(self) -> int:
@@ -118,10 +120,10 @@ class Architecture(ABC):
 
     def attention_modules(self) -> Sequence[nn.Module]:
         """The attention over video tokens of every layer, in execution order."""
-        return self._attention_of(self.transformer)
+        return self.attention_of(self.transformer)
 
     @abstractmethod
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         """The attention modules of a transformer of this class, with memory or without."""
 
     @property
@@ -144,7 +146,7 @@ class Architecture(ABC):
         self.check_image_size(height, width)
         if num_frames < 1:
             raise BackboneError(f"num_frames is {num_frames}; it must be at least 1")
-        period, rest = self.frame_period, self._frames_past_period
+        period, rest = self.frame_period, self.frames_past_period
         if not frames_alone and num_frames % period != rest % period:
             below = max((num_frames - rest) // period * period + rest, rest or period)
             nearest = below if num_frames - below <= period // 2 else below + period
@@ -154,7 +156,7 @@ class Architecture(ABC):
             )
 
     @property
-    def _frames_past_period(self) -> int:
+    def frames_past_period(self) -> int:
         """Frames that a clip encoded whole has beyond a multiple of `frame_period`: the first, encoded by itself."""
         return 1
 
@@ -184,7 +186,7 @@ class Architecture(ABC):
         """
         self.check_size(num_frames, height, width, frames_alone=frames_alone)
         period = 1 if frames_alone else self.frame_period
-        first = 1 if frames_alone else self._frames_past_period or period
+        first = 1 if frames_alone else self.frames_past_period or period
         return TokenGrid(
             num_latent_frames=(num_frames - first) // period + 1,
             rows=height // self.stride_px,

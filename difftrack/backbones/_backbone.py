@@ -17,11 +17,11 @@ from difftrack.backbones._conditions import Generated, PromptEmbedding, Trajecto
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder, to_uint8
 from difftrack.media import resize_frames
-from difftrack.provenance import MadeBy, code_of, versions_of
+from difftrack.provenance import MadeBy, code_of, code_of_class, has_file, versions_of
 
 __all__ = ["Backbone"]
 
-TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_known", "_load", "_names"))
+TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_known", "_load", "_names", "_registry"))
 """Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
 spec of what is made, so that a new line in them makes nothing anew."""
 
@@ -38,6 +38,12 @@ class Backbone(CapturingBackbone):
 
     Latents are `[latent_frame, channel, row, col]`, scaled as the transformer wants them. Where the transformer folds
     several latent frames into one token frame (CogVideoX 1.5), `latents_per_token_frame` says how many.
+
+    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives what is abstract:
+    `text_position`, `channels_before_frames`, `patch_size`, `spatial_stride`, `temporal_stride`, `text_channels`,
+    `attention_of`, `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and `encode_videos`. It
+    may override every other method without underscore where its model differs; `difftrack.testing.BackboneLaws` says
+    what has to hold then.
     """
 
     samples_in_own_dtype: ClassVar[bool] = False
@@ -65,12 +71,21 @@ class Backbone(CapturingBackbone):
         """What makes an artifact that comes out of this backbone.
 
         Args:
-            modules: Dotted names of the modules that make it; the backbone's own code counts anyway, other families'
-                does not.
+            modules: Dotted names of the modules that make it; the backbone's own code counts anyway, and that of
+                components whose classes a package of the user's has; other families' does not.
             without: Modules that these import and that have no part in the artifact.
         """
+        kinds = {type(self), *(self.components.classes() if self.library is not None else ())}
+        own = {kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES}
+        filed = sorted({kind.__module__ for kind in own if has_file(kind.__module__)})
+        unfiled = {
+            f"{kind.__module__}.{kind.__qualname__}": code_of_class(kind)
+            for kind in own
+            if not has_file(kind.__module__)
+        }
+        code = code_of(*modules, *filed, without=TABLES | APART | frozenset(without))
         return MadeBy(
-            code=code_of(*modules, type(self).__module__, without=TABLES | APART | frozenset(without)),
+            code={**code, **dict(sorted(unfiled.items()))},
             versions=versions_of(*_LIBRARIES),
             loaded={**self.loading_choices(), **self.components.in_memory()},
         )
@@ -81,18 +96,18 @@ class Backbone(CapturingBackbone):
         return False
 
     @abstractmethod
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         """What the stock pipeline reads in place of a prompt and a negative prompt."""
 
-    def _sampling_scheduler(self) -> Any:  # noqa: ANN401
+    def sampling_scheduler(self) -> Any:  # noqa: ANN401
         """The scheduler whose levels `schedule` gives, to sample with."""
         return self.components.scheduler()
 
-    def _sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
+    def sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
         """The pipeline that samples, its prompts already embedded."""
         return self.components.pipeline(scheduler=scheduler)
 
-    def _sample(
+    def sample(
         self,
         pipeline: Any,  # noqa: ANN401
         recorder: TrajectoryRecorder,
@@ -105,7 +120,7 @@ class Backbone(CapturingBackbone):
         frames: np.ndarray = sampled.frames[0]
         return frames
 
-    def _as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
+    def latents_as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
         """The sampler's latents at a step as the transformer reads them."""
         return latents
 
@@ -141,17 +156,17 @@ class Backbone(CapturingBackbone):
         num_latents = grid.num_latent_frames * self.latents_per_token_frame
         shape = (num_latents, self.num_latent_channels, height // self.spatial_stride, width // self.spatial_stride)
         generator = torch.Generator("cpu").manual_seed(seed)
-        noise = self._draw_noise(shape, generator)
+        noise = self.draw_noise(shape, generator)
         recorder = TrajectoryRecorder(noise)
-        inputs = self._sampling_inputs(self.embed(prompt))
-        scheduler = self._sampling_scheduler()
+        inputs = self.sampling_inputs(self.embed(prompt))
+        scheduler = self.sampling_scheduler()
         arguments: dict[str, Any] = {"latents": noise, "generator": generator}
         if self.draws_own_noise:
             arguments = {"generator": torch.Generator("cpu").manual_seed(seed)}
         if start is not None:
             arguments["image"] = Image.fromarray(start)
-        frames = self._sample(
-            self._sampling_pipeline(scheduler),
+        frames = self.sample(
+            self.sampling_pipeline(scheduler),
             recorder,
             **inputs,
             **arguments,
@@ -161,14 +176,14 @@ class Backbone(CapturingBackbone):
             num_inference_steps=num_inference_steps,
             cfg_scale=cfg_scale,
         )
-        entering = [self._as_read(latents, step, scheduler) for step, latents in enumerate(recorder.entering)]
-        trajectory = torch.stack([self._from_batch(latents, shape) for latents in entering])
+        entering = [self.latents_as_read(latents, step, scheduler) for step, latents in enumerate(recorder.entering)]
+        trajectory = torch.stack([self.from_batch(latents, shape) for latents in entering])
         return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start))
 
-    def _draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
         """The noise that the stock pipeline would draw for latents of that shape, laid out as it lays them out."""
         noise: Tensor = randn_tensor(
-            self._to_batch(torch.empty(shape, device="meta")).shape,
+            self.to_batch(torch.empty(shape, device="meta")).shape,
             generator=generator,
             device=self.device,
             dtype=self.components.dtype if self.samples_in_own_dtype else torch.float32,
@@ -186,7 +201,7 @@ class Backbone(CapturingBackbone):
             )
         return None if image is None else resize_frames(image[None], height, width)[0]
 
-    def _warn_where_cut(self, prompt: str) -> None:
+    def warn_where_cut(self, prompt: str) -> None:
         tokenizer = self.components["tokenizer"]
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:

@@ -47,15 +47,15 @@ class CapturingBackbone(Architecture):
 
     def placeholder_prompt(self) -> PromptEmbedding:
         """Random numbers in the place of a prompt as long as may be: for measuring, without a text encoder."""
-        tokens = self._random(self.text_length, self.text_channels)
+        tokens = self.placeholder_tensor(self.text_length, self.text_channels)
         mask = torch.ones(self.text_length, dtype=torch.bool, device=self.device)
-        return PromptEmbedding(tokens, mask, extras=self._placeholder_extras())
+        return PromptEmbedding(tokens, mask, extras=self.placeholder_extras())
 
     def placeholder_latents(
         self, num_latent_frames: int, rows: int, cols: int
     ) -> Float[Tensor, "latent_frame channel row col"]:
         """Noise in the place of a clip's latents."""
-        return self._random(num_latent_frames, self.num_latent_channels, rows, cols)
+        return self.placeholder_tensor(num_latent_frames, self.num_latent_channels, rows, cols)
 
     def placeholder_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"]
@@ -65,12 +65,12 @@ class CapturingBackbone(Architecture):
             return None
         num_latent_frames, channels, rows, cols = latents.shape
         extra = int(self.transformer_config.in_channels) - channels
-        return ImageConditioning(self._random(num_latent_frames, extra, rows, cols))
+        return ImageConditioning(self.placeholder_tensor(num_latent_frames, extra, rows, cols))
 
-    def _placeholder_extras(self) -> dict[str, Tensor]:
+    def placeholder_extras(self) -> dict[str, Tensor]:
         return {}
 
-    def _random(self, *shape: int) -> Tensor:
+    def placeholder_tensor(self, *shape: int) -> Tensor:
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0))
         return noise.to(self.device, self.components.dtype)
 
@@ -92,22 +92,22 @@ class CapturingBackbone(Architecture):
         """Text tokens in the sequence that the layers attend over, True where they may be attended to."""
 
     @abstractmethod
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         """What the transformer reads besides latents and timestep, for latents of this size; batch of one."""
 
     @abstractmethod
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         """Scaled posterior modes of videos in [-1, 1]."""
 
-    def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
+    def timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
         """The timestep as the transformer reads it for one clip."""
         return timestep.expand(1)
 
-    def _with_conditioning(
+    def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
         """Everything that the transformer reads at each place of the latents."""
@@ -139,7 +139,7 @@ class CapturingBackbone(Architecture):
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
 
     def _encode_batch(self, videos: Num[Tensor, "batch rgb frame height width"]) -> Tensor:
-        latents = self._encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
+        latents = self.encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)
         height, width = videos.shape[3:]
         rows, cols = height // self.spatial_stride, width // self.spatial_stride
         if latents.shape[3:] != (rows, cols):
@@ -164,7 +164,7 @@ class CapturingBackbone(Architecture):
         """
         raise BackboneError(f"{self.name} makes videos from text alone and reads no image")
 
-    def _pixels(self, image: Num[np.ndarray, "height width rgb"]) -> Float[Tensor, "1 rgb height width"]:
+    def image_pixels(self, image: Num[np.ndarray, "height width rgb"]) -> Float[Tensor, "1 rgb height width"]:
         """An image in [-1, 1], by the arithmetic of diffusers' own image processor."""
         return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).to(self.device) / 255 * 2 - 1
 
@@ -268,13 +268,13 @@ class CapturingBackbone(Architecture):
             )
         num_latent_frames, _, rows, cols = latents.shape
         inputs = {
-            "timestep": self._timestep_input(timestep.to(self.device), self.grid_of(latents)),
-            **self._transformer_inputs(prompt, num_latent_frames, rows, cols),
+            "timestep": self.timestep_input(timestep.to(self.device), self.grid_of(latents)),
+            **self.transformer_inputs(prompt, num_latent_frames, rows, cols),
             **(conditioning.extras if conditioning is not None else {}),
         }
-        read = self._with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
-        output = self.transformer(hidden_states=self._to_batch(read), return_dict=False, **inputs)[0]
-        return self._from_batch(output, latents.shape).to(latents.dtype)
+        read = self.with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
+        output = self.transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)[0]
+        return self.from_batch(output, latents.shape).to(latents.dtype)
 
     def grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
         """Layout of the tokens that latents become."""
@@ -287,10 +287,10 @@ class CapturingBackbone(Architecture):
             temporal_stride=self.frame_period,
         )
 
-    def _to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Tensor:
+    def to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Tensor:
         """As the transformer and the pipeline lay latents out, a batch of one."""
         return (latents.transpose(0, 1) if self.channels_before_frames else latents).unsqueeze(0)
 
-    def _from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
-        """Undo `_to_batch`, for latents of that shape."""
+    def from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
+        """Undo `to_batch`, for latents of that shape."""
         return batch[0].transpose(0, 1) if self.channels_before_frames else batch[0]

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from difftrack.backbones._backbone import Backbone
-from difftrack.backbones._constructed import constructed_backbone
 from difftrack.backbones._descriptors import LayerDescriptors
 from difftrack.backbones._load import load_backbone
 from difftrack.backbones._names import SHIPPED
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._random_init import constructed_backbone
 from difftrack.backbones._seam import AttentionCall, intercept
 
 __all__ = ["CaptureCheck", "check_capture"]

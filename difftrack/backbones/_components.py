@@ -16,6 +16,7 @@ from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._memory_switches import refuse_offload
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._registry import find_class
 from difftrack.backbones._weights import refuse_not_finite
 
 __all__ = ["Components", "FolderComponents"]
@@ -55,6 +56,10 @@ class Components(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash that changes whenever a config or a weight does."""
+
+    def classes(self) -> tuple[type[Any], ...]:
+        """Classes of transformer, autoencoder and pipeline, and of all components where that needs no loading."""
+        return (type(self.outline("transformer")), type(self.outline("vae")), self.pipeline_class)
 
     @abstractmethod
     def _make(self, component: str) -> Any:  # noqa: ANN401
@@ -147,13 +152,15 @@ class Components(ABC):
     @property
     def pipeline_class(self) -> Any:  # noqa: ANN401
         """The pipeline's class: ours, where the name is one of ours, else diffusers'."""
-        found = getattr(_pipelines, self.pipeline_name, None) or getattr(diffusers, self.pipeline_name, None)
-        if found is None:
+        if (own := getattr(_pipelines, self.pipeline_name, None)) is not None:
+            return own
+        try:
+            return find_class(self.pipeline_name)
+        except BackboneError as error:
             raise BackboneError(
                 f"model_index.json names the pipeline {self.pipeline_name}, which diffusers {diffusers.__version__} "
-                f"does not have; code that comes with a checkpoint is not run"
-            )
-        return found
+                f"does not have ({error}); code that comes with a checkpoint is not run"
+            ) from error
 
 
 class FolderComponents(Components):
@@ -174,6 +181,9 @@ class FolderComponents(Components):
 
     def fingerprint(self) -> str:
         return self._folder.fingerprint()
+
+    def classes(self) -> tuple[type[Any], ...]:
+        return (*map(self._folder.component_class, self.names), self.pipeline_class)
 
     def __getitem__(self, component: str) -> Any:  # noqa: ANN401
         if self._params.cpu_offload and self._offloading is None:

@@ -1,10 +1,9 @@
 """A diffusers pipeline folder on disk: what is in it, whether it is complete, and its components one by one."""
 
 import hashlib
-import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from difftrack.backbones._params import ModelParams, Quantization
+from difftrack.backbones._registry import class_in, libraries
 from difftrack.backbones._weights import check_config, one_line, refuse_partial, weight_files
 from difftrack.documents import DocumentError, read_json
 
 __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 
 _CPU = torch.device("cpu")
-_LIBRARIES = ("diffusers", "transformers")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
@@ -103,7 +102,7 @@ class PipelineFolder:
     def _load(
         self, component: str, folder: Path, dtype: torch.dtype, quantization: Quantization, device: torch.device
     ) -> Any:  # noqa: ANN401
-        kind = self._kind(component)
+        kind = self.component_class(component)
         # The Auto classes of transformers would ask at the terminal whether a folder's own code may run.
         trust = {"trust_remote_code": False} if self._components[component][0] == "transformers" else {}
         if not issubclass(kind, torch.nn.Module):
@@ -136,13 +135,14 @@ class PipelineFolder:
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
         """A diffusers model of a component's class and config, without weights: on the device meta."""
-        kind = self._kind(component)
+        kind = self.component_class(component)
         with torch.device("meta"):
             return kind.from_config(kind.load_config(self.path / component)).eval()
 
-    def _kind(self, component: str) -> Any:  # noqa: ANN401
+    def component_class(self, component: str) -> Any:  # noqa: ANN401
+        """Class of a component, imported."""
         class_name = self.class_name(component)
-        return getattr(importlib.import_module(self._components[component][0]), class_name)
+        return class_in(self._components[component][0], class_name)
 
     def fingerprint(self) -> str:
         """Hash that changes whenever a config, a tokenizer or a weight does."""
@@ -163,10 +163,10 @@ class PipelineFolder:
 
     def _refuse_foreign_code(self) -> None:
         for name, (library, class_name) in self._components.items():
-            if library not in _LIBRARIES or not hasattr(importlib.import_module(library), class_name):
+            if library not in libraries() or class_in(library, class_name) is None:
                 raise BackboneError(
-                    f"{self.path}: {name} is {library}.{class_name}, which neither diffusers nor "
-                    f"transformers has; code that comes with a checkpoint is not run"
+                    f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code that "
+                    f"comes with a checkpoint is not run"
                 )
 
     def _refuse_incomplete(self, component: str) -> None:
@@ -177,7 +177,7 @@ class PipelineFolder:
         for file in folder.rglob("*"):
             if file.exists() and not file.is_file() and not file.is_dir():
                 raise BackboneError(f"{file} is no regular file; take it out of the folder")
-        if not issubclass(self._kind(component), torch.nn.Module):
+        if not issubclass(self.component_class(component), torch.nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]
         if not any(file.suffix == ".safetensors" for file in files):
@@ -295,3 +295,8 @@ def _ways_out(checkpoint: str = "REPOSITORY", revision: str | None = None) -> st
         f"fetch a checkpoint where there is network with `hf download {checkpoint}{pinned}` and copy the cache, or run "
         f"{SHIPPED}, which comes with the package"
     )
+
+
+def _none_of(places: Sequence[str]) -> str:
+    first, *others = places
+    return f"neither {first} nor {' nor '.join(others)}"

@@ -1,31 +1,21 @@
 """From a name to a backbone."""
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
+from typing import Any
 
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._family import BackboneFamily
 from difftrack.backbones._folder import find_folder
 from difftrack.backbones._known import KNOWN, KnownBackbone
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._registry import FAMILIES, families, family_of
+from difftrack.plugins import one_line
 
 __all__ = ["backbone_of", "check_family", "load_backbone"]
-
-_FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "AllegroTransformer3DModel": ("_allegro", "AllegroBackbone"),
-    "CogVideoXTransformer3DModel": ("_cogvideox", "CogVideoXBackbone"),
-    "HunyuanVideo15Transformer3DModel": ("_hunyuan15", "HunyuanVideo15Backbone"),
-    "HunyuanVideoTransformer3DModel": ("_hunyuan", "HunyuanVideoBackbone"),
-    "LTXVideoTransformer3DModel": ("_ltx", "LTXBackbone"),
-    "MochiTransformer3DModel": ("_mochi", "MochiBackbone"),
-    "SkyReelsV2Transformer3DModel": ("_skyreels", "SkyReelsV2Backbone"),
-    "WanTransformer3DModel": ("_wan", "WanBackbone"),
-})  # fmt: skip
-"""Transformer class -> module and class of the family; imported when needed, since diffusers is slow to import."""
 
 
 _SHIPPED_CLIPS = (17, 128, 192)
@@ -84,11 +74,33 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
     Raises:
         BackboneError: no family here reads the class.
     """
-    check_family(name, transformer_class)
-    module, family = _FAMILIES[transformer_class]
-    kind = getattr(importlib.import_module(f"difftrack.backbones.{module}"), family)
-    backbone: Backbone = kind(name, components, params)
-    alike = [known for known in KNOWN.values() if known.transformer[0] == transformer_class]
+    if (family := family_of(transformer_class)) is None:
+        known_classes = sorted(name for family in families().values() for name in family.transformers)
+        problems = "".join(f"; {line}" for line in FAMILIES.problems())
+        raise BackboneError(
+            f"{name}: no family here captures {transformer_class}; known: {', '.join(known_classes)}{problems}"
+        )
+    backbone: Backbone = _class_of(family)(name, components, params)
+    backbone.library = family.library
+    alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]
     known = KNOWN.get(ALIASES.get(name, name)) or next(iter(alike), None)
     backbone.made_for = _SHIPPED_CLIPS if name == SHIPPED else known.size if known is not None else None
     return backbone
+
+
+def _class_of(family: BackboneFamily) -> Any:  # noqa: ANN401
+    """The class that runs a family, imported now: diffusers is slow to import."""
+    if not isinstance(family.backbone, str):
+        found: Any = family.backbone
+    else:
+        module, _, name = family.backbone.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise BackboneError(
+                f"family {family.name} from {FAMILIES.giver(family.name)}: {family.backbone} cannot be loaded "
+                f"({one_line(error)})"
+            ) from error
+    if not (isinstance(found, type) and issubclass(found, Backbone)):
+        raise BackboneError(f"family {family.name}: {found!r} does not derive from difftrack.backbones.Backbone")
+    return found

@@ -17,14 +17,14 @@ class MaskedTextBackbone(Backbone):
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
-        self._warn_where_cut(prompt)
+        self.warn_where_cut(prompt)
         tokens, mask, *_ = self.components.text_pipeline().encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=self.text_length, device=self.device
         )
         self.components.release_text()
         return PromptEmbedding(tokens[0].to(self.components.dtype), mask=mask[0].bool())
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         return {
@@ -32,7 +32,7 @@ class MaskedTextBackbone(Backbone):
             "encoder_attention_mask": prompt.mask.unsqueeze(0),
         }
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         empty = self.embed("")
         return {
             "prompt_embeds": prompt.tokens.unsqueeze(0),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import transformers
 
-from difftrack.backbones._constructed import constructed_backbone
 from difftrack.backbones._known import KNOWN
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._random_init import constructed_backbone
+from difftrack.backbones._registry import find_class
 
 __all__ = ["ACTIVATIONS_PER_CHANNEL", "CONTEXT_BYTES", "USABLE", "MemoryNeed", "Switch", "memory_needs"]
 
@@ -75,7 +75,7 @@ def memory_needs() -> Iterator[MemoryNeed]:
 
 
 def _encoder_bytes(class_name: str, arguments: Mapping[str, Any]) -> int:
-    kind = getattr(transformers, class_name)
+    kind = find_class(class_name)
     with torch.device("meta"):
         return _bytes(kind(kind.config_class(**arguments)).to(torch.bfloat16))
 

@@ -10,6 +10,8 @@ _NAMES = {
     "no_motion": "no motion",
     "lucas_kanade": "Lucas-Kanade",
     "cotracker3": "CoTracker3",
+    "raft": "RAFT",
+    "dino": "DINO",
     OWN_TRACKER: "DiffTrack",
 }
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._wan import WanBackbone
+from difftrack.backbones.families.wan._backbone import WanBackbone
 from difftrack.geometry import TokenGrid
 
 __all__ = ["SkyReelsV2Backbone"]
@@ -50,17 +50,17 @@ class SkyReelsV2Backbone(WanBackbone):
     def _forces_diffusion(self) -> bool:
         return "DiffusionForcing" in self.components.pipeline_name
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
-        return super()._sampling_inputs(prompt) | {"prompt": None}
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        return super().sampling_inputs(prompt) | {"prompt": None}
 
-    def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
+    def timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
         """A timestep per latent frame under diffusion forcing; that pipeline cuts it to an integer."""
         return timestep.long().expand(1, grid.num_latent_frames) if self._forces_diffusion else timestep.expand(1)
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
-        inputs = super()._transformer_inputs(prompt, num_latent_frames, rows, cols)
+        inputs = super().transformer_inputs(prompt, num_latent_frames, rows, cols)
         if self._forces_diffusion:
             inputs |= {"enable_diffusion_forcing": True, "fps": [1]}  # its table's entry for 24 frames per second
         return inputs

@@ -81,12 +81,12 @@ class CogVideoXBackbone(Backbone):
     def text_channels(self) -> int:
         return int(self.transformer_config.text_embed_dim)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         return [block.attn1 for block in transformer.transformer_blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
-        self._warn_where_cut(prompt)
+        self.warn_where_cut(prompt)
         padded = self.components["tokenizer"](
             prompt, padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
         )
@@ -99,7 +99,7 @@ class CogVideoXBackbone(Backbone):
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> VelocitySchedule:
         """Trailing timesteps, whatever the checkpoint's copy says: its public copies disagree."""
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         if scheduler.config.prediction_type != "v_prediction":
             raise BackboneError(
                 f"{self.name}: its scheduler predicts {scheduler.config.prediction_type}; CogVideoX schedules are "
@@ -123,13 +123,13 @@ class CogVideoXBackbone(Backbone):
             )
         return super().generate(prompt, num_frames=num_frames, **choices)
 
-    def _sampling_scheduler(self) -> Any:  # noqa: ANN401
+    def sampling_scheduler(self) -> Any:  # noqa: ANN401
         return self.components.scheduler(timestep_spacing="trailing")
 
-    def _sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
+    def sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
         """Ours where there is an image: it gives sampling and capture the same conditioning."""
         if not self.needs_image:
-            return super()._sampling_pipeline(scheduler)
+            return super().sampling_pipeline(scheduler)
         chosen = self.params.image_condition
         if chosen == "none":
             raise BackboneError(f"image_condition is none, but {self.name} cannot do without an image")
@@ -143,11 +143,11 @@ class CogVideoXBackbone(Backbone):
     ) -> ImageConditioning:
         if not self.needs_image:
             return super().condition(image, num_latent_frames, frames_alone=frames_alone)
-        pipeline = self._sampling_pipeline(self.components["scheduler"])
-        pixels = self._pixels(image).to(self.components.dtype)
+        pipeline = self.sampling_pipeline(self.components["scheduler"])
+        pixels = self.image_pixels(image).to(self.components.dtype)
         return ImageConditioning(pipeline.image_latents(pixels, num_latent_frames, frames_alone=frames_alone)[0])
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         inputs: dict[str, Any] = {
@@ -169,20 +169,20 @@ class CogVideoXBackbone(Backbone):
             return None
         size = (num_latent_frames, rows, cols)
         if size not in self._rotary_embeddings:
-            pipeline = self._sampling_pipeline(self.components["scheduler"])
+            pipeline = self.sampling_pipeline(self.components["scheduler"])
             height, width = rows * self.spatial_stride, cols * self.spatial_stride
             self._rotary_embeddings[size] = pipeline._prepare_rotary_positional_embeddings(
                 height, width, num_latent_frames, self.device
             )
         return self._rotary_embeddings[size]
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {
             "prompt_embeds": prompt.tokens.unsqueeze(0),
             "negative_prompt_embeds": self.embed("").tokens.unsqueeze(0),
         }
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae_config.scaling_factor

@@ -45,13 +45,13 @@ class HunyuanVideoBackbone(Backbone):
     def text_channels(self) -> int:
         return int(self.transformer_config.text_embed_dim)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
         return [block.attn for block in blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
-        self._warn_where_cut(prompt)
+        self.warn_where_cut(prompt)
         embeds, pooled, mask = self.components.text_pipeline().encode_prompt(
             prompt, max_sequence_length=self.text_length, device=self.device, dtype=self.components.dtype
         )
@@ -63,11 +63,11 @@ class HunyuanVideoBackbone(Backbone):
         return torch.arange(len(prompt.mask), device=prompt.mask.device) < prompt.mask.sum()
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1])
         return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         dtype = self.components.dtype
@@ -78,17 +78,17 @@ class HunyuanVideoBackbone(Backbone):
             "guidance": torch.full((1,), self.params.embedded_guidance * 1000, dtype=dtype, device=self.device),
         }
 
-    def _placeholder_extras(self) -> dict[str, Tensor]:
-        return {_POOLED: self._random(1, self.transformer_config.pooled_projection_dim)}
+    def placeholder_extras(self) -> dict[str, Tensor]:
+        return {_POOLED: self.placeholder_tensor(1, self.transformer_config.pooled_projection_dim)}
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {
             "prompt_embeds": prompt.tokens.unsqueeze(0),
             "pooled_prompt_embeds": prompt.extras[_POOLED],
             "prompt_attention_mask": prompt.mask.to(self.components.dtype).unsqueeze(0),
         }
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae_config.scaling_factor

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import diffusers
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ from difftrack.backbones._known import KNOWN, KnownBackbone
 from difftrack.backbones._load import backbone_of
 from difftrack.backbones._names import canonical_name
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._registry import find_class
 
 __all__ = ["constructed_backbone"]
 
@@ -42,7 +42,7 @@ class ConstructedComponents(Components):
     def _make(self, component: str) -> Any:  # noqa: ANN401
         if component == "scheduler":
             kind, arguments = self._known.scheduler
-            return getattr(diffusers, kind)(**arguments)
+            return find_class(kind)(**arguments)
         device = self.device if component == "transformer" else torch.device("meta")
         model = self._construct(component, device)
         return model if device.type == "meta" else _fill_weights(model, device)
@@ -54,7 +54,7 @@ class ConstructedComponents(Components):
         kind, arguments = getattr(self._known, component)
         changes = self._small if component == "transformer" else {}
         with torch.device(device), _weights_without_memory():
-            model = getattr(diffusers, kind)(**{**arguments, **changes}).eval()
+            model = find_class(kind)(**{**arguments, **changes}).eval()
         return cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
 
 

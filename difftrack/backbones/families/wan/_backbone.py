@@ -57,7 +57,7 @@ class WanBackbone(Backbone):
     def text_channels(self) -> int:
         return int(self.transformer_config.text_dim)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if "transformer_2" in self.components.names:
             raise BackboneError(
                 f"{self.name} samples with two transformers, one per half of the steps; only pipelines with one "
@@ -67,7 +67,7 @@ class WanBackbone(Backbone):
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
-        self._warn_where_cut(prompt)
+        self.warn_where_cut(prompt)
         # The other pipelines of the family embed as this one does, but cannot without the package ftfy.
         embeds, _ = self.components.text_pipeline(kind=diffusers.WanPipeline).encode_prompt(
             prompt,
@@ -83,7 +83,7 @@ class WanBackbone(Backbone):
         return prompt.mask[:0]
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         scheduler.set_timesteps(num_inference_steps)
         return FlowSchedule(
             scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:num_inference_steps]
@@ -96,7 +96,7 @@ class WanBackbone(Backbone):
             return super().condition(image, num_latent_frames, frames_alone=frames_alone)
         if self.params.image_condition == "every_frame":
             raise BackboneError(f"image_condition is every_frame, but {self.name} reads an image as its first frame")
-        pipeline, pixels = self._sampling_pipeline(self.components["scheduler"]), self._pixels(image)
+        pipeline, pixels = self.sampling_pipeline(self.components["scheduler"]), self.image_pixels(image)
         if not self._image_beside_latents:
             return ImageConditioning(_image_latents(pipeline, pixels, num_frames=1))
         extras = {}
@@ -115,9 +115,9 @@ class WanBackbone(Backbone):
     ) -> ImageConditioning | None:
         conditioning = super().placeholder_conditioning(latents)
         if conditioning is not None and not self._image_beside_latents:
-            return ImageConditioning(self._random(1, *latents.shape[1:]))
+            return ImageConditioning(self.placeholder_tensor(1, *latents.shape[1:]))
         if conditioning is not None and self.transformer_config.image_dim is not None:
-            tokens = self._random(1, _CLIP_TOKENS, self.transformer_config.image_dim)
+            tokens = self.placeholder_tensor(1, _CLIP_TOKENS, self.transformer_config.image_dim)
             return ImageConditioning(conditioning.latents, {_IMAGE_TOKENS: tokens})
         return conditioning
 
@@ -129,7 +129,7 @@ class WanBackbone(Backbone):
     def _image_beside_latents(self) -> bool:
         return bool(self.transformer_config.in_channels > self.num_latent_channels)
 
-    def _timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
+    def timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
         if not self._timestep_per_token:
             return timestep.expand(1)
         per_token = timestep.repeat(1, grid.num_tokens)
@@ -137,32 +137,32 @@ class WanBackbone(Backbone):
             per_token[:, : grid.rows * grid.cols] = 0
         return per_token
 
-    def _with_conditioning(
+    def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
         if conditioning is None or self._image_beside_latents:
-            return super()._with_conditioning(latents, conditioning)
+            return super().with_conditioning(latents, conditioning)
         return torch.cat([conditioning.latents.to(latents), latents[1:]])
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         return {"encoder_hidden_states": prompt.tokens.unsqueeze(0)}
 
-    def _sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
+    def sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
         """Wan 2.2 TI2V samples by either pipeline, whichever its folder names."""
         if self._image_beside_latents or not self._timestep_per_token:
-            return super()._sampling_pipeline(scheduler)
+            return super().sampling_pipeline(scheduler)
         kind = diffusers.WanImageToVideoPipeline if self.needs_image else diffusers.WanPipeline
         return self.components.pipeline(scheduler=scheduler, kind=kind)
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {
             "prompt_embeds": prompt.tokens.unsqueeze(0),
             "negative_prompt_embeds": self.embed("").tokens.unsqueeze(0),
         }
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         latents: Tensor = self.vae.encode(videos).latent_dist.mode()

@@ -42,21 +42,21 @@ class AllegroBackbone(MaskedTextBackbone):
         return int(self.vae_config.temporal_compression_ratio)
 
     @property
-    def _frames_past_period(self) -> int:
+    def frames_past_period(self) -> int:
         return 0
 
     @property
     def text_channels(self) -> int:
         return int(self.transformer_config.caption_channels)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> NoiseSchedule:
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         if scheduler.config.prediction_type != "epsilon":
             raise BackboneError(
                 f"{self.name}: its scheduler predicts {scheduler.config.prediction_type}; Allegro schedules are known "
@@ -65,10 +65,10 @@ class AllegroBackbone(MaskedTextBackbone):
         scheduler.set_timesteps(num_inference_steps)
         return NoiseSchedule(scheduler.timesteps, sigmas=scheduler.sigmas)
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
-        inputs = super()._transformer_inputs(prompt, num_latent_frames, rows, cols)
+        inputs = super().transformer_inputs(prompt, num_latent_frames, rows, cols)
         inputs["encoder_hidden_states"] = prompt.tokens[None, None]
         return inputs | {"image_rotary_emb": self._rotary_embedding(num_latent_frames, rows, cols)}
 
@@ -87,10 +87,10 @@ class AllegroBackbone(MaskedTextBackbone):
             )
         return self._rotary_embeddings[size]
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
-        return super()._sampling_inputs(prompt) | {"negative_prompt": None}
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        return super().sampling_inputs(prompt) | {"negative_prompt": None}
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         if videos.shape[2] == 1:
@@ -101,11 +101,11 @@ class AllegroBackbone(MaskedTextBackbone):
         scaled: Tensor = latents.transpose(1, 2) * self.vae_config.scaling_factor
         return scaled
 
-    def _sample(self, *listening: Any, **arguments: Any) -> Float[np.ndarray, "frame height width rgb"]:  # noqa: ANN401
+    def sample(self, *listening: Any, **arguments: Any) -> Float[np.ndarray, "frame height width rgb"]:  # noqa: ANN401
         self._fit_tiles(arguments["num_frames"], arguments["height"], arguments["width"])
-        return super()._sample(*listening, **arguments)
+        return super().sample(*listening, **arguments)
 
-    def _as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
+    def latents_as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
         """The sampler keeps `x0 + sigma * noise`, from scaled noise on; the transformer reads it at unit variance."""
         if step == 0:
             latents = latents * scheduler.init_noise_sigma

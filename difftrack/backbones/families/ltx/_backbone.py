@@ -51,14 +51,14 @@ class LTXBackbone(MaskedTextBackbone):
     def text_channels(self) -> int:
         return int(self.transformer_config.caption_channels)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         if self._for_conditions:
             sigmas = linear_quadratic_schedule(num_inference_steps)
             scheduler.set_timesteps(sigmas=sigmas, timesteps=sigmas * 1000)
@@ -80,10 +80,10 @@ class LTXBackbone(MaskedTextBackbone):
         limits = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         return float(calculate_shift(grid.num_tokens, *(config[limit] for limit in limits)))
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
-        inputs = super()._transformer_inputs(prompt, num_latent_frames, rows, cols)
+        inputs = super().transformer_inputs(prompt, num_latent_frames, rows, cols)
         call = inspect.signature(self.components.pipeline_class.__call__)
         frame_rate = float(call.parameters["frame_rate"].default)
         if self._for_conditions:
@@ -119,7 +119,7 @@ class LTXBackbone(MaskedTextBackbone):
         coordinates[:, 0] *= 1.0 / frame_rate
         return coordinates
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         latents: Tensor = diffusers.LTXPipeline._normalize_latents(
@@ -130,19 +130,19 @@ class LTXBackbone(MaskedTextBackbone):
         )
         return latents.transpose(1, 2)
 
-    def _draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
         """Drawn before it is packed into tokens."""
         num_latent_frames, channels, rows, cols = shape
         noise = torch.randn((channels, num_latent_frames, rows, cols), generator=generator, dtype=torch.float32)
-        return self._to_batch(noise.transpose(0, 1).to(self.device))
+        return self.to_batch(noise.transpose(0, 1).to(self.device))
 
-    def _to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Float[Tensor, "1 token channel"]:
+    def to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Float[Tensor, "1 token channel"]:
         packed: Tensor = diffusers.LTXPipeline._pack_latents(
-            super()._to_batch(latents), self.patch_size, self.latents_per_token_frame
+            super().to_batch(latents), self.patch_size, self.latents_per_token_frame
         )
         return packed
 
-    def _from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
+    def from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
         num_latent_frames, _, rows, cols = shape
         unpacked = diffusers.LTXPipeline._unpack_latents(
             batch,
@@ -152,4 +152,4 @@ class LTXBackbone(MaskedTextBackbone):
             self.patch_size,
             self.latents_per_token_frame,
         )
-        return super()._from_batch(unpacked, shape)
+        return super().from_batch(unpacked, shape)

@@ -42,7 +42,7 @@ class MochiBackbone(MaskedTextBackbone):
     def text_channels(self) -> int:
         return int(self.transformer_config.text_embed_dim)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
@@ -52,14 +52,14 @@ class MochiBackbone(MaskedTextBackbone):
         """The scheduler's sigma is the share of data here; its `scale_noise` takes it for the share of noise."""
         if num_inference_steps < 2:
             raise BackboneError(f"num_inference_steps is {num_inference_steps}; {self.name} needs at least 2")
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         scheduler.set_timesteps(sigmas=np.array(linear_quadratic_schedule(num_inference_steps, _THRESHOLD_NOISE)))
         return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=1 - scheduler.sigmas[:-1])
 
-    def _timestep_input(self, timestep: Tensor, grid: TokenGrid) -> Tensor:
+    def timestep_input(self, timestep: Tensor, grid: TokenGrid) -> Tensor:
         return timestep.expand(1).to(self.components.dtype)
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         config: Any = self.vae_config

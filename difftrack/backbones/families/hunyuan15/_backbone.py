@@ -61,7 +61,7 @@ class HunyuanVideo15Backbone(Backbone):
     def text_channels(self) -> int:
         return int(self.transformer_config.text_embed_dim)
 
-    def _attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if self.components.pipeline_name != "HunyuanVideo15Pipeline":
             raise BackboneError(
                 f"{self.name}: of HunyuanVideo 1.5, text to video is captured; this is {self.components.pipeline_name}"
@@ -70,7 +70,7 @@ class HunyuanVideo15Backbone(Backbone):
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
-        self._warn_where_cut(prompt)
+        self.warn_where_cut(prompt)
         # Its constructor reads the autoencoder's config even where only text is embedded.
         tokens, mask, tokens_2, mask_2 = self.components.text_pipeline("vae").encode_prompt(
             prompt, device=self.device, dtype=self.components.dtype
@@ -83,21 +83,21 @@ class HunyuanVideo15Backbone(Backbone):
         return torch.arange(self.num_text_tokens, device=prompt.mask.device) < valid
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
-        scheduler = self._sampling_scheduler()
+        scheduler = self.sampling_scheduler()
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1])
         return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
 
-    def _with_conditioning(
+    def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
         """Without an image: blank latents and a blank mask beside the noisy ones."""
         num_latent_frames, channels, rows, cols = latents.shape
         return torch.cat([latents, latents.new_zeros(num_latent_frames, channels + 1, rows, cols)], dim=1)
 
-    def _timestep_input(self, timestep: Tensor, grid: TokenGrid) -> Tensor:
+    def timestep_input(self, timestep: Tensor, grid: TokenGrid) -> Tensor:
         return timestep.expand(1).to(self.components.dtype)
 
-    def _transformer_inputs(
+    def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         stock, dtype = self._stock, self.components.dtype
@@ -115,12 +115,14 @@ class HunyuanVideo15Backbone(Backbone):
             **prompt.extras,
         }
 
-    def _placeholder_extras(self) -> dict[str, Tensor]:
+    def placeholder_extras(self) -> dict[str, Tensor]:
         """No glyph text, as most prompts have none."""
-        tokens = self._random(1, self._stock.tokenizer_2_max_length, self.transformer_config.text_embed_2_dim)
+        tokens = self.placeholder_tensor(
+            1, self._stock.tokenizer_2_max_length, self.transformer_config.text_embed_2_dim
+        )
         return {_TOKENS_2: tokens, _MASK_2: tokens.new_zeros(tokens.shape[:2])}
 
-    def _sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         inputs: dict[str, Any] = {}
         for prefix, embedding in (("", prompt), ("negative_", self.embed(""))):
             inputs |= {
@@ -131,7 +133,7 @@ class HunyuanVideo15Backbone(Backbone):
             }
         return inputs
 
-    def _sample(
+    def sample(
         self,
         pipeline: Any,  # noqa: ANN401
         recorder: TrajectoryRecorder,
@@ -152,7 +154,7 @@ class HunyuanVideo15Backbone(Backbone):
         frames: np.ndarray = pipeline(**arguments, output_type="np").frames[0]
         return frames
 
-    def _encode_videos(
+    def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         # One at a time: its attention mask is made for a batch of one.

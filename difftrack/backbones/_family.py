@@ -1,0 +1,83 @@
+"""What a family of backbones declares, in a module that is light to import: its classes and its checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from difftrack.backbones._params import ImageCondition
+
+__all__ = ["NO_ARGUMENTS", "Arguments", "BackboneFamily", "KnownBackbone"]
+
+Arguments = Mapping[str, Any]
+NO_ARGUMENTS: Arguments = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownBackbone:
+    """One published checkpoint: classes by name, and those of their arguments that differ from the defaults.
+
+    Layers, heads, channels and strides are not written down: they are read from the classes, built without memory
+    (`constructed_backbone`).
+
+    Source of the built-in ones: the configs of the published checkpoints and diffusers' conversion scripts; parameter
+    counts agree with the published ones, see docs/backbones.md.
+    """
+
+    repository: str
+    """owner/name on the hub."""
+    aliases: tuple[str, ...] = ()
+    """Names in the released code of DiffTrack."""
+    pipeline: str
+    """Class of the pipeline."""
+    transformer: tuple[str, Arguments]
+    """Class and constructor arguments."""
+    vae: tuple[str, Arguments]
+    """Class and constructor arguments."""
+    scheduler: tuple[str, Arguments]
+    """Class and constructor arguments."""
+    size: tuple[int, int, int]
+    """(frames, height, width) of the clips that it is made for."""
+    small: Arguments
+    """Arguments of the transformer that make it small, its channels per head as they are: what `difftrack models
+    --check` builds and runs."""
+    encoders: Mapping[str, tuple[str, Arguments]]
+    """Encoders of text and image, by component: class of transformers and arguments of its config."""
+    settings: Arguments = field(default_factory=dict)
+    """Arguments of the pipeline that are not components."""
+    image_condition: ImageCondition = "checkpoint"
+    """How an image is read, where the name says more than the checkpoint's own pipeline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneFamily:
+    """A family of video diffusion transformers: what an entry point of the group `difftrack.backbones` leads to.
+
+    The class that runs them derives from `difftrack.backbones.Backbone`, whose docstring lists what it gives.
+
+    Raises:
+        ValueError: no transformer class is named, or a checkpoint has another.
+    """
+
+    name: str
+    """The family's own name, such as `cogvideox`."""
+    backbone: str | type[Any]
+    """`module:Class` of the class that runs them, imported when a backbone is loaded; or the class itself."""
+    transformers: tuple[str, ...]
+    """Names of the transformer classes that it reads, as a pipeline folder's model_index.json gives them."""
+    checkpoints: Mapping[str, KnownBackbone] = field(default_factory=dict)
+    """Published checkpoints by the names that users write."""
+    library: str | None = None
+    """Module that has the family's own classes (transformer, autoencoder, pipeline), where diffusers and transformers
+    do not have them; a model_index.json may name it. It is code that the user installed: code inside a checkpoint is
+    never run."""
+
+    def __post_init__(self) -> None:
+        if not self.transformers:
+            raise ValueError(f"family {self.name!r} names no transformer class; wanted: at least one")
+        for name, known in self.checkpoints.items():
+            if known.transformer[0] not in self.transformers:
+                raise ValueError(
+                    f"checkpoint {name!r} has the transformer {known.transformer[0]}, which its family {self.name!r} "
+                    f"does not name; it names {', '.join(self.transformers)}"
+                )

@@ -1,0 +1,148 @@
+"""The families that there are, and what is found through them: checkpoints, transformer classes, classes by name."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._family import BackboneFamily
+from difftrack.plugins import PluginError, Registry, one_line
+
+__all__ = ["FAMILIES", "View", "class_in", "families", "family_of", "find_class", "libraries", "register_backbone"]
+
+V = TypeVar("V")
+
+_HERE = "difftrack.backbones.families"
+_STOCK = ("diffusers", "transformers")
+
+
+def _checked(name: str, entry: Any) -> BackboneFamily:  # noqa: ANN401
+    if not isinstance(entry, BackboneFamily):
+        raise TypeError(f"it is a {type(entry).__name__}; wanted: a difftrack.backbones.BackboneFamily")
+    if entry.name != name:
+        raise ValueError(f"the family calls itself {entry.name!r}; both names must agree")
+    return entry
+
+
+FAMILIES: Registry[BackboneFamily] = Registry(
+    "difftrack.backbones",
+    noun="backbone family",
+    built_in={
+        name: f"{_HERE}.{name}:FAMILY"
+        for name in ("cogvideox", "hunyuan", "hunyuan15", "wan", "ltx", "mochi", "allegro", "skyreels")
+    },
+    check=_checked,
+)
+"""Families in the order of the tables."""
+
+
+def register_backbone(family: BackboneFamily, *, replace: bool = False) -> None:
+    """Add a family of backbones for this process, as an entry point of `difftrack.backbones` does for good.
+
+    Args:
+        family: What it is; its class may be defined in a notebook.
+        replace: Whether a family of the same name that was registered before makes room.
+
+    Raises:
+        PluginError: its name, a checkpoint of it or a transformer class is another family's already.
+    """
+    if not isinstance(family, BackboneFamily):
+        raise PluginError(f"{family!r} cannot be registered; wanted: a difftrack.backbones.BackboneFamily")
+    others = {name: other for name, other in families().items() if not (replace and name == family.name)}
+    if family.name not in others and (clash := _clash(family, others)):
+        raise PluginError(f"backbone family {family.name!r}: {clash}; take another name")
+    FAMILIES.register(family.name, family, replace=replace)
+
+
+def families() -> dict[str, BackboneFamily]:
+    """All families by name; one whose checkpoints or classes are an earlier family's is left out, and named once."""
+    found: dict[str, BackboneFamily] = {}
+    for name, family in FAMILIES.items().items():
+        clash = _clash(family, found)
+        if clash is None:
+            found[name] = family
+        else:
+            FAMILIES.leave_out(name, f"{clash} (it is from {FAMILIES.giver(name)})")
+    return found
+
+
+def _clash(family: BackboneFamily, others: Mapping[str, BackboneFamily]) -> str | None:
+    """What a family shares with one of the others and must not; None where nothing."""
+    for other in others.values():
+        for noun, own, taken in (
+            ("transformer class", family.transformers, other.transformers),
+            ("backbone", _names(family), _names(other)),
+        ):
+            if shared := [name for name in own if name in taken]:
+                return f"the {noun} {shared[0]!r} is that of {other.name!r} from {FAMILIES.giver(other.name)}"
+    return None
+
+
+def _names(family: BackboneFamily) -> list[str]:
+    return [*family.checkpoints, *(alias for known in family.checkpoints.values() for alias in known.aliases)]
+
+
+def family_of(transformer_class: str) -> BackboneFamily | None:
+    """The family that reads a transformer class; None where there is none."""
+    return next((family for family in families().values() if transformer_class in family.transformers), None)
+
+
+def libraries() -> tuple[str, ...]:
+    """Modules whose classes a pipeline folder may name."""
+    own = (family.library for family in families().values() if family.library is not None)
+    return tuple(dict.fromkeys((*_STOCK, *own)))
+
+
+def class_in(library: str, name: str) -> Any:  # noqa: ANN401
+    """A class of a library by its name; None where the library has none of that name.
+
+    Raises:
+        BackboneError: a family's own library cannot be imported.
+    """
+    try:
+        return getattr(importlib.import_module(library), name, None)
+    except Exception as error:
+        if library in _STOCK:
+            raise
+        raise BackboneError(f"the library {library} of a family cannot be imported ({one_line(error)})") from error
+
+
+def find_class(name: str) -> Any:  # noqa: ANN401
+    """A class by its name alone: of diffusers, of transformers, or of a family's own library.
+
+    A library that cannot be imported has a part in this only where no other one has the class.
+
+    Raises:
+        BackboneError: none of them has it.
+    """
+    problems = ""
+    for library in libraries():
+        try:
+            if (found := class_in(library, name)) is not None:
+                return found
+        except BackboneError as error:
+            problems += f"; {error}"
+    raise BackboneError(f"none of {', '.join(libraries())} has a class {name}{problems}")
+
+
+class View(Mapping[str, V]):
+    """A mapping over what the registered families hold now.
+
+    Args:
+        read: Gives the mapping.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, V]]) -> None:
+        self._read = read
+
+    def __getitem__(self, key: str) -> V:
+        return self._read()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(dict(self._read()))

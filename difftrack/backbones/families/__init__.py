@@ -1,0 +1,1 @@
+"""The built-in families, a folder each: its classes and checkpoints here, the class that runs it in `_backbone`."""

@@ -1,0 +1,56 @@
+"""HunyuanVideo 1.5: classes and checkpoints."""
+
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+
+__all__ = ["FAMILY"]
+
+_QWEN = (
+    "Qwen2_5_VLTextModel",
+    {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+)
+_GLYPHS = (
+    "T5EncoderModel",
+    {
+        "vocab_size": 1510,
+        "d_model": 1472,
+        "d_ff": 3584,
+        "d_kv": 64,
+        "num_layers": 12,
+        "num_heads": 6,
+        "feed_forward_proj": "gated-gelu",
+    },
+)
+
+FAMILY = BackboneFamily(
+    name="hunyuan15",
+    backbone="difftrack.backbones.families.hunyuan15._backbone:HunyuanVideo15Backbone",
+    transformers=("HunyuanVideo15Transformer3DModel",),
+    checkpoints={
+        "hunyuan-video-1.5": KnownBackbone(
+            repository="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
+            pipeline="HunyuanVideo15Pipeline",
+            transformer=("HunyuanVideo15Transformer3DModel", {"task_type": "t2v"}),
+            vae=("AutoencoderKLHunyuanVideo15", NO_ARGUMENTS),
+            scheduler=("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
+            size=(121, 480, 848),
+            small={
+                "num_layers": 3,
+                "num_attention_heads": 2,
+                "num_refiner_layers": 1,
+                "text_embed_dim": 32,
+                "text_embed_2_dim": 24,
+                "image_embed_dim": 16,
+            },
+            encoders={"text_encoder": _QWEN, "text_encoder_2": _GLYPHS},
+        ),
+    },
+)
+"""The family, as it is registered."""

@@ -1,0 +1,145 @@
+"""Laws that the descriptor store obeys at every place and in every layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from difftrack.geometry import TokenGrid
+from difftrack.store import DescriptorSpec, StoreError, StoreParams, create_group, open_store, open_writer
+
+__all__ = ["StoreLaws"]
+
+Values = dict[tuple[int, int], dict[str, np.ndarray]]
+
+
+class StoreLaws:
+    """Laws of a store at one place.
+
+    A subclass overrides the fixture `root`, an empty place: a folder or a URL. `params` and `spec` may be overridden as
+    well, to try another layout; `tolerance` says how far a value may come back from what was written, as a share of the
+    largest one of its vector.
+    """
+
+    tolerance = 0.0
+
+    @pytest.fixture
+    def root(self) -> str | Path:
+        """The place under test, empty."""
+        raise NotImplementedError("a subclass of StoreLaws gives the fixture `root`")
+
+    @pytest.fixture
+    def params(self) -> StoreParams:
+        """How the store is laid out."""
+        return StoreParams()
+
+    @pytest.fixture
+    def spec(self) -> DescriptorSpec:
+        """What is stored: a different prime on every axis."""
+        return DescriptorSpec(
+            steps=(3, 49),
+            timesteps=(961.5, 20.0),
+            layers=(0, 4, 7),
+            heads=(0, 1, 2, 3, 9),
+            num_channels=17,
+            grid=TokenGrid(num_latent_frames=7, rows=11, cols=13, stride_px=8, temporal_stride=4),
+            frames=(0, 4, 8, 12, 16, 20, 24),
+            clip_size=(176, 208),
+            size=(88, 104),
+            kinds=("query", "key"),
+            text_mask=(True,) * 12 + (False,) * 7,
+            fingerprint_parts={"backbone": "abc", "clip": "def"},
+        )
+
+    @pytest.fixture
+    def values(self, spec: DescriptorSpec) -> Values:
+        """Numbers that float16 and bfloat16 hold exactly: whole ones up to 128."""
+        rng = np.random.default_rng(0)
+        return {
+            unit: {entry: rng.integers(-128, 129, spec.entry_shape(entry)).astype(np.float16) for entry in spec.entries}
+            for unit in spec.units
+        }
+
+    def test_what_was_written_is_read(
+        self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
+    ) -> None:
+        """Every value comes back, under the labels that the spec gives."""
+        write(root, params, spec, values)
+        store = open_store(root)
+        assert store.groups() == ["clip"]
+        assert (store.spec("clip"), store.params("clip")) == (spec, params)
+        for (step, layer), arrays in values.items():
+            for kind, written in arrays.items():
+                read = store.sel(clip="clip", step=step, layer=layer, kind=kind).astype(np.float32)
+                peak = np.abs(written.astype(np.float32)).max(axis=-1, keepdims=True)
+                assert (np.abs(read - written) <= self.tolerance * peak).all()
+
+    def test_a_frame_and_a_head_are_parts_of_the_whole(
+        self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
+    ) -> None:
+        """A part that is asked for by its label is that part of the whole."""
+        write(root, params, spec, values)
+        store = open_store(root)
+        whole = store.sel(clip="clip", step=49, layer=4, kind="key")
+        for frame in range(7):
+            part = store.sel(clip="clip", step=49, layer=4, kind="key", latent_frame=frame)
+            np.testing.assert_array_equal(part, whole[:, frame])
+        part = store.sel(clip="clip", step=49, layer=4, kind="key", latent_frame=6, head=9)
+        np.testing.assert_array_equal(part, whole[4, 6])
+        assert store.sel(clip="clip", step=49, layer=4, kind="text_key", head=9).shape == (19, 17)
+
+    def test_the_labelled_dataset_agrees_with_sel(
+        self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
+    ) -> None:
+        """Xarray's labels lead to the same numbers."""
+        write(root, params, spec, values)
+        store = open_store(root)
+        query = store.dataset("clip")["query"]
+        assert query.dims == ("step", "layer", "head", "latent_frame", "row", "col", "channel")
+        for layer in spec.layers:
+            read = store.sel(clip="clip", step=3, layer=layer, kind="query")
+            np.testing.assert_array_equal(query.sel(step=3, layer=layer), read)
+
+    def test_an_interrupted_writer_is_taken_up_where_it_stopped(
+        self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
+    ) -> None:
+        """What is missing is what was not written, and another writer can go on."""
+        writer = create_group(root, "clip", spec, params=params)
+        done = spec.units[:2]
+        for unit in done:
+            writer.write(*unit, values[unit])
+        assert writer.missing() == [unit for unit in spec.units if unit not in done]
+        other = open_writer(root, "clip")
+        for unit in other.missing():
+            other.write(*unit, values[unit])
+        other.finish()
+        assert open_store(root).groups() == ["clip"]
+
+    def test_a_label_that_is_not_there_is_refused_in_one_line(
+        self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
+    ) -> None:
+        """The message says which labels there are."""
+        write(root, params, spec, values)
+        with pytest.raises(StoreError, match="no layer 8; there are 0, 4, 7") as raised:
+            open_store(root).sel(clip="clip", step=3, layer=8, kind="query")
+        assert "\n" not in str(raised.value)
+
+    def test_a_value_that_is_not_finite_is_refused_and_nothing_of_it_stays(
+        self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
+    ) -> None:
+        """The unit is still missing afterwards."""
+        writer = create_group(root, "clip", spec, params=params)
+        unit = spec.units[0]
+        bad = {entry: array.copy() for entry, array in values[unit].items()}
+        bad["key"][1, 2, 3, 5, 7] = np.nan
+        with pytest.raises(StoreError, match="not finite"):
+            writer.write(*unit, bad)
+        assert unit in writer.missing()
+
+
+def write(root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values) -> None:
+    """Write a whole group."""
+    writer = create_group(root, "clip", spec, params=params)
+    for unit in writer.missing():
+        writer.write(*unit, values[unit])
+    writer.finish()
