@@ -255,7 +255,7 @@ def names(*files: str) -> Callable[[dict[str, Any]], None]:
 
 HOSTILE = {
     "no contents": (lambda own: own.pop("contents"), "header: difftrack.contents is missing"),
-    "contents: null": (lambda own: own.update(contents=None), "difftrack.contents is None; wanted: a mapping"),
+    "contents: null": (lambda own: own.update(contents=None), "difftrack.contents is None; a mapping is wanted"),
     "contents of text": (lambda own: own.update(contents="x" * 10_000), r"difftrack.contents is 'x{199} \.\.\.;"),
     "no spec": (lambda own: own["contents"].pop("spec"), "contents.spec is missing"),
     "spec: a list": (lambda own: own["contents"].update(spec=[1]), r"contents.spec is \[1\]; a mapping is wanted"),

@@ -55,7 +55,7 @@ def only_clip(store: Store, clip: str | None) -> str:
 def clip_groups(store: Store, clip: str) -> list[tuple[str, int | None]]:
     """Return the groups of a clip with their chunk numbers; the number is None in an analysis view."""
     groups = [group for group in store.groups() if group.partition("/")[0] == clip]
-    if groups == [clip]:
+    if groups in ([clip], []):  # asking the store for a clip that it lacks says what it holds
         return [(clip, None)]
     return [(clip_group(clip, number), number) for number in range(len(groups))]
 
