@@ -1,3 +1,4 @@
+from .annotation import register_tracker as register_tracker
 from .api._annotate import annotate as annotate
 from .api._backbones import load_backbone as load_backbone
 from .api._backbones import wrap as wrap
@@ -12,6 +13,7 @@ from .api._score import score as score
 from .api._track import PointTracks as PointTracks
 from .api._track import track as track
 from .backbones import Backbone as Backbone
+from .backbones import register_backbone as register_backbone
 from .datasets import Clip as Clip
 from .datasets import Tracks as Tracks
 from .store import Store as Store
@@ -35,6 +37,8 @@ __all__ = [
     "match",
     "open_store",
     "read_clip",
+    "register_backbone",
+    "register_tracker",
     "score",
     "track",
     "wrap",

@@ -1,18 +1,18 @@
 """One clip in, its tracks out: which tracker, from which query points."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from difftrack.annotation._cotracker import CoTracker3, CoTracker3Params
+from difftrack.annotation._cotracker import CoTracker3
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
-from difftrack.annotation._lucas_kanade import lucas_kanade
+from difftrack.annotation._lucas_kanade import LucasKanade
 from difftrack.annotation._params import AnnotateParams
 from difftrack.annotation._published import import_published, published_prompts
-from difftrack.annotation._trackers import Tracker, TrackerSettings, check_trackers, make_tracker
+from difftrack.annotation._trackers import Tracker, make_tracker
 from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
 from difftrack.rendering import RenderSpec, exact_tracks

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,7 +20,7 @@ from difftrack.annotation._weights import read_weights
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.geometry import inside_picture
 
-__all__ = ["cotracker3", "load_cotracker3"]
+__all__ = ["CoTracker3", "cotracker3", "load_cotracker3"]
 
 _ENTRY = "cotracker3_offline"
 """The published object's name in its hubconf."""
@@ -77,6 +76,18 @@ def _weights_only() -> Iterator[None]:
             del os.environ[_WEIGHTS_ONLY]
         else:
             os.environ[_WEIGHTS_ONLY] = before
+
+
+class CoTracker3(CoTracker3Params):
+    """CoTracker3 as a registered tracker; its fields are its settings."""
+
+    __slots__ = ()
+
+    def track(
+        self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
+    ) -> Tracks:
+        """Follow the points; as `Tracker.track`."""
+        return cotracker3(frames, query_points, self)
 
 
 def cotracker3(

@@ -1,6 +1,5 @@
 """Pyramidal Lucas-Kanade: the classical tracker that needs no weights."""
 
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -8,10 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from difftrack.annotation._chain import follow
+from difftrack.annotation._params import LucasKanadeParams
 from difftrack.datasets import Tracks
 from difftrack.geometry import inside_picture
 
-__all__ = ["lucas_kanade"]
+__all__ = ["LucasKanade", "lucas_kanade"]
 
 
 class LucasKanade(LucasKanadeParams):

@@ -1,11 +1,21 @@
 """Which tracker gives the (pseudo) ground truth, and how each is set."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["AnnotateParams", "CoTracker3Params", "LucasKanadeParams"]
+__all__ = ["AnnotateParams", "CoTracker3Params", "LucasKanadeParams", "TrackerSettings"]
+
+TrackerSettings = Mapping[str, Mapping[str, Any]]
+"""Tracker's name -> its settings, as params.yaml has them."""
+
+_SPECIAL = ("auto", "exact", "import")
+"""What `annotate.tracker` may be beside a registered tracker."""
+_OWN_SECTIONS = ("lucas_kanade", "cotracker3")
+_LIGHT = frozenset({*_SPECIAL, "lucas_kanade", "cotracker3", "no_motion", "raft", "dino"})
+"""Names that are known without the registry, whose modules load arrays."""
 
 
 _PINNED = re.compile(r"[\w.-]+/[\w.-]+:[0-9a-f]{40}")
@@ -87,10 +97,11 @@ class AnnotateParams:
         ValueError: a number is out of range, or a folder that the choice needs is not given.
     """
 
-    tracker: Literal["auto", "exact", "cotracker3", "lucas_kanade", "import"] = "auto"
-    """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`."""
-    fallback: Literal["cotracker3", "lucas_kanade"] = "lucas_kanade"
-    """Of `auto`, for clips that nobody knows the truth of."""
+    tracker: str = "auto"
+    """`auto`: exact for rendered clips, the annotation that came with a clip where one did, else `fallback`; `exact`;
+    `import`; or a registered tracker: lucas_kanade, cotracker3, raft, dino, no_motion, or a package's own."""
+    fallback: str = "lucas_kanade"
+    """The registered tracker that `auto` takes for clips whose truth is not known."""
     object_grid: int = 20
     """Query points along each side for clips with an object mask, of which those on the object are kept."""
     scene_grid: int = 10
@@ -108,6 +119,8 @@ class AnnotateParams:
     """The tracker that made those tracks, whose pseudo-truth they are; `exact` or `annotated` where they are that."""
     lucas_kanade: LucasKanadeParams = field(default_factory=LucasKanadeParams)
     cotracker3: CoTracker3Params = field(default_factory=CoTracker3Params)
+    trackers: TrackerSettings = field(default_factory=dict)
+    """Settings of the other trackers by name, such as `dino: {path: weights/dinov2-small}` (docs/extending.md)."""
 
     def __post_init__(self) -> None:
         for name in ("object_grid", "scene_grid"):
@@ -115,7 +128,23 @@ class AnnotateParams:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 1")
         if not self.published_tracker:
             raise ValueError("published_tracker is empty; wanted: a tracker's name, exact, or annotated")
+        _check_registered(self)
         if self.tracker == "import" and self.published is None:
             raise ValueError("tracker is 'import' and published is null; wanted: the folder to import from")
         if self.object_mask == "file" and self.object_masks is None:
             raise ValueError("object_mask is 'file' and object_masks is null; wanted: the folder of masks")
+
+
+def _check_registered(params: AnnotateParams) -> None:
+    """Refuse trackers that are not registered; the registry, which loads arrays, is asked only about others' names."""
+    if {params.tracker, params.fallback} - _LIGHT or params.fallback in _SPECIAL or params.trackers:
+        from difftrack.annotation._trackers import check_trackers
+
+        named = {} if params.tracker in _SPECIAL else {"tracker": params.tracker}
+        check_trackers(
+            named | {"fallback": params.fallback},
+            params.trackers,
+            section="annotate",
+            own=_OWN_SECTIONS,
+            also=_SPECIAL,
+        )

@@ -8,14 +8,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from difftrack.annotation._errors import TrackerUnavailableError
+from difftrack.annotation._params import TrackerSettings
 from difftrack.datasets import ANNOTATED, EXACT, Tracks
 from difftrack.params import parse
 from difftrack.plugins import PluginError, Registry
 
-__all__ = ["TRACKERS", "Tracker", "TrackerSettings", "check_trackers", "make_tracker", "register_tracker"]
-
-TrackerSettings = Mapping[str, Mapping[str, Any]]
-"""Tracker's name -> its settings, as params.yaml has them."""
+__all__ = ["TRACKERS", "Tracker", "check_trackers", "make_tracker", "register_tracker"]
 
 
 @runtime_checkable

@@ -13,11 +13,12 @@ def annotate(clip: Clip, *, tracker: str = "lucas_kanade", **options: Any) -> Tr
 
     Args:
         clip: What `read_clip` returned.
-        tracker: `lucas_kanade`, `cotracker3` (fetched by torch.hub), or `exact` for rendered clips.
+        tracker: Any name that `difftrack trackers` lists, such as `lucas_kanade`, `cotracker3`
+            (fetched by torch.hub), `raft`, or `exact` for rendered clips.
         options: Fields of `AnnotateParams`, such as `scene_grid=20`.
 
     Raises:
         AnnotationError: the tracker cannot do this clip.
         TrackerUnavailableError: the tracker's weights or code are not here.
     """
-    return annotate_clip(clip, AnnotateParams(tracker=tracker, **options))  # type: ignore[arg-type]
+    return annotate_clip(clip, AnnotateParams(tracker=tracker, **options))

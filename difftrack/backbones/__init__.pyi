@@ -1,9 +1,9 @@
 from ._backbone import Backbone
 from ._check import CaptureCheck, check_capture
 from ._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
-from ._constructed import constructed_backbone
 from ._descriptors import LayerDescriptors
 from ._errors import BackboneError, CaptureError
+from ._family import BackboneFamily
 from ._known import KNOWN, KnownBackbone
 from ._live import wrap_pipeline
 from ._load import load_backbone
@@ -11,7 +11,16 @@ from ._memory import MemoryNeed, memory_needs
 from ._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
 from ._params import KINDS, Kind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
-from ._schedule import InversionForm, Schedule, round_trip_error
+from ._random_init import constructed_backbone
+from ._registry import register_backbone
+from ._schedule import (
+    FlowSchedule,
+    InversionForm,
+    NoiseSchedule,
+    Schedule,
+    VelocitySchedule,
+    round_trip_error,
+)
 from ._seam import AttentionCall, AttentionFunction, intercept
 from ._summary import BackboneSummary, summaries
 from ._trajectory import read_trajectory, write_trajectory
@@ -26,10 +35,12 @@ __all__ = [
     "AttentionFunction",
     "Backbone",
     "BackboneError",
+    "BackboneFamily",
     "BackboneSummary",
     "CaptureCheck",
     "CaptureError",
     "CogVideoXEveryFramePipeline",
+    "FlowSchedule",
     "Generated",
     "ImageConditioning",
     "InversionForm",
@@ -38,15 +49,18 @@ __all__ = [
     "LayerDescriptors",
     "MemoryNeed",
     "ModelParams",
+    "NoiseSchedule",
     "PromptEmbedding",
     "Schedule",
     "Trajectory",
+    "VelocitySchedule",
     "check_capture",
     "constructed_backbone",
     "intercept",
     "load_backbone",
     "memory_needs",
     "read_trajectory",
+    "register_backbone",
     "round_trip_error",
     "shipped_backbone",
     "summaries",

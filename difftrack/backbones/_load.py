@@ -50,16 +50,19 @@ def _known(name: str, params: ModelParams) -> KnownBackbone | None:
     return KNOWN.get(name) or KNOWN.get(named.get(params.checkpoint or "", ""))
 
 
-def check_family(name: str, transformer_class: str) -> None:
-    """Refuse a transformer class that no family reads; `name` is for the message.
+def check_family(name: str, transformer_class: str) -> BackboneFamily:
+    """Return the family that reads a transformer class; `name` is for the message.
 
     Raises:
         BackboneError: no family here reads the class.
     """
-    if transformer_class not in _FAMILIES:
+    if (family := family_of(transformer_class)) is None:
+        known_classes = sorted(name for family in families().values() for name in family.transformers)
+        problems = "".join(f"; {line}" for line in FAMILIES.problems())
         raise BackboneError(
-            f"{name}: no family here captures {transformer_class}; known: {', '.join(sorted(_FAMILIES))}"
+            f"{name}: no family here captures {transformer_class}; known: {', '.join(known_classes)}{problems}"
         )
+    return family
 
 
 def backbone_of(name: str, transformer_class: str, components: Components, params: ModelParams) -> Backbone:
@@ -74,12 +77,7 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
     Raises:
         BackboneError: no family here reads the class.
     """
-    if (family := family_of(transformer_class)) is None:
-        known_classes = sorted(name for family in families().values() for name in family.transformers)
-        problems = "".join(f"; {line}" for line in FAMILIES.problems())
-        raise BackboneError(
-            f"{name}: no family here captures {transformer_class}; known: {', '.join(known_classes)}{problems}"
-        )
+    family = check_family(name, transformer_class)
     backbone: Backbone = _class_of(family)(name, components, params)
     backbone.library = family.library
     alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from difftrack.backbones._errors import BackboneError
-from difftrack.resources import shipped
 from difftrack.backbones._known import KNOWN
 from difftrack.backbones._registry import FAMILIES, View
+from difftrack.resources import shipped
 
 __all__ = ["ALIASES", "CHECKPOINTS", "SHIPPED", "canonical_name", "shipped_backbone"]
 
@@ -37,6 +36,6 @@ def canonical_name(name: str) -> str:
         problems = "".join(f"; {line}" for line in FAMILIES.problems())
         raise BackboneError(
             f"unknown backbone {name!r}; known: {SHIPPED} (comes with the package), {', '.join(sorted(CHECKPOINTS))}, "
-            f"or path:DIR for a local pipeline folder"
+            f"or path:DIR for a local pipeline folder{problems}"
         )
     return known

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from difftrack.annotation import TrackerUnavailableError
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.documents import read_json
 from difftrack.evaluation import TrackSection
@@ -48,6 +49,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             if scenes.cuts:
                 print(f"{name}: {cuts_line(scenes)}")
             scores[name] = ClipScores.compare(predictions, truth, query_mode=section.query_mode)
+        except TrackerUnavailableError:
+            raise
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     _write_scores(folder, scores, failures, section)
@@ -75,9 +78,7 @@ def _track(
     queries = truth.query_points[truth.query_points[:, 0] < num_frames]  # the rest start after the clip was cut
     frames = read_clip(clips, name).frames[:num_frames]
     tracks, scenes = track_stored_clip(store, name, queries, section, frames=frames, best_layers=best_layers)
-    others = track_by_baselines(
-        frames, queries, section.baselines, scenes=scenes, lucas_kanade_params=section.lucas_kanade
-    )
+    others = track_by_baselines(frames, queries, section, scenes=scenes)
     return queries, {"tracker": tracks, **others}, scenes
 
 
@@ -97,7 +98,8 @@ def _write_scores(
 ) -> None:
     """Write metrics.json (means, clips, failures, params; null is no number), summary.json and metrics.csv."""
     found = scores_by_truth(scores, params=ScoringParams.preset(section.convention))
-    report = {**found, "failed": failures, "params": asdict(section)}
+    chosen = {key: value for key, value in asdict(section).items() if key != "trackers" or value}
+    report = {**found, "failed": failures, "params": chosen}
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     pseudo = {tracker: _summary(own["mean"]) for tracker, own in found["pseudo_truth"].items()}
     summary = {**_summary(found["mean"]), **({"pseudo_truth": pseudo} if pseudo else {})}

@@ -1,12 +1,14 @@
 """Track points of one clip through its stored descriptors, and the baselines beside it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from difftrack.annotation import LucasKanadeParams, lucas_kanade
+from difftrack.annotation import make_tracker
 from difftrack.correspondence import matching_device
+from difftrack.evaluation import TrackSection
 from difftrack.geometry import rescale_points
 from difftrack.scenes import Scenes, find_scenes
 from difftrack.store import Store
@@ -63,27 +65,30 @@ def track_stored_clip(
 def track_by_baselines(
     frames: UInt8[np.ndarray, "frame row col rgb"],
     query_points: Float[np.ndarray, "point txy"],
-    names: Collection[str],
+    section: TrackSection,
     *,
     scenes: Scenes,
-    lucas_kanade_params: LucasKanadeParams,
 ) -> dict[str, PredictedTracks]:
-    """Track the same query points with baselines.
+    """Track the same query points with the registered trackers that `track.baselines` names.
 
     Args:
         frames: The clip's frames.
         query_points: (frame, x, y), pixels of the frames.
-        names: Which: `no_motion`, `lucas_kanade`.
-        scenes: Where tracks end.
-        lucas_kanade_params: How Lucas-Kanade tracks.
+        section: Names the baselines, and how each is set.
+        scenes: Where tracks end; no motion has neither borders nor scenes.
+
+    Raises:
+        TrackerUnavailableError: a package or weights are missing.
     """
+    height, width = frames.shape[1:3]
+    starts = query_points[:, 0].astype(np.int64)
     predictions = {}
-    if "no_motion" in names:
-        predictions["no_motion"] = no_motion(query_points, num_frames=len(frames))
-    if "lucas_kanade" in names:
-        flow = lucas_kanade(frames, query_points, lucas_kanade_params)
-        followed = PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
-        starts = query_points[:, 0].astype(np.int64)
-        height, width = frames.shape[1:3]
-        predictions["lucas_kanade"] = followed.seen_in(height=height, width=width, query_frames=starts, scenes=scenes)
+    for name in section.baselines:
+        if name == "no_motion":
+            predictions[name] = no_motion(query_points, num_frames=len(frames))
+            continue
+        settings = asdict(section.lucas_kanade) if name == "lucas_kanade" else section.trackers.get(name)
+        found = make_tracker(name, settings, section="track.trackers").track(frames, query_points)
+        followed = PredictedTracks(found.points_xy_px, found.visible, found.visible.astype(np.float32))
+        predictions[name] = followed.seen_in(height=height, width=width, query_frames=starts, scenes=scenes)
     return predictions
