@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from difftrack.annotation import TRACKERS, TrackerUnavailableError, make_tracker, register_tracker
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip, Tracks, read_tracks, write_clip, write_tracks
 from difftrack.geometry import TokenGrid, rescale_points
