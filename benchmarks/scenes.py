@@ -5,8 +5,8 @@
 Clips are the sequences of a DAVIS folder, whole and every fifth frame, a pickle of real video, a video file, and
 rendered clips. Any two different ones are joined and searched around the joint; frames of one clip are searched from
 end to end.
-Thresholds of `difftrack.scenes` were chosen on rendered clips of the role `tune`; `eval` reports. Results go to
-benchmarks/results/scenes.json.
+Thresholds of `difftrack.scenes` were chosen on rendered clips of the role `tune` and on the same real clips that are
+measured here; the rendered clips of the role `eval` decided nothing. Results go to benchmarks/results/scenes.json.
 """
 
 import argparse

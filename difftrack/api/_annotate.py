@@ -13,7 +13,7 @@ def annotate(clip: Clip, *, tracker: str = "lucas_kanade", **options: Any) -> Tr
 
     Args:
         clip: What `read_clip` returned.
-        tracker: Any name that `difftrack trackers` lists, such as `lucas_kanade`, `cotracker3`
+        tracker: The name of any registered tracker, such as `lucas_kanade`, `cotracker3`
             (fetched by torch.hub), `raft`, or `exact` for rendered clips.
         options: Fields of `AnnotateParams`, such as `scene_grid=20`.
 
