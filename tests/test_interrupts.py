@@ -41,6 +41,14 @@ def backbone(inputs: Path) -> None:
     save_cogvideox(inputs / "backbone")
 
 
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """A job in the background of a shell ignores SIGINT, and the stages that a test starts would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """What signals do in this process comes back after the test."""
@@ -137,7 +145,7 @@ def test_an_interrupted_extraction_says_where_it_goes_on_and_leaves_no_worker(
     assert status == STATUS[number]
     lines = said.splitlines()
     assert len(lines) == 1 or how.get("scheduler") == "dask", said  # Dask logs how it ends
-    assert "Traceback" not in said
+    assert not any(f'File "{TOP / room}' in said for room in ("difftrack", "stages")), said
     assert lines[-1].startswith("interrupted during extract: ")
     assert "of 40 clips are done; the next run goes on with clip-" in lines[-1]
 
