@@ -243,7 +243,7 @@ def test_a_quantised_text_encoder_says_what_it_needs(
 ) -> None:
     backbone = loaded(ROWS["cogvideox-5b"](tmp_path), text_encoder_quantization=quantization)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else object())
-    said = rf"text_encoder_quantization is {quantization}.*bitsandbytes, which is missing.*\[memory\].*release_text_encoder"
+    said = rf"text_encoder_quantization is {quantization}.*bitsandbytes, which is missing.*\[memory\].*release_text"
     with pytest.raises(BackboneError, match=said):
         backbone.embed("a disc")
     assert backbone.encode(clip("cogvideox-5b"), frames_alone=True).shape == (9, 6, 6, 10)

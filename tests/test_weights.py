@@ -331,7 +331,7 @@ def test_a_folder_whose_files_its_class_does_not_read_names_them(folder: Path) -
     file = weights_of(folder / "transformer")
     file.rename(file.with_name("cogvideo.safetensors"))
     with pytest.raises(
-        BackboneError, match="no diffusion_pytorch_model.safetensors, .* cogvideo.safetensors is not read"
+        BackboneError, match=r"no diffusion_pytorch_model\.safetensors, .* cogvideo\.safetensors is not read"
     ):
         load_backbone(f"path:{folder}")
 

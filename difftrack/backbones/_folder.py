@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import installed, quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
