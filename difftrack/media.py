@@ -16,7 +16,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -37,12 +37,15 @@ __all__ = [
     "is_image_folder",
     "is_lossless",
     "jpeg_decode",
+    "mask_palette",
     "most_bytes",
     "natural_order",
     "read_image",
+    "read_mask",
     "read_video",
     "resize_frames",
     "write_image",
+    "write_mask",
     "write_video",
 ]
 
@@ -66,6 +69,9 @@ _VIDEO_FORMATS = (
 _FPS_OF_IMAGES = 24.0
 """Frames per second of a folder of images, which carries none."""
 _TOO_MUCH = "are more than half of this machine's memory; cut the video or give max_frames"
+_MOST_OBJECTS = 64
+"""Objects that a mask may show."""
+_PLAIN_MASK = "save it as PNG, one colour for each object, without smoothed edges"
 _RGB_MODES = frozenset({"1", "CMYK", "L", "LA", "P", "RGB", "RGBA", "YCbCr"})
 """Pillow modes of 8 bits and less per channel; deeper ones would be clipped silently."""
 
@@ -179,7 +185,22 @@ def read_image(path: Path) -> UInt8[np.ndarray, "row col rgb"]:
     """
     if path.exists() and not path.is_file():
         raise MediaError(f"{path}: is no regular file")
-    return _decode_image(path, _IMAGE_FORMATS, str(path))
+    return _decode_image(path, _IMAGE_FORMATS, str(path), _rgb)
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "row col"]:
+    """Read one picture as the number of the object in each pixel; 0 is the background.
+
+    A picture with a palette (the masks of DAVIS 2017) holds these numbers. So does a grey one, but for one of black and
+    white alone (DAVIS 2016), whose white is object 1. Colours become numbers in rising order of red, green and blue;
+    black is the background.
+
+    Raises:
+        MediaError: as in `read_image`, or the picture has more than 65 colours or greys, so that it is no mask.
+    """
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{path}: is no regular file")
+    return _decode_image(path, _IMAGE_FORMATS, str(path), _object_numbers)
 
 
 def jpeg_decode(data: bytes) -> UInt8[np.ndarray, "row col rgb"]:
@@ -188,7 +209,7 @@ def jpeg_decode(data: bytes) -> UInt8[np.ndarray, "row col rgb"]:
     Raises:
         MediaError: the bytes are no such picture, are cut short, or claim more than `MAX_PIXELS`.
     """
-    return _decode_image(io.BytesIO(data), _PACKED_FORMATS, f"a picture of {len(data)} bytes")
+    return _decode_image(io.BytesIO(data), _PACKED_FORMATS, f"a picture of {len(data)} bytes", _rgb)
 
 
 def bounded(frames: Iterable[UInt8[np.ndarray, "row col rgb"]], name: str) -> list[UInt8[np.ndarray, "row col rgb"]]:
@@ -221,6 +242,28 @@ def write_image(path: Path, image: UInt8[np.ndarray, "row col rgb"] | UInt8[np.n
         Image.fromarray(image).save(path)
     except (OSError, ValueError) as error:
         raise MediaError(f"{path}: cannot be written ({error})") from error
+
+
+def write_mask(path: Path, mask: UInt8[np.ndarray, "row col"]) -> None:
+    """Write the numbers of objects as a PNG with a palette, as DAVIS 2017 does; `read_mask` reads them back."""
+    image = Image.fromarray(np.ascontiguousarray(mask))
+    image.putpalette(mask_palette().tobytes())  # turns grey levels into places in the palette
+    try:
+        image.save(path, format="PNG")
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path}: cannot be written ({error})") from error
+
+
+def mask_palette() -> UInt8[np.ndarray, "number rgb"]:
+    """Give the colour of each number of a mask, that of PASCAL VOC and DAVIS: bits 0, 3, 6 of the number go to red.
+
+    Bits 1, 4, 7 go to green and bits 2, 5 to blue, the lowest to the most significant place; 0 is black.
+    """
+    numbers = np.arange(256)
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        colors[:, bit % 3] |= ((numbers >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colors
 
 
 def resize_frames(
@@ -323,7 +366,9 @@ def _upright(
         yield np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
 
 
-def _decode_image(source: Path | io.BytesIO, formats: tuple[str, ...], name: str) -> UInt8[np.ndarray, "row col rgb"]:
+def _decode_image(
+    source: Path | io.BytesIO, formats: tuple[str, ...], name: str, read: Callable[[Image.Image], np.ndarray]
+) -> np.ndarray:
     """Decode one picture by one of `formats`; turn every exception of a decoder, of any kind, into a MediaError."""
     try:
         with warnings.catch_warnings():
@@ -334,11 +379,33 @@ def _decode_image(source: Path | io.BytesIO, formats: tuple[str, ...], name: str
                 raise MediaError(_too_large(image.width, image.height))
             if image.mode not in _RGB_MODES:
                 raise MediaError(f"pixels of mode {image.mode} are deeper than 8 bits; convert it to 8 bits first")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return read(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise MediaError(f"{name}: is no picture that can be read; formats: {', '.join(formats)}") from error
     except Exception as error:
         raise MediaError(f"{name}: {_cause(error)}") from error
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "row col rgb"]:
+    return np.asarray(image.convert("RGB"))
+
+
+def _object_numbers(image: Image.Image) -> UInt8[np.ndarray, "row col"]:
+    if image.mode == "P":
+        numbers = np.asarray(image)
+    elif image.mode in ("1", "L", "LA"):
+        numbers = np.asarray(image.convert("L"))
+        numbers = np.asarray(numbers > 0, dtype=np.uint8) if set(np.unique(numbers)) <= {0, 255} else numbers
+    else:
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
+        colors = (red << 16) + (green << 8) + blue
+        known = np.unique(np.append(colors, 0))
+        if len(known) > _MOST_OBJECTS + 1:
+            raise MediaError(f"has {len(known)} colours, so that it is no mask; {_PLAIN_MASK}")
+        return np.searchsorted(known, colors).astype(np.uint8)
+    if (count := len(np.unique(numbers))) > _MOST_OBJECTS + 1:
+        raise MediaError(f"has {count} greys, so that it is no mask; {_PLAIN_MASK}")
+    return numbers
 
 
 def _rate(fps: float) -> Fraction:

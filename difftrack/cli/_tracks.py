@@ -56,12 +56,12 @@ def track(
         raise typer.BadParameter("give either --points or --grid")
     if cuts not in (None, "end", "ignore"):
         raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
-    tracker = _read_tracker(backbone, params, None if size is None else _size(size))
+    tracker = read_tracker(backbone, params, None if size is None else parse_size(size))
     if cuts is not None:
         section = dataclasses.replace(tracker.section, cuts="end" if cuts == "end" else "ignore")
         tracker = dataclasses.replace(tracker, section=section)
     read = read_video(video)
-    clip = Clip(name=_clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
+    clip = Clip(name=clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
     if points is not None:
         queries = np.asarray([(0, x, y) for x, y in parse_points(points)], dtype=np.float32)
     else:
@@ -84,12 +84,12 @@ def track(
         typer.echo(file)
 
 
-def _clip_name(video: Path) -> str:
+def clip_name(video: Path) -> str:
     """The file's name as far as it can name files."""
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in video.stem) or "clip"
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
@@ -108,7 +108,7 @@ class _Tracker:
     best_layers: list[int] | None
 
 
-def _read_tracker(backbone: str | None, params: Path | None, size: tuple[int, int] | None) -> _Tracker:
+def read_tracker(backbone: str | None, params: Path | None, size: tuple[int, int] | None) -> _Tracker:
     """Read all that `track` wants from a params file.
 
     Args:

@@ -2,6 +2,7 @@ from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
+from ._label_overlay import draw_labels, export_labels, save_labels, save_masks
 from ._overlay import draw_tracks
 from ._params import OverlayParams, ReportParams
 from ._query import PointMatch, draw_query, query_point
@@ -25,7 +26,10 @@ __all__ = [
     "TapVidScores",
     "TrackedClip",
     "TrackingResults",
+    "draw_labels",
     "draw_match_strip",
+    "save_labels",
+    "save_masks",
     "draw_query",
     "draw_score_maps",
     "draw_tracks",
@@ -37,6 +41,7 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
+    "export_labels",
     "export_tracks",
     "write_report",
     "export_tracks_table",

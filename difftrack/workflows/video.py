@@ -16,7 +16,7 @@ from difftrack.geometry import rescale_points
 from difftrack.scenes import Scenes
 from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, select_sources, track_clip
 
-__all__ = ["track_video"]
+__all__ = ["captured_chunk", "track_video"]
 
 
 def track_video(
@@ -55,7 +55,7 @@ def track_video(
     sources = select_sources(spec, params, best_layers=best_layers)
     device = matching_device(params.device)
     groups = watched(extraction.groups, description="extract", disable=not progress)
-    chunks = [_chunk(extraction, group, sources, device) for group in groups]
+    chunks = [captured_chunk(extraction, group, sources, device) for group in groups]
     clip_size = (clip.height, clip.width)
     seen = query_points.copy()
     seen[:, 1:] = rescale_points(query_points[:, 1:], from_size=clip_size, to_size=spec.size)
@@ -63,8 +63,23 @@ def track_video(
     return tracks.rescaled(from_size=spec.size, to_size=clip_size)
 
 
-def _chunk(extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, int]], device: str) -> ChunkDescriptors:
-    """Run one chunk of frames and hold what is asked for in memory; it is matched on `device`."""
+def captured_chunk(
+    extraction: ClipExtraction,
+    group: str,
+    sources: Sequence[tuple[int, int]],
+    device: str,
+    *,
+    kind: str = "query_key",
+) -> ChunkDescriptors:
+    """Run one chunk of frames and hold what is asked for in memory; it is matched on `device`.
+
+    Args:
+        extraction: Of the clip.
+        group: The chunk.
+        sources: (step, layer) pairs to capture.
+        device: Where the descriptors go.
+        kind: `query_key`, or a kind that is matched with itself.
+    """
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         found = torch.from_numpy(values)
@@ -72,8 +87,9 @@ def _chunk(extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, 
 
     units = {(unit.step, unit.layer): unit.arrays for unit in extraction.units(extraction.plan(group).only(sources))}
     spec = extraction.groups[group]
+    first, second = ("query", "key") if kind == "query_key" else (kind, kind)
     return ChunkDescriptors(
         frames=spec.frames,
-        read=lambda step, layer: (tensor(units[step, layer]["query"]), tensor(units[step, layer]["key"])),
+        read=lambda step, layer: (tensor(units[step, layer][first]), tensor(units[step, layer][second])),
         heads=spec.heads,
     )
