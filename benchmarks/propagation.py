@@ -6,7 +6,7 @@
 
 Rendered clips have 17 frames of 128x192 and exact masks of every object; half of them are easy and half hard, object
 clips and camera moves by turns. Options are tried one at a time, each around the best so far, and the best stays; J&F
-decides. DAVIS decides nothing. The mask of the first frame is given; J and F are DAVIS's, at the size of its frames, over
+decides. DAVIS decides nothing. The mask of the first frame is given; J and F are DAVIS's, at the size of its frames, in
 the first `--frames` frames of each sequence, the first and the last of these left out. Flow goes from each frame to the
 one before and carries the mask's soft labels along, at the size of the frames and at the size that the backbone sees.
 Results go to benchmarks/results/propagation_*.json.
@@ -104,6 +104,9 @@ def main() -> None:
             command.add_argument("--frames", type=int, default=25, help="of each sequence, from its first on")
             command.add_argument("--sequences", type=int, default=None, help="at most so many")
             command.add_argument("--best-only", action="store_true", help="the chosen setting, and no motion")
+            command.add_argument("--layers", type=int, nargs="+", default=None, help="of the table; all by default")
+            command.add_argument("--keep", type=Path, help="folder of descriptors, which the next call takes up")
+            command.add_argument("--extract-only", action="store_true", help="fill that folder and end")
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     arguments.run(arguments)
@@ -173,7 +176,7 @@ def options(kind: str, num_heads: int, layers: Any) -> list[tuple[str, list[Any]
         ("directions", ["forward"]),
     ]
     if kind != "feature":
-        found.insert(0, ("heads", [{layer: (head,) for layer in layers} for head in range(num_heads)]))
+        found.insert(0, ("heads", [dict.fromkeys(layers, (head,)) for head in range(num_heads)]))
     return found
 
 
@@ -194,20 +197,26 @@ def rendered(per_split: int) -> Iterator[MaskedVideo]:
 
 def study(arguments: argparse.Namespace) -> None:
     """Every way to carry a mask, on DAVIS."""
+    backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
+    videos = load_davis(arguments.davis, max_frames=arguments.frames, end=arguments.sequences)
+    if arguments.extract_only:
+        for video in videos:
+            kept_chunks(backbone, video, arguments.size, next(iter(SCHEDULES)), arguments.keep)
+            print(video.clip.name, flush=True)
+        return
     tuned = json.loads((RESULTS / "propagation_tuning.json").read_text())
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in tuned["params"].items()}
     if isinstance(plain["heads"], dict):
         plain["heads"] = {int(layer): tuple(heads) for layer, heads in plain["heads"].items()}
     best = PropagationParams(**plain)
-    backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
-    ways = rows(best, backbone.num_layers, best_only=arguments.best_only)
+    layers = arguments.layers or range(backbone.num_layers)
+    ways = rows(best, layers, best_only=arguments.best_only)
     found: dict[str, dict[str, list[Scores]]] = defaultdict(lambda: defaultdict(list))
     seconds: dict[str, list[float]] = defaultdict(list)
     names = []
-    videos = load_davis(arguments.davis, max_frames=arguments.frames, end=arguments.sequences)
     for video in videos:
         names.append(video.clip.name)
-        case = prepare(backbone, video, arguments.size, SCHEDULES[tuned["schedule"]])
+        case = kept_chunks(backbone, video, arguments.size, tuned["schedule"], arguments.keep)
         seconds["extraction"].append(case.seconds)
         for name, way in ways.items():
             started = time.process_time()
@@ -231,7 +240,7 @@ def study(arguments: argparse.Namespace) -> None:
     )
 
 
-def rows(best: PropagationParams, num_layers: int, *, best_only: bool) -> dict[str, Callable[[Case], np.ndarray]]:
+def rows(best: PropagationParams, layers: Sequence[int], *, best_only: bool) -> dict[str, Callable[[Case], np.ndarray]]:
     """Ways to carry a mask, by the names of the table."""
     chosen = {"no motion": still, "chosen setting": lambda case: of_descriptors(case, best)}
     if best_only:
@@ -243,7 +252,7 @@ def rows(best: PropagationParams, num_layers: int, *, best_only: bool) -> dict[s
         ways[f"{name}, at the backbone's size"] = lambda case, flow=flow: of_flow(case, flow, resized=True)
     ways["cosine of latents"] = lambda case: of_latents(case, best)
     for kind in KINDS:
-        for layer in range(num_layers):
+        for layer in layers:
             own = replace(best, kind=kind, layers=(layer,), heads="all")
             if kind != best.kind:
                 own = replace(own, temperature=None)
@@ -277,6 +286,29 @@ def prepare(backbone: Backbone, video: MaskedVideo, size: tuple[int, int], chunk
         chunks.append((spec.frames, held))
     seconds = time.process_time() - started
     return Case(video, chunks, size, seconds, backbone)
+
+
+def kept_chunks(
+    backbone: Backbone, video: MaskedVideo, size: tuple[int, int], schedule: str, keep: Path | None
+) -> Case:
+    """Prepare a clip, or take up what an earlier call kept of it.
+
+    Chunks that follow each other are among those that overlap by half, so that one run serves both schedules.
+    """
+    if keep is None or schedule not in list(SCHEDULES)[:2]:
+        return prepare(backbone, video, size, SCHEDULES[schedule])
+    file = keep / f"{video.clip.name}_{video.clip.num_frames}_{size[0]}x{size[1]}.pt"
+    if file.exists():
+        kept = torch.load(file, weights_only=True)
+        if kept["backbone"] != backbone.fingerprint:
+            raise SystemExit(f"{file} is of other weights; remove it")
+        case = Case(video, kept["chunks"], size, kept["seconds"], backbone)
+    else:
+        case = prepare(backbone, video, size, SCHEDULES[next(iter(SCHEDULES))])
+        keep.mkdir(parents=True, exist_ok=True)
+        torch.save({"chunks": case.chunks, "seconds": case.seconds, "backbone": backbone.fingerprint}, file)
+    wanted = set(chunk_schedule(video.clip.num_frames, SCHEDULES[schedule]))
+    return replace(case, chunks=[chunk for chunk in case.chunks if tuple(chunk[0]) in wanted])
 
 
 # ways to carry a mask

@@ -391,6 +391,7 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "row col rgb"]:
 
 
 def _object_numbers(image: Image.Image) -> UInt8[np.ndarray, "row col"]:
+    numbers: np.ndarray
     if image.mode == "P":
         numbers = np.asarray(image)
     elif image.mode in ("1", "L", "LA"):
@@ -402,7 +403,7 @@ def _object_numbers(image: Image.Image) -> UInt8[np.ndarray, "row col"]:
         known = np.unique(np.append(colors, 0))
         if len(known) > _MOST_OBJECTS + 1:
             raise MediaError(f"has {len(known)} colours, so that it is no mask; {_PLAIN_MASK}")
-        return np.searchsorted(known, colors).astype(np.uint8)
+        numbers = np.searchsorted(known, colors).astype(np.uint8)
     if (count := len(np.unique(numbers))) > _MOST_OBJECTS + 1:
         raise MediaError(f"has {count} greys, so that it is no mask; {_PLAIN_MASK}")
     return numbers

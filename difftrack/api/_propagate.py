@@ -54,7 +54,7 @@ class Propagation:
         return self.labels.points_xy_px
 
     @property
-    def soft(self) -> Float32[np.ndarray, "frame class row col"]:
+    def soft(self) -> Float32[np.ndarray, "frame class token_row token_col"]:
         """Labels over the tokens; of a mask, class 0 is the background, and the classes of a token sum to 1."""
         return self.labels.soft
 

@@ -87,7 +87,7 @@ def load_jhmdb(
             if stored.ndim != 3 or stored.shape[0] != 2 or stored.shape[2] < clip.num_frames:
                 raise DatasetError(f"pos_img is {stored.shape} for {clip.num_frames} frames; wanted: [2, joint, frame]")
             points = (stored.transpose(2, 1, 0)[: clip.num_frames] - 1 + _CENTRE).astype(np.float32)
-            yield KeypointVideo(clip, points, np.isfinite(points).all(axis=-1))
+            yield KeypointVideo(clip, points, np.asarray(np.isfinite(points).all(axis=-1)))
 
 
 def load_badja(

@@ -58,7 +58,7 @@ def draw_labels(
 
 def save_labels(
     path: Path,
-    soft: Float[np.ndarray, "frame class row col"],
+    soft: Float[np.ndarray, "frame class token_row token_col"],
     objects: tuple[int, ...],
     *,
     masks: UInt8[np.ndarray, "frame row col"] | None = None,
@@ -86,7 +86,7 @@ def save_masks(folder: Path, masks: UInt8[np.ndarray, "frame row col"]) -> Path:
 def export_labels(
     folder: Path,
     clip: Clip,
-    soft: Float[np.ndarray, "frame class row col"],
+    soft: Float[np.ndarray, "frame class token_row token_col"],
     objects: tuple[int, ...],
     *,
     masks: UInt8[np.ndarray, "frame row col"] | None = None,

@@ -76,7 +76,7 @@ class PropagatedLabels:
     """Labels of every frame, soft over the tokens and read out in pixels of the clip."""
 
     kind: LabelKind
-    soft: Float32[np.ndarray, "frame class row col"]
+    soft: Float32[np.ndarray, "frame class token_row token_col"]
     """Over the token grid; of a mask, class 0 is the background, and the classes of a token sum to 1."""
     objects: tuple[int, ...]
     """The mask's number of each class after the background; of boxes and points, 0 ... n - 1."""
