@@ -8,6 +8,8 @@ from .api._guide import GuidedVideo as GuidedVideo
 from .api._guide import guide as guide
 from .api._match import PointMatches as PointMatches
 from .api._match import match as match
+from .api._probe import TrainingProbe as TrainingProbe
+from .api._probe import probe as probe
 from .api._propagate import Propagation as Propagation
 from .api._propagate import propagate as propagate
 from .api._score import Scores as Scores
@@ -35,12 +37,14 @@ __all__ = [
     "Store",
     "TrackParams",
     "Tracks",
+    "TrainingProbe",
     "annotate",
     "extract",
     "guide",
     "load_backbone",
     "match",
     "open_store",
+    "probe",
     "propagate",
     "read_clip",
     "register_backbone",

@@ -1,5 +1,6 @@
 from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
+from ._emergence import draw_emergence
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
 from ._label_overlay import draw_labels, export_labels, save_labels, save_masks
@@ -26,6 +27,7 @@ __all__ = [
     "TapVidScores",
     "TrackedClip",
     "TrackingResults",
+    "draw_emergence",
     "draw_labels",
     "draw_match_strip",
     "save_labels",
