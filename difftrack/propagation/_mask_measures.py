@@ -23,6 +23,8 @@ BOUND_TH = 0.008
 """How far apart contours may lie to count as one, as a share of the picture's diagonal."""
 _RECALL_TH = 0.5
 _NUM_PARTS = 4
+_ROUNDING = 1e-3
+"""Of distances, which are roots of whole numbers in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def boundary_f(
     num_found, num_truth = (int(edge.sum()) for edge in edges)
     if not num_found or not num_truth:
         return float(num_found == num_truth)
-    reached = [cv2.dilate(edge.astype(np.uint8), _disc(radius)) > 0 for edge in edges]
+    reached = [_near(edge, radius) for edge in edges]
     precision = int((edges[0] & reached[1]).sum()) / num_found
     recall = int((edges[1] & reached[0]).sum()) / num_truth
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -150,8 +152,8 @@ def _contour(mask: Bool[np.ndarray, "row col"]) -> Bool[np.ndarray, "row col"]:
     return marked
 
 
-def _disc(radius: float) -> UInt8[np.ndarray, "row col"]:
-    """Build a disc: whole pixels whose centres lie within the radius."""
-    away = np.arange(-radius, radius + 1)
-    disc: np.ndarray = (away[:, None] ** 2 + away**2 <= radius**2).astype(np.uint8)
-    return disc
+def _near(edge: Bool[np.ndarray, "row col"], radius: float) -> Bool[np.ndarray, "row col"]:
+    """Dilate by a disc: by the exact distance of every pixel from the contour, many times as fast as by its pixels."""
+    away = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    near: np.ndarray = away <= radius + _ROUNDING
+    return near
