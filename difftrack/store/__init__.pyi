@@ -1,4 +1,5 @@
 from ._errors import StoreError
+from ._exchange import export_group, import_group
 from ._files import StorePath
 from ._groups import (
     StoredGroup,
@@ -35,10 +36,12 @@ __all__ = [
     "clip_group",
     "create_group",
     "descriptor_groups",
+    "export_group",
     "fingerprint_of",
     "free_bytes",
     "foreign_group",
     "hold_group",
+    "import_group",
     "keep_groups",
     "measured_ratio",
     "open_store",
