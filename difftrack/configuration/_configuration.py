@@ -6,6 +6,7 @@ from pathlib import Path
 
 from difftrack.annotation import AnnotateParams
 from difftrack.backbones import ModelParams
+from difftrack.configuration._names import check_names
 from difftrack.correspondence import MatchSection
 from difftrack.evaluation import TrackSection
 from difftrack.extraction import ExtractParams
@@ -102,6 +103,7 @@ def configuration_from(params: Mapping[str, object], *, file: Path | str) -> Con
     """
     if "backbones" in params and not params["backbones"]:
         raise ParamsError(f"{file}: backbones names none; wanted: at least one")
+    check_names(params, file=file)
     check_folders(params, Path.cwd())
     for section in fields(Configuration):
         if params.get(section.name, ...) is None:  # unlike one that is not there

@@ -242,7 +242,7 @@ def _stacked(
     store: Store, group: str, whole: DescriptorSpec, spec: DescriptorSpec
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """A part in memory: [step, layer, *unit] by entry."""
-    found: dict[str, Float[np.ndarray, "..."]] = {}
+    found: dict[str, Float[np.ndarray, ...]] = {}
     for number, (_, values) in enumerate(_units(store, group, whole, spec)):
         for entry, of_unit in values.items():
             if entry not in found:
