@@ -2,7 +2,7 @@
 
 | file | holds | opened by |
 | --- | --- | --- |
-| `.zarr` | a store of that one group: bytes as they are stored, checksums and all | `open_store`, stock xarray and zarr |
+| `.zarr` | a store of that one group, checksums and all | `open_store`, stock xarray and zarr |
 | `.safetensors` | one tensor per entry, [step, layer, *unit], float16 or float32 | safetensors, with or without torch |
 | `.nc` | the same as float32 variables with labels (NetCDF 3, which knows no float16) | xarray, Matlab, R |
 
