@@ -43,6 +43,8 @@ class ArtifactPaths:
     """Videos with and without guidance."""
     report: str = "data/report"
     """The page, its figures and its videos."""
+    sweeps: str = "data/sweeps"
+    """Tables of `difftrack sweep`, and the cells that they were read from."""
     kept: str = "data/kept"
     """What is not asked for any more, until `difftrack gc` or a budget removes it."""
 

@@ -1,6 +1,6 @@
 """What a stage owes to the DVC that runs it: the artifacts of the workspace in a run elsewhere, and an end with it.
 
-`dvc exp run --temp` and `--queue` run in a clone below `.dvc/tmp/exps`, which holds no artifact that DVC does not cache:
+`dvc exp run --temp` and `--queue` run in a clone below `.dvc/tmp/exps`, which holds nothing that DVC does not cache:
 no descriptors, and before dvc.lock is committed no clips. The stages that load a model take up there what the workspace
 has, by the same proof as ever, so that an experiment about anything else runs none.
 """

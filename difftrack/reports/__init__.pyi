@@ -10,6 +10,7 @@ from ._query import PointMatch, draw_query, query_point
 from ._report import BackboneResults, example_clips, write_report
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
+from ._sweeps import draw_sweep, sweep_table, write_sweep_files
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "draw_match_strip",
     "draw_query",
     "draw_score_maps",
+    "draw_sweep",
     "draw_tracks",
     "example_clips",
     "figure_pixels",
@@ -37,7 +39,9 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
+    "sweep_table",
     "write_own_tracks",
     "write_report",
+    "write_sweep_files",
     "write_tracks_table",
 ]
