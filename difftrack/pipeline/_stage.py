@@ -84,8 +84,8 @@ def run(
             written = sorted(path for name, path in outs.items() if name != KEPT)
             for out in written if alone else ():
                 held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
-            for out in written if borrows is not None and not forced() else ():
-                if (source := borrow(out, borrows)) is not None:
+            for out in written:
+                if borrows is not None and not forced() and (source := borrow(out, borrows)) is not None:
                     say(stage, f"an experiment: takes up what {source} holds")
             main(values, deps, outs)
     except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:

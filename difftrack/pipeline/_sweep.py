@@ -357,7 +357,7 @@ def measured(sweep: Sweep) -> list[Measured]:
             backbone=backbone,
             point=point,
             measures={stage: dict(_numbers(stage, sweep.cells[key])) for stage, key in keys.items()},
-            cells=keys,
+            cells=dict(keys),
             as_in_params=now,
         )
         for backbone, point, keys, now in sweep.rows
