@@ -11,8 +11,8 @@ import yaml
 
 __all__ = [
     "MEASURES",
-    "Axis",
-    "Measured",
+    "SweepAxis",
+    "SweepRow",
     "SweepError",
     "SweptStage",
     "grid",
@@ -47,7 +47,7 @@ class SweepError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class SweepAxis:
     """One key of params.yaml, and the values that it takes."""
 
     key: str
@@ -66,7 +66,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class SweepRow:
     """One point of a grid, and what came out there."""
 
     backbone: str
@@ -88,7 +88,7 @@ class Measured:
         return found | {f"{stage}.cell": key for stage, key in self.cells.items()}
 
 
-def read_axes(words: Sequence[str]) -> list[Axis]:
+def read_axes(words: Sequence[str]) -> list[SweepAxis]:
     """Read the axes of a grid.
 
     Args:
@@ -98,7 +98,7 @@ def read_axes(words: Sequence[str]) -> list[Axis]:
         SweepError: a word is none, names a key twice or a value twice, or is of a section that no stage of a sweep
             reads.
     """
-    axes: list[Axis] = []
+    axes: list[SweepAxis] = []
     for word in words:
         key, separator, text = word.partition("=")
         if not separator or "." not in key or not all(key.split(".")):
@@ -111,7 +111,7 @@ def read_axes(words: Sequence[str]) -> list[Axis]:
             raise SweepError(f"{word!r}: the values are not valid YAML: {' '.join(str(error).split())}") from error
         if not values:
             raise SweepError(f"{key} has no value; wanted: {key}=value,value")
-        axis = Axis(key, tuple(values))
+        axis = SweepAxis(key, tuple(values))
         if axis.section not in _READ_BY:
             raise SweepError(
                 f"{key} cannot be swept: a sweep reads what is stored and runs no video model; {', '.join(_READ_BY)} "
@@ -129,7 +129,7 @@ def read_axes(words: Sequence[str]) -> list[Axis]:
     return axes
 
 
-def stages_of(axes: Sequence[Axis], on: str | None = None) -> tuple[SweptStage, ...]:
+def stages_of(axes: Sequence[SweepAxis], on: str | None = None) -> tuple[SweptStage, ...]:
     """The stages whose results a sweep measures.
 
     Args:
@@ -148,7 +148,7 @@ def stages_of(axes: Sequence[Axis], on: str | None = None) -> tuple[SweptStage, 
     return tuple(stage for stage in MEASURES if stage in named)
 
 
-def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+def grid(axes: Sequence[SweepAxis]) -> Iterator[dict[str, Any]]:
     """All points of a grid, key -> value; the last axis changes fastest."""
     for values in product(*(axis.values for axis in axes)):
         yield {axis.key: value for axis, value in zip(axes, values, strict=True)}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KINDS", "ImageCondition", "Kind", "ModelParams", "Quantization"]
+__all__ = ["KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
 
-Kind = Literal["query", "key", "feature"]
+CapturedKind = Literal["query", "key", "feature"]
 """Query and key as attention uses them; feature = attention output per head, before the output projection."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[CapturedKind, ...] = get_args(CapturedKind)
 
 Quantization = Literal["none", "int8", "nf4"]
 """Of a text encoder's weights, by bitsandbytes."""
@@ -49,13 +49,13 @@ class ModelParams:
     vae_slicing: bool = False
     """Encode and decode one batch element at a time: less memory, same latents."""
     cpu_offload: bool = False
-    """Keep each component on the CPU until it runs (needs the package accelerate and a GPU)."""
+    """Keep each component on the CPU until it runs (needs a GPU)."""
     embedded_guidance: float = 6.0
     """Guidance that a distilled backbone (HunyuanVideo) reads as an input; others have none."""
     image_condition: ImageCondition = "checkpoint"
     """How the image reaches an image-to-video backbone; others have none."""
     text_encoder_quantization: Quantization = "none"
-    """Fewer bits per weight of the text encoder (needs the packages bitsandbytes and accelerate)."""
+    """Fewer bits per weight of the text encoder (needs the package bitsandbytes)."""
     release_text_encoder: bool = False
     """Drop the text encoder after each prompt is embedded; it is loaded again for the next one. With `cpu_offload` it
     waits on the CPU instead."""

@@ -41,7 +41,7 @@ def sweep(
         raise typer.BadParameter(f"--workers {workers}: wanted is a number of processes, or auto")
     values = read_sections(params, "paths", "backbones")
 
-    from difftrack.pipeline._sweep import Cell, measured, plan_sweep, run_sweep, write_sweep
+    from difftrack.pipeline._sweep import SweepCell, measured, plan_sweep, run_sweep, write_sweep
 
     planned = plan_sweep(
         values, axes, stages, top=params.resolve().parent, file=params, backbones=backbone or (), folder=out, name=name
@@ -51,7 +51,7 @@ def sweep(
     kept = len(planned.cells.keys() - {cell.key for cell in waiting})
     typer.echo(f"{len(planned.rows)} points: {len(waiting)} runs of a stage to do, {kept} done before", err=True)
 
-    def say(cell: Cell, count: int, of: int) -> None:
+    def say(cell: SweepCell, count: int, of: int) -> None:
         at = ", ".join(f"{key}={show_value(value)}" for key, value in changes.get(cell.key, {}).items())
         typer.echo(f"{count} of {of}: {cell.stage} {cell.backbone} {at}".rstrip(), err=True)
 

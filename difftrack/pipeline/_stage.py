@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from rich.progress import track
 
-from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 from difftrack.locks import lock_of
 from difftrack.ownership import check_folders
 from difftrack.params import PARAMS_FILE, read_params
@@ -88,15 +88,14 @@ def run(
                 if borrows is not None and not forced() and (source := borrow(out, borrows)) is not None:
                     say(stage, f"an experiment: takes up what {source} holds")
             main(values, deps, outs)
-    except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
-        if os.environ.get("DIFFTRACK_TRACEBACK"):
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError, Interrupted) as error:
+        if os.environ.get(TRACEBACK):
             raise
         if isinstance(error, Interrupted):
             traceback.clear_frames(error.__traceback__)  # ends workers that a loop under way has started
             tell([f"interrupted during {stage}{_left(resumes=resumes)}"])
             sys.exit(error.status)
-        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
-        if said is None:
+        if (said := failure_line(error)) is None:
             raise  # a fault of the program
         sys.exit(f"{stage}: {said}")
 

@@ -24,14 +24,14 @@ from uuid import uuid4
 import yaml
 
 from difftrack.configuration import Configuration, configuration_from
-from difftrack.distribution import ClipWorker, Job, Report, run_clips
+from difftrack.distribution import ClipWorker, Job, ProgressCallback, run_clips
 from difftrack.documents import read_json
-from difftrack.ownership import Kind, claim
+from difftrack.ownership import ArtifactKind, claim
 from difftrack.provenance import code_of
 from difftrack.store import open_store, stored_group
-from difftrack.sweeps import MEASURES, Axis, Measured, SweepError, SweptStage, grid, laid_over, show_value
+from difftrack.sweeps import MEASURES, SweepAxis, SweepError, SweepRow, SweptStage, grid, laid_over, show_value
 
-__all__ = ["Cell", "CellStage", "Sweep", "measured", "plan_sweep", "run_sweep", "write_sweep"]
+__all__ = ["SweepCell", "CellStage", "Sweep", "measured", "plan_sweep", "run_sweep", "write_sweep"]
 
 CellStage = Literal["match", "score", "track"]
 
@@ -48,11 +48,11 @@ _OUTS: Mapping[CellStage, Mapping[str, str]] = {
     "track": {"predictions": ""},
 }
 """By stage, what it writes, and where in the cell."""
-_SWEEP = Kind("a sweep", "sweep.json", lambda said: said["difftrack"] == "sweep", ("sweep.*",))
+_SWEEP = ArtifactKind("a sweep", "sweep.json", lambda said: said["difftrack"] == "sweep", ("sweep.*",))
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SweepCell:
     """One run of one stage; small enough to be pickled to any worker."""
 
     stage: CellStage
@@ -81,17 +81,17 @@ class Cell:
 class Sweep:
     """All cells that a grid needs, and what its table will hold."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[SweepAxis, ...]
     folder: Path
-    matches: Mapping[str, Cell]
+    matches: Mapping[str, SweepCell]
     """By key; these run first."""
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, SweepCell]
     """By key: those whose numbers are asked for."""
     rows: tuple[tuple[str, Mapping[str, Any], Mapping[SweptStage, str], bool], ...]
     """Backbone, point, key of the cell by stage, and whether params.yaml says so now."""
 
     @property
-    def waiting(self) -> list[Cell]:
+    def waiting(self) -> list[SweepCell]:
         """The cells that are not done, in the order in which they can run."""
         scored = [cell for cell in self.cells.values() if not cell.is_done]
         read = {place for cell in scored for _, place in cell.deps}
@@ -100,7 +100,7 @@ class Sweep:
 
 def plan_sweep(
     params: Mapping[str, Any],
-    axes: Sequence[Axis],
+    axes: Sequence[SweepAxis],
     on: Sequence[SweptStage],
     *,
     top: Path,
@@ -154,10 +154,10 @@ class _Planner:
     def __init__(self, top: Path, base: Configuration, folder: Path) -> None:
         self._top, self._paths, self._folder = top, base.paths, folder
         self._digests: dict[str, str] = {}
-        self.matches: dict[str, Cell] = {}
-        self.cells: dict[str, Cell] = {}
+        self.matches: dict[str, SweepCell] = {}
+        self.cells: dict[str, SweepCell] = {}
 
-    def cell(self, stage: SweptStage, backbone: str, found: Configuration, values: Mapping[str, Any]) -> Cell:
+    def cell(self, stage: SweptStage, backbone: str, found: Configuration, values: Mapping[str, Any]) -> SweepCell:
         """The cell of a stage under params, parsed and as YAML has them."""
         if stage == "track":
             inputs = {
@@ -189,7 +189,7 @@ class _Planner:
         section: Any,  # noqa: ANN401 - one of the sections' dataclasses
         values: Mapping[str, Any],
         inputs: Mapping[str, tuple[str, str]],
-    ) -> Cell:
+    ) -> SweepCell:
         """A cell.
 
         Args:
@@ -207,7 +207,7 @@ class _Planner:
             "inputs": {name: digest for name, (_, digest) in inputs.items()},
         }
         key = hashlib.sha256(json.dumps(covered, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        return Cell(
+        return SweepCell(
             stage=stage,
             backbone=backbone,
             key=key,
@@ -256,7 +256,7 @@ def _digest(content: bytes) -> str:
 class SweepJob(Job):
     """Runs cells by their keys."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
 
     def open(self) -> ClipWorker:
         """Nothing is loaded before the first cell."""
@@ -264,10 +264,10 @@ class SweepJob(Job):
 
 
 class _CellWorker(ClipWorker):
-    def __init__(self, cells: Mapping[str, Cell]) -> None:
+    def __init__(self, cells: Mapping[str, SweepCell]) -> None:
         self._cells = cells
 
-    def run(self, clip: str, report: Report) -> Future[None]:
+    def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """Run the cell of this key."""
         done: Future[None] = Future()
         _run_cell(self._cells[clip])
@@ -278,7 +278,7 @@ class _CellWorker(ClipWorker):
         """Nothing is under way."""
 
 
-def _run_cell(cell: Cell) -> None:
+def _run_cell(cell: SweepCell) -> None:
     """Run a cell's stage into a folder beside its place, and put it there once it is whole.
 
     Raises:
@@ -309,7 +309,7 @@ def run_sweep(
     *,
     workers: int | Literal["auto"] = 1,
     scheduler: str | None = None,
-    say: Callable[[Cell, int, int], object] = lambda cell, number, of: None,
+    say: Callable[[SweepCell, int, int], object] = lambda cell, number, of: None,
 ) -> dict[str, str]:
     """Run the cells that are not done.
 
@@ -343,28 +343,28 @@ def run_sweep(
     return failures
 
 
-def _lacks_matches(cell: Cell, failures: Mapping[str, str], matches: Mapping[str, Cell]) -> str | None:
+def _lacks_matches(cell: SweepCell, failures: Mapping[str, str], matches: Mapping[str, SweepCell]) -> str | None:
     """Why the matches that a cell scores are not there; None where they are."""
     places = {place for _, place in cell.deps}
     failed = (key for key, match in matches.items() if match.place in places and key in failures)
     return next((failures[key] for key in failed), None)
 
 
-def measured(sweep: Sweep) -> list[Measured]:
+def measured(sweep: Sweep) -> list[SweepRow]:
     """The table of a sweep; a cell that failed has no numbers."""
     return [
-        Measured(
+        SweepRow(
             backbone=backbone,
             point=point,
             measures={stage: dict(_numbers(stage, sweep.cells[key])) for stage, key in keys.items()},
-            cells=dict(keys),
+            cells={str(stage): key for stage, key in keys.items()},
             as_in_params=now,
         )
         for backbone, point, keys, now in sweep.rows
     ]
 
 
-def _numbers(stage: SweptStage, cell: Cell) -> Iterator[tuple[str, float | None]]:
+def _numbers(stage: SweptStage, cell: SweepCell) -> Iterator[tuple[str, float | None]]:
     """What a stage's summary says; of scores, the best layer at its best step, and which these are."""
     said = read_json(cell.summary) if cell.is_done else {}
     if stage == "track":

@@ -1,21 +1,21 @@
 from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
-from ._footage import Footage
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
 from ._overlay import draw_tracks
-from ._own_tracks import write_own_tracks, write_tracks_table
 from ._params import OverlayParams, ReportParams
 from ._query import PointMatch, draw_query, query_point
 from ._report import BackboneResults, example_clips, write_report
+from ._report_clips import ReportClips
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
 from ._sweeps import draw_sweep, sweep_table, write_sweep_files
+from ._track_export import export_tracks, export_tracks_table
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
 __all__ = [
     "BackboneResults",
-    "Footage",
+    "ReportClips",
     "GroupAccuracy",
     "Method",
     "OverlayParams",
@@ -40,8 +40,8 @@ __all__ = [
     "results_from_metrics",
     "spread_indices",
     "sweep_table",
-    "write_own_tracks",
+    "export_tracks",
     "write_report",
     "write_sweep_files",
-    "write_tracks_table",
+    "export_tracks_table",
 ]

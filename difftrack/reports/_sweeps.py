@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from difftrack.reports._style import MISSING, MUTED, SERIES, finish_axes, number, save_png, save_svg, styled
-from difftrack.sweeps import MEASURES, Axis, Measured, SweptStage, show_value
+from difftrack.sweeps import MEASURES, SweepAxis, SweepRow, SweptStage, show_value
 
 __all__ = ["draw_sweep", "sweep_table", "write_sweep_files"]
 
@@ -20,7 +20,7 @@ MOST_LINES = len(SERIES)
 """Lines in a panel; the rest of a larger grid is in the table."""
 
 
-def write_sweep_files(folder: Path, rows: Sequence[Measured], axes: Sequence[Axis]) -> list[Path]:
+def write_sweep_files(folder: Path, rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> list[Path]:
     """Write sweep.csv, sweep.png and sweep.svg.
 
     Args:
@@ -40,7 +40,7 @@ def write_sweep_files(folder: Path, rows: Sequence[Measured], axes: Sequence[Axi
     return [table, png, svg]
 
 
-def sweep_table(rows: Sequence[Measured]) -> list[str]:
+def sweep_table(rows: Sequence[SweepRow]) -> list[str]:
     """Lay a sweep out as lines of text, in percent; the best number of each column is marked.
 
     Args:
@@ -62,13 +62,13 @@ def sweep_table(rows: Sequence[Measured]) -> list[str]:
     return ["  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def _best(rows: Sequence[Measured], stage: SweptStage, name: str) -> float | None:
+def _best(rows: Sequence[SweepRow], stage: SweptStage, name: str) -> float | None:
     """The best number of a column; None where all are alike, or there is none."""
     values = {value for row in rows if (value := row.measures[stage].get(name)) is not None}
     return max(values) if len(values) > 1 else None
 
 
-def _cell(row: Measured, stage: SweptStage, name: str, best: float | None) -> str:
+def _cell(row: SweepRow, stage: SweptStage, name: str, best: float | None) -> str:
     value = row.measures[stage].get(name)
     if value is None:
         return MISSING
@@ -78,7 +78,7 @@ def _cell(row: Measured, stage: SweptStage, name: str, best: float | None) -> st
 
 
 @styled
-def draw_sweep(rows: Sequence[Measured], axes: Sequence[Axis]) -> Figure:
+def draw_sweep(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> Figure:
     """Draw every measure against the first axis, a panel each; a line per value of the others and per backbone.
 
     Args:
@@ -108,10 +108,10 @@ def draw_sweep(rows: Sequence[Measured], axes: Sequence[Axis]) -> Figure:
     return figure
 
 
-def _lines(rows: Sequence[Measured], axes: Sequence[Axis]) -> dict[str, list[Measured]]:
+def _lines(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> dict[str, list[SweepRow]]:
     """Rows along the first axis, by what the other axes and the backbone say there."""
     several = len({row.backbone for row in rows}) > 1
-    lines: dict[str, list[Measured]] = {}
+    lines: dict[str, list[SweepRow]] = {}
     for row in rows:
         others = [f"{axis.key.partition('.')[2]} {show_value(row.point[axis.key])}" for axis in axes[1:]]
         label = ", ".join([*([row.backbone] if several else []), *others])
@@ -119,13 +119,13 @@ def _lines(rows: Sequence[Measured], axes: Sequence[Axis]) -> dict[str, list[Mea
     return dict(list(lines.items())[:MOST_LINES])
 
 
-def _percent(rows: Sequence[Measured], stage: SweptStage, name: str) -> Any:  # noqa: ANN401 - an array of any length
+def _percent(rows: Sequence[SweepRow], stage: SweptStage, name: str) -> Any:  # noqa: ANN401 - an array of any length
     """A measure along a line; NaN where there is no number."""
     values: list[float | None] = [row.measures[stage].get(name) for row in rows]
     return 100 * np.asarray([np.nan if value is None else value for value in values])
 
 
-def _mark_now(panel: Axes, first: Axis, places: Any, rows: Sequence[Measured]) -> None:  # noqa: ANN401
+def _mark_now(panel: Axes, first: SweepAxis, places: Any, rows: Sequence[SweepRow]) -> None:  # noqa: ANN401
     """Draw a line where params.yaml stands."""
     now: Mapping[str, Any] | None = next((row.point for row in rows if row.as_in_params), None)
     if now is not None:

@@ -26,7 +26,7 @@ from difftrack.documents import parse_json
 from difftrack.params import ParamsError, parse
 from difftrack.store._encodings import encoding_of
 from difftrack.store._errors import StoreError
-from difftrack.store._files import StorePath
+from difftrack.store._filesystem import StorePath
 from difftrack.store._groups import stored_group
 from difftrack.store._params import StoreParams
 from difftrack.store._reader import Store, open_store

@@ -1,6 +1,6 @@
 """HunyuanVideo: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
 
 __all__ = ["FAMILY"]
 
@@ -20,10 +20,23 @@ _CLIP_TEXT = (
     {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
 )
 
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    config = outline.configs["transformer"]
+    if (condition := config.get("image_condition_type")) is not None:
+        return f"its transformer reads an image (image_condition_type {condition}), and only text to video is captured"
+    reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
+    if reads != denoised:
+        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {denoised}"
+    return flow_levels(outline)
+
+
 FAMILY = BackboneFamily(
     name="hunyuan",
     backbone="difftrack.backbones.families.hunyuan._backbone:HunyuanVideoBackbone",
     transformers=("HunyuanVideoTransformer3DModel",),
+    pipelines=("HunyuanVideoPipeline",),
+    refuses=_refuses,
     checkpoints={
         "hunyuan-video": KnownBackbone(
             repository="hunyuanvideo-community/HunyuanVideo",
