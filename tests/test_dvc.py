@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from difftrack.backbones import KNOWN
+from difftrack.cli import app
+from difftrack.cli._dvc import check_lock_files, has_remote, without_hints
 from difftrack.configuration import configuration_from
 from difftrack.params import ParamsError
 from difftrack.pipeline._experiments import borrow, end_with, running_dvc, workspace_of
@@ -203,3 +206,76 @@ def test_a_stage_ends_once_the_dvc_that_runs_it_was_killed() -> None:
 def test_only_a_stage_of_dvc_looks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert running_dvc() is None
+
+
+# What `difftrack repro` says of DVC
+
+SAID = """Running stage 'report':
+> python -m stages.report
+Updating lock file 'dvc.lock'
+
+To track the changes with git, run:
+
+\tgit add dvc.lock
+
+To enable auto staging, run:
+
+\tdvc config core.autostage true
+Use `dvc push` to send your updates to remote storage.
+"""
+
+
+def test_hints_that_lead_nowhere_are_left_out_and_nothing_else() -> None:
+    lines = SAID.splitlines(keepends=True)
+    assert list(without_hints(lines, remote=False)) == lines[:3]
+    assert list(without_hints(lines, remote=True)) == [*lines[:3], lines[-1]]
+    others = ["one\n", "\n", "\ttwo\n", "\n", "three\n"]
+    assert "".join(without_hints(others, remote=False)) == "".join(others)
+
+
+def test_a_remote_is_found_where_dvc_writes_it(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    assert not has_remote(tmp_path)
+    (tmp_path / ".dvc/config.local").write_text("['remote \"shared\"']\n    url = /mnt/shared\n")
+    assert has_remote(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"", "empty"), (b"\n", "empty"), (b'{"write": {', "no JSON")])
+@pytest.mark.parametrize("name", ["rwlock", "exps/rwlock"])
+def test_a_lock_file_that_a_killed_run_left_is_said_before_dvc_starts(
+    name: str, content: bytes, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".dvc/tmp" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    shutil.copy(TOP / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["repro"])
+    place = Path(".dvc/tmp") / name
+    assert done.exit_code == 1
+    assert f"{place} is {what}: a run was killed while it wrote it" in done.stderr
+    assert done.stderr.endswith(f"remove it: rm {place}\n")
+    file.write_text("{}")
+    check_lock_files(tmp_path)
+
+
+def test_repro_of_the_real_dvc_says_how_to_compare_runs_and_nothing_of_a_push(tmp_path: Path) -> None:
+    """The stage is a stand-in; DVC, Git and the verb are real."""
+    (tmp_path / "params.yaml").write_text((TOP / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo made > made.txt\n    outs: [made.txt]\n")
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "difftrack.cli", "repro"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TOP), "DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made.txt").read_text() == "made\n"
+    assert done.stdout.index("Running stage 'one'") < done.stdout.index("git add dvc.lock && git commit")
+    assert "dvc push" not in done.stdout
+    assert "autostage" not in done.stdout
