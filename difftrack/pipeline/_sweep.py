@@ -48,7 +48,12 @@ _OUTS: Mapping[CellStage, Mapping[str, str]] = {
     "track": {"predictions": ""},
 }
 """By stage, what it writes, and where in the cell."""
-_SWEEP = ArtifactKind("a sweep", "sweep.json", lambda said: said["difftrack"] == "sweep", ("sweep.*",))
+_SWEEP = ArtifactKind(
+    "a sweep",
+    "sweep.json",
+    lambda said: said["difftrack"] == "sweep",
+    tuple(f"sweep.{end}" for end in ("json", "csv", "png", "svg")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ def plan_sweep(
     Raises:
         ParamsError: a value of the grid is one that the stage cannot use.
         SweepError: there is no such backbone, or what the stages read is not there.
+        OwnershipError: something else lies where the table is to be.
     """
     base = configuration_from(params, file=file)
     if unknown := [backbone for backbone in backbones if backbone not in base.backbones]:
@@ -145,6 +151,7 @@ def plan_sweep(
     own = root / (name or "+".join(axis.key for axis in axes))
     if own == root / "cells" or own.parent != root:
         raise SweepError(f"a sweep cannot be called {name!r}; name it like a folder")
+    claim(own, _SWEEP)
     return Sweep(tuple(axes), own, planner.matches, cells, tuple(rows))
 
 
