@@ -1,6 +1,6 @@
 """How a backbone is run to a step and captured there, whatever its architecture."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from difftrack.geometry import TokenGrid
 __all__ = ["CapturingBackbone"]
 
 
-class CapturingBackbone(Architecture):
+class CapturingBackbone(Architecture, ABC):
     """Encodes clips, prompts and images, and runs the transformer on them once."""
 
     text_position: ClassVar[TextPosition]
@@ -39,11 +39,6 @@ class CapturingBackbone(Architecture):
     def num_text_tokens(self) -> int:
         """Text tokens in the layers' sequence, at most."""
         return 0 if self.text_position == "none" else self.text_length
-
-    @property
-    @abstractmethod
-    def text_channels(self) -> int:
-        """Channels of a prompt's tokens."""
 
     def placeholder_prompt(self) -> PromptEmbedding:
         """Random numbers in the place of a prompt as long as may be: for measuring, without a text encoder."""

@@ -26,6 +26,8 @@ class KnownBackbone:
 
     repository: str
     """owner/name on the hub."""
+    revision: str | None = None
+    """Branch of the repository that holds the pipeline folder, where that is not the main one."""
     aliases: tuple[str, ...] = ()
     """Names in the released code of DiffTrack."""
     pipeline: str

@@ -29,7 +29,7 @@ FAMILIES: Registry[BackboneFamily] = Registry(
     noun="backbone family",
     built_in={
         name: f"{_HERE}.{name}:FAMILY"
-        for name in ("cogvideox", "hunyuan", "hunyuan15", "wan", "ltx", "mochi", "allegro", "skyreels")
+        for name in ("cogvideox", "hunyuan", "hunyuan15", "wan", "ltx", "mochi", "allegro", "skyreels", "cosmos")
     },
     check=_checked,
 )

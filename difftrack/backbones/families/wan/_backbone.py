@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor, nn
 
-from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._schedule import FlowSchedule
+from difftrack.backbones.families._latents import WanLatentsBackbone
 from difftrack.geometry import TokenGrid
 
 __all__ = ["WanBackbone"]
@@ -22,7 +22,7 @@ _CLIP_TOKENS = 257
 """Tokens of the image encoder that Wan 2.1 comes with: 16 x 16 patches and one for all."""
 
 
-class WanBackbone(Backbone):
+class WanBackbone(WanLatentsBackbone):
     """A Wan pipeline with one transformer.
 
     Wan 2.1 image to video reads the image as channels beside the noisy ones (a mask, and the latents of a clip that is
@@ -31,19 +31,8 @@ class WanBackbone(Backbone):
     """
 
     text_position = "none"
-    channels_before_frames = True
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size[1])
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.vae_config.scale_factor_spatial)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.vae_config.scale_factor_temporal)
+    layers_key = ("blocks",)
+    text_channels_key = "text_dim"
 
     @property
     def needs_image(self) -> bool:
@@ -53,17 +42,13 @@ class WanBackbone(Backbone):
         from_image = self.components.pipeline_name == "WanImageToVideoPipeline"
         return self._timestep_per_token and (from_image if chosen == "checkpoint" else chosen != "none")
 
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_dim)
-
     def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if "transformer_2" in self.components.names:
             raise BackboneError(
                 f"{self.name} samples with two transformers, one per half of the steps; only pipelines with one "
                 f"transformer are captured"
             )
-        return [block.attn1 for block in transformer.blocks]
+        return super().attention_of(transformer)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -161,16 +146,6 @@ class WanBackbone(Backbone):
             "prompt_embeds": prompt.tokens.unsqueeze(0),
             "negative_prompt_embeds": self.embed("").tokens.unsqueeze(0),
         }
-
-    def encode_videos(
-        self, videos: Float[Tensor, "batch rgb frame height width"]
-    ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode()
-        mean, std = (latents.new_tensor(values).view(-1, 1, 1, 1) for values in self._latent_statistics())
-        return ((latents - mean) / std).transpose(1, 2)
-
-    def _latent_statistics(self) -> tuple[list[float], list[float]]:
-        return self.vae_config.latents_mean, self.vae_config.latents_std
 
 
 @torch.no_grad()
