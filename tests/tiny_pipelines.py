@@ -20,6 +20,9 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    Cosmos2_5_PredictBasePipeline,
+    Cosmos2VideoToWorldPipeline,
+    CosmosTransformer3DModel,
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -52,6 +55,8 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
     T5Config,
@@ -376,20 +381,9 @@ def save_hunyuan15(folder: Path) -> Path:
     words = word_tokenizer()
     # 108 tokens of preamble, which the pipeline cuts off, and the prompt.
     words.chat_template = "{{ 'a ' * 108 }}{{ messages[1]['content'] }}"
-    qwen = Qwen2_5_VLTextConfig(
-        vocab_size=len(words),
-        hidden_size=12,
-        intermediate_size=7,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        bos_token_id=2,
-        eos_token_id=3,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]},
-    )
     HunyuanVideo15Pipeline(
         tokenizer=words,
-        text_encoder=Qwen2_5_VLTextModel(qwen),
+        text_encoder=Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**qwen_text(words))),
         tokenizer_2=ByT5Tokenizer(extra_ids=0),
         text_encoder_2=text_encoder(259),
         vae=AutoencoderKLHunyuanVideo15(
@@ -418,6 +412,105 @@ def save_hunyuan15(folder: Path) -> Path:
     return folder
 
 
+class Unguarded:
+    """Stands for the guardrail of Cosmos, whose package and weights are not here; it lets everything through."""
+
+    def to(self, *_: object) -> "Unguarded":
+        return self
+
+    def check_text_safety(self, _: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: object) -> object:
+        return frames
+
+
+COSMOS_TRANSFORMER = {
+    "in_channels": 7,
+    "out_channels": 6,
+    "num_attention_heads": 3,
+    "attention_head_dim": 12,
+    "num_layers": 4,
+    "text_embed_dim": 13,
+    "adaln_lora_dim": 4,
+    "max_size": (12, 24, 24),
+    "rope_scale": (1.0, 3.0, 3.0),
+    "concat_padding_mask": False,  # it needs torchvision
+    "extra_pos_embed_type": None,
+}
+
+
+def save_cosmos(folder: Path) -> Path:
+    """4 layers of 3 heads x 12 channels, from an image."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    Cosmos2VideoToWorldPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=wan_autoencoder(),
+        transformer=CosmosTransformer3DModel(**COSMOS_TRANSFORMER),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+        safety_checker=Unguarded(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def qwen_text(words: PreTrainedTokenizerFast) -> dict[str, object]:
+    """Arguments of a small language model of Qwen2.5-VL."""
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 12,
+        "intermediate_size": 7,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]},
+    }
+
+
+def qwen_vl(words: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    vision = {
+        "depth": 1,
+        "hidden_size": 8,
+        "intermediate_size": 7,
+        "num_heads": 2,
+        "out_hidden_size": 12,
+        "patch_size": 2,
+        "fullatt_block_indexes": [0],
+    }
+    config = Qwen2_5_VLConfig(text_config=qwen_text(words), vision_config=vision)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def save_cosmos25(folder: Path) -> Path:
+    """As Predict2, from text; prompts by the hidden states of all 3 layers of a language model, beside each other."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    words.chat_template = "{{ messages[1]['content'][0]['text'] }}"
+    Cosmos2_5_PredictBasePipeline(
+        tokenizer=words,
+        text_encoder=qwen_vl(words),
+        vae=wan_autoencoder(),
+        transformer=CosmosTransformer3DModel(
+            **COSMOS_TRANSFORMER,
+            use_crossattn_projection=True,
+            crossattn_proj_in_channels=36,
+            encoder_hidden_states_channels=13,
+        ),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            use_karras_sigmas=True,
+            sigma_max=200.0,
+            sigma_min=0.01,
+        ),
+        safety_checker=Unguarded(),
+    ).save_pretrained(folder)
+    return folder
+
+
 ROWS: dict[str, Callable[[Path], Path]] = {
     "cogvideox-2b": partial(save_cogvideox, use_rotary_positional_embeddings=False),
     "cogvideox-5b": save_cogvideox,
@@ -436,12 +529,16 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "mochi-1": save_mochi,
     "allegro": save_allegro,
     "skyreels-v2-1.3b": save_skyreels,
+    "cosmos-predict2-2b": save_cosmos,
+    "cosmos-predict2-14b": save_cosmos,
+    "cosmos-predict2.5-2b": save_cosmos25,
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "wan2.2-ti2v-5b from an image": partial(save_wan, expand_timesteps=True, pipeline=WanImageToVideoPipeline),
     "skyreels-v2 in causal blocks": partial(save_skyreels, num_frame_per_block=2),
+    "cosmos-predict2.5 from an image": save_cosmos25,
 }
 """What the same classes do under other settings."""
 
@@ -455,6 +552,7 @@ SIZES = {
     "mochi": (7, 48, 80),
     "allegro": (8, 24, 40),
     "skyreels": (5, 48, 80),
+    "cosmos": (5, 48, 80),
 }
 
 
