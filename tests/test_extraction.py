@@ -12,7 +12,7 @@ from difftrack.datasets import Clip, read_clip, write_clip, write_manifest
 from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
-    ClipSource,
+    ClipReader,
     ExtractionError,
     Extractor,
     InversionParams,
@@ -65,7 +65,7 @@ def test_a_clip_that_was_expected_gives_the_same_as_one_that_was_not(
     for name in ("first", "second"):
         frames = np.roll(clip.frames, len(name), axis=1)
         write_clip(tmp_path, replace(clip, name=name, frames=frames))
-    source = ClipSource(Extractor(backbone, analysis()), tmp_path)
+    source = ClipReader(Extractor(backbone, analysis()), tmp_path)
     plain = {name: every_unit(source.prepare(name)) for name in ("first", "second")}
     source.expect("first")
     source.expect("second")
@@ -83,7 +83,7 @@ def test_a_clip_is_read_once_though_the_one_after_it_is_announced_before_its_tur
     names = ["a", "b", "c", "d"]
     for name in names:
         write_clip(tmp_path, replace(clip, name=name))
-    source, read = ClipSource(Extractor(backbone, analysis()), tmp_path), []
+    source, read = ClipReader(Extractor(backbone, analysis()), tmp_path), []
     monkeypatch.setattr(_clips, "read_clip", lambda folder, name: (read.append(name), read_clip(folder, name))[1])
     for name, following in zip(names, [*names[1:], None], strict=True):
         if following:
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_an_expected_clip_is_said_when_it_is_prepared(
     backbone: Backbone, clip: Clip, tmp_path: Path
 ) -> None:
     write_clip(tmp_path, replace(clip, name="short", frames=clip.frames[: NUM_FRAMES - 1]))
-    source = ClipSource(Extractor(backbone, analysis()), tmp_path)
+    source = ClipReader(Extractor(backbone, analysis()), tmp_path)
     source.expect("short")
     with pytest.raises(ExtractionError, match=f"clip short has {NUM_FRAMES - 1} frames"):
         source.prepare("short")

@@ -280,7 +280,7 @@ def test_guided_sampling_is_the_explicit_loop_over_three_branches(backbone: Back
     assert float((trajectory - sample(backbone).trajectory.latents).abs().max()) > 1e-3
 
 
-class Calls:
+class CfgCallPattern:
     """How often the attention of each layer runs."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -293,7 +293,7 @@ class Calls:
     def _count(self, layer: int) -> None:
         self.of_layer[layer] += 1
 
-    def __enter__(self) -> "Calls":
+    def __enter__(self) -> "CfgCallPattern":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -302,9 +302,9 @@ class Calls:
 
 
 def test_scale_zero_is_plain_sampling_to_the_bit_and_costs_the_same(cogvideox: Backbone) -> None:
-    with Calls(cogvideox) as plain_calls:
+    with CfgCallPattern(cogvideox) as plain_calls:
         plain = sample(cogvideox)
-    with Calls(cogvideox) as calls:
+    with CfgCallPattern(cogvideox) as calls:
         guided_by_nothing = sample(cogvideox, Guidance(layers=(1,), scale=0.0))
     assert torch.equal(guided_by_nothing.trajectory.latents, plain.trajectory.latents)
     assert np.array_equal(guided_by_nothing.frames, plain.frames)
@@ -313,7 +313,7 @@ def test_scale_zero_is_plain_sampling_to_the_bit_and_costs_the_same(cogvideox: B
 
 def test_only_the_wanted_steps_are_guided_and_layers_before_the_first_one_run_once(cogvideox: Backbone) -> None:
     plain = sample(cogvideox).trajectory.latents
-    with Calls(cogvideox) as calls:
+    with CfgCallPattern(cogvideox) as calls:
         late = sample(cogvideox, Guidance(layers=(2,), from_step=1)).trajectory.latents
     assert calls.of_layer == [STEPS, STEPS, STEPS + 1, STEPS + 1]
     assert torch.equal(late, plain)  # they entered the steps before the last one was guided

@@ -21,7 +21,7 @@ from difftrack.provenance import MadeBy, code_of, code_of_class, has_file, versi
 
 __all__ = ["Backbone"]
 
-TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_known", "_load", "_names", "_registry"))
+TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_load", "_names", "_registry"))
 """Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
 spec of what is made, so that a new line in them makes nothing anew."""
 

@@ -15,7 +15,7 @@ from difftrack.backbones._capture import capture_layers
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._descriptors import LayerDescriptors, TextPosition
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._params import KINDS, Kind
+from difftrack.backbones._params import KINDS, CapturedKind
 from difftrack.backbones._schedule import Schedule
 from difftrack.geometry import TokenGrid
 
@@ -171,7 +171,7 @@ class CapturingBackbone(Architecture, ABC):
         prompt: PromptEmbedding,
         *,
         layers: Sequence[int],
-        kinds: Sequence[Kind] = KINDS,
+        kinds: Sequence[CapturedKind] = KINDS,
         conditioning: ImageConditioning | None = None,
     ) -> Iterator[LayerDescriptors]:
         """Run one branch at one step and give the descriptors of the wanted layers, nothing past the last of them.
@@ -209,7 +209,7 @@ class CapturingBackbone(Architecture, ABC):
         prompt: PromptEmbedding,
         *,
         layers: Sequence[int],
-        kinds: Sequence[Kind] = KINDS,
+        kinds: Sequence[CapturedKind] = KINDS,
         conditioning: ImageConditioning | None = None,
     ) -> None:
         """As `capture`, but hand each layer's descriptors to `sink` while the layer runs.

@@ -7,12 +7,11 @@ from typing import Any
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._family import BackboneFamily
+from difftrack.backbones._family import BackboneFamily, KnownBackbone
 from difftrack.backbones._folder import find_folder
-from difftrack.backbones._known import KNOWN, KnownBackbone
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
-from difftrack.backbones._registry import FAMILIES, families, family_of
+from difftrack.backbones._registry import FAMILIES, KNOWN, families, family_of
 from difftrack.plugins import one_line
 
 __all__ = ["backbone_of", "check_family", "load_backbone"]

@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import torch
 
-from difftrack.backbones._known import KNOWN
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._random_init import constructed_backbone
-from difftrack.backbones._registry import find_class
+from difftrack.backbones._registry import KNOWN, find_class
 
 __all__ = ["ACTIVATIONS_PER_CHANNEL", "CONTEXT_BYTES", "USABLE", "MemoryNeed", "Switch", "memory_needs"]
 

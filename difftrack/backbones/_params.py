@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KINDS", "ImageCondition", "Kind", "ModelParams", "Quantization"]
+__all__ = ["KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
 
-Kind = Literal["query", "key", "feature"]
+CapturedKind = Literal["query", "key", "feature"]
 """Query and key as attention uses them; feature = attention output per head, before the output projection."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[CapturedKind, ...] = get_args(CapturedKind)
 
 Quantization = Literal["none", "int8", "nf4"]
 """Of a text encoder's weights, by bitsandbytes."""

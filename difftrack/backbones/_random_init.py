@@ -10,12 +10,12 @@ from torch import nn
 
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components
+from difftrack.backbones._family import KnownBackbone
 from difftrack.backbones._folder import cast_weights
-from difftrack.backbones._known import KNOWN, KnownBackbone
 from difftrack.backbones._load import backbone_of
 from difftrack.backbones._names import canonical_name
 from difftrack.backbones._params import ModelParams
-from difftrack.backbones._registry import find_class
+from difftrack.backbones._registry import KNOWN, find_class
 
 __all__ = ["constructed_backbone"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from difftrack.backbones._backbone import Backbone
-from difftrack.backbones._known import KNOWN
 from difftrack.backbones._names import ALIASES, CHECKPOINTS
 from difftrack.backbones._random_init import constructed_backbone
+from difftrack.backbones._registry import KNOWN
 from difftrack.geometry import TokenGrid
 
 __all__ = ["BackboneSummary", "summaries"]

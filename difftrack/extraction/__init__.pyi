@@ -1,5 +1,5 @@
 from ._clip_extraction import CapturedUnit, ClipExtraction, Unit
-from ._clips import ClipSource
+from ._clips import ClipReader
 from ._errors import ExtractionError
 from ._extract import Extractor
 from ._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
@@ -18,7 +18,7 @@ __all__ = [
     "AnalysisParams",
     "CapturedUnit",
     "ClipExtraction",
-    "ClipSource",
+    "ClipReader",
     "ExtractParams",
     "ExtractionError",
     "Extractor",

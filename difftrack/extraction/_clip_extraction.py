@@ -15,8 +15,8 @@ from torch import Tensor
 from difftrack.backbones import ImageConditioning, LayerDescriptors, PromptEmbedding, Trajectory
 from difftrack.datasets import Clip, working_frames
 from difftrack.extraction._params import Mode
+from difftrack.extraction._step_latents import Visits, clip_noise, inverted_latents, noised_latents
 from difftrack.extraction._view import BackboneView
-from difftrack.extraction._visits import Visits, clip_noise, inverted_latents, noised_latents
 from difftrack.geometry import TokenGrid
 
 __all__ = ["CapturedUnit", "ClipExtraction", "Unit"]

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from difftrack.guidance._errors import GuidanceError
 
-__all__ = ["Branch", "BranchReader", "Calls"]
+__all__ = ["Branch", "BranchReader", "CfgCallPattern"]
 
 Branch = Literal["cond", "uncond", "both"]
 """`both`: one batch, unconditional half first."""
 
-Calls = Literal["named", "batched", "cond_first", "cond"]
+CfgCallPattern = Literal["named", "batched", "cond_first", "cond"]
 """How a pipeline calls its transformer: it says so itself through `cache_context`, as most of diffusers' pipelines do,
 or makes it plain by a doubled batch; in one batch [uncond, cond]; conditional, then unconditional; or for the
 conditional branch alone."""
@@ -39,7 +39,7 @@ class BranchReader:
         num_clips: Clips that it samples at once.
     """
 
-    def __init__(self, calls: Calls, num_clips: int) -> None:
+    def __init__(self, calls: CfgCallPattern, num_clips: int) -> None:
         self._calls = calls
         self._num_clips = num_clips
         self._name: str | None = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from difftrack.backbones import AttentionCall, Backbone, intercept
 from difftrack.geometry import TokenGrid
 from difftrack.guidance._attention import SequenceLayout, perturbed_attention
-from difftrack.guidance._branches import Branch, BranchReader, Calls
+from difftrack.guidance._branches import Branch, BranchReader, CfgCallPattern
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._params import Guidance
 from difftrack.guidance._replay import Prefix, blocks_around, replaced_forward
@@ -24,7 +24,7 @@ __all__ = ["guide_transformer", "guided"]
 
 @contextmanager
 def guided(
-    backbone: Backbone, guidance: Guidance, *, grid: TokenGrid, calls: Calls = "named", num_clips: int = 1
+    backbone: Backbone, guidance: Guidance, *, grid: TokenGrid, calls: CfgCallPattern = "named", num_clips: int = 1
 ) -> Iterator[None]:
     """Guide whatever samples a backbone inside this context.
 
@@ -53,7 +53,7 @@ def guide_transformer(
     layout: SequenceLayout,
     guidance: Guidance,
     *,
-    calls: Calls = "named",
+    calls: CfgCallPattern = "named",
     num_clips: int = 1,
     reuse: bool = True,
 ) -> Iterator[None]:
@@ -128,14 +128,14 @@ class _GuidedForward:
         arguments = self._signature.bind(*args, **kwargs).arguments
         branch = self._reader.read(len(arguments["hidden_states"]), arguments["timestep"])
         if branch == "uncond":
-            return self._follow(arguments)
+            return self._forward_uncond(arguments)
         self._step += 1
         if not self._guidance.applies(self._step):
             self._shift = None
             return self._forward(**arguments)
-        return self._lead(arguments, branch)
+        return self._forward_cond(arguments, branch)
 
-    def _lead(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
+    def _forward_cond(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
         """Answer a call that has the conditional half in it."""
         self._check_size(arguments["hidden_states"])
         cond = slice(self._num_clips if branch == "both" else 0, None)
@@ -155,7 +155,7 @@ class _GuidedForward:
                 f"{self._layout.tokens_per_frame} tokens that guidance was set up for; set it up for the sampled size"
             )
 
-    def _follow(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+    def _forward_uncond(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         """Answer the unconditional call of a step whose conditional one was answered."""
         if self._step < 0:
             raise GuidanceError(

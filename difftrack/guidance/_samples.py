@@ -33,7 +33,7 @@ from difftrack.media import read_image, write_image, write_video
 from difftrack.ownership import OwnershipError, remove
 from difftrack.provenance import MadeBy
 
-__all__ = ["Outcome", "sample_prompts"]
+__all__ = ["SampleOutcome", "sample_prompts"]
 
 _CAPTION_PX = 16
 """Height of the strip with a way's name."""
@@ -42,7 +42,7 @@ _APART = (write_measures.__module__, *(user.__module__ for user in (ClipShelf, K
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SampleOutcome:
     """What came of one prompt."""
 
     number: int
@@ -61,7 +61,7 @@ def sample_prompts(
     keeper: Keeper,
     anew: bool = False,
     drop_others: bool = False,
-) -> Iterator[Outcome]:
+) -> Iterator[SampleOutcome]:
     """Sample every prompt in every way, one after the other, and measure all of them at the end.
 
     A clip that is there, undamaged, asked for and made in the same way is taken up, as `params.reuse` says; another one
@@ -106,7 +106,7 @@ def sample_prompts(
                 sampled.append((number, prompt))
             except (ValueError, OSError, RuntimeError) as error:
                 problem = str(error)
-            yield Outcome(number, prompt, problem)
+            yield SampleOutcome(number, prompt, problem)
         keeper.settle()
         write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 

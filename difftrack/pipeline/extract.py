@@ -15,9 +15,9 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from difftrack.datasets import read_manifest
-from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
+from difftrack.distribution import ClipWorker, Job, ProgressCallback, part_of, run_clips
 from difftrack.extraction import (
-    ClipSource,
+    ClipReader,
     ExtractParams,
     GroupShelf,
     kept_in,
@@ -93,11 +93,11 @@ class ExtractJob(Job):
         return parse(ExtractParams, json.loads(self.params)["extract"], "extract")
 
     @cache  # noqa: B019 - one job a process, and its weights are to stay
-    def source(self) -> ClipSource:
+    def source(self) -> ClipReader:
         """The clips and their backbone, once in each process."""
         params = json.loads(self.params)
         item = params["item"]
-        return ClipSource.open(params, backbone=item["backbone"], view=item["view"], folder=self.clips)
+        return ClipReader.open(params, backbone=item["backbone"], view=item["view"], folder=self.clips)
 
     @cache  # noqa: B019 - one job a process
     def keeper(self) -> Keeper:
@@ -114,7 +114,7 @@ class ExtractJob(Job):
             self.store,
             section.store,
             self.keeper(),
-            self.source().extractor.backbone.made_by(ClipSource.__module__, WriteQueue.__module__),
+            self.source().extractor.backbone.made_by(ClipReader.__module__, WriteQueue.__module__),
             reuse=section.reuse,
             replace=section.replace_stale,
             anew=params.get("force", False),
@@ -150,7 +150,7 @@ class _Extractor(ClipWorker):
         """See `ClipWorker`."""
         self._job.source().expect(clip)
 
-    def run(self, clip: str, report: Report) -> Future[None]:
+    def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """See `ClipWorker`."""
         extraction = self._job.source().prepare(clip)
         groups = queue_descriptors(extraction, self._job.shelf(), self._queue, report=report)

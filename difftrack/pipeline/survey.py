@@ -17,8 +17,8 @@ from rich.progress import track
 
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
 from difftrack.datasets import read_manifest, read_tracks
-from difftrack.distribution import ClipWorker, Job, Report, part_of, run_clips
-from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams, ResultShelf, kept_in, result_identity
+from difftrack.distribution import ClipWorker, Job, ProgressCallback, part_of, run_clips
+from difftrack.extraction import CapturedUnit, ClipReader, ExtractParams, ResultShelf, kept_in, result_identity
 from difftrack.geometry import rescale_points
 from difftrack.keeping import Keeper
 from difftrack.params import parse
@@ -71,14 +71,14 @@ class SurveyJob(Job):
         return ResultShelf(self.matches, keeper, reuse=survey.reuse, anew=params.get("force", False))
 
     @cache  # noqa: B019 - one job a process, and its weights are to stay
-    def source(self) -> ClipSource:
+    def source(self) -> ClipReader:
         """The clips and their backbone, over the part of the map that is surveyed."""
         params = json.loads(self.params)
         survey = parse(SurveySection, params["survey"], "survey")
         kinds = [kind for name in survey.kinds for kind in KINDS_OF[name]]
         view = {"steps": survey.steps, "layers": survey.layers, "heads": "all", "descriptors": kinds}
         params["extract"]["analysis"] |= view
-        return ClipSource.open(params, backbone=params["item"]["backbone"], view="analysis", folder=self.clips)
+        return ClipReader.open(params, backbone=params["item"]["backbone"], view="analysis", folder=self.clips)
 
     def open(self) -> ClipWorker:
         """See `Job`."""
@@ -100,7 +100,7 @@ class _Surveyor(ClipWorker):
         """See `ClipWorker`."""
         self._job.source().expect(clip)
 
-    def run(self, clip: str, report: Report) -> Future[None]:
+    def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """See `ClipWorker`; a clip that is there already with the same provenance is left alone."""
         done: Future[None] = Future()
         extraction = self._job.source().prepare(clip)
@@ -121,7 +121,7 @@ class _Surveyor(ClipWorker):
             tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
         )
         made_by = self._job.source().extractor.backbone.made_by(
-            ClipSource.__module__, ClipMatcher.__module__, label_matches.__module__, as_read.__module__
+            ClipReader.__module__, ClipMatcher.__module__, label_matches.__module__, as_read.__module__
         )
         identity = result_identity(provenance, points, points_xy_px)
         if not self._job.shelf().take_up(clip, identity, made_by):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from difftrack.extraction import CapturedUnit, ClipSource, ExtractParams, Mode
+from difftrack.extraction import CapturedUnit, ClipReader, ExtractParams, Mode
 from difftrack.planning._plan import Plan, Rates
 from difftrack.planning._ratios import recorded_ratio
 from difftrack.store import DescriptorSpec, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
@@ -15,7 +15,7 @@ __all__ = ["plan_extraction", "probe"]
 
 
 def plan_extraction(
-    source: ClipSource,
+    source: ClipReader,
     params: ExtractParams,
     outlines: Mapping[str, Mapping[str, DescriptorSpec]],
     *,
@@ -65,7 +65,7 @@ def plan_extraction(
     )
 
 
-def probe(source: ClipSource, params: ExtractParams, clip: str) -> Rates:
+def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
     """Time one step of one clip, its weights loaded beforehand.
 
     Args:
@@ -96,7 +96,7 @@ def probe(source: ClipSource, params: ExtractParams, clip: str) -> Rates:
     return Rates(max(whole - 2 * forward, 0.0), forward, ratio, encoded_bytes_per_s)
 
 
-def _forwards(source: ClipSource, spec: DescriptorSpec) -> int:
+def _forwards(source: ClipReader, spec: DescriptorSpec) -> int:
     """Forwards that a group takes; the inversion walks every step from the clean end to the first wanted one."""
     params = source.extractor.params
     mode: Mode = spec.fingerprint_parts["mode"]

@@ -11,7 +11,7 @@ from difftrack.correspondence import Descriptors
 from difftrack.geometry import TokenGrid
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["ChunkDescriptors", "Reading", "Sources", "fused_sources"]
+__all__ = ["ChunkDescriptors", "FusionInputs", "Sources", "fused_sources"]
 
 Sources = Sequence[tuple[int, int]]
 """(step, layer) pairs whose match probabilities are fused."""
@@ -43,7 +43,7 @@ class ChunkDescriptors:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FusionInputs:
     """What is read out of chunks, and how."""
 
     sources: Sources
@@ -52,7 +52,7 @@ class Reading:
     params: TrackParams
 
 
-def fused_sources(chunk: ChunkDescriptors, reading: Reading) -> tuple[list[Descriptors], list[Tensor] | None]:
+def fused_sources(chunk: ChunkDescriptors, fusion: FusionInputs) -> tuple[list[Descriptors], list[Tensor] | None]:
     """Read the (step, layer) pairs of a chunk as the fusion wants them.
 
     Returns:
@@ -62,21 +62,21 @@ def fused_sources(chunk: ChunkDescriptors, reading: Reading) -> tuple[list[Descr
     Raises:
         ValueError: the descriptors do not fit the chunk's frames or the grid, or a wanted head does not exist.
     """
-    pairs = [chunk.read(step, layer) for step, layer in reading.sources]
-    shape = (len(chunk.frames), reading.grid.rows, reading.grid.cols)
-    for (step, layer), (query, key) in zip(reading.sources, pairs, strict=True):
+    pairs = [chunk.read(step, layer) for step, layer in fusion.sources]
+    shape = (len(chunk.frames), fusion.grid.rows, fusion.grid.cols)
+    for (step, layer), (query, key) in zip(fusion.sources, pairs, strict=True):
         if not query.shape[1:4] == key.shape[1:4] == shape:
             raise ValueError(
                 f"step {step}, layer {layer}: query {list(query.shape)} and key {list(key.shape)} do not fit; wanted: "
                 f"[head, latent_frame, row, col, channel] with {list(shape)} in the middle"
             )
-    if reading.params.kind == "feature":
-        return [(_joined(query, reading.params), _joined(key, reading.params)) for query, key in pairs], None
+    if fusion.params.kind == "feature":
+        return [(_joined(query, fusion.params), _joined(key, fusion.params)) for query, key in pairs], None
     weights = [
-        _weights_of_heads(query, layer, chunk, reading.params)
-        for (_, layer), (query, _) in zip(reading.sources, pairs, strict=True)
+        _weights_of_heads(query, layer, chunk, fusion.params)
+        for (_, layer), (query, _) in zip(fusion.sources, pairs, strict=True)
     ]
-    if reading.params.fusion == "channel":
+    if fusion.params.fusion == "channel":
         pairs = [(torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))]
         weights = [torch.stack(weights).mean(dim=0)]
     return pairs, weights
