@@ -1,6 +1,6 @@
 """Laws that every architecture obeys, each on a small saved pipeline folder of its own classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from difftrack.backbones import (
     load_backbone,
     round_trip_error,
 )
+from difftrack.backbones._params import Expert
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches, latent_to_frames
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, ModeParams
@@ -328,6 +329,49 @@ def assert_scored(units: list[Any], spec: DescriptorSpec) -> None:
     for name in ("matching_accuracy", "feature_accuracy", "confidence", "attention_score"):
         assert scores[name].shape == (len(spec.steps), len(spec.layers))
         assert bool(np.isfinite(scores[name]).all()), name
+
+
+# Experts
+
+
+@pytest.fixture(scope="module")
+def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Expert], Backbone]:
+    folder = ROWS["wan2.2-t2v-a14b"](tmp_path_factory.mktemp("pipeline"))
+    return lambda expert: load_backbone(f"path:{folder}", ModelParams(expert=expert))
+
+
+def test_each_step_is_captured_in_the_transformer_that_samples_it(
+    two_experts: Callable[[Expert], Backbone],
+) -> None:
+    """Of 8 steps shifted by 3, 4 lie at a level of 0.875 or more; layers stay 0 to 3 in both."""
+    backbone = two_experts("by_step")
+    schedule = backbone.schedule(8)
+    assert [backbone.expert_at(timestep) for timestep in schedule.timesteps] == ["high_noise"] * 3 + ["low_noise"] * 5
+    assert [float(timestep) >= 875 for timestep in schedule.timesteps] == [True] * 3 + [False] * 5
+    latents, prompt = backbone.placeholder_latents(2, 6, 10), backbone.embed(PROMPT)
+    alone = {expert: two_experts(expert) for expert in ("high_noise", "low_noise")}
+    for step in (1, 6):
+        own, high, low = (
+            next(each.capture(latents, step, schedule, prompt, layers=[3], kinds=["query"])).query
+            for each in (backbone, *alone.values())
+        )
+        assert torch.equal(own, high) == (step == 1)
+        assert torch.equal(own, low) == (step == 6)
+    assert backbone.num_layers == 4
+    assert backbone.loading_choices() != alone["low_noise"].loading_choices()
+
+
+def test_the_expert_of_each_step_is_part_of_what_made_the_descriptors(
+    two_experts: Callable[[Expert], Backbone],
+) -> None:
+    clip = Clip("clip", np.zeros((5, 48, 80, 3), np.uint8), fps=8.0, prompt="", source="folder")
+    params = AnalysisParams(
+        num_frames=5, height=48, width=80, num_inference_steps=8, steps=(1, 6), layers=(1,), mode=ModeParams()
+    )
+    for expert, ran in (("by_step", ["high_noise", "low_noise"]), ("low_noise", ["low_noise", "low_noise"])):
+        parts = Extractor(two_experts(expert), params).prepare(clip).groups["clip"].fingerprint_parts
+        assert parts["experts"] == ran
+        assert parts["expert"] == expert
 
 
 # Schedules

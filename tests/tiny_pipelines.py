@@ -180,10 +180,11 @@ def save_wan(
     folder: Path,
     *,
     expand_timesteps: bool = False,
+    boundary_ratio: float | None = None,
     pipeline: type[DiffusionPipeline] = WanPipeline,
     **transformer_changes: object,
 ) -> Path:
-    """4 layers of 7 heads x 12 channels."""
+    """4 layers of 7 heads x 12 channels; two transformers of them where there is a boundary."""
     torch.manual_seed(0)
     words = tokenizer()
     pipeline(
@@ -191,7 +192,9 @@ def save_wan(
         text_encoder=wan_text(words),
         vae=wan_autoencoder(),
         transformer=WanTransformer3DModel(**WAN_TRANSFORMER | transformer_changes),
+        transformer_2=WanTransformer3DModel(**WAN_TRANSFORMER | transformer_changes) if boundary_ratio else None,
         scheduler=unipc(),
+        boundary_ratio=boundary_ratio,
         expand_timesteps=expand_timesteps,
     ).save_pretrained(folder)
     return folder
@@ -524,6 +527,8 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "wan2.1-14b": partial(save_wan, num_attention_heads=5),
     "wan2.1-i2v-14b": save_wan_i2v,
     "wan2.2-ti2v-5b": partial(save_wan, expand_timesteps=True),
+    "wan2.2-t2v-a14b": partial(save_wan, boundary_ratio=0.875),
+    "wan2.2-i2v-a14b": partial(save_wan, boundary_ratio=0.9, pipeline=WanImageToVideoPipeline, in_channels=16),
     "ltx-2b": save_ltx,
     "ltx-13b": partial(save_ltx, pipeline=LTXConditionPipeline, dynamic_shift=False),
     "mochi-1": save_mochi,

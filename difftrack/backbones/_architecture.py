@@ -1,12 +1,13 @@
 """What a backbone is: its counts, its strides, and the clips that it can be run on."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 
 from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
@@ -72,6 +73,24 @@ class Architecture:
     def transformer(self) -> Any:  # noqa: ANN401
         """The stock diffusers transformer."""
         return self.components["transformer"]
+
+    @property
+    def experts(self) -> Mapping[str, str]:
+        """Components that share the steps between them, by the name of each; empty where one transformer does all."""
+        return {}
+
+    def expert_at(self, timestep: Shaped[Tensor, ""]) -> str | None:
+        """The one of `experts` that runs at a timestep; None where one transformer does all."""
+        return None
+
+    def transformer_at(self, timestep: Shaped[Tensor, ""]) -> Any:  # noqa: ANN401
+        """The transformer that runs at a timestep."""
+        expert = self.expert_at(timestep)
+        return self.transformer if expert is None else self.components[self.experts[expert]]
+
+    def all_transformers(self) -> list[Any]:
+        """The transformer, or the experts in the order in which they sample."""
+        return [self.components[component] for component in self.experts.values() or ("transformer",)]
 
     @property
     def vae(self) -> Any:  # noqa: ANN401
@@ -150,8 +169,14 @@ class Architecture:
         return self.spatial_stride * self.patch_size
 
     def attention_modules(self) -> Sequence[nn.Module]:
-        """The attention over video tokens of every layer, in execution order."""
-        return self.attention_of(self.transformer)
+        """The attention over video tokens of every layer, in execution order.
+
+        Where experts share the steps, a layer is the list of its attention in each of them; `intercept` takes that too.
+        """
+        if not self.experts:
+            return self.attention_of(self.transformer)
+        of_experts = (self.attention_of(self.components[component]) for component in self.experts.values())
+        return [nn.ModuleList(modules) for modules in zip(*of_experts, strict=True)]
 
     def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         """The attention modules of a transformer of this class, with memory or without."""

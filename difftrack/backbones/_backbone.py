@@ -65,6 +65,7 @@ class Backbone(CapturingBackbone):
             "image_condition": params.image_condition if self.needs_image else None,
             "text_encoder_quantization": params.text_encoder_quantization,
             **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
+            **({"expert": params.expert} if self.experts else {}),
         }
 
     def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:

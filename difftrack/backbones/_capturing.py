@@ -228,7 +228,8 @@ class CapturingBackbone(Architecture, ABC):
             conditioning: As in `capture`.
         """
         schedule.check_step(step)
-        modules = self.attention_modules()
+        transformer = self.transformer_at(schedule.timesteps[step])
+        modules = self.attention_of(transformer)
         unknown = sorted(set(layers) - set(range(len(modules))))
         if unknown or not layers:
             raise BackboneError(
@@ -237,7 +238,7 @@ class CapturingBackbone(Architecture, ABC):
         if not set(kinds) <= set(KINDS):
             raise BackboneError(f"descriptors {list(kinds)} are not all known; known: {', '.join(KINDS)}")
         capture_layers(
-            self.transformer,
+            transformer,
             {layer: modules[layer] for layer in sorted(set(layers))},
             lambda: self.predict(latents, schedule.timesteps[step], prompt, conditioning=conditioning),
             sink,
@@ -268,7 +269,8 @@ class CapturingBackbone(Architecture, ABC):
             **(conditioning.extras if conditioning is not None else {}),
         }
         read = self.with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
-        output = self.transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)[0]
+        transformer = self.transformer_at(timestep)
+        output = transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)[0]
         return self.from_batch(output, latents.shape).to(latents.dtype)
 
     def grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:

@@ -34,6 +34,8 @@ class KnownBackbone:
     """Class of the pipeline."""
     transformer: tuple[str, Arguments]
     """Class and constructor arguments."""
+    transformer_2: tuple[str, Arguments] | None = None
+    """Class and constructor arguments of a second one that takes the steps of less noise."""
     vae: tuple[str, Arguments]
     """Class and constructor arguments."""
     scheduler: tuple[str, Arguments]

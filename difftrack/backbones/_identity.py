@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from difftrack.backbones._known import KNOWN
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
+from difftrack.backbones._registry import KNOWN
 
 __all__ = ["weights_identity"]
 

@@ -1,13 +1,13 @@
 """Wan 2.1 and 2.2, from text or an image: self-attention over video, text by cross-attention, flow matching."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
@@ -23,11 +23,12 @@ _CLIP_TOKENS = 257
 
 
 class WanBackbone(WanLatentsBackbone):
-    """A Wan pipeline with one transformer.
+    """A Wan pipeline.
 
     Wan 2.1 image to video reads the image as channels beside the noisy ones (a mask, and the latents of a clip that is
     blank after its first frame) and through cross-attention. Wan 2.2 TI2V reads a timestep per token: with an image,
-    the first latent frame is the image's own, at timestep 0.
+    the first latent frame is the image's own, at timestep 0. Wan 2.2 A14B is two transformers of the same layers, each
+    for its part of the steps; image to video reads the image as channels, as Wan 2.1, without cross-attention.
     """
 
     text_position = "none"
@@ -42,13 +43,20 @@ class WanBackbone(WanLatentsBackbone):
         from_image = self.components.pipeline_name == "WanImageToVideoPipeline"
         return self._timestep_per_token and (from_image if chosen == "checkpoint" else chosen != "none")
 
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        if "transformer_2" in self.components.names:
-            raise BackboneError(
-                f"{self.name} samples with two transformers, one per half of the steps; only pipelines with one "
-                f"transformer are captured"
-            )
-        return super().attention_of(transformer)
+    @property
+    def experts(self) -> Mapping[str, str]:
+        """Wan 2.2 A14B has two, the first for the steps of more noise."""
+        if "transformer_2" not in self.components.names:
+            return {}
+        return {"high_noise": "transformer", "low_noise": "transformer_2"}
+
+    def expert_at(self, timestep: Shaped[Tensor, ""]) -> str | None:
+        if not self.experts:
+            return None
+        if self.params.expert != "by_step":
+            return self.params.expert
+        boundary = self.components.settings["boundary_ratio"] * self.components["scheduler"].config.num_train_timesteps
+        return "high_noise" if timestep >= boundary else "low_noise"
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
