@@ -65,6 +65,8 @@ PUBLISHED = {
     "cosmos-predict2-2b": ((28, 16, 128), 1_956_413_440),
     "cosmos-predict2-14b": ((36, 40, 128), None),
     "cosmos-predict2.5-2b": ((28, 16, 128), None),
+    "kandinsky-5-lite": ((32, 28, 64), None),
+    "kandinsky-5-pro": ((60, 32, 128), None),
 }
 
 

@@ -30,6 +30,8 @@ from diffusers import (
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    Kandinsky5T2VPipeline,
+    Kandinsky5Transformer3DModel,
     LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
@@ -337,6 +339,27 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, **names)
 
 
+def clip_text(words: PreTrainedTokenizerFast) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=8,
+            intermediate_size=11,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    )
+
+
+def hunyuan_autoencoder() -> AutoencoderKLHunyuanVideo:
+    """6 latent channels, 8x in space, 4x in time."""
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=6, block_out_channels=(2, 4, 4, 4), layers_per_block=1, norm_num_groups=2
+    )
+
+
 def save_hunyuan(folder: Path) -> Path:
     """1 + 3 layers of 7 heads x 10 channels, 6 latent channels, 8x in space, 4x in time."""
     torch.manual_seed(0)
@@ -344,23 +367,12 @@ def save_hunyuan(folder: Path) -> Path:
     llama = LlamaConfig(
         vocab_size=len(words), hidden_size=16, intermediate_size=17, num_hidden_layers=3, num_attention_heads=2
     )
-    clip = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=8,
-        intermediate_size=11,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
     HunyuanVideoPipeline(
         tokenizer=words,
         text_encoder=LlamaModel(llama),
         tokenizer_2=words,
-        text_encoder_2=CLIPTextModel(clip),
-        vae=AutoencoderKLHunyuanVideo(
-            latent_channels=6, block_out_channels=(2, 4, 4, 4), layers_per_block=1, norm_num_groups=2
-        ),
+        text_encoder_2=clip_text(words),
+        vae=hunyuan_autoencoder(),
         transformer=HunyuanVideoTransformer3DModel(
             in_channels=6,
             out_channels=6,
@@ -514,6 +526,39 @@ def save_cosmos25(folder: Path) -> Path:
     return folder
 
 
+def save_kandinsky5(folder: Path, *, attention_type: str = "regular") -> Path:
+    """4 layers of 3 heads x 10 channels, 6 latent channels, 8x in space, 4x in time, channels last."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=6,
+        out_visual_dim=6,
+        in_text_dim=12,
+        in_text_dim2=8,
+        time_dim=7,
+        model_dim=30,
+        ff_dim=11,
+        num_text_blocks=1,
+        num_visual_blocks=4,
+        axes_dims=(2, 4, 4),
+        visual_cond=True,
+        attention_type=attention_type,
+    )
+    for name, weight in transformer.named_parameters():  # zeros before training, so that no layer would do anything
+        if "modulation" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    Kandinsky5T2VPipeline(
+        tokenizer=words,
+        text_encoder=qwen_vl(words),
+        tokenizer_2=words,
+        text_encoder_2=clip_text(words),
+        vae=hunyuan_autoencoder(),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
 ROWS: dict[str, Callable[[Path], Path]] = {
     "cogvideox-2b": partial(save_cogvideox, use_rotary_positional_embeddings=False),
     "cogvideox-5b": save_cogvideox,
@@ -537,6 +582,8 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "cosmos-predict2-2b": save_cosmos,
     "cosmos-predict2-14b": save_cosmos,
     "cosmos-predict2.5-2b": save_cosmos25,
+    "kandinsky-5-lite": save_kandinsky5,
+    "kandinsky-5-pro": save_kandinsky5,
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 
@@ -558,6 +605,7 @@ SIZES = {
     "allegro": (8, 24, 40),
     "skyreels": (5, 48, 80),
     "cosmos": (5, 48, 80),
+    "kandinsky": (5, 48, 80),
 }
 
 

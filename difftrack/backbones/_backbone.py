@@ -204,6 +204,7 @@ class Backbone(CapturingBackbone):
 
     def warn_where_cut(self, prompt: str) -> None:
         tokenizer = self.components["tokenizer"]
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:
             cut = tokenizer.decode(ids[self.text_length - 1 :], skip_special_tokens=True)

@@ -270,8 +270,9 @@ class CapturingBackbone(Architecture, ABC):
         }
         read = self.with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
         transformer = self.transformer_at(timestep)
-        output = transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)[0]
-        return self.from_batch(output, latents.shape).to(latents.dtype)
+        output = transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)
+        batch = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 gives the tensor itself
+        return self.from_batch(batch, latents.shape).to(latents.dtype)
 
     def grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
         """Layout of the tokens that latents become."""

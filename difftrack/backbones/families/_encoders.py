@@ -1,6 +1,6 @@
 """Text encoders that several families share."""
 
-__all__ = ["QWEN_VL", "QWEN_VL_TEXT", "T5", "T5_11B", "UMT5"]
+__all__ = ["CLIP_TEXT", "QWEN_VL", "QWEN_VL_TEXT", "T5", "T5_11B", "UMT5"]
 
 _XXL = {
     "d_model": 4096,
@@ -10,6 +10,11 @@ _XXL = {
     "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }
+CLIP_TEXT = (
+    "CLIPTextModel",
+    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+)
+"""The text part of CLIP ViT-L/14."""
 T5 = {"text_encoder": ("T5EncoderModel", {**_XXL, "vocab_size": 32128})}
 UMT5 = {"text_encoder": ("UMT5EncoderModel", {**_XXL, "vocab_size": 256384})}
 T5_11B = {
