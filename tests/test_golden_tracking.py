@@ -28,7 +28,7 @@ def released_chunks(case: dict[str, Any]) -> list[list[int]]:
         chunk_len=case["chunk_len"],
         schedule="released",
         interleaved=case["chunk_frame_interval"],
-        chunk_stride=None if case["chunk_frame_interval"] else case["chunk_stride_arg"],
+        chunk_stride=case["chunk_stride_arg"],
     )
     chunks = chunk_schedule(case["T"], params)
     assert {chunk[0] for chunk in chunks} == {0}

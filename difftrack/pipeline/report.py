@@ -119,13 +119,13 @@ class _Found:
         if not (predictions / "metrics.json").exists() and not any(predictions.glob("*.npz")):
             return [], [], {}
         store = open_store(descriptors) if descriptors.exists() else None
-        left_out = store.manifest().left_out if store else {}
+        metrics = _json(predictions / "metrics.json", "track")
+        left_out = {*(store.manifest().left_out if store else {}), *metrics.get("left_out", {})}
         expected, tracked = [clip for clip in self.footage.truth if clip not in left_out], []
         for clip in expected:
             with self._noting(name):
                 file = predictions / f"{clip}.npz"
                 tracked.append(read_tracked_clip(file, self.footage.truth[clip], backbone=name))
-        metrics = _json(predictions / "metrics.json", "track")
         self._compare(expected, metrics.get("clips", {}), f"{name}: metrics.json", "track")
         made_with = self._made_with(store, expected, "tracking") if store else {}
         results = results_from_metrics(metrics, backbone=name)

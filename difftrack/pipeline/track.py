@@ -3,11 +3,12 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from difftrack.annotation import TrackerUnavailableError
 from difftrack.datasets import Tracks, read_clip, read_tracks
@@ -38,14 +39,23 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, ClipScores] = {}
     failures: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    queries: dict[str, Queries] = {}
     tell(store.manifest().remarks(deps["descriptors"]))
     if not (names := stored_clips(store)):
         raise ValueError(f"{deps['descriptors']} holds no clip of a tracking view; run the extract stage first")
     for name in each(names, "track"):
         try:
             truth = read_tracks(deps["tracks"], name)
-            queries, predictions, scenes = _track(store, name, truth, deps["clips"], section, best_layers)
-            write_predictions(folder / f"{name}.npz", queries, predictions, cuts=scenes.cuts)
+            queries[name], truth, points = _evaluated(store, name, truth, section)
+            if not len(points):
+                left_out[name] = f"clip {name} has no query to score; {_rule(section)}"
+                continue
+            predictions, scenes = _track(store, name, truth, deps["clips"], section, best_layers)
+            chosen = None if queries[name].others == 0 else points
+            write_predictions(
+                folder / f"{name}.npz", truth.query_points, predictions, points=chosen, cuts=scenes.cuts
+            )
             if scenes.cuts:
                 print(f"{name}: {cuts_line(scenes)}")
             scores[name] = ClipScores.compare(predictions, truth, query_mode=section.query_mode)
@@ -53,7 +63,10 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             raise
         except (ValueError, OSError) as error:
             failures[name] = str(error)
-    _write_scores(folder, scores, failures, section)
+    tell(f"left out: {reason}" for reason in left_out.values())
+    if others := sum(own.others for own in queries.values()):
+        print(f"{sum(own.scored for own in queries.values())} queries are scored and {others} are not: {_rule(section)}")
+    _write_scores(folder, scores, failures, section, queries=queries, left_out=left_out)
     end("track", failures, total=len(names), of="extract")
 
 
@@ -67,19 +80,45 @@ def _best_layers(deps: Paths) -> list[int]:
     return layers
 
 
-def _track(
-    store: Store, name: str, truth: Tracks, clips: Path, section: TrackSection, best_layers: list[int] | None
-) -> tuple[np.ndarray, dict[str, PredictedTracks], Scenes]:
-    """Track the truth's queries with the tracker and the baselines, in pixels of the clip's own frames."""
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """How many of a clip's queries are scored."""
+
+    scored: int
+    others: int
+    """That are left out by rule: after the last tracked frame, of points that are visible nowhere, or, where only
+    those of frame 0 count, in later frames."""
+
+
+def _evaluated(
+    store: Store, name: str, truth: Tracks, section: TrackSection
+) -> tuple[Queries, Tracks, Int[np.ndarray, " point"]]:
+    """The counts, the tracks of the points that are tracked and scored, and their places in all of the clip's."""
     num_frames = num_stored_frames(store, name, kind=section.kind)
     if num_frames > truth.num_frames:
         raise ValueError(f"the store holds {num_frames} frames and the tracks {truth.num_frames}; extract again")
     _check_protocol(truth, section.query_mode)
-    queries = truth.query_points[truth.query_points[:, 0] < num_frames]  # the rest start after the clip was cut
+    kept = section.evaluated(truth, num_frames=num_frames)
+    points = np.flatnonzero(kept)
+    return Queries(len(points), truth.num_points - len(points)), truth.select(kept), points
+
+
+def _rule(section: TrackSection) -> str:
+    """What leaves queries out, for people."""
+    wanted = "in frame 0" if section.queries == "first_frame" else "in a frame that is tracked"
+    return f"wanted is a query {wanted}, of a point that is visible somewhere"
+
+
+def _track(
+    store: Store, name: str, truth: Tracks, clips: Path, section: TrackSection, best_layers: list[int] | None
+) -> tuple[dict[str, PredictedTracks], Scenes]:
+    """Track the truth's queries with the tracker and the baselines, in pixels of the clip's own frames."""
+    queries = truth.query_points
+    num_frames = num_stored_frames(store, name, kind=section.kind)
     frames = read_clip(clips, name).frames[:num_frames]
     tracks, scenes = track_stored_clip(store, name, queries, section, frames=frames, best_layers=best_layers)
     others = track_by_baselines(frames, queries, section, scenes=scenes)
-    return queries, {"tracker": tracks, **others}, scenes
+    return {"tracker": tracks, **others}, scenes
 
 
 def _check_protocol(truth: Tracks, query_mode: str) -> None:
@@ -94,12 +133,23 @@ def _check_protocol(truth: Tracks, query_mode: str) -> None:
 
 
 def _write_scores(
-    folder: Path, scores: Mapping[str, ClipScores], failures: Mapping[str, str], section: TrackSection
+    folder: Path,
+    scores: Mapping[str, ClipScores],
+    failures: Mapping[str, str],
+    section: TrackSection,
+    *,
+    queries: Mapping[str, Queries],
+    left_out: Mapping[str, str],
 ) -> None:
-    """Write metrics.json (means, clips, failures, params; null is no number), summary.json and metrics.csv."""
+    """Write metrics.json (means, clips, queries, failures, params; null is no number), summary.json and metrics.csv."""
     found = scores_by_truth(scores, params=ScoringParams.preset(section.convention))
     chosen = {key: value for key, value in asdict(section).items() if key != "trackers" or value}
-    report = {**found, "failed": failures, "params": chosen}
+    counts = {
+        "scored": sum(own.scored for own in queries.values()),
+        "others": sum(own.others for own in queries.values()),
+        "clips": {name: asdict(own) for name, own in queries.items()},
+    }
+    report = {**found, "queries": counts, "left_out": left_out, "failed": failures, "params": chosen}
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     pseudo = {tracker: _summary(own["mean"]) for tracker, own in found["pseudo_truth"].items()}
     summary = {**_summary(found["mean"]), **({"pseudo_truth": pseudo} if pseudo else {})}

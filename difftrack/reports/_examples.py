@@ -87,7 +87,7 @@ def moving_points(tracks: Tracks, *, num: int) -> Tracks:
     stays there, all are candidates. The first one moves the furthest among those that stay visible longest; each next
     one lies furthest from those before, among the half that moves more.
     """
-    from_start = np.flatnonzero(tracks.query_points[:, 0] == 0)
+    from_start = np.flatnonzero((tracks.query_points[:, 0] == 0) & tracks.visible.any(axis=0))
     if not len(from_start):
         return tracks.select(np.zeros(tracks.num_points, dtype=bool))
     inside = from_start[_stays_inside(tracks)[from_start]]

@@ -3,7 +3,7 @@ from ._heads import select_heads
 from ._legs import Leg
 from ._params import TrackParams, VisibilityParams
 from ._paths import likeliest_paths, typical_steps
-from ._predictions import PredictedTracks, cuts_line, no_motion, read_predictions, write_predictions
+from ._predictions import PredictedTracks, cuts_line, no_motion, read_points, read_predictions, write_predictions
 from ._smoothing import smooth_tracks
 from ._stored import select_sources, stored_chunks, stored_clips
 from ._tracker import decide_tracks, match_clip, track_clip
@@ -22,6 +22,7 @@ __all__ = [
     "likeliest_paths",
     "match_clip",
     "no_motion",
+    "read_points",
     "read_predictions",
     "select_heads",
     "select_sources",
