@@ -836,7 +836,8 @@ def test_stage_refuses_strided_queries_that_would_be_scored_as_first_ones(tmp_pa
 def test_stage_leaves_out_queries_after_the_cut_and_null_where_nothing_is_seen(tmp_path: Path) -> None:
     stored_clip(tmp_path, "cut", (0.25, 0.1), num_frames=7, cut=4)
     truth = read_tracks(tmp_path / "tracks", "cut")
-    hidden = replace(truth, visible=np.zeros_like(truth.visible))
+    at_query = np.arange(7)[:, None] == truth.query_points[:, 0]  # seen there, and in no frame that is evaluated
+    hidden = replace(truth, visible=at_query)
     write_tracks(tmp_path / "tracks", "cut", hidden)
     metrics = run_stage(tmp_path, baselines=["no_motion"])
     query_points, predictions = read_predictions(tmp_path / "predictions" / "cut.npz")

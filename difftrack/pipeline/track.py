@@ -53,9 +53,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
                 continue
             predictions, scenes = _track(store, name, truth, deps["clips"], section, best_layers)
             chosen = None if queries[name].others == 0 else points
-            write_predictions(
-                folder / f"{name}.npz", truth.query_points, predictions, points=chosen, cuts=scenes.cuts
-            )
+            write_predictions(folder / f"{name}.npz", truth.query_points, predictions, points=chosen, cuts=scenes.cuts)
             if scenes.cuts:
                 print(f"{name}: {cuts_line(scenes)}")
             scores[name] = ClipScores.compare(predictions, truth, query_mode=section.query_mode)
@@ -65,7 +63,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             failures[name] = str(error)
     tell(f"left out: {reason}" for reason in left_out.values())
     if others := sum(own.others for own in queries.values()):
-        print(f"{sum(own.scored for own in queries.values())} queries are scored and {others} are not: {_rule(section)}")
+        print(
+            f"{sum(own.scored for own in queries.values())} queries are scored and {others} are not: {_rule(section)}"
+        )
     _write_scores(folder, scores, failures, section, queries=queries, left_out=left_out)
     end("track", failures, total=len(names), of="extract")
 

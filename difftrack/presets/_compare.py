@@ -80,7 +80,9 @@ def _about_truth(content: Mapping[str, Any]) -> str:
 def _about_queries(content: Mapping[str, Any]) -> str:
     """Say how many queries and clips the number is without, as the stage track writes it."""
     queries, left_out = content.get("queries", {}), content.get("left_out", {})
-    others = f"over {queries['scored']} queries; {queries['others']} others are left out" if queries.get("others") else ""
+    others = (
+        f"over {queries['scored']} queries; {queries['others']} others are left out" if queries.get("others") else ""
+    )
     clips = f"{counted(len(left_out), 'clip')} left out" if left_out else ""
     return ", ".join(filter(None, (others, clips)))
 
