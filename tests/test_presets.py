@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
+from difftrack.annotation import import_published
 from difftrack.backbones import KNOWN, Backbone, constructed_backbone
 from difftrack.cli import app
 from difftrack.configuration import configuration_from
+from difftrack.correspondence import MatchSection
 from difftrack.evaluation import TrackSection
+from difftrack.media import read_image, write_image
 from difftrack.params import parse
 from difftrack.presets import (
     Preset,
@@ -29,6 +33,7 @@ from difftrack.presets import (
     read_overrides,
     read_preset,
 )
+from difftrack.prompts import read_prompts
 
 TOP = Path(__file__).parents[1]
 PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
@@ -73,6 +78,41 @@ def test_layers_steps_and_sizes_are_some_that_the_backbone_has(name: str, backbo
             backbone.check_size(section["num_frames"], section["height"], section["width"])
     guided = params.get("guide", {}).get("layers", [])
     assert all(0 <= layer < backbone.num_layers for layer in guided)
+
+
+def test_hunyuan_is_matched_at_the_temperature_of_the_released_code() -> None:
+    """The root of 128 // 24 = 5 (A5, decision 0003); tracking divides by the root of the heads, as for all models."""
+    temperatures = {
+        name: parse(MatchSection, apply_preset(read_preset(name), PARAMS)["match"], "match").matching.score_scale(
+            num_heads=24, num_channels=128
+        )
+        for name in preset_names()
+        if name.startswith("analysis")
+    }
+    hunyuan = temperatures.pop("analysis-hunyuan-video")
+    assert hunyuan == pytest.approx(5**-0.5)
+    assert set(temperatures.values()) == {128**-0.5}
+    tracked = apply_preset(read_preset("tracking-davis-hunyuan-video"), PARAMS)["track"]
+    assert parse(TrackSection, tracked, "track").matching.temperature == "root_heads"
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("tracking")])
+def test_tracking_is_scored_on_the_queries_that_the_released_script_keeps(name: str) -> None:
+    section = parse(TrackSection, apply_preset(read_preset(name), PARAMS)["track"], "track")
+    assert section.queries == "first_frame"
+    assert any("B11" in departure for departure in read_preset(name).departs)
+    assert any("posterior" in departure for departure in read_preset(name).departs)
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if "guidance" not in name])
+def test_presets_leave_a_report_and_the_descriptors_that_they_say_they_keep(name: str) -> None:
+    preset = read_preset(name)
+    assert "difftrack.pipeline report" in preset.run[-1]
+    kept = [departure for departure in preset.departs if "descriptors are kept" in departure]
+    if name.startswith("analysis"):
+        (backbone,), chosen = preset.params["backbones"], preset.params["extract"]["analysis"]
+        assert f"extract@{backbone}-analysis" in preset.run[0]
+        assert f"layer {chosen['layers'][0]} at step {chosen['steps'][0]} only" in kept[0]
 
 
 def test_published_choices_are_the_papers() -> None:
@@ -295,9 +335,52 @@ def test_what_a_preset_reads_and_is_not_there_is_named_with_the_way_out(tmp_path
         "annotate.published",
     ]
     assert "--set annotate.published=WHERE" in problems[-1]
-    (tmp_path / "data" / "released" / "dataset" / "cogvideox_i2v_5b" / "fg" / "images").mkdir(parents=True)
-    (tmp_path / "data" / "released" / "dataset" / "cogvideox_i2v_5b" / "fg" / "prompt.txt").touch()
+    publish(tmp_path / "data" / "released" / "dataset")
     assert missing_inputs(preset, apply_preset(preset, PARAMS), tmp_path) == []
+
+
+MODELS = {"cogvideox_t2v_2b": 2, "cogvideox_t2v_5b": 2, "cogvideox_i2v_2b": 2, "cogvideox_i2v_5b": 2, "hunyuan_t2v": 1}
+"""Folders of the published data set, and how many clips of each are made here."""
+
+
+def publish(dataset: Path) -> None:
+    """The published layout: a folder per model and set, numbered tracks, and pictures for image to video alone."""
+    for model, count in MODELS.items():
+        for video_mode, num_points in (("fg", 400), ("bg", 100)):
+            folder = dataset / model / video_mode
+            for kind in ("tracks", "visibility", *(["image"] if "i2v" in model else [])):
+                (folder / kind).mkdir(parents=True)
+            (folder / "prompt.txt").write_text("".join(f"{video_mode} prompt {number}\n" for number in range(count)))
+            for number in range(count):
+                np.save(folder / "tracks" / f"{number:03d}.npy", np.zeros((1, 49, num_points, 2), np.float32))
+                np.save(folder / "visibility" / f"{number:03d}.npy", np.ones((1, 49, num_points), bool))
+                if "i2v" in model:
+                    write_image(folder / "image" / f"{number:03d}.png", np.full((48, 72, 3), number, np.uint8))
+    (dataset / "cag_prompts.txt").write_text("a red disc moves\n")
+
+
+def test_every_file_that_a_preset_names_is_where_the_published_data_set_has_it(tmp_path: Path) -> None:
+    publish(tmp_path / "data" / "released" / "dataset")
+    (tmp_path / "data" / "tapvid_davis").mkdir()
+    (tmp_path / "data" / "tapvid_davis" / "tapvid_davis.pkl").touch()
+    (tmp_path / "data" / "tapvid_kinetics").mkdir()
+    for name in preset_names():
+        preset = read_preset(name)
+        params = apply_preset(preset, PARAMS)
+        assert missing_inputs(preset, params, tmp_path) == [], name
+        if name.startswith("analysis"):
+            generated, of_model = params["synthesize"]["generated"], re.search(r"--model (\w+)", preset.script)
+            assert of_model is not None
+            assert Path(generated["prompts"]).parts[-3:] == (of_model[1], "fg", "prompt.txt")
+            prompts = read_prompts(tmp_path / generated["prompts"])
+            assert len(prompts) == MODELS[of_model[1]]
+            for number, _ in prompts:
+                tracks = import_published(tmp_path / params["annotate"]["published"], f"{number:03d}")
+                assert (tracks.num_frames, tracks.num_points) == (generated["num_frames"], 400)
+                if "i2v" in of_model[1]:
+                    image = read_image(tmp_path / generated["images"] / f"{number:03d}.png")
+                    assert image[0, 0].tolist() == [number] * 3
+            assert ("images" in generated) == ("i2v" in of_model[1])
 
 
 # One command each, on a tiny folder in place of the checkpoint
