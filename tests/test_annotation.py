@@ -1,6 +1,7 @@
 """Trackers against motion that is known, query grids and the published layout against published files."""
 
 import os
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from golden_sets import golden_files, load
 
 from difftrack.annotation import (
     AnnotateParams,
@@ -57,13 +59,14 @@ def clip_of(**changes: Any) -> Clip:
 # query grids
 
 
-@pytest.mark.parametrize(("num", "height", "width"), [(1, 480, 720), (2, 480, 720), (20, 480, 720), (7, 96, 144)])
-def test_query_grids_are_those_of_the_released_code(num: int, height: int, width: int) -> None:
-    path = FIXTURES / "09_interp_grid.npz"
-    if not path.exists():
-        pytest.skip(f"no {path.name}; set DIFFTRACK_FIXTURES")
-    grid = query_grid(height, width, num)
-    np.testing.assert_allclose(grid[:, 1:], np.load(path)[f"grid_{num}_{height}x{width}"][0], atol=1e-4)
+@pytest.mark.parametrize("path", golden_files("09_interp_grid.npz"))
+def test_query_grids_are_those_of_the_released_code(path: Path) -> None:
+    arrays = load(path)
+    named = {name: re.fullmatch(r"grid_(\d+)_(\d+)x(\d+)", name) for name in arrays}
+    grids = {name: tuple(map(int, found.groups())) for name, found in named.items() if found}
+    assert len(grids) > 2
+    for name, (num, height, width) in grids.items():
+        np.testing.assert_allclose(query_grid(height, width, num)[:, 1:], arrays[name][0], atol=1e-4, err_msg=name)
     assert not grid[:, 0].any()
 
 

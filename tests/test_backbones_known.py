@@ -423,5 +423,5 @@ def test_a_batch_that_the_autoencoder_cannot_take_is_cut_and_a_frame_refused_wit
     backbone = constructed_backbone("cogvideox-2b", ModelParams(**asked, vae_batch_frames=9))  # type: ignore[arg-type]
     assert [backbone.vae_batch(*size) for size in ((480, 720), (480, 736), (240, 360))] == [8, 7, 9]
     assert constructed_backbone("cogvideox-2b", ModelParams(**asked)).vae_batch(240, 360) == 8  # type: ignore[arg-type]
-    with pytest.raises(BackboneError, match="one frame of 2160 x 3840 px is more than .* switch vae_tiling on"):
+    with pytest.raises(BackboneError, match=r"one frame of 2160 x 3840 px is more than .* switch vae_tiling on"):
         backbone.vae_batch(2160, 3840)

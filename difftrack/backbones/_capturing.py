@@ -139,7 +139,9 @@ class CapturingBackbone(Architecture):
         if frames_alone:
             self.check_image_size(*frames.shape[1:3])
             videos = video.unsqueeze(2).transpose(0, 1)
-            batches = torch.split(videos, self.vae_batch(*frames.shape[1:3]))
+            most = self.vae_batch(*frames.shape[1:3])
+            # On a CPU a batch gains nothing, and its size would show in the last bits.
+            batches = torch.split(videos, 1 if self.device.type == "cpu" else most)
             return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
         self.check_size(*frames.shape[:3])
         latents = self._encode_batch(video.unsqueeze(0))[0]

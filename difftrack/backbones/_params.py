@@ -43,8 +43,9 @@ class ModelParams:
     local_files_only: bool = False
     """Never ask the network, even if the weights are missing."""
     vae_batch_frames: int | Literal["auto"] = "auto"
-    """Most frames per batch where each frame is encoded alone; bounds memory, changes no number. auto: as many as keep
-    the widest layer of the autoencoder below 2 GiB at this size, at most 8; a number that is larger is cut to that."""
+    """Most frames per batch where each frame is encoded alone, on a GPU; a CPU takes one by one. Bounds memory, changes
+    no number. auto: as many as keep the autoencoder's widest layer below 2 GiB at this size, at most 8; a larger number
+    is cut to what does."""
     vae_tiling: bool = False
     """Encode and decode in overlapping tiles: less memory, slightly different latents."""
     vae_slicing: bool = False

@@ -70,9 +70,9 @@ def missing_inputs(preset: Preset, params: Mapping[str, Any], top: Path) -> list
 
 
 def commands(preset: Preset, params: Mapping[str, Any]) -> Iterator[str]:
-    """The preset's commands, `${section.key}` replaced by its value."""
+    """The preset's commands, `${section.key}` replaced by its value where there is one."""
     for command in preset.run:
-        yield re.sub(r"\$\{([\w.]+)\}", lambda found: str(_value(params, found[1])), command)
+        yield re.sub(r"\$\{([\w.]+)\}", lambda found: _value(params, found[1]) or found[0], command)
 
 
 def open_workspace(
@@ -158,8 +158,8 @@ def _link(source: Path, target: Path, *, own: Sequence[Path], work: Path) -> Non
             place.symlink_to(entry)
 
 
-def _value(params: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever params.yaml holds
+def _value(params: Mapping[str, Any], name: str) -> str | None:
     value: Any = params
     for key in name.split("."):
-        value = value[key]
-    return value
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else str(value)
