@@ -95,8 +95,8 @@ READ: dict[str, dict[str, str]] = {
 
 UNREAD: dict[str, dict[str, str]] = {
     "08_tapvid_reader.npz": {
-        r"original\d+\w*": "a second copy of the video at a fixed 480x720, on which the released code draws (B13); here "
-        "tracks are drawn on the clip's own frames",
+        r"original\d+\w*": "a second copy of the video at a fixed 480x720, on which the released code draws (B13); "
+        "here tracks are drawn on the clip's own frames",
     },
     "09_interp_grid.npz": {
         r"grid_\d+_(\d+x\d+_)?centered": "a grid about another centre than the picture's, which no command asks for",
