@@ -1,6 +1,8 @@
 import json
+import logging
 import math
 import shutil
+import warnings
 from pathlib import Path
 from types import MappingProxyType
 
@@ -115,6 +117,26 @@ def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(backbone: Backbon
     with pytest.warns(UserWarning, match="11 text tokens.*quickly"):
         embedding = backbone.embed("a red disc moves left a blue square moves right a disc moves quickly")
     assert embedding.tokens.shape == (11, 13)
+
+
+def test_what_is_cut_from_a_prompt_is_said_once_and_no_indexing_error_is_threatened(folder: Path) -> None:
+    """As with published tokenizers, which know how long a prompt may be."""
+    long = load_backbone(f"path:{folder}")
+    long.components["tokenizer"].model_max_length = 11
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("default")
+            for _ in range(2):
+                long.embed("a red disc moves left a blue square moves right a disc moves quickly")
+    finally:
+        logger.removeHandler(handler)
+    assert said == []
+    assert [str(warning.message).split(": ")[-1] for warning in warned] == ["'right a disc moves quickly'"]
 
 
 # The seam

@@ -1,7 +1,9 @@
 """A backbone without weights, as far as its cost goes."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from difftrack.backbones import KNOWN, Backbone, ModelParams, constructed_backbone, load_backbone, memory_needs
 from difftrack.estimates._costs import Card
@@ -22,13 +24,13 @@ class Model:
     def of(cls, name: str, params: ModelParams) -> "Model":
         """Ask a folder that is there, or what is known of a name; nothing is loaded."""
         if params.path is None and params.checkpoint is None and name in KNOWN:
-            backbone = constructed_backbone(name, ModelParams(device="meta", dtype=params.dtype))
-            (need,) = memory_needs(name)
-            weights = need.text_bytes + need.transformer_bytes + need.other_bytes
-        else:
-            backbone = load_backbone(name, params)
-            folder = Path(params.path or "")
-            weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if params.path else 0
+            return _known(name, params.dtype)
+        folder = Path(params.path or "")
+        weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if params.path else 0
+        return cls._of(load_backbone(name, params), weights)
+
+    @classmethod
+    def _of(cls, backbone: Backbone, weights: int) -> "Model":
         outline = backbone.components.outline("transformer")
         return cls(backbone, sum(weight.numel() for weight in outline.parameters()), weights)
 
@@ -46,3 +48,11 @@ class Model:
     def num_branches(self, cfg_scale: float) -> int:
         """Forwards of a sampling step."""
         return 1 if self.backbone.reads_guidance or cfg_scale <= 1 else 2
+
+
+@cache
+def _known(name: str, dtype: Literal["float32", "bfloat16", "float16"]) -> Model:
+    """A named backbone, whose text encoder takes seconds to outline."""
+    (need,) = memory_needs(name)
+    weights = need.text_bytes + need.transformer_bytes + need.other_bytes
+    return Model._of(constructed_backbone(name, ModelParams(device="meta", dtype=dtype)), weights)
