@@ -136,7 +136,7 @@ def test_what_is_cut_from_a_prompt_is_said_once_and_no_indexing_error_is_threate
     finally:
         logger.removeHandler(handler)
     assert said == []
-    assert [str(warning.message).split(": ")[-1] for warning in warned] == ["'right a disc moves quickly'"]
+    assert [str(warning.message).split(": ")[-1] for warning in warned] == ["'moves right a disc moves quickly'"]
 
 
 # The seam

@@ -457,8 +457,8 @@ def tiny_words(name: str, tiny: Path, changes: dict[str, Any]) -> list[str]:
     return [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
 
 
-def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> str:
-    """What `difftrack preset` prints, the backbone's weights being a tiny folder."""
+def run(name: str, *words: object, tiny: Path, work: Path, remarks: bool = False, **changes: Any) -> str:
+    """What `difftrack preset` prints, the backbone's weights being a tiny folder; with `remarks` what it says aside."""
     assignments = tiny_words(name, tiny, changes)
     command = [
         sys.executable,
@@ -471,11 +471,9 @@ def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> st
         *words,
         *assignments,
     ]
-    done = subprocess.run(
-        list(map(str, command)), cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    done = subprocess.run(list(map(str, command)), cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + (done.stderr if remarks else "")
 
 
 def stand_in(folder: Path) -> str:
@@ -570,7 +568,7 @@ def test_the_command_on_real_clips_leaves_out_the_short_ones_and_scores_the_othe
         "extract.analysis": {**TINY, "num_frames": NUM_FRAMES, "steps": [3], "layers": [2]},
     }
     name, *words = documented_commands()["real"]
-    out = run(name, *words, tiny=tiny, work=tmp_path / "work", **choices)
+    out = run(name, *words, tiny=tiny, work=tmp_path / "work", remarks=True, **choices)
     assert "short has 8 frames and extract.analysis.num_frames is 9" in out
     scores = json.loads((tmp_path / "work/data/scores/cogvideox-2b/scores.json").read_text())
     assert scores["groups"]["all"]["clips"] == ["long"]
