@@ -22,8 +22,8 @@ from difftrack.metrics import ClipScores, scores_by_truth
 from difftrack.pipeline.report import main
 from difftrack.reports import (
     BackboneResults,
-    Footage,
     OverlayParams,
+    ReportClips,
     ReportParams,
     Samples,
     ScoreMaps,
@@ -40,8 +40,8 @@ from difftrack.reports import (
 )
 from difftrack.reports._analysis import analysis_sections
 from difftrack.reports._curves import draw_accuracy_by_step
-from difftrack.reports._drawings import Drawings, digest
-from difftrack.reports._examples import View, moving_points, trajectories
+from difftrack.reports._examples import ExampleView, moving_points, trajectories
+from difftrack.reports._figure_cache import Drawings, digest
 from difftrack.reports._guidance import guidance_headlines, guidance_section
 from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._page import Gallery, Headline, Section, Table
@@ -512,7 +512,7 @@ def test_examples_are_of_exact_clips_before_annotated_ones_and_those_before_gues
     }
     for name in kinds:
         write_store(tmp_path, name)
-    shown = Footage(
+    shown = ReportClips(
         truth={name: replace(tracks(), tracker=tracker) for name, (_, tracker) in kinds.items()},
         read=clip,
         kind=lambda name: kinds[name][0],
@@ -680,7 +680,7 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
 def test_a_trajectory_of_one_layer_follows_what_moves_by_whole_tokens(store: Path) -> None:
     (example,) = example_clips(open_store(str(store)), footage(), ReportParams(kinds=("feature",)))
     for kind in ("query_key", "feature"):
-        found = trajectories(example, View(4, 20, None), CORRECTED, kind)
+        found = trajectories(example, ExampleView(4, 20, None), CORRECTED, kind)
         np.testing.assert_allclose(found[:, 0], [[12, 12], [20, 12], [28, 12]], atol=0.05)
 
 

@@ -25,7 +25,7 @@ from difftrack.correspondence import (
 from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import rescale_points, token_to_px
 from difftrack.media import write_image, write_video
-from difftrack.reports._drawings import Drawings
+from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._names import truth_name
 from difftrack.reports._overlay import captioned, draw_tracks, size_beside
 from difftrack.reports._page import Gallery, GalleryClip, Section, Strip, Strips
@@ -40,7 +40,7 @@ from difftrack.reports._strips import (
 )
 from difftrack.store import Store, clip_group
 
-__all__ = ["ExampleClip", "View", "examples_sections", "match_strips", "moving_points", "stored_example"]
+__all__ = ["ExampleClip", "ExampleView", "examples_sections", "match_strips", "moving_points", "stored_example"]
 
 _MATCH_TILES = 5
 _COLOR_TILES = 3
@@ -53,7 +53,7 @@ Descriptor = Float[np.ndarray, "head latent_frame row col channel"]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ExampleView:
     """One place in the network."""
 
     layer: int
@@ -89,7 +89,7 @@ class ExampleClip:
     units: tuple[tuple[int, int], ...]
     """(step, layer) that are stored."""
     kinds: tuple[str, ...]
-    read: Callable[[str, View], Descriptor] = field(compare=False)
+    read: Callable[[str, ExampleView], Descriptor] = field(compare=False)
     """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
     fingerprint: str
     """Of what is read."""
@@ -162,7 +162,7 @@ def stored_example(
         if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
             raise ValueError(f"point ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px")
 
-    def read(kind: str, view: View) -> Descriptor:
+    def read(kind: str, view: ExampleView) -> Descriptor:
         values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head, chunk=chunk)
         return values if view.head is None else values[None]
 
@@ -184,7 +184,11 @@ def stored_example(
 
 
 def match_strips(
-    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams, kind: MatchKind = "query_key"
+    example: ExampleClip,
+    view: ExampleView,
+    targets: Sequence[int],
+    matching: MatchingParams,
+    kind: MatchKind = "query_key",
 ) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
     """Draw one strip per point of an example.
 
@@ -218,7 +222,7 @@ def match_strips(
 
 
 def trajectories(
-    example: ExampleClip, view: View, matching: MatchingParams, kind: MatchKind
+    example: ExampleClip, view: ExampleView, matching: MatchingParams, kind: MatchKind
 ) -> Float[np.ndarray, "frame followed xy"]:
     """Follow an example's points by the matches of one layer at one step alone, in pixels of the clip.
 
@@ -257,7 +261,7 @@ def _in_tokens(
 def trajectories_section(
     backbone: str,
     examples: Sequence[ExampleClip],
-    views: Sequence[View],
+    views: Sequence[ExampleView],
     *,
     matching: MatchingParams,
     drawings: Drawings,
@@ -297,7 +301,7 @@ def trajectories_section(
 
 def _write_trajectories(
     example: ExampleClip,
-    view: View,
+    view: ExampleView,
     matching: MatchingParams,
     kind: MatchKind,
     label: str,
@@ -318,7 +322,7 @@ _KIND_NAMES = {"query_key": "query-key", "feature": "feature"}
 def examples_sections(
     backbone: str,
     examples: Sequence[ExampleClip],
-    views: Sequence[View],
+    views: Sequence[ExampleView],
     *,
     matching: MatchingParams,
     drawings: Drawings,
@@ -381,7 +385,7 @@ def examples_sections(
 def _match_blocks(
     backbone: str,
     example: ExampleClip,
-    views: Sequence[View],
+    views: Sequence[ExampleView],
     matching: MatchingParams,
     drawings: Drawings,
     *,
@@ -422,7 +426,7 @@ def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) ->
 def _color_block(
     backbone: str,
     example: ExampleClip,
-    views: Sequence[View],
+    views: Sequence[ExampleView],
     drawings: Drawings,
     *,
     frames: Literal["auto", "all"],
@@ -446,13 +450,18 @@ def _color_block(
 
 
 def _write_match_strips(
-    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams, kind: MatchKind, *paths: Path
+    example: ExampleClip,
+    view: ExampleView,
+    targets: Sequence[int],
+    matching: MatchingParams,
+    kind: MatchKind,
+    *paths: Path,
 ) -> None:
     for path, strip in zip(paths, match_strips(example, view, targets, matching, kind), strict=True):
         write_image(path, strip)
 
 
-def _write_color_strip(example: ExampleClip, view: View | None, shown: Sequence[int], path: Path) -> None:
+def _write_color_strip(example: ExampleClip, view: ExampleView | None, shown: Sequence[int], path: Path) -> None:
     """The frames themselves where no view is given."""
     if view is None:
         strip = frame_strip(example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)])

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from difftrack.datasets import Clip, read_clip
 from difftrack.media import write_video
 from difftrack.quality import Interval
-from difftrack.reports._drawings import Drawings
+from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._overlay import captioned, side_by_side, size_beside
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._params import OverlayParams

@@ -13,13 +13,12 @@ from difftrack.datasets import Clip, Tracks, Truth
 from difftrack.media import write_video
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_frame
-from difftrack.reports._drawings import Drawings
-from difftrack.reports._footage import Footage
+from difftrack.reports._figure_cache import Drawings, save_figure
 from difftrack.reports._names import pseudo_truth_warning, tracker_name, truth_name
 from difftrack.reports._overlay import captioned, draw_tracks, side_by_side, size_beside
 from difftrack.reports._page import Figure, Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._params import OverlayParams
-from difftrack.reports._save import save_figure
+from difftrack.reports._report_clips import ReportClips
 from difftrack.reports._style import number
 from difftrack.tracking import PredictedTracks
 from difftrack.wording import counted, listed
@@ -128,7 +127,7 @@ def tracking_headline(results: TrackingResults) -> Headline:
 
 
 def tracks_section(
-    backbone: str, clips: Sequence[TrackedClip], footage: Footage, *, drawings: Drawings, params: OverlayParams
+    backbone: str, clips: Sequence[TrackedClip], footage: ReportClips, *, drawings: Drawings, params: OverlayParams
 ) -> Section:
     """Draw every clip's truth and tracks side by side into one video each.
 

@@ -1,5 +1,6 @@
+from ._disk_usage import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from ._errors import StoreError
-from ._files import StorePath
+from ._filesystem import StorePath
 from ._groups import (
     StoredGroup,
     descriptor_groups,
@@ -16,7 +17,6 @@ from ._manifest import read_manifest, write_manifest
 from ._params import StoreParams
 from ._reader import Store, clip_group, open_store
 from ._results import read_results, result_groups, write_results
-from ._space import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from ._spec import DescriptorKind, DescriptorSpec, fingerprint_of
 from ._verify import FileCheck
 from ._writer import GroupWriter, create_group, open_writer

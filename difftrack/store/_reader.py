@@ -11,8 +11,8 @@ from jaxtyping import Float
 from difftrack.artifacts import Manifest
 from difftrack.store._encodings import encoding_of
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import (
+from difftrack.store._filesystem import Files, StorePath, open_files
+from difftrack.store._group_metadata import (
     UnitChecksums,
     check_parents,
     join,
