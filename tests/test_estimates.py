@@ -30,6 +30,7 @@ def estimate(name: str, root: Path, num_prompts: int) -> list[StageCost]:
 
 def test_stages_of_commands_are_those_before_them_too_in_their_order() -> None:
     assert stages_of(["dvc repro track@b"]) == ["synthesize", "annotate", "extract:tracking", "track"]
+    assert stages_of(["dvc repro annotate"]) == ["synthesize", "annotate"]
     both = ["dvc repro survey@b extract@b-analysis", "python -m difftrack.pipeline score matches=m -- scores=s"]
     assert stages_of(both) == ["synthesize", "annotate", "extract:analysis", "survey", "score"]
     assert stages_of(["python -m difftrack.pipeline guide prompts=p -- samples=s"]) == ["guide"]
@@ -44,6 +45,8 @@ def test_every_presets_own_stages_are_planned(name: str) -> None:
         "tracking": ["synthesize", "annotate", "extract:tracking", "track", "report"],
         "guidance": ["guide"],
     }
+    if "kinetics" in name:
+        kinds["tracking"] = ["synthesize", "annotate", "track_live", "report"]
     assert stages == kinds[name.partition("-")[0]]
 
 

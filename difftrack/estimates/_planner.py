@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Planner:
             yield from (self._survey(backbone) for backbone in backbones)
         elif name == "extract":
             yield from (self._extract(backbone, view) for backbone in backbones)
+        elif name == "track_live":
+            yield from (self._track_live(backbone) for backbone in backbones)
         else:
             yield self._light(name)
 
@@ -153,6 +156,11 @@ class Planner:
         num_groups = sum(groups.values())
         work = f"{counted(num_groups, 'forward' if steps == 1 else 'group')} of {name}, {view_name}"
         return StageCost("extract", work, seconds, forwards)
+
+    def _track_live(self, name: str) -> StageCost:
+        """As `extract` in the tracking view and `track` after it, in one process and without a store."""
+        run, read = self._extract(name, "tracking"), self._light("track")
+        return replace(run, stage="track_live", seconds=run.seconds + read.seconds - self._card.light_stage_s)
 
     def _clean(self, view: AnalysisParams | TrackingParams) -> bool:
         return all(getattr(view.mode, source) == "clean" for source in ("rendered", "generated", "folder"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 __all__ = ["EVERYTHING", "STAGES", "stages_of"]
 
-STAGES = ("synthesize", "annotate", "extract", "survey", "match", "score", "track", "guide", "report")
+STAGES = ("synthesize", "annotate", "extract", "survey", "match", "score", "track", "track_live", "guide", "report")
 """In the order in which they run."""
 
 _BEFORE = {
@@ -30,7 +30,9 @@ def stages_of(commands: Sequence[str]) -> list[str]:
     for command in commands:
         if found := re.match(r"python -m difftrack\.pipeline (\w+)", command):
             wanted.append(found[1])
-        for target in re.findall(r"(?<= )(\w+)@\S+", command if command.startswith("dvc repro") else ""):
+        for target in re.findall(
+            r"(?<= )(\w+)(?:@\S+)?(?= |$)", command.removeprefix("dvc repro") if "dvc" in command else ""
+        ):
             wanted += _BEFORE.get(target, ())
             if target != "extract":
                 wanted.append(target)
