@@ -582,7 +582,8 @@ def write_davis(path: Path, clips: dict[str, int]) -> None:
         still = np.random.default_rng(0).integers(0, 255, (1, 53, 71, 3), dtype=np.uint8).repeat(num_frames, axis=0)
         occluded = np.zeros((3, num_frames), dtype=bool)
         occluded[2, :2] = True
-        entries[name] = {"video": still, "points": np.full((3, num_frames, 2), 0.5), "occluded": occluded}
+        points = np.broadcast_to(np.array([[[0.3, 0.5]], [[0.5, 0.4]], [[0.6, 0.7]]]), (3, num_frames, 2)).copy()
+        entries[name] = {"video": still, "points": points, "occluded": occluded}
     path.write_bytes(pickle.dumps(entries))
 
 
