@@ -52,6 +52,7 @@ AFTER_INTERRUPT = {
     "guide": "the prompts that are done are kept, and the next run goes on after them",
     "preset": "the next run goes on where this one stopped",
     "repro": "the next run goes on where this one stopped",
+    "sweep": "the runs that are done are kept, and the next sweep goes on after them",
 }
 """What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
 
