@@ -24,6 +24,8 @@ __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
 SURE_TOKEN = 1.0
 """A position whose cycle error is no larger tells how fast its point moves."""
+JITTER_TOKEN = 0.1
+"""Positions below a token are taken to err by at least this when tracks are smoothed; chosen on tuning clips."""
 
 
 def track_clip(
@@ -118,6 +120,7 @@ def decide_tracks(
             visible,
             radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
+            jitter=JITTER_TOKEN * stride_px,
             fixed_frames=query_frames,
         )
     tracks = PredictedTracks(points_px.numpy(), visible.numpy(), confidence.numpy())
