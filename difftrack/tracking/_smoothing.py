@@ -1,4 +1,4 @@
-"""Temporal smoothing that never crosses an occlusion, and as much of it as motion allows."""
+"""Temporal smoothing that never crosses a wrong match or an occlusion, as much of it as motion allows."""
 
 import math
 
@@ -15,7 +15,7 @@ tuning clips, see docs/tracking.md."""
 
 def smooth_tracks(
     points_xy: Float[Tensor, "frame point xy"],
-    visible: Bool[Tensor, "frame point"],
+    sure: Bool[Tensor, "frame point"],
     *,
     radius: int,
     limit: float = math.inf,
@@ -33,12 +33,12 @@ def smooth_tracks(
     acceleration enters, and n * noise^2 what independent errors alone would give for D. So a point gets lines where
     what bends its track can be jitter, and the more of parabolas the less it can.
 
-    A window holds frames throughout which the point is visible. It narrows toward the ends of a visible stretch, so
-    uniform motion stays as it is everywhere; a parabola through three frames is the position itself.
+    A window holds frames throughout which the position can be relied on. It narrows toward the ends of such a stretch,
+    so uniform motion stays as it is everywhere; a parabola through three frames is the position itself.
 
     Args:
         points_xy: Positions in any unit.
-        visible: True where the point is seen; invisible positions are left alone.
+        sure: Where a position can be relied on; all others are left alone.
         radius: Frames to either side.
         limit: Positions that would move farther than this, in the unit of `points_xy`, are left alone; longer
             differences count as this.
@@ -48,21 +48,21 @@ def smooth_tracks(
     Returns:
         Smoothed positions in the same unit.
     """
-    num_frames, num_points = visible.shape
-    straight, curved, unbroken = points_xy.clone(), points_xy.clone(), visible.clone()
+    num_frames, num_points = sure.shape
+    straight, curved, unbroken = points_xy.clone(), points_xy.clone(), sure.clone()
     explained = 0.0
     for distance in range(1, min(radius, (num_frames - 1) // 2) + 1):
         inner = slice(distance, num_frames - distance)
         unbroken[:distance] = False
         unbroken[num_frames - distance :] = False
-        unbroken[inner] &= visible[: num_frames - 2 * distance] & visible[2 * distance :]
+        unbroken[inner] &= sure[: num_frames - 2 * distance] & sure[2 * distance :]
         windows = points_xy.unfold(0, 2 * distance + 1, 1)
         line, parabola = (_middle_weights(distance, degree).to(points_xy) for degree in (1, 2))
         straight[inner] = torch.where(unbroken[inner, :, None], windows @ line, straight[inner])
         curved[inner] = torch.where(unbroken[inner, :, None], windows @ parabola, curved[inner])
         explained = float((line - parabola).square().sum())
     apart = _mean_square(straight - curved, unbroken, limit=limit)
-    noise = _mean_square(_third_differences(points_xy) / math.sqrt(20), _throughout(visible, 4), limit=limit)
+    noise = _mean_square(_third_differences(points_xy) / math.sqrt(20), _throughout(sure, 4), limit=limit)
     tiny = torch.finfo(points_xy.dtype).tiny
     share = (TOLERANCE * explained * (jitter**2 + noise + tiny) / (apart + tiny)).clamp(max=1.0)
     smoothed = curved + share[:, None] * (straight - curved)
@@ -85,8 +85,8 @@ def _third_differences(points_xy: Float[Tensor, "frame point xy"]) -> Float[Tens
     return points_xy.diff(n=3, dim=0) if len(points_xy) > 3 else points_xy[:0]
 
 
-def _throughout(visible: Bool[Tensor, "frame point"], length: int) -> Bool[Tensor, "window point"]:
-    return visible.unfold(0, length, 1).all(dim=-1) if len(visible) >= length else visible[:0]
+def _throughout(sure: Bool[Tensor, "frame point"], length: int) -> Bool[Tensor, "window point"]:
+    return sure.unfold(0, length, 1).all(dim=-1) if len(sure) >= length else sure[:0]
 
 
 def _mean_square(

@@ -23,7 +23,7 @@ from difftrack.tracking._visibility import confidence_of, visible_of
 __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
 SURE_TOKEN = 1.0
-"""A position whose cycle error is no larger tells how fast its point moves."""
+"""A position whose cycle error is no larger tells how fast its point moves, and is smoothed."""
 JITTER_TOKEN = 0.1
 """Positions below a token are taken to err by at least this when tracks are smoothed; chosen on tuning clips."""
 
@@ -117,7 +117,7 @@ def decide_tracks(
     if params.smoothing_radius:
         points_px = smooth_tracks(
             points_px,
-            visible,
+            visible & (legs.cycle_error_token <= SURE_TOKEN),
             radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
             jitter=JITTER_TOKEN * stride_px,
