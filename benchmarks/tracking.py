@@ -254,30 +254,38 @@ def both_ways(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[s
 
 def tune(arguments: argparse.Namespace) -> None:
     """Whatever has a number: on tuning clips, one at a time around the default; and which heads to take."""
-    default = TrackParams(layers=tuple(arguments.layers))
+    found = list(_each_video(partial(_tune_video, arguments), arguments, "tune"))
+    results = summary([result for _, _, result in found])
+    print_table(results["means"])
+    chosen, worths = _choose_heads([(split, case) for split, case, _ in found], _untuned(arguments))
+    _write("tracking_tuning", {**_about_tuning(arguments), "heads": chosen, "worths": worths, **results})
+
+
+def _tune_video(arguments: argparse.Namespace, video: Video) -> tuple[str, Case, Result]:
     changes = {"default": {}, **_changes(arguments.layers)}
     trackers: dict[str, Tracker] = {
-        name: partial(of_descriptors, params=replace(default, **change)) for name, change in changes.items()
+        name: partial(of_descriptors, params=replace(_untuned(arguments), **change)) for name, change in changes.items()
     }
     for window in (9, 15, 21, 31):
         for levels in (2, 3, 4):
             trackers[f"Lucas-Kanade {window} px, {levels} levels"] = partial(
                 follow, params=LucasKanadeParams(window_px=window, levels=levels)
             )
-    held = _held_cases(arguments, "tune")
-    results = summary([evaluate(split, case, trackers) for split, case in track(held, description="track")])
-    print_table(results["means"])
-    chosen, worths = _choose_heads(held, default)
-    _write("tracking_tuning", {**_about_tuning(arguments), "heads": chosen, "worths": worths, **results})
+    split, case = _case_of(arguments, video)
+    return split, case, evaluate(split, case, trackers)
+
+
+def _untuned(arguments: argparse.Namespace) -> TrackParams:
+    """The default on every head of the layers."""
+    return TrackParams(layers=tuple(arguments.layers))
 
 
 def tune_heads(arguments: argparse.Namespace) -> None:
     """Which heads to take, on tuning clips, and what some options are worth with them: what new weights change."""
-    default = TrackParams(layers=tuple(arguments.layers))
-    held = _held_cases(arguments, "tune")
-    chosen, worths = _choose_heads(held, default)
+    held = list(_each_video(partial(_case_of, arguments), arguments, "tune"))
+    chosen, worths = _choose_heads(held, _untuned(arguments))
     with_heads = {
-        name: _worth([case for _, case in held], replace(default, **change), {}, chosen)
+        name: _worth([case for _, case in held], replace(_untuned(arguments), **change), {}, chosen)
         for name, change in WITH_HEADS.items()
     }
     print("delta_avg with these heads:", with_heads)
@@ -379,10 +387,6 @@ def _start_worker() -> None:
 def _pickled(function: Callable[[Video], Any], video: Video) -> bytes:
     """Descriptors as bytes: as tensors they would go through shared memory, of which there may be little."""
     return pickle.dumps(function(video))
-
-
-def _held_cases(arguments: argparse.Namespace, role: Literal["eval", "tune"]) -> list[tuple[str, Case]]:
-    return list(_each_video(partial(_case_of, arguments), arguments, role))
 
 
 def _case_of(arguments: argparse.Namespace, video: Video) -> tuple[str, Case]:

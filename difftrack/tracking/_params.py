@@ -82,8 +82,8 @@ class TrackParams(Conventional):
     motion_limit_token: float = 5.0
     """A step that is longer costs no more."""
     smoothing_radius: int = by_convention(2, 0)
-    """Smooth over 2 r + 1 frames, by lines or parabolas as each point moves; 0 is off. All of them lie within one visible
-    stretch, and in all of them the match leads back to within a token."""
+    """Smooth over 2 r + 1 frames, by lines or parabolas as each point moves; 0 is off. The point is visible in all of
+    these frames, and its match leads back to within a token."""
     smoothing_limit_token: float = 0.35
     """Positions that smoothing would move farther than this, in tokens, stay where they are: that is motion or a wrong
     match, not jitter."""
