@@ -78,7 +78,9 @@ def _middle_weights(radius: int, degree: int) -> Float[Tensor, " frame"]:
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = radius + 1 - offsets.abs()
     powers = offsets[:, None] ** torch.arange(degree + 1)
-    return torch.linalg.solve(powers.T @ (weights[:, None] * powers), (weights[:, None] * powers).T)[0]
+    weighted = weights[:, None] * powers
+    middle: Tensor = torch.linalg.solve(powers.T @ weighted, weighted.T)[0]
+    return middle
 
 
 def _third_differences(points_xy: Float[Tensor, "frame point xy"]) -> Float[Tensor, "window point xy"]:
