@@ -2,8 +2,8 @@
 
 1. A path is touched only inside the folder that params or the command line name for it, links resolved; a link itself
    is never followed and never removed.
-2. It must prove that this project wrote it: by a marker, a file whose content says so (`Kind`), and by holding nothing
-   besides what such an artifact holds; or by having the very bytes that the project recorded when it wrote it.
+2. It must prove that this project wrote it: by a marker, a file whose content says so (`ArtifactKind`), and by holding
+   nothing besides what such an artifact holds; or by having the very bytes that the project recorded when it wrote it.
 3. What is removed was listed before, and nothing else goes.
 
 Rooms say what their artifacts look like and call this room; anything that cannot be proven stays, and the message names
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 __all__ = [
-    "Kind",
+    "ArtifactKind",
     "OwnershipError",
     "check_folders",
     "check_paths",
@@ -67,7 +67,7 @@ class OwnershipError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ArtifactKind:
     """A kind of artifact that is a folder, and how a folder proves to be one."""
 
     name: str
@@ -78,7 +78,7 @@ class Kind:
     """Whether the marker's JSON says so."""
     files: tuple[str, ...]
     """Patterns of the names of all files that it may hold, the marker among them."""
-    folders: Optional["Kind"] = None
+    folders: Optional["ArtifactKind"] = None
     """What its folders must be; without, it has none."""
 
     def problem(self, folder: Path) -> str | None:
@@ -130,7 +130,7 @@ def remove(path: Path, problem: str | None, *, folder: Path) -> None:
 
     Args:
         path: The folder.
-        problem: What a `Kind`, or the artifact's room, says against its being this project's; None for a proven one.
+        problem: Why the folder is not taken for this project's (see `ArtifactKind`); None for a proven one.
         folder: Where it must lie, links resolved.
 
     Raises:
@@ -164,7 +164,7 @@ def remove_file(path: Path, *, content: object, folder: Path) -> bool:
     return True
 
 
-def claim(folder: Path, kind: Kind) -> None:
+def claim(folder: Path, kind: ArtifactKind) -> None:
     """Refuse to write into a folder that holds files of these names and is not marked as the project's.
 
     Files of other names are left alone, and so is what folders inside hold.

@@ -17,9 +17,9 @@ from torch import Tensor
 from difftrack.correspondence import (
     CORRECTED,
     ClipMatcher,
+    DisplacementCandidates,
     MatchingParams,
     MatchSection,
-    Moves,
     attention_of_points,
     attention_of_points_per_head,
     attention_of_points_with_heads,
@@ -40,7 +40,7 @@ from difftrack.correspondence import (
     tokens_to_points,
     top_matches,
 )
-from difftrack.correspondence._kept import handed_out, kept
+from difftrack.correspondence._tensor_cache import handed_out, kept
 from difftrack.params import ParamsError
 
 HEADS, FRAMES, ROWS, COLS, CHANNELS = 2, 3, 5, 7, 11
@@ -263,7 +263,7 @@ def test_all_that_the_tokens_around_a_point_say() -> None:
     }
 
 
-def votes(moves: Moves) -> dict[float, float]:
+def votes(moves: DisplacementCandidates) -> dict[float, float]:
     """Share by x of the first point, without tokens that have no weight."""
     both = zip(moves.points_xy_token[0, :, 0].tolist(), moves.share[0].tolist(), strict=True)
     return {round(x, 2): round(share, 4) for x, share in both if share > 1e-6}

@@ -30,7 +30,7 @@ from difftrack.correspondence import (
     query_tokens,
     read_rows,
 )
-from difftrack.correspondence._recordings import Recordings, side_by_side
+from difftrack.correspondence._cuda_graphs import Recordings, side_by_side
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ON_CUDA = torch.cuda.is_available()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difftrack.distribution import ClipWorker, Job, PartError, Report, part_of, run_clips
+from difftrack.distribution import ClipWorker, Job, PartError, ProgressCallback, part_of, run_clips
 
 CLIPS = ["a", "b", "c", "d", "e", "f", "g"]
 
@@ -34,7 +34,7 @@ class WriteNames(Job, ClipWorker):
     def expect(self, clip: str) -> None:
         (self.folder / f"expected-{clip}").write_text(f"{os.getpid()} {(self.folder / clip).exists()}")
 
-    def run(self, clip: str, report: Report) -> Future[None]:
+    def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         if clip == self.bad:
             raise ValueError(f"{clip} is bad")
         if clip == self.deadly and len(list(self.folder.glob("death-*"))) < self.deaths:

@@ -23,7 +23,7 @@ from difftrack.store import (
     open_store,
     stored_group,
 )
-from difftrack.store._header import Header
+from difftrack.store._group_metadata import Header
 
 THEN = MadeBy(code={"backbones": "1"}, versions={"torch": "2.9"}, loaded={"dtype": "float32"})
 NOW = replace(THEN, code={"backbones": "2"})

@@ -25,7 +25,7 @@ from difftrack.store import (
     remove_group,
     write_results,
 )
-from difftrack.store._files import open_files
+from difftrack.store._filesystem import open_files
 from difftrack.store._locks import RemoteLease
 
 pytestmark = pytest.mark.timeout(60)

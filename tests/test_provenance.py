@@ -109,7 +109,7 @@ def test_a_module_that_is_not_there_is_named(code: Callable[..., Mapping[str, st
 
 
 def test_the_families_that_a_backbone_is_not_of_have_no_part_in_its_code() -> None:
-    tables = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_known", "_load", "_names", "_registry"))
+    tables = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_load", "_names", "_registry"))
     of_family = {
         family: code_of(
             "difftrack.extraction._clips", f"difftrack.backbones.families.{family}._backbone", without=tables

@@ -20,8 +20,8 @@ from difftrack.media import read_video
 from difftrack.pipeline.report import main
 from difftrack.reports import (
     BackboneResults,
-    Footage,
     OverlayParams,
+    ReportClips,
     ReportParams,
     Samples,
     ScoreMaps,
@@ -38,8 +38,8 @@ from difftrack.reports import (
 )
 from difftrack.reports._analysis import analysis_sections
 from difftrack.reports._curves import draw_accuracy_by_step
-from difftrack.reports._drawings import Drawings, digest
 from difftrack.reports._examples import moving_points
+from difftrack.reports._figure_cache import Drawings, digest
 from difftrack.reports._guidance import guidance_headlines, guidance_section
 from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._page import Gallery, Headline, Section, Table
@@ -510,7 +510,7 @@ def test_examples_are_of_exact_clips_before_annotated_ones_and_those_before_gues
     }
     for name in kinds:
         write_store(tmp_path, name)
-    shown = Footage(
+    shown = ReportClips(
         truth={name: replace(tracks(), tracker=tracker) for name, (_, tracker) in kinds.items()},
         read=clip,
         kind=lambda name: kinds[name][0],

@@ -37,9 +37,9 @@ from difftrack.store import (
 )
 from difftrack.store._encoder import encode_shard
 from difftrack.store._encodings import encoding_of
-from difftrack.store._metadata import _files_without_attributes, create_array
 from difftrack.store._schema import GroupSchema, group_files
 from difftrack.store._spec import array_layouts
+from difftrack.store._zarr_metadata import _files_without_attributes, create_array
 from difftrack.store.torch_dataset import DescriptorDataset
 from difftrack.testing import StoreLaws
 

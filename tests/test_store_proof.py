@@ -33,7 +33,7 @@ from difftrack.store import (
     stored_groups,
     write_results,
 )
-from difftrack.store._header import Header
+from difftrack.store._group_metadata import Header
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -229,7 +229,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     own = document["attributes"]["difftrack"]
     del own["checksum"]
     change(own)
-    from difftrack.store._header import _checksum
+    from difftrack.store._group_metadata import _checksum
 
     own["checksum"] = _checksum(own, {k: v for k, v in document["attributes"].items() if k != "difftrack"})
     path.write_text(json.dumps(document))

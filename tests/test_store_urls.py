@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from difftrack.cli import app
 from difftrack.store import StoreError, open_store
-from difftrack.store._files import Files, open_files
+from difftrack.store._filesystem import Files, open_files
 
 
 class Unwilling(MemoryFileSystem):  # type: ignore[misc]

@@ -29,13 +29,13 @@ from difftrack.tracking import (
     TrackParams,
     VisibilityParams,
     evidence_of,
-    likeliest_paths,
     no_motion,
     read_predictions,
     select_heads,
     smooth_tracks,
     track_clip,
     typical_steps,
+    viterbi_paths,
     write_predictions,
 )
 
@@ -430,7 +430,7 @@ def test_no_path_is_likelier_than_the_chosen_one(seed: int, motion_cost: float, 
     generator = np.random.default_rng(seed)
     xy = generator.normal(size=(num_frames, num_points, num_candidates, 2)).astype(np.float32) * 3
     share = generator.uniform(0.01, 1, xy.shape[:3]).astype(np.float32)
-    found = likeliest_paths(torch.from_numpy(xy), torch.from_numpy(share), motion_cost=motion_cost, limit=limit).numpy()
+    found = viterbi_paths(torch.from_numpy(xy), torch.from_numpy(share), motion_cost=motion_cost, limit=limit).numpy()
 
     def worth(point: int, path: tuple[int, ...]) -> float:
         at = np.array([xy[frame, point, own] for frame, own in enumerate(path)])
@@ -451,10 +451,10 @@ def test_a_glimpse_elsewhere_does_not_move_a_path_but_a_lasting_change_does() ->
     here, there = [0.0, 0.0], [9.0, 0.0]
     xy = torch.tensor([[[here, here]], *[[[here, there]]] * 6])
     glimpse = torch.tensor([[[1.0, 1.0]], *[[[0.4, 0.6] if frame == 3 else [0.6, 0.4]] for frame in range(1, 7)]])
-    path = likeliest_paths(xy, glimpse, motion_cost=0.1, limit=5.0)
+    path = viterbi_paths(xy, glimpse, motion_cost=0.1, limit=5.0)
     assert path[:, 0, 0].tolist() == [0.0] * 7
     lasting = torch.tensor([[[1.0, 1.0]], *[[[0.1, 0.9] if frame > 3 else [0.9, 0.1]] for frame in range(1, 7)]])
-    path = likeliest_paths(xy, lasting, motion_cost=0.1, limit=5.0)
+    path = viterbi_paths(xy, lasting, motion_cost=0.1, limit=5.0)
     assert path[:, 0, 0].tolist() == [0.0] * 4 + [9.0] * 3
 
 
@@ -600,7 +600,7 @@ def test_costs_of_single_points_choose_their_paths_alone() -> None:
     candidates = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 4.0]])[:, None, :, None].expand(3, 2, 2, 1)
     candidates = torch.cat([candidates, torch.zeros_like(candidates)], dim=-1)
     share = torch.tensor([[0.5, 0.5], [0.4, 0.6], [0.4, 0.6]])[:, None].expand(3, 2, 2)
-    paths = likeliest_paths(candidates, share, motion_cost=torch.tensor([1.0, 0.01]), limit=5.0)
+    paths = viterbi_paths(candidates, share, motion_cost=torch.tensor([1.0, 0.01]), limit=5.0)
     assert paths[..., 0].T.tolist() == [[0, 0, 0], [0, 2, 4]]
 
 

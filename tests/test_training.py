@@ -25,7 +25,6 @@ from difftrack.training import (
     ClipBatch,
     ClipShape,
     ClipStream,
-    Denoiser,
     LatentBatch,
     LatentPools,
     PoolParams,
@@ -33,6 +32,7 @@ from difftrack.training import (
     Replicas,
     TextTraining,
     TransformerTraining,
+    VideoDenoiser,
     _data,
     adopt_text_encoder,
     autoencoder_loss,
@@ -60,7 +60,7 @@ from difftrack.training import (
 )
 from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
 from difftrack.training._optimizers import Muon, make_optimizers, set_learning_rate
-from difftrack.training._precision import Worker
+from difftrack.training._precision import PrecisionWorker
 from difftrack.training._transformer import _levels_of_cards, _noise_levels
 
 SIZES = ArchitectureParams(
@@ -107,9 +107,9 @@ def _autoencoder() -> AutoencoderKLCogVideoX:
     return make_autoencoder(SIZES)
 
 
-def _denoiser() -> Denoiser:
+def _denoiser() -> VideoDenoiser:
     torch.manual_seed(0)
-    return Denoiser(make_transformer(SIZES), make_text_encoder(SIZES, make_tokenizer(SIZES)))
+    return VideoDenoiser(make_transformer(SIZES), make_text_encoder(SIZES, make_tokenizer(SIZES)))
 
 
 def _weights(module: nn.Module) -> Tensor:
@@ -281,7 +281,7 @@ def test_the_autoencoder_learns_and_says_how_large_its_latents_are(tmp_path: Pat
 
 
 def test_without_the_absolute_error_the_loss_is_what_psnr_measures(batch: ClipBatch) -> None:
-    worker = Worker(_autoencoder(), "float32")
+    worker = PrecisionWorker(_autoencoder(), "float32")
     videos = to_model_range(batch.frames)
 
     def loss(weight: float) -> tuple[float, dict[str, Tensor]]:
@@ -351,7 +351,7 @@ def test_every_way_of_computing_takes_steps(batch: ClipBatch, precision: Any) ->
 def test_a_bfloat16_worker_trains_the_float32_weights() -> None:
     torch.manual_seed(0)
     master = nn.Linear(5, 3)
-    worker = Worker(master, "bfloat16")
+    worker = PrecisionWorker(master, "bfloat16")
     inputs = torch.randn(7, 5)
     worker.module(inputs.to(worker.dtype)).float().square().sum().backward()
     worker.hand_over()
@@ -423,7 +423,9 @@ def probe() -> Probe:
     return Probe(clips, _autoencoder().eval(), make_tokenizer(SIZES), SIZES.text_length)
 
 
-def _train(denoiser: Denoiser, source: Any, params: TransformerTraining, probe: Probe, folder: Path) -> Denoiser:
+def _train(
+    denoiser: VideoDenoiser, source: Any, params: TransformerTraining, probe: Probe, folder: Path
+) -> VideoDenoiser:
     saved: list[Tensor] = []
     return train_transformer(
         denoiser,
@@ -817,8 +819,8 @@ def test_a_transformer_behind_another_text_encoder_predicts_what_it_did(tmp_path
     noisy = torch.randn(3, 2, 5, 4, 6, generator=torch.Generator().manual_seed(1))
     inputs = (noisy, tokens[77:], torch.tensor([19, 399, 999]), rotary_tables(transformer, 2, 4, 6))
     with torch.no_grad():
-        expected = Denoiser(pipeline.transformer, pipeline.text_encoder)(*inputs)
-        torch.testing.assert_close(Denoiser(transformer, other)(*inputs), expected, atol=1e-4, rtol=0)
-        assert (Denoiser(pipeline.transformer, other)(*inputs) - expected).abs().max() > 1e-2
+        expected = VideoDenoiser(pipeline.transformer, pipeline.text_encoder)(*inputs)
+        torch.testing.assert_close(VideoDenoiser(transformer, other)(*inputs), expected, atol=1e-4, rtol=0)
+        assert (VideoDenoiser(pipeline.transformer, other)(*inputs) - expected).abs().max() > 1e-2
     with pytest.raises(ValueError, match="start_from"):
         load_transformer_of_another_text_encoder(transformer, other, tmp_path / "absent", tokens)

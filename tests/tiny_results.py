@@ -11,9 +11,9 @@ from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import TokenGrid
 from difftrack.reports import (
     BackboneResults,
-    Footage,
     GroupAccuracy,
     Method,
+    ReportClips,
     ReportParams,
     ScoreMaps,
     TapVidScores,
@@ -99,8 +99,8 @@ def score_maps() -> ScoreMaps:
     )
 
 
-def footage() -> Footage:
-    return Footage(truth={"square": tracks()}, read=functools.cache(clip), kind=lambda _: "rendered/easy")
+def footage() -> ReportClips:
+    return ReportClips(truth={"square": tracks()}, read=functools.cache(clip), kind=lambda _: "rendered/easy")
 
 
 def backbone_results(store: Path, params: ReportParams) -> BackboneResults:

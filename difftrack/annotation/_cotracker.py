@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
-from difftrack.annotation._devices import device_of
 from difftrack.annotation._errors import AnnotationError, TrackerUnavailableError
 from difftrack.annotation._params import CoTracker3Params
-from difftrack.annotation._weights import read_weights
+from difftrack.annotation._weights import read_weights, tracker_device
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.geometry import inside_picture
 
@@ -54,7 +53,7 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
             )
         if params.checkpoint is not None:
             model.model.load_state_dict(read_weights(params.checkpoint))
-        device = device_of(params.device)
+        device = tracker_device(params.device)
         return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
     except (OSError, RuntimeError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
         raise TrackerUnavailableError(
@@ -119,7 +118,7 @@ def cotracker3(
     for window in [*windows, *reversed(windows[:-1])]:
         seeds = state.seeds(window)
         if len(seeds.point):
-            points, visible = _ask(model, frames[window], seeds.queries, device_of(params.device))
+            points, visible = _ask(model, frames[window], seeds.queries, tracker_device(params.device))
             state.fill(window, seeds, points, visible & inside_picture(points, height=height, width=width))
     return Tracks(
         points_xy_px=state.points,

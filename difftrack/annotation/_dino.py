@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from difftrack.annotation._devices import device_of
 from difftrack.annotation._errors import TrackerUnavailableError
+from difftrack.annotation._weights import tracker_device
 from difftrack.datasets import Tracks, check_query_points
 from difftrack.documents import read_json
 from difftrack.geometry import inside_picture
@@ -70,7 +70,7 @@ class Dino:
         points = np.repeat(query_points[None, :, 1:], num_frames, axis=0)
         visible = np.ones(points.shape[:2], dtype=bool)
         if len(query_points):
-            features = _features(_load(self), frames, self.upsampling, device_of(self.device))
+            features = _features(_load(self), frames, self.upsampling, tracker_device(self.device))
             asked = _at_points(features, query_points, height=height, width=width)
             start = query_points[:, 0].astype(int)
             for frame, of_frame in enumerate(features):
@@ -178,7 +178,7 @@ def _load(dino: Dino) -> _Loaded:
     settings = read_json(file) if file.is_file() else {}
     mean, std = (tuple(settings.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
     asks = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
-    network = network.to(device_of(dino.device)).eval().requires_grad_(requires_grad=False)
+    network = network.to(tracker_device(dino.device)).eval().requires_grad_(requires_grad=False)
     return _Loaded(network, patch, mean, std, {"interpolate_pos_encoding": True} if asks else {})
 
 

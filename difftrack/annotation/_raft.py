@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from difftrack.annotation._chain import follow
-from difftrack.annotation._devices import device_of
 from difftrack.annotation._errors import TrackerUnavailableError
-from difftrack.annotation._weights import read_weights
+from difftrack.annotation._weights import read_weights, tracker_device
 from difftrack.datasets import Tracks
 from difftrack.geometry import inside_picture
 
@@ -61,7 +60,7 @@ class Raft:
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
         """Chain the flow of neighbouring frames; as `Tracker.track`."""
-        model, device = _load(self), device_of(self.device)
+        model, device = _load(self), tracker_device(self.device)
 
         @lru_cache(maxsize=2)
         def flow(here: int, there: int) -> np.ndarray:
@@ -164,4 +163,4 @@ def _load(raft: Raft) -> Any:  # noqa: ANN401
             f"{raft.checkpoint or 'the download of torchvision'} ({' '.join(str(error).split())[:200]}); without "
             "network give trackers.raft.checkpoint, a file with them"
         ) from error
-    return model.to(device_of(raft.device)).eval().requires_grad_(requires_grad=False)
+    return model.to(tracker_device(raft.device)).eval().requires_grad_(requires_grad=False)

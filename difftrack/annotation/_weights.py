@@ -1,4 +1,4 @@
-"""Weights of trackers from local files."""
+"""Weights of trackers from local files, and the device that trackers run on."""
 
 import pickle
 from pathlib import Path
@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-__all__ = ["read_weights"]
+__all__ = ["read_weights", "tracker_device"]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -25,3 +25,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than weights, or is damaged") from error
     return cast(dict[str, Tensor], loaded.get("model", loaded))
+
+
+def tracker_device(name: str) -> torch.device:
+    """Return the torch device of that name; `auto` is CUDA where torch sees a GPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

@@ -5,14 +5,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import UInt8
 
 from difftrack.datasets import Clip, DatasetError, plain_name, read_tapvid_entry
 from difftrack.media import read_video
+from difftrack.store import Store
 
-__all__ = ["read_clip"]
+__all__ = ["known_clip", "read_clip", "remember_clip"]
+
+_CLIPS: WeakKeyDictionary[Store, dict[str, Clip]] = WeakKeyDictionary()
+"""The clips that stores of this process were made from: a store holds descriptors and no frames."""
 
 _FPS = 24.0
 """Frames per second of what carries no rate."""
@@ -95,3 +100,13 @@ def _stacked(images: Any) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: AN
             f"a list of images of shapes {sizes}; wanted: at least one, all of one shape [row, col, rgb]"
         )
     return np.stack(frames)
+
+
+def remember_clip(store: Store, clip: Clip) -> None:
+    """Keep a clip for as long as the store object lives."""
+    _CLIPS.setdefault(store, {})[clip.name] = clip
+
+
+def known_clip(store: Store, name: str) -> Clip | None:
+    """Return the clip of that name, or None where this session did not read it."""
+    return _CLIPS.get(store, {}).get(name)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from rich.progress import Progress
 
+from difftrack.api._clips import remember_clip
 from difftrack.api._errors import UsageError
-from difftrack.api._known_clips import remember_clip
-from difftrack.backbones import Backbone, Kind
+from difftrack.backbones import Backbone, CapturedKind
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip
 from difftrack.extraction import (
@@ -42,7 +42,7 @@ def extract(
     steps: Chosen | None = None,
     layers: Chosen = "all",
     heads: Chosen = "all",
-    descriptors: Sequence[Kind] = ("query", "key"),
+    descriptors: Sequence[CapturedKind] = ("query", "key"),
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
     num_inference_steps: int = 50,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from difftrack.api._clips import known_clip
 from difftrack.api._errors import UsageError
-from difftrack.api._known_clips import known_clip
 from difftrack.api._points import Points, points_array
 from difftrack.datasets import Clip, check_query_points
 from difftrack.media import read_video, write_video
@@ -65,14 +65,14 @@ class PointTracks:
         Raises:
             UsageError: the ending is neither.
         """
-        from difftrack.reports import write_tracks_table
+        from difftrack.reports import export_tracks_table
         from difftrack.tracking import write_predictions
 
         file = Path(path)
         if file.suffix == ".npz":
             write_predictions(file, self.query_points, {"tracker": self.tracks})
         elif file.suffix == ".csv":
-            write_tracks_table(file, self.tracks)
+            export_tracks_table(file, self.tracks)
         else:
             raise UsageError(f"{file}: tracks are saved as .npz or .csv")
         return file

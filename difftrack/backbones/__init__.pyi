@@ -1,18 +1,17 @@
 from ._backbone import Backbone
 from ._check import CaptureCheck, check_capture
 from ._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
-from ._descriptors import LayerDescriptors
+from ._descriptors import LayerDescriptors, TextPosition
 from ._errors import BackboneError, CaptureError
-from ._family import BackboneFamily
-from ._known import KNOWN, KnownBackbone
+from ._family import BackboneFamily, KnownBackbone
 from ._live import wrap_pipeline
 from ._load import load_backbone
 from ._memory import MemoryNeed, memory_needs
 from ._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
-from ._params import KINDS, Kind, ModelParams
+from ._params import KINDS, CapturedKind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
 from ._random_init import constructed_backbone
-from ._registry import register_backbone
+from ._registry import KNOWN, register_backbone
 from ._schedule import (
     FlowSchedule,
     InversionForm,
@@ -44,9 +43,10 @@ __all__ = [
     "Generated",
     "ImageConditioning",
     "InversionForm",
-    "Kind",
+    "CapturedKind",
     "KnownBackbone",
     "LayerDescriptors",
+    "TextPosition",
     "MemoryNeed",
     "ModelParams",
     "NoiseSchedule",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call
 from difftrack.backbones._errors import CaptureError
-from difftrack.backbones._params import Kind
+from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall, intercept
 from difftrack.geometry import TokenGrid
 
@@ -30,7 +30,7 @@ def capture_layers(
     grid: TokenGrid,
     text_mask: Bool[Tensor, " text_token"],
     text_position: TextPosition,
-    kinds: tuple[Kind, ...],
+    kinds: tuple[CapturedKind, ...],
 ) -> None:
     """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftrack.backbones._errors import CaptureError
-from difftrack.backbones._params import Kind
+from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall
 from difftrack.geometry import TokenGrid
 
@@ -39,7 +39,7 @@ def describe_call(
     grid: TokenGrid,
     num_text_tokens: int,
     text_position: TextPosition,
-    kinds: tuple[Kind, ...],
+    kinds: tuple[CapturedKind, ...],
 ) -> LayerDescriptors:
     """Split one attention call into the video's token grid and the text.
 

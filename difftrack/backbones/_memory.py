@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import torch
 
-from difftrack.backbones._known import KNOWN
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._random_init import constructed_backbone
-from difftrack.backbones._registry import find_class
+from difftrack.backbones._registry import KNOWN, find_class
 
 __all__ = ["ACTIVATIONS_PER_CHANNEL", "CONTEXT_BYTES", "USABLE", "MemoryNeed", "Switch", "memory_needs"]
 
@@ -68,7 +67,7 @@ def memory_needs() -> Iterator[MemoryNeed]:
         yield MemoryNeed(
             name,
             text_bytes=text,
-            transformer_bytes=_bytes(backbone.transformer),
+            transformer_bytes=sum(_bytes(transformer) for transformer in backbone.all_transformers()),
             other_bytes=_bytes(backbone.vae) + sum(encoders.values()) - text,
             activation_bytes=num_numbers * torch.bfloat16.itemsize,
         )

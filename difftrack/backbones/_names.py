@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._known import KNOWN
-from difftrack.backbones._registry import FAMILIES, View
+from difftrack.backbones._registry import FAMILIES, KNOWN, RegistryView
 from difftrack.resources import shipped
 
 __all__ = ["ALIASES", "CHECKPOINTS", "SHIPPED", "canonical_name", "shipped_backbone"]
@@ -13,10 +12,12 @@ __all__ = ["ALIASES", "CHECKPOINTS", "SHIPPED", "canonical_name", "shipped_backb
 SHIPPED = "cogvideox-mini"
 """Name of the backbone whose weights come with the package; it needs no download."""
 
-CHECKPOINTS: Mapping[str, str] = View(lambda: {name: known.repository for name, known in KNOWN.items()})
+CHECKPOINTS: Mapping[str, str] = RegistryView(lambda: {name: known.repository for name, known in KNOWN.items()})
 """Published checkpoints; counts of layers, heads and channels are read from their configs, never from here."""
 
-ALIASES: Mapping[str, str] = View(lambda: {alias: name for name, known in KNOWN.items() for alias in known.aliases})
+ALIASES: Mapping[str, str] = RegistryView(
+    lambda: {alias: name for name, known in KNOWN.items() for alias in known.aliases}
+)
 """Names in the released code."""
 
 

@@ -5,10 +5,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._family import BackboneFamily
+from difftrack.backbones._family import BackboneFamily, KnownBackbone
 from difftrack.plugins import PluginError, Registry, one_line
 
-__all__ = ["FAMILIES", "View", "class_in", "families", "family_of", "find_class", "libraries", "register_backbone"]
+__all__ = [
+    "FAMILIES",
+    "KNOWN",
+    "RegistryView",
+    "class_in",
+    "families",
+    "family_of",
+    "find_class",
+    "libraries",
+    "register_backbone",
+]
 
 V = TypeVar("V")
 
@@ -29,7 +39,18 @@ FAMILIES: Registry[BackboneFamily] = Registry(
     noun="backbone family",
     built_in={
         name: f"{_HERE}.{name}:FAMILY"
-        for name in ("cogvideox", "hunyuan", "hunyuan15", "wan", "ltx", "mochi", "allegro", "skyreels")
+        for name in (
+            "cogvideox",
+            "hunyuan",
+            "hunyuan15",
+            "wan",
+            "ltx",
+            "mochi",
+            "allegro",
+            "skyreels",
+            "cosmos",
+            "kandinsky5",
+        )
     },
     check=_checked,
 )
@@ -125,7 +146,7 @@ def find_class(name: str) -> Any:  # noqa: ANN401
     raise BackboneError(f"none of {', '.join(libraries())} has a class {name}{problems}")
 
 
-class View(Mapping[str, V]):
+class RegistryView(Mapping[str, V]):
     """A mapping over what the registered families hold now.
 
     Args:
@@ -146,3 +167,9 @@ class View(Mapping[str, V]):
 
     def __repr__(self) -> str:
         return repr(dict(self._read()))
+
+
+KNOWN: Mapping[str, KnownBackbone] = RegistryView(
+    lambda: {name: known for family in families().values() for name, known in family.checkpoints.items()}
+)
+"""Checkpoints by the names of `CHECKPOINTS`; a view of the families that are registered."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from difftrack.backbones._errors import BackboneError
 
 __all__ = [
-    "Denoiser",
+    "DenoiseFunction",
     "FlowSchedule",
     "InversionForm",
     "NoiseSchedule",
@@ -25,7 +25,7 @@ __all__ = [
     "round_trip_error",
 ]
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
 """(latents, timestep) -> the model's raw output for one branch."""
 
 InversionForm = Literal["explicit", "fixed_point"]
@@ -74,7 +74,7 @@ class Schedule(ABC):
     def invert(
         self,
         latents: Float[Tensor, "latent_frame channel row col"],
-        denoise: Denoiser,
+        denoise: DenoiseFunction,
         *,
         form: InversionForm = "fixed_point",
         iterations: int = 5,
@@ -275,7 +275,7 @@ def round_trip_error(
     schedule: Schedule,
     clean: Float[Tensor, "latent_frame channel row col"],
     inverted: Float[Tensor, "latent_frame channel row col"],
-    denoise: Denoiser,
+    denoise: DenoiseFunction,
     *,
     step: int,
 ) -> float:

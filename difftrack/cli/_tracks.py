@@ -47,7 +47,7 @@ def track(
     from difftrack.backbones import load_backbone
     from difftrack.datasets import Clip, check_query_points
     from difftrack.media import read_video
-    from difftrack.reports import write_own_tracks
+    from difftrack.reports import export_tracks
     from difftrack.scenes import find_scenes
     from difftrack.tracking import cuts_line
     from difftrack.workflows.video import track_video
@@ -80,7 +80,7 @@ def track(
         best_layers=tracker.best_layers,
         progress=sys.stderr.isatty(),
     )
-    for file in write_own_tracks(out, clip, queries, tracks, cuts=scenes.cuts):
+    for file in export_tracks(out, clip, queries, tracks, cuts=scenes.cuts):
         typer.echo(file)
 
 

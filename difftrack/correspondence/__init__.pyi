@@ -5,9 +5,10 @@ from ._attention import (
     attention_of_points_with_heads,
     attention_rows,
 )
-from ._clip import Cell, ClipMatcher, label_matches
+from ._clip_matcher import ClipMatcher, UnitMatches, label_matches
 from ._device import matching_device
 from ._features import match_features
+from ._match_probabilities import Descriptors, match_rows
 from ._matches import Matches
 from ._matching import (
     TopMatches,
@@ -20,22 +21,21 @@ from ._matching import (
 )
 from ._params import CORRECTED, RELEASED, MatchingParams, MatchKind, MatchSection
 from ._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
-from ._readout import Moves, point_probabilities, read_moves, read_rows, without_best
-from ._rows import Descriptors, match_rows
-from ._time import latent_to_frames
+from ._readout import DisplacementCandidates, point_probabilities, read_moves, read_rows, without_best
+from ._temporal_upsampling import latent_to_frames
 
 __all__ = [
     "CORRECTED",
     "RELEASED",
     "AttentionRows",
-    "Cell",
+    "UnitMatches",
     "ClipMatcher",
     "Descriptors",
     "MatchKind",
     "MatchSection",
     "Matches",
     "MatchingParams",
-    "Moves",
+    "DisplacementCandidates",
     "QueryTokens",
     "TopMatches",
     "attention_of_points",

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence._backends import pair_rows
+from difftrack.correspondence._match_probabilities import Descriptors, RowsBetween, frame_batches, match_rows
 from difftrack.correspondence._matches import (
     Matches,
     check_latent_frame,
@@ -19,7 +20,6 @@ from difftrack.correspondence._matches import (
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import check_points, query_tokens
 from difftrack.correspondence._readout import point_probabilities, read_packed
-from difftrack.correspondence._rows import Descriptors, RowsBetween, frame_batches, match_rows
 
 __all__ = [
     "TopMatches",

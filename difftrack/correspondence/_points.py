@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftrack import geometry
-from difftrack.correspondence._kept import kept
 from difftrack.correspondence._params import CORRECTED, MatchingParams
+from difftrack.correspondence._tensor_cache import kept
 
 __all__ = ["QueryTokens", "check_points", "nearest_tokens", "points_to_tokens", "query_tokens", "tokens_to_points"]
 

@@ -12,7 +12,15 @@ from difftrack.correspondence._matches import Matches, unpack
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import QueryTokens
 
-__all__ = ["Logits", "Moves", "point_probabilities", "read_moves", "read_packed", "read_rows", "without_best"]
+__all__ = [
+    "Logits",
+    "DisplacementCandidates",
+    "point_probabilities",
+    "read_moves",
+    "read_packed",
+    "read_rows",
+    "without_best",
+]
 
 LONGEST_FUSED_ROW = 32768
 """Tokens of one row that the fused read-out holds in registers."""
@@ -91,7 +99,7 @@ def read_packed(
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
+class DisplacementCandidates:
     """Where a point goes by each match of each token around it and those that agree with it."""
 
     points_xy_token: Float[Tensor, "*frame point vote xy"]
@@ -112,7 +120,7 @@ def read_moves(
     cols: int,
     params: MatchingParams = CORRECTED,
     matches_per_token: int = 1,
-) -> Moves:
+) -> DisplacementCandidates:
     """Give all that the tokens around every point say, where `read_rows` keeps what most of them say.
 
     Args:
@@ -136,7 +144,7 @@ def read_moves(
     votes = agree * weights[..., None, :]
     support = votes.sum(dim=-1, keepdim=True)
     moved = points.points_xy_token[:, None] + votes @ near[..., :2] / support
-    return Moves(points_xy_token=moved, share=support[..., 0] / weights.sum(dim=-1, keepdim=True))
+    return DisplacementCandidates(points_xy_token=moved, share=support[..., 0] / weights.sum(dim=-1, keepdim=True))
 
 
 def without_best(

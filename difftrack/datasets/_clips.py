@@ -16,7 +16,7 @@ from difftrack.datasets._truth import Truth
 
 __all__ = [
     "Clip",
-    "ClipSource",
+    "ClipOrigin",
     "TrackedVideo",
     "Tracks",
     "check_length",
@@ -25,7 +25,7 @@ __all__ = [
     "plain_name",
 ]
 
-ClipSource = Literal["rendered", "generated", "folder"]
+ClipOrigin = Literal["rendered", "generated", "folder"]
 """Where a clip came from: the renderer, a backbone, or the user's files."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -48,7 +48,7 @@ class Clip:
     fps: float
     """Frames per second."""
     prompt: str
-    source: ClipSource
+    source: ClipOrigin
     seed: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """Provenance that JSON can hold; rendered clips keep their specification under `render`."""
@@ -63,8 +63,8 @@ class Clip:
             )
         if not math.isfinite(self.fps) or self.fps <= 0:
             raise DatasetError(f"clip {self.name}: fps is {self.fps}; it must be a positive number")
-        if self.source not in get_args(ClipSource):
-            raise DatasetError(f"clip {self.name}: source is {self.source!r}; known: {', '.join(get_args(ClipSource))}")
+        if self.source not in get_args(ClipOrigin):
+            raise DatasetError(f"clip {self.name}: source is {self.source!r}; known: {', '.join(get_args(ClipOrigin))}")
         if self.object_mask is not None and self.object_mask.shape != self.frames.shape[1:3]:
             raise DatasetError(
                 f"clip {self.name}: the object mask is {self.object_mask.shape}, frames are {self.frames.shape[1:3]}"

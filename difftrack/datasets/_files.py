@@ -9,11 +9,11 @@ import numpy as np
 
 from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays, read_json
-from difftrack.datasets._clips import Clip, ClipSource, TrackedVideo, Tracks, check_name
+from difftrack.datasets._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_name
 from difftrack.datasets._errors import DatasetError
 from difftrack.datasets._manifest import clip_names
 from difftrack.media import MediaError, is_lossless, read_image, read_video, write_image, write_video
-from difftrack.ownership import Kind, OwnershipError, is_fingerprint, remove
+from difftrack.ownership import ArtifactKind, OwnershipError, is_fingerprint, remove
 
 __all__ = [
     "CLIP",
@@ -31,10 +31,10 @@ __all__ = [
 
 _WAY_OUT = "run the synthesize stage again, which makes the clip anew"
 
-CLIP = Kind(
+CLIP = ArtifactKind(
     name="a clip",
     marker="clip.json",
-    proof=lambda said: is_fingerprint(said["fingerprint"]) and said["source"] in get_args(ClipSource),
+    proof=lambda said: is_fingerprint(said["fingerprint"]) and said["source"] in get_args(ClipOrigin),
     files=("clip.json", "frames.mp4", "object_mask.png", "given_tracks.npz", "trajectory.safetensors", ".*.part"),
 )
 """What a clip looks like, for all that removes clips or writes them anew."""

@@ -13,7 +13,7 @@ from difftrack.artifacts import (
     read_json,
     write_text,
 )
-from difftrack.datasets._clips import ClipSource, check_name
+from difftrack.datasets._clips import ClipOrigin, check_name
 from difftrack.datasets._errors import DatasetError
 from difftrack.params import parse
 
@@ -32,7 +32,7 @@ class ClipEntry:
     """
 
     name: str
-    source: ClipSource | None
+    source: ClipOrigin | None
     """None where a clip without manifest cannot be read."""
     num_frames: int | None
     """None likewise."""

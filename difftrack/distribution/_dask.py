@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import torch
 
-from difftrack.distribution._here import attempt, problem_of
-from difftrack.distribution._jobs import ClipWorker, Job, Report
+from difftrack.distribution._jobs import ClipWorker, Job, ProgressCallback
+from difftrack.distribution._serial import attempt, problem_of
 from difftrack.interrupts import shielded
 
 __all__ = ["run_on_dask"]
@@ -17,7 +17,7 @@ CONNECT_TIMEOUT_S = 30.0
 
 
 def run_on_dask(
-    job: Job, clips: Sequence[str], *, scheduler: str, workers: int, devices: Sequence[str], report: Report
+    job: Job, clips: Sequence[str], *, scheduler: str, workers: int, devices: Sequence[str], report: ProgressCallback
 ) -> Iterator[tuple[str, str | None]]:
     """See `run_clips`; Dask runs the clip of a lost worker again on another one.
 

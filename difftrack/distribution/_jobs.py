@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 
-__all__ = ["EXPECTED", "ClipWorker", "Job", "Report"]
+__all__ = ["EXPECTED", "ClipWorker", "Job", "ProgressCallback"]
 
-Report = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 """Told the bytes that were done since it was told last; may be called by any thread."""
 
 EXPECTED = (ValueError, OSError)
@@ -20,7 +20,7 @@ class ClipWorker(ABC):
         """Hear which clip comes after the next `run`, where that is known; what can be begun beside it may be."""
 
     @abstractmethod
-    def run(self, clip: str, report: Report) -> Future[None]:
+    def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """Do one clip; return when the next one may begin.
 
         The result comes when everything of the clip is on disk; it raises what went wrong with the clip.

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from difftrack.distribution._here import attempt, problem_of
-from difftrack.distribution._jobs import EXPECTED, Job, Report
+from difftrack.distribution._jobs import EXPECTED, Job, ProgressCallback
+from difftrack.distribution._serial import attempt, problem_of
 from difftrack.interrupts import Interrupted, heed_sigterm, interruptible, shielded
 
 __all__ = ["run_in_processes"]
@@ -44,7 +44,7 @@ class _Worker:
 
 
 def run_in_processes(
-    job: Job, clips: Sequence[str], *, workers: int, devices: Sequence[str], report: Report
+    job: Job, clips: Sequence[str], *, workers: int, devices: Sequence[str], report: ProgressCallback
 ) -> Iterator[tuple[str, str | None]]:
     """See `run_clips`: clips go to whoever is free; a lost worker is replaced and its clips are handed out again."""
     waiting, attempts = deque(clips), Counter[str]()

@@ -4,16 +4,16 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from difftrack.distribution._here import run_here
-from difftrack.distribution._jobs import Job, Report
+from difftrack.distribution._jobs import Job, ProgressCallback
 from difftrack.distribution._processes import run_in_processes
+from difftrack.distribution._serial import run_serially
 
 __all__ = ["run_clips"]
 
 MOST_AUTO_PROCESSES = 4
 """Without GPUs: each holds the weights in memory."""
 
-Outcome = tuple[str, str | None]
+JobOutcome = tuple[str, str | None]
 """A clip, and what went wrong with it."""
 
 
@@ -23,8 +23,8 @@ def run_clips(
     *,
     workers: int | Literal["auto"] = 1,
     scheduler: str | None = None,
-    report: Report = lambda num_bytes: None,
-) -> Iterator[Outcome]:
+    report: ProgressCallback = lambda num_bytes: None,
+) -> Iterator[JobOutcome]:
     """Do every clip, each by one worker.
 
     Files come out the same however many workers there are. A clip whose worker is lost is done again by another one,
@@ -52,7 +52,7 @@ def run_clips(
 
         return run_on_dask(job, clips, scheduler=scheduler, workers=count, devices=devices, report=report)
     if count == 1:
-        return run_here(job, clips, report=report)
+        return run_serially(job, clips, report=report)
     return run_in_processes(job, clips, workers=count, devices=devices, report=report)
 
 

@@ -1,5 +1,6 @@
+from ._capture_plan import CapturePlan, PlannedCapture, ranges
 from ._clip_extraction import CapturedUnit, ClipExtraction, Unit
-from ._clips import ClipSource
+from ._clips import ClipReader
 from ._errors import ExtractionError
 from ._extract import Extractor
 from ._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
@@ -16,9 +17,10 @@ from ._params import (
 
 __all__ = [
     "AnalysisParams",
+    "CapturePlan",
     "CapturedUnit",
     "ClipExtraction",
-    "ClipSource",
+    "ClipReader",
     "ExtractParams",
     "ExtractionError",
     "Extractor",
@@ -26,6 +28,7 @@ __all__ = [
     "InversionParams",
     "Mode",
     "ModeParams",
+    "PlannedCapture",
     "TrackingParams",
     "TrackingViewParams",
     "Unit",
@@ -33,5 +36,6 @@ __all__ = [
     "View",
     "kept_in",
     "lay_others_aside",
+    "ranges",
     "result_identity",
 ]

@@ -19,13 +19,13 @@ from difftrack.extraction._params import ExtractParams, TrackingParams
 from difftrack.params import ParamsError, parse
 from difftrack.store import DescriptorSpec
 
-__all__ = ["ClipSource"]
+__all__ = ["ClipReader"]
 
 _MOST_EXPECTED = 2
 """Clips read ahead: the next one to run is still there when the one after it is announced."""
 
 
-class ClipSource:
+class ClipReader:
     """Introduces the clips of a folder, their trajectories and the chunk schedule to an extractor."""
 
     def __init__(self, extractor: Extractor, folder: Path) -> None:
@@ -35,7 +35,7 @@ class ClipSource:
         self._expected: dict[str, Future[tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]]] = {}
 
     @classmethod
-    def open(cls, params: Mapping[str, Any], *, backbone: str, view: str, folder: Path) -> "ClipSource":
+    def open(cls, params: Mapping[str, Any], *, backbone: str, view: str, folder: Path) -> "ClipReader":
         """As a whole params.yaml says; `extract.threads` holds for this process from now on.
 
         Args:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from difftrack.backbones import Kind
+from difftrack.backbones import CapturedKind
 from difftrack.chunks import ChunkParams
 from difftrack.params import ParamsError
 from difftrack.provenance import Reuse
@@ -88,7 +88,7 @@ class ViewParams:
     """Layers to keep."""
     heads: Literal["all"] | tuple[int, ...] = "all"
     """Heads to keep."""
-    descriptors: tuple[Kind, ...] = ("query", "key", "feature")
+    descriptors: tuple[CapturedKind, ...] = ("query", "key", "feature")
     """Kinds to keep; the text tokens' keys go with `key`."""
     mode: ModeParams = field(default_factory=ModeParams)
     """How steps are visited."""

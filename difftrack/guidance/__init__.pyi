@@ -1,18 +1,20 @@
 from ._attention import SequenceLayout, perturbed_attention
-from ._branches import Calls
+from ._branches import CfgCallPattern, calls_at
 from ._errors import GuidanceError
-from ._guide import guide_transformer, guided
+from ._guide import check_layers, guide_transformer, guided
 from ._params import Guidance, GuideParams, Variant, read_ranking
-from ._samples import Outcome, sample_prompts
+from ._samples import SampleOutcome, sample_prompts
 
 __all__ = [
-    "Calls",
+    "CfgCallPattern",
     "Guidance",
     "GuidanceError",
     "GuideParams",
-    "Outcome",
+    "SampleOutcome",
     "SequenceLayout",
     "Variant",
+    "calls_at",
+    "check_layers",
     "guide_transformer",
     "guided",
     "perturbed_attention",

@@ -1,20 +1,19 @@
 """Attention with everything cut that a video token attends to in other frames than its own."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from difftrack.backbones import TextPosition
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._logsumexp import attend_with_logsumexp
 from difftrack.guidance._params import Variant
 
-__all__ = ["SequenceLayout", "TextPosition", "perturbed_attention"]
+__all__ = ["SequenceLayout", "perturbed_attention"]
 
-TextPosition = Literal["first", "last", "none"]
 """Where text stands in the sequence that is attended over."""
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from difftrack.guidance._errors import GuidanceError
 
-__all__ = ["Branch", "BranchReader", "Calls"]
+__all__ = ["Branch", "BranchReader", "CfgCallPattern", "calls_at"]
 
 Branch = Literal["cond", "uncond", "both"]
 """`both`: one batch, unconditional half first."""
 
-Calls = Literal["named", "batched", "cond_first", "cond"]
+CfgCallPattern = Literal["named", "batched", "cond_first", "cond"]
 """How a pipeline calls its transformer: it says so itself through `cache_context`, as most of diffusers' pipelines do,
 or makes it plain by a doubled batch; in one batch [uncond, cond]; conditional, then unconditional; or for the
 conditional branch alone."""
@@ -31,6 +31,14 @@ _NAMES: Mapping[str, Branch] = MappingProxyType({
 """What diffusers' pipelines and guiders call the branches; the third whatever the order in the batch."""
 
 
+def calls_at(cfg_scale: float) -> CfgCallPattern:
+    """How a stock pipeline calls its transformer: at a scale up to 1 it runs no unconditional branch.
+
+    Not every pipeline says so: Allegro's gives its branches no names.
+    """
+    return "cond" if cfg_scale <= 1 else "named"
+
+
 class BranchReader:
     """Tells the branch of each call.
 
@@ -39,7 +47,7 @@ class BranchReader:
         num_clips: Clips that it samples at once.
     """
 
-    def __init__(self, calls: Calls, num_clips: int) -> None:
+    def __init__(self, calls: CfgCallPattern, num_clips: int) -> None:
         self._calls = calls
         self._num_clips = num_clips
         self._name: str | None = None

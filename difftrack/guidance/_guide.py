@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from difftrack.backbones import AttentionCall, Backbone, intercept
 from difftrack.geometry import TokenGrid
 from difftrack.guidance._attention import SequenceLayout, perturbed_attention
-from difftrack.guidance._branches import Branch, BranchReader, Calls
+from difftrack.guidance._branches import Branch, BranchReader, CfgCallPattern
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._params import Guidance
 from difftrack.guidance._replay import Prefix, blocks_around, replaced_forward
 
-__all__ = ["guide_transformer", "guided"]
+__all__ = ["check_layers", "guide_transformer", "guided"]
 
 
 @contextmanager
 def guided(
-    backbone: Backbone, guidance: Guidance, *, grid: TokenGrid, calls: Calls = "named", num_clips: int = 1
+    backbone: Backbone, guidance: Guidance, *, grid: TokenGrid, calls: CfgCallPattern = "named", num_clips: int = 1
 ) -> Iterator[None]:
     """Guide whatever samples a backbone inside this context.
 
@@ -40,6 +40,11 @@ def guided(
     Raises:
         GuidanceError: the backbone has not all of the layers, or its sampling cannot be followed.
     """
+    if backbone.experts:
+        raise GuidanceError(
+            f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance follows "
+            f"one: guide a backbone that has one"
+        )
     layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     modules = backbone.attention_modules()
     with guide_transformer(backbone.transformer, modules, layout, guidance, calls=calls, num_clips=num_clips):
@@ -53,7 +58,7 @@ def guide_transformer(
     layout: SequenceLayout,
     guidance: Guidance,
     *,
-    calls: Calls = "named",
+    calls: CfgCallPattern = "named",
     num_clips: int = 1,
     reuse: bool = True,
 ) -> Iterator[None]:
@@ -84,9 +89,7 @@ def guide_transformer(
         Nam et al. 2025 (arXiv 2506.17220), section 5; the paper's equation 10 is the form without an unconditional
         branch, the released code's samples are made with the one above.
     """
-    unknown = sorted(set(guidance.layers) - set(range(len(modules))))
-    if unknown:
-        raise GuidanceError(f"layers {unknown} cannot be perturbed; there are layers 0 to {len(modules) - 1}")
+    check_layers(guidance, len(modules))
     if getattr(transformer, "is_cache_enabled", False):
         raise GuidanceError("a cache hook skips layers of the transformer; call transformer.disable_cache() first")
     if guidance.scale == 0:
@@ -98,6 +101,13 @@ def guide_transformer(
     forward = _GuidedForward(transformer.forward, perturbed, layout, guidance, reader, prefix, num_clips)
     with reader.listening(transformer), replaced_forward(transformer, update_wrapper(forward, transformer.forward)):
         yield
+
+
+def check_layers(guidance: Guidance, num_layers: int) -> None:
+    """Raise `GuidanceError` where guidance names a layer that there is not."""
+    unknown = sorted(set(guidance.layers) - set(range(num_layers)))
+    if unknown:
+        raise GuidanceError(f"layers {unknown} cannot be perturbed; there are layers 0 to {num_layers - 1}")
 
 
 class _GuidedForward:
@@ -128,14 +138,14 @@ class _GuidedForward:
         arguments = self._signature.bind(*args, **kwargs).arguments
         branch = self._reader.read(len(arguments["hidden_states"]), arguments["timestep"])
         if branch == "uncond":
-            return self._follow(arguments)
+            return self._forward_uncond(arguments)
         self._step += 1
         if not self._guidance.applies(self._step):
             self._shift = None
             return self._forward(**arguments)
-        return self._lead(arguments, branch)
+        return self._forward_cond(arguments, branch)
 
-    def _lead(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
+    def _forward_cond(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
         """Answer a call that has the conditional half in it."""
         self._check_size(arguments["hidden_states"])
         cond = slice(self._num_clips if branch == "both" else 0, None)
@@ -155,7 +165,7 @@ class _GuidedForward:
                 f"{self._layout.tokens_per_frame} tokens that guidance was set up for; set it up for the sampled size"
             )
 
-    def _follow(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+    def _forward_uncond(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         """Answer the unconditional call of a step whose conditional one was answered."""
         if self._step < 0:
             raise GuidanceError(

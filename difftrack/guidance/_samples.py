@@ -23,8 +23,9 @@ from difftrack.backbones import Backbone
 from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import CLIP, Clip, write_clip
 from difftrack.documents import read_json
+from difftrack.guidance._branches import calls_at
 from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import guided
+from difftrack.guidance._guide import check_layers, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import Guidance, GuideParams
 from difftrack.keeping import Keeper
@@ -33,7 +34,7 @@ from difftrack.media import read_image, write_image, write_video
 from difftrack.ownership import OwnershipError, remove
 from difftrack.provenance import MadeBy
 
-__all__ = ["Outcome", "sample_prompts"]
+__all__ = ["SampleOutcome", "sample_prompts"]
 
 _CAPTION_PX = 16
 """Height of the strip with a way's name."""
@@ -42,7 +43,7 @@ _APART = (write_measures.__module__, *(user.__module__ for user in (ClipShelf, K
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SampleOutcome:
     """What came of one prompt."""
 
     number: int
@@ -61,7 +62,7 @@ def sample_prompts(
     keeper: Keeper,
     anew: bool = False,
     drop_others: bool = False,
-) -> Iterator[Outcome]:
+) -> Iterator[SampleOutcome]:
     """Sample every prompt in every way, one after the other, and measure all of them at the end.
 
     A clip that is there, undamaged, asked for and made in the same way is taken up, as `params.reuse` says; another one
@@ -81,9 +82,13 @@ def sample_prompts(
         An outcome for each prompt, when it is done.
 
     Raises:
-        GuidanceError: the folder holds measures or numbered folders of something else; nothing is sampled then.
+        GuidanceError: there is not such a layer, or the folder holds measures or numbered folders of something else;
+            nothing is sampled then.
         LockError: another process samples into the folder.
     """
+    for guidance in ways.values():
+        if guidance is not None:
+            check_layers(guidance, backbone.num_layers)
     with lock_of(folder).acquire():
         check_measures(folder)
         for number, _ in prompts:
@@ -106,7 +111,7 @@ def sample_prompts(
                 sampled.append((number, prompt))
             except (ValueError, OSError, RuntimeError) as error:
                 problem = str(error)
-            yield Outcome(number, prompt, problem)
+            yield SampleOutcome(number, prompt, problem)
         keeper.settle()
         write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 
@@ -224,7 +229,7 @@ def _sample(
 ) -> UInt8[np.ndarray, "frame row col rgb"]:
     grid = backbone.token_grid(params.num_frames, params.height, params.width)
     image = None if params.images is None else read_image(_image(params.images, number))
-    with nullcontext() if guidance is None else guided(backbone, guidance, grid=grid):
+    with nullcontext() if guidance is None else guided(backbone, guidance, grid=grid, calls=calls_at(params.cfg_scale)):
         return backbone.generate(
             prompt,
             seed=params.seed,

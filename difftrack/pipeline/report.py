@@ -15,7 +15,7 @@ from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, run, tell
 from difftrack.reports import (
     BackboneResults,
-    Footage,
+    ReportClips,
     ReportParams,
     Samples,
     TrackedClip,
@@ -74,7 +74,7 @@ class _Found:
         self._deps, self._section, self._wanted = deps, section, wanted
         self.footage = self._footage()
 
-    def _footage(self) -> Footage:
+    def _footage(self) -> ReportClips:
         """The clips that there must be, less those that cannot be read or have no tracks."""
         clips, most = self._deps["clips"], self._section.max_videos
         read = lru_cache(maxsize=most)(partial(read_clip, clips))  # checked, drawn, then listed
@@ -83,7 +83,7 @@ class _Found:
             with self._noting(name):
                 read(name)
                 truth[name] = read_tracks(self._deps["tracks"], name)
-        return Footage(truth=truth, read=read, kind=partial(read_clip_kind, clips))
+        return ReportClips(truth=truth, read=read, kind=partial(read_clip_kind, clips))
 
     def results(self, name: str) -> BackboneResults:
         """Open what was found out about one backbone; where it was not tracked at all there is nothing on tracking."""
@@ -171,4 +171,4 @@ def _json(path: Path, stage: str) -> dict[str, Any]:
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("report", main, whole=True)
+    run("report", main, whole=True, borrows="copies")

@@ -8,9 +8,9 @@ from typing import Any
 
 from difftrack.artifacts import MANIFEST
 from difftrack.datasets import clip_names
-from difftrack.extraction import ClipSource, ExtractParams, kept_in
+from difftrack.extraction import ClipReader, ExtractParams, kept_in
 from difftrack.keeping import Kept, kept_entries
-from difftrack.ownership import Kind, remove
+from difftrack.ownership import ArtifactKind, remove
 from difftrack.params import parse
 from difftrack.planning._params import VIEWS, outline_clips, store_of
 from difftrack.store import (
@@ -32,13 +32,13 @@ BY_BACKBONE = ("descriptors", "matches", "survey", "scores", "predictions")
 """Of `paths`: folders with one folder per backbone."""
 
 
-SCORES = Kind(
+SCORES = ArtifactKind(
     name="a folder of scores",
     marker="scores.json",
     proof=lambda said: {"convention", "match_convention"} <= said.keys(),
     files=("scores.json", "scores.csv", "best_layers.json", "summary.json"),
 )
-PREDICTIONS = Kind(
+PREDICTIONS = ArtifactKind(
     name="a folder of predictions",
     marker="metrics.json",
     proof=lambda said: {"mean", "clips", "failed", "params"} <= said.keys(),
@@ -203,7 +203,7 @@ def _need(params: Mapping[str, Any], backbone: str, view: str) -> _Need:
     extract = parse(ExtractParams, params["extract"], "extract")
     clips = Path(params["paths"]["clips"])
     try:
-        source = ClipSource.open(params, backbone=backbone, view=view, folder=clips)
+        source = ClipReader.open(params, backbone=backbone, view=view, folder=clips)
     except (ValueError, OSError):
         return _Need(extract.store, None)
     outlines, problems = outline_clips(source, clip_names(clips))

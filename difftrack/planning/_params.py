@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from difftrack.datasets import read_manifest
-from difftrack.extraction import ClipSource, ExtractParams
+from difftrack.extraction import ClipReader, ExtractParams
 from difftrack.params import ParamsError, parse
 from difftrack.planning._extract import plan_extraction, probe
 from difftrack.planning._plan import Plan
@@ -44,7 +44,7 @@ def plan_params(
     workers = 1 if extract.workers == "auto" else extract.workers
     for backbone in backbones or params["backbones"]:
         for view in views:
-            source = ClipSource.open(params, backbone=backbone, view=view, folder=clips)
+            source = ClipReader.open(params, backbone=backbone, view=view, folder=clips)
             manifest = source.manifest(read_manifest(clips).clips)
             outlines, problems = outline_clips(source, manifest.clips)
             rates = probe(source, extract, next(iter(outlines))) if with_probe and outlines else None
@@ -63,7 +63,7 @@ def plan_params(
 
 
 def outline_clips(
-    source: ClipSource, names: Sequence[str]
+    source: ClipReader, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, DescriptorSpec]], dict[str, str]]:
     """What the groups of each clip will hold, and what is wrong with those that cannot be run."""
     outlines, problems = {}, {}

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-__all__ = ["Kind", "RenderSpec", "Role", "Split"]
+__all__ = ["ThingKind", "RenderSpec", "Role", "Split"]
 
 Role = Literal["train", "tune", "eval"]
 """What a clip may be used for; no texture and no seed is shared between two roles."""
-Kind = Literal["object", "scene"]
+ThingKind = Literal["object", "scene"]
 Split = Literal["easy", "hard"]
 
 
@@ -22,7 +22,7 @@ class RenderSpec:
 
     seed: int
     role: Role = "eval"
-    kind: Kind = "object"
+    kind: ThingKind = "object"
     split: Split = "easy"
     num_frames: int = 17
     height: int = 128
@@ -31,7 +31,7 @@ class RenderSpec:
     def __post_init__(self) -> None:
         if min(self.num_frames, self.height, self.width) < 1 or self.seed < 0:
             raise ValueError(f"RenderSpec: sizes must be positive and the seed not negative, got {self}")
-        known = {"role": get_args(Role), "kind": get_args(Kind), "split": get_args(Split)}
+        known = {"role": get_args(Role), "kind": get_args(ThingKind), "split": get_args(Split)}
         if any(getattr(self, name) not in values for name, values in known.items()):
             raise ValueError(f"RenderSpec: role, kind or split is unknown: {self.role}, {self.kind}, {self.split}")
 

@@ -1,20 +1,21 @@
 from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
-from ._footage import Footage
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
 from ._overlay import draw_tracks
-from ._own_tracks import write_own_tracks, write_tracks_table
 from ._params import OverlayParams, ReportParams
 from ._query import PointMatch, draw_query, query_point
 from ._report import BackboneResults, example_clips, write_report
+from ._report_clips import ReportClips
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
+from ._sweeps import draw_sweep, sweep_table, write_sweep_files
+from ._track_export import export_tracks, export_tracks_table
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
 __all__ = [
     "BackboneResults",
-    "Footage",
+    "ReportClips",
     "GroupAccuracy",
     "Method",
     "OverlayParams",
@@ -28,6 +29,7 @@ __all__ = [
     "draw_match_strip",
     "draw_query",
     "draw_score_maps",
+    "draw_sweep",
     "draw_tracks",
     "example_clips",
     "figure_pixels",
@@ -37,7 +39,9 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
-    "write_own_tracks",
+    "sweep_table",
+    "export_tracks",
     "write_report",
-    "write_tracks_table",
+    "write_sweep_files",
+    "export_tracks_table",
 ]

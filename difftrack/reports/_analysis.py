@@ -9,11 +9,10 @@ import xarray as xr
 
 from difftrack.params import Convention
 from difftrack.reports._curves import draw_accuracy_by_step, draw_attention_mass
-from difftrack.reports._drawings import Drawings
+from difftrack.reports._figure_cache import Drawings, save_figure
 from difftrack.reports._heatmaps import draw_head_map, draw_kind_comparison, draw_score_maps
 from difftrack.reports._names import pseudo_truth_warning, tracker_name
 from difftrack.reports._page import Headline, Section, Table
-from difftrack.reports._save import save_figure
 from difftrack.reports._style import MISSING, number
 from difftrack.wording import counted, listed
 

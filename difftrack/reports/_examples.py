@@ -13,7 +13,7 @@ from difftrack.correspondence import MatchingParams, match_probabilities, points
 from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import rescale_points, token_to_px
 from difftrack.media import write_image
-from difftrack.reports._drawings import Drawings
+from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._names import truth_name
 from difftrack.reports._page import Section, Strip, Strips
 from difftrack.reports._strips import (
@@ -26,7 +26,7 @@ from difftrack.reports._strips import (
 )
 from difftrack.store import Store, clip_group
 
-__all__ = ["ExampleClip", "View", "examples_sections", "match_strips", "moving_points", "stored_example"]
+__all__ = ["ExampleClip", "ExampleView", "examples_sections", "match_strips", "moving_points", "stored_example"]
 
 _MATCH_TILES = 5
 _COLOR_TILES = 3
@@ -39,7 +39,7 @@ Descriptor = Float[np.ndarray, "head latent_frame row col channel"]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ExampleView:
     """One place in the network."""
 
     layer: int
@@ -70,7 +70,7 @@ class ExampleClip:
     """(height, width) at which the backbone saw the clip, pixels."""
     stride_px: float
     kinds: tuple[str, ...]
-    read: Callable[[str, View], Descriptor] = field(compare=False)
+    read: Callable[[str, ExampleView], Descriptor] = field(compare=False)
     """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
     fingerprint: str
     """Of what is read."""
@@ -139,7 +139,7 @@ def stored_example(
         if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
             raise ValueError(f"point ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px")
 
-    def read(kind: str, view: View) -> Descriptor:
+    def read(kind: str, view: ExampleView) -> Descriptor:
         values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head, chunk=chunk)
         return values if view.head is None else values[None]
 
@@ -157,7 +157,7 @@ def stored_example(
 
 
 def match_strips(
-    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams
+    example: ExampleClip, view: ExampleView, targets: Sequence[int], matching: MatchingParams
 ) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
     """Draw one strip per point of an example.
 
@@ -189,7 +189,7 @@ def match_strips(
 def examples_sections(
     backbone: str,
     examples: Sequence[ExampleClip],
-    views: Sequence[View],
+    views: Sequence[ExampleView],
     *,
     matching: MatchingParams,
     drawings: Drawings,
@@ -239,7 +239,7 @@ def examples_sections(
 
 
 def _match_blocks(
-    backbone: str, example: ExampleClip, views: Sequence[View], matching: MatchingParams, drawings: Drawings
+    backbone: str, example: ExampleClip, views: Sequence[ExampleView], matching: MatchingParams, drawings: Drawings
 ) -> Iterator[Strips]:
     name = example.clip.name
     targets = [1 + index for index in spread_indices(len(example.frames) - 1, most=_MATCH_TILES)]
@@ -271,7 +271,7 @@ def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) ->
     return np.where(example.truth.visible[frames, point, None], example.truth.points_xy_px[frames, point], np.nan)
 
 
-def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], drawings: Drawings) -> Strips:
+def _color_block(backbone: str, example: ExampleClip, views: Sequence[ExampleView], drawings: Drawings) -> Strips:
     shown, name = spread_indices(len(example.frames), most=_COLOR_TILES), example.clip.name
     rows = []
     for view in (None, *views):
@@ -284,19 +284,20 @@ def _color_block(backbone: str, example: ExampleClip, views: Sequence[View], dra
         caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so that equal "
         "colours in one row and kind are equal components. Query and key less the means of their rows, columns and "
         "frames; feature as stored.",
-        columns=[f"{kind}, frame {example.frames[index]}" for kind in example.kinds for index in shown],
+        columns=[f"frame {example.frames[index]}" for _ in example.kinds for index in shown],
         rows=rows,
+        groups=[(kind, len(shown)) for kind in example.kinds],
     )
 
 
 def _write_match_strips(
-    example: ExampleClip, view: View, targets: Sequence[int], matching: MatchingParams, *paths: Path
+    example: ExampleClip, view: ExampleView, targets: Sequence[int], matching: MatchingParams, *paths: Path
 ) -> None:
     for path, strip in zip(paths, match_strips(example, view, targets, matching), strict=True):
         write_image(path, strip)
 
 
-def _write_color_strip(example: ExampleClip, view: View | None, shown: Sequence[int], path: Path) -> None:
+def _write_color_strip(example: ExampleClip, view: ExampleView | None, shown: Sequence[int], path: Path) -> None:
     """The frames themselves where no view is given."""
     if view is None:
         strip = frame_strip(example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)])

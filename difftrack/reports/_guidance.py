@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from difftrack.datasets import Clip, read_clip
 from difftrack.media import write_video
 from difftrack.quality import Interval
-from difftrack.reports._drawings import Drawings
+from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._overlay import captioned, side_by_side, size_beside
 from difftrack.reports._page import Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._params import OverlayParams
@@ -166,7 +166,7 @@ def _sample(samples: Samples, name: str, drawings: Drawings, params: OverlayPara
     drawings.draw(partial(_write_ways, {way: clip.frames for way, clip in clips.items()}, scale, first.fps), video)
     height, width = (size + size % 2 for size in size_beside(first.height, first.width, len(clips), params))
     detail = f"{samples.prompts[name]} ({counted(first.num_frames, 'frame')}, seed {first.seed})"
-    return GalleryClip(name, detail, video, f"{width} / {height}", list(clips))
+    return GalleryClip(name, detail, video, f"{width} / {height}", list(clips), first.fps)
 
 
 def _write_ways(ways: Mapping[str, UInt8[np.ndarray, "frame row col rgb"]], scale: int, fps: float, path: Path) -> None:

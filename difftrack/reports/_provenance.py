@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from difftrack.datasets import Clip, Tracks
-from difftrack.reports._footage import Footage
 from difftrack.reports._names import truth_name
 from difftrack.reports._page import Section, Table
+from difftrack.reports._report_clips import ReportClips
 from difftrack.wording import counted
 
 __all__ = ["provenance_section"]
@@ -19,7 +19,9 @@ _PACKAGES = ("difftrack-video", "torch", "diffusers", "transformers", "zarr", "n
 _CLIPS_AT_ONCE = 2
 
 
-def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]) -> Section:
+def provenance_section(
+    footage: ReportClips, stores: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
+) -> Section:
     """List what a reader needs to get the same numbers again.
 
     Args:
@@ -47,7 +49,7 @@ def provenance_section(footage: Footage, stores: Mapping[str, Mapping[str, Any]]
     )
 
 
-def _clips(footage: Footage) -> Table:
+def _clips(footage: ReportClips) -> Table:
     with ThreadPoolExecutor(_CLIPS_AT_ONCE) as pool:  # reading frames lets threads run
         rows = list(pool.map(lambda name: _clip_row(footage.read(name), footage.truth[name]), footage.truth))
     return Table(

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from difftrack.correspondence import CORRECTED, MatchingParams, match_points, points_to_tokens, tokens_to_points
 from difftrack.datasets import Clip
 from difftrack.geometry import rescale_points
-from difftrack.reports._examples import View, match_strips, stored_example
+from difftrack.reports._examples import ExampleView, match_strips, stored_example
 from difftrack.store import Store, StoreError, clip_group
 
 __all__ = ["PointMatch", "draw_query", "query_point"]
@@ -113,4 +113,4 @@ def draw_query(
     targets = [index for index, shown in enumerate(example.frames) if index and frame in (None, shown)]
     if not targets:
         raise ValueError(f"frame {frame} is the point's own; there is nothing to match in it")
-    return next(match_strips(example, View(layer, step, None), targets, matching))
+    return next(match_strips(example, ExampleView(layer, step, None), targets, matching))

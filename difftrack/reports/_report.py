@@ -12,14 +12,14 @@ import numpy as np
 from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Clip, Tracks, TruthKind
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
-from difftrack.reports._drawings import Drawings
-from difftrack.reports._examples import ExampleClip, View, examples_sections, moving_points, stored_example
-from difftrack.reports._footage import Footage
+from difftrack.reports._examples import ExampleClip, ExampleView, examples_sections, moving_points, stored_example
+from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._guidance import Samples, guidance_headlines, guidance_section
 from difftrack.reports._names import pseudo_truth_warning
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
 from difftrack.reports._provenance import provenance_section
+from difftrack.reports._report_clips import ReportClips
 from difftrack.reports._style import number
 from difftrack.reports._tracking import TrackedClip, TrackingResults, results_section, tracking_headline, tracks_section
 from difftrack.store import Store
@@ -47,7 +47,7 @@ class BackboneResults:
     """What the descriptors, as recorded in the stores, and all that follows depend on."""
 
 
-def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[ExampleClip]:
+def example_clips(store: Store, footage: ReportClips, params: ReportParams) -> list[ExampleClip]:
     """Choose the clips whose descriptors are drawn, and the points on them.
 
     Left to itself, it takes the first clip of each source: clips of exact truth come before annotated ones, and those
@@ -77,7 +77,7 @@ def example_clips(store: Store, footage: Footage, params: ReportParams) -> list[
 
 def write_report(
     folder: Path,
-    footage: Footage,
+    footage: ReportClips,
     backbones: Sequence[BackboneResults],
     *,
     params: ReportParams,
@@ -125,7 +125,7 @@ def write_report(
 
 
 def _backbone_sections(
-    backbone: BackboneResults, footage: Footage, drawings: Drawings, params: ReportParams
+    backbone: BackboneResults, footage: ReportClips, drawings: Drawings, params: ReportParams
 ) -> list[Section]:
     scores, name = backbone.scores, backbone.name
     sections = analysis_sections(scores, drawings=drawings)
@@ -140,7 +140,7 @@ def _backbone_sections(
     return sections + examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings)
 
 
-def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[View]:
+def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[ExampleView]:
     """Where in the network to look: the best layer at several steps, then the worst one at the last of them.
 
     Layers that the params name are drawn at every step instead.
@@ -153,7 +153,7 @@ def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[View]:
     else:
         cells = [(layer, step) for layer in params.layers for step in steps]
     heads: Sequence[int | None] = [None] if params.heads == "all" else params.heads
-    return [View(layer, step, head) for layer, step in cells for head in heads]
+    return [ExampleView(layer, step, head) for layer, step in cells for head in heads]
 
 
 def _example(store: Store, clip: Clip, tracks: Tracks, params: ReportParams) -> ExampleClip:
@@ -198,7 +198,7 @@ def _compared_with(backbones: Sequence[BackboneResults]) -> str:
     return f"{measure} at the best layer and step; TAP-Vid metrics at 256x256.{warning}"
 
 
-def _lead(footage: Footage, backbones: Sequence[BackboneResults]) -> str:
+def _lead(footage: ReportClips, backbones: Sequence[BackboneResults]) -> str:
     accuracy = backbones[0].scores.matching_accuracy
     names = ", ".join(backbone.name for backbone in backbones)
     return (

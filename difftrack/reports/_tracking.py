@@ -13,13 +13,12 @@ from difftrack.datasets import Clip, Tracks, Truth
 from difftrack.media import write_video
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_frame
-from difftrack.reports._drawings import Drawings
-from difftrack.reports._footage import Footage
+from difftrack.reports._figure_cache import Drawings, save_figure
 from difftrack.reports._names import pseudo_truth_warning, tracker_name, truth_name
 from difftrack.reports._overlay import captioned, draw_tracks, side_by_side, size_beside
 from difftrack.reports._page import Figure, Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._params import OverlayParams
-from difftrack.reports._save import save_figure
+from difftrack.reports._report_clips import ReportClips
 from difftrack.reports._style import number
 from difftrack.tracking import PredictedTracks
 from difftrack.wording import counted, listed
@@ -128,7 +127,7 @@ def tracking_headline(results: TrackingResults) -> Headline:
 
 
 def tracks_section(
-    backbone: str, clips: Sequence[TrackedClip], footage: Footage, *, drawings: Drawings, params: OverlayParams
+    backbone: str, clips: Sequence[TrackedClip], footage: ReportClips, *, drawings: Drawings, params: OverlayParams
 ) -> Section:
     """Draw every clip's truth and tracks side by side into one video each.
 
@@ -146,7 +145,7 @@ def tracks_section(
         drawings.draw(partial(_write_side_by_side, clip, truth, tracked.methods[backbone], panels, params), video)
         detail = f"{clip.source}, {counted(clip.num_frames, 'frame')}, {counted(truth.num_points, 'point')}"
         height, width = (size + size % 2 for size in size_beside(clip.height, clip.width, 2, params))
-        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels)
+        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels, clip.fps)
 
     with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # most of the time goes into codecs, which let threads run
         shown = list(pool.map(show, clips))
@@ -296,7 +295,7 @@ def _columns(results: TrackingResults) -> str:
 def _clips_table(results: TrackingResults) -> Table:
     methods = results.methods
     names = list(methods[0].clips)
-    head = ["clip", *(f"{method.name}: {metric}" for method in methods for metric in ("δ avg", "AJ", "OA"))]
+    metrics = ("δ avg", "AJ", "OA")
     rows = []
     for name in names:
         cells = [name]
@@ -309,9 +308,10 @@ def _clips_table(results: TrackingResults) -> Table:
     return Table(
         title="Clip by clip" if known else f"Clip by clip, against {_pseudo_truth_name(results.pseudo_truth or '')}",
         caption="The same metrics for each clip.",
-        head=head,
+        head=["clip", *(metric for _ in methods for metric in metrics)],
         rows=rows,
         folded=True,
+        groups=[("", 1), *((method.name, len(metrics)) for method in methods)],
     )
 
 

@@ -1,5 +1,7 @@
+from ._disk_usage import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from ._errors import StoreError
-from ._files import StorePath
+from ._exchange import export_group, import_group
+from ._filesystem import StorePath
 from ._groups import (
     StoredGroup,
     descriptor_groups,
@@ -16,7 +18,6 @@ from ._manifest import read_manifest, write_manifest
 from ._params import StoreParams
 from ._reader import Store, clip_group, open_store
 from ._results import read_results, result_groups, write_results
-from ._space import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from ._spec import DescriptorKind, DescriptorSpec, fingerprint_of
 from ._verify import FileCheck
 from ._writer import GroupWriter, create_group, open_writer
@@ -35,10 +36,12 @@ __all__ = [
     "clip_group",
     "create_group",
     "descriptor_groups",
+    "export_group",
     "fingerprint_of",
     "free_bytes",
     "foreign_group",
     "hold_group",
+    "import_group",
     "keep_groups",
     "measured_ratio",
     "open_store",

@@ -8,8 +8,8 @@ from typing import Any
 from difftrack.documents import parse_json
 from difftrack.locks import Say
 from difftrack.store._errors import StoreError
-from difftrack.store._files import StorePath, open_files
-from difftrack.store._header import join, parents, plain_group_problem, read_each
+from difftrack.store._filesystem import StorePath, open_files
+from difftrack.store._group_metadata import join, parents, plain_group_problem, read_each
 from difftrack.store._locks import held_group
 from difftrack.store._schema import SCHEMA, read_schema
 from difftrack.store._verify import group_names, walk

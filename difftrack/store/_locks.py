@@ -18,7 +18,7 @@ from difftrack import locks
 from difftrack.documents import parse_json
 from difftrack.locks import LOCKS, FileLease, Lease, Lock, LockError, Owner, Say
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files, LocalFiles
+from difftrack.store._filesystem import Files, LocalFiles
 
 __all__ = ["group_lock", "held_group"]
 

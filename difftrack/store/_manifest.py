@@ -4,8 +4,8 @@ import re
 
 from difftrack.artifacts import MANIFEST, ArtifactError, Manifest
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import join
+from difftrack.store._filesystem import Files, StorePath, open_files
+from difftrack.store._group_metadata import join
 
 __all__ = ["read_manifest", "write_manifest"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import (
+from difftrack.store._filesystem import Files, StorePath, open_files
+from difftrack.store._group_metadata import (
     Header,
     check_parents,
     join,

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Num
 
 from difftrack.params import ParamsError, parse
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files
-from difftrack.store._header import Header, UnitChecksums, join, read_header, units_as_text
+from difftrack.store._filesystem import Files
+from difftrack.store._group_metadata import Header, UnitChecksums, join, read_header, units_as_text
 from difftrack.store._params import StoreParams
 from difftrack.store._spec import (
     SCHEMA_VERSION,
@@ -189,7 +189,7 @@ def coordinates(
 
 def group_files(schema: GroupSchema) -> dict[str, bytes]:
     """Every file of a group but its header and its shards, by key below the group."""
-    from difftrack.store._metadata import small_files  # reading needs no zarr, whose import takes 0.4 s
+    from difftrack.store._zarr_metadata import small_files  # reading needs no zarr, whose import takes 0.4 s
 
     return small_files(
         schema.layouts.values(),

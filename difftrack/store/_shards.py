@@ -16,7 +16,7 @@ from jaxtyping import Num, UInt8, UInt32
 
 from difftrack.store._codecs import CHECKSUM_BYTES, check_decoded_size, decode_into
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Blob, Files
+from difftrack.store._filesystem import Blob, Files
 from difftrack.store._spec import ArrayLayout
 
 __all__ = ["read_shard", "shard_checksums", "shard_problem"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from difftrack.documents import parse_json
 from difftrack.store._errors import IrregularFileError, StoreError
-from difftrack.store._files import Files
-from difftrack.store._header import Header, join, plain_group_problem, small_file_problems
+from difftrack.store._filesystem import Files
+from difftrack.store._group_metadata import Header, join, plain_group_problem, small_file_problems
 from difftrack.store._schema import SCHEMA, GroupSchema
 from difftrack.store._shards import shard_problem
 

@@ -16,8 +16,8 @@ from difftrack.documents import parse_json
 from difftrack.locks import Lock, LockError, Say
 from difftrack.store._encodings import encoding_of
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import (
+from difftrack.store._filesystem import Files, StorePath, open_files
+from difftrack.store._group_metadata import (
     Header,
     UnitChecksums,
     join,

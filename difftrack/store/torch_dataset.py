@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from difftrack.store._errors import StoreError
-from difftrack.store._files import StorePath
+from difftrack.store._filesystem import StorePath
 from difftrack.store._reader import Store, open_store
 
 __all__ = ["DescriptorDataset"]

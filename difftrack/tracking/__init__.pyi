@@ -1,25 +1,25 @@
 from ._chunks import ChunkDescriptors
+from ._frame_matches import FrameMatches
 from ._heads import select_heads
-from ._legs import Leg
 from ._params import TrackParams, VisibilityParams
-from ._paths import likeliest_paths, typical_steps
 from ._predictions import PredictedTracks, cuts_line, no_motion, read_predictions, write_predictions
 from ._smoothing import smooth_tracks
-from ._stored import select_sources, stored_chunks, stored_clips
+from ._store_chunks import select_sources, stored_chunks, stored_clips
 from ._tracker import decide_tracks, match_clip, track_clip
 from ._visibility import CALIBRATION, evidence_of
+from ._viterbi import typical_steps, viterbi_paths
 
 __all__ = [
     "CALIBRATION",
     "ChunkDescriptors",
-    "Leg",
+    "FrameMatches",
     "PredictedTracks",
     "TrackParams",
     "VisibilityParams",
     "cuts_line",
     "decide_tracks",
     "evidence_of",
-    "likeliest_paths",
+    "viterbi_paths",
     "match_clip",
     "no_motion",
     "read_predictions",

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftrack.correspondence import Descriptors, MatchingParams, match_rows
-from difftrack.tracking._chunks import ChunkDescriptors, Reading, fused_sources
+from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs, fused_sources
 
 __all__ = ["FramePair", "fused_frame_pairs"]
 
@@ -35,7 +35,7 @@ class FramePair:
 
 
 def fused_frame_pairs(
-    chunks: Sequence[ChunkDescriptors], source_frames: Collection[int], reading: Reading
+    chunks: Sequence[ChunkDescriptors], source_frames: Collection[int], fusion: FusionInputs
 ) -> Iterator[FramePair]:
     """Match every token of some frames with every token of all frames that share a chunk with them.
 
@@ -44,7 +44,7 @@ def fused_frame_pairs(
     Args:
         chunks: Descriptors.
         source_frames: Video frames to match from; chunks without any of them are not read.
-        reading: What to read, and how to match and fuse it.
+        fusion: What to read, and how to match and fuse it.
 
     Yields:
         Each pair of frames once, when its last chunk has been seen.
@@ -55,13 +55,13 @@ def fused_frame_pairs(
     for chunk in chunks:
         if not any(pair in expected for pair in _pairs_in(chunk, source_frames)):
             continue
-        for pair in _match_within(chunk, source_frames, reading):
+        for pair in _match_within(chunk, source_frames, fusion):
             at = (pair.source, pair.target)
             if at not in expected:
                 continue
             seen[at] += 1
             sums[at] = sums[at].plus(pair) if at in sums else pair
-            if seen[at] == expected[at] or reading.params.overlap == "first":
+            if seen[at] == expected[at] or fusion.params.overlap == "first":
                 yield sums.pop(at).divided_by(seen[at])
                 del expected[at]
 
@@ -71,13 +71,13 @@ def _pairs_in(chunk: ChunkDescriptors, source_frames: Collection[int]) -> list[t
     return [(source, target) for source in sources for target in chunk.frames if target != source]
 
 
-def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], reading: Reading) -> Iterator[FramePair]:
+def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], fusion: FusionInputs) -> Iterator[FramePair]:
     """Match the source frames of one chunk in its other frames, as many at a time as memory allows."""
-    pairs, weights = fused_sources(chunk, reading)
-    matching = reading.params.matching
-    if reading.params.kind == "feature":  # its products have a temperature of their own
+    pairs, weights = fused_sources(chunk, fusion)
+    matching = fusion.params.matching
+    if fusion.params.kind == "feature":  # its products have a temperature of their own
         matching = replace(matching, temperature=matching.feature_temperature)
-    num_tokens = reading.grid.tokens_per_frame
+    num_tokens = fusion.grid.tokens_per_frame
     every_token = torch.arange(num_tokens, device=pairs[0][0].device)
     batch = max(1, matching.memory_limit_mb * 2**20 // (8 * num_tokens**2))
     for source, frame in enumerate(chunk.frames):

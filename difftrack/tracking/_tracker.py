@@ -11,14 +11,14 @@ from torch import Tensor
 from difftrack.correspondence import points_to_tokens, tokens_to_points
 from difftrack.geometry import TokenGrid
 from difftrack.scenes import Scenes
-from difftrack.tracking._chunks import ChunkDescriptors, Reading, Sources
-from difftrack.tracking._legs import Leg
+from difftrack.tracking._anchor_chaining import chained_matches
+from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs, Sources
+from difftrack.tracking._frame_matches import FrameMatches
 from difftrack.tracking._params import TrackParams
-from difftrack.tracking._paths import likeliest_paths, typical_steps
 from difftrack.tracking._predictions import PredictedTracks
-from difftrack.tracking._routes import routes_from
 from difftrack.tracking._smoothing import smooth_tracks
 from difftrack.tracking._visibility import confidence_of, visible_of
+from difftrack.tracking._viterbi import typical_steps, viterbi_paths
 
 __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
@@ -77,17 +77,19 @@ def match_clip(
     sources: Sources,
     grid: TokenGrid,
     params: TrackParams,
-) -> Leg:
+) -> FrameMatches:
     """Match query points in all frames, and decide nothing yet: arguments and errors are those of `track_clip`."""
     num_frames = _check_coverage(chunks, sources)
     _check_queries(query_points, num_frames=num_frames, grid=grid)
     given_px, query_frames = _parts_of(query_points)
     starts = points_to_tokens(given_px, stride_px=float(grid.stride_px), params=params.matching)
-    return _legs_to_all_frames(chunks, starts, query_frames, Reading(sources, grid, params), num_frames=num_frames)
+    return _matches_in_all_frames(
+        chunks, starts, query_frames, FusionInputs(sources, grid, params), num_frames=num_frames
+    )
 
 
 def decide_tracks(
-    legs: Leg,
+    matches: FrameMatches,
     query_points: Float[np.ndarray, "point 3"],
     *,
     grid: TokenGrid,
@@ -97,7 +99,7 @@ def decide_tracks(
     """Choose one position of every point in every frame, and tell whether it is seen there.
 
     Args:
-        legs: What `match_clip` gave for these points.
+        matches: What `match_clip` gave for these points.
         query_points: As in `track_clip`.
         grid: As in `track_clip`.
         params: As in `track_clip`.
@@ -107,11 +109,11 @@ def decide_tracks(
     given_px, query_frames = _parts_of(query_points)
     if scenes is not None and params.cuts == "ignore":
         scenes = replace(scenes, starts=(0,))
-    confidence = confidence_of(legs)
-    visible = visible_of(legs, confidence, params)
+    confidence = confidence_of(matches)
+    visible = visible_of(matches, confidence, params)
     if scenes is not None:
         visible &= torch.from_numpy(scenes.shared_with(query_frames.numpy())[: len(visible)])
-    points_xy_token = _likeliest(legs, params) if params.num_candidates > 1 else legs.points_xy_token
+    points_xy_token = _likeliest(matches, params) if params.num_candidates > 1 else matches.points_xy_token
     points_px = tokens_to_points(points_xy_token, stride_px=stride_px, params=matching)
     points_px[query_frames, torch.arange(len(given_px))] = given_px
     if params.smoothing_radius:
@@ -129,12 +131,12 @@ def decide_tracks(
     return tracks.seen_in(height=grid.height, width=grid.width, query_frames=query_frames.numpy(), scenes=scenes)
 
 
-def _likeliest(legs: Leg, params: TrackParams) -> Tensor:
+def _likeliest(matches: FrameMatches, params: TrackParams) -> Tensor:
     """Choose a path among the candidates; a point that moves fast pays for its steps in units of its own."""
     limit = params.motion_limit_token
-    steps = typical_steps(legs.points_xy_token, legs.cycle_error_token <= SURE_TOKEN, limit=limit)
+    steps = typical_steps(matches.points_xy_token, matches.cycle_error_token <= SURE_TOKEN, limit=limit)
     costs = params.motion_cost / steps.clamp(min=1.0) ** 2
-    return likeliest_paths(legs.candidates_xy_token, legs.share, motion_cost=costs, limit=limit)
+    return viterbi_paths(matches.candidates_xy_token, matches.share, motion_cost=costs, limit=limit)
 
 
 def _parts_of(query_points: Float[np.ndarray, "point 3"]) -> tuple[Tensor, Tensor]:
@@ -142,16 +144,18 @@ def _parts_of(query_points: Float[np.ndarray, "point 3"]) -> tuple[Tensor, Tenso
     return torch.tensor(query_points[:, 1:], dtype=torch.float32), torch.tensor(query_points[:, 0], dtype=torch.int64)
 
 
-def _legs_to_all_frames(
-    chunks: Sequence[ChunkDescriptors], starts: Tensor, query_frames: Tensor, reading: Reading, *, num_frames: int
-) -> Leg:
+def _matches_in_all_frames(
+    chunks: Sequence[ChunkDescriptors], starts: Tensor, query_frames: Tensor, fusion: FusionInputs, *, num_frames: int
+) -> FrameMatches:
     """Lead every point to every frame, [frame, point], points in their own order."""
     frames = sorted(set(query_frames.tolist()))
     points_of = {frame: (query_frames == frame).nonzero()[:, 0] for frame in frames}
-    routes = routes_from(chunks, {frame: starts[points] for frame, points in points_of.items()}, reading)
-    legs = {frame: Leg.stack([routes[frame][target] for target in range(num_frames)]) for frame in points_of}
+    chains = chained_matches(chunks, {frame: starts[points] for frame, points in points_of.items()}, fusion)
+    matches = {
+        frame: FrameMatches.stack([chains[frame][target] for target in range(num_frames)]) for frame in points_of
+    }
     back_in_order = torch.cat(list(points_of.values())).argsort()
-    return Leg.join(list(legs.values()), back_in_order)
+    return FrameMatches.join(list(matches.values()), back_in_order)
 
 
 def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int:

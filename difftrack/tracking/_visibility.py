@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from difftrack.tracking._legs import Leg
+from difftrack.tracking._frame_matches import FrameMatches
 from difftrack.tracking._params import TrackParams
 
 __all__ = ["CALIBRATION", "confidence_of", "evidence_of", "visible_of"]
@@ -13,7 +13,7 @@ CALIBRATION = {"constant": 0.15, "sharpness": 4.13, "error": 2.0, "lasting_error
 """Coefficients of a logistic regression, found by `python -m benchmarks.visibility fit`; see docs/tracking.md."""
 
 
-def confidence_of(legs: Leg) -> Float[Tensor, "frame point"]:
+def confidence_of(matches: FrameMatches) -> Float[Tensor, "frame point"]:
     """Give the probability that a point is seen where it was matched.
 
         logit = a + b * s - s ** 3 * (c * log2(1 + e_t) + d * log2(1 + min(e_{t-1}, e_t, e_{t+1})))
@@ -23,7 +23,7 @@ def confidence_of(legs: Leg) -> Float[Tensor, "frame point"]:
     probability falls with every e.
     """
     constant, *by = CALIBRATION.values()
-    inputs = evidence_of(legs.sharpness, legs.cycle_error_token)
+    inputs = evidence_of(matches.sharpness, matches.cycle_error_token)
     return torch.sigmoid(constant + inputs @ torch.tensor(by))
 
 
@@ -37,12 +37,14 @@ def evidence_of(
     return torch.stack([sharpness, -(sharpness**3) * error, -(sharpness**3) * lasting], dim=-1)
 
 
-def visible_of(legs: Leg, confidence: Float[Tensor, "frame point"], params: TrackParams) -> Bool[Tensor, "frame point"]:
+def visible_of(
+    matches: FrameMatches, confidence: Float[Tensor, "frame point"], params: TrackParams
+) -> Bool[Tensor, "frame point"]:
     """Call a point visible where the params' tests hold; everywhere if visibility is not predicted."""
     if not params.visibility.predict:
         return torch.ones_like(confidence, dtype=torch.bool)
     limits = params.visibility
-    visible = (confidence >= limits.min_confidence) & (legs.margin >= limits.min_margin)
+    visible = (confidence >= limits.min_confidence) & (matches.margin >= limits.min_margin)
     if limits.max_cycle_error_token is not None:
-        visible &= legs.cycle_error_token <= limits.max_cycle_error_token
+        visible &= matches.cycle_error_token <= limits.max_cycle_error_token
     return visible

@@ -10,10 +10,10 @@ from difftrack.training._autoencoder import (
     train_autoencoder,
 )
 from difftrack.training._data import ClipBatch, ClipShape, ClipStream, frame_times, worker_pool
-from difftrack.training._latents import ClipSource, LatentBatch, LatentPools, PoolParams, encode_batch, tokenize
+from difftrack.training._latents import LatentBatch, LatentPools, LatentSource, PoolParams, encode_batch, tokenize
 from difftrack.training._networks import (
     ArchitectureParams,
-    Denoiser,
+    VideoDenoiser,
     load_weights,
     make_autoencoder,
     make_scheduler,
@@ -40,9 +40,9 @@ __all__ = [
     "AutoencoderTraining",
     "ClipBatch",
     "ClipShape",
-    "ClipSource",
+    "LatentSource",
     "ClipStream",
-    "Denoiser",
+    "VideoDenoiser",
     "LatentBatch",
     "LatentPools",
     "PoolParams",

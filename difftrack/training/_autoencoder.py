@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from difftrack.training._data import ClipBatch
 from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, learning_rate
 from difftrack.training._optimizers import limit_gradients, make_optimizers, set_learning_rate
-from difftrack.training._precision import Precision, Worker, compile_parts
+from difftrack.training._precision import Precision, PrecisionWorker, compile_parts
 from difftrack.training._replicas import ALONE, Replicas
 
 __all__ = [
@@ -97,7 +97,7 @@ def train_autoencoder(
         optimizers[0].load_state_dict(state["optimizer"])
         average.values = state["average"]
     log.rewind()
-    worker = Worker(autoencoder, params.precision, channels_last=params.channels_last)
+    worker = PrecisionWorker(autoencoder, params.precision, channels_last=params.channels_last)
     if device.type == "cuda":
         compile_parts(_blocks(worker.module, params.compile), dynamic=False)
     saved, dropped = budget.seconds, torch.zeros((), dtype=torch.long, device=device)
@@ -138,7 +138,7 @@ def time_autoencoder(
     A round is two steps on whole clips and one on single frames.
     """
     optimizers = make_optimizers(autoencoder, "adamw", betas=(0.9, 0.98), weight_decay=1e-3)
-    worker = Worker(autoencoder.train(), params.precision, channels_last=params.channels_last)
+    worker = PrecisionWorker(autoencoder.train(), params.precision, channels_last=params.channels_last)
     if frames.is_cuda:
         compile_parts(_blocks(worker.module, params.compile), dynamic=False)
     seconds = []
@@ -155,7 +155,7 @@ def time_autoencoder(
 
 
 def _step(
-    worker: Worker,
+    worker: PrecisionWorker,
     videos: Tensor,
     params: AutoencoderTraining,
     optimizer: torch.optim.Optimizer,
@@ -177,7 +177,7 @@ def _step(
 
 
 def autoencoder_loss(
-    worker: Worker,
+    worker: PrecisionWorker,
     videos: Float[Tensor, "clip rgb frame row col"],
     params: AutoencoderTraining,
     generator: torch.Generator,

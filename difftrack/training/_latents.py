@@ -16,7 +16,7 @@ from difftrack.training._autoencoder import to_model_range
 from difftrack.training._data import ClipBatch, ClipShape, ClipStream
 from difftrack.training._replicas import ALONE, Replicas
 
-__all__ = ["ClipSource", "LatentBatch", "LatentPools", "PoolParams", "encode_batch", "tokenize"]
+__all__ = ["LatentSource", "LatentBatch", "LatentPools", "PoolParams", "encode_batch", "tokenize"]
 
 PoolName = Literal["whole", "apart", "long", "other", "cards"]
 
@@ -91,7 +91,7 @@ class LatentBatch:
 
 
 @runtime_checkable
-class ClipSource(Protocol):
+class LatentSource(Protocol):
     """Where the transformer's training takes its clips from."""
 
     def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:

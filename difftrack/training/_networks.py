@@ -19,7 +19,7 @@ from difftrack.rendering import VOCABULARY
 
 __all__ = [
     "ArchitectureParams",
-    "Denoiser",
+    "VideoDenoiser",
     "goes_on_from",
     "load_weights",
     "make_autoencoder",
@@ -113,7 +113,7 @@ def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5E
     return T5EncoderModel(config)
 
 
-class Denoiser(nn.Module):
+class VideoDenoiser(nn.Module):
     """The two networks that denoise, trained together or the transformer alone."""
 
     def __init__(self, transformer: CogVideoXTransformer3DModel, text_encoder: T5EncoderModel) -> None:

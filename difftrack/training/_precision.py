@@ -9,7 +9,7 @@ import torch
 import torch._inductor.config
 from torch import nn
 
-__all__ = ["Precision", "Worker", "compile_parts"]
+__all__ = ["Precision", "PrecisionWorker", "compile_parts"]
 
 Precision = Literal["float32", "autocast", "bfloat16"]
 """`autocast` keeps norms in float32; `bfloat16` runs forward and backward on a bfloat16 copy of float32 weights, which
@@ -18,7 +18,7 @@ halves the memory traffic of a network that is mostly norms and convolutions."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class Worker:
+class PrecisionWorker:
     """The module that runs forward and backward for a module whose float32 weights are trained.
 
     Attributes:

@@ -12,7 +12,7 @@ from transformers import T5Tokenizer
 
 from difftrack.training._accuracy import ProbeClip, layer_hits
 from difftrack.training._latents import encode_batch, tokenize
-from difftrack.training._networks import Denoiser
+from difftrack.training._networks import VideoDenoiser
 
 __all__ = ["Probe", "rotary_tables"]
 
@@ -45,7 +45,7 @@ class Probe:
 
     @torch.no_grad()
     def accuracy(
-        self, denoiser: Denoiser, scheduler: CogVideoXDDIMScheduler, timestep: int
+        self, denoiser: VideoDenoiser, scheduler: CogVideoXDDIMScheduler, timestep: int
     ) -> dict[str, dict[str, list[float]]]:
         """Share of visible points matched within one token: view -> split -> layers."""
         text = denoiser.embed(self._tokens)

@@ -131,7 +131,8 @@ def train_text_encoder(
     """Train in place so that every word's embedding tells, by linear maps that are thrown away, what it belongs to.
 
     Loss per word: cross-entropies of its own token and of its phrase's role, and the binary cross-entropy of which
-    tokens its phrase contains, summed over the vocabulary. Padding takes part in attention, as in `Denoiser.embed`.
+    tokens its phrase contains, summed over the vocabulary. Padding takes part in attention, as in
+    `VideoDenoiser.embed`.
 
     Args:
         encoder: Trained in place; no weight of it wants a gradient afterwards.

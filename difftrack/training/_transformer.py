@@ -12,9 +12,9 @@ from diffusers import CogVideoXDDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from difftrack.training._latents import ClipSource, LatentBatch
+from difftrack.training._latents import LatentBatch, LatentSource
 from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, learning_rate
-from difftrack.training._networks import Denoiser
+from difftrack.training._networks import VideoDenoiser
 from difftrack.training._optimizers import OptimizerName, limit_gradients, make_optimizers, set_learning_rate
 from difftrack.training._precision import compile_parts
 from difftrack.training._probe import Probe, rotary_tables
@@ -67,17 +67,17 @@ class TransformerTraining:
 
 
 def train_transformer(
-    denoiser: Denoiser,
-    source: ClipSource,
+    denoiser: VideoDenoiser,
+    source: LatentSource,
     scheduler: CogVideoXDDIMScheduler,
     params: TransformerTraining,
     *,
     probe: Probe,
     empty_prompt: Tensor,
     folder: Path,
-    save: Callable[[Denoiser], None],
+    save: Callable[[VideoDenoiser], None],
     replicas: Replicas = ALONE,
-) -> Denoiser:
+) -> VideoDenoiser:
     """Train in place; returns a copy with the averaged weights.
 
     Loss: mean squared error of the velocity (v-prediction) at random noise levels. What a step draws depends on its
@@ -150,7 +150,7 @@ def train_transformer(
 
 
 def _descend(
-    denoiser: Denoiser, loss: Float[Tensor, ""], optimizers: list[torch.optim.Optimizer], replicas: Replicas
+    denoiser: VideoDenoiser, loss: Float[Tensor, ""], optimizers: list[torch.optim.Optimizer], replicas: Replicas
 ) -> Float[Tensor, ""]:
     """One step of every optimizer; gives the norm of the gradient."""
     loss.backward()  # type: ignore[no-untyped-call]
@@ -163,8 +163,8 @@ def _descend(
 
 
 def _loss(
-    denoiser: Denoiser,
-    source: ClipSource,
+    denoiser: VideoDenoiser,
+    source: LatentSource,
     scheduler: CogVideoXDDIMScheduler,
     params: TransformerTraining,
     *,
@@ -215,7 +215,7 @@ def _levels_of_cards(
     return moved.masked_fill(noisiest, num_timesteps - 1)
 
 
-def _state(denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average: Average) -> dict[str, object]:
+def _state(denoiser: VideoDenoiser, optimizers: list[torch.optim.Optimizer], average: Average) -> dict[str, object]:
     return {
         "denoiser": denoiser.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -224,7 +224,7 @@ def _state(denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average:
 
 
 def _go_on(
-    state: Mapping[str, Any], denoiser: Denoiser, optimizers: list[torch.optim.Optimizer], average: Average
+    state: Mapping[str, Any], denoiser: VideoDenoiser, optimizers: list[torch.optim.Optimizer], average: Average
 ) -> None:
     """Undo `_state`."""
     denoiser.load_state_dict(state["denoiser"])

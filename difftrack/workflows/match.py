@@ -12,10 +12,10 @@ from torch import Tensor
 
 from difftrack.correspondence import (
     CORRECTED,
-    Cell,
     ClipMatcher,
     MatchingParams,
     MatchSection,
+    UnitMatches,
     label_matches,
     match_points,
     match_probabilities,
@@ -254,7 +254,7 @@ def _match_group(
     )
     matcher = ClipMatcher(section, points_xy_px, spec.grid.stride_px, spec.text_mask)
 
-    def match(unit: tuple[int, int]) -> Cell:
+    def match(unit: tuple[int, int]) -> UnitMatches:
         step, layer = unit
         return matcher.match(
             lambda kind: torch.from_numpy(store.sel(clip=clip, step=step, layer=layer, kind=kind, chunk=chunk))
@@ -264,7 +264,9 @@ def _match_group(
     return label_matches(cells, spec, points=points, points_xy_px=points_xy_px)
 
 
-def _each(match: Callable[[tuple[int, int]], Cell], units: Sequence[tuple[int, int]], *, on_cpu: bool) -> list[Cell]:
+def _each(
+    match: Callable[[tuple[int, int]], UnitMatches], units: Sequence[tuple[int, int]], *, on_cpu: bool
+) -> list[UnitMatches]:
     """Match in every (step, layer); on a CPU each on one core, so that no bit depends on how many there are."""
     if not on_cpu:
         return [match(unit) for unit in units]

@@ -21,7 +21,7 @@ from jaxtyping import UInt32
 from difftrack.documents import parse_json
 from difftrack.params import ParamsError, parse
 from difftrack.store._errors import IrregularFileError, StoreError
-from difftrack.store._files import Files
+from difftrack.store._filesystem import Files
 from difftrack.store._spec import READABLE_VERSIONS, SCHEMA_VERSION, canonical_json
 
 __all__ = [

@@ -13,10 +13,10 @@ from difftrack.reports._overlay import draw_tracks
 from difftrack.reports._params import OverlayParams
 from difftrack.tracking import PredictedTracks, write_predictions
 
-__all__ = ["write_own_tracks", "write_tracks_table"]
+__all__ = ["export_tracks", "export_tracks_table"]
 
 
-def write_own_tracks(
+def export_tracks(
     folder: Path,
     clip: Clip,
     query_points: Float[np.ndarray, "point txy"],
@@ -47,7 +47,7 @@ def write_own_tracks(
     if not arrays.exists() and (there := next((path for path in (table, video) if path.exists()), None)):
         raise ValueError(f"{there} is there without {arrays.name}, so that it is not this program's; move it elsewhere")
     write_predictions(arrays, query_points, {"tracker": tracks}, tracker=OWN_TRACKER, cuts=cuts)
-    write_tracks_table(table, tracks)
+    export_tracks_table(table, tracks)
     drawn = draw_tracks(
         clip.frames[: len(tracks.visible)],
         tracks.points_xy_px,
@@ -59,7 +59,7 @@ def write_own_tracks(
     return [arrays, table, video]
 
 
-def write_tracks_table(path: Path, tracks: PredictedTracks) -> None:
+def export_tracks_table(path: Path, tracks: PredictedTracks) -> None:
     """Write tracks as CSV: a row per frame and point, positions in pixels."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["likeliest_paths", "typical_steps"]
+__all__ = ["viterbi_paths", "typical_steps"]
 
 
-def likeliest_paths(
+def viterbi_paths(
     candidates_xy: Float[Tensor, "frame point candidate xy"],
     share: Float[Tensor, "frame point candidate"],
     *,

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._kept import kept
 from difftrack.correspondence._params import CORRECTED, MatchingParams
+from difftrack.correspondence._tensor_cache import kept
 from difftrack.geometry import latent_position_of_frames
 
 __all__ = ["latent_to_frames"]

@@ -16,21 +16,21 @@ from torch import Tensor
 
 from difftrack.correspondence._attention import AttentionRows, attention_of_points, attention_of_points_with_heads
 from difftrack.correspondence._backends import choose_backend
+from difftrack.correspondence._cuda_graphs import Recordings, side_by_side
 from difftrack.correspondence._device import matching_device
 from difftrack.correspondence._features import match_features
-from difftrack.correspondence._kept import kept
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import match_points, match_points_with_heads
 from difftrack.correspondence._params import MatchingParams, MatchSection
 from difftrack.correspondence._points import points_to_tokens, tokens_to_points
-from difftrack.correspondence._recordings import Recordings, side_by_side
+from difftrack.correspondence._tensor_cache import kept
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Cell", "ClipMatcher", "label_matches"]
+__all__ = ["UnitMatches", "ClipMatcher", "label_matches"]
 
-Cell = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
+UnitMatches = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
 """Name -> axes and values of everything that one (step, layer) gives."""
 
 _CHAINS = (("query_key", "feature"), ("attention",))
@@ -64,7 +64,7 @@ class ClipMatcher:
         object.__setattr__(self, "_params", self.section.matching)
         object.__setattr__(self, "_recordings", Recordings())
 
-    def match(self, read: Read) -> Cell:
+    def match(self, read: Read) -> UnitMatches:
         """Match in one (step, layer).
 
         Args:
@@ -151,7 +151,7 @@ _Labels = Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
 """Name -> axes and shape of every result; their numbers lie one behind the other."""
 
 
-def _named_arrays(labels: _Labels, numbers: Float[np.ndarray, " number"]) -> Cell:
+def _named_arrays(labels: _Labels, numbers: Float[np.ndarray, " number"]) -> UnitMatches:
     named, start = {}, 0
     for name, (axes, shape) in labels.items():
         end = start + math.prod(shape)
@@ -192,7 +192,7 @@ class Labels(Protocol):
 
 
 def label_matches(
-    cells: Mapping[tuple[int, int], Cell],
+    cells: Mapping[tuple[int, int], UnitMatches],
     labels: Labels,
     *,
     points: Int[np.ndarray, " point"],

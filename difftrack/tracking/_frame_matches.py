@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftrack.correspondence import (
-    Moves,
+    DisplacementCandidates,
     QueryTokens,
     point_probabilities,
     query_tokens,
@@ -17,15 +17,15 @@ from difftrack.correspondence import (
     without_best,
 )
 from difftrack.geometry import TokenGrid
-from difftrack.tracking._chunks import ChunkDescriptors, Reading
+from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs
 from difftrack.tracking._fusion import FramePair, fused_frame_pairs
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["Leg", "legs_from"]
+__all__ = ["FrameMatches", "match_frames"]
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class FrameMatches:
     """Points of a source frame in one target frame, or in several; on the CPU."""
 
     points_xy_token: Float[Tensor, "*frame point xy"]
@@ -40,8 +40,8 @@ class Leg:
     sharpness: Float[Tensor, "*frame point"]
     """Median margin of all tokens of the source frame: how well the two frames match at all; 1 in the source frame."""
 
-    def then(self, onward: "Leg") -> "Leg":
-        """Chain with a leg that starts where this one ends: errors add up, and the weaker match counts."""
+    def then(self, onward: "FrameMatches") -> "FrameMatches":
+        """Chain with a match that starts where this one ends: errors add up, and the weaker match counts."""
         return replace(
             onward,
             margin=torch.minimum(self.margin, onward.margin),
@@ -49,51 +49,55 @@ class Leg:
             sharpness=torch.minimum(self.sharpness, onward.sharpness),
         )
 
-    def __getitem__(self, points: slice | Tensor) -> "Leg":
-        return Leg(*(part[points] for part in self._parts))
+    def __getitem__(self, points: slice | Tensor) -> "FrameMatches":
+        return FrameMatches(*(part[points] for part in self._parts))
 
     @staticmethod
-    def stack(legs: Sequence["Leg"]) -> "Leg":
-        """Put legs of the same points to several frames together."""
-        return Leg(*(torch.stack(parts) for parts in zip(*(leg._parts for leg in legs), strict=True)))
+    def stack(matches: Sequence["FrameMatches"]) -> "FrameMatches":
+        """Put matches of the same points to several frames together."""
+        return FrameMatches(*(torch.stack(parts) for parts in zip(*(match._parts for match in matches), strict=True)))
 
     @staticmethod
-    def join(legs: Sequence["Leg"], order: Int[Tensor, " point"]) -> "Leg":
-        """Put stacked legs of different points together, and their points in another order."""
-        return Leg(*(torch.cat(parts, dim=1)[:, order] for parts in zip(*(leg._parts for leg in legs), strict=True)))
+    def join(matches: Sequence["FrameMatches"], order: Int[Tensor, " point"]) -> "FrameMatches":
+        """Put stacked matches of different points together, and their points in another order."""
+        return FrameMatches(
+            *(torch.cat(parts, dim=1)[:, order] for parts in zip(*(match._parts for match in matches), strict=True))
+        )
 
     @property
     def _parts(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, part.name) for part in fields(self))
 
 
-def legs_from(
-    chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Float[Tensor, "_ xy"]], reading: Reading
-) -> dict[int, dict[int, Leg]]:
+def match_frames(
+    chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Float[Tensor, "_ xy"]], fusion: FusionInputs
+) -> dict[int, dict[int, FrameMatches]]:
     """Match points of some frames in all frames that share a chunk with them.
 
     Args:
         chunks: Descriptors; each chunk is read at most once.
         starts: Points in token coordinates, by the video frame that they lie in.
-        reading: What to read, and how to match and fuse it.
+        fusion: What to read, and how to match and fuse it.
 
     Returns:
-        Legs by source frame and target frame, the source frame itself included.
+        FrameMatches by source frame and target frame, the source frame itself included.
     """
-    params = reading.params
-    legs = {source: {source: _stay(points, params)} for source, points in starts.items()}
-    for pair in fused_frame_pairs(chunks, starts, reading):
-        legs[pair.source][pair.target] = _read_leg(starts[pair.source], pair, reading.grid, params)
-    return legs
+    params = fusion.params
+    matches = {source: {source: _stay(points, params)} for source, points in starts.items()}
+    for pair in fused_frame_pairs(chunks, starts, fusion):
+        matches[pair.source][pair.target] = _read_matches(starts[pair.source], pair, fusion.grid, params)
+    return matches
 
 
-def _stay(points_xy_token: Tensor, params: TrackParams) -> Leg:
+def _stay(points_xy_token: Tensor, params: TrackParams) -> FrameMatches:
     certain = torch.ones(len(points_xy_token), params.num_candidates)
     candidates = points_xy_token[:, None].expand(-1, params.num_candidates, -1)
-    return Leg(points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain, certain[:, 0])
+    return FrameMatches(
+        points_xy_token, certain[:, 0], torch.zeros(len(points_xy_token)), candidates, certain, certain[:, 0]
+    )
 
 
-def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params: TrackParams) -> Leg:
+def _read_matches(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params: TrackParams) -> FrameMatches:
     matching = params.matching
     asked = points_xy_token.to(pair.there.device)
     here = query_tokens(asked, rows=grid.rows, cols=grid.cols, params=matching)
@@ -106,16 +110,20 @@ def _read_leg(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, params:
     returned = read_rows(pair.back[there.tokens], there, cols=grid.cols, params=matching)
     cycle_error = (returned.points_xy_token - asked).norm(dim=-1)
     sharpness = _margin(pair.there, cols=grid.cols).median().expand_as(margin)
-    return Leg(*(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share, sharpness)))
+    return FrameMatches(
+        *(part.cpu() for part in (found, margin, cycle_error, moves.points_xy_token, moves.share, sharpness))
+    )
 
 
-def _read(rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams) -> Moves:
+def _read(
+    rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams
+) -> DisplacementCandidates:
     """Read all candidates; the match alone where no path is chosen."""
     matching = params.matching
     if params.num_candidates > 1:
         return read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
     match = read_rows(rows, points, cols=grid.cols, params=matching)
-    return Moves(match.points_xy_token[:, None], torch.ones_like(match.probability)[:, None])
+    return DisplacementCandidates(match.points_xy_token[:, None], torch.ones_like(match.probability)[:, None])
 
 
 def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[Tensor, " point"]:

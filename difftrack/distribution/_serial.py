@@ -6,12 +6,12 @@ from concurrent.futures import Future
 from contextlib import closing
 from itertools import zip_longest
 
-from difftrack.distribution._jobs import EXPECTED, ClipWorker, Job, Report
+from difftrack.distribution._jobs import EXPECTED, ClipWorker, Job, ProgressCallback
 
-__all__ = ["attempt", "problem_of", "run_here"]
+__all__ = ["attempt", "problem_of", "run_serially"]
 
 
-def run_here(job: Job, clips: Sequence[str], *, report: Report) -> Iterator[tuple[str, str | None]]:
+def run_serially(job: Job, clips: Sequence[str], *, report: ProgressCallback) -> Iterator[tuple[str, str | None]]:
     """See `run_clips`; while one clip is computed, files of the one before may still be written."""
     with closing(job.open()) as worker:
         under_way: deque[tuple[str, Future[None]]] = deque()
@@ -25,7 +25,7 @@ def run_here(job: Job, clips: Sequence[str], *, report: Report) -> Iterator[tupl
             yield _settled(*under_way.popleft())
 
 
-def attempt(worker: ClipWorker, clip: str, report: Report) -> Future[None]:
+def attempt(worker: ClipWorker, clip: str, report: ProgressCallback) -> Future[None]:
     """Do one clip; what is expected to go wrong is kept in the result."""
     try:
         return worker.run(clip, report)

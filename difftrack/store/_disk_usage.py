@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Num
 
 from difftrack.store._errors import StoreError
-from difftrack.store._files import Files, StorePath, open_files
-from difftrack.store._header import join
+from difftrack.store._filesystem import Files, StorePath, open_files
+from difftrack.store._group_metadata import join
 from difftrack.store._params import StoreParams
 from difftrack.store._schema import SCHEMA, read_schema
 from difftrack.store._spec import ArrayLayout, DescriptorSpec, array_layouts

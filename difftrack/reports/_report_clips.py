@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from difftrack.datasets import Clip, Tracks
 
-__all__ = ["Footage"]
+__all__ = ["ReportClips"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Footage:
+class ReportClips:
     """Clips by name with their truth."""
 
     truth: Mapping[str, Tracks]

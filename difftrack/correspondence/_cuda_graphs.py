@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from difftrack.correspondence._kept import handed_out
+from difftrack.correspondence._tensor_cache import handed_out
 
 __all__ = ["Recordings", "side_by_side"]
 

@@ -9,21 +9,25 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure as Drawing
 
 from difftrack.documents import read_json
-from difftrack.ownership import Kind, OwnershipError, claim, is_fingerprint, is_inside, remove_file
+from difftrack.ownership import ArtifactKind, OwnershipError, claim, is_fingerprint, is_inside, remove_file
 from difftrack.provenance import MadeBy, code_of, versions_of
+from difftrack.reports._page import Figure
+from difftrack.reports._style import inline_svg, save_png, save_svg
 
-__all__ = ["Drawings", "digest"]
+__all__ = ["Drawings", "digest", "save_figure"]
 
 _LEDGER = "drawn.json"
-REPORT = Kind(
+REPORT = ArtifactKind(
     name="a report",
     marker=_LEDGER,
     proof=lambda said: all(
@@ -173,3 +177,20 @@ def _has_own_page(folder: Path) -> bool:
 def _read_ledger(path: Path) -> dict[str, Any]:
     """What an earlier report wrote; nothing where it cannot be used."""
     return {} if REPORT.unmarked(path.parent) else dict(read_json(path))
+
+
+def save_figure(
+    drawings: Drawings, draw: partial[Drawing], *, name: str, title: str, caption: str, wide: bool = True
+) -> Figure:
+    """Have `figures/<name>.svg` and `.png` drawn and return the block that shows the former inline."""
+    svg, png = f"figures/{name}.svg", f"figures/{name}.png"
+    drawings.draw(partial(_write, draw), svg, png)
+    inline = inline_svg((drawings.folder / svg).read_text(encoding="utf-8"), name=name)
+    return Figure(title=title, caption=caption, svg=inline, png=png, wide=wide)
+
+
+def _write(draw: partial[Drawing], svg: Path, png: Path) -> None:
+    drawing = draw()
+    save_svg(drawing, svg)
+    drawing.set_layout_engine("none")  # laid out by now; doing it again would give the same at twice the time
+    save_png(drawing, png)

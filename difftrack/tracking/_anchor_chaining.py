@@ -1,0 +1,60 @@
+"""Ways from a query's frame to every frame of the clip."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs
+from difftrack.tracking._frame_matches import FrameMatches, match_frames
+
+__all__ = ["chained_matches"]
+
+
+def chained_matches(
+    chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Float[Tensor, "_ xy"]], fusion: FusionInputs
+) -> dict[int, dict[int, FrameMatches]]:
+    """Lead points of any frames to all frames, by way of the anchor nearest in time where no chunk holds both.
+
+    Args:
+        chunks: Descriptors; those of one anchor hold all frames together.
+        starts: Points in token coordinates, by the video frame that they lie in.
+        fusion: What to read, and how to match and fuse it.
+
+    Returns:
+        FrameMatches by the frame of `starts` and every frame of the clip.
+    """
+    by_anchor: dict[int, list[ChunkDescriptors]] = {}
+    for chunk in chunks:
+        by_anchor.setdefault(chunk.anchor, []).append(chunk)
+    chains: dict[int, dict[int, FrameMatches]] = {}
+    for anchor, own_chunks in sorted(by_anchor.items()):
+        mine = {frame: points for frame, points in starts.items() if _nearest(frame, by_anchor) == anchor}
+        if mine:
+            chains |= _chain_through_anchor(anchor, own_chunks, mine, fusion)
+    return chains
+
+
+def _nearest(frame: int, anchors: Mapping[int, object]) -> int:
+    return min(anchors, key=lambda anchor: (abs(anchor - frame), anchor))
+
+
+def _chain_through_anchor(
+    anchor: int, chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Tensor], fusion: FusionInputs
+) -> dict[int, dict[int, FrameMatches]]:
+    """Go straight where a chunk holds both frames, and by way of the anchor elsewhere."""
+    straight = match_frames(chunks, {frame: points for frame, points in starts.items() if frame != anchor}, fusion)
+    to_anchor = {frame: matches[anchor] for frame, matches in straight.items()}
+    on_anchor = {frame: to_anchor[frame].points_xy_token if frame in to_anchor else starts[frame] for frame in starts}
+    onward = match_frames(chunks, {anchor: torch.cat(list(on_anchor.values()))}, fusion)[anchor]
+    chains: dict[int, dict[int, FrameMatches]] = {}
+    first = 0
+    for frame, points in on_anchor.items():
+        own = slice(first, first + len(points))
+        first += len(points)
+        chains[frame] = {target: match[own] for target, match in onward.items()}
+        if frame != anchor:
+            hops = {target: to_anchor[frame].then(match) for target, match in chains[frame].items()}
+            chains[frame] = hops | straight[frame]
+    return chains
