@@ -119,7 +119,7 @@ def decide_tracks(
     if params.smoothing_radius:
         points_px = smooth_tracks(
             points_px,
-            visible & (legs.cycle_error_token <= SURE_TOKEN),
+            visible & (matches.cycle_error_token <= SURE_TOKEN),
             radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
             jitter=JITTER_TOKEN * stride_px,
