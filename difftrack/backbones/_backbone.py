@@ -66,6 +66,7 @@ class Backbone(CapturingBackbone):
             "image_condition": params.image_condition if self.needs_image else None,
             "text_encoder_quantization": params.text_encoder_quantization,
             **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
+            **({"expert": params.expert} if self.experts else {}),
         }
 
     def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:
@@ -221,6 +222,7 @@ class Backbone(CapturingBackbone):
 
     def warn_where_cut(self, prompt: str) -> None:
         tokenizer = self.components["tokenizer"]
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:
             cut = tokenizer.decode(ids[self.text_length - 1 :], skip_special_tokens=True)

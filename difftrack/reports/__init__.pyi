@@ -11,6 +11,7 @@ from ._report import BackboneResults, example_clips, write_report
 from ._report_clips import ReportClips
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
+from ._sweeps import draw_sweep, sweep_table, write_sweep_files
 from ._track_export import export_tracks, export_tracks_table
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
@@ -34,6 +35,7 @@ __all__ = [
     "save_masks",
     "draw_query",
     "draw_score_maps",
+    "draw_sweep",
     "draw_tracks",
     "example_clips",
     "figure_pixels",
@@ -44,7 +46,9 @@ __all__ = [
     "results_from_metrics",
     "spread_indices",
     "export_labels",
+    "sweep_table",
     "export_tracks",
     "write_report",
+    "write_sweep_files",
     "export_tracks_table",
 ]
