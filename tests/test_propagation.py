@@ -122,12 +122,12 @@ def test_the_context_is_the_anchor_and_the_labelled_frames_before_the_target() -
 
 def test_a_frame_in_two_chunks_is_labelled_once_and_then_leads_on() -> None:
     first, second = _chunk((0, 1, 2)), _chunk((0, 2, 3), seed=4)
-    labels = _some_labels()
-    found = propagate_labels([first, second], {0: labels}, PropagationParams())
-    torch.testing.assert_close(found[2], propagate_labels([first], {0: labels}, PropagationParams())[2])
-    given = propagate_labels([second], {0: labels, 2: found[2]}, PropagationParams())
+    labels, leading = _some_labels(), PropagationParams(num_context=4)
+    found = propagate_labels([first, second], {0: labels}, leading)
+    torch.testing.assert_close(found[2], propagate_labels([first], {0: labels}, leading)[2])
+    given = propagate_labels([second], {0: labels, 2: found[2]}, leading)
     torch.testing.assert_close(found[3], given[3])
-    assert not torch.allclose(found[3], propagate_labels([second], {0: labels}, PropagationParams())[3])
+    assert not torch.allclose(found[3], propagate_labels([second], {0: labels}, leading)[3])
 
 
 def test_frames_before_the_anchor_are_reached_too() -> None:
@@ -143,7 +143,8 @@ def test_memory_bounds_change_no_label() -> None:
     chunk = DescriptorChunk((0, 1, 2), lambda: [(query, key)])
     labels = torch.randn(3, 13, 19, generator=torch.Generator().manual_seed(5)).softmax(dim=0)
     found, small = (
-        propagate_labels([chunk], {0: labels}, PropagationParams(memory_limit_mb=limit))[2] for limit in (96, 1)
+        propagate_labels([chunk], {0: labels}, PropagationParams(memory_limit_mb=limit, num_context=1))[2]
+        for limit in (96, 1)
     )
     torch.testing.assert_close(small, found)
 

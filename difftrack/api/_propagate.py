@@ -20,7 +20,13 @@ from difftrack.media import read_mask, write_video
 from difftrack.propagation import PropagationParams
 from difftrack.store import Store
 from difftrack.workflows.match import clip_groups, only_clip
-from difftrack.workflows.propagate import LabelsGiven, PropagatedLabels, propagate_stored, propagate_video
+from difftrack.workflows.propagate import (
+    LabelsGiven,
+    PropagatedLabels,
+    label_chunks,
+    propagate_stored,
+    propagate_video,
+)
 
 __all__ = ["Propagation", "propagate"]
 
@@ -142,8 +148,7 @@ def propagate(
         frame: The labelled frame; of a store, one of its anchors.
         sigma_token: Width of a Gaussian around each keypoint, in tokens; None labels the tokens around it alone.
         size: For a backbone: (height, width) in pixels at which it sees the clip; by default that of its training.
-        chunks: For a backbone: how the clip is cut into chunks; by default into runs of frames that follow each other
-            and overlap by half.
+        chunks: For a backbone: how the clip is cut into chunks; by default as `label_chunks` cuts it.
         num_inference_steps: For a backbone: length of the denoising schedule, of which the last step is read.
         params: How labels travel; `PropagationParams()` by default.
         progress: Show a progress bar.
@@ -170,7 +175,6 @@ def propagate(
     if not isinstance(clip, Clip):
         raise UsageError("a backbone wants the clip's frames: propagate(model, read_clip(...), mask=...)")
     height, width = size or trained_clip(source)[1:]
-    length = (chunks or ChunkParams()).chunk_len or source.native_token_frames
     view = TrackingParams(
         height=height,
         width=width,
@@ -178,7 +182,7 @@ def propagate(
         steps=(num_inference_steps - 1,),
         layers="all" if chosen.layers == "stored" else chosen.layers,
         mode=ModeParams(rendered="clean", generated="clean", folder="clean"),
-        chunks=chunks or ChunkParams(interleaved=False, chunk_stride=max(1, length // 2)),
+        chunks=chunks or label_chunks(source, chosen),
     )
     return Propagation(clip.name, propagate_video(clip, given, source, view, chosen, progress=progress), clip)
 

@@ -3,12 +3,15 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from difftrack.cli._app import PARAMS, parse_points, verb
-from difftrack.cli._tracks import clip_name, parse_size, read_tracker
+from difftrack.cli._tracks import Tracker, clip_name, parse_size, read_tracker
+
+if TYPE_CHECKING:
+    from difftrack.propagation import PropagationParams
 
 
 @verb
@@ -32,27 +35,21 @@ def propagate(
     out: Annotated[Path, typer.Option(help="Folder for the labels, the masks and the overlay video.")] = Path("labels"),
     params: Annotated[
         Path | None,
-        typer.Option(
-            help="What to run, from extract.tracking, and layers and heads of track.", show_default=str(PARAMS)
-        ),
+        typer.Option(help="What to run: extract.tracking, and layers and heads of track.", show_default=str(PARAMS)),
     ] = None,
 ) -> None:
     """Carry a mask, boxes or keypoints of frame 0 through a video: writes npz, masks as PNG, and an overlay video."""
     import numpy as np
 
     from difftrack.backbones import load_backbone
-    from difftrack.chunks import ChunkParams
     from difftrack.datasets import Clip
     from difftrack.media import read_mask, read_video
-    from difftrack.propagation import PropagationParams
     from difftrack.reports import export_labels
-    from difftrack.workflows.propagate import LabelsGiven, propagate_video
+    from difftrack.workflows.propagate import LabelsGiven, label_chunks, propagate_video
 
     if sum(given is not None for given in (mask, boxes, points)) != 1:
         raise typer.BadParameter("give one of --mask, --boxes and --points")
     tracker = read_tracker(backbone, params, None if size is None else parse_size(size))
-    section = tracker.section
-    layers = (tracker.best_layers or [])[:1] if section.layers == "best" else section.layers
     given = LabelsGiven(
         mask=None if mask is None else read_mask(mask),
         boxes_xyxy_px=None if boxes is None else np.asarray(_boxes(boxes), dtype=np.float32),
@@ -61,18 +58,11 @@ def propagate(
     read = read_video(video)
     clip = Clip(name=clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
     model = load_backbone(tracker.backbone, tracker.model)
-    length = tracker.view.chunks.chunk_len or model.native_token_frames
-    chunks = ChunkParams(chunk_len=length, interleaved=False, chunk_stride=max(1, length // 2))
-    found = propagate_video(
-        clip,
-        given,
-        model,
-        dataclasses.replace(tracker.view, chunks=chunks),
-        PropagationParams(
-            layers=layers if layers == "stored" else tuple(layers), heads=section.heads, device=section.device
-        ),
-        progress=sys.stderr.isatty(),
-    )
+    chosen = _chosen(tracker, named=params is not None)
+    chunks = label_chunks(model, chosen, chunk_len=tracker.view.chunks.chunk_len)
+    layers = "all" if chosen.layers == "stored" else chosen.layers
+    view = dataclasses.replace(tracker.view, chunks=chunks, layers=layers)
+    found = propagate_video(clip, given, model, view, chosen, progress=sys.stderr.isatty())
     files = export_labels(
         out,
         clip,
@@ -84,6 +74,20 @@ def propagate(
     )
     for file in files:
         typer.echo(file)
+
+
+def _chosen(tracker: Tracker, *, named: bool) -> "PropagationParams":
+    """What was chosen for the shipped backbone; of another one, or where a params file is named, `track` says which."""
+    from difftrack.backbones import SHIPPED
+    from difftrack.propagation import FOR_SHIPPED, PropagationParams
+
+    section = tracker.section
+    if tracker.backbone == SHIPPED and tracker.model.path is None and not named:
+        return dataclasses.replace(FOR_SHIPPED, device=section.device)
+    layers = (tracker.best_layers or [])[:1] if section.layers == "best" else section.layers
+    return PropagationParams(
+        layers="stored" if layers == "stored" else tuple(layers), heads=section.heads, device=section.device
+    )
 
 
 def _boxes(text: str) -> list[tuple[float, ...]]:

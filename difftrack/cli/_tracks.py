@@ -98,7 +98,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tracker:
+class Tracker:
     """What a video is tracked with; nothing is loaded yet."""
 
     backbone: str
@@ -108,7 +108,7 @@ class _Tracker:
     best_layers: list[int] | None
 
 
-def read_tracker(backbone: str | None, params: Path | None, size: tuple[int, int] | None) -> _Tracker:
+def read_tracker(backbone: str | None, params: Path | None, size: tuple[int, int] | None) -> Tracker:
     """Read all that `track` wants from a params file.
 
     Args:
@@ -133,7 +133,7 @@ def read_tracker(backbone: str | None, params: Path | None, size: tuple[int, int
     if size is not None:
         view = dataclasses.replace(view, height=size[0], width=size[1])
     best = ranking_file(values, file, name) if section.layers == "best" else None
-    return _Tracker(
+    return Tracker(
         backbone=name,
         model=parse(ModelParams, values["backbones"].get(name) or {}, f"backbones.{name}"),
         view=view,

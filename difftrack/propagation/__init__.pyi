@@ -10,12 +10,13 @@ from ._labels import (
     masks_of_labels,
 )
 from ._mask_measures import BOUND_TH, MaskScores, MeasureSummary, boundary_f, davis_scores, region_similarity, summarize
-from ._params import PropagationKind, PropagationParams
+from ._params import FOR_SHIPPED, PropagationKind, PropagationParams
 from ._propagate import DescriptorChunk, propagate_labels
 
 __all__ = [
     "BADJA_THRESHOLD",
     "BOUND_TH",
+    "FOR_SHIPPED",
     "JHMDB_THRESHOLDS",
     "DescriptorChunk",
     "KeypointLabels",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["PropagationKind", "PropagationParams"]
+__all__ = ["FOR_SHIPPED", "PropagationKind", "PropagationParams"]
 
 PropagationKind = Literal["query_key", "feature", "query_query", "key_key"]
 """Descriptors by which frames are compared: queries of the target with keys of the context, or a kind with itself."""
@@ -14,8 +14,8 @@ PropagationKind = Literal["query_key", "feature", "query_query", "key_key"]
 class PropagationParams:
     """How labels travel along descriptors; nothing here makes the model run again.
 
-    The defaults for matching are those that `python -m benchmarks.propagation tune` chose on rendered clips with the
-    shipped backbone.
+    The defaults are those that `python -m benchmarks.propagation tune` chose on rendered clips with the shipped
+    backbone, but for kind and layers, which are a backbone's own: `FOR_SHIPPED` has the shipped one's.
 
     Raises:
         ValueError: a value is out of its range, or two of them exclude each other.
@@ -33,16 +33,16 @@ class PropagationParams:
     directions: Literal["forward", "both"] = "both"
     """`forward`: each target token attends to the context. `both`: averaged with what the context attends to in the
     target, as in tracking."""
-    num_context: int = 4
+    num_context: int = 0
     """Labelled frames before the target (in the direction away from the anchor) that it attends to beside the anchor;
     as many as its chunk holds."""
     radius_token: int | None = 6
     """A token attends to those at most this far from its own place along rows and along columns, in tokens; null: to
     all. 0 keeps every label where it is."""
-    top_k: int | None = 10
+    top_k: int | None = 20
     """Context tokens that count for a target token, over all context frames together; null: all of them."""
     temperature: float | None = None
-    """Divides the scores; null: the root of a head's channels for `query_key`, 0.05 for cosines."""
+    """Divides the scores; null: the root of a head's channels for `query_key`, 0.1 for cosines."""
     memory_limit_mb: int = 96
     """Score buffers stay near this size."""
     device: str = "auto"
@@ -92,3 +92,7 @@ class PropagationParams:
         if unknown := sorted(set(heads) - set(stored)):
             raise ValueError(f"heads {unknown} are not in layer {layer}; there are {list(stored)}")
         return [place for place, head in enumerate(stored) if head in heads]
+
+
+FOR_SHIPPED = PropagationParams(kind="feature", layers=(3, 4))
+"""What `python -m benchmarks.propagation tune` chose for the shipped backbone, at 160x240 and its cleanest step."""

@@ -15,7 +15,7 @@ __all__ = ["DescriptorChunk", "propagate_labels"]
 
 Labels = Float[Tensor, "class row col"]
 
-_COSINE_TEMPERATURE = 0.05
+_COSINE_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, slots=True)

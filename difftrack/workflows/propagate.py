@@ -11,7 +11,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from difftrack.backbones import Backbone
-from difftrack.chunks import chunk_schedule
+from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.correspondence import Descriptors, matching_device
 from difftrack.datasets import Clip, check_query_points
 from difftrack.extraction import Extractor, TrackingParams
@@ -32,7 +32,7 @@ from difftrack.store import DescriptorSpec, Store
 from difftrack.tracking import ChunkDescriptors, stored_chunks
 from difftrack.workflows.video import captured_chunk
 
-__all__ = ["STORED_KIND", "LabelsGiven", "PropagatedLabels", "propagate_stored", "propagate_video"]
+__all__ = ["STORED_KIND", "LabelsGiven", "PropagatedLabels", "label_chunks", "propagate_stored", "propagate_video"]
 
 LabelKind = Literal["mask", "boxes", "points"]
 
@@ -84,6 +84,19 @@ class PropagatedLabels:
     boxes_xyxy_px: Float32[np.ndarray, "frame object 4"] | None = None
     """(left, top, right, bottom); no numbers where an object is nowhere."""
     points_xy_px: Float32[np.ndarray, "frame point xy"] | None = None
+
+
+def label_chunks(backbone: Backbone, params: PropagationParams, *, chunk_len: int | None = None) -> ChunkParams:
+    """Cut a clip into runs of frames that follow each other, half overlapping where labelled frames lead on.
+
+    Args:
+        backbone: Its own number of token frames is the default length.
+        params: Without `num_context`, overlapping chunks would only cost.
+        chunk_len: Frames per chunk, the anchor included.
+    """
+    length = chunk_len or backbone.native_token_frames
+    stride = max(1, length // 2) if params.num_context else None
+    return ChunkParams(chunk_len=length, interleaved=False, chunk_stride=stride)
 
 
 def propagate_stored(store: Store, clip: str, given: LabelsGiven, params: PropagationParams) -> PropagatedLabels:
