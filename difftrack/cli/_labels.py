@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -60,7 +60,7 @@ def propagate(
     model = load_backbone(tracker.backbone, tracker.model)
     chosen = _chosen(tracker, named=params is not None)
     chunks = label_chunks(model, chosen, chunk_len=tracker.view.chunks.chunk_len)
-    layers = "all" if chosen.layers == "stored" else chosen.layers
+    layers: Literal["all"] | tuple[int, ...] = "all" if chosen.layers == "stored" else chosen.layers
     view = dataclasses.replace(tracker.view, chunks=chunks, layers=layers)
     found = propagate_video(clip, given, model, view, chosen, progress=sys.stderr.isatty())
     files = export_labels(
