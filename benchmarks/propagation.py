@@ -232,10 +232,11 @@ def study(arguments: argparse.Namespace) -> None:
     for name, own in means.items():
         print(f"{name:46}" + "".join(f"{100 * own[key]:8.1f}" for key in ("J&F", "J", "F")))
     height, width = arguments.size
+    kind = "best" if arguments.best_only else "study"
     about = {"machine": machine(str(backbone.device)), "backbone": backbone.fingerprint, "size": arguments.size}
     about |= {"frames": arguments.frames, "sequences": names, "params": asdict(best), "schedule": tuned["schedule"]}
     _write(
-        f"propagation_study_{height}x{width}",
+        f"propagation_{kind}_{height}x{width}",
         {**about, "means": means, "per_sequence": found["sequences"], "cpu_seconds": _mean_seconds(seconds)},
     )
 

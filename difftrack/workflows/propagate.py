@@ -87,16 +87,18 @@ class PropagatedLabels:
 
 
 def label_chunks(backbone: Backbone, params: PropagationParams, *, chunk_len: int | None = None) -> ChunkParams:
-    """Cut a clip into runs of frames that follow each other, half overlapping where labelled frames lead on.
+    """Choose how a clip is cut into chunks.
 
     Args:
         backbone: Its own number of token frames is the default length.
-        params: Without `num_context`, overlapping chunks would only cost.
+        params: Where the anchor alone is looked at, a chunk's frames are spread over the clip, as in tracking. With
+            `num_context` they follow each other, and chunks overlap by half, so that labelled frames lead on.
         chunk_len: Frames per chunk, the anchor included.
     """
     length = chunk_len or backbone.native_token_frames
-    stride = max(1, length // 2) if params.num_context else None
-    return ChunkParams(chunk_len=length, interleaved=False, chunk_stride=stride)
+    if not params.num_context:
+        return ChunkParams(chunk_len=length)
+    return ChunkParams(chunk_len=length, interleaved=False, chunk_stride=max(1, length // 2))
 
 
 def propagate_stored(store: Store, clip: str, given: LabelsGiven, params: PropagationParams) -> PropagatedLabels:
