@@ -60,5 +60,5 @@ def vbench(
     if not means:
         raise ValueError(f"{samples} holds no samples; wanted: folders NNN with plain.mp4 and guided.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(means, indent=2) + "\n")
+    out.write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
     typer.echo(out)
