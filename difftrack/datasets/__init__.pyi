@@ -1,4 +1,4 @@
-from ._clips import Clip, TrackedVideo, Tracks, check_query_points
+from ._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_query_points
 from ._errors import ClipFailure, DatasetError
 from ._files import (
     CLIP,
@@ -30,6 +30,7 @@ __all__ = [
     "ClipEntry",
     "ClipFailure",
     "ClipManifest",
+    "ClipOrigin",
     "DatasetError",
     "FolderParams",
     "QueryMode",

@@ -23,13 +23,17 @@ def check_name(name: str) -> None:
         )
 
 
-def plain_name(name: str) -> str:
+def plain_name(name: str, *, blank: str = "_") -> str:
     """Turn a foreign name into one that can name a folder: `a b/c` becomes `a_b_c`, `影片一` stays.
 
     Two names may become one; `unique_names` tells them apart.
+
+    Args:
+        name: Any text.
+        blank: What takes the place of everything that may not stand in a name.
     """
     composed = unicodedata.normalize("NFC", name)
-    plain = "".join(letter if _may_stand(letter) else "_" for letter in composed)
+    plain = "".join(letter if _may_stand(letter) else blank for letter in composed)
     plain = plain if plain and not plain.startswith(".") else f"_{plain}"
     return plain.encode()[:_MOST_BYTES].decode(errors="ignore")
 

@@ -4,7 +4,7 @@ from ._images import IMAGE_SUFFIXES, image_size, jpeg_decode, read_image
 from ._limits import MAX_PIXELS, gathered, most_bytes
 from ._listing import VIDEO_SUFFIXES, FolderListing, is_image_folder, list_folder, natural_order
 from ._resizing import resize_frames
-from ._streams import FrameRange, FrameStream, Video, is_lossless, open_video, read_video
+from ._streams import FrameRange, FrameStream, Video, content_digest, is_lossless, open_video, read_video
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -15,6 +15,7 @@ __all__ = [
     "FrameStream",
     "MediaError",
     "Video",
+    "content_digest",
     "gathered",
     "image_size",
     "is_image_folder",

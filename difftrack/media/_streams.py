@@ -1,5 +1,6 @@
 """Videos frame by frame: what is read is held by nobody but the caller."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from difftrack.media._limits import TOO_MUCH, gathered, size_of, too_large
 from difftrack.media._listing import list_folder
 from difftrack.media._orientation import orientation_of
 
-__all__ = ["FrameRange", "FrameStream", "Video", "is_lossless", "open_video", "read_video"]
+__all__ = ["FrameRange", "FrameStream", "Video", "content_digest", "is_lossless", "open_video", "read_video"]
 
 _VIDEO_FORMATS = (
     *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "nut", "mxf", "ivf", "gif"),
@@ -174,6 +175,23 @@ def read_video(path: Path, *, start: int = 0, max_frames: int | None = None, eve
     if expected * stream.height * stream.width * 3 > _limits.most_bytes():
         raise MediaError(f"{path}: {expected} frames of {stream.width}x{stream.height} {TOO_MUCH}")
     return Video(gathered(stream, str(path), expected=expected, first=start), stream.fps, stream.notes)
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a video file, or of the names and contents of a folder's pictures: the same for the same video.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for file in list_folder(path).pictures if path.is_dir() else (path,):
+            with file.open("rb") as content:
+                of_file = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.name if path.is_dir() else ''} {of_file}\n".encode())
+    except OSError as error:
+        raise MediaError(f"{path}: {cause_of(error)}") from error
+    return digest.hexdigest()
 
 
 def is_lossless(path: Path) -> bool:

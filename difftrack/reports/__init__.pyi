@@ -2,23 +2,25 @@ from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
-from ._overlay import draw_tracks
+from ._overlay import draw_tracks, drawn_frames
 from ._params import OverlayParams, ReportParams
 from ._query import PointMatch, draw_query, query_point
 from ._report import BackboneResults, example_clips, write_report
 from ._report_clips import ReportClips
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
-from ._track_export import export_tracks, export_tracks_table
+from ._track_export import ExportedVideo, Provenance, export_name, export_tracks, export_tracks_table
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
 __all__ = [
+    "ExportedVideo",
     "BackboneResults",
     "ReportClips",
     "GroupAccuracy",
     "Method",
     "OverlayParams",
     "PointMatch",
+    "Provenance",
     "ReportParams",
     "Samples",
     "ScoreMaps",
@@ -29,6 +31,7 @@ __all__ = [
     "draw_query",
     "draw_score_maps",
     "draw_tracks",
+    "drawn_frames",
     "example_clips",
     "figure_pixels",
     "maps_from_scores",
@@ -37,6 +40,7 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
+    "export_name",
     "export_tracks",
     "write_report",
     "export_tracks_table",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -82,6 +83,7 @@ def write_predictions(
     *,
     tracker: str | None = None,
     cuts: Sequence[int] = (),
+    about: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
 
@@ -94,13 +96,14 @@ def write_predictions(
         predictions: By name.
         tracker: What gave the tracks of `tracker`, for a file that leaves the project; kept beside them.
         cuts: First frames after cuts at which tracks end; `cuts` of the file, which has none where there are none.
+        about: Further arrays that say what the tracks are of and by what they were made.
 
     Raises:
         ValueError: a file is there and holds no predictions.
     """
     if (held := array_names(path)) is not None and not held >= {"query_points", "points_xy_px"}:
         raise ValueError(f"{path} holds no tracks and is not written over; move it elsewhere")
-    arrays: dict[str, np.ndarray] = {"query_points": query_points}
+    arrays: dict[str, np.ndarray] = {**about, "query_points": query_points}
     if tracker is not None:
         arrays["tracker"] = np.asarray(tracker)
     if cuts:
