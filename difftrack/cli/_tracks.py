@@ -21,6 +21,8 @@ from difftrack.cli._app import PARAMS, default_params, parse_points, ranking_fil
 
 EVALUATION = ("baselines", "lucas_kanade", "query_mode", "trackers")
 """Keys of the section `track` that its stage alone reads."""
+_MANY_CHUNKS = 20
+"""From so many on, a run takes minutes, and says beforehand how much it is."""
 _MOST_SHARE = 0.8
 """Of the memory that is free."""
 
@@ -78,10 +80,11 @@ def track(
         raise typer.BadParameter("--frame is for --points and --grid; --queries has a column frame")
     wanted_size = None if size is None else _size(size)
     # All that costs nothing to check comes first: torch is imported behind it, which takes seconds.
-    stream = _open(video, start=start, max_frames=max_frames, every=every)
     chosen = _read_choices(backbone, params, wanted_size, cuts)
+    stream = _open(video, start=start, max_frames=max_frames, every=every)
     query_points = _query_points(stream, points=points, grid=grid, queries=queries, frame=frame, mask=mask)
     chosen = chosen.anchored_on(query_points)
+    chosen.check_weights()
     _track(stream, query_points, chosen, out=out, name=name, force=force, drawn=(radius, scale, side_by_side))
 
 
@@ -116,7 +119,8 @@ def _track(
     if stream.num_frames is not None:
         estimate = tracker.estimate(max(2, stream.num_frames), len(query_points))
         _check_memory(estimate.num_bytes, str(estimate))
-        typer.echo(f"{stream.path}: {estimate}", err=True)
+        if progress or estimate.num_chunks >= _MANY_CHUNKS:
+            typer.echo(f"{stream.path}: {estimate}", err=True)
     encoded, scenes = tracker.encode(_names(stream.path)[0], stream, expected=stream.num_frames, progress=progress)
     check_query_points(query_points, num_frames=encoded.num_frames, height=stream.height, width=stream.width)
     if scenes.cuts:
@@ -240,6 +244,15 @@ class _Choices:
     section: "TrackParams"
     best_layers: list[int] | None
 
+    def check_weights(self) -> None:
+        """Refuse a folder that is no backbone; a checkpoint that is not here may be fetched."""
+        from difftrack.backbones import missing_weights
+
+        values = asdict(self.model)
+        local = self.model.path is not None or self.backbone.startswith("path:")
+        if local and (problem := missing_weights(self.backbone, values)):
+            raise ValueError(problem)
+
     def anchored_on(self, query_points: "Float[np.ndarray, 'point txy']") -> "_Choices":
         """Where all points start on one frame, that frame is the anchor: it costs no more, and no way is longer."""
         frames = {int(frame) for frame in query_points[:, 0]}
@@ -290,15 +303,13 @@ def _read_choices(
 
 
 def _check_known(backbone: str, backbones: dict[str, Any]) -> None:
-    """Refuse a name that stands for nothing, and a folder that is none."""
-    from difftrack.backbones import SHIPPED, canonical_name, missing_weights
+    """Refuse a name that stands for nothing."""
+    from difftrack.backbones import SHIPPED, canonical_name
 
     values = backbones.get(backbone) or {}
     named = backbone in backbones and (values.get("path") or values.get("checkpoint"))
     if not named and not backbone.startswith("path:") and backbone != SHIPPED:
         canonical_name(backbone)
-    if (values.get("path") or backbone.startswith("path:")) and (problem := missing_weights(backbone, values)):
-        raise ValueError(problem)
 
 
 def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:

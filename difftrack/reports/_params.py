@@ -5,11 +5,10 @@ from typing import Literal
 
 __all__ = ["OverlayParams", "ReportParams"]
 
-_WIDE_PX = 640
-_MOST_UPSCALE = 4
+_NARROW_PX = 400
 _SMALLEST_RADIUS_PX = 1.25
 _WIDTHS_PER_RADIUS = 130
-_RADII_PER_SPACING = 8
+_RADII_PER_SPACING = 10
 """Points of a grid of that many radii cover a twentieth of the picture."""
 
 
@@ -24,10 +23,9 @@ class OverlayParams:
     trail_frames: int = 8
     """Frames after which a trail has faded to a third; 0 draws no trail."""
     upscale: int | None = None
-    """Pixels of the picture per pixel of the clip; null enlarges clips to 640 pixels of width or more, at most 4
-    times."""
+    """Pixels of the picture per pixel of the clip; null doubles clips narrower than 400 pixels."""
     point_radius_px: float | None = None
-    """Radius of a point in pixels of the picture; null takes a 130th of its width, and an 8th of the distance between
+    """Radius of a point in pixels of the picture; null takes a 130th of its width, and a tenth of the distance between
     points where there are many."""
     jump_share: float = 0.06
     """A trail breaks where a point jumps: by more than this share of the picture's diagonal from one frame to the next,
@@ -50,7 +48,7 @@ class OverlayParams:
     def scale(self, width: int) -> int:
         """Pixels of the picture per pixel of a clip that is `width` pixels wide."""
         if self.upscale is None:
-            return min(_MOST_UPSCALE, -(-_WIDE_PX // width))
+            return 2 if width < _NARROW_PX else 1
         return self.upscale
 
     def radius_px(self, height: int, width: int, num_points: int) -> float:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ __all__ = ["ExportedVideo", "Provenance", "export_name", "export_tracks", "expor
 
 _ENDINGS = ("tracks.npz", "tracks.csv", "overlay.mp4")
 _SOURCE = "source_sha256"
+_WIDE_PX = 640
+"""Width from which a video is large enough to look at."""
+_MOST_UPSCALE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,12 @@ class ExportedVideo:
     params: OverlayParams = field(default_factory=OverlayParams)
     beside: bool = False
     """Whether the video as it is stands on the left."""
+
+    def enlarged(self, width: int) -> OverlayParams:
+        """As it is drawn for a video that is `width` pixels wide: one too small to look at is enlarged."""
+        if self.params.upscale is not None:
+            return self.params
+        return replace(self.params, upscale=min(_MOST_UPSCALE, -(-_WIDE_PX // width)))
 
 
 def export_name(folder: Path, names: Sequence[str], source_sha256: str, *, force: bool = False) -> str:
@@ -150,7 +159,8 @@ def _overlay(
     video: ExportedVideo,
 ) -> Iterator[UInt8[np.ndarray, "out_row out_col rgb"]]:
     """Frames with tracks, a legend under them, and the video beside them where that is asked for."""
-    params, scale = video.params, video.params.scale(size[1])
+    params = video.enlarged(size[1])
+    scale = params.scale(size[1])
     plain: list[np.ndarray] = []
 
     def passing() -> Iterator[UInt8[np.ndarray, "row col rgb"]]:

@@ -20,8 +20,8 @@ from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, s
 
 __all__ = ["TrackingEstimate", "VideoTracker"]
 
-_COPIES = 4
-"""Of what is kept of every candidate while tracks are decided: matches as they come, stacked, joined, and paths."""
+_COPIES = 3
+"""Of what is kept of every candidate while tracks are decided: matches as they come, stacked, and their paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class VideoTracker:
         best_layers: Layers by their scores, best first; needed for `layers: best`.
 
     Raises:
-        ValueError: the backbone cannot be run as the view asks.
+        ValueError: the backbone cannot be run as the view asks, or there is no such device.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class VideoTracker:
     ) -> None:
         self._backbone, self._view, self._params, self._best_layers = backbone, view, params, best_layers
         self._extractor = Extractor(backbone, view)
+        self._device = matching_device(params.device)
 
     def estimate(self, num_frames: int, num_points: int) -> TrackingEstimate:
         """Say what a video of so many frames and points will take; nothing of the backbone but its configs loads.
@@ -78,7 +79,7 @@ class VideoTracker:
         grid = backbone.token_grid(len(chunks[0]), view.height, view.width, frames_alone=True)
         num_layers = backbone.num_layers if isinstance(self._params.layers, str) else len(self._params.layers)
         descriptors = grid.num_tokens * backbone.num_heads * backbone.num_channels * 4 * 2 * num_layers
-        return TrackingEstimate(used, len(chunks), 2 * latents + _COPIES * candidates + 2 * descriptors)
+        return TrackingEstimate(used, len(chunks), latents + _COPIES * candidates + 2 * descriptors)
 
     def encode(
         self,
@@ -107,7 +108,7 @@ class VideoTracker:
                 yield frame
 
         images = range(0) if not self._backbone.needs_image else self._view.chunks.anchors
-        encoded = encode_frames(self._extractor, name, looked_at(), keep=images)
+        encoded = encode_frames(self._extractor, name, looked_at(), keep=images, expected=expected)
         if encoded.num_frames < 2:
             raise ValueError(f"{name} has {encoded.num_frames} frame(s); tracking needs at least 2")
         return encoded, finder.scenes()
@@ -142,7 +143,7 @@ class VideoTracker:
         seen[:, 1:] = rescale_points(query_points[:, 1:], from_size=clip_size, to_size=spec.size)
         with Progress(disable=not progress) as bar:
             task = bar.add_task("track", total=len(extraction.groups))
-            runs = _Runs(extraction, sources, matching_device(self._params.device), lambda: bar.advance(task))
+            runs = _Runs(extraction, sources, self._device, lambda: bar.advance(task))
             chunks = [runs.chunk(group) for group in extraction.groups]
             tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=self._params, scenes=scenes)
         return tracks.rescaled(from_size=spec.size, to_size=clip_size)
