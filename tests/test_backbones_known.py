@@ -55,11 +55,18 @@ PUBLISHED = {
     "wan2.1-14b": ((40, 40, 128), None),
     "wan2.1-i2v-14b": ((40, 40, 128), 16_394_878_784),
     "wan2.2-ti2v-5b": ((30, 24, 128), 4_999_787_712),
+    "wan2.2-t2v-a14b": ((40, 40, 128), 2 * 14_288_491_584),
+    "wan2.2-i2v-a14b": ((40, 40, 128), 2 * 14_288_901_184),
     "ltx-2b": ((28, 32, 64), 1_923_385_472),
     "ltx-13b": ((48, 32, 128), 13_042_569_344),
     "mochi-1": ((48, 24, 128), 10_027_677_744),
     "allegro": ((32, 24, 96), None),
     "skyreels-v2-1.3b": ((30, 12, 128), None),
+    "cosmos-predict2-2b": ((28, 16, 128), 1_956_413_440),
+    "cosmos-predict2-14b": ((36, 40, 128), None),
+    "cosmos-predict2.5-2b": ((28, 16, 128), None),
+    "kandinsky-5-lite": ((32, 28, 64), None),
+    "kandinsky-5-pro": ((60, 32, 128), None),
 }
 
 
@@ -380,20 +387,37 @@ def test_every_model_is_read_from_safetensors(name: str, tmp_path: Path, monkeyp
     assert asked == dict.fromkeys(models, True)
 
 
-def test_two_transformers_are_refused(tmp_path: Path) -> None:
-    folder = ROWS["wan2.1-1.3b"](tmp_path / "pipeline")
-    (folder / "transformer").rename(folder / "transformer_2")
-    (folder / "transformer").symlink_to(folder / "transformer_2")
-    index = json.loads((folder / "model_index.json").read_text())
-    index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.9}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(BackboneError, match="two transformers"):
-        load_backbone(f"path:{folder}").attention_modules()
-
-
 def test_a_pipeline_of_nobodys_is_refused(tmp_path: Path) -> None:
     folder = ROWS["wan2.1-1.3b"](tmp_path / "pipeline")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "MyPipeline"}))
     with pytest.raises(BackboneError, match="MyPipeline"):
         load_backbone(f"path:{folder}")
+
+
+OTHER_SIZES = {"cogvideox-2b": ((480, 736), (512, 768), (768, 1360)), "wan2.1-1.3b": ((768, 1360),)}
+"""Beside the size that each is made for: those at which eight frames at a time passed diffusers' 2 GiB."""
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, size) for name, known in KNOWN.items() for size in (known.size[1:], *OTHER_SIZES.get(name, ()))],
+)
+def test_frames_are_encoded_alone_at_every_listed_size_without_memory(name: str, size: tuple[int, int]) -> None:
+    backbone = constructed_backbone(name, ModelParams(device="meta", dtype="bfloat16"))
+    batch = backbone.vae_batch(*size)
+    assert 1 <= batch <= 8
+    frames = np.zeros((batch + 1, *size, 3), np.uint8)
+    latents = backbone.encode(frames, frames_alone=True)
+    rows, cols = (side // backbone.spatial_stride for side in size)
+    fold = backbone.latents_per_token_frame
+    assert latents.shape == ((batch + 1) * fold, backbone.num_latent_channels, rows, cols)
+
+
+def test_a_batch_that_the_autoencoder_cannot_take_is_cut_and_a_frame_refused_with_the_way_out() -> None:
+    asked = {"device": "meta", "dtype": "bfloat16"}
+    backbone = constructed_backbone("cogvideox-2b", ModelParams(**asked, vae_batch_frames=9))  # type: ignore[arg-type]
+    assert [backbone.vae_batch(*size) for size in ((480, 720), (480, 736), (240, 360))] == [8, 7, 9]
+    assert constructed_backbone("cogvideox-2b", ModelParams(**asked)).vae_batch(240, 360) == 8  # type: ignore[arg-type]
+    with pytest.raises(BackboneError, match=r"one frame of 2160 x 3840 px is more than .* switch vae_tiling on"):
+        backbone.vae_batch(2160, 3840)

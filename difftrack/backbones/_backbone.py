@@ -67,6 +67,7 @@ class Backbone(CapturingBackbone):
             "image_condition": params.image_condition if self.needs_image else None,
             "text_encoder_quantization": params.text_encoder_quantization,
             **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
+            **({"expert": params.expert} if self.experts else {}),
         }
 
     def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:
@@ -229,6 +230,7 @@ class Backbone(CapturingBackbone):
             )
             warnings.warn(message, stacklevel=3)
         tokenizer = self.components["tokenizer"]
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:
             cut = tokenizer.decode(ids[self.text_length - 1 :], skip_special_tokens=True)

@@ -23,6 +23,8 @@ from difftrack.backbones._weights import refuse_not_finite
 __all__ = ["Components", "FolderComponents", "ancestry"]
 
 _TEXT = ("text_encoder", "tokenizer")
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+"""What a tokenizer notes once it has warned of indexing errors, which no model that reads cut prompts makes."""
 
 
 class Components(ABC):
@@ -76,6 +78,8 @@ class Components(ABC):
         return self._loaded[component]
 
     def _hold(self, name: str, component: Any) -> None:  # noqa: ANN401
+        if isinstance(said := getattr(component, "deprecation_warnings", None), dict):
+            said[_TOO_LONG] = True  # every prompt is cut, and `warn_where_cut` says what of it
         self._loaded[name] = component
         self._as_loaded[name] = state_of(component)
 
@@ -107,15 +111,16 @@ class Components(ABC):
         shipped = self["scheduler"]
         return type(shipped).from_config(shipped.config, **changes)
 
-    def pipeline(self, *, scheduler: Any, kind: Any = None) -> Any:  # noqa: ANN401
+    def pipeline(self, *, scheduler: Any, kind: Any = None, **others: Any) -> Any:  # noqa: ANN401
         """The pipeline over all components but the text encoders; prompts must reach it embedded.
 
         Args:
             scheduler: To sample with.
             kind: Class of the pipeline, if not the checkpoint's own.
+            others: Further components, which no folder holds.
         """
         held = [name for name in self.names if not name.startswith(_TEXT)]
-        return self._pipeline(held, scheduler=scheduler, kind=kind or self.pipeline_class)
+        return self._pipeline(held, kind=kind or self.pipeline_class, scheduler=scheduler, **others)
 
     def text_pipeline(self, *also: str, kind: Any = None) -> Any:  # noqa: ANN401
         """The pipeline over the text encoders alone, to embed prompts while nothing else is in memory.
@@ -136,12 +141,12 @@ class Components(ABC):
         held: Sequence[str],
         outlined: Sequence[str] = (),
         *,
-        scheduler: Any,  # noqa: ANN401
         kind: Any,  # noqa: ANN401
+        **made: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         taken = inspect.signature(kind.__init__).parameters
         given = {name: self[name] for name in held} | {name: self.outline(name) for name in outlined}
-        given |= {"scheduler": scheduler} | dict(self.settings)
+        given |= made | dict(self.settings)
         absent = dict.fromkeys(set(taken) - {"self", *given})
         optional = {name for name, parameter in taken.items() if parameter.default is not inspect.Parameter.empty}
         arguments = {name: value for name, value in (given | absent).items() if name in taken}

@@ -40,12 +40,16 @@ class KnownBackbone:
 
     repository: str
     """owner/name on the hub."""
+    revision: str | None = None
+    """Branch of the repository that holds the pipeline folder, where that is not the main one."""
     aliases: tuple[str, ...] = ()
     """Names in the released code of DiffTrack."""
     pipeline: str
     """Class of the pipeline."""
     transformer: tuple[str, Arguments]
     """Class and constructor arguments."""
+    transformer_2: tuple[str, Arguments] | None = None
+    """Class and constructor arguments of a second one that takes the steps of less noise."""
     vae: tuple[str, Arguments]
     """Class and constructor arguments."""
     scheduler: tuple[str, Arguments]

@@ -32,6 +32,8 @@ __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 
 _CPU = torch.device("cpu")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MADE_BY_THE_PIPELINE = ("safety_checker",)
+"""Components that a pipeline makes by itself and no folder holds, whatever its index says."""
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
 
@@ -60,7 +62,7 @@ class PipelineFolder:
         self._components: dict[str, tuple[str, str]] = {
             name: (entry[0], entry[1])
             for name, entry in index.items()
-            if isinstance(entry, list) and entry[:1] != [None]
+            if isinstance(entry, list) and entry[:1] != [None] and name not in _MADE_BY_THE_PIPELINE
         }
         self.settings: dict[str, Any] = {
             name: value for name, value in index.items() if not isinstance(value, list) and not name.startswith("_")

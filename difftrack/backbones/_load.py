@@ -34,8 +34,11 @@ def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
             its transformer class.
     """
     params = params or ModelParams()
-    if params.image_condition == "checkpoint" and (known := _known(name, params)) is not None:
-        params = replace(params, image_condition=known.image_condition)
+    if (known := _known(name, params)) is not None:
+        if params.image_condition == "checkpoint":
+            params = replace(params, image_condition=known.image_condition)
+        if params.path is None and params.revision is None and params.checkpoint in (None, known.repository):
+            params = replace(params, revision=known.revision)
     folder = find_folder(name, params)
     components = FolderComponents(folder, params)
     _ = components.pipeline_class  # refuses a pipeline that nobody has, before anything is loaded

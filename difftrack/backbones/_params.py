@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
+__all__ = ["Expert", "KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
 
 CapturedKind = Literal["query", "key", "feature"]
 """Query and key as attention uses them; feature = attention output per head, before the output projection."""
@@ -20,6 +20,11 @@ Quantization = Literal["none", "int8", "nf4"]
 ImageCondition = Literal["checkpoint", "none", "first_frame", "every_frame"]
 """What an image-to-video backbone is told of the image that a clip starts from: what its checkpoint says; nothing (Wan
 2.2 TI2V as text to video); the image at the first latent frame; the image as if it were every frame (NimVideo's 2B)."""
+
+
+Expert = Literal["by_step", "high_noise", "low_noise"]
+"""Which of two transformers that share the steps runs (Wan 2.2 A14B): the sampler's own at each step, or one of them at
+every step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +47,10 @@ class ModelParams:
     """"cpu", "cuda", "cuda:1", or "auto": the first CUDA device where there is one."""
     local_files_only: bool = False
     """Never ask the network, even if the weights are missing."""
-    vae_batch_frames: int = 8
-    """Frames per batch where each frame is encoded alone; bounds memory, changes no number."""
+    vae_batch_frames: int | Literal["auto"] = "auto"
+    """Most frames per batch where each frame is encoded alone, on a GPU; a CPU takes one by one. Bounds memory, changes
+    no number. auto: as many as keep the autoencoder's widest layer below 2 GiB at this size, at most 8; a larger number
+    is cut to what does."""
     vae_tiling: bool = False
     """Encode and decode in overlapping tiles: less memory, slightly different latents."""
     vae_slicing: bool = False
@@ -54,6 +61,9 @@ class ModelParams:
     """Guidance that a distilled backbone (HunyuanVideo) reads as an input; others have none."""
     image_condition: ImageCondition = "checkpoint"
     """How the image reaches an image-to-video backbone; others have none."""
+    expert: Expert = "by_step"
+    """Which transformer runs, where two share the steps by noise (Wan 2.2 A14B): the sampler's own at each step, or one
+    of them at all steps; others have one."""
     text_encoder_quantization: Quantization = "none"
     """Fewer bits per weight of the text encoder (needs the package bitsandbytes)."""
     release_text_encoder: bool = False
@@ -63,7 +73,7 @@ class ModelParams:
     def __post_init__(self) -> None:
         if self.path is not None and self.checkpoint is not None:
             raise ValueError(f"path is {self.path!r} and checkpoint is {self.checkpoint!r}; give one of the two")
-        if self.vae_batch_frames < 1:
+        if self.vae_batch_frames != "auto" and self.vae_batch_frames < 1:
             raise ValueError(f"vae_batch_frames is {self.vae_batch_frames}; it must be at least 1")
         if re.fullmatch(r"auto|cpu|mps|meta|cuda(:\d+)?", self.device) is None:
             raise ValueError(f"device is {self.device!r}; wanted: auto, cpu, cuda or cuda:N")

@@ -8,6 +8,7 @@ from ._frame_encoding import encode_frames
 from ._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
 from ._params import (
     AnalysisParams,
+    DenoiseParams,
     ExtractParams,
     InversionParams,
     Mode,
@@ -28,6 +29,7 @@ __all__ = [
     "ExtractionError",
     "Extractor",
     "GroupShelf",
+    "DenoiseParams",
     "InversionParams",
     "Mode",
     "ModeParams",

@@ -1,11 +1,12 @@
 """One backbone in one view: which steps, layers and heads are wanted, and what the groups of a clip will hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import diffusers
 import numpy as np
 from jaxtyping import Num
+from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
 from difftrack.datasets import Clip, working_frames
@@ -92,6 +93,8 @@ class BackboneView:
     ) -> DescriptorSpec:
         params, grid = self.params, self.grid(len(frames))
         steps = (params.num_inference_steps - 1,) if mode == "clean" else self.steps
+        if mode == "denoise":
+            steps = tuple(step for step in steps if step >= params.first_step(steps))
         timesteps = self.schedule(grid).timesteps
         return DescriptorSpec(
             steps=steps,
@@ -105,8 +108,20 @@ class BackboneView:
             size=(params.height, params.width),
             kinds=params.descriptors,
             text_mask=text_mask,
-            fingerprint_parts={"clip": fingerprint, "frames": list(frames), "mode": mode, **self._choices(mode)},
+            fingerprint_parts={
+                "clip": fingerprint,
+                "frames": list(frames),
+                "mode": mode,
+                **self._experts([timesteps[step] for step in steps]),
+                **self._choices(mode),
+            },
         )
+
+    def _experts(self, timesteps: Sequence[Tensor]) -> dict[str, object]:
+        """Which expert ran at each kept step, where two share the steps."""
+        if not self.backbone.experts:
+            return {}
+        return {"experts": [self.backbone.expert_at(timestep) for timestep in timesteps]}
 
     def _text_mask(self, prompt: PromptEmbedding | None) -> tuple[bool, ...]:
         if "key" not in self.params.descriptors:
@@ -118,7 +133,8 @@ class BackboneView:
     def _choices(self, mode: Mode) -> dict[str, object]:
         """Everything else that changes the numbers."""
         params, backbone = self.params, self.backbone
-        inverted = mode == "ddim_inversion"
+        start = params.denoise.start if mode == "denoise" else mode
+        inverted = start == "ddim_inversion"
         return {
             "capture": CAPTURE_VERSION,
             "diffusers": diffusers.__version__,
@@ -126,12 +142,17 @@ class BackboneView:
             **backbone.loading_choices(),
             "frames_alone": self.frames_alone,
             "num_inference_steps": params.num_inference_steps,
-            "noise_seed": params.noise_seed if mode == "add_noise" else None,
+            "noise_seed": params.noise_seed if start == "add_noise" else None,
             "inversion": [params.inversion.form, params.inversion.iterations] if inverted else None,
             "prompt": params.prompt,
             "guidance_branch": params.guidance_branch,
             "resize": params.resize,
+            **({} if mode != "denoise" else {"denoise": self._walk(start)}),
         }
+
+    def _walk(self, start: str) -> list[object]:
+        """How `denoise` gets to the wanted steps."""
+        return [self.params.first_step(self.steps), start, self.params.denoise.cfg_scale]
 
 
 def _chosen(name: str, chosen: str | tuple[int, ...], count: int) -> tuple[int, ...]:

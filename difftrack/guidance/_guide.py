@@ -40,6 +40,11 @@ def guided(
     Raises:
         GuidanceError: the backbone has not all of the layers, or its sampling cannot be followed.
     """
+    if backbone.experts:
+        raise GuidanceError(
+            f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance follows "
+            f"one: guide a backbone that has one"
+        )
     layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     modules = backbone.attention_modules()
     with guide_transformer(backbone.transformer, modules, layout, guidance, calls=calls, num_clips=num_clips):

@@ -1,6 +1,7 @@
 """HunyuanVideo: classes and checkpoints."""
 
 from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
+from difftrack.backbones.families._encoders import CLIP_TEXT
 
 __all__ = ["FAMILY"]
 
@@ -14,10 +15,6 @@ _LLAMA = (
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     },
-)
-_CLIP_TEXT = (
-    "CLIPTextModel",
-    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
 )
 
 
@@ -54,7 +51,7 @@ FAMILY = BackboneFamily(
                 "text_embed_dim": 32,
                 "pooled_projection_dim": 16,
             },
-            encoders={"text_encoder": _LLAMA, "text_encoder_2": _CLIP_TEXT},
+            encoders={"text_encoder": _LLAMA, "text_encoder_2": CLIP_TEXT},
         ),
     },
 )

@@ -34,6 +34,8 @@ _TI2V_VAE = {
     "out_channels": 12,
     "patch_size": 2,
     "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,  # the checkpoint's own come with it; the class's are of 16 channels
+    "latents_std": [1.0] * 48,
 }
 
 
@@ -48,12 +50,14 @@ def _wan(
     small: Arguments = NO_ARGUMENTS,
     settings: Arguments = NO_ARGUMENTS,
     image_encoder: bool = False,
+    experts: bool = False,
 ) -> KnownBackbone:
     scheduler = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": flow_shift}
     return KnownBackbone(
         repository=repository,
         pipeline=pipeline,
         transformer=("WanTransformer3DModel", arguments),
+        transformer_2=("WanTransformer3DModel", arguments) if experts else None,
         vae=("AutoencoderKLWan", vae),
         scheduler=("UniPCMultistepScheduler", scheduler),
         size=size,
@@ -105,6 +109,21 @@ FAMILY = BackboneFamily(
             flow_shift=5.0,
             vae=_TI2V_VAE,
             settings={"expand_timesteps": True},
+        ),
+        "wan2.2-t2v-a14b": _wan(
+            "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+            NO_ARGUMENTS,
+            size=(81, 720, 1280),
+            settings={"boundary_ratio": 0.875},
+            experts=True,
+        ),
+        "wan2.2-i2v-a14b": _wan(
+            "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+            {"in_channels": 36},
+            size=(81, 720, 1280),
+            pipeline="WanImageToVideoPipeline",
+            settings={"boundary_ratio": 0.9},
+            experts=True,
         ),
     },
 )
