@@ -7,6 +7,7 @@ A video is made (moving noise, H.264), then looked at as `track` does it:
     decode    every frame, at its own size, one at a time
     encode    every frame through the autoencoder of the shipped backbone, at the size of params.yaml
     track     all points through the first so many chunks of frames
+    decide    tracks of matches in as many frames, made up: the paths, what is visible
     overlay   tracks of that many points, made up, drawn on every frame and written
 
 `all` is `difftrack track` itself, on `--all-frames` frames. Peak memory is the largest resident set of the process
@@ -64,6 +65,7 @@ def main() -> None:
             "decode": (_decode, (video,)),
             "encode": (_encode, (video,)),
             "track": (_track, (video, arguments.chunks)),
+            "decide": (_decide, (arguments.frames, height, width)),
             "overlay": (_overlay, (video, folder)),
             "all": (_all, (video, folder, arguments.all_frames)),
         }
@@ -81,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--video", type=Path, help="take this one instead")
     parser.add_argument("--chunks", type=int, default=6, help="of frames, for the part track")
     parser.add_argument("--all-frames", type=int, default=33, help="for the part all")
-    parser.add_argument("--parts", nargs="*", choices=["decode", "encode", "track", "overlay", "all"])
+    parser.add_argument("--parts", nargs="*", choices=["decode", "encode", "track", "decide", "overlay", "all"])
     parser.add_argument("--out", type=Path, help="JSON file of results")
     return parser.parse_args()
 
@@ -153,6 +155,33 @@ def _track(video: Path, num_chunks: int) -> int:
     encoded, scenes = tracker.encode("video", stream)
     tracks = tracker.track(encoded, query_grid(stream.height, stream.width, GRID), scenes=scenes)
     return len(tracks.visible)
+
+
+def _decide(num_frames: int, height: int, width: int) -> int:
+    """As `track` decides: a list of matches, one a frame, is stacked and paths are chosen in it."""
+    import torch
+
+    from difftrack.annotation import query_grid
+    from difftrack.geometry import rescale_points
+    from difftrack.tracking._frame_matches import FrameMatches
+    from difftrack.tracking._tracker import decide_tracks
+
+    tracker = _tracker()
+    params, view = tracker._params, tracker._view
+    grid = tracker._backbone.token_grid(9, view.height, view.width, frames_alone=True)
+    queries = query_grid(height, width, GRID)
+    queries[:, 1:] = rescale_points(queries[:, 1:], from_size=(height, width), to_size=(view.height, view.width))
+    generator, shape = torch.Generator().manual_seed(0), (len(queries), params.num_candidates)
+
+    def one() -> FrameMatches:
+        candidates = torch.rand(*shape, 2, generator=generator) * torch.tensor([grid.cols, grid.rows])
+        certain = torch.rand(len(queries), generator=generator)
+        return FrameMatches(candidates[:, 0], certain, certain, candidates, torch.rand(shape), certain)
+
+    matches = [one() for _ in range(num_frames)]
+    stacked = FrameMatches.stack(matches)
+    matches.clear()
+    return len(decide_tracks(stacked, queries, grid=grid, params=params).visible)
 
 
 def _overlay(video: Path, folder: str) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from difftrack.extraction import TrackingParams
     from difftrack.media import FrameStream
     from difftrack.tracking import TrackParams
-from difftrack.cli._app import PARAMS, default_params, parse_points, ranking_file, read_sections, verb
+from difftrack.cli._app import PARAMS, anchored, default_params, parse_points, ranking_file, read_sections, verb
 
 EVALUATION = ("baselines", "lucas_kanade", "queries", "query_mode", "trackers")
 """Keys of the section `track` that its stage alone reads."""
@@ -280,7 +280,7 @@ def _read_choices(
     from difftrack.tracking import TrackParams
 
     file = params or default_params()
-    values = read_sections(file, "extract", "track", "backbones")
+    values = anchored(read_sections(file, "extract", "track", "backbones"), file)
     view = parse(TrackingParams, values["extract"].get("tracking"), "extract.tracking", file=file)
     own = {key: value for key, value in values["track"].items() if key not in EVALUATION}
     section = parse(TrackParams, own, "track", file=file)
