@@ -275,7 +275,8 @@ def test_track_writes_arrays_table_and_overlay_for_a_video_of_ones_own(tmp_path:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 2
     assert float(rows[5]["x_px"]) == pytest.approx(float(tracks.points_xy_px[2, 1, 0]))
-    assert read_video(tmp_path / "out" / "my-video-overlay.mp4").frames.shape == (7, 54, 72, 3)
+    # Four times as large, and a strip with the legend.
+    assert read_video(tmp_path / "out" / "my-video-overlay.mp4").frames.shape == (7, 4 * 53 + 22, 4 * 71, 3)
 
 
 def test_track_leaves_the_video_beside_which_it_writes_as_it_is(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """What all verbs share: the application, one-line errors, params files."""
 
+import copy
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -63,7 +65,8 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
     from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 
     try:
-        with interruptible():
+        with interruptible(), warnings.catch_warnings():
+            warnings.showwarning = _warn_in_one_line
             yield
     except Interrupted as error:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
@@ -77,6 +80,11 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
             raise
         typer.echo(f"difftrack: {said}", err=True)
         raise typer.Exit(1) from error
+
+
+def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    """Say what a warning says, and not which line of which file says it."""
+    typer.echo(f"difftrack: {' '.join(str(message).split())}", err=True)
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -103,10 +111,10 @@ def parse_points(text: str) -> list[tuple[float, float]]:
 
 
 def ranking_file(values: dict[str, Any], params: Path, backbone: str) -> Path:
-    """A backbone's ranking of layers, where the score stage of these params has written it."""
+    """A backbone's ranking of layers, where the score stage of these params, anchored at their file, has written it."""
     paths = values.get("paths")
     scores = paths.get("scores") if isinstance(paths, dict) else None
-    file = params.parent / Path(scores or "data/scores") / backbone / "best_layers.json"
+    file = (Path(scores) if scores else params.parent / "data" / "scores") / backbone / "best_layers.json"
     check_made(file)
     return file
 
@@ -150,6 +158,44 @@ def read_sections(path: Path, *sections: str) -> dict[str, Any]:
     return values
 
 
+_PATHS = (
+    ("backbones", "*", "path"),
+    ("synthesize", "folder", "path"),
+    ("synthesize", "folder", "prompts"),
+    ("synthesize", "generated", "prompts"),
+    ("synthesize", "generated", "indices"),
+    ("synthesize", "generated", "images"),
+    ("annotate", "object_masks"),
+    ("annotate", "published"),
+    ("guide", "prompts"),
+    ("guide", "images"),
+    ("paths", "*"),
+)
+"""Keys of params.yaml that hold paths."""
+
+
+def anchored(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The values of a params file with its relative paths made to start from its own folder, wherever one stands."""
+    folder = file.parent
+    if folder == Path():
+        return values
+    anchored_values = copy.deepcopy(values)
+    for keys in _PATHS:
+        _anchor(anchored_values, keys, folder)
+    return anchored_values
+
+
+def _anchor(values: Any, keys: Sequence[str], folder: Path) -> None:  # noqa: ANN401 - whatever a file holds
+    if not isinstance(values, dict):
+        return
+    first, *others = keys
+    for key in list(values) if first == "*" else [first]:
+        if others:
+            _anchor(values.get(key), others, folder)
+        elif isinstance(values.get(key), str):
+            values[key] = str(folder / values[key])
+
+
 def _check_backbones(backbones: dict[str, Any], path: Path) -> None:
     from difftrack.backbones import ModelParams
     from difftrack.params import parse_each
@@ -169,7 +215,7 @@ def read_extraction(path: Path) -> dict[str, Any]:
     for name in ("clips", "descriptors"):
         if name not in values["paths"]:
             raise ValueError(f"{path}: paths.{name} is missing; wanted: a path")
-    return values
+    return anchored(values, path)
 
 
 def watched(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:

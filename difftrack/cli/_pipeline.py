@@ -127,8 +127,16 @@ def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems
     typer.echo(yaml.safe_dump({section: values[section] for section in chosen.params}, sort_keys=False).rstrip())
     for command in commands(chosen, values):
         typer.echo(f"in {folder}: {command}")
-    for problem in problems:
+    for problem in [*problems, *_missing_weights(values)]:
         typer.echo(f"missing: {problem}")
+
+
+def _missing_weights(values: dict[str, Any]) -> list[str]:
+    """Weights that a preset's backbones need and that are not on this machine, a line each."""
+    from difftrack.backbones import missing_weights
+
+    backbones = values.get("backbones") or {}
+    return [problem for name, entry in backbones.items() if (problem := missing_weights(name, entry))]
 
 
 def _run_in(folder: Path, command: str) -> None:
