@@ -214,6 +214,13 @@ def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Pat
     )
 
 
+def test_a_prompt_file_of_any_name_is_one_word_of_a_command() -> None:
+    preset = Preset(about="", script="", run=("python -m x prompts=${guide.prompts} -- samples=out",), params={})
+    name = "my prompts (new); touch $HOME 'x'.txt"
+    (command,) = commands(preset, {"guide": {"prompts": name}})
+    assert shlex.split(command) == ["python", "-m", "x", f"prompts={name}", "--", "samples=out"]
+
+
 # The table of flags
 
 RELEASED = TOP / "docs" / "released.md"
