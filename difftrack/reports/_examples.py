@@ -287,7 +287,7 @@ def trajectories_section(
             video = f"videos/{backbone}-{name}-{kind}-{view.slug}.mp4"
             drawings.draw(partial(_write_trajectories, example, view, matching, kind, label, params.overlay), video)
             detail = f"{len(example.followed_xy_px)} points, by {label}"
-            shown.append(GalleryClip(name, detail, video, f"{width} / {height}", [label]))
+            shown.append(GalleryClip(name, detail, video, f"{width} / {height}", [label], example.clip.fps))
     return Section(
         anchor=f"{backbone}-trajectories",
         short="Trajectories",
