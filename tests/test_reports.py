@@ -661,8 +661,8 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
     write_store(deps["descriptors"] / "one" / "analysis", units=((20, 1),))
     (deps["scores"] / "one").mkdir(parents=True)
     (deps["scores"] / "one" / "scores.json").write_text(json.dumps(scores_json()))
-    section = {"frames": "all", "kinds": ["query_key", "feature"], "trajectories": True, "token_positions": [[1, 1]]}
-    section["clips"] = "all"
+    section: dict[str, Any] = {"frames": "all", "kinds": ["query_key", "feature"], "trajectories": True}
+    section |= {"clips": "all", "token_positions": [[1, 1]]}
     main({"report": section, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
     drawn = {file.name for folder in ("strips", "videos") for file in (tmp_path / "report" / folder).iterdir()}
     assert drawn == {
