@@ -75,7 +75,7 @@ class Case:
 
 
 # Rows that differ from their neighbours in numbers only.
-REPEATED = ("cogvideox-2b", "wan2.1-14b", "cosmos-predict2-14b", "kandinsky-5-pro")
+REPEATED = ("cogvideox-2b", "wan2.1-14b", "cosmos-predict2-14b", "kandinsky-5-pro", "ltx-2.5")
 
 ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky")
 """Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
@@ -267,7 +267,14 @@ def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Cas
         for prompt in (PROMPT, "")[:num_branches]:
             embedding = case.backbone.embed(prompt)
             (record,) = case.backbone.capture(
-                latents, step, schedule, embedding, layers=[1], kinds=["query"], **case.conditions(latents)
+                latents,
+                step,
+                schedule,
+                embedding,
+                layers=[1],
+                kinds=["query"],
+                inputs=generated.trajectory.inputs_at(step),
+                **case.conditions(latents),
             )
             first = 11 if case.name.startswith(TEXT_FIRST) else 0
             query = record.query.flatten(1, 3)

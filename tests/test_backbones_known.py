@@ -67,6 +67,9 @@ PUBLISHED = {
     "cosmos-predict2.5-2b": ((28, 16, 128), None),
     "kandinsky-5-lite": ((32, 28, 64), None),
     "kandinsky-5-pro": ((60, 32, 128), None),
+    "ltx-2": ((48, 32, 128), None),
+    "ltx-2.3": ((48, 32, 128), None),
+    "ltx-2.5": ((48, 32, 128), None),
 }
 
 

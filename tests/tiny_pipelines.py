@@ -12,6 +12,8 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLMochi,
     AutoencoderKLWan,
@@ -32,6 +34,8 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
@@ -44,6 +48,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -54,6 +59,8 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -559,6 +566,114 @@ def save_kandinsky5(folder: Path, *, attention_type: str = "regular") -> Path:
     return folder
 
 
+def gemma(words: PreTrainedTokenizerFast) -> Gemma3ForConditionalGeneration:
+    """2 layers of 12 channels."""
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": 12,
+        "intermediate_size": 7,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 6,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 7,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 2,
+        "image_size": 4,
+    }
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
+
+
+def save_ltx2(folder: Path, **transformer_changes: object) -> Path:
+    """4 layers of 3 heads x 16 channels, 6 latent channels, 32x in space, 8x in time; and sound of 6 channels."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    words.model_max_length = 1024
+    per_modality = transformer_changes.get("use_prompt_embeddings") is False
+    connector = {
+        f"{stream}_connector_{key}": value
+        for stream, heads in (("video", 4 if per_modality else 1), ("audio", 2 if per_modality else 1))
+        for key, value in (
+            ("num_attention_heads", heads),
+            ("attention_head_dim", 12),
+            ("num_layers", 1),
+            ("num_learnable_registers", None),
+        )
+    }
+    LTX2Pipeline(
+        tokenizer=words,
+        text_encoder=gemma(words),
+        connectors=LTX2TextConnectors(
+            caption_channels=12,
+            text_proj_in_factor=3,
+            connector_rope_base_seq_len=32,
+            rope_type="split",
+            per_modality_projections=per_modality,
+            video_hidden_dim=48,
+            audio_hidden_dim=24,
+            **connector,
+        ),
+        vae=AutoencoderKLLTX2Video(
+            latent_channels=6,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(4, 8, 16),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            upsample_residual=False,
+            spatial_compression_ratio=32,
+            temporal_compression_ratio=8,
+        ),
+        audio_vae=AutoencoderKLLTX2Audio(
+            base_channels=6, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=12
+        ),
+        vocoder=LTX2Vocoder(
+            in_channels=24,
+            hidden_channels=8,
+            upsample_kernel_sizes=[4, 4],
+            upsample_factors=[2, 2],
+            resnet_kernel_sizes=[3],
+            resnet_dilations=[[1, 3, 5]],
+            output_sampling_rate=16000,
+        ),
+        transformer=LTX2VideoTransformer3DModel(
+            in_channels=6,
+            out_channels=6,
+            num_attention_heads=3,
+            attention_head_dim=16,
+            cross_attention_dim=48,
+            audio_in_channels=6,
+            audio_out_channels=6,
+            audio_num_attention_heads=3,
+            audio_attention_head_dim=8,
+            audio_cross_attention_dim=24,
+            num_layers=4,
+            caption_channels=12,
+            rope_type="split",
+            **transformer_changes,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=5, shift_terminal=0.1
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
+LTX23 = {
+    "gated_attn": True,
+    "cross_attn_mod": True,
+    "audio_gated_attn": True,
+    "audio_cross_attn_mod": True,
+    "use_prompt_embeddings": False,
+    "perturbed_attn": True,
+}
+
 ROWS: dict[str, Callable[[Path], Path]] = {
     "cogvideox-2b": partial(save_cogvideox, use_rotary_positional_embeddings=False),
     "cogvideox-5b": save_cogvideox,
@@ -584,6 +699,9 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "cosmos-predict2.5-2b": save_cosmos25,
     "kandinsky-5-lite": save_kandinsky5,
     "kandinsky-5-pro": save_kandinsky5,
+    "ltx-2": save_ltx2,
+    "ltx-2.3": partial(save_ltx2, **LTX23),
+    "ltx-2.5": partial(save_ltx2, **LTX23, ff_bias=False, use_keyframes_abs_pos_embedding=True),
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 

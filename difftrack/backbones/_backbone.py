@@ -179,7 +179,7 @@ class Backbone(CapturingBackbone):
         )
         entering = [self.latents_as_read(latents, step, scheduler) for step, latents in enumerate(recorder.entering)]
         trajectory = torch.stack([self.from_batch(latents, shape) for latents in entering])
-        return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start))
+        return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start, recorder.inputs))
 
     def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
         """The noise that the stock pipeline would draw for latents of that shape, laid out as it lays them out."""

@@ -104,6 +104,7 @@ class ClipExtraction:
                 layers=layers_of_step[step],
                 kinds=view.params.descriptors,
                 conditioning=self._conditioning(group),
+                inputs=self._inputs_at(step),
             )
 
     def units(self, group: str, wanted: Iterable[tuple[int, int]]) -> Iterator[Unit]:
@@ -149,6 +150,11 @@ class ClipExtraction:
             params=view.params.inversion,
             report=lambda error: self.round_trip_errors.update({group: error}),
         )
+
+    def _inputs_at(self, step: int) -> dict[str, Tensor]:
+        """What sampling gave the transformer beside the latents, where the clip is visited as it was sampled."""
+        sampled = self._trajectory if self._mode == "generate" else None
+        return {} if sampled is None else sampled.inputs_at(step)
 
     def _conditioning(self, group: str) -> ImageConditioning | None:
         """The group's first frame, or the image that its clip was sampled from, for an image-to-video backbone."""
