@@ -47,6 +47,7 @@ lint: setup-dev
 	ruff format --check .
 	ruff check .
 	mypy
+	mypy examples/first_look.py
 	lint-imports
 
 test: setup-dev

@@ -40,8 +40,8 @@ from torch import Tensor
 from difftrack.backbones import (
     AttentionCall,
     Backbone,
+    CapturedKind,
     ImageConditioning,
-    Kind,
     LayerDescriptors,
     ModelParams,
     PromptEmbedding,
@@ -53,7 +53,7 @@ from difftrack.geometry import TokenGrid
 
 RESULTS = Path(__file__).parent / "results" / "backbones_gpu.json"
 STEP, NUM_STEPS = 40, 50
-KINDS: tuple[Kind, ...] = ("query", "key")
+KINDS: tuple[CapturedKind, ...] = ("query", "key")
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,11 @@ class Run:
         transformer, forward = self.backbone.transformer, self.backbone.transformer.forward
 
         def doubled(**inputs: Any) -> Any:  # noqa: ANN401 - whatever the transformer reads
-            twice = {key: torch.cat([value, value]) if _is_batch(value) else value for key, value in inputs.items()}
-            return tuple(output[:1] for output in forward(**twice))
+            twice = {
+                key: torch.cat([value, value]) if _is_batch(key, value) else value for key, value in inputs.items()
+            }
+            outputs = forward(**twice)
+            return tuple(output[:1] for output in outputs) if isinstance(outputs, tuple) else outputs[:1]
 
         transformer.forward = doubled
         try:
@@ -205,8 +208,9 @@ class Run:
             del transformer.forward
 
 
-def _is_batch(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 1
+def _is_batch(key: str, value: object) -> bool:
+    """Whether an input has an entry per clip; the mask of Cosmos' padding has one for all."""
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 1 and key != "padding_mask"
 
 
 def _matches(query: Tensor, key: Tensor, grid: TokenGrid) -> Tensor:
@@ -224,7 +228,7 @@ class ToHost:
     """Sends queries and keys to the host as an extraction does: into pinned memory, while the forward goes on."""
 
     def __init__(self) -> None:
-        self._pinned: dict[tuple[int, Kind], Tensor] = {}
+        self._pinned: dict[tuple[int, CapturedKind], Tensor] = {}
         self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
     def __call__(self, record: LayerDescriptors) -> None:

@@ -76,8 +76,8 @@ class _Discarder(ClipWorker):
 
     def run(self, clip: str, report: Report) -> Future[None]:
         extraction = self.job.source().prepare(clip)
-        for group, spec in extraction.groups.items():
-            extraction.run(group, spec.units, lambda unit: None)
+        for group in extraction.groups:
+            extraction.run(extraction.plan(group), lambda unit: None)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         done: Future[None] = Future()

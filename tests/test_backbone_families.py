@@ -227,7 +227,7 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
     params = analysis(case, mode=ModeParams(generated="generate"), num_inference_steps=3, steps=(0, 1, 2), layers=(1,))
     extraction = Extractor(case.backbone, params).prepare(sampled, trajectory=generated.trajectory)
     first = 11 if case.name.startswith(TEXT_FIRST) else 0
-    units = list(extraction.units("clip", extraction.groups["clip"].units))
+    units = list(extraction.units(extraction.plan("clip")))
     assert_scored(units, extraction.groups["clip"])
     for unit, query in zip(units, on_the_way, strict=True):
         head_major = torch.from_numpy(unit.arrays["query"]).flatten(1, 3)

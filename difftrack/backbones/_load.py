@@ -77,9 +77,12 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
         params: How it is loaded.
 
     Raises:
-        BackboneError: no family here reads the class.
+        BackboneError: no family here reads the class, or the family does not run this pipeline.
     """
     family = check_family(name, transformer_class)
+    outline = components.pipeline_outline()
+    if outline is not None and (problem := family.problem(outline)):
+        raise BackboneError(f"{name}: {outline.pipelines[0]} cannot be captured: {problem}")
     backbone: Backbone = _class_of(family)(name, components, params)
     backbone.library = family.library
     alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]

@@ -54,7 +54,7 @@ class ModelParams:
     vae_slicing: bool = False
     """Encode and decode one batch element at a time: less memory, same latents."""
     cpu_offload: bool = False
-    """Keep each component on the CPU until it runs (needs the package accelerate and a GPU)."""
+    """Keep each component on the CPU until it runs (needs a GPU)."""
     embedded_guidance: float = 6.0
     """Guidance that a distilled backbone (HunyuanVideo) reads as an input; others have none."""
     image_condition: ImageCondition = "checkpoint"
@@ -63,7 +63,7 @@ class ModelParams:
     """Which transformer runs, where two share the steps by noise (Wan 2.2 A14B): the sampler's own at each step, or one
     of them at all steps; others have one."""
     text_encoder_quantization: Quantization = "none"
-    """Fewer bits per weight of the text encoder (needs the packages bitsandbytes and accelerate)."""
+    """Fewer bits per weight of the text encoder (needs the package bitsandbytes)."""
     release_text_encoder: bool = False
     """Drop the text encoder after each prompt is embedded; it is loaded again for the next one. With `cpu_offload` it
     waits on the CPU instead."""

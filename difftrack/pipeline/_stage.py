@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from rich.progress import track
 
-from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 from difftrack.locks import lock_of
 from difftrack.ownership import check_folders
 from difftrack.params import PARAMS_FILE, read_params
@@ -79,15 +79,14 @@ def run(
             for out in sorted(path for name, path in outs.items() if name != KEPT) if alone else ():
                 held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
             main(values, deps, outs)
-    except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
-        if os.environ.get("DIFFTRACK_TRACEBACK"):
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError, Interrupted) as error:
+        if os.environ.get(TRACEBACK):
             raise
         if isinstance(error, Interrupted):
             traceback.clear_frames(error.__traceback__)  # ends workers that a loop under way has started
             tell([f"interrupted during {stage}{_left(resumes=resumes)}"])
             sys.exit(error.status)
-        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
-        if said is None:
+        if (said := failure_line(error)) is None:
             raise  # a fault of the program
         sys.exit(f"{stage}: {said}")
 

@@ -1,6 +1,6 @@
 """HunyuanVideo 1.5: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
 from difftrack.backbones.families._encoders import QWEN_VL_TEXT
 
 __all__ = ["FAMILY"]
@@ -18,10 +18,20 @@ _GLYPHS = (
     },
 )
 
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    task = outline.configs["transformer"].get("task_type", "i2v")
+    if task != "t2v":
+        return f"its transformer was made for the task {task}, and only t2v is captured"
+    return flow_levels(outline)
+
+
 FAMILY = BackboneFamily(
     name="hunyuan15",
     backbone="difftrack.backbones.families.hunyuan15._backbone:HunyuanVideo15Backbone",
     transformers=("HunyuanVideo15Transformer3DModel",),
+    pipelines=("HunyuanVideo15Pipeline",),
+    refuses=_refuses,
     checkpoints={
         "hunyuan-video-1.5": KnownBackbone(
             repository="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",

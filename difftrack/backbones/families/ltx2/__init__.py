@@ -1,6 +1,6 @@
 """LTX-2, 2.3 and 2.5: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone, flow_levels
 
 __all__ = ["FAMILY"]
 
@@ -74,6 +74,8 @@ FAMILY = BackboneFamily(
     name="ltx2",
     backbone="difftrack.backbones.families.ltx2._backbone:LTX2Backbone",
     transformers=("LTX2VideoTransformer3DModel",),
+    pipelines=("LTX2Pipeline",),
+    refuses=flow_levels,
     checkpoints={
         "ltx-2": _ltx2("Lightricks/LTX-2", NO_ARGUMENTS),
         "ltx-2.3": _ltx2("Lightricks/LTX-2.3", _23),

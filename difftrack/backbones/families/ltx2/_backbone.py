@@ -1,7 +1,7 @@
 """LTX-2: LTX's tokens and a stream of sound beside them, which the video's attention does not see."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,13 +47,6 @@ class LTX2Backbone(LTXBackbone):
     @property
     def _for_conditions(self) -> bool:
         return False
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        if self.components.pipeline_name != "LTX2Pipeline":
-            raise BackboneError(
-                f"{self.name}: of LTX-2, text to video is captured; this is {self.components.pipeline_name}"
-            )
-        return super().attention_of(transformer)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
