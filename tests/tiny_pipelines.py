@@ -8,6 +8,8 @@ import torch
 from diffusers import (
     AllegroPipeline,
     AllegroTransformer3DModel,
+    AnyFlowPipeline,
+    AnyFlowTransformer3DModel,
     AutoencoderKLAllegro,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
@@ -15,8 +17,11 @@ from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
+    AutoencoderKLMagvit,
     AutoencoderKLMochi,
     AutoencoderKLWan,
+    ChronoEditPipeline,
+    ChronoEditTransformer3DModel,
     ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
     CogVideoXImageToVideoPipeline,
@@ -26,7 +31,10 @@ from diffusers import (
     Cosmos2VideoToWorldPipeline,
     CosmosTransformer3DModel,
     DiffusionPipeline,
+    EasyAnimatePipeline,
+    EasyAnimateTransformer3DModel,
     EulerAncestralDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
@@ -41,6 +49,9 @@ from diffusers import (
     LTXVideoTransformer3DModel,
     MochiPipeline,
     MochiTransformer3DModel,
+    ModelMixin,
+    MotifVideoPipeline,
+    MotifVideoTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -68,6 +79,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -209,7 +222,12 @@ def save_wan(
     return folder
 
 
-def save_wan_i2v(folder: Path) -> Path:
+def save_wan_i2v(
+    folder: Path,
+    *,
+    pipeline: type[DiffusionPipeline] = WanImageToVideoPipeline,
+    transformer: type[ModelMixin] = WanTransformer3DModel,
+) -> Path:
     """16 channels read: 6 noisy ones, 4 of a mask, 6 of the image; and 17 tokens of an image encoder."""
     torch.manual_seed(0)
     words = tokenizer()
@@ -217,15 +235,13 @@ def save_wan_i2v(folder: Path) -> Path:
         hidden_size=6, intermediate_size=11, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
     )
     side = {"height": 16, "width": 16}
-    WanImageToVideoPipeline(
+    pipeline(
         tokenizer=words,
         text_encoder=wan_text(words),
         image_encoder=CLIPVisionModel(vision),
         image_processor=CLIPImageProcessorPil(size=side, crop_size=side),
         vae=wan_autoencoder(),
-        transformer=WanTransformer3DModel(
-            **{**WAN_TRANSFORMER, "in_channels": 16, "image_dim": 6, "added_kv_proj_dim": 84}
-        ),
+        transformer=transformer(**{**WAN_TRANSFORMER, "in_channels": 16, "image_dim": 6, "added_kv_proj_dim": 84}),
         scheduler=unipc(),
     ).save_pretrained(folder)
     return folder
@@ -665,6 +681,84 @@ def save_ltx2(folder: Path, **transformer_changes: object) -> Path:
     return folder
 
 
+def save_easyanimate(folder: Path) -> Path:
+    """3 dual-stream layers and 1 of both streams, 3 heads x 16 channels, 6 latent channels, 8x in space, 4x in time."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    words.chat_template = "{{ messages[0]['content'][0]['text'] }}"
+    vision = {"depth": 1, "embed_dim": 8, "hidden_size": 12, "num_heads": 2, "patch_size": 2, "mlp_ratio": 2}
+    EasyAnimatePipeline(
+        tokenizer=words,
+        text_encoder=Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=qwen_text(words), vision_config=vision)),
+        vae=AutoencoderKLMagvit(
+            latent_channels=6,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+        ),
+        transformer=EasyAnimateTransformer3DModel(
+            in_channels=6,
+            out_channels=6,
+            patch_size=2,
+            num_attention_heads=3,
+            attention_head_dim=16,
+            num_layers=4,
+            mmdit_layers=3,
+            time_embed_dim=10,
+            text_embed_dim=12,
+            add_norm_text_encoder=True,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_anyflow(folder: Path) -> Path:
+    """As Wan, told where each step goes."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    AnyFlowPipeline(
+        tokenizer=words,
+        text_encoder=wan_text(words),
+        vae=wan_autoencoder(),
+        transformer=AnyFlowTransformer3DModel(**WAN_TRANSFORMER),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_chronoedit(folder: Path) -> Path:
+    """As Wan 2.1 from an image."""
+    return save_wan_i2v(folder, pipeline=ChronoEditPipeline, transformer=ChronoEditTransformer3DModel)
+
+
+def save_motif(folder: Path) -> Path:
+    """1 dual-stream layer, 3 single-stream ones, and a decoder of 2; 3 heads x 10 channels."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    MotifVideoPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=wan_autoencoder(),
+        transformer=MotifVideoTransformer3DModel(
+            in_channels=13,
+            out_channels=6,
+            num_attention_heads=3,
+            attention_head_dim=10,
+            num_layers=1,
+            num_single_layers=5,
+            num_decoder_layers=2,
+            text_embed_dim=13,
+            rope_axes_dim=(2, 4, 4),
+            enable_text_cross_attention_dual=True,
+            enable_text_cross_attention_single=True,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
+    ).save_pretrained(folder)
+    return folder
+
+
 LTX23 = {
     "gated_attn": True,
     "cross_attn_mod": True,
@@ -700,6 +794,12 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "kandinsky-5-lite": save_kandinsky5,
     "kandinsky-5-pro": save_kandinsky5,
     "ltx-2": save_ltx2,
+    "easyanimate-5.1-12b": save_easyanimate,
+    "anyflow-1.3b": save_anyflow,
+    "anyflow-14b": save_anyflow,
+    "chronoedit-14b": save_chronoedit,
+    "motif-video-2b": save_motif,
+    "skyreels-v2-14b": save_skyreels,
     "ltx-2.3": partial(save_ltx2, **LTX23),
     "ltx-2.5": partial(save_ltx2, **LTX23, ff_bias=False, use_keyframes_abs_pos_embedding=True),
 }
@@ -724,6 +824,10 @@ SIZES = {
     "skyreels": (5, 48, 80),
     "cosmos": (5, 48, 80),
     "kandinsky": (5, 48, 80),
+    "easyanimate": (5, 48, 80),
+    "anyflow": (5, 48, 80),
+    "chronoedit": (5, 48, 80),
+    "motif": (5, 48, 80),
 }
 
 

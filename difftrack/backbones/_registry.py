@@ -53,6 +53,10 @@ FAMILIES: Registry[BackboneFamily] = Registry(
             "cosmos",
             "kandinsky5",
             "ltx2",
+            "easyanimate",
+            "anyflow",
+            "chronoedit",
+            "motif",
         )
     },
     check=_checked,

@@ -8,20 +8,10 @@ from difftrack.backbones._family import (
     PipelineOutline,
     flow_levels,
 )
-from difftrack.backbones.families._encoders import UMT5
+from difftrack.backbones.families._encoders import CLIP_IMAGE, UMT5
 
 __all__ = ["FAMILY"]
 
-_CLIP_IMAGE = (
-    "CLIPVisionModel",
-    {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-    },
-)
 _13B = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
 _WAN_SMALL = {"num_layers": 3, "num_attention_heads": 2, "ffn_dim": 64, "text_dim": 32, "freq_dim": 16}
 _TI2V = {"num_attention_heads": 24, "num_layers": 30, "ffn_dim": 14336, "in_channels": 48, "out_channels": 48}
@@ -60,7 +50,7 @@ def _wan(
         scheduler=("UniPCMultistepScheduler", scheduler),
         size=size,
         small={**_WAN_SMALL, **small},
-        encoders={**UMT5, "image_encoder": _CLIP_IMAGE} if image_encoder else UMT5,
+        encoders={**UMT5, "image_encoder": CLIP_IMAGE} if image_encoder else UMT5,
         settings=settings,
     )
 
