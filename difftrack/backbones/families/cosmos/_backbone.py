@@ -139,7 +139,7 @@ class CosmosBackbone(WanLatentsBackbone):
                 f"{self.name}: its transformer resizes a mask with torchvision, which is not installed: "
                 f"pip install torchvision"
             )
-        blank = {"dtype": self.components.dtype, "device": self.device}
+        blank: dict[str, Any] = {"dtype": self.components.dtype, "device": self.device}
         mask = torch.zeros(1, 1, num_latent_frames, rows, cols, **blank)
         mask[:, :, :1] = float(self.needs_image)
         inputs: dict[str, Any] = {
