@@ -53,6 +53,15 @@ class Backbone(CapturingBackbone):
     reads_guidance: ClassVar[bool] = False
     """Whether the transformer was distilled to read a guidance scale as an input."""
 
+    def __repr__(self) -> str:
+        components = self.components
+        counts = f"{self.num_layers} layers x {self.num_heads} heads x {self.num_channels} channels"
+        outline = components.pipeline_outline()
+        scheduler = [] if outline is None else [outline.components.get("scheduler", "no scheduler")]
+        where = f"{self.params.dtype} on {self.device}"
+        said = [f"{self.name}: {components.pipeline_name}", counts, where, *scheduler, *components.alterations()]
+        return f"<{type(self).__name__} {'; '.join(said)}>"
+
     def loading_choices(self) -> dict[str, object]:
         """How it was loaded, as far as that changes numbers; with `fingerprint`, all that they depend on of it.
 
@@ -89,7 +98,11 @@ class Backbone(CapturingBackbone):
         return MadeBy(
             code={**code, **dict(sorted(unfiled.items()))},
             versions=versions_of(*_LIBRARIES),
-            loaded={**self.loading_choices(), **self.components.in_memory()},
+            loaded={
+                **self.loading_choices(),
+                **self.components.in_memory(),
+                **({"alterations": list(altered)} if (altered := self.components.alterations()) else {}),
+            },
         )
 
     @property
