@@ -57,6 +57,7 @@ FAMILIES = {
     "AnyFlow": "anyflow-1.3b",
     "ChronoEdit": "chronoedit-14b",
     "Motif": "motif-video-2b",
+    "Kandinsky 6": "kandinsky-6-pro",
 }
 """Row of tests/tiny_pipelines.py that stands for each family."""
 
@@ -142,16 +143,23 @@ def compared(of: Subject, pipeline: Any, *, to: dict[int, Tensor] | None = None)
 
 def with_lora(of: Subject) -> Any:
     pipeline = of.pipeline()
-    if not hasattr(pipeline.transformer, "add_adapter"):
-        raise NotOffered
-    pattern = re.compile(r".*\.(to_q|to_k|to_query|to_key)$")
-    targets = [name for name, part in pipeline.transformer.named_modules() if pattern.match(name)]
-    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=targets), adapter_name="style")
     generator = torch.Generator().manual_seed(1)
-    for name, weight in pipeline.transformer.named_parameters():
-        if "lora_B" in name:
-            weight.data.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    for transformer in transformers_of(pipeline):
+        if not hasattr(transformer, "add_adapter"):
+            raise NotOffered
+        pattern = re.compile(r".*\.(to_q|to_k|to_query|to_key)$")
+        targets = [name for name, part in transformer.named_modules() if pattern.match(name)]
+        transformer.add_adapter(LoraConfig(r=2, target_modules=targets), adapter_name="style")
+        for name, weight in transformer.named_parameters():
+            if "lora_B" in name:
+                weight.data.copy_(0.3 * torch.randn(weight.shape, generator=generator))
     return pipeline
+
+
+def transformers_of(pipeline: Any) -> list[Any]:
+    """One, or two experts."""
+    held = (pipeline.transformer, getattr(pipeline, "transformer_2", None))
+    return [transformer for transformer in held if transformer is not None]
 
 
 def lora_loaded(of: Subject) -> str:
@@ -166,7 +174,8 @@ def lora_fused(of: Subject) -> str:
     pipeline = with_lora(of)
     loaded, _, _ = of.captured(pipeline)
     before = wrap_pipeline(pipeline).fingerprint
-    pipeline.transformer.fuse_lora()
+    for transformer in transformers_of(pipeline):
+        transformer.fuse_lora()
     if wrap_pipeline(pipeline).fingerprint == before or "(fused)" not in repr(wrap_pipeline(pipeline)):
         return WRONG
     return compared(of, pipeline, to=loaded)
@@ -175,14 +184,17 @@ def lora_fused(of: Subject) -> str:
 def lora_unfused(of: Subject) -> str:
     pipeline = with_lora(of)
     loaded, _, _ = of.captured(pipeline)
-    pipeline.transformer.fuse_lora()
-    pipeline.transformer.unfuse_lora()
+    for transformer in transformers_of(pipeline):
+        transformer.fuse_lora()
+    for transformer in transformers_of(pipeline):
+        transformer.unfuse_lora()
     return compared(of, pipeline, to=loaded)
 
 
 def lora_deleted(of: Subject) -> str:
     pipeline = with_lora(of)
-    pipeline.transformer.delete_adapters("style")
+    for transformer in transformers_of(pipeline):
+        transformer.delete_adapters("style")
     return compared(of, pipeline)
 
 
@@ -191,11 +203,10 @@ def lora_deleted(of: Subject) -> str:
 
 def fused_projections(of: Subject) -> str:
     pipeline = of.pipeline()
-    if not hasattr(pipeline.transformer, "fuse_qkv_projections"):
-        raise NotOffered
     try:
-        pipeline.transformer.fuse_qkv_projections()
-    except AttributeError as error:  # of a class whose projections have other names
+        for transformer in transformers_of(pipeline):
+            transformer.fuse_qkv_projections()
+    except AttributeError as error:  # a class without it, or whose projections have other names
         raise NotOffered from error
     return compared(of, pipeline)
 
@@ -203,9 +214,8 @@ def fused_projections(of: Subject) -> str:
 def backend(name: str) -> Callable[[Subject], str]:
     def run(of: Subject) -> str:
         pipeline = of.pipeline()
-        pipeline.transformer.set_attention_backend(name)
-        if (second := getattr(pipeline, "transformer_2", None)) is not None:
-            second.set_attention_backend(name)
+        for transformer in transformers_of(pipeline):
+            transformer.set_attention_backend(name)
         try:
             return compared(of, pipeline)
         finally:
@@ -219,12 +229,9 @@ def cached(config: Callable[[Any], Any]) -> Callable[[Subject], str]:
 
     def run(of: Subject) -> str:
         pipeline = of.pipeline()
-        if not hasattr(pipeline.transformer, "enable_cache"):
-            raise NotOffered
         try:
-            pipeline.transformer.enable_cache(config(pipeline))
-            if (second := getattr(pipeline, "transformer_2", None)) is not None:
-                second.enable_cache(config(pipeline))
+            for transformer in transformers_of(pipeline):
+                transformer.enable_cache(config(pipeline))
         except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
             raise NotOffered from error
         try:
@@ -235,9 +242,8 @@ def cached(config: Callable[[Any], Any]) -> Callable[[Subject], str]:
                 choices["conditioning"] = backbone.condition(of.clip[0], len(of.latents), frames_alone=False)
             list(backbone.capture(of.latents, 4, schedule, backbone.embed(PROMPT), layers=[0], **choices))
         except BackboneError as error:
-            pipeline.transformer.disable_cache()
-            if second is not None:
-                second.disable_cache()
+            for transformer in transformers_of(pipeline):
+                transformer.disable_cache()
             if compared(of, pipeline) == EXACT:
                 raise
             raise AssertionError(f"{error}, and something is left of it") from error
@@ -300,6 +306,8 @@ def sampled(of: Subject, pipeline: Any, *, cfg_scale: float, tolerance: float = 
             PROMPT, seed=3, num_inference_steps=3, cfg_scale=cfg_scale, **size, **image, **choices
         )
     schedule, prompt = backbone.schedule(3, grid=backbone.token_grid(*of.clip.shape[:3])), backbone.embed(PROMPT)
+    if schedule.num_inference_steps != 3:
+        return WRONG
     branches = [branch for call in queries for branch in call]
     per_step, worst = len(branches) // 3, 0.0
     for step, latents in enumerate(generated.trajectory.latents):

@@ -77,6 +77,7 @@ PUBLISHED = {
     "anyflow-14b": ((40, 40, 128), None),
     "chronoedit-14b": ((40, 40, 128), None),
     "motif-video-2b": ((28, 12, 128), None),
+    "kandinsky-6-pro": ((60, 32, 128), None),
     "ltx-2.3": ((48, 32, 128), None),
     "ltx-2.5": ((48, 32, 128), None),
 }

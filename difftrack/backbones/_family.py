@@ -131,6 +131,8 @@ def flow_levels(outline: PipelineOutline) -> str | None:
     """Say why a scheduler's levels are not those of flow matching, data and noise in shares of one; None where so."""
     kind, config = outline.components.get("scheduler", ""), outline.configs.get("scheduler", {})
     flow = config.get("use_flow_sigmas", False) and config.get("prediction_type") == "flow_prediction"
+    if kind == "FlowMatchHeunDiscreteScheduler":
+        return f"its scheduler {kind} asks the model twice a step, and a step stands for one; set another"
     if kind.startswith("FlowMatch") or (kind in _FLOW_SOLVERS and flow):
         return None
     return (

@@ -57,6 +57,7 @@ FAMILIES: Registry[BackboneFamily] = Registry(
             "anyflow",
             "chronoedit",
             "motif",
+            "kandinsky6",
         )
     },
     check=_checked,
