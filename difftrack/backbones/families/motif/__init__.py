@@ -15,7 +15,16 @@ _T5_GEMMA = (
             "num_key_value_heads": 4,
             "head_dim": 256,
             "vocab_size": 262144,
-        }
+            "dropout_rate": 0.0,
+        },
+        "vision_config": {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+            "image_size": 896,
+        },
     },
 )
 
