@@ -52,6 +52,7 @@ AFTER_INTERRUPT = {
     "guide": "the prompts that are done are kept, and the next run goes on after them",
     "preset": "the next run goes on where this one stopped",
     "repro": "the next run goes on where this one stopped",
+    "sweep": "the runs that are done are kept, and the next sweep goes on after them",
 }
 """What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
 
@@ -68,6 +69,8 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
+    except typer.Exit:  # a verb's own exit status, though click derives it from RuntimeError
+        raise
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         said = failure_line(error)
         if said is None or os.environ.get(TRACEBACK):

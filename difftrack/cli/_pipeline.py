@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from difftrack.cli._app import PARAMS, app, one_line_errors, read_sections, verb
+from difftrack.cli._dvc import advice, check_lock_files, has_remote, without_hints
 
 
 @verb
@@ -47,6 +48,9 @@ def params(
 def preset(
     name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,
+    plan: Annotated[
+        bool, typer.Option(help="Only say what each of its stages takes, on a card that was measured.")
+    ] = False,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over the preset's params; may be repeated.")
     ] = None,
@@ -78,16 +82,37 @@ def preset(
     configuration_from(values, file=f"preset {name} over {params}")
     folder = work or top / "data" / "presets" / name
     problems = missing_inputs(chosen, values, top)
+    if plan:
+        _plan_preset(chosen, values, top, first)
+        return
     if dry_run:
         _describe_preset(chosen, values, folder, problems)
     elif problems:
         raise ValueError("; ".join(problems))
     else:
-        values = open_workspace(folder, top, chosen, values, first=first)
+        values = open_workspace(folder, top, chosen, values, first=first, name=name)
         for command in commands(chosen, values):
             _run_in(folder, command)
     for comparison in compare_with_published(chosen, values, folder):
         typer.echo(comparison)
+
+
+def _plan_preset(chosen: Any, values: dict[str, Any], top: Path, first: int | None) -> None:  # noqa: ANN401
+    """What a preset's stages take from nothing, whatever lies in its folder."""
+    import tempfile
+
+    from difftrack.estimates import plan_stages, stage_lines
+    from difftrack.presets import commands, narrowed_params
+
+    with tempfile.TemporaryDirectory() as empty:
+        fewer = values if first is None else narrowed_params(Path(empty), top, chosen, values, first)
+        for section, key in (("generated", "indices"), ("", "prompts")):  # written beside the paths that follow
+            own = fewer["synthesize"].get(section) if section else fewer.get("guide")
+            if own and own.get(key) and (Path(empty) / own[key]).is_file():
+                own[key] = str(Path(empty) / own[key])
+        paths = {kind: str(Path(empty) / kind) for kind in fewer["paths"]}
+        costs = plan_stages({**fewer, "paths": paths}, root=top, commands=list(commands(chosen, fewer)))
+    typer.echo("\n".join(stage_lines(costs)))
 
 
 def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems: Sequence[str]) -> None:  # noqa: ANN401
@@ -121,7 +146,7 @@ def _run_in(folder: Path, command: str) -> None:
 def _environment() -> dict[str, str]:
     """Return this process's environment, in which `python` is the interpreter that runs this."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -134,17 +159,21 @@ def repro(context: typer.Context) -> None:
 
     with one_line_errors("repro"):
         report = configuration_from(read_sections(PARAMS, "paths"), file=PARAMS).paths.report
+        check_lock_files(Path())
         force = {"DIFFTRACK_FORCE": "1"} if {"-f", "--force"} & set(context.args) else {}
         status = _call([sys.executable, "-m", "dvc", "repro", *context.args], env={**_environment(), **force})
     if status == 0:
         _show_headlines(Path(report))
+        if (said := advice(Path())) is not None:
+            typer.echo(said)
     raise typer.Exit(status)
 
 
 def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever Popen takes
     """Run a program to its end, whose exit status this gives.
 
-    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them.
+    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them. DVC's hints
+    that lead nowhere here are left out of what it says.
 
     Raises:
         Interrupted: after that.
@@ -165,9 +194,12 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
                 with suppress(psutil.NoSuchProcess):
                     each.send_signal(signal.SIGINT)
 
-    with subprocess.Popen(command, **how) as process:
+    folder = Path(how.get("cwd", "."))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", **how) as process:
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            for line in without_hints(process.stdout or (), remote=has_remote(folder)):
+                typer.echo(line, nl=False)
             status = process.wait()
         finally:
             for number, handler in before.items():
