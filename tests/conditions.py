@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from peft import LoraConfig
 from tiny_pipelines import ROWS, Unguarded, clip_size
 from torch import Tensor
 
-from difftrack.backbones import Backbone, BackboneError, wrap_pipeline
+from difftrack.backbones import Backbone, BackboneError, ModelParams, wrap_pipeline
 
 RESULTS = Path(__file__).parent / "fixtures" / "conditions.json"
 
@@ -206,7 +206,7 @@ def fused_projections(of: Subject) -> str:
     try:
         for transformer in transformers_of(pipeline):
             transformer.fuse_qkv_projections()
-    except AttributeError as error:  # a class without it, or whose projections have other names
+    except (AttributeError, RuntimeError) as error:  # a class without it, or whose projections have other names
         raise NotOffered from error
     return compared(of, pipeline)
 
@@ -296,7 +296,7 @@ def sampled(of: Subject, pipeline: Any, *, cfg_scale: float, tolerance: float = 
     """Captures from the trajectory, beside those while the pipeline samples."""
     from difftrack.backbones import intercept
 
-    backbone = wrap_pipeline(pipeline)
+    backbone = wrap_pipeline(pipeline, params=ModelParams(embedded_guidance=cfg_scale))
     queries: list[Tensor] = []
     with intercept({1: backbone.attention_modules()[1]}, lambda call: (queries.append(call.query), call.run())[1]):
         num_frames, height, width = of.clip.shape[:3]
@@ -368,6 +368,23 @@ CONDITIONS: dict[str, Callable[[Subject], str]] = {
 }
 
 
+SIGNS = {EXACT: "=", CLOSE: "≈", OTHER: "○", REFUSED: "✗", ABSENT: "·", WRONG: "WRONG"}
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+_MARKED = re.compile(r"(?<=<!-- conditions -->\n).*?(?=<!-- end of conditions -->)", re.DOTALL)
+
+
+def rendered(table: Mapping[str, Mapping[str, str]]) -> str:
+    """Markdown of condition x family."""
+    rows = [["", *table], ["---"] * (len(table) + 1)]
+    rows += [[condition, *(SIGNS[found[condition]] for found in table.values())] for condition in CONDITIONS]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def on_the_page() -> str:
+    """The table as docs/backbones.md has it."""
+    return _MARKED.search(PAGE.read_text(encoding="utf-8"))[0]
+
+
 def outcome(condition: str, of: Subject) -> tuple[str, str]:
     """What happens, and why where it is refused."""
     try:
@@ -413,7 +430,10 @@ def main() -> None:
                     table[family][condition] = found
                     print(f"{family:18}{condition:36}{found:16}{why[:150]}", flush=True)  # noqa: T201
             ordered = {name: table[name] for name in FAMILIES if name in table}
-            RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+    if list(ordered) == list(FAMILIES):
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(_MARKED.sub(lambda _: rendered(ordered), page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ class Backbone(CapturingBackbone):
     Latents are `[latent_frame, channel, row, col]`, scaled as the transformer wants them. Where the transformer folds
     several latent frames into one token frame (CogVideoX 1.5), `latents_per_token_frame` says how many.
 
-    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives what is abstract:
-    `text_position`, `channels_before_frames`, `patch_size`, `spatial_stride`, `temporal_stride`, `text_channels`,
-    `attention_of`, `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and `encode_videos`. It
-    may override every other method without underscore where its model differs; `difftrack.testing.BackboneLaws` says
-    what has to hold then.
+    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives
+    `text_position`, `channels_before_frames`, the names that its configs use where they are others (`layers_key` and
+    the like), and what is abstract: `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and
+    `encode_videos`. It may override every other method without underscore where its model differs;
+    `difftrack.testing.BackboneLaws` says what has to hold then.
     """
 
     samples_in_own_dtype: ClassVar[bool] = False
@@ -205,7 +205,9 @@ class Backbone(CapturingBackbone):
         _ = self.num_layers
         try:
             self.schedule(num_inference_steps, grid=grid)
-        except (AttributeError, TypeError, KeyError) as error:
+        except BackboneError:
+            raise
+        except (AssertionError, AttributeError, TypeError, KeyError, ValueError) as error:
             kind, words = type(self.components["scheduler"]).__name__, " ".join(str(error).split())
             raise BackboneError(
                 f"{self.name}: the levels of its scheduler {kind} are not known ({type(error).__name__}: {words}); set "

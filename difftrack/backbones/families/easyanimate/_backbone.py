@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
@@ -48,7 +49,8 @@ class EasyAnimateBackbone(ScaledLatentsBackbone):
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self.sampling_scheduler()
-        scheduler.set_timesteps(num_inference_steps, mu=1)
+        shift = {"mu": 1} if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else {}  # as the stock pipeline
+        scheduler.set_timesteps(num_inference_steps, **shift)
         return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
 
     def timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
