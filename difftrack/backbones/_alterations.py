@@ -51,9 +51,16 @@ def _adapters(model: nn.Module) -> Iterator[str]:
     merged = {name for part in model.modules() for name in getattr(part, "merged_adapters", ())}
     loaded = set(getattr(model, "peft_config", {}) or {})
     for name in sorted(loaded | merged):
-        scales = {part.scaling[name] for part in model.modules() if name in (getattr(part, "scaling", None) or {})}
+        scales = {scaling[name] for scaling in _scalings(model) if name in scaling}
         at = f" at scale {', '.join(f'{scale:g}' for scale in sorted(scales))}" if scales else ""
         yield f"LoRA {name}{at}{' (fused)' if name in merged else ''}"
+
+
+def _scalings(model: nn.Module) -> Iterator[dict[str, float]]:
+    for part in model.modules():
+        scaling: Any = getattr(part, "scaling", None)
+        if isinstance(scaling, dict):
+            yield scaling
 
 
 def _hooks(module: nn.Module) -> Iterator[str]:

@@ -19,15 +19,15 @@ class ChronoEditBackbone(WanBackbone):
         pipeline: Any,  # noqa: ANN401
         recorder: TrajectoryRecorder,
         *,
-        num_inference_steps: int,
+        cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
         """With temporal reasoning at all steps, so that every frame is sampled to the end."""
         return super().sample(
             pipeline,
             recorder,
-            num_inference_steps=num_inference_steps,
+            cfg_scale=cfg_scale,
             enable_temporal_reasoning=True,
-            num_temporal_reasoning_steps=num_inference_steps,
+            num_temporal_reasoning_steps=arguments["num_inference_steps"],
             **arguments,
         )
