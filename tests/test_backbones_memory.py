@@ -330,6 +330,7 @@ def test_the_mildest_switch_that_fits_is_named() -> None:
         "",
         text_bytes=10 * 10**9,
         transformer_bytes=12 * 10**9,
+        running_bytes=12 * 10**9,
         other_bytes=3 * 10**9,
         activation_bytes=2 * 10**9,
     )

@@ -16,7 +16,7 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import installed, quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from difftrack.backbones._params import ModelParams, Quantization
-from difftrack.backbones._registry import class_in, libraries
+from difftrack.backbones._registry import class_in, is_pipeline_module, libraries
 from difftrack.backbones._weights import (
     WeightFiles,
     check_config,
@@ -190,7 +190,8 @@ class PipelineFolder:
 
     def _refuse_foreign_code(self) -> None:
         for name, (library, class_name) in self._components.items():
-            if library not in libraries() or class_in(library, class_name) is None:
+            known = library in libraries() or is_pipeline_module(library)
+            if not known or class_in(library, class_name) is None:
                 raise BackboneError(
                     f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code that "
                     f"comes with a checkpoint is not run"

@@ -32,6 +32,9 @@ class MemoryNeed:
     text_bytes: int
     """Of all text encoders."""
     transformer_bytes: int
+    """Of the transformer, or of both experts."""
+    running_bytes: int
+    """Of the one transformer that runs at a time."""
     other_bytes: int
     """Of the autoencoder, and of an image encoder."""
     activation_bytes: int
@@ -48,7 +51,7 @@ class MemoryNeed:
             return CONTEXT_BYTES + self.text_bytes + self.other_bytes + working
         if switch == "release_text_encoder":
             return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes + working)
-        return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes, working)
+        return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes, self.running_bytes + self.activation_bytes)
 
     def switch_for(self, card_bytes: int) -> Switch:
         """The mildest switch with which it fits a card; `no` where the transformer alone leaves no room."""
@@ -66,10 +69,12 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
         text = sum(size for component, size in encoders.items() if component.startswith("text"))
         num_tokens = backbone.token_grid(*known.size).num_tokens + backbone.num_text_tokens
         num_numbers = num_tokens * backbone.num_heads * backbone.num_channels * ACTIVATIONS_PER_CHANNEL
+        experts = [_bytes(transformer) for transformer in backbone.all_transformers()]
         yield MemoryNeed(
             name,
             text_bytes=text,
-            transformer_bytes=sum(_bytes(transformer) for transformer in backbone.all_transformers()),
+            transformer_bytes=sum(experts),
+            running_bytes=max(experts),
             other_bytes=_bytes(backbone.vae) + sum(encoders.values()) - text,
             activation_bytes=num_numbers * torch.bfloat16.itemsize,
         )

@@ -105,6 +105,7 @@ class ClipExtraction:
                 layers=plan.layers_of_step[step],
                 kinds=plan.kinds,
                 conditioning=self._conditioning(group),
+                inputs=self._inputs_at(step),
             )
 
     def units(self, plan: CapturePlan) -> Iterator[Unit]:
@@ -171,6 +172,11 @@ class ClipExtraction:
             params=view.params.inversion,
             report=lambda error: self.round_trip_errors.update({group: error}),
         )
+
+    def _inputs_at(self, step: int) -> dict[str, Tensor]:
+        """What sampling gave the transformer beside the latents, where the clip is visited as it was sampled."""
+        sampled = self._trajectory if self._mode == "generate" else None
+        return {} if sampled is None else sampled.inputs_at(step)
 
     def _conditioning(self, group: str) -> ImageConditioning | None:
         """The group's first frame, or the image that its clip was sampled from, for an image-to-video backbone."""
