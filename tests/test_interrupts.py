@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,13 @@ def start(folder: Path, given: dict[str, Any], stage: str, *words: str) -> "subp
 
 
 def until(made: Iterator[bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for a file of the stage's own making."""
+    """Wait for a file of the stage's own making, and leave the processor to the stage meanwhile."""
     deadline = time.monotonic() + 200
     while not next(made):
-        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
-        os.sched_yield()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.005)
+        assert process.returncode is None, process.communicate()[1]
 
 
 def there(root: Path, pattern: str, num: int) -> Iterator[bool]:

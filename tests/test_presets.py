@@ -2,6 +2,7 @@ import json
 import pickle
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -317,18 +318,14 @@ def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> st
     backbone = name.split("-", 1)[1].removeprefix("davis-")
     overrides = {f"backbones.{backbone}": model, **{key: json.dumps(value) for key, value in changes.items()}}
     assignments = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
-    command = [
-        sys.executable,
-        "-c",
-        "from difftrack.cli import app; app()",
-        "preset",
-        name,
-        "--work",
-        work,
-        *words,
-        *assignments,
-    ]
-    done = subprocess.run(list(map(str, command)), cwd=TOP, capture_output=True, text=True, check=False)
+    command = [str(word) for word in ("preset", name, "--work", work, *words, *assignments)]
+    if "--dry-run" in words:  # starts no process, whose output would go past this one's
+        with chdir(TOP):
+            result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+    python = [sys.executable, "-c", "from difftrack.cli import app; app()"]
+    done = subprocess.run([*python, *command], cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
