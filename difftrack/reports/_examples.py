@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
-from difftrack.correspondence import MatchingParams, match_probabilities, points_to_tokens, top_matches
+from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Clip, Tracks
-from difftrack.geometry import rescale_points, token_to_px
+from difftrack.geometry import rescale_points
 from difftrack.media import write_image
 from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._names import truth_name
@@ -167,19 +166,18 @@ def match_strips(
         targets: Latent frames, a tile each.
         matching: How probabilities are made of queries and keys.
     """
-    query, key = (_tensor(example.read(kind, view)) for kind in ("query", "key"))
+    from difftrack.reports._match_maps import match_maps  # torch: a page whose strips are all there does without
+
+    query, key = (example.read(kind, view) for kind in ("query", "key"))
     frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
     seen_px = rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size)
-    points = points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
-    maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
-    best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
-    best_px = token_to_px(best, stride_px=example.stride_px).numpy()
+    maps, best_px = match_maps(query, key, seen_px, targets, stride_px=example.stride_px, matching=matching)
     best_px = rescale_points(best_px, from_size=example.size, to_size=clip_size)
     for point, point_xy in enumerate(example.points_xy_px):
         yield draw_match_strip(
             frames[example.frames[0]],
             frames[[example.frames[target] for target in targets]],
-            np.stack([of_frame[point].numpy() for of_frame in maps]),
+            maps[:, point],
             point_xy_px=point_xy,
             matches_xy_px=best_px[:, point],
             truth_xy_px=_true_positions(example, point, targets),
@@ -310,7 +308,3 @@ def _colors(descriptor: Descriptor, kind: str) -> UInt8[np.ndarray, "latent_fram
     joined = np.moveaxis(descriptor, 0, -2)
     channels = joined.reshape(*joined.shape[:-2], -1).astype(np.float32)
     return pca_colors(without_position(channels) if kind in _TURNED_BY_POSITION else channels)
-
-
-def _tensor(values: Float[np.ndarray, "*shape"]) -> Float[torch.Tensor, "*shape"]:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
