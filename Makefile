@@ -48,6 +48,7 @@ lint: setup-dev
 	ruff format --check .
 	ruff check .
 	mypy
+	mypy examples/first_look.py
 	lint-imports
 
 # A process per core, each with a file at a time, in the order of tests/conftest.py.
@@ -105,4 +106,4 @@ results-samples: setup-dev
 
 clean:
 	rm -rf $(VENV) data/clips data/tracks data/descriptors data/matches data/survey data/scores data/predictions \
-	  data/samples data/report data/kept data/presets
+	  data/samples data/report data/sweeps data/kept data/presets

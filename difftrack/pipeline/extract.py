@@ -181,4 +181,4 @@ def _progress() -> Progress:
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("extract", main, whole=True, resumes=True, alone=False)
+    run("extract", main, whole=True, resumes=True, alone=False, borrows="links")

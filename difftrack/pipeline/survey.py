@@ -150,4 +150,4 @@ class _Surveyor(ClipWorker):
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("survey", main, whole=True, resumes=True, alone=False)
+    run("survey", main, whole=True, resumes=True, alone=False, borrows="links")
