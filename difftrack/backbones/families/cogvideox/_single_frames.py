@@ -30,7 +30,7 @@ def taps_summed(encoder: nn.Module) -> Iterator[None]:
 
 def _can_be_summed(module: nn.Module) -> bool:
     """Whether it is a causal convolution over time whose forward is the stock one."""
-    causal = isinstance(module, CogVideoXCausalConv3d) and module.pad_mode == "constant"
+    causal = isinstance(module, CogVideoXCausalConv3d) and module.pad_mode != "replicate"
     return causal and module.time_kernel_size > 1 and "forward" not in module.__dict__
 
 
