@@ -284,3 +284,20 @@ def test_a_failure_of_another_library_is_one_line_with_the_way_out() -> None:
 @pytest.mark.parametrize("fault", [KeyError("x"), TypeError("x"), NotImplementedError("x"), RecursionError("x")])
 def test_a_fault_of_the_program_keeps_its_traceback(fault: Exception) -> None:
     assert failure_line(fault) is None
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_stages_and_verbs_sleep_while_they_wait_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, found: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "to be put back")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if asked is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
+    code = (
+        "import os, sys; sys.argv = ['-m']; import stages; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=TOP, text=True)
+    assert said.split() == [found, "False"]
+    assert CliRunner().invoke(cli.app, ["params", "track.heads"]).exit_code == 0
+    assert os.environ["OMP_WAIT_POLICY"] == found

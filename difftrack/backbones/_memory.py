@@ -79,7 +79,7 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
 def _encoder_bytes(class_name: str, arguments: Mapping[str, Any]) -> int:
     kind = find_class(class_name)
     with torch.device("meta"), values_not_drawn():
-        encoder = kind(kind.config_class(**arguments))
+        encoder: torch.nn.Module = kind(kind.config_class(**arguments))
     return sum(weight.numel() for weight in encoder.parameters()) * torch.bfloat16.itemsize
 
 

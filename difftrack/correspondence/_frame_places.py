@@ -63,6 +63,7 @@ def stored_to_frames(
         share = fraction.astype(points_xy.dtype)[:, None, None]
         start, end = points_xy[..., before, :, :], points_xy[..., after, :, :]
         # From the nearer end, as torch does.
-        return np.where(share < 0.5, start + share * (end - start), end - (end - start) * (1 - share))
+        found: np.ndarray = np.where(share < 0.5, start + share * (end - start), end - (end - start) * (1 - share))
+        return found
 
     return upsample

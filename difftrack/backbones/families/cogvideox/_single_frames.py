@@ -6,6 +6,7 @@ same picture, and their sum multiplies it once: a convolution over rows and colu
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
@@ -28,14 +29,14 @@ def taps_summed(encoder: nn.Module) -> Iterator[None]:
         yield
 
 
-def _can_be_summed(module: nn.Module) -> bool:
+def _can_be_summed(module: Any) -> bool:  # noqa: ANN401
     """Whether it is a causal convolution over time whose forward is the stock one."""
     causal = isinstance(module, CogVideoXCausalConv3d) and module.pad_mode != "replicate"
-    return causal and module.time_kernel_size > 1 and "forward" not in module.__dict__
+    return bool(causal and module.time_kernel_size > 1 and "forward" not in module.__dict__)
 
 
 @contextmanager
-def _summed(module: nn.Module) -> Iterator[None]:
+def _summed(module: Any) -> Iterator[None]:  # noqa: ANN401
     stock, conv = module.forward, module.conv
 
     def forward(
