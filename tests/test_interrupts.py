@@ -20,6 +20,7 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
 from difftrack import cli
+from difftrack.cli._pipeline import _in_foreground
 from difftrack.datasets import Clip, write_clip, write_manifest
 from difftrack.interrupts import Interrupted, failure_line, interruptible, lack_of_memory
 
@@ -242,6 +243,13 @@ def test_a_program_that_a_verb_runs_ends_in_order_before_the_verb(
         STATUS[number],
         "difftrack: interrupted during repro; the next run goes on where this one stopped\n",
     )
+
+
+def test_a_console_of_windows_has_told_all_processes_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no foreground, and no process there can be sent SIGINT."""
+    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.delattr(os, "tcgetpgrp")
+    assert _in_foreground()
 
 
 def test_a_lack_of_memory_is_one_line_and_other_faults_are_none() -> None:
