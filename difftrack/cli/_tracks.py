@@ -32,6 +32,14 @@ def track(
     size: Annotated[
         str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="fast (default): at the size of the params. fine: 1.6 times that along both sides, for some six times "
+            "the time.",
+            show_default=False,
+        ),
+    ] = None,
     cuts: Annotated[
         str | None, typer.Option(help="At cuts between scenes, tracks end (default), or: ignore.", show_default=False)
     ] = None,
@@ -56,7 +64,13 @@ def track(
         raise typer.BadParameter("give either --points or --grid")
     if cuts not in (None, "end", "ignore"):
         raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
+    if quality not in (None, "fast", "fine"):
+        raise typer.BadParameter(f"--quality {quality}: wanted is fast or fine")
+    if quality is not None and size is not None:
+        raise typer.BadParameter("give either --size or --quality, which chooses one")
     tracker = _read_tracker(backbone, params, None if size is None else _size(size))
+    if quality == "fine":
+        tracker = dataclasses.replace(tracker, view=_finer(tracker.view))
     if cuts is not None:
         section = dataclasses.replace(tracker.section, cuts="end" if cuts == "end" else "ignore")
         tracker = dataclasses.replace(tracker, section=section)
@@ -95,6 +109,12 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()):
         raise typer.BadParameter(f"--size {text}: wanted is HEIGHTxWIDTH in pixels, such as 160x240")
     return int(height), int(width)
+
+
+def _finer(view: "TrackingParams") -> "TrackingParams":
+    """Show the backbone 1.6 times the size, in multiples of 32 px, which suit the strides of all families."""
+    height, width = (round(size * 1.6 / 32) * 32 for size in (view.height, view.width))
+    return dataclasses.replace(view, height=height, width=width)
 
 
 @dataclasses.dataclass(frozen=True)
