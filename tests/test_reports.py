@@ -674,7 +674,8 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
     }
     page = (tmp_path / "report" / "index.html").read_text()
     assert "square, point (12, 12), by features." in page  # the centre of token (1, 1), tokens of 8 px
-    assert all(f"feature, frame {frame}" in page for frame in range(3))
+    assert "<span>feature</span>" in page  # over its columns, a frame each
+    assert all(f"<span>frame {frame}</span>" in page for frame in range(3))
 
 
 def test_a_trajectory_of_one_layer_follows_what_moves_by_whole_tokens(store: Path) -> None:
