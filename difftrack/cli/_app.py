@@ -12,6 +12,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from difftrack.pipeline._loading import sleep_while_waiting
+
 P = ParamSpec("P")
 
 
@@ -48,6 +50,7 @@ def main(
     ] = False,
 ) -> None:
     """Where video diffusion transformers keep track of points: measure it, track with it, guide with it."""
+    sleep_while_waiting()
 
 
 AFTER_INTERRUPT = {
