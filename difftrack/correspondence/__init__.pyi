@@ -9,7 +9,7 @@ from ._clip_matcher import ClipMatcher, UnitMatches, label_matches
 from ._device import matching_device
 from ._features import match_features
 from ._match_probabilities import Descriptors, match_rows
-from ._matches import Matches
+from ._matches import Matches, without_uniform
 from ._matching import (
     TopMatches,
     match_points,
@@ -60,4 +60,5 @@ __all__ = [
     "tokens_to_points",
     "top_matches",
     "without_best",
+    "without_uniform",
 ]
