@@ -145,6 +145,7 @@ class ExplorerServer:
                 "stores": [{"name": e.name, "backbone": e.backbone, "clips": e.clips} for e in self.catalog.stores()],
                 "problems": [{"name": name, "error": why} for name, why in self.catalog.problems.items()],
                 "clips": [{"name": name, **self.catalog.about_clip(name)} for name in self.catalog.clip_names()],
+                "track": self.catalog.track or None,
                 "jobs": [job.as_json() for job in self.jobs.all()],
             }
 

@@ -1,6 +1,7 @@
 """What there is to explore: stores, the clips in them, and what lies beside them on disk."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from difftrack.documents import read_json, read_yaml
 from difftrack.explorer._cache import BoundedCache
 from difftrack.explorer._errors import ExplorerError, NotFoundError
 from difftrack.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_video
+from difftrack.params import parse
 from difftrack.store import DescriptorSpec, Store, StoreError, StorePath, open_store
-from difftrack.tracking import PredictedTracks, read_predictions
+from difftrack.tracking import PredictedTracks, TrackParams, read_predictions
 from difftrack.workflows.match import clip_groups, stored_clip_names
 
 __all__ = ["Catalog", "StoreEntry", "is_video", "open_catalog"]
@@ -72,6 +74,8 @@ class Catalog:
         data: Folder with `clips`, `tracks` and `predictions`, where there is one.
         paths: Where these lie, if not in `data`.
         problems: What was found and cannot be opened: name -> reason.
+        title: What the page calls all of it.
+        track: Options of tracking that the params file beside the data sets.
     """
 
     def __init__(
@@ -81,7 +85,9 @@ class Catalog:
         paths: Mapping[str, Path] | None = None,
         problems: Mapping[str, str] | None = None,
         title: str = "",
+        track: Mapping[str, Any] | None = None,
     ) -> None:
+        self.track = dict(track or {})
         self.title = title
         self.problems = dict(problems or {})
         self._stores = dict(stores)
@@ -244,7 +250,7 @@ def _data_catalog(root: Path, paths: dict[str, Path], clips: Path | None) -> Cat
         raise ExplorerError(f"{paths['descriptors']} holds no store; `difftrack repro` writes those of the pipeline")
     if clips is not None:
         paths = {**paths, "clips": clips}
-    return Catalog(stores, paths=paths, problems=problems, title=root.resolve().name)
+    return Catalog(stores, paths=paths, problems=problems, title=root.resolve().name, track=_track_options(root))
 
 
 def _paths_in(root: Path) -> dict[str, Path]:
@@ -260,6 +266,21 @@ def _paths_in(root: Path) -> dict[str, Path]:
         here = root / own if isinstance(own, str) else root / name
         found[name] = here if isinstance(own, str) or here.exists() else root / "data" / name
     return found
+
+
+def _track_options(root: Path) -> dict[str, Any]:
+    """What the params file in a data folder or above it sets of tracking; nothing where it cannot be used."""
+    known = {each.name for each in fields(TrackParams)}
+    for file in (root / "params.yaml", root.resolve().parent / "params.yaml"):
+        if file.is_file():
+            try:
+                section = read_yaml(file)["track"]
+                chosen = {key: value for key, value in section.items() if key in known and value is not None}
+                parse(TrackParams, chosen, "track", file=file)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return {}
+            return chosen
+    return {}
 
 
 def _paths_beside(store: Path) -> dict[str, Path]:
