@@ -126,7 +126,7 @@ class ExplorerServer:
 
     def _asked(self, kind: type[T], answer: Callable[[T], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            question = parse(kind, await _body(request), "", file="the request")
+            question = parse(kind, await _body(request), "question", file="the request")
             return await self._in_thread(lambda: answer(question))
 
         return endpoint
@@ -200,7 +200,7 @@ class ExplorerServer:
         return _binary({**header, "largest": largest.tolist()}, {"maps": values})
 
     async def _cells(self, request: Request) -> Response:
-        question = parse(CellsQuestion, await _body(request), "", file="the request")
+        question = parse(CellsQuestion, await _body(request), "question", file="the request")
         cells = self.answers.cells(question)
         first = await self._in_thread(lambda: next(cells, None))  # an error of the question itself is a status
 

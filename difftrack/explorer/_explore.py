@@ -168,6 +168,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(128)  # a browser that comes before the server serves then waits for it
     except OSError as error:
         listener.close()
         raise ExplorerError(

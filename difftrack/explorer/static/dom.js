@@ -1,10 +1,12 @@
 // Elements are built from text, never from markup: names and prompts may be a stranger's.
 
-/** Make an element. Attributes that are functions become listeners (`onclick`); `false`, null and undefined are left out. */
+/** Make an element. Attributes that are functions become listeners (`onclick`); `false`, null and undefined are left out (of ARIA, null and undefined). */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined) continue;
+    if (value === null || value === undefined) continue;
+    if (name.startsWith("aria-")) { element.setAttribute(name, String(value)); continue; }
+    if (value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") Object.assign(element.style, value);
     else if (name === "value" || name === "checked" || name === "selected" || name === "disabled" || name === "hidden") element[name] = value;

@@ -70,7 +70,7 @@ class ClipPage {
           h("div", { class: "stage" }, this.canvas),
           h("div", { class: "transport" }, this.playButton, h("div", { class: "scrub" }, this.scrubber, this.ticks), this.frameLabel),
           this.place, this.points,
-          h("h2", { class: "small-heading" }, "Show"), this.layouts, this.display,
+          this.layouts, h("details", { class: "display-box", open: innerWidth > 820 }, h("summary", {}, "Display"), this.display),
           this.info.has_frames ? "" : h("p", { class: "problem" }, this.info.frames_problem || "")),
         this.paneRow));
     this.listen();
@@ -259,8 +259,8 @@ class ClipPage {
       this.display.replaceChildren(
         h("label", { class: "field slider" }, h("span", {}, "Overlay", h("output", {})), h("input", { type: "range", min: 0, max: 1, step: 0.05, "data-display": "opacity", "aria-label": "Opacity of the overlay", oninput: (event) => put("opacity", "opacity")(Number(event.target.value)) })),
         h("div", { class: "row selects" }, labelled("Colours", select(display.map, MAPS, put("map"), { "data-display": "map" })), labelled("Best tokens", select(display.top, [1, 2, 3, 5, 10], (value) => put("top")(Number(value)), { "data-display": "top" }))),
-        h("div", { class: "checks" }, check("log", "log scale"), check("smooth", "smooth"), check("truth", "true track"), check("others", "other trackers", !anyOther)),
-        h("p", { class: "key quiet small" }, mark("match"), "match", this.truth.some(Boolean) ? [mark("truth"), "true position"] : "", anyOther ? [mark("other"), "other trackers"] : "", mark("track"), "live track"));
+        h("div", { class: "checks" }, check("log", "log scale"), check("smooth", "smooth"), check("own", "scale per frame"), check("truth", "true track"), check("others", "other trackers", !anyOther)),
+        h("p", { class: "key quiet small" }, keyed("match", "match"), this.truth.some(Boolean) ? keyed("truth", "true position") : "", anyOther ? keyed("other", "other trackers") : "", keyed("track", "live track")));
       this.keyMarks();
     }
     for (const input of this.display.querySelectorAll("[data-display]")) {
@@ -321,7 +321,7 @@ class ClipPage {
 }
 
 const clamp = (value, most) => Math.min(most, Math.max(0, value));
-const mark = (name) => h("canvas", { class: "key-mark", width: 36, height: 36, "data-mark": name, "aria-hidden": "true" });
+const keyed = (name, text) => h("span", { class: "keyed" }, h("canvas", { class: "key-mark", width: 36, height: 36, "data-mark": name, "aria-hidden": "true" }), text);
 
 // ---- the bar
 

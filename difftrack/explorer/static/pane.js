@@ -286,7 +286,7 @@ export class Pane {
     this.full = full;
     const [, rows, cols] = answer.arrays.maps.shape;
     await Promise.all([...this.tiles.children].map((tile, at) => this.drawTile(tile, {
-      data: answer.arrays.maps.data.subarray(at * rows * cols, (at + 1) * rows * cols), rows, cols, largest: answer.largest[at], full, display,
+      data: answer.arrays.maps.data.subarray(at * rows * cols, (at + 1) * rows * cols), rows, cols, largest: answer.largest[at], full: display.own ? answer.largest[at] : full, display,
       match: layout === "frames" ? answer.matches[at] : answer.cells[at], point,
     })));
     this.drawLegend(full, display);
@@ -366,9 +366,10 @@ export class Pane {
   drawLegend(full, display) {
     const canvas = h("canvas", { class: "ramp", "aria-hidden": "true" });
     paintLegend(canvas, display);
-    const low = display.log ? (full / 10 ** DECADES).toExponential(0) : "0";
-    const high = full >= 0.01 ? full.toFixed(2) : full.toExponential(1);
-    this.scale.replaceChildren(h("span", {}, low), canvas, h("span", {}, high), h("span", { class: "quiet" }, `match probability${display.log ? ", log" : ""}`));
+    const low = display.own ? (display.log ? `${10 ** -DECADES}` : "0") : display.log ? (full / 10 ** DECADES).toExponential(0) : "0";
+    const high = display.own ? "1" : full >= 0.01 ? full.toFixed(2) : full.toExponential(1);
+    const what = display.own ? "match probability, share of the largest in its frame" : "match probability";
+    this.scale.replaceChildren(h("span", {}, low), canvas, h("span", {}, high), h("span", { class: "quiet" }, `${what}${display.log ? ", log" : ""}`));
   }
 
   // ---- panels
@@ -486,7 +487,7 @@ export class Pane {
       return;
     }
     if (state.tab !== "attention") return;
-    const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 2 : 1)} %`;
+    const percent = (value) => `${value < 0.0001 ? (100 * value).toPrecision(2) : (100 * value).toFixed(value < 0.0995 ? 2 : 1)} %`;
     const bars = (rows, most) => h("table", { class: "bars" }, h("tbody", {}, rows.map(([name, value, mark]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "bar" }, h("span", { class: mark || "", style: { width: `${100 * (most ? value / most : 0)}%` } })), h("td", { class: "figure" }, percent(value))))));
     const parts = [["own frame", found.own, "own"], ["other frames", found.others], ...(found.text === null ? [] : [["text", found.text, "text"]])];
     const frames = found.frames.map(({ frame, mass }) => [`frame ${frame}`, mass, frame === this.point.frame ? "own" : ""]);
