@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_data_folder as toy
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import difftrack as dt
-import tiny_data_folder as toy
 from difftrack.cli import app as command_line
 from difftrack.correspondence import MatchingParams
 from difftrack.explorer import ExplorerError, explorer_app, open_catalog
@@ -172,8 +173,9 @@ def test_attention_is_shared_by_frames_and_text_and_masked_words_get_none(answer
 
 
 def test_entropy_is_one_of_a_uniform_row_and_zero_of_a_certain_one() -> None:
-    from difftrack.explorer._answers import _entropy
     from torch import tensor
+
+    from difftrack.explorer._answers import _entropy
 
     assert _entropy(tensor([0.25] * 4)) == pytest.approx(1)
     assert _entropy(tensor([0.0, 1.0, 0.0])) == pytest.approx(0)
@@ -285,7 +287,8 @@ def test_tracks_that_the_track_stage_wrote_are_found_by_their_query_point(data: 
 def test_a_data_folder_a_workspace_and_a_store_are_found(data: Path, tmp_path: Path) -> None:
     assert [entry.name for entry in open_catalog(data).stores()] == [toy.ANALYSIS, toy.TRACKING]
     (tmp_path / "params.yaml").write_text(
-        f"paths: {{descriptors: {data}/descriptors, clips: {data}/clips}}\ntrack: {{layers: [7], smoothing_radius: 1}}\n"
+        f"paths: {{descriptors: {data}/descriptors, clips: {data}/clips}}\n"
+        "track: {layers: [7], smoothing_radius: 1}\n"
     )
     workspace = open_catalog(tmp_path)
     assert workspace.clip_names() == sorted(toy.CLIPS)
@@ -321,7 +324,9 @@ def test_where_there_is_nothing_to_explore_one_line_says_so(tmp_path: Path, miss
 
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 30))
-def test_a_cache_never_holds_more_than_its_budget_and_always_gives_the_right_value(keys: list[int], budget: int) -> None:
+def test_a_cache_never_holds_more_than_its_budget_and_always_gives_the_right_value(
+    keys: list[int], budget: int
+) -> None:
     cache: BoundedCache[bytes] = BoundedCache(budget, len)
     for key in keys:
         assert cache.get(key, lambda key=key: bytes([key]) * (3 * key + 1)) == bytes([key]) * (3 * key + 1)
@@ -362,7 +367,9 @@ def unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def test_quantised_maps_come_back_to_a_hundred_thousandth_of_their_largest_value(answers: Answers) -> None:
     maps = answers.match(MatchQuestion(LENS, POINT))[1]
     values, largest = quantised(maps)
-    header, arrays = unpacked(pack({"largest": largest.tolist(), "name": "ä"}, {"maps": values, "b": np.arange(3, dtype=np.uint8)}))
+    header, arrays = unpacked(
+        pack({"largest": largest.tolist(), "name": "ä"}, {"maps": values, "b": np.arange(3, dtype=np.uint8)})
+    )
     again = arrays["maps"] / 65535 * np.asarray(header["largest"])[:, None, None]
     assert np.abs(again - maps).max() <= largest.max() / 65535
     assert (4 + struct.unpack_from("<I", pack(header, {}))[0]) % 4 == 0
@@ -384,14 +391,17 @@ class Page:
         self.app = app
         self.headers = {"host": "127.0.0.1:7860", "x-difftrack": "page", **(headers or {})}
 
-    def __call__(self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> tuple[int, Any, dict[str, str]]:
+    def __call__(
+        self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
         from urllib.parse import unquote
 
         plain, _, query = path.partition("?")
         given = {**self.headers, **(headers or {})}
         chunks = body if isinstance(body, list) else [b"" if body is None else json.dumps(body).encode()]
         messages = [
-            {"type": "http.request", "body": chunk, "more_body": at + 1 < len(chunks)} for at, chunk in enumerate(chunks)
+            {"type": "http.request", "body": chunk, "more_body": at + 1 < len(chunks)}
+            for at, chunk in enumerate(chunks)
         ]
         scope = {
             "type": "http",
@@ -441,6 +451,9 @@ def lens(**edit: Any) -> dict[str, Any]:
     return {"store": toy.ANALYSIS, "clip": "rolling", "step": 17, "layer": 5, **edit}
 
 
+TRACKED = {"store": toy.TRACKING, "clip": "rolling", "points": [[0, 1, 1]]}
+
+
 def test_the_page_gets_the_library_its_clips_frames_and_answers(page: Page, answers: Answers) -> None:
     library = page("/api/library")[1]
     assert [clip["name"] for clip in library["clips"]] == sorted(toy.CLIPS)
@@ -482,7 +495,7 @@ def test_the_page_gets_the_library_its_clips_frames_and_answers(page: Page, answ
         ("/api/match", {"lens": lens(window=10**9), "point": [0, 1, 1]}, 422, "window is 1000000000"),
         ("/api/match", {"lens": lens(weights=[1.0]), "point": [0, 1, 1]}, 422, "wanted: one for each head"),
         ("/api/tracks", {"clip": "rolling", "points": [[0, 1, 1]] * 65}, 422, "at most 64"),
-        ("/api/track", {"store": toy.TRACKING, "clip": "rolling", "points": [[0, 1, 1]], "options": {"motion": 1}}, 422, "track.motion"),
+        ("/api/track", TRACKED | {"options": {"motion": 1}}, 422, "track.motion"),
         ("/api/match", [b"{" * 100], 400, "no JSON"),
         ("/api/match", [b" " * 600_000] * 2, 413, "too long"),
         ("/api/cells", {"lens": lens(store="none"), "point": [0, 1, 1]}, 404, "there is no store"),
@@ -523,8 +536,8 @@ def test_only_this_server_s_own_page_may_ask(data: Path, page: Page) -> None:
     assert with_token("/")[0] == 200
 
 
-def test_a_damaged_unit_is_named_and_the_rest_stays_usable(tmp_path: Path) -> None:
-    toy.write_data(tmp_path)
+def test_a_damaged_unit_is_named_and_the_rest_stays_usable(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     toy.damage_unit(tmp_path, "rolling", layer=5)
     page = Page(explorer_app(open_catalog(tmp_path)))
     status, content, _ = page("/api/match", {"lens": lens(), "point": list(POINT)})
@@ -538,8 +551,8 @@ def test_a_damaged_unit_is_named_and_the_rest_stays_usable(tmp_path: Path) -> No
     assert [cell["label"] for cell in header["cells"] if "error" in cell] == [5]
 
 
-def test_a_damaged_group_and_a_damaged_store_are_shown_with_their_reason(tmp_path: Path) -> None:
-    toy.write_data(tmp_path)
+def test_a_damaged_group_and_a_damaged_store_are_shown_with_their_reason(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     (tmp_path / "descriptors" / "toy" / "analysis" / "rolling" / "zarr.json").write_text("{}")
     (tmp_path / "descriptors" / "toy" / "broken").mkdir()
     page = Page(explorer_app(open_catalog(tmp_path)))
@@ -577,8 +590,11 @@ def test_an_upload_that_is_no_video_fails_with_the_reason_and_leaves_nothing(dat
 
 @pytest.mark.parametrize(
     ("host", "local"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.8.8.8", True), ("0.0.0.0", False), ("::", False), ("10.0.0.2", False), ("gpu-box", False)],
-)  # fmt: skip
+    [
+        *((host, True) for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.2", "gpu-box")),
+    ],
+)
 def test_an_address_is_local_where_no_other_machine_reaches_it(host: str, local: bool) -> None:
     assert is_local(host) is local
 

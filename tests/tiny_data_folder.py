@@ -1,4 +1,4 @@
-"""A data folder of two small rendered clips with an analysis and a tracking view of a toy backbone. No axis equals another."""
+"""A data folder of two rendered clips with two views of a toy backbone. No axis equals another."""
 
 from pathlib import Path
 

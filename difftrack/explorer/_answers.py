@@ -110,7 +110,7 @@ class Answers:
         return {"frames": [each.frame for each in found], "matches": matches}, maps
 
     def maps(self, question: MapsQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "cell row col"]]:
-        """Give the match probabilities over one frame for each head, layer or step; a damaged unit is named and zero."""
+        """Give the match probabilities over one frame for each head, layer or step; those of a damaged unit are 0."""
         lens = question.lens
         spec = self.catalog.store(lens.store).spec(lens.clip)
         lenses = {

@@ -152,7 +152,7 @@ class ExplorerServer:
         return _json(await self._in_thread(look))
 
     async def _options(self, request: Request) -> Response:
-        """Describe every option of the section `track` by the published JSON Schema, from which the page makes controls."""
+        """Describe the options of the section `track` by the published JSON Schema; the page makes controls of them."""
         definitions = read_json(SCHEMA_FILE)["$defs"]
         names = ("TrackSection", "MatchingParams", "VisibilityParams")
         return _json({name: definitions[name] for name in names})

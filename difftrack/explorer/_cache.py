@@ -13,8 +13,8 @@ T = TypeVar("T")
 class BoundedCache(Generic[T]):
     """Keeps values until they weigh more than a budget together; the least recently used goes first.
 
-    A value that is heavier than the whole budget is made and not kept. Threads may share a cache; two that miss the same
-    key at once both make its value.
+    A value that is heavier than the whole budget is made and not kept. Threads may share a cache; two that miss the
+    same key at once both make its value.
 
     Args:
         budget: Bytes.

@@ -173,7 +173,7 @@ class Catalog:
         return read_tracks(folder, clip)
 
     def predictions(self, clip: str) -> Iterator[tuple[str, np.ndarray, Mapping[str, PredictedTracks]]]:
-        """Yield (backbone, query points, tracker -> tracks) of what the track stage wrote of a clip; skip damaged files."""
+        """Yield (backbone, query points, tracker -> tracks) that the track stage wrote; damaged files are left out."""
         folder = self._paths.get("predictions")
         if folder is None or clip not in self.clip_names():
             return
@@ -218,10 +218,12 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
     try:
         store = open_store(source)
     except StoreError as error:
+        videos = ", ".join(sorted(VIDEO_SUFFIXES))
         raise ExplorerError(
-            f"{error}; wanted: a folder with descriptors in it, a store, or a video ({', '.join(sorted(VIDEO_SUFFIXES))})"
+            f"{error}; wanted: a folder with descriptors in it, a store, or a video: {videos}"
         ) from error
-    backbone, view = ([*text.rstrip("/").split("/"), "", ""][-4:-2] if "/" in text else ["", text])[-2:]
+    *above, view = text.rstrip("/").split("/")
+    backbone = above[-1] if above else ""
     name = f"{backbone}/{view}" if backbone else view
     paths = _paths_beside(root) if "://" not in text else {}
     if clips is not None:

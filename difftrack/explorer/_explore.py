@@ -129,7 +129,7 @@ def make_explorer(
         place = f"job={quote(server.jobs.start(video, video.name, owned=False).id)}"
     app = server.application(token=token, local=local, framed=framed)
     listener = _listen(host, port)
-    shown = "localhost" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - named to be shown, not to listen
+    shown = "localhost" if host in ("0.0.0.0", "::", "") else host
     fragment = "&".join(part for part in (f"token={token}" if token else "", place) if part)
     number = listener.getsockname()[1]
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#{fragment}" if fragment else "")

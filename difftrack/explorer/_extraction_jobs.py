@@ -1,4 +1,4 @@
-"""Videos that are dropped onto the page: extracted in the background, into a folder that lives as long as the server."""
+"""Videos that are dropped onto the page, extracted in the background into a folder that the server removes."""
 
 import shutil
 import tempfile
@@ -7,13 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from difftrack.datasets import Clip, plain_name
 from difftrack.explorer._catalog import Catalog, StoreEntry
 from difftrack.explorer._errors import ExplorerError, NotFoundError
 from difftrack.media import VIDEO_SUFFIXES
 from difftrack.plugins import one_line
+
+if TYPE_CHECKING:
+    from difftrack.backbones import Backbone
 
 __all__ = ["ExtractionJobs", "ExtractionParams"]
 
@@ -149,7 +152,7 @@ class ExtractionJobs:
         model = load_backbone(self.params.backbone, device=self.params.device)
         root = self._root() / job.id
         backbone = self.params.backbone
-        schedule = 50
+        size, schedule = _size(model, clip), 50
         steps = [round((at + 1) * schedule / self.params.num_steps) - 1 for at in range(self.params.num_steps)]
         names = []
         for number, (view, wanted) in enumerate((("analysis", steps), ("tracking", None))):
@@ -159,6 +162,7 @@ class ExtractionJobs:
                 clip,
                 view=view,  # type: ignore[arg-type]
                 steps=wanted,
+                size=size,
                 num_inference_steps=schedule,
                 to=root / view,
                 progress=_into(job),
@@ -174,11 +178,25 @@ class ExtractionJobs:
         return self._folder
 
 
+def _size(model: "Backbone", clip: Clip) -> tuple[int, int] | None:
+    """Give the (height, width) to run a clip at: the clip's, cut to fit; None where the backbone's own is known."""
+    if model.made_for is not None:
+        return None
+    for multiple in (1, 8, 16, 32, 64):
+        height, width = (side // multiple * multiple for side in (clip.height, clip.width))
+        try:
+            model.check_image_size(height, width)
+        except ValueError:
+            continue
+        return height, width
+    raise ExplorerError(f"{model.name} takes no size near {clip.width}x{clip.height} px; extract with `dt.extract`")
+
+
 def _into(job: Job) -> Callable[[int, int], None]:
     def report(done: int, total: int) -> None:
         if total > MOST_STORED_BYTES:
             raise ExplorerError(
-                f"descriptors of {job.clip} would take {total / 1e9:.1f} GB, more than {MOST_STORED_BYTES / 1e9:.1f} GB; "
+                f"descriptors of {job.clip} would take {total / 1e9:.1f} GB, at most {MOST_STORED_BYTES / 1e9:.1f}; "
                 "cut the video, or extract it with `difftrack extract` and explore the store"
             )
         job.done, job.total = done, total

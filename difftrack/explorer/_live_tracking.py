@@ -74,8 +74,8 @@ class LiveTracker:
         """Track the query points of the clip's known tracks, and score the tracks as the track stage does.
 
         Returns:
-            `scores`, null where no tracks are known: delta_avg, average_jaccard and occlusion_accuracy as fractions, the
-            number of points, and by what the truth is known.
+            `scores`, null where no tracks are known: delta_avg, average_jaccard and occlusion_accuracy as fractions,
+            the number of points, and by what the truth is known.
 
         Raises:
             ExplorerError: as in `track`.

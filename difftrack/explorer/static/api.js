@@ -1,6 +1,6 @@
 // Questions to the server. Answers are kept, so that a step back costs no request.
 
-import { notice } from "./dom.js";
+import { during, notice } from "./dom.js";
 
 const KEPT = 240;
 const kept = new Map();
@@ -26,7 +26,9 @@ export const currentToken = () => token;
 /** Called when a server that did not answer does again. */
 export const onRecovery = (callback) => recovered.add(callback);
 
-async function request(path, options = {}) {
+const request = (path, options = {}) => during(fetched(path, options));
+
+async function fetched(path, options) {
   let response;
   try {
     response = await fetch(`api/${path}`, { ...options, headers: { "x-difftrack": token || "page", ...(options.headers || {}) } });
@@ -87,7 +89,9 @@ const post = (name, question, signal) =>
   request(name, { method: "POST", body: JSON.stringify(question), signal, headers: { "content-type": "application/json" } });
 
 /** Ask for an answer that comes line by line; stops when the signal says so. */
-export async function askLines(name, question, online, signal) {
+export const askLines = (name, question, online, signal) => during(lineByLine(name, question, online, signal));
+
+async function lineByLine(name, question, online, signal) {
   const key = `${name} ${JSON.stringify(question)}`;
   if (kept.has(key)) {
     for (const line of kept.get(key)) online(line);
@@ -152,7 +156,7 @@ export class Newest {
       return;
     }
     this.running = true;
-    Promise.resolve(task()).catch(() => {}).finally(() => {
+    during(Promise.resolve(task())).catch(() => {}).finally(() => {
       this.running = false;
       const { next } = this;
       this.next = null;

@@ -59,6 +59,19 @@ export function button(text, onclick, attributes = {}) {
   return h("button", { type: "button", ...attributes, onclick }, text);
 }
 
+/** Count what is under way; the line below the bar moves while anything is. */
+let underWay = 0;
+export function busy(by) {
+  underWay += by;
+  document.documentElement.dataset.busy = String(underWay);
+}
+
+/** Keep the count while a promise is open. */
+export async function during(promise) {
+  busy(1);
+  try { return await promise; } finally { busy(-1); }
+}
+
 /** Show text for a moment where screen readers notice it. */
 let hiding;
 export function notice(text, { lasting = false, bad = false } = {}) {

@@ -2,7 +2,7 @@
 
 import { Refusal, ask, currentToken, getJson, onRecovery, useToken } from "./api.js";
 import { MAPS, OTHER, TRUTH, pointColor } from "./colors.js";
-import { button, copy, h, labelled, notice, number, select } from "./dom.js";
+import { busy, button, copy, during, h, labelled, notice, number, select } from "./dom.js";
 import { fit, forgetPictures, marks, picture, trail } from "./draw.js";
 import { saveCsv, savePng } from "./export.js";
 import { gallery } from "./gallery.js";
@@ -143,15 +143,21 @@ class ClipPage {
     return this.info.has_frames ? picture(this.info.name, frame).catch(() => null) : null;
   }
 
+  /** The true track of a point, unless the point has moved since it was asked for. */
+  truthOf(index) {
+    return this.truthFor && this.truthPoints?.[index] === JSON.stringify(state.points[index]) ? this.truth[index] : null;
+  }
+
   errorAt(index, frame, xy) {
-    const track = this.truth[index];
+    const track = this.truthOf(index);
     if (!track || !track.visible[frame] || xy[0] === null) return null;
     return Math.hypot(xy[0] - track.xy[frame][0], xy[1] - track.xy[frame][1]);
   }
 
   later(index, task) {
-    clearTimeout(this.timers.get(index));
-    this.timers.set(index, setTimeout(task, 110));
+    if (this.timers.has(index)) clearTimeout(this.timers.get(index));
+    else busy(1);
+    this.timers.set(index, setTimeout(() => { this.timers.delete(index); busy(-1); task(); }, 110));
   }
 
   /** Note when an overlay is on the screen, for the benchmark and the tests. */
@@ -174,7 +180,7 @@ class ClipPage {
     const { display, points } = state;
     points.forEach((point, index) => {
       if (display.others) for (const track of Object.values(this.others[index] || {})) if (track.visible[frame]) marks.other(context, track.xy[frame][0] * factor, track.xy[frame][1] * factor, unit * 0.9);
-      const truth = this.truth[index];
+      const truth = this.truthOf(index);
       if (display.truth && truth && truth.visible[frame] && frame !== point.frame) marks.truth(context, truth.xy[frame][0] * factor, truth.xy[frame][1] * factor, unit);
       const track = pane?.tracking.on ? pane.tracking.tracks?.[index] : null;
       if (track && track.xy[frame] && frame !== point.frame) marks.track(context, track.xy[frame][0] * factor, track.xy[frame][1] * factor, unit * 0.95, index, track.visible[frame]);
@@ -198,7 +204,7 @@ class ClipPage {
     const unit = (canvas.width / Math.max(1, canvas.clientWidth)) * 5.2;
     state.points.forEach((point, index) => {
       if (state.display.others) for (const track of Object.values(this.others[index] || {})) trail(context, track.xy, track.visible, factor, OTHER, unit * 0.22);
-      const truth = this.truth[index];
+      const truth = this.truthOf(index);
       if (state.display.truth && truth) trail(context, truth.xy, truth.visible, factor, TRUTH, unit * 0.3);
       const track = this.panes[0]?.tracking.on ? this.panes[0].tracking.tracks?.[index] : null;
       if (track) trail(context, track.xy, track.visible, factor, pointColor(index), unit * 0.42);
@@ -284,22 +290,25 @@ class ClipPage {
     const key = JSON.stringify(state.points);
     if (key === this.truthFor) return;
     this.truthFor = key;
-    clearTimeout(this.truthTimer);
-    this.truthTimer = setTimeout(async () => {
-      const points = state.points.map(({ frame, x, y }) => [frame, x, y]);
-      try {
-        const found = points.length ? await ask("tracks", { clip: this.info.name, points }) : { truth: [], others: [] };
-        if (key !== this.truthFor) return;
-        this.truth = found.truth;
-        this.others = found.others;
-      } catch {
-        this.truth = [];
-        this.others = [];
-      }
-      this.drawDisplay();
-      this.drawMarks();
-      this.panes.forEach((pane) => pane.store?.usable && pane.showPanel());
-    }, this.truthTimer === undefined ? 0 : 60);
+    this.later("truth", () => during(this.loadTruth(key)));
+  }
+
+  async loadTruth(key) {
+    const points = state.points.map(({ frame, x, y }) => [frame, x, y]);
+    const asked = state.points.map((point) => JSON.stringify(point));
+    try {
+      const found = points.length ? await ask("tracks", { clip: this.info.name, points }) : { truth: [], others: [] };
+      if (key !== this.truthFor) return;
+      this.truthPoints = asked;
+      this.truth = found.truth;
+      this.others = found.others;
+    } catch {
+      this.truth = [];
+      this.others = [];
+    }
+    this.drawDisplay();
+    this.drawMarks();
+    this.panes.forEach((pane) => pane.store?.usable && pane.showPanel());
   }
 
   play() {
@@ -315,7 +324,8 @@ class ClipPage {
 
   close() {
     clearInterval(this.playing);
-    this.timers.forEach((timer) => clearTimeout(timer));
+    this.timers.forEach((timer) => { clearTimeout(timer); busy(-1); });
+    this.timers.clear();
     this.panes.forEach((pane) => pane.cells.abort?.abort());
   }
 }
