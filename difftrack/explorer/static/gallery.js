@@ -47,7 +47,8 @@ function card(clip, stores, open) {
     h("span", { class: "quiet small" }, known),
     h("span", { class: "tags" }, stores.length ? stores.map((name) => h("span", { class: "tag" }, name)) : h("span", { class: "tag" }, "nothing stored")),
   );
-  new IntersectionObserver((entries, observer) => {
+  if (!clip.num_frames) image.classList.add("absent");
+  else new IntersectionObserver((entries, observer) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();
     getPicture(`thumbnail?clip=${encodeURIComponent(clip.name)}`).then((bitmap) => {

@@ -85,9 +85,11 @@ class ClipPage {
       return { x: clamp(((event.clientX - box.left) / box.width) * this.size.width, this.size.width), y: clamp(((event.clientY - box.top) / box.height) * this.size.height, this.size.height) };
     };
     let dragged = -1;
+    let gesture = 0;
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button) return;
       event.preventDefault();
+      gesture += 1;
       canvas.focus({ preventScroll: true });
       canvas.setPointerCapture(event.pointerId);
       this.started = performance.now();
@@ -101,14 +103,14 @@ class ClipPage {
         const point = { frame: state.frame, x, y };
         if (add) { state.points = [...state.points, point]; state.active = state.points.length - 1; }
         else state.points = state.points.map((own, index) => (index === state.active ? point : own));
-      });
+      }, `gesture${gesture}`);
       dragged = state.active;
     });
     canvas.addEventListener("pointermove", (event) => {
       if (!canvas.hasPointerCapture(event.pointerId) || dragged < 0) return;
       this.started = performance.now();
       const { x, y } = at(event);
-      change(() => { state.points = state.points.map((own, index) => (index === dragged ? { ...own, x, y } : own)); }, "drag");
+      change(() => { state.points = state.points.map((own, index) => (index === dragged ? { ...own, x, y } : own)); }, `gesture${gesture}`);
     });
     canvas.addEventListener("pointerup", () => { dragged = -1; });
     canvas.addEventListener("pointercancel", () => { dragged = -1; });

@@ -74,6 +74,8 @@ export class Pane {
       this.drawHead();
       this.controls.replaceChildren();
       this.say(this.store ? this.store.problems.map(({ unit, error }) => `${unit}: ${error}`).join("\n") : `There is no store ${this.lens.store} of this clip.`);
+      this.built = "";
+      this.laid = "";
       this.tiles.replaceChildren();
       return;
     }
@@ -230,6 +232,7 @@ export class Pane {
     } catch (error) {
       this.answer = null;
       this.say(error.message);
+      this.laid = "";
       this.tiles.replaceChildren();
       this.scale.replaceChildren();
     }
@@ -327,12 +330,12 @@ export class Pane {
       this.laid = key;
       this.tiles.dataset.count = shown.length;
       this.tiles.classList.toggle("many", shown.length > 12);
-      this.tiles.replaceChildren(...shown.map(() => h("button", { type: "button", class: "tile" }, h("canvas", { "aria-hidden": "true" }), h("span", { class: "caption" }), h("span", { class: "facts" }))));
+      this.tiles.replaceChildren(...shown.map(() => h("button", { type: "button", class: "tile" }, h("canvas", { "aria-hidden": "true" }), h("span", { class: "caption" }), h("span", { class: "facts" }), h("span", { class: "offscreen" }))));
     }
     shown.forEach((tile, at) => {
       const element = this.tiles.children[at];
       element.frame = tile.frame;
-      element.setAttribute("aria-label", tile.label);
+      element.children[3].textContent = tile.label;
       element.setAttribute("aria-pressed", !!tile.chosen);
       element.onclick = plain ? () => change(() => { state.frame = tile.frame; }) : tile.run;
       element.children[1].textContent = tile.caption;

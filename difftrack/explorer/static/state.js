@@ -18,14 +18,17 @@ let lastTime = 0;
 export const freshLens = (lens) => ({ ...LENS, ...lens });
 export const onChange = (listener) => listeners.add(listener);
 
-/** Change the state, tell everybody, and remember what was before. Changes of one `key` in quick succession undo as one. */
+/**
+ * Change the state, tell everybody, and remember what was before. Changes of one `key` in quick succession undo as one;
+ * those of one gesture (a key that begins with "gesture") do however long it takes.
+ */
 export function change(edit, key = "") {
   const before = serialise();
   edit(state);
   const after = serialise();
   if (after === before) return;
   const now = performance.now();
-  if (!key || key !== lastKey || now - lastTime > 900) past.push(before);
+  if (!key || key !== lastKey || (now - lastTime > 900 && !key.startsWith("gesture"))) past.push(before);
   if (past.length > 200) past.shift();
   lastKey = key;
   lastTime = now;
