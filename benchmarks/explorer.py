@@ -37,8 +37,8 @@ from difftrack.store import DescriptorSpec, create_group, open_store
 
 RESULTS = Path(__file__).parent / "results" / "explorer.json"
 
-STEPS, LAYERS = (20, 49), (13, 17, 18)
-"""Of the synthetic store: six units of 135 MB of queries and keys."""
+STEPS, LAYERS = (49,), (13, 17, 18)
+"""Of the synthetic store: three units of 135 MB of queries and keys."""
 
 
 def write_cogvideox_2b(root: Path) -> None:
@@ -46,7 +46,7 @@ def write_cogvideox_2b(root: Path) -> None:
     rng = np.random.default_rng(0)
     spec = DescriptorSpec(
         steps=STEPS,
-        timesteps=(600.0, 19.0),
+        timesteps=(19.0,),
         layers=LAYERS,
         heads=tuple(range(30)),
         num_channels=64,
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path, default=Path("data"), help="data folder of the shipped backbone")
     parser.add_argument("--clip", default="rendered-easy-object-100", help="of that folder")
     parser.add_argument("--clicks", type=int, default=50)
+    parser.add_argument("--print", action="store_true", help="write no file")
     chosen = parser.parse_args()
     results = {"machine": machine()}
     results["shipped backbone"] = measure(chosen.data, chosen.clip, "cogvideox-mini/analysis", clicks=chosen.clicks)
@@ -190,7 +191,8 @@ def main() -> None:
             Path(folder), "noise", "cogvideox-2b-shape/analysis", clicks=chosen.clicks
         )
     results["load_average_after"] = [round(load, 1) for load in os.getloadavg()]
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    if not chosen.print:
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
 
 

@@ -249,8 +249,13 @@ class Answers:
         self, entry: StoreEntry, lens: Lens, group: str, chunk: int | None, kind: str, heads: list[int] | None
     ) -> Tensor:
         key = (entry.name, entry.store.fingerprint(group), group, lens.step, lens.layer, kind)
-        select = {"clip": lens.clip, "step": lens.step, "layer": lens.layer, "kind": kind, "chunk": chunk}
-        values = self._descriptors.get(key, lambda: torch.from_numpy(entry.store.sel(**select)))
+
+        def read() -> Tensor:
+            return torch.from_numpy(
+                entry.store.sel(clip=lens.clip, step=lens.step, layer=lens.layer, kind=kind, chunk=chunk)
+            )
+
+        values = self._descriptors.get(key, read)
         return values if heads is None else values[heads]
 
 

@@ -159,7 +159,8 @@ class Catalog:
         if name in self._clips_on_disk() and not any(name in entry.frames for entry in self.stores()):
             frame: np.ndarray = read_video(self._paths["clips"] / name / "frames.mp4", max_frames=1).frames[0]
             return frame
-        return self.clip(name).frames[0]
+        first: np.ndarray = self.clip(name).frames[0]
+        return first
 
     def tracks(self, clip: str) -> Tracks | None:
         """Return the tracks that the annotate stage wrote of a clip, where there are any.
