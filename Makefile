@@ -47,6 +47,7 @@ lint: setup-dev
 	ruff format --check .
 	ruff check .
 	mypy
+	mypy examples/first_look.py
 	lint-imports
 
 test: setup-dev
@@ -98,4 +99,4 @@ results-samples: setup-dev
 
 clean:
 	rm -rf $(VENV) data/clips data/tracks data/descriptors data/matches data/survey data/scores data/predictions \
-	  data/samples data/report data/kept data/presets
+	  data/samples data/report data/sweeps data/kept data/presets

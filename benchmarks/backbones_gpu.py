@@ -39,8 +39,8 @@ from torch import Tensor
 from difftrack.backbones import (
     AttentionCall,
     Backbone,
+    CapturedKind,
     ImageConditioning,
-    Kind,
     LayerDescriptors,
     ModelParams,
     PromptEmbedding,
@@ -52,7 +52,7 @@ from difftrack.geometry import TokenGrid
 
 RESULTS = Path(__file__).parent / "results" / "backbones_gpu.json"
 STEP, NUM_STEPS = 40, 50
-KINDS: tuple[Kind, ...] = ("query", "key")
+KINDS: tuple[CapturedKind, ...] = ("query", "key")
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class ToHost:
     """Sends queries and keys to the host as an extraction does: into pinned memory, while the forward goes on."""
 
     def __init__(self) -> None:
-        self._pinned: dict[tuple[int, Kind], Tensor] = {}
+        self._pinned: dict[tuple[int, CapturedKind], Tensor] = {}
         self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
     def __call__(self, record: LayerDescriptors) -> None:

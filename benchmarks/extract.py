@@ -27,7 +27,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXP
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from difftrack.datasets import Clip, write_clip
-from difftrack.distribution import ClipWorker, Job, Report, run_clips
+from difftrack.distribution import ClipWorker, Job, ProgressCallback, run_clips
 from difftrack.pipeline.extract import ExtractJob
 
 RESULTS = Path(__file__).parent / "results" / "extract.json"
@@ -74,10 +74,10 @@ class _Discarder(ClipWorker):
     def expect(self, clip: str) -> None:
         self.job.source().expect(clip)
 
-    def run(self, clip: str, report: Report) -> Future[None]:
+    def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         extraction = self.job.source().prepare(clip)
-        for group, spec in extraction.groups.items():
-            extraction.run(group, spec.units, lambda unit: None)
+        for group in extraction.groups:
+            extraction.run(extraction.plan(group), lambda unit: None)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         done: Future[None] = Future()

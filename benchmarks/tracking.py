@@ -423,7 +423,7 @@ def prepare(
 
 def _captured(extraction: Any, group: str, spec: DescriptorSpec) -> list[Any]:  # noqa: ANN401
     units: list[Any] = []
-    extraction.run(group, spec.units, units.append)
+    extraction.run(extraction.plan(group), units.append)
     return units
 
 

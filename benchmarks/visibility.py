@@ -40,7 +40,15 @@ from difftrack.datasets import Clip, TrackedVideo, Tracks, load_tapvid_pickle
 from difftrack.geometry import TokenGrid, inside_picture, rescale_points
 from difftrack.media import read_image, read_video
 from difftrack.metrics import tapvid_metrics
-from difftrack.tracking import CALIBRATION, Leg, TrackParams, VisibilityParams, decide_tracks, evidence_of, match_clip
+from difftrack.tracking import (
+    CALIBRATION,
+    FrameMatches,
+    TrackParams,
+    VisibilityParams,
+    decide_tracks,
+    evidence_of,
+    match_clip,
+)
 
 Part = Literal["decide", "report"]
 PARTS: tuple[Part, ...] = ("decide", "report")
@@ -243,10 +251,10 @@ def measure(arguments: argparse.Namespace) -> None:
         for known in sets[name]:
             case = prepare(backbone, known.video, LAYERS, arguments.size, CHUNKS)
             sources = [(STEP, layer) for layer in LAYERS]
-            legs = match_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=PARAMS)
+            matches = match_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=PARAMS)
             clip = known.video.clip.name
-            for part in fields(Leg):
-                arrays[f"{clip}|{part.name}"] = getattr(legs, part.name).numpy().astype(np.float16)
+            for part in fields(FrameMatches):
+                arrays[f"{clip}|{part.name}"] = getattr(matches, part.name).numpy().astype(np.float16)
             arrays[f"{clip}|queries"] = case.queries.astype(np.float32)
             arrays[f"{clip}|grid"] = np.array([case.grid.rows, case.grid.cols, case.grid.stride_px])
             if known.has_truth:
@@ -271,7 +279,7 @@ class Measured:
     """A clip's matches, and what is known of the truth."""
 
     name: str
-    legs: Leg
+    matches: FrameMatches
     queries: np.ndarray
     grid: TokenGrid
     points: np.ndarray | None
@@ -289,7 +297,7 @@ class Measured:
     @property
     def on_object(self) -> np.ndarray:
         """Which points are queried on the object."""
-        queries = np.broadcast_to(self.queries[None, :, 1:], (len(self.legs.margin), len(self.queries), 2))
+        queries = np.broadcast_to(self.queries[None, :, 1:], (len(self.matches.margin), len(self.queries), 2))
         return np.asarray(self.sample(queries)[0])
 
 
@@ -299,14 +307,14 @@ def read_measured(folder: Path, name: str, davis: Path) -> list[Measured]:
     clips = []
     for clip in dict.fromkeys(key.split("|")[0] for key in stored.files if "|" in key):
         own = {key.split("|")[1]: stored[key] for key in stored.files if key.startswith(f"{clip}|")}
-        legs = Leg(*(torch.from_numpy(own[part.name].astype(np.float32)) for part in fields(Leg)))
+        matches = FrameMatches(*(torch.from_numpy(own[part.name].astype(np.float32)) for part in fields(FrameMatches)))
         rows, cols, stride_px = (int(number) for number in own["grid"])
         masks = None
         if name.startswith("davis"):
             sequence, stride = clip.rsplit("-", 1)
-            masks = masks_of(davis, sequence, range(0, len(legs.margin) * int(stride), int(stride)))
+            masks = masks_of(davis, sequence, range(0, len(matches.margin) * int(stride), int(stride)))
         grid = TokenGrid(CHUNKS.chunk_len or 1, rows, cols, stride_px, 1)
-        clips.append(Measured(clip, legs, own["queries"], grid, own.get("points"), own.get("visible"), masks))
+        clips.append(Measured(clip, matches, own["queries"], grid, own.get("points"), own.get("visible"), masks))
     return clips
 
 
@@ -334,7 +342,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 def _inputs(clip: Measured) -> np.ndarray:
     """What the regression is fitted to, [frame, point, input]."""
-    return evidence_of(clip.legs.sharpness, clip.legs.cycle_error_token).numpy()
+    return evidence_of(clip.matches.sharpness, clip.matches.cycle_error_token).numpy()
 
 
 def _labels(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
@@ -352,7 +360,7 @@ def _labels(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _places(clip: Measured) -> np.ndarray:
-    return np.asarray(((clip.legs.points_xy_token + 0.5) * clip.grid.stride_px).numpy())
+    return np.asarray(((clip.matches.points_xy_token + 0.5) * clip.grid.stride_px).numpy())
 
 
 # reporting
@@ -379,7 +387,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def _score(clip: Measured, params: TrackParams) -> dict[str, float]:
     """TAP-Vid's metrics where truth is known; elsewhere the share of visible points that lie in the mask."""
-    tracks = decide_tracks(clip.legs, clip.queries, grid=clip.grid, params=params)
+    tracks = decide_tracks(clip.matches, clip.queries, grid=clip.grid, params=params)
     if clip.points is not None and clip.visible is not None:
         sizes = {"from_size": (clip.grid.height, clip.grid.width), "to_size": EVALUATED_SIZE}
         predicted, true = (rescale_points(points, **sizes) for points in (tracks.points_xy_px, clip.points))

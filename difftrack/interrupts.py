@@ -1,4 +1,4 @@
-"""How a run ends early: Ctrl-C and SIGTERM raise once, processes that it starts leave both to it; memory runs out."""
+"""How a run ends early: Ctrl-C and SIGTERM raise once and in order, memory runs out, another library fails."""
 
 import os
 import signal
@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 
-__all__ = ["Interrupted", "heed_sigterm", "interruptible", "lack_of_memory", "shielded"]
+__all__ = ["TRACEBACK", "Interrupted", "failure_line", "heed_sigterm", "interruptible", "lack_of_memory", "shielded"]
+
+TRACEBACK = "DIFFTRACK_TRACEBACK"
+"""Environment variable that asks for tracebacks in place of one line."""
 
 _DOUBLE_S = 1.0
 """A signal this soon after the first is the same one, which came by two ways: the terminal's and a parent's."""
@@ -83,6 +86,35 @@ def heed_sigterm() -> None:
     """Hear of SIGTERM from now on, and of one that came before, in a process that was started shielded from it."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def failure_line(error: BaseException) -> str | None:
+    """One line for a failure that a person can mend, or that another library raises; None for a fault of this program.
+
+    This program raises no `RuntimeError` of its own: those are libraries', with what torch and CUDA derive from it. So
+    are `ImportError` and the missing package's `PackageNotFoundError`.
+    """
+    if isinstance(error, ValueError | OSError):
+        return " ".join(str(error).split())
+    if (memory := lack_of_memory(error)) is not None:
+        return memory
+    words = " ".join(str(error).split()) or "no reason is given"
+    if isinstance(error, ImportError):
+        return f"{words}; install the package that this names (pip install {error.name or 'PACKAGE'})"
+    if not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError | RecursionError):
+        return None
+    where = f"with {TRACEBACK}=1 the same command shows where"
+    return f"{_raised_in(error)} failed with {type(error).__name__}: {words}; {where}"
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the package whose code raised an error, as far as that is Python's."""
+    trace, name = error.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    package = name.partition(".")[0]
+    return package if package not in ("", __name__.partition(".")[0]) else "a library"
 
 
 def lack_of_memory(error: BaseException) -> str | None:

@@ -192,6 +192,18 @@ def test_a_heat_map_shows_the_query_point_and_five_frames(store: dt.Store, clip:
     assert found.heatmap(clip, frames=[2]).size[0] < found.heatmap(clip).size[0]
 
 
+def test_a_heat_map_finds_the_clip_that_the_store_was_made_from(store: dt.Store, clip: dt.Clip) -> None:
+    found = dt.match(store, [(20, 13)], layer=3)
+    assert found.heatmap().tobytes() == found.heatmap(clip).tobytes()
+
+
+def test_a_store_opened_from_disk_is_no_source_of_frames(model: dt.Backbone, clip: dt.Clip, tmp_path: Path) -> None:
+    extracted(model, clip, layers=[3], to=tmp_path)
+    found = dt.match(dt.open_store(tmp_path), [(20, 13)], layer=3)
+    with pytest.raises(ValueError, match=r"a store holds descriptors and no frames; give heatmap\(\) the clip"):
+        found.heatmap()
+
+
 # Tracking
 
 

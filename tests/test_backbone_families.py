@@ -1,6 +1,6 @@
 """Laws that every architecture obeys, each on a small saved pipeline folder of its own classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from tiny_pipelines import ROWS, VARIANTS, clip_size
+from tiny_pipelines import ROWS, VARIANTS, Unguarded, clip_size
 from torch import Tensor
 
 from difftrack.backbones import (
@@ -17,10 +17,12 @@ from difftrack.backbones import (
     BackboneError,
     CaptureError,
     LayerDescriptors,
+    ModelParams,
     intercept,
     load_backbone,
     round_trip_error,
 )
+from difftrack.backbones._params import Expert
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches, latent_to_frames
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, ModeParams
@@ -73,7 +75,19 @@ class Case:
 
 
 # Rows that differ from their neighbours in numbers only.
-REPEATED = ("cogvideox-2b", "wan2.1-14b")
+REPEATED = ("cogvideox-2b", "wan2.1-14b", "cosmos-predict2-14b", "kandinsky-5-pro")
+
+ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky")
+"""Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_guardrail() -> Iterator[None]:
+    """Cosmos samples behind a guardrail, whose package is not installed here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("pipeline_cosmos2_video2world", "pipeline_cosmos2_5_predict"):
+            patch.setattr(f"diffusers.pipelines.cosmos.{module}.CosmosSafetyChecker", Unguarded)
+        yield
 
 
 @pytest.fixture(
@@ -82,7 +96,8 @@ REPEATED = ("cogvideox-2b", "wan2.1-14b")
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     save = (ROWS | VARIANTS)[request.param]
-    backbone = load_backbone(f"path:{save(tmp_path_factory.mktemp('pipeline'))}")
+    params = ModelParams(image_condition="first_frame") if "2.5 from an image" in request.param else ModelParams()
+    backbone = load_backbone(f"path:{save(tmp_path_factory.mktemp('pipeline'))}", params)
     size = clip_size(request.param)
     frames = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     return Case(request.param, backbone, size, frames, backbone.encode(frames, frames_alone=False))
@@ -156,7 +171,7 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
             assert record.text_mask.tolist() == sorted(record.text_mask.tolist(), reverse=True)
     else:
         assert attended == [0, 0]
-    if not case.name.startswith(TEXT_LAST):  # there, the pooled prompt modulates every layer
+    if not case.name.startswith((*TEXT_LAST, "kandinsky")):  # there, the pooled prompt modulates every layer
         one, other = records.values()
         assert torch.equal(one.query, other.query)
         assert torch.equal(one.key, other.key)
@@ -207,12 +222,12 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
     assert generated.trajectory.latents.shape[1:] == case.latents.shape
     assert len(on_the_way) == 3
     schedule = case.backbone.schedule(3, grid=case.backbone.token_grid(*case.size))
-    assert torch.equal(schedule.timesteps, scheduler.timesteps)
+    assert torch.equal(schedule.timesteps, timesteps_read(case.name, scheduler))
     sampled = Clip("clip", generated.frames, fps=8.0, prompt=PROMPT, source="generated")
     params = analysis(case, mode=ModeParams(generated="generate"), num_inference_steps=3, steps=(0, 1, 2), layers=(1,))
     extraction = Extractor(case.backbone, params).prepare(sampled, trajectory=generated.trajectory)
     first = 11 if case.name.startswith(TEXT_FIRST) else 0
-    units = list(extraction.units("clip", extraction.groups["clip"].units))
+    units = list(extraction.units(extraction.plan("clip")))
     assert_scored(units, extraction.groups["clip"])
     for unit, query in zip(units, on_the_way, strict=True):
         head_major = torch.from_numpy(unit.arrays["query"]).flatten(1, 3)
@@ -244,7 +259,7 @@ def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Cas
     num_branches = len(branches) // 2
     assert num_branches == (1 if case.name == "hunyuan-video" else 2)  # distilled: its guidance is an input
     alone = len(on_the_way) == len(branches) and case.name != "mochi-1"  # whose attention alone takes one at a time
-    assert alone == case.name.startswith(("hunyuan", "wan", "skyreels"))
+    assert alone == case.name.startswith(ONE_BRANCH_AT_A_TIME)
     tolerance = 0.0 if alone else 2e-5
     schedule = case.backbone.schedule(2, grid=case.backbone.token_grid(*case.size))
     for step, latents in enumerate(generated.trajectory.latents):
@@ -266,12 +281,23 @@ def analysis(case: Case, **choices: Any) -> AnalysisParams:
     return AnalysisParams(num_frames=num_frames, height=height, width=width, **choices)
 
 
+def timesteps_read(name: str, scheduler: Any) -> Tensor:
+    """What the stock pipeline gives the transformer at each step; the scheduler's timesteps, but for Cosmos."""
+    if not name.startswith("cosmos"):
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps
+    sigmas: Tensor = scheduler.sigmas[: len(scheduler.timesteps)]
+    return sigmas if "2.5" in name else sigmas / (sigmas + 1)
+
+
 def data_and_noise(name: str, scheduler: Any, step: int) -> tuple[float, float]:
     """Shares of data and noise at a step, from the stock scheduler's own levels."""
     if name.startswith("cogvideox"):
         signal = float(scheduler.alphas_cumprod[scheduler.timesteps[step]])
         return signal**0.5, (1 - signal) ** 0.5
     sigma = float(scheduler.sigmas[step])
+    if name.startswith("cosmos-predict2-"):
+        return 1 / (1 + sigma), sigma / (1 + sigma)
     if name == "allegro":
         return 1 / (1 + sigma**2) ** 0.5, sigma / (1 + sigma**2) ** 0.5
     return (sigma, 1 - sigma) if name == "mochi-1" else (1 - sigma, sigma)
@@ -303,6 +329,49 @@ def assert_scored(units: list[Any], spec: DescriptorSpec) -> None:
     for name in ("matching_accuracy", "feature_accuracy", "confidence", "attention_score"):
         assert scores[name].shape == (len(spec.steps), len(spec.layers))
         assert bool(np.isfinite(scores[name]).all()), name
+
+
+# Experts
+
+
+@pytest.fixture(scope="module")
+def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Expert], Backbone]:
+    folder = ROWS["wan2.2-t2v-a14b"](tmp_path_factory.mktemp("pipeline"))
+    return lambda expert: load_backbone(f"path:{folder}", ModelParams(expert=expert))
+
+
+def test_each_step_is_captured_in_the_transformer_that_samples_it(
+    two_experts: Callable[[Expert], Backbone],
+) -> None:
+    """Of 8 steps shifted by 3, 4 lie at a level of 0.875 or more; layers stay 0 to 3 in both."""
+    backbone = two_experts("by_step")
+    schedule = backbone.schedule(8)
+    assert [backbone.expert_at(timestep) for timestep in schedule.timesteps] == ["high_noise"] * 3 + ["low_noise"] * 5
+    assert [float(timestep) >= 875 for timestep in schedule.timesteps] == [True] * 3 + [False] * 5
+    latents, prompt = backbone.placeholder_latents(2, 6, 10), backbone.embed(PROMPT)
+    alone = {expert: two_experts(expert) for expert in ("high_noise", "low_noise")}
+    for step in (1, 6):
+        own, high, low = (
+            next(each.capture(latents, step, schedule, prompt, layers=[3], kinds=["query"])).query
+            for each in (backbone, *alone.values())
+        )
+        assert torch.equal(own, high) == (step == 1)
+        assert torch.equal(own, low) == (step == 6)
+    assert backbone.num_layers == 4
+    assert backbone.loading_choices() != alone["low_noise"].loading_choices()
+
+
+def test_the_expert_of_each_step_is_part_of_what_made_the_descriptors(
+    two_experts: Callable[[Expert], Backbone],
+) -> None:
+    clip = Clip("clip", np.zeros((5, 48, 80, 3), np.uint8), fps=8.0, prompt="", source="folder")
+    params = AnalysisParams(
+        num_frames=5, height=48, width=80, num_inference_steps=8, steps=(1, 6), layers=(1,), mode=ModeParams()
+    )
+    for expert, ran in (("by_step", ["high_noise", "low_noise"]), ("low_noise", ["low_noise", "low_noise"])):
+        parts = Extractor(two_experts(expert), params).prepare(clip).groups["clip"].fingerprint_parts
+        assert parts["experts"] == ran
+        assert parts["expert"] == expert
 
 
 # Schedules

@@ -23,7 +23,7 @@ from difftrack.backbones import (
     round_trip_error,
 )
 from difftrack.datasets import write_clip
-from difftrack.extraction import ClipSource
+from difftrack.extraction import ClipReader
 from difftrack.store.torch_writer import WriteQueue
 
 PROMPT = "a red disc moves left"
@@ -513,7 +513,7 @@ def test_locks_ownership_and_wording_are_no_part_of_what_made_descriptors_or_cli
     tmp_path: Path,
 ) -> None:
     backbone = load_backbone(f"path:{save_cogvideox(tmp_path)}")
-    rooms = backbone.made_by(ClipSource.__module__, WriteQueue.__module__, write_clip.__module__).code.keys()
+    rooms = backbone.made_by(ClipReader.__module__, WriteQueue.__module__, write_clip.__module__).code.keys()
     assert {"backbones", "extraction", "geometry", "media", "store"} <= rooms
     assert not rooms & {"keeping", "locks", "ownership", "provenance", "wording"}
 

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -95,7 +96,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """Offloading as on a GPU, played on the CPU: what is away holds NaN; gives the modules that are here."""
-    hooks = pytest.importorskip("accelerate.hooks")
+    hooks: Any = accelerate.hooks
     here: list[nn.Module] = []
     kept: dict[int, list[Tensor]] = {}
 
@@ -139,7 +140,6 @@ def test_text_encoder_and_transformer_are_never_on_the_gpu_together(poisoned: li
 
 def test_weights_that_come_layer_by_layer_change_no_capture(row: tuple[str, Path]) -> None:
     """accelerate's own offload of every layer: on the device meta until it runs, and again after it."""
-    accelerate = pytest.importorskip("accelerate")
     name, folder = row
     resident, offloaded = loaded(folder), loaded(folder)
     transformer = offloaded.transformer
@@ -158,19 +158,14 @@ def test_offload_with_a_released_text_encoder_loads_nothing_again(poisoned: list
     assert offloaded.components["text_encoder"] is encoder
 
 
-def test_offload_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offload_says_what_it_lacks(tmp_path: Path) -> None:
     folder = ROWS["cogvideox-5b"](tmp_path)
-    said = r"cpu_offload is set and the device is cpu; it needs a GPU and the package accelerate"
-    with pytest.raises(BackboneError, match=said):
+    with pytest.raises(BackboneError, match=r"cpu_offload is set and the device is cpu; it needs a GPU .*release"):
         loaded(folder, cpu_offload=True).embed(PROMPT)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackboneError, match=r"accelerate is missing: pip install 'difftrack-video\[memory\]'.*release"):
-        loaded(folder, cpu_offload=True, device="cuda").embed(PROMPT)
 
 
 @pytest.mark.gpu
 def test_model_offload_on_a_gpu_changes_no_capture(row: tuple[str, Path]) -> None:
-    pytest.importorskip("accelerate")
     name, folder = row
     resident, offloaded = (loaded(folder, device="cuda", cpu_offload=offload) for offload in (False, True))
     same(everything(name, resident), everything(name, offloaded))
@@ -248,7 +243,7 @@ def test_a_quantised_text_encoder_says_what_it_needs(
 ) -> None:
     backbone = loaded(ROWS["cogvideox-5b"](tmp_path), text_encoder_quantization=quantization)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else object())
-    said = rf"text_encoder_quantization is {quantization}.*missing: bitsandbytes.*\[memory\].*release_text_encoder"
+    said = rf"text_encoder_quantization is {quantization}.*bitsandbytes, which is missing.*\[memory\].*release_text"
     with pytest.raises(BackboneError, match=said):
         backbone.embed("a disc")
     assert backbone.encode(clip("cogvideox-5b"), frames_alone=True).shape == (9, 6, 6, 10)

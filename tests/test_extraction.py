@@ -21,6 +21,7 @@ from difftrack.extraction import (
     Unit,
     _clips,
     _extract,
+    ranges,
 )
 from difftrack.params import ParamsError, parse
 from difftrack.store import StoreError, create_group, open_store
@@ -51,8 +52,8 @@ def tracking(**changes: object) -> TrackingViewParams:
 def every_unit(extraction: ClipExtraction) -> dict[tuple[str, int, int], Unit]:
     return {
         (unit.group, unit.step, unit.layer): unit
-        for group, spec in extraction.groups.items()
-        for unit in extraction.units(group, spec.units)
+        for group in extraction.groups
+        for unit in extraction.units(extraction.plan(group))
     }
 
 
@@ -190,10 +191,10 @@ def test_only_the_units_that_a_resumed_run_misses_are_run(
     forwards: list[int] = []
     predict = backbone.predict
     monkeypatch.setattr(backbone, "predict", lambda *a, **k: (forwards.append(int(a[1])), predict(*a, **k))[1])
-    units = list(extraction.units("first", [(9, 2), (9, 0)]))
+    units = list(extraction.units(extraction.plan("first").only([(9, 2), (9, 0)])))
     assert [(unit.step, unit.layer) for unit in units] == [(9, 0), (9, 2)]
     assert forwards == [99]
-    assert list(extraction.units("first", [])) == []
+    assert list(extraction.units(extraction.plan("first").only([]))) == []
 
 
 def test_each_frame_is_encoded_once_and_keeps_its_noise_in_every_chunk(
@@ -227,7 +228,7 @@ def test_a_prompt_is_embedded_once_for_all_clips(
 def test_what_is_written_comes_back_from_the_store(backbone: Backbone, clip: Clip, tmp_path: Path) -> None:
     extraction = Extractor(backbone, analysis(layers=(2,))).prepare(clip)
     writer = create_group(tmp_path, "first", extraction.groups["first"])
-    units = list(extraction.units("first", writer.missing()))
+    units = list(extraction.units(extraction.plan("first").only(writer.missing())))
     for unit in units:
         writer.write(unit.step, unit.layer, unit.arrays)
     writer.finish()
@@ -397,3 +398,41 @@ def test_stage_writes_a_complete_store_names_the_clips_that_fail_or_are_left_out
     with pytest.raises(StoreError, match=r"extract\.max_bytes"):
         main(too_big, deps, {"descriptors": tmp_path / "other"})
     assert not (tmp_path / "other").exists()
+
+
+# The plan of a capture
+
+
+def test_a_capture_plan_names_every_array_by_step_layer_head_and_kind(backbone: Backbone, clip: Clip) -> None:
+    view = analysis(layers=(2, 0), heads=(1,), descriptors=("query", "key"))
+    plan = Extractor(backbone, view).prepare(clip).plan("first").only([(9, 2), (2, 0), (9, 0)])
+    assert [tuple(capture) for capture in plan] == [
+        ("first", step, layer, 1, kind) for step, layer in ((2, 0), (9, 0), (9, 2)) for kind in ("query", "key")
+    ]
+    assert len(plan) == 6
+    assert str(plan) == "steps 2 of layers 0; steps 9 of layers 0, 2; heads 1; query, key, text_key"
+
+
+def test_a_unit_that_the_params_do_not_ask_for_cannot_be_planned(backbone: Backbone, clip: Clip) -> None:
+    plan = Extractor(backbone, analysis(layers=(2,))).prepare(clip).plan("first")
+    with pytest.raises(ValueError, match="first: step 9, layer 1 is not planned; steps 2, 9 of layers 2;"):
+        plan.only([(9, 1)])
+
+
+def test_the_captured_arrays_are_those_of_the_plan(backbone: Backbone, clip: Clip) -> None:
+    extraction = Extractor(backbone, analysis(layers=(2,), heads=(1,), descriptors=("feature",))).prepare(clip)
+    plan = extraction.plan("first")
+    found = [
+        (unit.group, unit.step, unit.layer, plan.heads[head], kind)
+        for unit in extraction.units(plan)
+        for kind, array in unit.arrays.items()
+        for head in range(len(array))
+    ]
+    assert found == [tuple(capture) for capture in plan]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [((), ""), ((3,), "3"), ((4, 3), "3, 4"), ((0, 1, 2, 3, 6), "0-3, 6"), ((7, 5, 9), "5, 7, 9")]
+)
+def test_ranges_are_written_shortly(numbers: tuple[int, ...], text: str) -> None:
+    assert ranges(numbers) == text

@@ -12,6 +12,7 @@ from tiny_pipelines import ROWS, clip_size
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import difftrack as dt
 from difftrack.backbones import AttentionCall, Backbone, Generated, intercept, load_backbone
 from difftrack.guidance import (
     Guidance,
@@ -490,3 +491,21 @@ def test_layers_and_steps_that_are_none_are_refused(cogvideox: Backbone) -> None
         Guidance(layers=(1,), from_step=3, until_step=3)
     with pytest.raises(GuidanceError, match="layers 0 to 3"):
         sample(cogvideox, Guidance(layers=(1, 4)))
+
+
+@pytest.mark.parametrize("name", ["allegro", "wan2.1-1.3b"])
+def test_at_a_scale_of_one_every_call_is_for_the_prompt_whether_or_not_the_pipeline_says_so(
+    name: str, tmp_path: Path
+) -> None:
+    """Allegro's pipeline gives its branches no names."""
+    backbone = load(name, tmp_path)
+    num_frames, height, width = clip_size(name)
+    asked = {"layers": [1], "num_inference_steps": 2, "size": (num_frames, height, width), "seed": 5, "compare": False}
+    plain, guided_one = (dt.guide(backbone, PROMPT, cfg_scale=1.0, scale=scale, **asked) for scale in (0.0, 30.0))
+    assert plain.frames.shape == guided_one.frames.shape
+    assert not np.array_equal(plain.frames, guided_one.frames)
+
+
+def test_a_layer_that_there_is_not_is_refused_before_anything_is_sampled(cogvideox: Backbone) -> None:
+    with pytest.raises(GuidanceError, match=r"layers \[9\] cannot be perturbed; there are layers 0 to 3"):
+        dt.guide(cogvideox, "", layers=[9], size=clip_size("cogvideox-5b"))

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM, sent to real stages: one line, the status of the signal, and no worker left."""
 
+import importlib
+import importlib.metadata
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 from difftrack import cli
 from difftrack.datasets import Clip, write_clip, write_manifest
-from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.interrupts import Interrupted, failure_line, interruptible, lack_of_memory
 
 CLIPS = [f"clip-{index}" for index in range(40)]
 TOP = Path(__file__).parents[1]
@@ -251,3 +253,32 @@ def test_a_lack_of_memory_is_one_line_and_other_faults_are_none() -> None:
         is not None
     )
     assert lack_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def raised(fail: Callable[[], object]) -> BaseException:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever it is
+        fail()
+    return caught.value
+
+
+def test_a_failure_of_another_library_is_one_line_with_the_way_out() -> None:
+    assert failure_line(raised(lambda: importlib.metadata.version("no-such-package"))) == (
+        "No package metadata was found for no-such-package; install the package that this names (pip install "
+        "no-such-package)"
+    )
+    assert failure_line(raised(lambda: importlib.import_module("no_such_module"))) == (
+        "No module named 'no_such_module'; install the package that this names (pip install no_such_module)"
+    )
+    generator = (value for value in range(3))
+    line = failure_line(raised(lambda: generator.throw(RuntimeError("CUDA error:\n no kernel image"))))
+    assert line is not None
+    assert line.endswith(
+        "failed with RuntimeError: CUDA error: no kernel image; with DIFFTRACK_TRACEBACK=1 the same command shows where"
+    )
+    assert (failure_line(raised(lambda: np.empty(1 << 55))) or "").startswith("memory has run out")
+    assert failure_line(ValueError("a\n  b")) == "a b"
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), TypeError("x"), NotImplementedError("x"), RecursionError("x")])
+def test_a_fault_of_the_program_keeps_its_traceback(fault: Exception) -> None:
+    assert failure_line(fault) is None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -154,24 +155,6 @@ def test_the_wheel_has_one_top_level_name_and_all_that_it_needs(wheel: Path) -> 
         assert f"difftrack/{wanted}" in names
 
 
-SNIPPET = """
-import sys
-import difftrack as dt
-assert dt.__file__.startswith(sys.argv[1]), dt.__file__
-model = dt.load_backbone("cogvideox-mini", device="cpu")
-clip = dt.read_clip("my.mp4")
-store = dt.extract(model, clip, steps=[49], layers=[6, 7], size=(64, 96), to="my.zarr")
-found = dt.match(store, points=[(60, 40)], step=49, layer=6)
-assert found.heatmap(clip).size[0] > 0
-tracks = dt.track(store, grid=3)
-print(tracks, tracks.overlay(to="overlay.mp4"), tracks.save("tracks.csv"))
-scores = dt.score(store, dt.annotate(clip, scene_grid=3))
-print(scores, scores.best(1))
-video = dt.guide(model, "a red disc moves left", layers=scores.best(1), num_inference_steps=2, size=(9, 64, 96))
-print(video)
-"""
-
-
 @pytest_slow
 @pytest.mark.timeout(900)
 def test_the_installed_package_alone_runs_a_notebook_a_workspace_and_a_video(installed: Path, tmp_path: Path) -> None:
@@ -180,9 +163,13 @@ def test_the_installed_package_alone_runs_a_notebook_a_workspace_and_a_video(ins
 
     frames = render_clip(RenderSpec(seed=3, num_frames=9, height=96, width=128)).frames
     write_video(tmp_path / "my.mp4", frames, 8.0, lossless=False)
-    out = run(installed, tmp_path, "-c", SNIPPET, str(installed))
+    where = run(installed, tmp_path, "-c", "import difftrack; print(difftrack.__file__)")
+    assert where.startswith(str(installed))
+    script = shutil.copy(ROOT / "examples/first_look.py", tmp_path)
+    out = run(installed, tmp_path, script, "my.mp4", "--size", "64", "96", "--grid", "3")
     assert "<PointTracks of my: 9 points in 9 frames of 128x96 px" in out
-    assert (tmp_path / "overlay.mp4").exists()
+    results = {"descriptors.zarr", "heatmap.png", "scores.png", "tracks.csv", "tracks.mp4"}
+    assert {path.name for path in (tmp_path / "first_look").iterdir()} == results
     run(installed, tmp_path, "-m", "difftrack.cli", "track", "my.mp4", "--grid", "2", "--size", "64x96")
     assert (tmp_path / "tracks/my-overlay.mp4").exists()
     run(installed, tmp_path, "-m", "difftrack.cli", "init", "study")

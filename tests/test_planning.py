@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from difftrack.cli import app
 from difftrack.datasets import Clip, write_clip
-from difftrack.extraction import ClipSource, ExtractParams
+from difftrack.extraction import ClipReader, ExtractParams
 from difftrack.params import ParamsError, parse
 from difftrack.pipeline import extract
 from difftrack.planning import (
@@ -384,7 +384,7 @@ def test_what_other_parts_have_written_is_not_taken_for_a_part_s_own(tmp_path: P
     run_extract(given)
     store = Path(given["paths"]["descriptors"]) / "tiny/analysis"
     remove_group(store, "second")
-    source = ClipSource.open(given, backbone="tiny", view="analysis", folder=tmp_path / "clips")
+    source = ClipReader.open(given, backbone="tiny", view="analysis", folder=tmp_path / "clips")
     section = parse(ExtractParams, given["extract"], "extract")
     outlines, _ = outline_clips(source, ["second"])
     plan = plan_extraction(source, section, outlines, name="part", store=str(store))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import save_cogvideox
+from tiny_pipelines import save_cogvideox, save_wan
 
 from difftrack.backbones import BackboneError, ModelParams, load_backbone
 from difftrack.backbones._components import FolderComponents
@@ -225,3 +225,135 @@ def test_a_config_that_is_none_is_refused(folder: Path, name: str, content: str)
 def test_other_files_that_cannot_be_read_are_one_line(folder: Path, name: str) -> None:
     (folder / name).write_text("[" * 200_000)
     assert "cannot be loaded" in refusal(folder, name.split("/")[0])
+
+
+# One loader, with the rules of the libraries themselves
+
+
+@pytest.fixture(scope="module")
+def saved_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class that keeps some modules in float32."""
+    return save_wan(tmp_path_factory.mktemp("saved") / "wan")
+
+
+@pytest.fixture(params=["cogvideox", "wan"])
+def either(request: pytest.FixtureRequest, saved: Path, saved_wan: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved if request.param == "cogvideox" else saved_wan, tmp_path / "pipeline"))
+
+
+def state(folder: Path, component: str = "transformer") -> dict[str, torch.Tensor]:
+    model = FolderComponents(PipelineFolder(folder), ModelParams())[component]
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def into_shards(folder: Path, *, stem: str = "diffusion_pytorch_model") -> list[str]:
+    """Split a component's file in two; the names of its tensors, the first shard's first."""
+    whole = folder / f"{stem}.safetensors"
+    tensors = load_file(whole)
+    names = sorted(tensors)
+    middle = len(names) // 2
+    files = [f"{stem}-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for file, part in zip(files, (names[:middle], names[middle:]), strict=True):
+        save_file({name: tensors[name] for name in part}, folder / file, {"format": "pt"})
+    index = {name: files[place >= middle] for place, name in enumerate(names)}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    whole.unlink()
+    return names
+
+
+@pytest.mark.parametrize(
+    "stranger", ["model.safetensors", "zz.safetensors", "diffusion_pytorch_model-00001-of-00001.safetensors"]
+)
+def test_a_stray_file_beside_the_weights_never_becomes_the_weights(either: Path, stranger: str) -> None:
+    before = state(either)
+    sevens = {
+        name: torch.full_like(tensor, 7) for name, tensor in load_file(weights_of(either / "transformer")).items()
+    }
+    save_file(sevens, either / "transformer" / stranger, {"format": "pt"})
+    assert same_weights(before, state(either))
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_shards_are_read_by_their_index(either: Path, component: str) -> None:
+    before = state(either, component)
+    into_shards(either / component, stem="model" if component == "text_encoder" else "diffusion_pytorch_model")
+    assert same_weights(before, state(either, component))
+
+
+def test_a_tensor_in_a_shard_that_the_index_does_not_name_for_it_is_refused(either: Path) -> None:
+    first = into_shards(either / "transformer")[0]
+    file = either / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
+    tensors = load_file(file)
+    tensors[first] = torch.full((3,), 7.0)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(
+        BackboneError, match=rf"00002-of-00002.safetensors holds {first}, which the index gives .*00001"
+    ):
+        load_backbone(f"path:{either}")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_weights_of_one_variant_alone_are_read_whatever_the_class(either: Path, component: str) -> None:
+    before = state(either, component)
+    file = weights_of(either / component)
+    file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    assert same_weights(before, state(either, component))
+
+
+def test_shards_of_one_variant_alone_are_read(either: Path) -> None:
+    before = state(either)
+    folder = either / "transformer"
+    into_shards(folder)
+    for number in (1, 2):
+        shard = f"-0000{number}-of-00002.safetensors"
+        (folder / f"diffusion_pytorch_model{shard}").rename(folder / f"diffusion_pytorch_model.fp16{shard}")
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    (folder / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text(
+        index.read_text().replace("diffusion_pytorch_model-", "diffusion_pytorch_model.fp16-")
+    )
+    index.unlink()
+    assert same_weights(before, state(either))
+
+
+def test_several_variants_without_a_plain_one_are_refused(folder: Path) -> None:
+    file = weights_of(folder / "vae")
+    shutil.copy(file, file.with_name("diffusion_pytorch_model.ema.safetensors"))
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    with pytest.raises(BackboneError, match="vae holds the variants ema, fp16 of its weights and none without"):
+        load_backbone(f"path:{folder}")
+
+
+def test_a_folder_whose_files_its_class_does_not_read_names_them(folder: Path) -> None:
+    file = weights_of(folder / "transformer")
+    file.rename(file.with_name("cogvideo.safetensors"))
+    with pytest.raises(
+        BackboneError, match=r"no diffusion_pytorch_model\.safetensors, .* cogvideo\.safetensors is not read"
+    ):
+        load_backbone(f"path:{folder}")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize(
+    ("method", "package"), [("bitsandbytes", "bitsandbytes"), ("quanto", "optimum-quanto"), ("gptq", "gptq")]
+)
+def test_weights_that_were_quantised_are_never_read_as_if_they_were_not(
+    either: Path, component: str, method: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difftrack.backbones._folder.installed", frozenset)
+    file = either / component / "config.json"
+    quantization = {"quantization_config": {"quant_method": method, "load_in_4bit": True}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | quantization))
+    with pytest.raises(BackboneError, match=rf"quantised by {method}, and the package {package} is not installed"):
+        load_backbone(f"path:{either}")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_lora_weights.safetensors"])
+def test_an_adapter_beside_the_weights_is_named_and_not_merged(either: Path, name: str) -> None:
+    before = state(either)
+    save_file({"lora_A.weight": torch.ones(3)}, either / "transformer" / name, {"format": "pt"})
+    with pytest.warns(UserWarning, match=f"{name} is an adapter and is not applied: .*load_lora_weights"):
+        assert same_weights(before, state(either))

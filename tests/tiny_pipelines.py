@@ -20,6 +20,9 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    Cosmos2_5_PredictBasePipeline,
+    Cosmos2VideoToWorldPipeline,
+    CosmosTransformer3DModel,
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -27,6 +30,8 @@ from diffusers import (
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    Kandinsky5T2VPipeline,
+    Kandinsky5Transformer3DModel,
     LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
@@ -52,6 +57,8 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
     T5Config,
@@ -175,10 +182,11 @@ def save_wan(
     folder: Path,
     *,
     expand_timesteps: bool = False,
+    boundary_ratio: float | None = None,
     pipeline: type[DiffusionPipeline] = WanPipeline,
     **transformer_changes: object,
 ) -> Path:
-    """4 layers of 7 heads x 12 channels."""
+    """4 layers of 7 heads x 12 channels; two transformers of them where there is a boundary."""
     torch.manual_seed(0)
     words = tokenizer()
     pipeline(
@@ -186,7 +194,9 @@ def save_wan(
         text_encoder=wan_text(words),
         vae=wan_autoencoder(),
         transformer=WanTransformer3DModel(**WAN_TRANSFORMER | transformer_changes),
+        transformer_2=WanTransformer3DModel(**WAN_TRANSFORMER | transformer_changes) if boundary_ratio else None,
         scheduler=unipc(),
+        boundary_ratio=boundary_ratio,
         expand_timesteps=expand_timesteps,
     ).save_pretrained(folder)
     return folder
@@ -329,6 +339,27 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, **names)
 
 
+def clip_text(words: PreTrainedTokenizerFast) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=8,
+            intermediate_size=11,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    )
+
+
+def hunyuan_autoencoder() -> AutoencoderKLHunyuanVideo:
+    """6 latent channels, 8x in space, 4x in time."""
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=6, block_out_channels=(2, 4, 4, 4), layers_per_block=1, norm_num_groups=2
+    )
+
+
 def save_hunyuan(folder: Path) -> Path:
     """1 + 3 layers of 7 heads x 10 channels, 6 latent channels, 8x in space, 4x in time."""
     torch.manual_seed(0)
@@ -336,23 +367,12 @@ def save_hunyuan(folder: Path) -> Path:
     llama = LlamaConfig(
         vocab_size=len(words), hidden_size=16, intermediate_size=17, num_hidden_layers=3, num_attention_heads=2
     )
-    clip = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=8,
-        intermediate_size=11,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
     HunyuanVideoPipeline(
         tokenizer=words,
         text_encoder=LlamaModel(llama),
         tokenizer_2=words,
-        text_encoder_2=CLIPTextModel(clip),
-        vae=AutoencoderKLHunyuanVideo(
-            latent_channels=6, block_out_channels=(2, 4, 4, 4), layers_per_block=1, norm_num_groups=2
-        ),
+        text_encoder_2=clip_text(words),
+        vae=hunyuan_autoencoder(),
         transformer=HunyuanVideoTransformer3DModel(
             in_channels=6,
             out_channels=6,
@@ -376,20 +396,9 @@ def save_hunyuan15(folder: Path) -> Path:
     words = word_tokenizer()
     # 108 tokens of preamble, which the pipeline cuts off, and the prompt.
     words.chat_template = "{{ 'a ' * 108 }}{{ messages[1]['content'] }}"
-    qwen = Qwen2_5_VLTextConfig(
-        vocab_size=len(words),
-        hidden_size=12,
-        intermediate_size=7,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        bos_token_id=2,
-        eos_token_id=3,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]},
-    )
     HunyuanVideo15Pipeline(
         tokenizer=words,
-        text_encoder=Qwen2_5_VLTextModel(qwen),
+        text_encoder=Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**qwen_text(words))),
         tokenizer_2=ByT5Tokenizer(extra_ids=0),
         text_encoder_2=text_encoder(259),
         vae=AutoencoderKLHunyuanVideo15(
@@ -418,6 +427,138 @@ def save_hunyuan15(folder: Path) -> Path:
     return folder
 
 
+class Unguarded:
+    """Stands for the guardrail of Cosmos, whose package and weights are not here; it lets everything through."""
+
+    def to(self, *_: object) -> "Unguarded":
+        return self
+
+    def check_text_safety(self, _: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: object) -> object:
+        return frames
+
+
+COSMOS_TRANSFORMER = {
+    "in_channels": 7,
+    "out_channels": 6,
+    "num_attention_heads": 3,
+    "attention_head_dim": 12,
+    "num_layers": 4,
+    "text_embed_dim": 13,
+    "adaln_lora_dim": 4,
+    "max_size": (12, 24, 24),
+    "rope_scale": (1.0, 3.0, 3.0),
+    "concat_padding_mask": False,  # it needs torchvision
+    "extra_pos_embed_type": None,
+}
+
+
+def save_cosmos(folder: Path) -> Path:
+    """4 layers of 3 heads x 12 channels, from an image."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    Cosmos2VideoToWorldPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=wan_autoencoder(),
+        transformer=CosmosTransformer3DModel(**COSMOS_TRANSFORMER),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+        safety_checker=Unguarded(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def qwen_text(words: PreTrainedTokenizerFast) -> dict[str, object]:
+    """Arguments of a small language model of Qwen2.5-VL."""
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 12,
+        "intermediate_size": 7,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]},
+    }
+
+
+def qwen_vl(words: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    vision = {
+        "depth": 1,
+        "hidden_size": 8,
+        "intermediate_size": 7,
+        "num_heads": 2,
+        "out_hidden_size": 12,
+        "patch_size": 2,
+        "fullatt_block_indexes": [0],
+    }
+    config = Qwen2_5_VLConfig(text_config=qwen_text(words), vision_config=vision)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def save_cosmos25(folder: Path) -> Path:
+    """As Predict2, from text; prompts by the hidden states of all 3 layers of a language model, beside each other."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    words.chat_template = "{{ messages[1]['content'][0]['text'] }}"
+    Cosmos2_5_PredictBasePipeline(
+        tokenizer=words,
+        text_encoder=qwen_vl(words),
+        vae=wan_autoencoder(),
+        transformer=CosmosTransformer3DModel(
+            **COSMOS_TRANSFORMER,
+            use_crossattn_projection=True,
+            crossattn_proj_in_channels=36,
+            encoder_hidden_states_channels=13,
+        ),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            use_karras_sigmas=True,
+            sigma_max=200.0,
+            sigma_min=0.01,
+        ),
+        safety_checker=Unguarded(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_kandinsky5(folder: Path, *, attention_type: str = "regular") -> Path:
+    """4 layers of 3 heads x 10 channels, 6 latent channels, 8x in space, 4x in time, channels last."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=6,
+        out_visual_dim=6,
+        in_text_dim=12,
+        in_text_dim2=8,
+        time_dim=7,
+        model_dim=30,
+        ff_dim=11,
+        num_text_blocks=1,
+        num_visual_blocks=4,
+        axes_dims=(2, 4, 4),
+        visual_cond=True,
+        attention_type=attention_type,
+    )
+    for name, weight in transformer.named_parameters():  # zeros before training, so that no layer would do anything
+        if "modulation" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    Kandinsky5T2VPipeline(
+        tokenizer=words,
+        text_encoder=qwen_vl(words),
+        tokenizer_2=words,
+        text_encoder_2=clip_text(words),
+        vae=hunyuan_autoencoder(),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
 ROWS: dict[str, Callable[[Path], Path]] = {
     "cogvideox-2b": partial(save_cogvideox, use_rotary_positional_embeddings=False),
     "cogvideox-5b": save_cogvideox,
@@ -431,17 +572,25 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "wan2.1-14b": partial(save_wan, num_attention_heads=5),
     "wan2.1-i2v-14b": save_wan_i2v,
     "wan2.2-ti2v-5b": partial(save_wan, expand_timesteps=True),
+    "wan2.2-t2v-a14b": partial(save_wan, boundary_ratio=0.875),
+    "wan2.2-i2v-a14b": partial(save_wan, boundary_ratio=0.9, pipeline=WanImageToVideoPipeline, in_channels=16),
     "ltx-2b": save_ltx,
     "ltx-13b": partial(save_ltx, pipeline=LTXConditionPipeline, dynamic_shift=False),
     "mochi-1": save_mochi,
     "allegro": save_allegro,
     "skyreels-v2-1.3b": save_skyreels,
+    "cosmos-predict2-2b": save_cosmos,
+    "cosmos-predict2-14b": save_cosmos,
+    "cosmos-predict2.5-2b": save_cosmos25,
+    "kandinsky-5-lite": save_kandinsky5,
+    "kandinsky-5-pro": save_kandinsky5,
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "wan2.2-ti2v-5b from an image": partial(save_wan, expand_timesteps=True, pipeline=WanImageToVideoPipeline),
     "skyreels-v2 in causal blocks": partial(save_skyreels, num_frame_per_block=2),
+    "cosmos-predict2.5 from an image": save_cosmos25,
 }
 """What the same classes do under other settings."""
 
@@ -455,6 +604,8 @@ SIZES = {
     "mochi": (7, 48, 80),
     "allegro": (8, 24, 40),
     "skyreels": (5, 48, 80),
+    "cosmos": (5, 48, 80),
+    "kandinsky": (5, 48, 80),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from difftrack.backbones import Backbone
-from difftrack.guidance import Guidance, Variant, guided
+from difftrack.guidance import Guidance, Variant, calls_at, check_layers, guided
 from difftrack.media import write_video
 from difftrack.quality import VideoMeasures, measure_video
 
@@ -121,6 +121,8 @@ def guide(
             image=image,
         ).frames
 
+    grid = model.token_grid(num_frames, height, width)
+    check_layers(guidance, model.num_layers)
     plain = sample() if compare else None
-    with guided(model, guidance, grid=model.token_grid(num_frames, height, width)):
+    with guided(model, guidance, grid=grid, calls=calls_at(cfg_scale)):
         return GuidedVideo(prompt, guidance, sample(), plain, fps)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import xarray as xr
 from PIL import Image
 
+from difftrack.api._clips import known_clip
+from difftrack.api._errors import UsageError
 from difftrack.api._points import Points, points_array
 from difftrack.correspondence import CORRECTED, MatchingParams
 from difftrack.datasets import Clip
@@ -66,17 +68,23 @@ class PointMatches:
             params=self.params,
         )
 
-    def heatmap(self, clip: Clip, *, point: int = 0, frames: Sequence[int] | None = None) -> Image.Image:
+    def heatmap(self, clip: Clip | None = None, *, point: int = 0, frames: Sequence[int] | None = None) -> Image.Image:
         """Draw one point and its match probability over later frames, side by side.
 
         Args:
-            clip: The clip's frames.
+            clip: The clip's frames; may be left out where this process made the store from it.
             point: Which point.
             frames: Frames to draw; by default up to five, spread over the clip.
 
         Returns:
             A picture, which a notebook shows.
+
+        Raises:
+            UsageError: no clip is given, and this process did not make the store.
         """
+        clip = clip or known_clip(self.store, self.dataset.attrs["clip"])
+        if clip is None:
+            raise UsageError("a store holds descriptors and no frames; give heatmap() the clip that it was made from")
         from difftrack.reports import draw_match_strip, spread_indices
 
         maps = self.probabilities(point)

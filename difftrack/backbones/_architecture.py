@@ -1,13 +1,13 @@
 """What a backbone is: its counts, its strides, and the clips that it can be run on."""
 
 import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 
 from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
@@ -17,8 +17,31 @@ from difftrack.geometry import TokenGrid
 __all__ = ["Architecture"]
 
 
-class Architecture(ABC):
-    """One video diffusion transformer and its autoencoder, as their configs describe them; loaded lazily."""
+class Architecture:
+    """One video diffusion transformer and its autoencoder, as their configs describe them; loaded lazily.
+
+    A family whose configs call their entries by other names says so in the class attributes that end in `_key`; where
+    no entry says it, the family overrides the property.
+    """
+
+    layers_key: ClassVar[Sequence[str]] = ("transformer_blocks",)
+    """Attributes of the transformer that hold its layers, in execution order."""
+    attention_key: ClassVar[str] = "attn1"
+    """Attribute of a layer that holds its attention over video tokens."""
+    num_heads_key: ClassVar[str] = "num_attention_heads"
+    """Entry of the transformer's config: attention heads of a layer."""
+    num_channels_key: ClassVar[str] = "attention_head_dim"
+    """Entry of the transformer's config: channels of one head."""
+    patch_size_key: ClassVar[str] = "patch_size"
+    """Entry of the transformer's config: latent pixels per token, one number or (latent frames, rows, cols)."""
+    patch_frames_key: ClassVar[str] = "patch_size_t"
+    """Entry of the transformer's config: latent frames per token frame, where `patch_size_key` does not hold them."""
+    text_channels_key: ClassVar[str] = "text_embed_dim"
+    """Entry of the transformer's config: channels of a prompt's tokens."""
+    spatial_stride_key: ClassVar[str] = "spatial_compression_ratio"
+    """Entry of the autoencoder's config, or attribute of it: pixels per latent pixel."""
+    temporal_stride_key: ClassVar[str] = "temporal_compression_ratio"
+    """Entry of the autoencoder's config, or attribute of it: frames per latent frame after the first."""
 
     def __init__(self, name: str, components: Components, params: ModelParams) -> None:
         self.name = name
@@ -52,6 +75,24 @@ class Architecture(ABC):
         return self.components["transformer"]
 
     @property
+    def experts(self) -> Mapping[str, str]:
+        """Components that share the steps between them, by the name of each; empty where one transformer does all."""
+        return {}
+
+    def expert_at(self, timestep: Shaped[Tensor, ""]) -> str | None:
+        """The one of `experts` that runs at a timestep; None where one transformer does all."""
+        return None
+
+    def transformer_at(self, timestep: Shaped[Tensor, ""]) -> Any:  # noqa: ANN401
+        """The transformer that runs at a timestep."""
+        expert = self.expert_at(timestep)
+        return self.transformer if expert is None else self.components[self.experts[expert]]
+
+    def all_transformers(self) -> list[Any]:
+        """The transformer, or the experts in the order in which they sample."""
+        return [self.components[component] for component in self.experts.values() or ("transformer",)]
+
+    @property
     def vae(self) -> Any:  # noqa: ANN401
         """The stock diffusers autoencoder."""
         return self.components["vae"]
@@ -74,12 +115,12 @@ class Architecture(ABC):
     @property
     def num_heads(self) -> int:
         """Attention heads of a layer."""
-        return int(self.transformer_config.num_attention_heads)
+        return int(self._of_transformer(self.num_heads_key))
 
     @property
     def num_channels(self) -> int:
         """Channels of one head."""
-        return int(self.transformer_config.attention_head_dim)
+        return int(self._of_transformer(self.num_channels_key))
 
     @property
     def num_latent_channels(self) -> int:
@@ -88,24 +129,33 @@ class Architecture(ABC):
         return int(config.out_channels or config.in_channels)
 
     @property
-    @abstractmethod
     def patch_size(self) -> int:
         """Latent pixels per token along both image axes."""
+        size = self._of_transformer(self.patch_size_key)
+        return int(size[-1] if isinstance(size, Sequence) else size)
 
     @property
     def latents_per_token_frame(self) -> int:
         """Latent frames that one token frame folds together."""
-        return 1
+        size = self._of_transformer(self.patch_size_key)
+        if isinstance(size, Sequence):
+            return int(size[0])
+        return int(self.transformer_config.get(self.patch_frames_key) or 1)
 
     @property
-    @abstractmethod
     def spatial_stride(self) -> int:
         """Pixels per latent pixel."""
+        return self._of_autoencoder(self.spatial_stride_key)
 
     @property
-    @abstractmethod
     def temporal_stride(self) -> int:
         """Frames per latent frame after the first."""
+        return self._of_autoencoder(self.temporal_stride_key)
+
+    @property
+    def text_channels(self) -> int:
+        """Channels of a prompt's tokens."""
+        return int(self._of_transformer(self.text_channels_key))
 
     @property
     def text_length(self) -> int:
@@ -119,12 +169,45 @@ class Architecture(ABC):
         return self.spatial_stride * self.patch_size
 
     def attention_modules(self) -> Sequence[nn.Module]:
-        """The attention over video tokens of every layer, in execution order."""
-        return self.attention_of(self.transformer)
+        """The attention over video tokens of every layer, in execution order.
 
-    @abstractmethod
+        Where experts share the steps, a layer is the list of its attention in each of them; `intercept` takes that too.
+        """
+        if not self.experts:
+            return self.attention_of(self.transformer)
+        of_experts = (self.attention_of(self.components[component]) for component in self.experts.values())
+        return [nn.ModuleList(modules) for modules in zip(*of_experts, strict=True)]
+
     def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         """The attention modules of a transformer of this class, with memory or without."""
+        layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
+        return [getattr(layer, self.attention_key) for layer in layers]
+
+    def _of_transformer(self, key: str) -> Any:  # noqa: ANN401
+        """An entry of the transformer's config.
+
+        Raises:
+            BackboneError: it has none of that name.
+        """
+        if (value := self.transformer_config.get(key)) is None:
+            raise BackboneError(
+                f"{self.name}: the config of its transformer has no {key}; this release of diffusers names it otherwise"
+            )
+        return value
+
+    def _of_autoencoder(self, key: str) -> int:
+        """An entry of the autoencoder's config, or what the autoencoder makes of several entries.
+
+        Raises:
+            BackboneError: there is neither of that name.
+        """
+        value = self.vae_config.get(key)
+        value = getattr(self.components.outline("vae"), key, None) if value is None else value
+        if value is None:
+            raise BackboneError(
+                f"{self.name}: its autoencoder has no {key}; this release of diffusers names it otherwise"
+            )
+        return int(value)
 
     @property
     def frame_period(self) -> int:

@@ -16,6 +16,7 @@ from difftrack.backbones._capturing import CapturingBackbone
 from difftrack.backbones._conditions import Generated, PromptEmbedding, Trajectory
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder, to_uint8
+from difftrack.geometry import TokenGrid
 from difftrack.media import resize_frames
 from difftrack.provenance import MadeBy, code_of, code_of_class, has_file, versions_of
 
@@ -65,6 +66,7 @@ class Backbone(CapturingBackbone):
             "image_condition": params.image_condition if self.needs_image else None,
             "text_encoder_quantization": params.text_encoder_quantization,
             **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
+            **({"expert": params.expert} if self.experts else {}),
         }
 
     def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:
@@ -152,6 +154,7 @@ class Backbone(CapturingBackbone):
             BackboneError: the backbone cannot run this size, or an image is missing or not read.
         """
         grid = self.token_grid(num_frames, height, width)
+        self.check_levels(num_inference_steps, grid)
         start = self._starting_image(image, height, width)
         num_latents = grid.num_latent_frames * self.latents_per_token_frame
         shape = (num_latents, self.num_latent_channels, height // self.spatial_stride, width // self.spatial_stride)
@@ -180,6 +183,22 @@ class Backbone(CapturingBackbone):
         trajectory = torch.stack([self.from_batch(latents, shape) for latents in entering])
         return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start))
 
+    def check_levels(self, num_inference_steps: int, grid: TokenGrid) -> None:
+        """Refuse, before any model is loaded, what would otherwise fail once a clip was sampled.
+
+        Raises:
+            BackboneError: the layers cannot be listed, or this family does not know the levels of the scheduler.
+        """
+        _ = self.num_layers
+        try:
+            self.schedule(num_inference_steps, grid=grid)
+        except (AttributeError, TypeError, KeyError) as error:
+            kind, words = type(self.components["scheduler"]).__name__, " ".join(str(error).split())
+            raise BackboneError(
+                f"{self.name}: the levels of its scheduler {kind} are not known ({type(error).__name__}: {words}); set "
+                f"the scheduler that it was published with"
+            ) from error
+
     def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
         """The noise that the stock pipeline would draw for latents of that shape, laid out as it lays them out."""
         noise: Tensor = randn_tensor(
@@ -203,6 +222,7 @@ class Backbone(CapturingBackbone):
 
     def warn_where_cut(self, prompt: str) -> None:
         tokenizer = self.components["tokenizer"]
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:
             cut = tokenizer.decode(ids[self.text_length - 1 :], skip_special_tokens=True)

@@ -1,6 +1,6 @@
 """How a backbone is run to a step and captured there, whatever its architecture."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from difftrack.geometry import TokenGrid
 __all__ = ["CapturingBackbone"]
 
 
-class CapturingBackbone(Architecture):
+class CapturingBackbone(Architecture, ABC):
     """Encodes clips, prompts and images, and runs the transformer on them once."""
 
     text_position: ClassVar[TextPosition]
@@ -39,11 +39,6 @@ class CapturingBackbone(Architecture):
     def num_text_tokens(self) -> int:
         """Text tokens in the layers' sequence, at most."""
         return 0 if self.text_position == "none" else self.text_length
-
-    @property
-    @abstractmethod
-    def text_channels(self) -> int:
-        """Channels of a prompt's tokens."""
 
     def placeholder_prompt(self) -> PromptEmbedding:
         """Random numbers in the place of a prompt as long as may be: for measuring, without a text encoder."""
@@ -233,7 +228,8 @@ class CapturingBackbone(Architecture):
             conditioning: As in `capture`.
         """
         schedule.check_step(step)
-        modules = self.attention_modules()
+        transformer = self.transformer_at(schedule.timesteps[step])
+        modules = self.attention_of(transformer)
         unknown = sorted(set(layers) - set(range(len(modules))))
         if unknown or not layers:
             raise BackboneError(
@@ -242,7 +238,7 @@ class CapturingBackbone(Architecture):
         if not set(kinds) <= set(KINDS):
             raise BackboneError(f"descriptors {list(kinds)} are not all known; known: {', '.join(KINDS)}")
         capture_layers(
-            self.transformer,
+            transformer,
             {layer: modules[layer] for layer in sorted(set(layers))},
             lambda: self.predict(latents, schedule.timesteps[step], prompt, conditioning=conditioning),
             sink,
@@ -273,8 +269,10 @@ class CapturingBackbone(Architecture):
             **(conditioning.extras if conditioning is not None else {}),
         }
         read = self.with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
-        output = self.transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)[0]
-        return self.from_batch(output, latents.shape).to(latents.dtype)
+        transformer = self.transformer_at(timestep)
+        output = transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)
+        batch = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 gives the tensor itself
+        return self.from_batch(batch, latents.shape).to(latents.dtype)
 
     def grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
         """Layout of the tokens that latents become."""

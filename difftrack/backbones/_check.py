@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._conditions import ImageConditioning
 from difftrack.backbones._descriptors import LayerDescriptors
 from difftrack.backbones._load import load_backbone
 from difftrack.backbones._names import SHIPPED
@@ -40,31 +42,44 @@ def check_capture(name: str, params: ModelParams) -> Iterator[CaptureCheck]:
             the likely cause.
     """
     if name.startswith("path:") or name == SHIPPED:
-        return _check(load_backbone(name, params))
-    return _check(constructed_backbone(name, params, small=True))
+        return _check(load_backbone(name, params), whole=True)
+    return _check(constructed_backbone(name, params, small=True), whole=False)
 
 
-def _check(backbone: Backbone) -> Iterator[CaptureCheck]:
+def _check(backbone: Backbone, *, whole: bool) -> Iterator[CaptureCheck]:
+    """The laws; `whole` where there is an autoencoder, which then gives the image that a backbone may read."""
     fold, patch = backbone.latents_per_token_frame, backbone.patch_size
     latents = backbone.placeholder_latents(_TOKEN_FRAMES * fold, _ROWS * patch, _COLS * patch)
-    order, errors, same = _tapped(backbone, latents)
+    image = _image_of(backbone, latents) if whole else backbone.placeholder_conditioning(latents)
+    order, errors, same = _tapped(backbone, latents, image)
     yield CaptureCheck("one record per layer, in order", order == list(range(backbone.num_layers)), f"layers {order}")
     yield CaptureCheck("output with capture is bit-identical", same, "identical" if same else "different")
     error = max(errors, default=float("nan"))
     yield CaptureCheck("attention from captured q, k, v is the model's own", error == 0, f"max abs error {error}")
     middle = backbone.num_layers // 2
-    every, alone = _captured(backbone, latents)[middle], _captured(backbone, latents, middle)[middle]
+    every, alone = _captured(backbone, latents, image)[middle], _captured(backbone, latents, image, middle)[middle]
     equal = all(torch.equal(getattr(every, kind), getattr(alone, kind)) for kind in ("query", "key", "feature"))
     yield CaptureCheck("stopping after a layer changes nothing", equal, f"layer {middle}")
     changed = latents.clone()
     changed[fold, :, 2 * patch, 3 * patch] += 1
-    first, other = (_captured(backbone, x, 0)[0].query for x in (latents, changed))
+    first, other = (_captured(backbone, x, image, 0)[0].query for x in (latents, changed))
     moved = [] if first is None or other is None else (first != other).any(dim=0).any(dim=-1).nonzero().tolist()
     found = f"a patch at [1, 2, 3] changes queries at {moved[:3]}{' ...' if len(moved) > 3 else ''}"
     yield CaptureCheck("tokens run (frame, row, col)", moved == [[1, 2, 3]], found)
 
 
-def _tapped(backbone: Backbone, latents: Tensor) -> tuple[list[int], list[float], bool]:
+def _image_of(backbone: Backbone, latents: Tensor) -> ImageConditioning | None:
+    """What the backbone's own autoencoder makes of an image, so that it is as many channels as a clip will get."""
+    if not backbone.needs_image:
+        return None
+    height, width = (size * backbone.spatial_stride for size in latents.shape[2:])
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.float32)
+    return backbone.condition(image, len(latents), frames_alone=True)
+
+
+def _tapped(
+    backbone: Backbone, latents: Tensor, image: ImageConditioning | None
+) -> tuple[list[int], list[float], bool]:
     """Layers as they attended, error of each recomputed attention, and whether the output stayed as it was."""
     order: list[int] = []
     errors: list[float] = []
@@ -76,26 +91,25 @@ def _tapped(backbone: Backbone, latents: Tensor) -> tuple[list[int], list[float]
         errors.append(float((own - again).abs().max()))
         return own
 
-    before = _predicted(backbone, latents)
+    before = _predicted(backbone, latents, image)
     with intercept(dict(enumerate(backbone.attention_modules())), tap):
-        during = _predicted(backbone, latents)
+        during = _predicted(backbone, latents, image)
     return order, errors, torch.equal(before, during)
 
 
-def _predicted(backbone: Backbone, latents: Tensor) -> Tensor:
-    timestep = torch.tensor(500)
-    return backbone.predict(
-        latents, timestep, backbone.placeholder_prompt(), conditioning=backbone.placeholder_conditioning(latents)
-    )
+def _predicted(backbone: Backbone, latents: Tensor, image: ImageConditioning | None) -> Tensor:
+    return backbone.predict(latents, torch.tensor(500), backbone.placeholder_prompt(), conditioning=image)
 
 
-def _captured(backbone: Backbone, latents: Tensor, *layers: int) -> dict[int, LayerDescriptors]:
+def _captured(
+    backbone: Backbone, latents: Tensor, image: ImageConditioning | None, *layers: int
+) -> dict[int, LayerDescriptors]:
     records = backbone.capture(
         latents,
         5,
         backbone.schedule(10, grid=backbone.grid_of(latents)),
         backbone.placeholder_prompt(),
         layers=layers or range(backbone.num_layers),
-        conditioning=backbone.placeholder_conditioning(latents),
+        conditioning=image,
     )
     return {record.layer: record for record in records}

@@ -12,6 +12,7 @@ from torch import nn
 
 from difftrack.backbones import _pipelines
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._family import PipelineOutline
 from difftrack.backbones._folder import PipelineFolder
 from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._memory_switches import refuse_offload
@@ -19,7 +20,7 @@ from difftrack.backbones._params import ModelParams
 from difftrack.backbones._registry import find_class
 from difftrack.backbones._weights import refuse_not_finite
 
-__all__ = ["Components", "FolderComponents"]
+__all__ = ["Components", "FolderComponents", "ancestry"]
 
 _TEXT = ("text_encoder", "tokenizer")
 
@@ -56,6 +57,10 @@ class Components(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash that changes whenever a config or a weight does."""
+
+    def pipeline_outline(self) -> PipelineOutline | None:
+        """What the pipeline says of itself, nothing loaded; None for one that is built from a known description."""
+        return None
 
     def classes(self) -> tuple[type[Any], ...]:
         """Classes of transformer, autoencoder and pipeline, and of all components where that needs no loading."""
@@ -102,15 +107,16 @@ class Components(ABC):
         shipped = self["scheduler"]
         return type(shipped).from_config(shipped.config, **changes)
 
-    def pipeline(self, *, scheduler: Any, kind: Any = None) -> Any:  # noqa: ANN401
+    def pipeline(self, *, scheduler: Any, kind: Any = None, **others: Any) -> Any:  # noqa: ANN401
         """The pipeline over all components but the text encoders; prompts must reach it embedded.
 
         Args:
             scheduler: To sample with.
             kind: Class of the pipeline, if not the checkpoint's own.
+            others: Further components, which no folder holds.
         """
         held = [name for name in self.names if not name.startswith(_TEXT)]
-        return self._pipeline(held, scheduler=scheduler, kind=kind or self.pipeline_class)
+        return self._pipeline(held, kind=kind or self.pipeline_class, scheduler=scheduler, **others)
 
     def text_pipeline(self, *also: str, kind: Any = None) -> Any:  # noqa: ANN401
         """The pipeline over the text encoders alone, to embed prompts while nothing else is in memory.
@@ -131,12 +137,12 @@ class Components(ABC):
         held: Sequence[str],
         outlined: Sequence[str] = (),
         *,
-        scheduler: Any,  # noqa: ANN401
         kind: Any,  # noqa: ANN401
+        **made: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         taken = inspect.signature(kind.__init__).parameters
         given = {name: self[name] for name in held} | {name: self.outline(name) for name in outlined}
-        given |= {"scheduler": scheduler} | dict(self.settings)
+        given |= made | dict(self.settings)
         absent = dict.fromkeys(set(taken) - {"self", *given})
         optional = {name for name, parameter in taken.items() if parameter.default is not inspect.Parameter.empty}
         arguments = {name: value for name, value in (given | absent).items() if name in taken}
@@ -163,6 +169,11 @@ class Components(ABC):
             ) from error
 
 
+def ancestry(kind: type[Any]) -> tuple[str, ...]:
+    """Names of a class and of those that it derives from, the nearest first."""
+    return tuple(each.__name__ for each in kind.__mro__ if each is not object)
+
+
 class FolderComponents(Components):
     """The components of a pipeline folder."""
 
@@ -181,6 +192,15 @@ class FolderComponents(Components):
 
     def fingerprint(self) -> str:
         return self._folder.fingerprint()
+
+    def pipeline_outline(self) -> PipelineOutline:
+        held = [name for name in ("transformer", "vae", "scheduler") if name in self.names]
+        return PipelineOutline(
+            pipelines=ancestry(self.pipeline_class),
+            components={name: self._folder.class_name(name) for name in self.names},
+            configs={name: self._folder.config(name) for name in held},
+            settings=self.settings,
+        )
 
     def classes(self) -> tuple[type[Any], ...]:
         return (*map(self._folder.component_class, self.names), self.pipeline_class)

@@ -1,16 +1,30 @@
 """What a family of backbones declares, in a module that is light to import: its classes and its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from difftrack.backbones._params import ImageCondition
 
-__all__ = ["NO_ARGUMENTS", "Arguments", "BackboneFamily", "KnownBackbone"]
+__all__ = ["NO_ARGUMENTS", "Arguments", "BackboneFamily", "KnownBackbone", "PipelineOutline", "flow_levels"]
 
 Arguments = Mapping[str, Any]
 NO_ARGUMENTS: Arguments = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineOutline:
+    """What a pipeline says of itself before any weight of it is loaded."""
+
+    pipelines: tuple[str, ...]
+    """Its class and those that this derives from, by name."""
+    components: Mapping[str, str]
+    """Name of each component -> its class."""
+    configs: Mapping[str, Arguments]
+    """Of `transformer`, `vae` and `scheduler`; a key that is missing has the default of the class."""
+    settings: Arguments
+    """Arguments of the pipeline that are not components."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +40,16 @@ class KnownBackbone:
 
     repository: str
     """owner/name on the hub."""
+    revision: str | None = None
+    """Branch of the repository that holds the pipeline folder, where that is not the main one."""
     aliases: tuple[str, ...] = ()
     """Names in the released code of DiffTrack."""
     pipeline: str
     """Class of the pipeline."""
     transformer: tuple[str, Arguments]
     """Class and constructor arguments."""
+    transformer_2: tuple[str, Arguments] | None = None
+    """Class and constructor arguments of a second one that takes the steps of less noise."""
     vae: tuple[str, Arguments]
     """Class and constructor arguments."""
     scheduler: tuple[str, Arguments]
@@ -67,6 +85,13 @@ class BackboneFamily:
     """Names of the transformer classes that it reads, as a pipeline folder's model_index.json gives them."""
     checkpoints: Mapping[str, KnownBackbone] = field(default_factory=dict)
     """Published checkpoints by the names that users write."""
+    pipelines: tuple[str, ...] = ()
+    """Names of the pipelines, and of what derives from them, that give a transformer the inputs that the class here
+    gives it; where none is named, any pipeline counts as one. A pipeline that runs the same transformer on other inputs
+    (a control video, a last frame) is refused by its name."""
+    refuses: Callable[[PipelineOutline], str | None] | None = None
+    """Says, from configs alone, why a pipeline of these classes cannot be run as this family runs it; None where it
+    can."""
     library: str | None = None
     """Module that has the family's own classes (transformer, autoencoder, pipeline), where diffusers and transformers
     do not have them; a model_index.json may name it. It is code that the user installed: code inside a checkpoint is
@@ -81,3 +106,23 @@ class BackboneFamily:
                     f"checkpoint {name!r} has the transformer {known.transformer[0]}, which its family {self.name!r} "
                     f"does not name; it names {', '.join(self.transformers)}"
                 )
+
+    def problem(self, outline: PipelineOutline) -> str | None:
+        """Why a pipeline with a transformer of this family is not run here; None where it is."""
+        if self.pipelines and not set(self.pipelines) & set(outline.pipelines):
+            return (
+                f"{outline.pipelines[0]} gives {outline.components.get('transformer', 'the transformer')} other inputs "
+                f"than the pipelines that are captured: {', '.join(self.pipelines)}"
+            )
+        return None if self.refuses is None else self.refuses(outline)
+
+
+def flow_levels(outline: PipelineOutline) -> str | None:
+    """Say why a scheduler's levels are not those of flow matching, data and noise in shares of one; None where so."""
+    kind, config = outline.components.get("scheduler", ""), outline.configs.get("scheduler", {})
+    if kind.startswith("FlowMatch") or config.get("use_flow_sigmas", False):
+        return None
+    return (
+        f"its scheduler {kind} has no levels of flow matching; set one that has, such as "
+        "FlowMatchEulerDiscreteScheduler, or use_flow_sigmas=True"
+    )

@@ -1,9 +1,9 @@
 """A diffusers pipeline folder on disk: what is in it, whether it is complete, and its components one by one."""
 
 import hashlib
-import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,29 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from safetensors.torch import load_file
 
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._memory_switches import quantized_loading
+from difftrack.backbones._memory_switches import installed, quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from difftrack.backbones._params import ModelParams, Quantization
 from difftrack.backbones._registry import class_in, libraries
-from difftrack.backbones._weights import check_config, one_line, refuse_partial, weight_files
+from difftrack.backbones._weights import (
+    WeightFiles,
+    check_config,
+    one_line,
+    quantized_by,
+    refuse_partial,
+    refuse_quantized,
+    weight_files,
+)
 from difftrack.documents import DocumentError, read_json
 
 __all__ = ["PipelineFolder", "cast_weights", "find_folder"]
 
 _CPU = torch.device("cpu")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MADE_BY_THE_PIPELINE = ("safety_checker",)
+"""Components that a pipeline makes by itself and no folder holds, whatever its index says."""
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
 
@@ -53,7 +62,7 @@ class PipelineFolder:
         self._components: dict[str, tuple[str, str]] = {
             name: (entry[0], entry[1])
             for name, entry in index.items()
-            if isinstance(entry, list) and entry[:1] != [None]
+            if isinstance(entry, list) and entry[:1] != [None] and name not in _MADE_BY_THE_PIPELINE
         }
         self.settings: dict[str, Any] = {
             name: value for name, value in index.items() if not isinstance(value, list) and not name.startswith("_")
@@ -110,28 +119,46 @@ class PipelineFolder:
             return (transformers.AutoImageProcessor if "ImageProcessor" in kind.__name__ else kind).from_pretrained(
                 folder, **trust
             )
-        has_accelerate = importlib.util.find_spec("accelerate") is not None
+        files = self._weight_files(component)
         with _quiet_where_nobody_looks():
             if self._components[component][0] == "transformers":
                 how: dict[str, Any] = {"dtype": dtype, **trust, **quantized_loading(quantization, device)}
             else:
-                self._refuse_more_than_weights(component)
-                if kind._keep_in_fp32_modules and not has_accelerate:
-                    return _load_mixed(kind, folder, dtype=dtype).eval()
-                how = {"torch_dtype": dtype, "low_cpu_mem_usage": has_accelerate}
-            model, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **how)
+                self._check_against_weights(component, files)
+                how = {"torch_dtype": dtype}
+            model, loading = kind.from_pretrained(
+                folder, use_safetensors=True, variant=files.variant, output_loading_info=True, **how
+            )
             refuse_partial(folder, loading)
             return model.eval()
 
-    def _refuse_more_than_weights(self, component: str) -> None:
+    def _weight_files(self, component: str) -> WeightFiles:
+        return weight_files(self.path / component, self._components[component][0])
+
+    def _check_against_weights(self, component: str, files: WeightFiles) -> None:
         """Refuse a config whose model has more values than the files hold, before it takes memory."""
-        wanted = sum(parameter.numel() for parameter in self.outline(component).parameters())
-        there = weight_files(self.path / component).num_values
-        if wanted > there:
-            raise BackboneError(
-                f"{self.path / component}: config.json describes {wanted} values, and the weights hold {there}; "
-                f"copy or fetch {component} again"
+        if files.adapter is not None:
+            warnings.warn(
+                f"{files.adapter} is an adapter and is not applied: put it into a diffusers pipeline "
+                f"(load_lora_weights) and wrap that one",
+                stacklevel=2,
             )
+        if quantized_by(self.config(component)) is not None:
+            return  # several values share a number of the files
+        wanted = sum(parameter.numel() for parameter in self.outline(component).parameters())
+        if wanted > files.num_values:
+            raise BackboneError(
+                f"{self.path / component}: config.json describes {wanted} values, and the weights hold "
+                f"{files.num_values}; copy or fetch {component} again"
+            )
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """What a component's config.json says; of a scheduler, its scheduler_config.json."""
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        file = self.path / component / name
+        with one_line(file.parent):
+            content = read_json(file)
+        return content if isinstance(content, dict) else {}
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
         """A diffusers model of a component's class and config, without weights: on the device meta."""
@@ -187,7 +214,9 @@ class PipelineFolder:
                     f"are loaded: take a revision that has them, or save the model again, which writes them"
                 )
             raise BackboneError(f"{folder} holds no *.safetensors; {_ways_out()}")
-        check_config(folder / "config.json", weight_files(folder))
+        check_config(folder / "config.json", self._weight_files(component))
+        if (method := quantized_by(self.config(component))) is not None:
+            refuse_quantized(folder, method, installed())
 
 
 def find_folder(name: str, params: ModelParams) -> PipelineFolder:
@@ -209,17 +238,6 @@ def find_folder(name: str, params: ModelParams) -> PipelineFolder:
         return PipelineFolder(shipped_backbone())
     checkpoint = params.checkpoint or CHECKPOINTS[canonical_name(name)]
     return _snapshot(checkpoint, params)
-
-
-def _load_mixed(kind: Any, folder: Path, *, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Load a class that keeps some modules in float32; its `from_pretrained` cannot without the package accelerate."""
-    model = kind.from_config(kind.load_config(folder))
-    state: dict[str, torch.Tensor] = {}
-    for file in weight_files(folder).files:
-        state |= load_file(file)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    refuse_partial(folder, {"missing_keys": missing, "unexpected_keys": unexpected})
-    return cast_weights(model, dtype)
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
+from difftrack.backbones._registry import KNOWN
 
 __all__ = ["weights_identity"]
 
@@ -33,7 +34,8 @@ def weights_identity(name: str, values: Mapping[str, Any] | None, *, cache: Path
     if path is not None:
         return {"folder": _folder_digest(Path(path), cache)}
     checkpoint = str(values.get("checkpoint") or CHECKPOINTS.get(ALIASES.get(name, name), name))
-    return {"checkpoint": checkpoint, "revision": _revision(checkpoint, values.get("revision"))}
+    published = next((known.revision for known in KNOWN.values() if known.repository == checkpoint), None)
+    return {"checkpoint": checkpoint, "revision": _revision(checkpoint, values.get("revision") or published)}
 
 
 def _folder_digest(folder: Path, cache: Path | None) -> str:

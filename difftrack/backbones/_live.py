@@ -11,8 +11,9 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from difftrack.backbones._backbone import Backbone
-from difftrack.backbones._components import Components
+from difftrack.backbones._components import Components, ancestry
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._family import PipelineOutline
 from difftrack.backbones._load import backbone_of, check_family
 from difftrack.backbones._loaded import scheduler_state, state_of
 from difftrack.backbones._params import ModelParams
@@ -89,6 +90,15 @@ class LiveComponents(Components):
             config = json.dumps(scheduler_state(held), sort_keys=True, default=str)
             digest.update(f"{name} {config} {state_of(_unwrapped(held))}\n".encode())
         return digest.hexdigest()
+
+    def pipeline_outline(self) -> PipelineOutline:
+        held = [name for name in ("transformer", "vae", "scheduler") if name in self.names]
+        return PipelineOutline(
+            pipelines=ancestry(type(self._live)),
+            components={name: type(_unwrapped(getattr(self._live, name))).__name__ for name in self.names},
+            configs={name: dict(_unwrapped(getattr(self._live, name)).config) for name in held},
+            settings=self.settings,
+        )
 
     def release_text(self) -> None:
         """Leave the text encoders to their owner."""

@@ -34,8 +34,11 @@ def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
             its transformer class.
     """
     params = params or ModelParams()
-    if params.image_condition == "checkpoint" and (known := _known(name, params)) is not None:
-        params = replace(params, image_condition=known.image_condition)
+    if (known := _known(name, params)) is not None:
+        if params.image_condition == "checkpoint":
+            params = replace(params, image_condition=known.image_condition)
+        if params.path is None and params.revision is None and params.checkpoint in (None, known.repository):
+            params = replace(params, revision=known.revision)
     folder = find_folder(name, params)
     components = FolderComponents(folder, params)
     _ = components.pipeline_class  # refuses a pipeline that nobody has, before anything is loaded
@@ -74,9 +77,12 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
         params: How it is loaded.
 
     Raises:
-        BackboneError: no family here reads the class.
+        BackboneError: no family here reads the class, or the family does not run this pipeline.
     """
     family = check_family(name, transformer_class)
+    outline = components.pipeline_outline()
+    if outline is not None and (problem := family.problem(outline)):
+        raise BackboneError(f"{name}: {outline.pipelines[0]} cannot be captured: {problem}")
     backbone: Backbone = _class_of(family)(name, components, params)
     backbone.library = family.library
     alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]

@@ -67,7 +67,7 @@ def memory_needs() -> Iterator[MemoryNeed]:
         yield MemoryNeed(
             name,
             text_bytes=text,
-            transformer_bytes=_bytes(backbone.transformer),
+            transformer_bytes=sum(_bytes(transformer) for transformer in backbone.all_transformers()),
             other_bytes=_bytes(backbone.vae) + sum(encoders.values()) - text,
             activation_bytes=num_numbers * torch.bfloat16.itemsize,
         )

@@ -9,9 +9,9 @@ import transformers
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._params import Quantization
 
-__all__ = ["quantized_loading", "refuse_offload"]
+__all__ = ["installed", "quantized_loading", "refuse_offload"]
 
-_INSTALL = "pip install 'difftrack-video[memory]' installs them"
+_INSTALL = "pip install 'difftrack-video[memory]' installs it"
 _RELEASE = "release_text_encoder frees the text encoder after each prompt, and needs nothing"
 
 
@@ -27,10 +27,10 @@ def quantized_loading(quantization: Quantization, device: torch.device) -> dict[
     """
     if quantization == "none":
         return {}
-    if missing := _missing("bitsandbytes", "accelerate"):
+    if "bitsandbytes" not in installed():
         raise BackboneError(
-            f"text_encoder_quantization is {quantization}; it needs the packages bitsandbytes and accelerate (missing: "
-            f"{', '.join(missing)}); {_INSTALL}. Instead, {_RELEASE}"
+            f"text_encoder_quantization is {quantization}; it needs the package bitsandbytes, which is missing; "
+            f"{_INSTALL}. Instead, {_RELEASE}"
         )
     if quantization == "int8":
         config = transformers.BitsAndBytesConfig(load_in_8bit=True)
@@ -41,15 +41,21 @@ def quantized_loading(quantization: Quantization, device: torch.device) -> dict[
 
 def refuse_offload(device: torch.device) -> None:
     """Raise `BackboneError` unless components can wait on the CPU until they run on `device`."""
-    missing = _missing("accelerate")
-    if not missing and device.type != "cpu":
-        return
-    lacking = f"the package accelerate is missing: {_INSTALL}" if missing else "there is nothing to offload from"
-    raise BackboneError(
-        f"cpu_offload is set and the device is {device}; it needs a GPU and the package accelerate ({lacking}). "
-        f"Instead, {_RELEASE}"
-    )
+    if device.type == "cpu":
+        raise BackboneError(
+            f"cpu_offload is set and the device is {device}; it needs a GPU (there is nothing to offload from). "
+            f"Instead, {_RELEASE}"
+        )
 
 
-def _missing(*packages: str) -> list[str]:
-    return [package for package in packages if importlib.util.find_spec(package) is None]
+def installed() -> frozenset[str]:
+    """Those packages by which weights may be quantised that are here."""
+    modules = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "optimum-quanto": "optimum.quanto"}
+    return frozenset(package for package, module in modules.items() if _is_here(module))
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False

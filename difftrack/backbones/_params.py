@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
+__all__ = ["Expert", "KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
 
 CapturedKind = Literal["query", "key", "feature"]
 """Query and key as attention uses them; feature = attention output per head, before the output projection."""
@@ -20,6 +20,11 @@ Quantization = Literal["none", "int8", "nf4"]
 ImageCondition = Literal["checkpoint", "none", "first_frame", "every_frame"]
 """What an image-to-video backbone is told of the image that a clip starts from: what its checkpoint says; nothing (Wan
 2.2 TI2V as text to video); the image at the first latent frame; the image as if it were every frame (NimVideo's 2B)."""
+
+
+Expert = Literal["by_step", "high_noise", "low_noise"]
+"""Which of two transformers that share the steps runs (Wan 2.2 A14B): the sampler's own at each step, or one of them at
+every step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +54,16 @@ class ModelParams:
     vae_slicing: bool = False
     """Encode and decode one batch element at a time: less memory, same latents."""
     cpu_offload: bool = False
-    """Keep each component on the CPU until it runs (needs the package accelerate and a GPU)."""
+    """Keep each component on the CPU until it runs (needs a GPU)."""
     embedded_guidance: float = 6.0
     """Guidance that a distilled backbone (HunyuanVideo) reads as an input; others have none."""
     image_condition: ImageCondition = "checkpoint"
     """How the image reaches an image-to-video backbone; others have none."""
+    expert: Expert = "by_step"
+    """Which transformer runs, where two share the steps by noise (Wan 2.2 A14B): the sampler's own at each step, or one
+    of them at all steps; others have one."""
     text_encoder_quantization: Quantization = "none"
-    """Fewer bits per weight of the text encoder (needs the packages bitsandbytes and accelerate)."""
+    """Fewer bits per weight of the text encoder (needs the package bitsandbytes)."""
     release_text_encoder: bool = False
     """Drop the text encoder after each prompt is embedded; it is loaded again for the next one. With `cpu_offload` it
     waits on the CPU instead."""

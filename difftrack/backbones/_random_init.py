@@ -30,7 +30,8 @@ class ConstructedComponents(Components):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("transformer", "vae", "scheduler")
+        second = () if self._known.transformer_2 is None else ("transformer_2",)
+        return ("transformer", *second, "vae", "scheduler")
 
     @property
     def revision(self) -> None:
@@ -43,16 +44,16 @@ class ConstructedComponents(Components):
         if component == "scheduler":
             kind, arguments = self._known.scheduler
             return find_class(kind)(**arguments)
-        device = self.device if component == "transformer" else torch.device("meta")
+        device = torch.device("meta") if component == "vae" else self.device
         model = self._construct(component, device)
-        return model if device.type == "meta" else _fill_weights(model, device)
+        return model if device.type == "meta" else _fill_weights(model, device, seed=int(component == "transformer_2"))
 
     def _make_outline(self, component: str) -> Any:  # noqa: ANN401
         return self._construct(component, torch.device("meta"))
 
     def _construct(self, component: str, device: torch.device) -> Any:  # noqa: ANN401
         kind, arguments = getattr(self._known, component)
-        changes = self._small if component == "transformer" else {}
+        changes = self._small if component != "vae" else {}
         with torch.device(device), _weights_without_memory():
             model = find_class(kind)(**{**arguments, **changes}).eval()
         return cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
@@ -78,12 +79,12 @@ def _weights_without_memory() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _fill_weights(model: Any, device: torch.device) -> Any:  # noqa: ANN401
+def _fill_weights(model: Any, device: torch.device, *, seed: int) -> Any:  # noqa: ANN401
     """Give weights without memory theirs, drawn where they are to stay: no large model passes through the CPU.
 
     Matrices are drawn as torch draws a linear layer's, weights of norms are 1, biases are small.
     """
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             drawn = torch.empty_like(weight, device=device)

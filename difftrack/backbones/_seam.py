@@ -74,7 +74,8 @@ def intercept(modules: Mapping[int, nn.Module], attend: AttentionFunction) -> It
     """Hand every attention call inside the given modules to `attend`; leave nothing behind on the way out.
 
     Args:
-        modules: Attention module of each layer. The layer number is only a label for `AttentionCall.layer`.
+        modules: Attention module of each layer, or a `ModuleList` of those that take turns in it. The layer number is
+            only a label for `AttentionCall.layer`.
         attend: Called in place of scaled-dot-product attention. May raise to stop the forward.
 
     Source:
@@ -82,7 +83,8 @@ def intercept(modules: Mapping[int, nn.Module], attend: AttentionFunction) -> It
     """
     with ExitStack() as stack:
         for layer, module in modules.items():
-            stack.enter_context(_hooked(module, _ScopeHook(layer, attend)))
+            for part in module if isinstance(module, nn.ModuleList) else (module,):
+                stack.enter_context(_hooked(part, _ScopeHook(layer, attend)))
         yield
 
 

@@ -29,7 +29,7 @@ class BackboneSummary:
     query_key_bytes: int
     """Of the video's queries and keys of one layer at one step, in bfloat16."""
     transformer_bytes: int
-    """Of the transformer's weights in bfloat16."""
+    """Of the weights of the transformer, or of both experts, in bfloat16."""
     checkpoint: str
     alias: str | None
     """Its name in the released code."""
@@ -53,7 +53,9 @@ def summaries() -> Iterator[BackboneSummary]:
             size=size,
             grid=grid,
             query_key_bytes=query_key_bytes(backbone, grid),
-            transformer_bytes=sum(weight.numel() for weight in backbone.transformer.parameters()) * _ITEMSIZE,
+            transformer_bytes=sum(
+                weight.numel() * _ITEMSIZE for model in backbone.all_transformers() for weight in model.parameters()
+            ),
             checkpoint=checkpoint,
             alias=aliases.get(name),
             cached=isinstance(try_to_load_from_cache(checkpoint, "model_index.json"), str),

@@ -7,7 +7,7 @@ of a missing tensor and draw it at random; here it is refused by name.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,23 @@ from torch import nn
 from difftrack.backbones._errors import BackboneError
 from difftrack.documents import DocumentError, open_regular, read_json
 
-__all__ = ["WeightFiles", "check_config", "one_line", "refuse_not_finite", "refuse_partial", "weight_files"]
+__all__ = [
+    "WeightFiles",
+    "check_config",
+    "one_line",
+    "quantized_by",
+    "refuse_not_finite",
+    "refuse_partial",
+    "refuse_quantized",
+    "weight_files",
+]
 
-_STEMS = ("diffusion_pytorch_model", "model")
-"""What diffusers and transformers call the files of weights that they load."""
+_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+"""What each library calls the files of weights that it loads."""
+_QUANTIZERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "quanto": "optimum-quanto"}
+"""The package that reads weights of each `quant_method`."""
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""Files in which PEFT and diffusers keep an adapter, never the weights themselves."""
 
 _COUNTS = re.compile(r"^(?!max_)(.*_)?(n?layers?|blocks?|depths?|layers_per_block)$")
 """Keys of a config that count layers; a bound such as Qwen's `max_window_layers` counts none."""
@@ -41,26 +54,87 @@ class WeightFiles:
     """The files of weights of one component."""
 
     files: tuple[Path, ...]
+    variant: str | None
+    """What `from_pretrained` is to be told, where no file is without one: `fp16`, for instance."""
     num_tensors: int
     num_values: int
 
+    @property
+    def adapter(self) -> Path | None:
+        """A file beside the weights that holds an adapter, which is no part of them."""
+        folder = self.files[0].parent
+        return next((folder / name for name in _ADAPTERS if (folder / name).is_file()), None)
 
-def weight_files(folder: Path) -> WeightFiles:
-    """The safetensors files of a folder that its class loads, and what their headers say.
+
+def weight_files(folder: Path, library: str) -> WeightFiles:
+    """The safetensors files of a folder that a library loads by its own rules, and what their headers say.
+
+    diffusers takes the index before a whole file, transformers the whole file before the index. Where every file is of
+    one variant, that variant is taken. Other files of the folder, adapters and stray shards among them, do not count.
+
+    Args:
+        folder: Of one component.
+        library: `diffusers` or `transformers`; the files of any other may bear the names of either.
 
     Raises:
-        BackboneError: a file that the index names is missing; the index or a file is damaged.
+        BackboneError: there are no such files, or those of several variants; a file that the index names is missing;
+            two shards hold the same tensor; the index or a file is damaged.
     """
-    shards: dict[str, None] = {}
-    for index in (folder / f"{stem}.safetensors.index.json" for stem in _STEMS):
-        if index.is_file():
-            shards |= dict.fromkeys(_shards(index))
-    shards = shards or dict.fromkeys(name for stem in _STEMS if (folder / (name := f"{stem}.safetensors")).is_file())
-    num_tensors = num_values = 0
-    for name in shards:
-        sizes = _tensor_sizes(folder / name)
-        num_tensors, num_values = num_tensors + len(sizes), num_values + sum(sizes)
-    return WeightFiles(tuple(folder / name for name in shards), num_tensors, num_values)
+    stems = (_STEMS[library],) if library in _STEMS else tuple(_STEMS.values())
+    stem = next((stem for stem in stems if _variants(folder, stem)), None)
+    if stem is None:
+        held = sorted(file.name for file in folder.glob("*.safetensors"))
+        raise BackboneError(
+            f"{folder} holds no {stems[0]}.safetensors, nor an index of its shards, and {_named(held)} "
+            f"{'is' if len(held) == 1 else 'are'} not read; {_way_out(folder)}"
+        )
+    variants = _variants(folder, stem)
+    if None not in variants and len(variants) > 1:
+        raise BackboneError(
+            f"{folder} holds the variants {_named(sorted(map(str, variants)))} of its weights and none without a "
+            f"variant; leave one of them there"
+        )
+    variant = None if None in variants else next(iter(variants))
+    whole = f"{stem}.safetensors" if variant is None else f"{stem}.{variant}.safetensors"
+    index = folder / f"{stem}.safetensors.index{'' if variant is None else f'.{variant}'}.json"
+    by_index = index.is_file() and (library != "transformers" or not (folder / whole).is_file())
+    shards = _shards(index) if by_index else {}
+    names = list(dict.fromkeys(shards.values())) if by_index else [whole]
+    sizes = {name: _tensor_sizes(folder / name) for name in names}
+    _refuse_overlap(folder, sizes, shards)
+    return WeightFiles(
+        tuple(folder / name for name in names),
+        variant,
+        num_tensors=sum(map(len, sizes.values())),
+        num_values=sum(sum(each.values()) for each in sizes.values()),
+    )
+
+
+def quantized_by(config: Mapping[str, Any]) -> str | None:
+    """The method by which weights were quantised before they were saved, as their config says it; None for none."""
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, Mapping):
+        return None
+    return str(quantization.get("quant_method", "unknown"))
+
+
+def refuse_quantized(folder: Path, method: str, installed: Collection[str]) -> None:
+    """Refuse weights that were quantised by a package that is not here.
+
+    Args:
+        folder: Of the component.
+        method: From `quantized_by`.
+        installed: Packages that are here.
+
+    Raises:
+        BackboneError: the message names the package.
+    """
+    package = _QUANTIZERS.get(method, method)
+    if package not in installed:
+        raise BackboneError(
+            f"{folder}: its weights are quantised by {method}, and the package {package} is not installed; install it "
+            f"(pip install {package}), or take weights that are not quantised"
+        )
 
 
 def check_config(file: Path, weights: WeightFiles) -> None:
@@ -149,6 +223,9 @@ def one_line(folder: Path) -> Iterator[None]:
         yield
     except (BackboneError, torch.OutOfMemoryError):
         raise
+    except ImportError as error:  # PackageNotFoundError is one, too
+        words = " ".join(str(error).split())[:300]
+        raise BackboneError(f"{folder} cannot be loaded: {words}; install the package that this names") from error
     except (Exception, RecursionError) as error:  # tokenizers raises plain Exception
         words = " ".join(str(error).split())[:300]
         raise BackboneError(
@@ -156,7 +233,32 @@ def one_line(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _shards(index: Path) -> list[str]:
+def _variants(folder: Path, stem: str) -> set[str | None]:
+    """The variants of which a folder holds the whole file or an index; None stands for files without a variant."""
+    found: set[str | None] = set()
+    for file in folder.iterdir():
+        if file.name in (f"{stem}.safetensors", f"{stem}.safetensors.index.json"):
+            found.add(None)
+        for pattern in (rf"{stem}\.([\w-]+)\.safetensors", rf"{stem}\.safetensors\.index\.([\w-]+)\.json"):
+            match = re.fullmatch(pattern, file.name)
+            if match and not re.fullmatch(r".*-\d{5}-of-\d{5}", match[1]):
+                found.add(match[1])
+    return found
+
+
+def _refuse_overlap(folder: Path, sizes: Mapping[str, Mapping[str, int]], shards: Mapping[str, str]) -> None:
+    """Refuse shards that hold a tensor which the index gives another shard: libraries would take the last one read."""
+    for file, tensors in sizes.items():
+        strange = sorted(tensor for tensor in tensors if shards.get(tensor, file) != file)
+        if strange:
+            raise BackboneError(
+                f"{folder / file} holds {_named(strange)}, which the index gives {shards[strange[0]]}; "
+                f"{_way_out(folder)}"
+            )
+
+
+def _shards(index: Path) -> dict[str, str]:
+    """File of each tensor, by the index."""
     try:
         content = read_json(index)
         names = list(content["weight_map"].values())
@@ -169,16 +271,16 @@ def _shards(index: Path) -> list[str]:
     missing = sorted({name for name in names if not (index.parent / name).is_file()})
     if missing:
         raise BackboneError(f"{index.parent} lacks {_named(missing)}; {_way_out(index.parent)}")
-    return names
+    return dict(content["weight_map"])
 
 
-def _tensor_sizes(file: Path) -> list[int]:
+def _tensor_sizes(file: Path) -> dict[str, int]:
     """Values of each tensor, from the header, which the library compares with the size of the file."""
     try:
         with open_regular(file):
             pass
         with safe_open(file, framework="pt") as tensors:
-            return [math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()]  # noqa: SIM118
+            return {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise BackboneError(f"{file} is damaged or cut short ({error}); {_way_out(file.parent)}") from error
 

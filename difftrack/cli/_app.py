@@ -1,6 +1,7 @@
 """What all verbs share: the application, one-line errors, params files."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,9 +29,12 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> bool:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"difftrack {version('difftrack-video')}")
+        try:
+            typer.echo(f"difftrack {version('difftrack-video')}")
+        except PackageNotFoundError:
+            typer.echo("difftrack, from a checkout that is not installed (pip install -e . gives it a version)")
         raise typer.Exit
     return wanted
 
@@ -48,6 +52,7 @@ AFTER_INTERRUPT = {
     "guide": "the prompts that are done are kept, and the next run goes on after them",
     "preset": "the next run goes on where this one stopped",
     "repro": "the next run goes on where this one stopped",
+    "sweep": "the runs that are done are kept, and the next sweep goes on after them",
 }
 """What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
 
@@ -55,7 +60,7 @@ AFTER_INTERRUPT = {
 @contextmanager
 def one_line_errors(verb: str = "") -> Iterator[None]:
     """Turn what a person can mend, or did, into one line on stderr: exit status 1, after Ctrl-C 130, SIGTERM 143."""
-    from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+    from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 
     try:
         with interruptible():
@@ -64,11 +69,11 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
-        if said is None:
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
+        said = failure_line(error)
+        if said is None or os.environ.get(TRACEBACK):
             raise
-        typer.echo(f"difftrack: {' '.join(said.split())}", err=True)
+        typer.echo(f"difftrack: {said}", err=True)
         raise typer.Exit(1) from error
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from difftrack.cli._app import PARAMS, app, one_line_errors, read_sections, verb
+from difftrack.cli._dvc import advice, check_lock_files, has_remote, without_hints
 
 
 @verb
@@ -121,7 +122,7 @@ def _run_in(folder: Path, command: str) -> None:
 def _environment() -> dict[str, str]:
     """Return this process's environment, in which `python` is the interpreter that runs this."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -134,17 +135,21 @@ def repro(context: typer.Context) -> None:
 
     with one_line_errors("repro"):
         report = configuration_from(read_sections(PARAMS, "paths"), file=PARAMS).paths.report
+        check_lock_files(Path())
         force = {"DIFFTRACK_FORCE": "1"} if {"-f", "--force"} & set(context.args) else {}
         status = _call([sys.executable, "-m", "dvc", "repro", *context.args], env={**_environment(), **force})
     if status == 0:
         _show_headlines(Path(report))
+        if (said := advice(Path())) is not None:
+            typer.echo(said)
     raise typer.Exit(status)
 
 
 def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever Popen takes
     """Run a program to its end, whose exit status this gives.
 
-    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them.
+    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them. DVC's hints
+    that lead nowhere here are left out of what it says.
 
     Raises:
         Interrupted: after that.
@@ -165,9 +170,12 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
                 with suppress(psutil.NoSuchProcess):
                     each.send_signal(signal.SIGINT)
 
-    with subprocess.Popen(command, **how) as process:
+    folder = Path(how.get("cwd", "."))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", **how) as process:
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            for line in without_hints(process.stdout or (), remote=has_remote(folder)):
+                typer.echo(line, nl=False)
             status = process.wait()
         finally:
             for number, handler in before.items():

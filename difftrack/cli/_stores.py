@@ -1,4 +1,4 @@
-"""Verbs that ask a store: info, query, verify."""
+"""Verbs that ask a store, hand parts of it on and take them back: info, query, verify, export, import."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from difftrack.store import Store
-from difftrack.cli._app import parse_points, verb
+from difftrack.cli._app import app, one_line_errors, parse_points, verb
 
 StoreArgument = Annotated[
     str, typer.Argument(help="Folder or URL of a store, such as data/descriptors/cogvideox-mini/analysis.")
@@ -86,6 +86,42 @@ def verify(store: StoreArgument) -> None:
     typer.echo(f"{store}: {counted(len(checks), 'file')} checked, {len(damaged)} damaged")
     if damaged:
         raise typer.Exit(1)
+
+
+@verb
+def export(
+    store: StoreArgument,
+    clip: Annotated[str, typer.Option(help="Name of the clip.")],
+    to: Annotated[Path, typer.Option(help="File to write: NAME.nc, NAME.zarr or NAME.safetensors.")],
+    chunk: Annotated[int | None, typer.Option(help="Chunk, in a tracking view.")] = None,
+    step: Annotated[list[int] | None, typer.Option(help="This step only; may be repeated.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
+    head: Annotated[list[int] | None, typer.Option(help="This head only; may be repeated.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="query, key or feature only; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Hand a part of a store to a colleague: one file, with all that is known of how its values were made."""
+    from difftrack.store import clip_group, export_group
+    from difftrack.wording import counted
+
+    group = clip_group(clip, chunk)
+    spec = export_group(_open_store(store), group, to, steps=step, layers=layer, heads=head, kinds=kind, force=force)
+    parts = (counted(len(spec.steps), "step"), counted(len(spec.layers), "layer"), counted(len(spec.heads), "head"))
+    typer.echo(f"{to} holds {', '.join(spec.entries)} of {group}: {', '.join(parts)}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `difftrack export` wrote.")],
+    to: Annotated[str, typer.Option(help="Folder or URL of a store; made where it does not exist.")],
+    group: Annotated[str | None, typer.Option("--as", help="Another name than the one that it had.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a group of other contents.")] = False,
+) -> None:
+    """Take what `difftrack export` wrote into a store, bit for bit."""
+    from difftrack.store import import_group
+
+    with one_line_errors("import"):
+        typer.echo(f"{to} holds {import_group(file, to, group=group, force=force)}")
 
 
 def _describe(spec: Any, dtype: str) -> str:  # noqa: ANN401 - importing its type here would cost every other verb

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from difftrack.annotation import AnnotateParams
 from difftrack.backbones import ModelParams
+from difftrack.configuration._names import check_names
 from difftrack.correspondence import MatchSection
 from difftrack.evaluation import TrackSection
 from difftrack.extraction import ExtractParams
@@ -42,6 +43,8 @@ class ArtifactPaths:
     """Videos with and without guidance."""
     report: str = "data/report"
     """The page, its figures and its videos."""
+    sweeps: str = "data/sweeps"
+    """Tables of `difftrack sweep`, and the cells that they were read from."""
     kept: str = "data/kept"
     """What is not asked for any more, until `difftrack gc` or a budget removes it."""
 
@@ -102,6 +105,7 @@ def configuration_from(params: Mapping[str, object], *, file: Path | str) -> Con
     """
     if "backbones" in params and not params["backbones"]:
         raise ParamsError(f"{file}: backbones names none; wanted: at least one")
+    check_names(params, file=file)
     check_folders(params, Path.cwd())
     for section in fields(Configuration):
         if params.get(section.name, ...) is None:  # unlike one that is not there

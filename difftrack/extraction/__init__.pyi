@@ -1,3 +1,4 @@
+from ._capture_plan import CapturePlan, PlannedCapture, ranges
 from ._clip_extraction import CapturedUnit, ClipExtraction, Unit
 from ._clips import ClipReader
 from ._errors import ExtractionError
@@ -16,6 +17,7 @@ from ._params import (
 
 __all__ = [
     "AnalysisParams",
+    "CapturePlan",
     "CapturedUnit",
     "ClipExtraction",
     "ClipReader",
@@ -26,6 +28,7 @@ __all__ = [
     "InversionParams",
     "Mode",
     "ModeParams",
+    "PlannedCapture",
     "TrackingParams",
     "TrackingViewParams",
     "Unit",
@@ -33,5 +36,6 @@ __all__ = [
     "View",
     "kept_in",
     "lay_others_aside",
+    "ranges",
     "result_identity",
 ]

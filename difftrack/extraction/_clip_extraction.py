@@ -1,11 +1,8 @@
 """One clip on its way through a backbone: its latents at each wanted step, and what the layers make of them."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from difftrack.backbones import ImageConditioning, LayerDescriptors, PromptEmbedding, Trajectory
 from difftrack.datasets import Clip, working_frames
+from difftrack.extraction._capture_plan import CapturePlan
 from difftrack.extraction._params import Mode
 from difftrack.extraction._step_latents import Visits, clip_noise, inverted_latents, noised_latents
 from difftrack.extraction._view import BackboneView
@@ -74,26 +72,26 @@ class ClipExtraction:
         self.round_trip_errors: dict[str, float] = {}
         self.groups = view.specs(clip, mode, frames_of_group, prompt)
 
-    def run(self, group: str, wanted: Iterable[tuple[int, int]], sink: Callable[[CapturedUnit], None]) -> None:
+    def plan(self, group: str) -> CapturePlan:
+        """Plan everything that one of `groups` is to hold; `CapturePlan.only` narrows it."""
+        return CapturePlan.whole(group, self.groups[group])
+
+    def run(self, plan: CapturePlan, sink: Callable[[CapturedUnit], None]) -> None:
         """Run the backbone, one forward per step, and hand over each layer's descriptors while the forward goes on.
 
         Args:
-            group: One of `groups`.
-            wanted: (step, layer), such as those that a resumed run still misses.
-            sink: Called once for each of them, by step and then layer; what it lets go of takes no memory. The tensors
+            plan: From `plan`, narrowed to what a resumed run still misses.
+            sink: Called once for each (step, layer), in that order; what it lets go of takes no memory. The tensors
                 are views of the model's own: a sink that keeps them copies them.
         """
-        layers_of_step: dict[int, list[int]] = defaultdict(list)
-        for step, layer in wanted:
-            layers_of_step[step].append(layer)
-        if not layers_of_step:
+        if not plan.steps:
             return
-        view = self._view
+        view, group = self._view, plan.group
         schedule = view.schedule(self._grid(group))
-        for step, latents in self._visits(group, sorted(layers_of_step)):
+        for step, latents in self._visits(group, plan.steps):
 
             def hand_over(record: LayerDescriptors, step: int = step) -> None:
-                sink(CapturedUnit(group, step, record.layer, self._tensors(record)))
+                sink(CapturedUnit(group, step, record.layer, self._tensors(record, plan)))
 
             view.backbone.capture_into(
                 hand_over,
@@ -101,30 +99,25 @@ class ClipExtraction:
                 step,
                 schedule,
                 self._prompt,
-                layers=layers_of_step[step],
-                kinds=view.params.descriptors,
+                layers=plan.layers_of_step[step],
+                kinds=plan.kinds,
                 conditioning=self._conditioning(group),
             )
 
-    def units(self, group: str, wanted: Iterable[tuple[int, int]]) -> Iterator[Unit]:
-        """As `run`, but give the units one by one, in host memory: the layers of one step are held there at a time.
-
-        Args:
-            group: One of `groups`.
-            wanted: (step, layer), such as those that a resumed run still misses.
-        """
+    def units(self, plan: CapturePlan) -> Iterator[Unit]:
+        """As `run`, but give the units one by one, in host memory: the layers of one step are held there at a time."""
         units: list[Unit] = []
 
         def keep(captured: CapturedUnit) -> None:
             arrays = {entry: _to_numpy(tensor) for entry, tensor in captured.tensors.items()}
-            units.append(Unit(group, captured.step, captured.layer, arrays))
+            units.append(Unit(plan.group, captured.step, captured.layer, arrays))
 
         if self._mode == "ddim_inversion":  # each run would invert anew
-            self.run(group, wanted, keep)
+            self.run(plan, keep)
             yield from units
             return
-        for _, of_step in groupby(sorted(wanted), key=itemgetter(0)):
-            self.run(group, of_step, keep)
+        for step, layers in plan.layers_of_step.items():
+            self.run(plan.only((step, layer) for layer in layers), keep)
             yield from units
             units.clear()
 
@@ -190,14 +183,11 @@ class ClipExtraction:
         chunk: Tensor = of_frames[list(self._frames_of_group[group])].flatten(0, 1)
         return chunk
 
-    def _tensors(self, record: LayerDescriptors) -> dict[str, Tensor]:
-        kinds, heads = self._view.params.descriptors, list(self._view.heads)
-        tensors: dict[str, Tensor] = {kind: getattr(record, kind) for kind in kinds}
-        if "key" in kinds and len(record.text_mask):
-            tensors["text_key"] = record.text_key
-        if len(heads) == self._view.backbone.num_heads:
+    def _tensors(self, record: LayerDescriptors, plan: CapturePlan) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {entry: getattr(record, entry) for entry in plan.entries}
+        if len(plan.heads) == self._view.backbone.num_heads:
             return tensors
-        return {name: tensor[heads] for name, tensor in tensors.items()}
+        return {entry: tensor[list(plan.heads)] for entry, tensor in tensors.items()}
 
 
 def _to_numpy(tensor: Tensor) -> Num[np.ndarray, "..."]:

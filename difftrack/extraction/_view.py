@@ -1,11 +1,12 @@
 """One backbone in one view: which steps, layers and heads are wanted, and what the groups of a clip will hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import diffusers
 import numpy as np
 from jaxtyping import Num
+from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
 from difftrack.datasets import Clip, working_frames
@@ -94,8 +95,20 @@ class BackboneView:
             size=(params.height, params.width),
             kinds=params.descriptors,
             text_mask=text_mask,
-            fingerprint_parts={"clip": fingerprint, "frames": list(frames), "mode": mode, **self._choices(mode)},
+            fingerprint_parts={
+                "clip": fingerprint,
+                "frames": list(frames),
+                "mode": mode,
+                **self._experts([timesteps[step] for step in steps]),
+                **self._choices(mode),
+            },
         )
+
+    def _experts(self, timesteps: Sequence[Tensor]) -> dict[str, object]:
+        """Which expert ran at each kept step, where two share the steps."""
+        if not self.backbone.experts:
+            return {}
+        return {"experts": [self.backbone.expert_at(timestep) for timestep in timesteps]}
 
     def _text_mask(self, prompt: PromptEmbedding | None) -> tuple[bool, ...]:
         if "key" not in self.params.descriptors:

@@ -1,7 +1,7 @@
 from ._attention import SequenceLayout, perturbed_attention
-from ._branches import CfgCallPattern
+from ._branches import CfgCallPattern, calls_at
 from ._errors import GuidanceError
-from ._guide import guide_transformer, guided
+from ._guide import check_layers, guide_transformer, guided
 from ._params import Guidance, GuideParams, Variant, read_ranking
 from ._samples import SampleOutcome, sample_prompts
 
@@ -13,6 +13,8 @@ __all__ = [
     "SampleOutcome",
     "SequenceLayout",
     "Variant",
+    "calls_at",
+    "check_layers",
     "guide_transformer",
     "guided",
     "perturbed_attention",

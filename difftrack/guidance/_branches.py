@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from difftrack.guidance._errors import GuidanceError
 
-__all__ = ["Branch", "BranchReader", "CfgCallPattern"]
+__all__ = ["Branch", "BranchReader", "CfgCallPattern", "calls_at"]
 
 Branch = Literal["cond", "uncond", "both"]
 """`both`: one batch, unconditional half first."""
@@ -29,6 +29,14 @@ _NAMES: Mapping[str, Branch] = MappingProxyType({
     "pred_uncond": "uncond",
 })  # fmt: skip
 """What diffusers' pipelines and guiders call the branches; the third whatever the order in the batch."""
+
+
+def calls_at(cfg_scale: float) -> CfgCallPattern:
+    """How a stock pipeline calls its transformer: at a scale up to 1 it runs no unconditional branch.
+
+    Not every pipeline says so: Allegro's gives its branches no names.
+    """
+    return "cond" if cfg_scale <= 1 else "named"
 
 
 class BranchReader:

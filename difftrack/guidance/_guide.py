@@ -19,7 +19,7 @@ from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._params import Guidance
 from difftrack.guidance._replay import Prefix, blocks_around, replaced_forward
 
-__all__ = ["guide_transformer", "guided"]
+__all__ = ["check_layers", "guide_transformer", "guided"]
 
 
 @contextmanager
@@ -40,6 +40,11 @@ def guided(
     Raises:
         GuidanceError: the backbone has not all of the layers, or its sampling cannot be followed.
     """
+    if backbone.experts:
+        raise GuidanceError(
+            f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance follows "
+            f"one: guide a backbone that has one"
+        )
     layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     modules = backbone.attention_modules()
     with guide_transformer(backbone.transformer, modules, layout, guidance, calls=calls, num_clips=num_clips):
@@ -84,9 +89,7 @@ def guide_transformer(
         Nam et al. 2025 (arXiv 2506.17220), section 5; the paper's equation 10 is the form without an unconditional
         branch, the released code's samples are made with the one above.
     """
-    unknown = sorted(set(guidance.layers) - set(range(len(modules))))
-    if unknown:
-        raise GuidanceError(f"layers {unknown} cannot be perturbed; there are layers 0 to {len(modules) - 1}")
+    check_layers(guidance, len(modules))
     if getattr(transformer, "is_cache_enabled", False):
         raise GuidanceError("a cache hook skips layers of the transformer; call transformer.disable_cache() first")
     if guidance.scale == 0:
@@ -98,6 +101,13 @@ def guide_transformer(
     forward = _GuidedForward(transformer.forward, perturbed, layout, guidance, reader, prefix, num_clips)
     with reader.listening(transformer), replaced_forward(transformer, update_wrapper(forward, transformer.forward)):
         yield
+
+
+def check_layers(guidance: Guidance, num_layers: int) -> None:
+    """Raise `GuidanceError` where guidance names a layer that there is not."""
+    unknown = sorted(set(guidance.layers) - set(range(num_layers)))
+    if unknown:
+        raise GuidanceError(f"layers {unknown} cannot be perturbed; there are layers 0 to {num_layers - 1}")
 
 
 class _GuidedForward:

@@ -23,8 +23,9 @@ from difftrack.backbones import Backbone
 from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import CLIP, Clip, write_clip
 from difftrack.documents import read_json
+from difftrack.guidance._branches import calls_at
 from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._guide import guided
+from difftrack.guidance._guide import check_layers, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import Guidance, GuideParams
 from difftrack.keeping import Keeper
@@ -81,9 +82,13 @@ def sample_prompts(
         An outcome for each prompt, when it is done.
 
     Raises:
-        GuidanceError: the folder holds measures or numbered folders of something else; nothing is sampled then.
+        GuidanceError: there is not such a layer, or the folder holds measures or numbered folders of something else;
+            nothing is sampled then.
         LockError: another process samples into the folder.
     """
+    for guidance in ways.values():
+        if guidance is not None:
+            check_layers(guidance, backbone.num_layers)
     with lock_of(folder).acquire():
         check_measures(folder)
         for number, _ in prompts:
@@ -224,7 +229,7 @@ def _sample(
 ) -> UInt8[np.ndarray, "frame row col rgb"]:
     grid = backbone.token_grid(params.num_frames, params.height, params.width)
     image = None if params.images is None else read_image(_image(params.images, number))
-    with nullcontext() if guidance is None else guided(backbone, guidance, grid=grid):
+    with nullcontext() if guidance is None else guided(backbone, guidance, grid=grid, calls=calls_at(params.cfg_scale)):
         return backbone.generate(
             prompt,
             seed=params.seed,

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 
 from rich.progress import track
 
-from difftrack.interrupts import Interrupted, interruptible, lack_of_memory
+from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 from difftrack.locks import lock_of
 from difftrack.ownership import check_folders
 from difftrack.params import PARAMS_FILE, read_params
+from difftrack.pipeline._experiments import Borrows, borrow, end_with, running_dvc
 from difftrack.wording import counted
 
 __all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "say", "tell"]
@@ -49,6 +50,7 @@ def run(
     whole: bool = False,
     resumes: bool = False,
     alone: bool = True,
+    borrows: Borrows | None = None,
 ) -> None:
     """Call a stage's `main(params, deps, outs)` with what the command line names; exit 1 on an error.
 
@@ -61,6 +63,7 @@ def run(
             anew as `force`, instead of one section.
         resumes: Whether another run keeps the clips that are done.
         alone: Let one process at a time write `outs`; the next waits. Otherwise that is the stage's own care.
+        borrows: How an experiment elsewhere takes over what the workspace's `outs` hold; by default it does not.
     """
     before, separator, after = _split(sys.argv[1:])
     if not separator or not all("=" in word for word in [*before, *after]):
@@ -76,18 +79,23 @@ def run(
             raise ValueError(f"{PARAMS_FILE} has no section {stage}")
         values = {**params, "item": item, "force": forced()} if whole else params[stage]
         with interruptible(), ExitStack() as held:
-            for out in sorted(path for name, path in outs.items() if name != KEPT) if alone else ():
+            if (dvc := running_dvc()) is not None:
+                end_with(dvc)
+            written = sorted(path for name, path in outs.items() if name != KEPT)
+            for out in written if alone else ():
                 held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
+            for out in written:
+                if borrows is not None and not forced() and (source := borrow(out, borrows)) is not None:
+                    say(stage, f"an experiment: takes up what {source} holds")
             main(values, deps, outs)
-    except (ValueError, OSError, MemoryError, RuntimeError, Interrupted) as error:
-        if os.environ.get("DIFFTRACK_TRACEBACK"):
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError, Interrupted) as error:
+        if os.environ.get(TRACEBACK):
             raise
         if isinstance(error, Interrupted):
             traceback.clear_frames(error.__traceback__)  # ends workers that a loop under way has started
             tell([f"interrupted during {stage}{_left(resumes=resumes)}"])
             sys.exit(error.status)
-        said = str(error) if isinstance(error, ValueError | OSError) else lack_of_memory(error)
-        if said is None:
+        if (said := failure_line(error)) is None:
             raise  # a fault of the program
         sys.exit(f"{stage}: {said}")
 

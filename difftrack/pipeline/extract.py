@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,29 +87,34 @@ class ExtractJob(Job):
     kept: str
     """The folder of what no clip asks for any more."""
 
-    @property
+    @cached_property
+    def sections(self) -> Mapping[str, Any]:
+        """The sections of params.yaml, and the matrix cell under `item`; parsed once in each process."""
+        sections: Mapping[str, Any] = json.loads(self.params)
+        return sections
+
+    @cached_property
     def section(self) -> ExtractParams:
         """`extract`."""
-        return parse(ExtractParams, json.loads(self.params)["extract"], "extract")
+        return parse(ExtractParams, self.sections["extract"], "extract")
 
     @cache  # noqa: B019 - one job a process, and its weights are to stay
     def source(self) -> ClipReader:
         """The clips and their backbone, once in each process."""
-        params = json.loads(self.params)
-        item = params["item"]
-        return ClipReader.open(params, backbone=item["backbone"], view=item["view"], folder=self.clips)
+        item = self.sections["item"]
+        return ClipReader.open(self.sections, backbone=item["backbone"], view=item["view"], folder=self.clips)
 
     @cache  # noqa: B019 - one job a process
     def keeper(self) -> Keeper:
         """Keeps what leaves the store."""
-        item = json.loads(self.params)["item"]
+        item = self.sections["item"]
         kind = f"descriptors/{item['backbone']}/{item['view']}"
         return Keeper(kept_in(self.kept, self.store), kind, budget=self.section.keep_bytes)
 
     @cache  # noqa: B019 - one job a process
     def shelf(self) -> GroupShelf:
         """The store and what is kept of it."""
-        section, params = self.section, json.loads(self.params)
+        section = self.section
         return GroupShelf(
             self.store,
             section.store,
@@ -117,7 +122,7 @@ class ExtractJob(Job):
             self.source().extractor.backbone.made_by(ClipReader.__module__, WriteQueue.__module__),
             reuse=section.reuse,
             replace=section.replace_stale,
-            anew=params.get("force", False),
+            anew=self.sections.get("force", False),
             waiting=partial(say, "extract"),
         )
 
@@ -176,4 +181,4 @@ def _progress() -> Progress:
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("extract", main, whole=True, resumes=True, alone=False)
+    run("extract", main, whole=True, resumes=True, alone=False, borrows="links")

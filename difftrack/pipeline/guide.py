@@ -39,4 +39,4 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("guide", main, whole=True, resumes=True)
+    run("guide", main, whole=True, resumes=True, borrows="copies")

@@ -171,4 +171,4 @@ def _json(path: Path, stage: str) -> dict[str, Any]:
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("report", main, whole=True)
+    run("report", main, whole=True, borrows="copies")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +61,33 @@ class SurveyJob(Job):
     kept: str
     """The folder of what no clip asks for any more."""
 
+    @cached_property
+    def sections(self) -> Mapping[str, Any]:
+        """The sections of params.yaml, and the matrix cell under `item`; parsed once in each process."""
+        sections: Mapping[str, Any] = json.loads(self.params)
+        return sections
+
+    @cached_property
+    def section(self) -> SurveySection:
+        """`survey`."""
+        return parse(SurveySection, self.sections["survey"], "survey")
+
     @cache  # noqa: B019 - one job a process
     def shelf(self) -> ResultShelf:
         """The matches and what is kept of them."""
-        params = json.loads(self.params)
-        survey = parse(SurveySection, params["survey"], "survey")
-        kind = f"survey/{params['item']['backbone']}"
-        keeper = Keeper(kept_in(self.kept, self.matches), kind, budget=survey.keep_bytes)
-        return ResultShelf(self.matches, keeper, reuse=survey.reuse, anew=params.get("force", False))
+        kind = f"survey/{self.sections['item']['backbone']}"
+        keeper = Keeper(kept_in(self.kept, self.matches), kind, budget=self.section.keep_bytes)
+        return ResultShelf(self.matches, keeper, reuse=self.section.reuse, anew=self.sections.get("force", False))
 
     @cache  # noqa: B019 - one job a process, and its weights are to stay
     def source(self) -> ClipReader:
         """The clips and their backbone, over the part of the map that is surveyed."""
-        params = json.loads(self.params)
-        survey = parse(SurveySection, params["survey"], "survey")
-        kinds = [kind for name in survey.kinds for kind in KINDS_OF[name]]
-        view = {"steps": survey.steps, "layers": survey.layers, "heads": "all", "descriptors": kinds}
-        params["extract"]["analysis"] |= view
-        return ClipReader.open(params, backbone=params["item"]["backbone"], view="analysis", folder=self.clips)
+        kinds = [kind for name in self.section.kinds for kind in KINDS_OF[name]]
+        view = {"steps": self.section.steps, "layers": self.section.layers, "heads": "all", "descriptors": kinds}
+        extract = self.sections["extract"]
+        surveyed = {**self.sections, "extract": {**extract, "analysis": {**extract["analysis"], **view}}}
+        backbone = self.sections["item"]["backbone"]
+        return ClipReader.open(surveyed, backbone=backbone, view="analysis", folder=self.clips)
 
     def open(self) -> ClipWorker:
         """See `Job`."""
@@ -89,12 +98,10 @@ class _Surveyor(ClipWorker):
     """Matches one clip after another while the model runs over it."""
 
     def __init__(self, job: SurveyJob) -> None:
-        params = json.loads(job.params)
-        survey = parse(SurveySection, params["survey"], "survey")
-        match = parse(MatchSection, params["match"], "match")
+        match = parse(MatchSection, job.sections["match"], "match")
         self._job = job
-        self._match = replace(match, kinds=survey.kinds, per_head=survey.per_head)
-        self._stored = parse(ExtractParams, params["extract"], "extract").store
+        self._match = replace(match, kinds=job.section.kinds, per_head=job.section.per_head)
+        self._stored = parse(ExtractParams, job.sections["extract"], "extract").store
 
     def expect(self, clip: str) -> None:
         """See `ClipWorker`."""
@@ -131,7 +138,7 @@ class _Surveyor(ClipWorker):
             def match(unit: CapturedUnit) -> None:
                 cells[unit.step, unit.layer] = matcher.match(lambda kind: as_read(unit.tensors[kind], self._stored))
 
-            extraction.run(group, spec.units, match)
+            extraction.run(extraction.plan(group), match)
             dataset = label_matches(cells, spec, points=points, points_xy_px=points_xy_px)
             write_results(self._job.matches, clip, dataset, {**provenance, "made_by": made_by.to_json()})
         done.set_result(None)
@@ -143,4 +150,4 @@ class _Surveyor(ClipWorker):
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("survey", main, whole=True, resumes=True, alone=False)
+    run("survey", main, whole=True, resumes=True, alone=False, borrows="links")

@@ -179,4 +179,4 @@ def _copy(shelf: ClipShelf, section: FolderParams, failures: list[ClipFailure]) 
 
 def run_stage() -> None:
     """Run this stage with what the command line names."""
-    run("synthesize", main, whole=True, resumes=True)
+    run("synthesize", main, whole=True, resumes=True, borrows="copies")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from difftrack.extraction import CapturedUnit, ClipReader, ExtractParams, Mode
+from difftrack.extraction import CapturedUnit, CapturePlan, ClipReader, ExtractParams, Mode
 from difftrack.planning._plan import Plan, Rates
 from difftrack.planning._ratios import recorded_ratio
 from difftrack.store import DescriptorSpec, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
@@ -62,7 +62,13 @@ def plan_extraction(
         rates=rates,
         workers=workers,
         left_out=left_out or {},
+        captures=_captures(outlines),
     )
+
+
+def _captures(outlines: Mapping[str, Mapping[str, DescriptorSpec]]) -> tuple[str, ...]:
+    plans = (CapturePlan.whole(group, spec) for groups in outlines.values() for group, spec in groups.items())
+    return tuple(dict.fromkeys(str(plan) for plan in plans))
 
 
 def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
@@ -83,11 +89,13 @@ def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
         started = _now()
         extraction = source.prepare(clip)
         group, spec = next(iter(extraction.groups.items()))
-        wanted = [(spec.steps[-1], layer) for layer in extractor.layers]
-        extraction.run(group, wanted[-1:], keep)
-        extraction.run(group, wanted, lambda unit: None)
+        step, layers = spec.steps[-1], extractor.layers
+        one_layer = extraction.plan(group).only([(step, layers[-1])])
+        all_layers = extraction.plan(group).only((step, layer) for layer in layers)
+        extraction.run(one_layer, keep)
+        extraction.run(all_layers, lambda unit: None)
         between = _now()
-        extraction.run(group, wanted, lambda unit: None)
+        extraction.run(all_layers, lambda unit: None)
         return spec, between - started, _now() - between
 
     one_step()

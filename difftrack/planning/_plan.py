@@ -56,6 +56,8 @@ class Plan:
     workers: int = 1
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Clips that a rule leaves out, and why."""
+    captures: tuple[str, ...] = ()
+    """What is captured of a group: its steps, layers, heads and kinds; one line for all groups that agree."""
 
     @property
     def expected_bytes(self) -> float:
@@ -96,6 +98,7 @@ class Plan:
         free = "unknown" if self.free_bytes is None else size(self.free_bytes)
         rows = [
             ("holds", f"{clips} x {cells} = {counted(self.units, 'unit')} of {size(per_unit)}"),
+            *(("captures", asked) for asked in self.captures),
             ("uncompressed", f"{size(self.raw_bytes)}; extract.max_bytes allows {size(self.max_bytes)}"),
             ("on disk", f"about {size(self.expected_bytes)} (ratio {self.ratio:.2f}, {self.ratio_source})"),
             ("there already", size(self.there_bytes)),

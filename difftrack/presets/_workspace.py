@@ -1,6 +1,7 @@
 """A folder in which a preset runs without touching the project's own params and results."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +71,9 @@ def missing_inputs(preset: Preset, params: Mapping[str, Any], top: Path) -> list
 
 
 def commands(preset: Preset, params: Mapping[str, Any]) -> Iterator[str]:
-    """The preset's commands, `${section.key}` replaced by its value."""
+    """The preset's commands, `${section.key}` replaced by its value, quoted as a shell wants it."""
     for command in preset.run:
-        yield re.sub(r"\$\{([\w.]+)\}", lambda found: str(_value(params, found[1])), command)
+        yield re.sub(r"[^\s]*\$\{[\w.]+\}[^\s]*", lambda found: shlex.quote(_filled(found[0], params)), command)
 
 
 def open_workspace(
@@ -156,6 +157,10 @@ def _link(source: Path, target: Path, *, own: Sequence[Path], work: Path) -> Non
             _link(entry, place, own=own, work=work)
         elif not place.is_symlink() and not place.exists():
             place.symlink_to(entry)
+
+
+def _filled(word: str, params: Mapping[str, Any]) -> str:
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(_value(params, found[1])), word)
 
 
 def _value(params: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever params.yaml holds

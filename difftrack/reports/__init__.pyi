@@ -9,6 +9,7 @@ from ._report import BackboneResults, example_clips, write_report
 from ._report_clips import ReportClips
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
+from ._sweeps import draw_sweep, sweep_table, write_sweep_files
 from ._track_export import export_tracks, export_tracks_table
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
@@ -28,6 +29,7 @@ __all__ = [
     "draw_match_strip",
     "draw_query",
     "draw_score_maps",
+    "draw_sweep",
     "draw_tracks",
     "example_clips",
     "figure_pixels",
@@ -37,7 +39,9 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
+    "sweep_table",
     "export_tracks",
     "write_report",
+    "write_sweep_files",
     "export_tracks_table",
 ]

@@ -284,8 +284,9 @@ def _color_block(backbone: str, example: ExampleClip, views: Sequence[ExampleVie
         caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so that equal "
         "colours in one row and kind are equal components. Query and key less the means of their rows, columns and "
         "frames; feature as stored.",
-        columns=[f"{kind}, frame {example.frames[index]}" for kind in example.kinds for index in shown],
+        columns=[f"frame {example.frames[index]}" for _ in example.kinds for index in shown],
         rows=rows,
+        groups=[(kind, len(shown)) for kind in example.kinds],
     )
 
 

@@ -166,7 +166,7 @@ def _sample(samples: Samples, name: str, drawings: Drawings, params: OverlayPara
     drawings.draw(partial(_write_ways, {way: clip.frames for way, clip in clips.items()}, scale, first.fps), video)
     height, width = (size + size % 2 for size in size_beside(first.height, first.width, len(clips), params))
     detail = f"{samples.prompts[name]} ({counted(first.num_frames, 'frame')}, seed {first.seed})"
-    return GalleryClip(name, detail, video, f"{width} / {height}", list(clips))
+    return GalleryClip(name, detail, video, f"{width} / {height}", list(clips), first.fps)
 
 
 def _write_ways(ways: Mapping[str, UInt8[np.ndarray, "frame row col rgb"]], scale: int, fps: float, path: Path) -> None:

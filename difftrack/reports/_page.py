@@ -46,6 +46,7 @@ class GalleryClip:
     aspect: str
     panels: Sequence[str]
     """Names of the pictures that the video shows side by side."""
+    fps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class Strips:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Strip]
+    groups: Sequence[tuple[str, int]] = ()
+    """Headings above those of the columns: text, and over how many columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Table:
     """(row, column) of the cells printed bold."""
     folded: bool = False
     """Shown only after a click, for long tables."""
+    groups: Sequence[tuple[str, int]] = ()
+    """Headings above those of the columns: text, and over how many columns."""
     prose: bool = False
     """Cells hold words and codes, not numbers to compare."""
 

@@ -145,7 +145,7 @@ def tracks_section(
         drawings.draw(partial(_write_side_by_side, clip, truth, tracked.methods[backbone], panels, params), video)
         detail = f"{clip.source}, {counted(clip.num_frames, 'frame')}, {counted(truth.num_points, 'point')}"
         height, width = (size + size % 2 for size in size_beside(clip.height, clip.width, 2, params))
-        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels)
+        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels, clip.fps)
 
     with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # most of the time goes into codecs, which let threads run
         shown = list(pool.map(show, clips))
@@ -295,7 +295,7 @@ def _columns(results: TrackingResults) -> str:
 def _clips_table(results: TrackingResults) -> Table:
     methods = results.methods
     names = list(methods[0].clips)
-    head = ["clip", *(f"{method.name}: {metric}" for method in methods for metric in ("δ avg", "AJ", "OA"))]
+    metrics = ("δ avg", "AJ", "OA")
     rows = []
     for name in names:
         cells = [name]
@@ -308,9 +308,10 @@ def _clips_table(results: TrackingResults) -> Table:
     return Table(
         title="Clip by clip" if known else f"Clip by clip, against {_pseudo_truth_name(results.pseudo_truth or '')}",
         caption="The same metrics for each clip.",
-        head=head,
+        head=["clip", *(metric for _ in methods for metric in metrics)],
         rows=rows,
         folded=True,
+        groups=[("", 1), *((method.name, len(metrics)) for method in methods)],
     )
 
 

@@ -1,5 +1,6 @@
 from ._disk_usage import check_space, free_bytes, measured_ratio, planned_bytes, stored_bytes, trial_encoding
 from ._errors import StoreError
+from ._exchange import export_group, import_group
 from ._filesystem import StorePath
 from ._groups import (
     StoredGroup,
@@ -35,10 +36,12 @@ __all__ = [
     "clip_group",
     "create_group",
     "descriptor_groups",
+    "export_group",
     "fingerprint_of",
     "free_bytes",
     "foreign_group",
     "hold_group",
+    "import_group",
     "keep_groups",
     "measured_ratio",
     "open_store",

@@ -61,7 +61,9 @@ def lazy_dataset(reader: GroupReader) -> xr.Dataset:
     mask = labels.pop("text_mask", None)
     variables: dict[str, Any] = {
         entry: xr.Variable(
-            ("step", "layer", *schema.layouts[entry].axes), indexing.LazilyIndexedArray(LazyEntry(reader, entry))
+            ("step", "layer", *schema.layouts[entry].axes),
+            indexing.LazilyIndexedArray(LazyEntry(reader, entry)),
+            encoding={"dtype": "float32"},  # NetCDF knows no float16, and no number changes
         )
         for entry in spec.entries
     }

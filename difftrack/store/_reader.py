@@ -77,6 +77,11 @@ class Store:
         self._files = open_files(root)
         self._readers: dict[str, GroupReader] = {}
 
+    @property
+    def root(self) -> StorePath:
+        """The directory or URL."""
+        return self._root
+
     def groups(self) -> list[str]:
         """Names of all groups of descriptors, sorted; complete ones and others."""
         return group_names(self._files, SCHEMA)
@@ -164,7 +169,8 @@ class Store:
     def dataset(self, group: str) -> "xarray.Dataset":
         """A group as a labelled xarray dataset, read where and when it is used.
 
-        Axes (step, layer, head, latent_frame, row, col, channel); bfloat16 and int8 appear as float32.
+        Axes (step, layer, head, latent_frame, row, col, channel); bfloat16 and int8 appear as float32. The dataset, or
+        a part of it, is saved onwards by `to_netcdf(file)` or `to_zarr(folder)`, float16 as float32 of the same values.
 
         Raises:
             StoreError: the group is unknown, incomplete or damaged; later, a shard that is read.

@@ -217,7 +217,7 @@ class BackboneLaws:
         clip = Clip("clip", frames, fps=8.0, prompt=self.prompt, source="folder")
         extraction = Extractor(backbone, params).prepare(clip)
         spec = extraction.groups["clip"]
-        units = list(extraction.units("clip", spec.units))
+        units = list(extraction.units(extraction.plan("clip")))
         assert [(unit.step, unit.layer) for unit in units] == [(49, 1), (49, last)]
         for unit in units:
             assert {entry: array.shape for entry, array in unit.arrays.items()} == {
@@ -245,7 +245,7 @@ class BackboneLaws:
         )
         clip = Clip("clip", frames[:num_frames], fps=8.0, prompt="", source="folder")
         extraction = Extractor(backbone, params).prepare(clip, chunks=[tuple(range(num_frames))])
-        (unit,) = extraction.units("clip/chunk_000", [(49, layer)])
+        (unit,) = extraction.units(extraction.plan("clip/chunk_000"))
         stride_px = backbone.stride_px
         assert unit.arrays["key"].shape[1:4] == (num_frames, height // stride_px, width // stride_px)
         self.check_tracking(unit, extraction.groups["clip/chunk_000"])

@@ -56,8 +56,8 @@ def fused_sources(chunk: ChunkDescriptors, fusion: FusionInputs) -> tuple[list[D
     """Read the (step, layer) pairs of a chunk as the fusion wants them.
 
     Returns:
-        (query, key) pairs whose match probabilities are to be averaged, and the weights of their heads; None means
-        that all heads weigh the same.
+        (query, key) pairs of the heads that take part, whose match probabilities are to be averaged, and the weights
+        of their heads; None means that all of them weigh the same.
 
     Raises:
         ValueError: the descriptors do not fit the chunk's frames or the grid, or a wanted head does not exist.
@@ -72,14 +72,28 @@ def fused_sources(chunk: ChunkDescriptors, fusion: FusionInputs) -> tuple[list[D
             )
     if fusion.params.kind == "feature":
         return [(_joined(query, fusion.params), _joined(key, fusion.params)) for query, key in pairs], None
-    weights = [
-        _weights_of_heads(query, layer, chunk, fusion.params)
-        for (_, layer), (query, _) in zip(fusion.sources, pairs, strict=True)
+    layers, by_channel = [layer for _, layer in fusion.sources], fusion.params.fusion == "channel"
+    if fusion.params.head_weights is not None:
+        weights = [_weights_of_heads(layer, fusion.params) for layer in layers]
+        return _side_by_side(pairs, weights) if by_channel else (pairs, weights)
+    places = [
+        _places_of_heads(query, layer, chunk, fusion.params) for layer, (query, _) in zip(layers, pairs, strict=True)
     ]
-    if fusion.params.fusion == "channel":
-        pairs = [(torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))]
-        weights = [torch.stack(weights).mean(dim=0)]
-    return pairs, weights
+    if by_channel and any(own != places[0] for own in places):
+        return _side_by_side(pairs, [_mask(own, len(query)) for own, (query, _) in zip(places, pairs, strict=True)])
+    pairs = [
+        (query, key) if own == list(range(len(query))) else (query[own], key[own])
+        for own, (query, key) in zip(places, pairs, strict=True)
+    ]
+    return (_side_by_side(pairs)[0] if by_channel else pairs), None
+
+
+def _side_by_side(
+    pairs: Sequence[Descriptors], weights: Sequence[Tensor] = ()
+) -> tuple[list[Descriptors], list[Tensor] | None]:
+    """Join the channels of several pairs head by head; a head has the mean of its weights."""
+    joined = (torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))
+    return [joined], [torch.stack(list(weights)).mean(dim=0)] if weights else None
 
 
 def _joined(feature: Tensor, params: TrackParams) -> Tensor:
@@ -88,11 +102,19 @@ def _joined(feature: Tensor, params: TrackParams) -> Tensor:
     return normalize(joined, dim=-1) if params.matching.feature_similarity == "cosine" else joined
 
 
-def _weights_of_heads(query: Tensor, layer: int, chunk: ChunkDescriptors, params: TrackParams) -> Tensor:
-    heads = list(range(query.shape[0])) if chunk.heads is None else list(chunk.heads)
-    if params.head_weights is not None:
-        if layer not in params.head_weights:
-            raise ValueError(f"head_weights has no entry for layer {layer}; known: {sorted(params.head_weights)}")
-        return torch.tensor(params.head_weights[layer], dtype=torch.float32, device=query.device)
+def _weights_of_heads(layer: int, params: TrackParams) -> Tensor:
+    known = params.head_weights or {}
+    if layer not in known:
+        raise ValueError(f"head_weights has no entry for layer {layer}; known: {sorted(known)}")
+    return torch.tensor(known[layer], dtype=torch.float32)
+
+
+def _places_of_heads(query: Tensor, layer: int, chunk: ChunkDescriptors, params: TrackParams) -> list[int]:
+    """Where the heads that take part stand on the head axis."""
+    heads = list(range(len(query))) if chunk.heads is None else list(chunk.heads)
     chosen = params.heads_of(layer, heads)
-    return torch.tensor([float(head in chosen) for head in heads], device=query.device)
+    return [place for place, head in enumerate(heads) if head in chosen]
+
+
+def _mask(places: Sequence[int], num_heads: int) -> Tensor:
+    return torch.tensor([float(place in places) for place in range(num_heads)])

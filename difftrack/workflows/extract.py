@@ -55,7 +55,7 @@ def queue_descriptors(
             queue.put(writer, unit.step, unit.layer, unit.tensors, written=report)
 
         try:
-            extraction.run(group, missing, put)
+            extraction.run(extraction.plan(group).only(missing), put)
         finally:  # a group that is not whole is not declared so, and other runs may have it
             groups.append(queue.finish(writer))
     return groups

@@ -70,7 +70,7 @@ def _chunk(extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, 
         found = torch.from_numpy(values)
         return (found.view(torch.bfloat16) if found.dtype == torch.uint16 else found).to(device)
 
-    units = {(unit.step, unit.layer): unit.arrays for unit in extraction.units(group, sources)}
+    units = {(unit.step, unit.layer): unit.arrays for unit in extraction.units(extraction.plan(group).only(sources))}
     spec = extraction.groups[group]
     return ChunkDescriptors(
         frames=spec.frames,

@@ -40,7 +40,7 @@ from difftrack.training import (
     AutoencoderTraining,
     ClipShape,
     ClipStream,
-    Denoiser,
+    VideoDenoiser,
     LatentPools,
     PoolParams,
     Probe,
@@ -267,7 +267,7 @@ def train_denoiser(run: Run) -> None:
     elif params.start_from is not None:
         load_weights(transformer, HERE / params.start_from / "transformer")
         load_weights(text_encoder, HERE / params.start_from / "text_encoder")
-    denoiser = Denoiser(transformer, text_encoder).to(device)
+    denoiser = VideoDenoiser(transformer, text_encoder).to(device)
     size = (sizes.height, sizes.width)
     pools = LatentPools(
         encoder, run.stream, tokenizer, run.params.pool, size=size, text_length=sizes.text_length, replicas=run.replicas
@@ -278,7 +278,7 @@ def train_denoiser(run: Run) -> None:
     prompts = [clip.prompt for clip in run.probe_clips[:: max(1, len(run.probe_clips) // 4)]]
     number = iter(range(10**6))
 
-    def save(averaged: Denoiser) -> None:
+    def save(averaged: VideoDenoiser) -> None:
         save_pipeline(
             run.folder / "pipeline",
             autoencoder=AutoencoderKLCogVideoX.from_pretrained(run.folder / "autoencoder"),

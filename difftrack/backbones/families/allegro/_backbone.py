@@ -1,13 +1,12 @@
 """Allegro: self-attention over video alone, noise prediction, four frames to a latent frame from the first on."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._errors import BackboneError
@@ -27,30 +26,12 @@ class AllegroBackbone(MaskedTextBackbone):
     """
 
     text_position = "none"
+    text_channels_key = "caption_channels"
     samples_in_own_dtype = True
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.components.outline("vae").spatial_compression_ratio)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.vae_config.temporal_compression_ratio)
 
     @property
     def frames_past_period(self) -> int:
         return 0
-
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.caption_channels)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]

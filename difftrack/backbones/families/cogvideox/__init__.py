@@ -1,6 +1,6 @@
 """CogVideoX 1.0 and 1.5: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone, PipelineOutline
 from difftrack.backbones._params import ImageCondition
 from difftrack.backbones.families._encoders import T5
 
@@ -42,10 +42,34 @@ def _cogvideox(
     )
 
 
+_FROM_IMAGE_PIPELINE = "CogVideoXImageToVideoPipeline"
+_SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler")
+"""Those whose levels are read: they keep a table of signal power and go down it by a fixed stride."""
+
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    config, scheduler = outline.configs["transformer"], outline.components.get("scheduler", "")
+    reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
+    wanted = 2 * denoised if _FROM_IMAGE_PIPELINE in outline.pipelines else denoised
+    if reads != wanted:
+        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {wanted}"
+    if scheduler not in _SCHEDULERS:
+        return (
+            f"the levels of its scheduler {scheduler} are not known; set one of {', '.join(_SCHEDULERS)}: "
+            "pipeline.scheduler = CogVideoXDDIMScheduler.from_config(pipeline.scheduler.config)"
+        )
+    predicts = outline.configs.get("scheduler", {}).get("prediction_type", "epsilon")
+    if predicts != "v_prediction":
+        return f"its scheduler predicts {predicts}; CogVideoX schedules are known for v_prediction only"
+    return None
+
+
 FAMILY = BackboneFamily(
     name="cogvideox",
     backbone="difftrack.backbones.families.cogvideox._backbone:CogVideoXBackbone",
     transformers=("CogVideoXTransformer3DModel",),
+    pipelines=("CogVideoXPipeline", _FROM_IMAGE_PIPELINE),
+    refuses=_refuses,
     checkpoints={
         "cogvideox-2b": _cogvideox("zai-org/CogVideoX-2b", NO_ARGUMENTS, alias="cogvideox_t2v_2b", snr_shift_scale=3.0),
         "cogvideox-5b": _cogvideox("zai-org/CogVideoX-5b", _5B, alias="cogvideox_t2v_5b"),

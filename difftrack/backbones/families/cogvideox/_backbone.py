@@ -1,25 +1,24 @@
 """CogVideoX, 1.0 and 1.5, from text or from an image: joint attention, text first, velocity prediction."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Num
-from torch import Tensor, nn
+from jaxtyping import Bool, Num
+from torch import Tensor
 
-from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline, CogVideoXFirstFramePipeline
 from difftrack.backbones._schedule import VelocitySchedule
+from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
 
 __all__ = ["CogVideoXBackbone"]
 
 
-class CogVideoXBackbone(Backbone):
+class CogVideoXBackbone(ScaledLatentsBackbone):
     """A CogVideoX pipeline. Its attention masks no text: padding takes part in it."""
 
     text_position = "first"
@@ -27,20 +26,8 @@ class CogVideoXBackbone(Backbone):
     samples_in_own_dtype = True
 
     @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def latents_per_token_frame(self) -> int:
-        return int(self.transformer_config.patch_size_t or 1)
-
-    @property
     def spatial_stride(self) -> int:
         return int(2 ** (len(self.vae_config.block_out_channels) - 1))
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.vae_config.temporal_compression_ratio)
 
     @property
     def native_latent_frames(self) -> int:
@@ -76,13 +63,6 @@ class CogVideoXBackbone(Backbone):
             raise BackboneError(
                 f"{height} x {width} does not suit {self.name}: its positions are learned for {known[0]} x {known[1]}"
             )
-
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_embed_dim)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        return [block.attn1 for block in transformer.transformer_blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -181,9 +161,3 @@ class CogVideoXBackbone(Backbone):
             "prompt_embeds": prompt.tokens.unsqueeze(0),
             "negative_prompt_embeds": self.embed("").tokens.unsqueeze(0),
         }
-
-    def encode_videos(
-        self, videos: Float[Tensor, "batch rgb frame height width"]
-    ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae_config.scaling_factor
-        return latents.transpose(1, 2)

@@ -1,6 +1,7 @@
 """HunyuanVideo: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
+from difftrack.backbones.families._encoders import CLIP_TEXT
 
 __all__ = ["FAMILY"]
 
@@ -15,15 +16,24 @@ _LLAMA = (
         "num_key_value_heads": 8,
     },
 )
-_CLIP_TEXT = (
-    "CLIPTextModel",
-    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-)
+
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    config = outline.configs["transformer"]
+    if (condition := config.get("image_condition_type")) is not None:
+        return f"its transformer reads an image (image_condition_type {condition}), and only text to video is captured"
+    reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
+    if reads != denoised:
+        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {denoised}"
+    return flow_levels(outline)
+
 
 FAMILY = BackboneFamily(
     name="hunyuan",
     backbone="difftrack.backbones.families.hunyuan._backbone:HunyuanVideoBackbone",
     transformers=("HunyuanVideoTransformer3DModel",),
+    pipelines=("HunyuanVideoPipeline",),
+    refuses=_refuses,
     checkpoints={
         "hunyuan-video": KnownBackbone(
             repository="hunyuanvideo-community/HunyuanVideo",
@@ -41,7 +51,7 @@ FAMILY = BackboneFamily(
                 "text_embed_dim": 32,
                 "pooled_projection_dim": 16,
             },
-            encoders={"text_encoder": _LLAMA, "text_encoder_2": _CLIP_TEXT},
+            encoders={"text_encoder": _LLAMA, "text_encoder_2": CLIP_TEXT},
         ),
     },
 )

@@ -1,16 +1,15 @@
 """HunyuanVideo text to video: joint attention, text last and masked, guidance-distilled flow matching."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Bool
+from torch import Tensor
 
-from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._schedule import FlowSchedule
+from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
 
 __all__ = ["HunyuanVideoBackbone"]
@@ -18,36 +17,14 @@ __all__ = ["HunyuanVideoBackbone"]
 _POOLED = "pooled_projections"
 
 
-class HunyuanVideoBackbone(Backbone):
+class HunyuanVideoBackbone(ScaledLatentsBackbone):
     """A HunyuanVideo pipeline. Layers are numbered through the dual-stream and then the single-stream blocks."""
 
     text_position = "last"
     channels_before_frames = True
     reads_guidance = True
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def latents_per_token_frame(self) -> int:
-        return int(self.transformer_config.patch_size_t)
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.vae_config.spatial_compression_ratio)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.vae_config.temporal_compression_ratio)
-
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_embed_dim)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
-        return [block.attn for block in blocks]
+    layers_key = ("transformer_blocks", "single_transformer_blocks")
+    attention_key = "attn"
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -87,9 +64,3 @@ class HunyuanVideoBackbone(Backbone):
             "pooled_prompt_embeds": prompt.extras[_POOLED],
             "prompt_attention_mask": prompt.mask.to(self.components.dtype).unsqueeze(0),
         }
-
-    def encode_videos(
-        self, videos: Float[Tensor, "batch rgb frame height width"]
-    ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode() * self.vae_config.scaling_factor
-        return latents.transpose(1, 2)

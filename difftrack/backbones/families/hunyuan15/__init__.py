@@ -1,21 +1,10 @@
 """HunyuanVideo 1.5: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
+from difftrack.backbones.families._encoders import QWEN_VL_TEXT
 
 __all__ = ["FAMILY"]
 
-_QWEN = (
-    "Qwen2_5_VLTextModel",
-    {
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    },
-)
 _GLYPHS = (
     "T5EncoderModel",
     {
@@ -29,10 +18,20 @@ _GLYPHS = (
     },
 )
 
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    task = outline.configs["transformer"].get("task_type", "i2v")
+    if task != "t2v":
+        return f"its transformer was made for the task {task}, and only t2v is captured"
+    return flow_levels(outline)
+
+
 FAMILY = BackboneFamily(
     name="hunyuan15",
     backbone="difftrack.backbones.families.hunyuan15._backbone:HunyuanVideo15Backbone",
     transformers=("HunyuanVideo15Transformer3DModel",),
+    pipelines=("HunyuanVideo15Pipeline",),
+    refuses=_refuses,
     checkpoints={
         "hunyuan-video-1.5": KnownBackbone(
             repository="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
@@ -49,7 +48,7 @@ FAMILY = BackboneFamily(
                 "text_embed_2_dim": 24,
                 "image_embed_dim": 16,
             },
-            encoders={"text_encoder": _QWEN, "text_encoder_2": _GLYPHS},
+            encoders={"text_encoder": ("Qwen2_5_VLTextModel", QWEN_VL_TEXT), "text_encoder_2": _GLYPHS},
         ),
     },
 )

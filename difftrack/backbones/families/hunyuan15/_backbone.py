@@ -31,22 +31,7 @@ class HunyuanVideo15Backbone(Backbone):
     text_position = "last"
     channels_before_frames = True
     samples_in_own_dtype = True
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def latents_per_token_frame(self) -> int:
-        return int(self.transformer_config.patch_size_t)
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.components.outline("vae").spatial_compression_ratio)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.components.outline("vae").temporal_compression_ratio)
+    attention_key = "attn"
 
     @property
     def text_length(self) -> int:
@@ -57,16 +42,12 @@ class HunyuanVideo15Backbone(Backbone):
         stock = self._stock
         return int(stock.vision_num_semantic_tokens + stock.tokenizer_2_max_length + stock.tokenizer_max_length)
 
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_embed_dim)
-
     def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if self.components.pipeline_name != "HunyuanVideo15Pipeline":
             raise BackboneError(
                 f"{self.name}: of HunyuanVideo 1.5, text to video is captured; this is {self.components.pipeline_name}"
             )
-        return [block.attn for block in transformer.transformer_blocks]
+        return super().attention_of(transformer)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

@@ -1,6 +1,6 @@
 """LTX-Video: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone, flow_levels
 from difftrack.backbones.families._encoders import T5
 
 __all__ = ["FAMILY"]
@@ -25,6 +25,8 @@ FAMILY = BackboneFamily(
     name="ltx",
     backbone="difftrack.backbones.families.ltx._backbone:LTXBackbone",
     transformers=("LTXVideoTransformer3DModel",),
+    pipelines=("LTXPipeline", "LTXConditionPipeline"),
+    refuses=flow_levels,
     checkpoints={
         "ltx-2b": _ltx(
             "Lightricks/LTX-Video",

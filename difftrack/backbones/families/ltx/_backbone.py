@@ -10,7 +10,7 @@ import torch
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._errors import BackboneError
@@ -25,34 +25,12 @@ class LTXBackbone(MaskedTextBackbone):
     """An LTX pipeline, from text: the first generation's, or the one for conditions (0.9.5 and later) without any."""
 
     text_position = "none"
+    text_channels_key = "caption_channels"
 
     @property
     def draws_own_noise(self) -> bool:
         """The pipeline for conditions takes latents only to noise them."""
         return self._for_conditions
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def latents_per_token_frame(self) -> int:
-        return int(self.transformer_config.patch_size_t)
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.components.outline("vae").spatial_compression_ratio)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.components.outline("vae").temporal_compression_ratio)
-
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.caption_channels)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]

@@ -1,6 +1,6 @@
 """Mochi 1: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, flow_levels
 from difftrack.backbones.families._encoders import T5
 
 __all__ = ["FAMILY"]
@@ -9,6 +9,8 @@ FAMILY = BackboneFamily(
     name="mochi",
     backbone="difftrack.backbones.families.mochi._backbone:MochiBackbone",
     transformers=("MochiTransformer3DModel",),
+    pipelines=("MochiPipeline",),
+    refuses=flow_levels,
     checkpoints={
         "mochi-1": KnownBackbone(
             repository="genmo/mochi-1-preview",

@@ -1,12 +1,11 @@
 """Mochi: joint attention over video and the prompt's valid tokens, and a time that runs from noise 0 to data 1."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._errors import BackboneError
@@ -25,25 +24,6 @@ class MochiBackbone(MaskedTextBackbone):
 
     text_position = "last"
     samples_in_own_dtype = True
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.components.outline("vae").spatial_compression_ratio)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.components.outline("vae").temporal_compression_ratio)
-
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_embed_dim)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        return [block.attn1 for block in transformer.transformer_blocks]
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[prompt.mask]

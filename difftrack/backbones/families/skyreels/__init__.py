@@ -1,6 +1,6 @@
 """SkyReels-V2: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, flow_levels
 from difftrack.backbones.families._encoders import UMT5
 
 __all__ = ["FAMILY"]
@@ -9,6 +9,8 @@ FAMILY = BackboneFamily(
     name="skyreels",
     backbone="difftrack.backbones.families.skyreels._backbone:SkyReelsV2Backbone",
     transformers=("SkyReelsV2Transformer3DModel",),
+    pipelines=("SkyReelsV2DiffusionForcingPipeline",),
+    refuses=flow_levels,
     checkpoints={
         "skyreels-v2-1.3b": KnownBackbone(
             repository="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",

@@ -25,14 +25,6 @@ class SkyReelsV2Backbone(WanBackbone):
         return self._forces_diffusion
 
     @property
-    def spatial_stride(self) -> int:
-        return int(2 ** len(self.components.outline("vae").temperal_downsample))
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(2 ** sum(self.components.outline("vae").temperal_downsample))
-
-    @property
     def needs_image(self) -> bool:
         return self._image_beside_latents
 

@@ -1,6 +1,13 @@
 """Wan 2.1 and 2.2: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import (
+    NO_ARGUMENTS,
+    Arguments,
+    BackboneFamily,
+    KnownBackbone,
+    PipelineOutline,
+    flow_levels,
+)
 from difftrack.backbones.families._encoders import UMT5
 
 __all__ = ["FAMILY"]
@@ -41,12 +48,14 @@ def _wan(
     small: Arguments = NO_ARGUMENTS,
     settings: Arguments = NO_ARGUMENTS,
     image_encoder: bool = False,
+    experts: bool = False,
 ) -> KnownBackbone:
     scheduler = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": flow_shift}
     return KnownBackbone(
         repository=repository,
         pipeline=pipeline,
         transformer=("WanTransformer3DModel", arguments),
+        transformer_2=("WanTransformer3DModel", arguments) if experts else None,
         vae=("AutoencoderKLWan", vae),
         scheduler=("UniPCMultistepScheduler", scheduler),
         size=size,
@@ -56,10 +65,30 @@ def _wan(
     )
 
 
+_FROM_IMAGE_PIPELINE = "WanImageToVideoPipeline"
+
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    config = outline.configs["transformer"]
+    if "transformer_2" in outline.components:
+        return "it samples with two transformers, one per half of the steps; only pipelines with one are captured"
+    if config.get("pos_embed_seq_len") is not None:
+        return "its transformer reads a first and a last image (pos_embed_seq_len), and only a first one is given here"
+    reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
+    per_token = bool(outline.settings.get("expand_timesteps", False))
+    mask = outline.configs.get("vae", {}).get("scale_factor_temporal", 4)
+    beside = 0 if per_token or _FROM_IMAGE_PIPELINE not in outline.pipelines else denoised + mask
+    if reads != denoised + beside:
+        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {denoised + beside}"
+    return flow_levels(outline)
+
+
 FAMILY = BackboneFamily(
     name="wan",
     backbone="difftrack.backbones.families.wan._backbone:WanBackbone",
     transformers=("WanTransformer3DModel",),
+    pipelines=("WanPipeline", _FROM_IMAGE_PIPELINE),
+    refuses=_refuses,
     checkpoints={
         "wan2.1-1.3b": _wan("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", _13B, size=(81, 480, 832)),
         "wan2.1-14b": _wan("Wan-AI/Wan2.1-T2V-14B-Diffusers", NO_ARGUMENTS, size=(81, 720, 1280), flow_shift=5.0),
@@ -78,6 +107,21 @@ FAMILY = BackboneFamily(
             flow_shift=5.0,
             vae=_TI2V_VAE,
             settings={"expand_timesteps": True},
+        ),
+        "wan2.2-t2v-a14b": _wan(
+            "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+            NO_ARGUMENTS,
+            size=(81, 720, 1280),
+            settings={"boundary_ratio": 0.875},
+            experts=True,
+        ),
+        "wan2.2-i2v-a14b": _wan(
+            "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+            {"in_channels": 36},
+            size=(81, 720, 1280),
+            pipeline="WanImageToVideoPipeline",
+            settings={"boundary_ratio": 0.9},
+            experts=True,
         ),
     },
 )

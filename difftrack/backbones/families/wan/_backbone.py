@@ -1,18 +1,18 @@
 """Wan 2.1 and 2.2, from text or an image: self-attention over video, text by cross-attention, flow matching."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
-from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._schedule import FlowSchedule
+from difftrack.backbones.families._latents import WanLatentsBackbone
 from difftrack.geometry import TokenGrid
 
 __all__ = ["WanBackbone"]
@@ -22,28 +22,18 @@ _CLIP_TOKENS = 257
 """Tokens of the image encoder that Wan 2.1 comes with: 16 x 16 patches and one for all."""
 
 
-class WanBackbone(Backbone):
-    """A Wan pipeline with one transformer.
+class WanBackbone(WanLatentsBackbone):
+    """A Wan pipeline.
 
     Wan 2.1 image to video reads the image as channels beside the noisy ones (a mask, and the latents of a clip that is
     blank after its first frame) and through cross-attention. Wan 2.2 TI2V reads a timestep per token: with an image,
-    the first latent frame is the image's own, at timestep 0.
+    the first latent frame is the image's own, at timestep 0. Wan 2.2 A14B is two transformers of the same layers, each
+    for its part of the steps; image to video reads the image as channels, as Wan 2.1, without cross-attention.
     """
 
     text_position = "none"
-    channels_before_frames = True
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size[1])
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.vae_config.scale_factor_spatial)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.vae_config.scale_factor_temporal)
+    layers_key = ("blocks",)
+    text_channels_key = "text_dim"
 
     @property
     def needs_image(self) -> bool:
@@ -54,16 +44,19 @@ class WanBackbone(Backbone):
         return self._timestep_per_token and (from_image if chosen == "checkpoint" else chosen != "none")
 
     @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_dim)
+    def experts(self) -> Mapping[str, str]:
+        """Wan 2.2 A14B has two, the first for the steps of more noise."""
+        if "transformer_2" not in self.components.names:
+            return {}
+        return {"high_noise": "transformer", "low_noise": "transformer_2"}
 
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        if "transformer_2" in self.components.names:
-            raise BackboneError(
-                f"{self.name} samples with two transformers, one per half of the steps; only pipelines with one "
-                f"transformer are captured"
-            )
-        return [block.attn1 for block in transformer.blocks]
+    def expert_at(self, timestep: Shaped[Tensor, ""]) -> str | None:
+        if not self.experts:
+            return None
+        if self.params.expert != "by_step":
+            return self.params.expert
+        boundary = self.components.settings["boundary_ratio"] * self.components["scheduler"].config.num_train_timesteps
+        return "high_noise" if timestep >= boundary else "low_noise"
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
@@ -161,16 +154,6 @@ class WanBackbone(Backbone):
             "prompt_embeds": prompt.tokens.unsqueeze(0),
             "negative_prompt_embeds": self.embed("").tokens.unsqueeze(0),
         }
-
-    def encode_videos(
-        self, videos: Float[Tensor, "batch rgb frame height width"]
-    ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        latents: Tensor = self.vae.encode(videos).latent_dist.mode()
-        mean, std = (latents.new_tensor(values).view(-1, 1, 1, 1) for values in self._latent_statistics())
-        return ((latents - mean) / std).transpose(1, 2)
-
-    def _latent_statistics(self) -> tuple[list[float], list[float]]:
-        return self.vae_config.latents_mean, self.vae_config.latents_std
 
 
 @torch.no_grad()
