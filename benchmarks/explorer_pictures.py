@@ -46,7 +46,7 @@ def main() -> None:
                 page.wait_for_selector('.panel[data-done="true"]')
             settle(page)
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            picture.save(IMAGES / f"{name}.jpg", quality=86, optimize=True)
+            picture.save(IMAGES / f"{name}.jpg", quality=80, optimize=True)
             print(IMAGES / f"{name}.jpg", picture.size)
             page.close()
         chromium.close()

@@ -298,6 +298,19 @@ def test_a_data_folder_a_workspace_and_a_store_are_found(data: Path, tmp_path: P
     assert alone.clip("rolling").num_frames == toy.NUM_FRAMES
 
 
+def test_what_is_written_while_the_server_runs_is_there_when_the_page_is_loaded_again(
+    data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "descriptors" / "toy" / "analysis", tmp_path / "descriptors" / "toy" / "analysis")
+    catalog = open_catalog(tmp_path)
+    page = Page(explorer_app(catalog))
+    toy.write_group(tmp_path, "analysis", "later", toy.FRAMES, seed=5)
+    toy.write_group(tmp_path, "fresh", "rolling", toy.FRAMES, seed=6)
+    assert page("/api/match", {"lens": lens(clip="later"), "point": [0, 1, 1]})[0] == 404
+    assert [each["name"] for each in page("/api/library")[1]["stores"]] == [toy.ANALYSIS, "toy/fresh"]
+    assert page("/api/match", {"lens": lens(clip="later"), "point": [0, 1, 1]})[0] == 200
+
+
 def test_a_store_behind_a_url_is_explored_without_frames(data: Path) -> None:
     import fsspec
 

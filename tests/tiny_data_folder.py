@@ -57,18 +57,18 @@ def write_data(root: Path, *, prompt: str = "a circle moves") -> Path:
 def write_group(root: Path, view: str, group: str, frames: tuple[int, ...], *, seed: int) -> None:
     """Random descriptors that change slowly from frame to frame, so that matches are neither certain nor uniform."""
     rows, cols = SIZE[0] // 8, SIZE[1] // 8
-    stride = frames[1] - frames[0] if view == "analysis" else 1
+    stride = frames[1] - frames[0] if view != "tracking" else 1
     spec = DescriptorSpec(
-        steps=STEPS if view == "analysis" else STEPS[-1:],
-        timesteps=(700.0, 19.0) if view == "analysis" else (19.0,),
-        layers=LAYERS if view == "analysis" else LAYERS[1:],
+        steps=STEPS if view != "tracking" else STEPS[-1:],
+        timesteps=(700.0, 19.0) if view != "tracking" else (19.0,),
+        layers=LAYERS if view != "tracking" else LAYERS[1:],
         heads=HEADS,
         num_channels=CHANNELS,
         grid=TokenGrid(len(frames), rows, cols, stride_px=8, temporal_stride=stride),
         frames=frames,
         clip_size=CLIP_SIZE,
         size=SIZE,
-        text_mask=TEXT_MASK if view == "analysis" else (),
+        text_mask=TEXT_MASK if view != "tracking" else (),
         fingerprint_parts={"backbone": "toy", "clip": group.partition("/")[0], "prompt": "clip"},
     )
     rng = np.random.default_rng(seed)

@@ -138,6 +138,7 @@ class ExplorerServer:
 
     async def _library(self, request: Request) -> Response:
         def look() -> dict[str, Any]:
+            self.catalog.refresh()
             return {
                 "title": self.catalog.title,
                 "backbone": self.jobs.params.backbone,

@@ -1,7 +1,7 @@
 """What there is to explore: stores, the clips in them, and what lies beside them on disk."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,15 @@ class StoreEntry:
         return self.store.spec(self.groups(clip)[0][0])
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Stores of a data folder."""
+
+    stores: Mapping[str, StoreEntry]
+    problems: Mapping[str, str]
+    """Name -> why it cannot be opened."""
+
+
 class Catalog:
     """Stores and clips by name; everything that the page asks for is looked up here and no name becomes a path.
 
@@ -73,7 +82,7 @@ class Catalog:
         stores: To begin with.
         data: Folder with `clips`, `tracks` and `predictions`, where there is one.
         paths: Where these lie, if not in `data`.
-        problems: What was found and cannot be opened: name -> reason.
+        find: Finds stores beside those; asked now and by `refresh`.
         title: What the page calls all of it.
         track: Options of tracking that the params file beside the data sets.
     """
@@ -83,19 +92,30 @@ class Catalog:
         stores: Mapping[str, StoreEntry],
         *,
         paths: Mapping[str, Path] | None = None,
-        problems: Mapping[str, str] | None = None,
+        find: Callable[[], Found] | None = None,
         title: str = "",
         track: Mapping[str, Any] | None = None,
     ) -> None:
         self.track = dict(track or {})
         self.title = title
-        self.problems = dict(problems or {})
+        self.problems: Mapping[str, str] = {}
+        self._find = find
+        self._given = dict(stores)
         self._stores = dict(stores)
         self._paths = dict(paths or {})
         self._clips: BoundedCache[Clip] = BoundedCache(CLIP_BYTES, lambda clip: clip.frames.nbytes)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again what there is: stores may have been written since."""
+        if self._find is not None:
+            found = self._find()
+            self.problems = found.problems
+            self._stores = {**found.stores, **self._given}
 
     def add(self, entry: StoreEntry) -> None:
         """Add a store, in place of one of its name."""
+        self._given[entry.name] = entry
         self._stores[entry.name] = entry
 
     def store(self, name: str) -> StoreEntry:
@@ -217,7 +237,7 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
         if paths["descriptors"].is_dir():
             return _data_catalog(root, paths, clips)
     try:
-        store = open_store(source)
+        open_store(source)
     except StoreError as error:
         videos = ", ".join(sorted(VIDEO_SUFFIXES))
         raise ExplorerError(
@@ -229,7 +249,11 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
     paths = _paths_beside(root) if "://" not in text else {}
     if clips is not None:
         paths["clips"] = clips
-    return Catalog({name: StoreEntry(name, backbone or view, store)}, paths=paths, title=text)
+
+    def find() -> Found:
+        return Found({name: StoreEntry(name, backbone or view, open_store(source))}, {})
+
+    return Catalog({}, paths=paths, find=find, title=text)
 
 
 def is_video(path: Path) -> bool:
@@ -240,8 +264,23 @@ def is_video(path: Path) -> bool:
 
 
 def _data_catalog(root: Path, paths: dict[str, Path], clips: Path | None) -> Catalog:
+    if clips is not None:
+        paths = {**paths, "clips": clips}
+    catalog = Catalog(
+        {},
+        paths=paths,
+        find=lambda: _find_stores(paths["descriptors"]),
+        title=root.resolve().name,
+        track=_track_options(root),
+    )
+    if not catalog.stores() and not catalog.problems:
+        raise ExplorerError(f"{paths['descriptors']} holds no store; `difftrack repro` writes those of the pipeline")
+    return catalog
+
+
+def _find_stores(descriptors: Path) -> Found:
     stores, problems = {}, {}
-    for folder in sorted(paths["descriptors"].glob("*/*")):
+    for folder in sorted(descriptors.glob("*/*")):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         name = f"{folder.parent.name}/{folder.name}"
@@ -249,11 +288,7 @@ def _data_catalog(root: Path, paths: dict[str, Path], clips: Path | None) -> Cat
             stores[name] = StoreEntry(name, folder.parent.name, open_store(folder))
         except StoreError as error:
             problems[name] = str(error)
-    if not stores and not problems:
-        raise ExplorerError(f"{paths['descriptors']} holds no store; `difftrack repro` writes those of the pipeline")
-    if clips is not None:
-        paths = {**paths, "clips": clips}
-    return Catalog(stores, paths=paths, problems=problems, title=root.resolve().name, track=_track_options(root))
+    return Found(stores, problems)
 
 
 def _paths_in(root: Path) -> dict[str, Path]:

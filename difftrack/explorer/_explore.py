@@ -7,7 +7,6 @@ import socket
 import threading
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import uvicorn
 
@@ -124,16 +123,21 @@ def make_explorer(
     local = is_local(host)
     token = None if local else secrets.token_urlsafe(24)
     server = ExplorerServer(catalog, ExtractionParams(backbone=backbone, device=device))
-    place = ""
     if video is not None:
-        place = f"job={quote(server.jobs.start(video, video.name, owned=False).id)}"
+        server.jobs.start(video, video.name, owned=False)
     app = server.application(token=token, local=local, framed=framed)
     listener = _listen(host, port)
     shown = "localhost" if host in ("0.0.0.0", "::", "") else host
-    fragment = "&".join(part for part in (f"token={token}" if token else "", place) if part)
     number = listener.getsockname()[1]
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#{fragment}" if fragment else "")
-    config: Any = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="on")
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#token={token}" if token else "")
+    config: Any = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=2,
+    )
     return Explorer(uvicorn.Server(config), listener, url, height=height)
 
 

@@ -2,11 +2,12 @@
 
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from difftrack.datasets import Clip, plain_name
@@ -81,7 +82,8 @@ class ExtractionJobs:
         self._catalog = catalog
         self._jobs: dict[str, Job] = {}
         self._folder: Path | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="extraction")
+        self._waiting: SimpleQueue[tuple[Job, Path, bool] | None] = SimpleQueue()
+        self._worker: threading.Thread | None = None
 
     def upload_path(self, name: str) -> Path:
         """Give the file into which an upload goes.
@@ -109,7 +111,10 @@ class ExtractionJobs:
         """
         job = Job(uuid.uuid4().hex[:12], plain_name(Path(name).stem)[:100])
         self._jobs[job.id] = job
-        self._pool.submit(self._run, job, file, owned)
+        self._waiting.put((job, file, owned))
+        if self._worker is None:  # a daemon, for a server that is stopped not to wait for a model
+            self._worker = threading.Thread(target=self._work, name="difftrack-extraction", daemon=True)
+            self._worker.start()
         return job
 
     def job(self, identity: str) -> Job:
@@ -128,9 +133,13 @@ class ExtractionJobs:
 
     def close(self) -> None:
         """Stop taking videos and remove what was extracted."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._waiting.put(None)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _work(self) -> None:
+        while (wanted := self._waiting.get()) is not None:
+            self._run(*wanted)
 
     def _run(self, job: Job, file: Path, owned: bool) -> None:
         from difftrack.api._clips import read_clip

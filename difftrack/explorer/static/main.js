@@ -487,7 +487,7 @@ async function render() {
 }
 
 async function start() {
-  const { token } = begin(location.hash);
+  const token = begin(location.hash);
   useToken(token);
   if (currentToken() && !token) begin(`#token=${encodeURIComponent(currentToken())}&${location.hash.replace(/^#/, "")}`);
   useTheme();

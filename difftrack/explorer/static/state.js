@@ -54,11 +54,12 @@ export function redo() {
 }
 
 let token = "";
+/** Take over the address that the page was opened with, and give the token that stands in it. */
 export function begin(hash) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   token = given.get("token") || "";
   restore(hash);
-  return { token, job: given.get("job") };
+  return token;
 }
 
 /** Take over an address that was typed or followed. */
