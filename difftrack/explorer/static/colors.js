@@ -1,6 +1,7 @@
 // Colour maps as 256 steps between anchors, and the colours of points.
 
 const ANCHORS = {
+  inferno: ["#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4"],
   viridis: ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"],
   magma: ["#000004", "#180f3e", "#451077", "#721f81", "#9f2f7f", "#cd4071", "#f1605d", "#fd9567", "#feca8d", "#fcfdbf"],
   cividis: ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"],
@@ -22,7 +23,7 @@ const tables = new Map();
 /** 256 colours as one array of r, g, b. */
 export function table(name) {
   if (tables.has(name)) return tables.get(name);
-  const anchors = (ANCHORS[name] || ANCHORS.viridis).map(parse);
+  const anchors = (ANCHORS[name] || ANCHORS.inferno).map(parse);
   const colors = new Uint8ClampedArray(256 * 3);
   for (let step = 0; step < 256; step += 1) {
     const at = (step / 255) * (anchors.length - 1);

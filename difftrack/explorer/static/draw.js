@@ -32,7 +32,10 @@ export function fit(canvas, width, height) {
 
 const layer = typeof OffscreenCanvas === "undefined" ? document.createElement("canvas") : new OffscreenCanvas(1, 1);
 
-/** Paint quantised probabilities over a frame. `full` is what the end of the colour scale stands for. */
+/** How much of a frame's light is left below an opaque overlay. */
+const GROUND = 0.5;
+
+/** Paint quantised probabilities over a frame, which is darkened. `full` is what the end of the colour scale stands for. */
 export function paintOverlay(context, { data, rows, cols, largest, full, display }) {
   layer.width = cols;
   layer.height = rows;
@@ -46,9 +49,11 @@ export function paintOverlay(context, { data, rows, cols, largest, full, display
     image.data[4 * index] = colors[3 * step];
     image.data[4 * index + 1] = colors[3 * step + 1];
     image.data[4 * index + 2] = colors[3 * step + 2];
-    image.data[4 * index + 3] = 255 * display.opacity * (0.22 + 0.78 * Math.sqrt(value));
+    image.data[4 * index + 3] = 255 * display.opacity * Math.sqrt(value);
   }
   inner.putImageData(image, 0, 0);
+  context.fillStyle = `rgba(0, 0, 0, ${(1 - GROUND) * display.opacity})`;
+  context.fillRect(0, 0, context.canvas.width, context.canvas.height);
   context.imageSmoothingEnabled = display.smooth;
   context.imageSmoothingQuality = "high";
   context.drawImage(layer, 0, 0, context.canvas.width, context.canvas.height);

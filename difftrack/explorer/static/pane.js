@@ -463,7 +463,7 @@ export class Pane {
       if (value !== undefined && value !== null && value === best) bestAt = at;
       if (value === undefined || value === null || !Number.isFinite(value)) { cell.style.background = ""; cell.style.color = ""; continue; }
       const share = high > low ? (value - low) / (high - low) : 1;
-      const { background, ink } = colorOf(lower ? 1 - share : share, state.display.map);
+      const { background, ink } = colorOf(lower ? 1 - share : share, "viridis");
       cell.style.background = background;
       cell.style.color = ink;
     }

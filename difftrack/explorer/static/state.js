@@ -2,7 +2,7 @@
 
 const LENS = { store: "", step: 0, layer: 0, kind: "query_key", heads: "all", weights: null, direction: "both", temperature: "root_channel", window: 0, convention: "corrected" };
 const SHORT = { store: "s", step: "t", layer: "l", kind: "k", heads: "h", weights: "w", direction: "d", temperature: "T", window: "r", convention: "c" };
-export const DISPLAY = { opacity: 0.75, map: "viridis", log: false, smooth: false, own: true, top: 1, truth: true, others: false };
+export const DISPLAY = { opacity: 0.9, map: "inferno", log: false, smooth: false, own: true, top: 1, truth: true, others: false };
 const FRESH = () => ({
   clip: "", points: [], active: 0, frame: 0, target: null, layout: "frames", tab: "map", measure: "", panes: [],
   display: { ...DISPLAY }, tracking: null, theme: "",
