@@ -603,6 +603,37 @@ def test_a_dropped_video_is_extracted_and_shown(browser: Any, tmp_path: Path) ->
     explorer.close()
 
 
+def test_the_report_opened_from_disk_follows_what_its_reader_chooses(browser: Any, tmp_path: Path) -> None:
+    import tiny_results as tiny
+
+    from difftrack.reports import ReportParams, write_report
+
+    tiny.write_store(tmp_path / "store")
+    params = ReportParams(max_videos=0)
+    write_report(
+        tmp_path / "report", tiny.footage(), [tiny.backbone_results(tmp_path / "store", params)], params=params
+    )
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, asked, problems = context.new_page(), list[str](), list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((tmp_path / "report" / "index.html").as_uri())
+    figure = page.locator("figure.maps").first
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector("figure.maps[data-drawn]")
+    assert figure.get_attribute("data-drawn") == "0,4,49,0"
+    figure.get_by_label("Layer").select_option("1")
+    figure.get_by_label("Step").select_option("20")
+    figure.get_by_label("Head").select_option("1")
+    figure.get_by_label("Point").select_option(index=0)
+    assert figure.get_attribute("data-drawn") == "0,1,20,2"
+    assert "px off" in figure.locator(".said").nth(1).inner_text()
+    assert "difftrack explore --clip square" in figure.inner_text()
+    assert problems == []
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+    context.close()
+
+
 def test_axe_finds_no_serious_fault(browser: Any, server: Explorer, tmp_path_factory: pytest.TempPathFactory) -> None:
     if shutil.which("npm") is None:
         pytest.skip("npm is missing, so that axe-core does not check the page")

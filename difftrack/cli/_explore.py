@@ -17,6 +17,7 @@ def explore(
             metavar="[DATA_DIR|STORE|VIDEO]",
         ),
     ] = ".",
+    clip: Annotated[str | None, typer.Option(help="Open this clip.")] = None,
     clips: Annotated[
         Path | None, typer.Option(help="Folder of the clips, where they do not lie beside the stores.")
     ] = None,
@@ -34,7 +35,8 @@ def explore(
     from difftrack.explorer._explore import make_explorer
 
     explorer = make_explorer(source, clips=clips, backbone=backbone, device=device, host=host, port=port)
-    typer.echo(f"{explorer.url}   (Ctrl-C stops the server)")
+    url = explorer.url if clip is None else explorer.url_of(clip)
+    typer.echo(f"{url}   (Ctrl-C stops the server)")
     if browser:
-        webbrowser.open(explorer.url)
+        webbrowser.open(url)
     explorer.run()

@@ -7,6 +7,7 @@ import socket
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 
@@ -34,6 +35,11 @@ class Explorer:
         """Address of the page, with the token where one is wanted."""
         self.height = height
         """Pixels of the page in a notebook."""
+
+    def url_of(self, clip: str) -> str:
+        """Give the address at which the page shows a clip."""
+        plain, _, token = self.url.partition("#")
+        return f"{plain}#{'&'.join(part for part in (token, f'clip={quote(clip)}') if part)}"
 
     def run(self) -> None:
         """Serve until the process is interrupted."""

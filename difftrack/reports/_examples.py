@@ -78,6 +78,10 @@ class ExampleClip:
     """Points to follow from frame 0, in pixels of the clip."""
     truth: Tracks | None
     """Where those points truly are; None where nobody knows."""
+    steps: tuple[int, ...] = ()
+    """All that are stored, as `layers` and `heads`."""
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
@@ -153,6 +157,9 @@ def stored_example(
         fingerprint=store.fingerprint(clip_group(clip.name, chunk)),
         points_xy_px=points_xy_px,
         truth=truth,
+        steps=spec.steps,
+        layers=spec.layers,
+        heads=spec.heads,
     )
 
 
