@@ -468,7 +468,7 @@ def test_nothing_sticks_out_of_the_page(browser: Any, server: Explorer, width: i
     context.close()
 
 
-def test_names_and_prompts_of_strangers_stay_text(browser: Any, data: Path, tmp_path: Path) -> None:
+def test_hostile_names_and_prompts_stay_text(browser: Any, data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     evil = "<img src=x onerror=window.hacked=1>"
     about = json.loads((tmp_path / "clips" / "rolling" / "clip.json").read_text())
@@ -562,9 +562,9 @@ def test_a_token_is_wanted_where_other_machines_can_reach_the_server(browser: An
     explorer.start()
     plain, _, fragment = explorer.url.partition("#")
     context = browser.new_context()
-    stranger = View(context, plain).open()
-    stranger.page.wait_for_selector(".problem")
-    assert "token" in stranger.page.locator(".problem").inner_text()
+    without_token = View(context, plain).open()
+    without_token.page.wait_for_selector(".problem")
+    assert "token" in without_token.page.locator(".problem").inner_text()
     guest = View(browser.new_context(), plain)
     guest.page.goto(f"{plain}#{fragment}")
     guest.page.wait_for_selector(".card")

@@ -40,7 +40,7 @@ DESCRIPTOR_BYTES = 320_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameMatch:
-    """What a lens shows of one point in one video frame."""
+    """Match of one point in one video frame, seen through a lens."""
 
     frame: int
     xy_px: tuple[float, float]
@@ -49,7 +49,7 @@ class FrameMatch:
     margin: float
     """Best less second-best probability."""
     entropy: float
-    """Of the match probabilities, as a share of that of a uniform row."""
+    """Entropy of the match probabilities, as a share of that of a uniform row."""
     cycle_error_px: float
     """NaN where it was not asked for."""
     probabilities: Float[np.ndarray, "row col"]

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 from anyio import CapacityLimiter
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -205,13 +204,13 @@ class ExplorerServer:
         cells = self.answers.cells(question)
         first = await self._in_thread(lambda: next(cells, None))  # an error of the question itself is a status
 
-        def lines() -> Iterator[str]:
-            for cell in [] if first is None else [first]:
+        async def lines() -> AsyncIterator[str]:
+            cell = first
+            while cell is not None:
                 yield json.dumps(finite(cell)) + "\n"
-            for cell in cells:
-                yield json.dumps(finite(cell)) + "\n"
+                cell = await self._in_thread(lambda: next(cells, None))
 
-        return StreamingResponse(iterate_in_threadpool(lines()), media_type="application/x-ndjson")
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     def _known_tracks(self, question: PointsQuestion) -> Response:
         if question.clip not in self.catalog.clip_names():
@@ -283,7 +282,7 @@ def _frames_of(catalog: Catalog, name: str) -> dict[str, Any]:
 
 
 def _described(entry: StoreEntry, clip: str) -> dict[str, Any]:
-    """What a store holds of a clip, each damaged group with its reason."""
+    """Describe what a store holds of a clip; each damaged group is named with its reason."""
     found: dict[str, Any] = {"name": entry.name, "backbone": entry.backbone, "problems": [], "frames": []}
     frames: set[int] = set()
     chunks: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What was read from stores and clips, kept within a number of bytes."""
+"""A cache of decoded descriptors, frames and matches that never exceeds a number of bytes."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""What there is to explore: stores, the clips in them, and what lies beside them on disk."""
+"""The stores and clips that the server can show, and the tracks and predictions beside them on disk."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -292,7 +292,7 @@ def _find_stores(descriptors: Path) -> Found:
 
 
 def _paths_in(root: Path) -> dict[str, Path]:
-    """Where a workspace or a data folder keeps its artifacts."""
+    """Locate the artifacts of a workspace or a data folder."""
     names = ("descriptors", "clips", "tracks", "predictions")
     named: Mapping[str, Any] = {}
     if (root / "params.yaml").is_file():
@@ -307,7 +307,7 @@ def _paths_in(root: Path) -> dict[str, Path]:
 
 
 def _track_options(root: Path) -> dict[str, Any]:
-    """What the params file in a data folder or above it sets of tracking; nothing where it cannot be used."""
+    """Read the options of tracking from the params file in a data folder or above it; empty where it is unusable."""
     known = {each.name for each in fields(TrackParams)}
     for file in (root / "params.yaml", root.resolve().parent / "params.yaml"):
         if file.is_file():

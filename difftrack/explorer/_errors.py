@@ -1,4 +1,4 @@
-"""What cannot be explored."""
+"""Errors of the explorer."""
 
 __all__ = ["ExplorerError", "NotFoundError"]
 

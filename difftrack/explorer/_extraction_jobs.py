@@ -31,7 +31,7 @@ MOST_JOBS = 4
 
 @dataclass(frozen=True, slots=True)
 class ExtractionParams:
-    """What is extracted of a video."""
+    """Backbone and extent of the extraction of one video."""
 
     backbone: str = "cogvideox-mini"
     """A name that `difftrack models` lists, or `path:DIR`."""

@@ -1,4 +1,4 @@
-"""What the page may ask, as typed objects that are parsed from JSON within bounds."""
+"""The page's questions, as typed objects that are parsed from JSON within bounds."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Point = tuple[int, float, float]
 """(frame, x, y), x and y in pixels of the clip."""
 
 Measure = Literal["error", "cycle", "margin", "entropy", "probability"]
-"""What a cell of a map holds: distance from the true track or from the start after matching back (pixels of the clip),
+"""Value of a cell of a map: distance from the true track or from the start after matching back (pixels of the clip),
 best less second-best probability, entropy of the match probabilities as a share of that of a uniform row, or the best
 probability."""
 
@@ -94,7 +94,7 @@ class _Pointed:
 
 @dataclass(frozen=True, slots=True)
 class MatchQuestion(_Pointed):
-    """Where is a point in all frames that went through the backbone together with its own?"""
+    """Match a point in all frames that went through the backbone together with its own."""
 
     top_k: int = 1
     """So many most probable tokens of every frame."""
@@ -111,7 +111,7 @@ class MatchQuestion(_Pointed):
 
 @dataclass(frozen=True, slots=True)
 class MapsQuestion(_Pointed):
-    """What do all heads, layers or steps say about one frame?"""
+    """Match a point in one frame through every head, layer or step."""
 
     target: int = 0
     """The video frame."""
@@ -120,7 +120,7 @@ class MapsQuestion(_Pointed):
 
 @dataclass(frozen=True, slots=True)
 class CellsQuestion(_Pointed):
-    """How well is a point matched in every cell of a map: layer x step, or head x layer?"""
+    """Measure how well a point is matched in every cell of a map: layer x step, or head x layer."""
 
     axes: Literal["layer_step", "head_layer"] = "layer_step"
     measure: Measure = "margin"
@@ -128,12 +128,12 @@ class CellsQuestion(_Pointed):
 
 @dataclass(frozen=True, slots=True)
 class AttentionQuestion(_Pointed):
-    """Where does the model's own attention of a point go?"""
+    """Split the model's own attention of a point by where it goes."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointsQuestion:
-    """Where are points in truth, and where do other trackers put them?"""
+    """Find the true tracks of points, and the tracks of other trackers."""
 
     clip: str
     points: tuple[Point, ...]
@@ -144,7 +144,7 @@ class PointsQuestion:
 
 @dataclass(frozen=True, slots=True)
 class TrackQuestion:
-    """Where does the tracker put points, and how well does it do where the truth is known?"""
+    """Track points with some options, or score the tracker on the clip's known tracks."""
 
     store: str
     clip: str

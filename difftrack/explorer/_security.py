@@ -1,4 +1,4 @@
-"""Who may ask the server, and what a browser may do with its pages."""
+"""The server's gate: which requests are answered, and what a browser may load on its page."""
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,8 +15,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADER = "x-difftrack"
-"""What every request below /api carries: the token, or anything where none is wanted. Other sites' pages cannot send it
-without asking first, and are never told that they may."""
+"""Header that every request below /api carries: the token, or any text where no token is wanted. A browser lets pages
+of other sites send it only after this server allowed it, which it never does."""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
@@ -27,7 +27,7 @@ _POLICY = (
 
 
 class Gate:
-    """Refuses strangers, and tells browsers to load nothing from elsewhere.
+    """Refuse requests that do not come from the server's own page; let browsers load nothing from elsewhere.
 
     Args:
         app: The application behind.

@@ -1,4 +1,4 @@
-"""Where a clicked point is in truth, and where other trackers put it."""
+"""The true track of a clicked point, and the tracks that other trackers found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from difftrack.explorer._errors import NotFoundError
 __all__ = ["TrueTrack", "other_tracks", "true_tracks"]
 
 NEAREST_PX = 6.0
-"""How far from a clicked point an annotated point may start to stand for it, in pixels of the clip."""
+"""Largest distance of an annotated point that stands for a clicked one, in pixels of the clip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,14 +28,14 @@ from difftrack.reports._strips import spread_indices
 __all__ = ["MOST_BYTES", "MapChoices", "choices_within", "chooser_section", "point_maps", "write_point_maps"]
 
 MOST_BYTES = 12_000_000
-"""Of all scripts of a page together; base64 makes four bytes of three."""
+"""Bytes of all scripts of a page together; base64 makes four bytes of three."""
 _HEAT = "inferno"
 _MOST_TILES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class MapChoices:
-    """What the reader may choose."""
+    """Steps, layers and heads that the reader may choose."""
 
     steps: tuple[int, ...]
     layers: tuple[int, ...]
@@ -222,7 +222,7 @@ def write_point_maps(
 
 
 def _truth(example: ExampleClip, frames: Sequence[int]) -> list[list[list[float] | None]] | None:
-    """Where each point is seen in each frame; null where it is not, or nobody knows."""
+    """List the true position of each point in each frame; null where it is not visible or not known."""
     if example.truth is None:
         return None
     rounded: Any = np.round(example.truth.points_xy_px[list(frames)], 1)

@@ -1,4 +1,4 @@
-// Elements are built from text, never from markup: names and prompts may be a stranger's.
+// Elements are built from text, never from markup: names and prompts may come from anywhere.
 
 /** Make an element. Attributes that are functions become listeners (`onclick`); `false`, null and undefined are left out (of ARIA, null and undefined). */
 export function h(tag, attributes = {}, ...children) {

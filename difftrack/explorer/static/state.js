@@ -19,7 +19,7 @@ export const freshLens = (lens) => ({ ...LENS, ...lens });
 export const onChange = (listener) => listeners.add(listener);
 
 /**
- * Change the state, tell everybody, and remember what was before. Changes of one `key` in quick succession undo as one;
+ * Change the state, call all listeners, and remember what was before. Changes of one `key` in quick succession undo as one;
  * those of one gesture (a key that begins with "gesture") do however long it takes.
  */
 export function change(edit, key = "") {
