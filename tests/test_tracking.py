@@ -114,6 +114,15 @@ def test_impossible_cuts_are_refused_with_the_value() -> None:
         parse(ChunkParams, {"chunk_len": 13, "chunk_stride": 13}, "extract.tracking")
     with pytest.raises(ValueError, match=r"chunk_stride is 6.*4"):
         chunk_schedule(7, ChunkParams(chunk_stride=6), native_len=5)
+
+
+def test_a_stride_beyond_the_chunk_is_harmless_where_one_chunk_holds_the_clip_as_in_the_released_code() -> None:
+    released = ChunkParams(chunk_len=9, schedule="released", interleaved=False, chunk_stride=12)
+    assert chunk_schedule(9, released) == [tuple(range(9))]
+    with pytest.raises(ValueError, match=r"chunk_stride is 12.*8, since a larger one skips frames"):
+        chunk_schedule(10, released)
+    interleaved = ChunkParams(chunk_len=5, schedule="released", chunk_stride=12)  # the script's own default
+    assert chunk_schedule(7, interleaved) == chunk_schedule(7, replace(interleaved, chunk_stride=None))
     refused: tuple[dict[str, Any], ...] = (
         {"chunk_len": 1},
         {"anchors": []},
@@ -337,13 +346,19 @@ def test_no_motion_stays() -> None:
 
 
 def smoothed(
-    points_xy: np.ndarray, visible: np.ndarray, fixed: list[int], radius: int = 2, limit: float = np.inf
+    points_xy: np.ndarray,
+    visible: np.ndarray,
+    fixed: list[int],
+    radius: int = 2,
+    limit: float = np.inf,
+    jitter: float = 0.0,
 ) -> np.ndarray:
     result = smooth_tracks(
         torch.tensor(points_xy, dtype=torch.float32),
         torch.tensor(visible),
         radius=radius,
         limit=limit,
+        jitter=jitter,
         fixed_frames=torch.tensor(fixed),
     )
     return result.numpy()
@@ -369,6 +384,42 @@ def test_smoothing_leaves_uniform_motion_and_queries_alone(num_frames: int, radi
     visible = np.array(data.draw(st.lists(st.booleans(), min_size=num_frames, max_size=num_frames)))[:, None]
     line = np.arange(num_frames)[:, None, None] * np.array([3.0, -2.0]) + 7.0
     np.testing.assert_allclose(smoothed(line, visible, [0], radius), line, atol=1e-3)
+
+
+@given(st.integers(2, 13), st.integers(2, 5), st.floats(-2, 2))
+def test_smoothing_leaves_even_acceleration_alone_where_nothing_jitters(
+    num_frames: int, radius: int, acceleration: float
+) -> None:
+    visible = np.ones((num_frames, 1), dtype=bool)
+    thrown = acceleration * np.arange(num_frames)[:, None, None] ** 2 * np.array([1.0, -2.0]) + 7.0
+    np.testing.assert_allclose(smoothed(thrown, visible, [0], radius), thrown, atol=2e-3)
+
+
+def test_what_jitter_can_explain_is_averaged_by_lines() -> None:
+    x = np.array([0.0, 1, 4, 9, 16])[:, None, None] * np.array([1.0, 0.0])
+    visible = np.ones((5, 1), dtype=bool)
+    # In frame 2, the only one with five frames about it, weights 1 2 3 2 1 give 48 / 9 and the parabola 4. Per square
+    # of an independent error that difference has the variance n: the squares of (8, -2, -12, -2, 8) / 45.
+    straight, n = 48 / 9, 280 / 2025
+    for jitter in (0.0, 0.7, 1.3, 5.0):
+        share = min(1.0, 3 * n * jitter**2 / (straight - 4) ** 2)
+        expected = 4 + share * (straight - 4)
+        np.testing.assert_allclose(smoothed(x, visible, [0], jitter=jitter)[2, 0, 0], expected, atol=1e-5)
+
+
+def test_a_point_that_turns_is_smoothed_by_itself() -> None:
+    time = np.arange(17)
+    noise = np.random.default_rng(5).normal(size=(17, 2, 2)) * 0.05
+    turning = 3 * np.stack([np.cos(0.9 * time), np.sin(0.9 * time)], axis=-1)
+    straight = np.stack([0.5 * time, -0.3 * time], axis=-1)
+    true = np.stack([turning, straight], axis=1)
+    both = smoothed(true + noise, np.ones((17, 2), dtype=bool), [0, 0])
+    for point in (0, 1):
+        alone = smoothed((true + noise)[:, [point]], np.ones((17, 1), dtype=bool), [0])
+        np.testing.assert_allclose(alone[:, 0], both[:, point], atol=1e-6)
+    errors = [np.linalg.norm(tracks - true, axis=-1)[2:-2].mean(axis=0) for tracks in (true + noise, both)]
+    assert errors[1][1] < 0.7 * errors[0][1]  # weights 1 2 3 2 1 keep 0.48 of independent errors
+    assert errors[1][0] < 0.3  # a line would cut corners by 1.3
 
 
 def test_smoothing_never_crosses_an_occlusion() -> None:
@@ -562,15 +613,6 @@ def test_costs_of_single_points_choose_their_paths_alone() -> None:
     assert paths[..., 0].T.tolist() == [[0, 0, 0], [0, 2, 4]]
 
 
-def test_smoothing_leaves_out_frames_that_speak_of_motion() -> None:
-    x = np.array([0.0, 1, 4, 9, 16])[:, None, None] * np.array([1.0, 0.0])
-    visible = np.ones((5, 1), dtype=bool)
-    # Frames 1 and 3 alone would move frame 2 by 4/7 of 1, frames 0 and 4 by 2/5 of 4.
-    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=0.5)[2, 0, 0], 4)
-    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=0.6)[2, 0, 0], (3 * 4 + 2 * 10) / 7)
-    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=1.7)[2, 0, 0], (3 * 4 + 2 * 10 + 16) / 9)
-
-
 def test_tracks_end_at_cuts_and_nothing_is_seen_in_frames_of_one_colour() -> None:
     points = queries((0, 5, 3), (5, 4, 2))
     chunks = chunks_of(moving((0.0, 0.0)), chunk_schedule(7, ChunkParams(chunk_len=4)))
@@ -653,6 +695,41 @@ def test_stage_tracks_every_stored_clip_and_scores_it_beside_baselines(tmp_path:
     np.testing.assert_array_equal(query_points, truth.query_points)
     assert set(predictions) == {"tracker", "no_motion", "lucas_kanade"}
     assert np.abs(predictions["tracker"].points_xy_px - truth.points_xy_px).max() < CLIP_SIZE[0] / ROWS
+
+
+def test_released_keeps_the_queries_of_frame_0_and_says_how_many_others_there_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored_clip(tmp_path, "some", (0.25, 0.1))
+    stored_clip(tmp_path, "late", (0.25, 0.1))
+    late = read_tracks(tmp_path / "tracks", "late")
+    write_tracks(tmp_path / "tracks", "late", late.select(late.query_points[:, 0] > 0))
+    both = {"convention": "released", "baselines": ["no_motion"]}
+    metrics = run_stage(tmp_path, **both)
+    counts = {"some": {"scored": 2, "others": 2}, "late": {"scored": 0, "others": 2}}
+    assert metrics["queries"] == {"scored": 2, "others": 4, "clips": counts}
+    assert list(metrics["left_out"]) == ["late"]
+    assert (list(metrics["clips"]), metrics["failed"]) == (["some"], {})
+    assert metrics["mean"]["tracker"]["num_clips"] == 1
+    assert "left out: clip late has no query to score; wanted is a query in frame 0" in capsys.readouterr().err
+    queries, _ = read_predictions(tmp_path / "predictions" / "some.npz")
+    assert queries[:, 0].tolist() == [0, 0]
+    assert np.load(tmp_path / "predictions" / "some.npz")["points"].tolist() == [0, 1]
+    everything = run_stage(tmp_path, **both, queries="all")
+    assert everything["queries"]["scored"] == 6
+    assert run_stage(tmp_path, baselines=[])["queries"] == everything["queries"]
+
+
+def test_points_that_are_visible_nowhere_are_never_queried(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "some", (0.25, 0.1))
+    truth = read_tracks(tmp_path / "tracks", "some")
+    truth.visible[:, 1] = False
+    write_tracks(tmp_path / "tracks", "some", truth)
+    metrics = run_stage(tmp_path)
+    assert metrics["queries"]["clips"]["some"] == {"scored": 3, "others": 1}
+    queries, predictions = read_predictions(tmp_path / "predictions" / "some.npz")
+    np.testing.assert_array_equal(queries, np.delete(truth.query_points, 1, axis=0))
+    assert predictions["tracker"].visible.shape[1] == 3
 
 
 @dataclass(frozen=True)
@@ -792,7 +869,8 @@ def test_stage_refuses_strided_queries_that_would_be_scored_as_first_ones(tmp_pa
 def test_stage_leaves_out_queries_after_the_cut_and_null_where_nothing_is_seen(tmp_path: Path) -> None:
     stored_clip(tmp_path, "cut", (0.25, 0.1), num_frames=7, cut=4)
     truth = read_tracks(tmp_path / "tracks", "cut")
-    hidden = replace(truth, visible=np.zeros_like(truth.visible))
+    at_query = np.arange(7)[:, None] == truth.query_points[:, 0]  # seen there, and in no frame that is evaluated
+    hidden = replace(truth, visible=at_query)
     write_tracks(tmp_path / "tracks", "cut", hidden)
     metrics = run_stage(tmp_path, baselines=["no_motion"])
     query_points, predictions = read_predictions(tmp_path / "predictions" / "cut.npz")

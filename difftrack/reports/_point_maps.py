@@ -60,7 +60,7 @@ class MapChoices:
 def chooser_section(
     backbone: str,
     examples: Sequence[ExampleClip],
-    first: ExampleView,
+    views: Sequence[ExampleView],
     *,
     matching: MatchingParams,
     drawings: Drawings,
@@ -71,13 +71,18 @@ def chooser_section(
     Args:
         backbone: Whose descriptors they are.
         examples: Clips and points.
-        first: Shown before the reader chooses.
+        views: What the report draws of each; the first one's layer, at the last step, is shown before a choice.
         matching: How probabilities are made of queries and keys.
         drawings: Take the scripts and pictures.
         most_bytes: Of the scripts of this backbone together.
     """
-    examples = [each for each in examples if len(each.points_xy_px) and len(each.frames) > 1 and each.steps]
-    blocks = [_maps_block(backbone, each, first, matching, drawings, most_bytes // len(examples)) for each in examples]
+    wanted = [each for each in examples if _can_be_chosen_from(each)] if views else []
+    first = max((view for view in views if view.layer == views[0].layer), key=lambda view: view.step, default=None)
+    blocks = [
+        _maps_block(backbone, each, first, matching, drawings, most_bytes // len(wanted))
+        for each in wanted
+        if first is not None
+    ]
     if not blocks:
         return []
     section = Section(
@@ -89,6 +94,12 @@ def chooser_section(
         group=backbone,
     )
     return [section]
+
+
+def _can_be_chosen_from(example: ExampleClip) -> bool:
+    """Tell whether there is something to match: points, other frames, and stored queries and keys."""
+    stored = {"query", "key"} <= set(example.kinds)
+    return stored and len(example.points_xy_px) > 0 and len(example.frames) > 1
 
 
 def _maps_block(
@@ -132,7 +143,8 @@ def choices_within(example: ExampleClip, targets: Sequence[int], most_bytes: int
         targets: Latent frames in which they are matched.
         most_bytes: Of the script.
     """
-    choices = MapChoices(example.steps, example.layers, example.heads, tuple(targets))
+    steps, layers = (tuple(dict.fromkeys(labels)) for labels in zip(*example.units, strict=True))
+    choices = MapChoices(steps, layers, example.heads, tuple(targets))
     if choices.num_bytes(example) > most_bytes:
         choices = replace(choices, heads=())
     while choices.num_bytes(example) > most_bytes and len(choices.steps) > 1:

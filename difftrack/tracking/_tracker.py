@@ -23,7 +23,9 @@ from difftrack.tracking._viterbi import typical_steps, viterbi_paths
 __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
 SURE_TOKEN = 1.0
-"""A position whose cycle error is no larger tells how fast its point moves."""
+"""A position whose cycle error is no larger tells how fast its point moves, and is smoothed."""
+JITTER_TOKEN = 0.1
+"""Positions below a token are taken to err by at least this when tracks are smoothed; chosen on tuning clips."""
 
 
 def track_clip(
@@ -117,9 +119,10 @@ def decide_tracks(
     if params.smoothing_radius:
         points_px = smooth_tracks(
             points_px,
-            visible,
+            visible & (matches.cycle_error_token <= SURE_TOKEN),
             radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
+            jitter=JITTER_TOKEN * stride_px,
             fixed_frames=query_frames,
         )
     tracks = PredictedTracks(points_px.numpy(), visible.numpy(), confidence.numpy())
