@@ -240,6 +240,20 @@ def _stored(read: Read, *, values: str, which: int) -> list[Cells]:
     return [[f"{row[name]:{form}}" for name, form in formats.items()] for row in ways.values()]
 
 
+def _explorer(read: Read) -> list[Cells]:
+    """A click in the explorer, in stores of two shapes."""
+    measured = read("explorer")
+    return [
+        [
+            f"{row['click_ms']['median']:.0f}",
+            f"{row['click_ms']['p90']:.0f}",
+            f"{row['visited_layer_ms']['median']:.0f}",
+            f"{row['server_mb']:.0f} ({row['server_peak_mb']:.0f})",
+        ]
+        for row in (measured["shipped backbone"], measured["CogVideoX-2B's shape"])
+    ]
+
+
 TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "tracking-study": partial(_tracks, strided=False),
     "tracking-strided": partial(_tracks, strided=True),
@@ -250,6 +264,7 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "prompts": _prompts,
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
+    "explorer": _explorer,
     "store-shipped": partial(_stored, values="synthetic", which=1),
     "store-real": partial(_stored, values="real", which=0),
 }

@@ -10,7 +10,7 @@ from ._device import matching_device
 from ._features import feature_probabilities, match_features
 from ._frame_places import stored_to_frames
 from ._match_probabilities import Descriptors, match_rows
-from ._matches import Matches
+from ._matches import Matches, without_uniform
 from ._matching import (
     TopMatches,
     match_points,
@@ -63,4 +63,5 @@ __all__ = [
     "tokens_to_points",
     "top_matches",
     "without_best",
+    "without_uniform",
 ]

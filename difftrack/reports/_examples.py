@@ -87,6 +87,8 @@ class ExampleClip:
     """Where those points truly are; None where that is not known."""
     followed_xy_px: Float[np.ndarray, "followed xy"]
     """Points whose trajectories are drawn, from frame 0, in pixels of the clip."""
+    heads: tuple[int, ...]
+    """Heads that are stored, in the order of the head axis."""
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
@@ -168,6 +170,7 @@ def stored_example(
         points_xy_px=points_xy_px,
         truth=truth,
         followed_xy_px=points_xy_px if followed_xy_px is None else followed_xy_px,
+        heads=spec.heads,
     )
 
 
