@@ -20,6 +20,7 @@ from .backbones import Backbone as Backbone
 from .backbones import register_backbone as register_backbone
 from .datasets import Clip as Clip
 from .datasets import Tracks as Tracks
+from .explorer import explore as explore
 from .propagation import PropagationParams as PropagationParams
 from .store import Store as Store
 from .store import open_store as open_store
@@ -39,6 +40,7 @@ __all__ = [
     "Tracks",
     "TrainingProbe",
     "annotate",
+    "explore",
     "extract",
     "guide",
     "load_backbone",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from difftrack.cli._app import PARAMS, parse_points, verb
-from difftrack.cli._tracks import Tracker, clip_name, parse_size, read_tracker
+from difftrack.cli._tracks import _Choices, _names, _read_choices, _size
 
 if TYPE_CHECKING:
     from difftrack.propagation import PropagationParams
@@ -49,14 +49,14 @@ def propagate(
 
     if sum(given is not None for given in (mask, boxes, points)) != 1:
         raise typer.BadParameter("give one of --mask, --boxes and --points")
-    tracker = read_tracker(backbone, params, None if size is None else parse_size(size))
+    tracker = _read_choices(backbone, params, None if size is None else _size(size), None)
     given = LabelsGiven(
         mask=None if mask is None else read_mask(mask),
         boxes_xyxy_px=None if boxes is None else np.asarray(_boxes(boxes), dtype=np.float32),
         points_xy_px=None if points is None else np.asarray(parse_points(points), dtype=np.float32),
     )
     read = read_video(video)
-    clip = Clip(name=clip_name(video), frames=read.frames, fps=read.fps, prompt="", source="folder")
+    clip = Clip(name=_names(video)[0], frames=read.frames, fps=read.fps, prompt="", source="folder")
     model = load_backbone(tracker.backbone, tracker.model)
     chosen = _chosen(tracker, named=params is not None)
     chunks = label_chunks(model, chosen, chunk_len=tracker.view.chunks.chunk_len)
@@ -76,7 +76,7 @@ def propagate(
         typer.echo(file)
 
 
-def _chosen(tracker: Tracker, *, named: bool) -> "PropagationParams":
+def _chosen(tracker: _Choices, *, named: bool) -> "PropagationParams":
     """What was chosen for the shipped backbone; of another one, or where a params file is named, `track` says which."""
     from difftrack.backbones import SHIPPED
     from difftrack.propagation import FOR_SHIPPED, PropagationParams

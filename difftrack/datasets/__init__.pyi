@@ -1,4 +1,4 @@
-from ._clips import Clip, TrackedVideo, Tracks, check_query_points, plain_name
+from ._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_query_points
 from ._davis import load_davis
 from ._errors import ClipFailure, DatasetError
 from ._files import (
@@ -17,6 +17,7 @@ from ._folders import load_videos
 from ._keypoint_sets import load_badja, load_jhmdb
 from ._labelled import KeypointVideo, MaskedVideo
 from ._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
+from ._names import plain_name, unique_names
 from ._params import FolderParams, QueryMode
 from ._sources import read_folder
 from ._tapvid import load_tapvid_folder, load_tapvid_pickle, read_tapvid_entry, tapvid_queries
@@ -32,6 +33,7 @@ __all__ = [
     "ClipEntry",
     "ClipFailure",
     "ClipManifest",
+    "ClipOrigin",
     "DatasetError",
     "FolderParams",
     "KeypointVideo",
@@ -62,6 +64,7 @@ __all__ = [
     "read_tapvid_entry",
     "read_tracks",
     "tapvid_queries",
+    "unique_names",
     "working_frames",
     "write_clip",
     "write_manifest",

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from difftrack.datasets._clips import Clip, check_length, check_name
+from difftrack.datasets._clips import Clip, check_length
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._labelled import MaskedVideo
+from difftrack.datasets._names import check_name
 from difftrack.documents import read_bounded
 from difftrack.media import IMAGE_SUFFIXES, is_image_folder, natural_order, read_mask, read_video
 

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from difftrack.datasets._clips import Clip, check_length, plain_name
+from difftrack.datasets._clips import Clip, check_length
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._labelled import KeypointVideo
+from difftrack.datasets._names import plain_name
 from difftrack.documents import read_bounded, read_json
 from difftrack.media import IMAGE_SUFFIXES, is_image_folder, natural_order, read_mask, read_video
 

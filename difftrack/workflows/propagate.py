@@ -14,7 +14,7 @@ from difftrack.backbones import Backbone
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.correspondence import Descriptors, matching_device
 from difftrack.datasets import Clip, check_query_points
-from difftrack.extraction import Extractor, TrackingParams
+from difftrack.extraction import CapturedUnit, ClipExtraction, Extractor, TrackingParams
 from difftrack.geometry import px_to_token, rescale_points, token_to_px
 from difftrack.propagation import (
     DescriptorChunk,
@@ -30,7 +30,6 @@ from difftrack.propagation import (
 )
 from difftrack.store import DescriptorSpec, Store
 from difftrack.tracking import ChunkDescriptors, stored_chunks
-from difftrack.workflows.video import captured_chunk
 
 __all__ = ["STORED_KIND", "LabelsGiven", "PropagatedLabels", "label_chunks", "propagate_stored", "propagate_video"]
 
@@ -155,7 +154,7 @@ def propagate_video(
     device = matching_device(params.device)
 
     def run(group: str) -> list[Descriptors]:
-        chunk = captured_chunk(extraction, group, sources, device, kind=STORED_KIND[params.kind])
+        chunk = _captured(extraction, group, sources, device, kind=STORED_KIND[params.kind])
         return _read(chunk, sources, params)
 
     with Progress(disable=not progress, transient=True) as bar:
@@ -235,3 +234,19 @@ def _read(chunk: ChunkDescriptors, sources: Sequence[tuple[int, int]], params: P
         whole = places == list(range(len(query)))
         pairs.append((query, key) if whole else (query[places], key[places]))
     return pairs
+
+
+def _captured(
+    extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, int]], device: str, *, kind: str
+) -> ChunkDescriptors:
+    """Run one chunk of frames and hold what is asked for, where it is matched."""
+    held: dict[tuple[int, int], Descriptors] = {}
+    first, second = ("query", "key") if kind == "query_key" else (kind, kind)
+
+    def keep(unit: CapturedUnit) -> None:
+        pair = [unit.tensors[entry].to(device, copy=True) for entry in dict.fromkeys((first, second))]
+        held[unit.step, unit.layer] = (pair[0], pair[-1])
+
+    extraction.run(extraction.plan(group).only(sources), keep)
+    spec = extraction.groups[group]
+    return ChunkDescriptors(frames=spec.frames, read=lambda step, layer: held[step, layer], heads=spec.heads)
