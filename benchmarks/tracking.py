@@ -9,17 +9,21 @@ The shipped backbone runs once over each clip, and everything else reads the sam
 `--size` sets another. Rendered clips have 17 frames of 128x192, half of them object clips and half camera moves, a
 10x10 grid of queries in frame 0 (on objects alone in object clips) and exact truth with occlusions. `study` asks again
 in every fifth frame (TAP-Vid's `strided` protocol), where tracks lead backward too. Metrics are TAP-Vid's at 256x256,
-means over clips. Results go to benchmarks/results/tracking_*.json.
+means over clips. Results go to benchmarks/results/tracking_*.json. `--processes` shares the clips among processes of
+one thread each.
 """
 
 import argparse
 import json
+import multiprocessing
+import pickle
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +71,20 @@ EVALUATED_SIZE = (256, 256)
 
 Scores = dict[str, float]
 Tracker = Callable[["Case"], PredictedTracks]
+Video = tuple[str, TrackedVideo]
+"""With the name of its set of clips."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What trackers reach on one clip."""
+
+    split: str
+    clip: str
+    scores: Mapping[str, Scores]
+    """By tracker."""
+    seconds: Mapping[str, float]
+    """By tracker, and of the extraction."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,7 @@ def main() -> None:
         command.add_argument("--chunk-len", type=int, default=9, help="frames that it sees at a time")
         command.add_argument("--backbone", default=str(shipped_backbone()))
         command.add_argument("--device", default="auto")
+        command.add_argument("--processes", type=int, default=1, help="that share the clips")
         command.set_defaults(run=function)
     command = commands.add_parser("speed")
     command.add_argument("--device", default="cpu")
@@ -138,14 +157,11 @@ def study(arguments: argparse.Namespace) -> None:
     """Every tracker on rendered clips of the role `eval`, and on real ones."""
     named = heads_of_params() if arguments.heads is None else arguments.heads
     heads = [(int(layer), int(head)) for layer, head in (pair.split(".") for pair in named)]
-    trackers = ablation(arguments.layers, heads)
-    fingerprint, cases = _cases(arguments, "eval")
-    held = list(cases)
-    results = evaluate(held, trackers)
-    strided = evaluate([(split, ask_again(case)) for split, case in held], both_ways(arguments.layers, heads))
+    found = list(_each_video(partial(_study_video, arguments, heads), arguments, "eval"))
+    results, strided = summary([once for once, _ in found]), summary([again for _, again in found])
     about = {
-        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
-        "backbone": fingerprint,
+        "machine": machine(_device_of(arguments)),
+        "backbone": _backbone_of(arguments.backbone, arguments.device).fingerprint,
         "layers": arguments.layers,
         "heads": named,
         "size": arguments.size,
@@ -158,6 +174,15 @@ def study(arguments: argparse.Namespace) -> None:
     print_table(results["means"])
     print("queries in every fifth frame, all other frames evaluated")
     print_table(strided["means"])
+
+
+def _study_video(
+    arguments: argparse.Namespace, heads: Sequence[tuple[int, int]], video: Video
+) -> tuple[Result, Result]:
+    """Queries of frame 0, and those of every fifth frame."""
+    split, case = _case_of(arguments, video)
+    once = evaluate(split, case, ablation(arguments.layers, heads))
+    return once, evaluate(split, ask_again(case), both_ways(arguments.layers, heads))
 
 
 def heads_of_params(path: Path = ROOT / "params.yaml") -> list[str]:
@@ -197,7 +222,7 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
         "displacements of up to 16": partial(of_descriptors, params=wide),
         "the likeliest path among them": partial(of_descriptors, params=steady),
         "smoothing over 5 frames": partial(of_descriptors, params=smooth),
-        "smoothing of jitter alone": partial(of_descriptors, params=limited),
+        "smoothing with its limit": partial(of_descriptors, params=limited),
     }
     if len(layers) > 1:
         rows[f"layers {', '.join(map(str, layers))} fused"] = partial(of_descriptors, params=fused)
@@ -229,37 +254,42 @@ def both_ways(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[s
 
 def tune(arguments: argparse.Namespace) -> None:
     """Whatever has a number: on tuning clips, one at a time around the default; and which heads to take."""
-    default = TrackParams(layers=tuple(arguments.layers))
+    found = list(_each_video(partial(_tune_video, arguments), arguments, "tune"))
+    results = summary([result for _, _, result in found])
+    print_table(results["means"])
+    chosen, worths = _choose_heads([(split, case) for split, case, _ in found], _untuned(arguments))
+    _write("tracking_tuning", {**_about_tuning(arguments), "heads": chosen, "worths": worths, **results})
+
+
+def _tune_video(arguments: argparse.Namespace, video: Video) -> tuple[str, Case, Result]:
     changes = {"default": {}, **_changes(arguments.layers)}
     trackers: dict[str, Tracker] = {
-        name: partial(of_descriptors, params=replace(default, **change)) for name, change in changes.items()
+        name: partial(of_descriptors, params=replace(_untuned(arguments), **change)) for name, change in changes.items()
     }
     for window in (9, 15, 21, 31):
         for levels in (2, 3, 4):
             trackers[f"Lucas-Kanade {window} px, {levels} levels"] = partial(
                 follow, params=LucasKanadeParams(window_px=window, levels=levels)
             )
-    fingerprint, cases = _cases(arguments, "tune")
-    held = list(cases)
-    results = evaluate(held, trackers)
-    print_table(results["means"])
-    chosen, worths = _choose_heads(held, default)
-    _write("tracking_tuning", {**_about_tuning(arguments, fingerprint), "heads": chosen, "worths": worths, **results})
+    split, case = _case_of(arguments, video)
+    return split, case, evaluate(split, case, trackers)
+
+
+def _untuned(arguments: argparse.Namespace) -> TrackParams:
+    """The default on every head of the layers."""
+    return TrackParams(layers=tuple(arguments.layers))
 
 
 def tune_heads(arguments: argparse.Namespace) -> None:
     """Which heads to take, on tuning clips, and what some options are worth with them: what new weights change."""
-    default = TrackParams(layers=tuple(arguments.layers))
-    fingerprint, cases = _cases(arguments, "tune")
-    held = list(cases)
-    chosen, worths = _choose_heads(held, default)
+    held = list(_each_video(partial(_case_of, arguments), arguments, "tune"))
+    chosen, worths = _choose_heads(held, _untuned(arguments))
     with_heads = {
-        name: _worth([case for _, case in held], replace(default, **change), {}, chosen)
+        name: _worth([case for _, case in held], replace(_untuned(arguments), **change), {}, chosen)
         for name, change in WITH_HEADS.items()
     }
     print("delta_avg with these heads:", with_heads)
-    about = _about_tuning(arguments, fingerprint)
-    _write("tracking_heads", {**about, "heads": chosen, "worths": worths, "with_heads": with_heads})
+    _write("tracking_heads", {**_about_tuning(arguments), "heads": chosen, "worths": worths, "with_heads": with_heads})
 
 
 def _choose_heads(
@@ -274,10 +304,10 @@ def _choose_heads(
     return chosen, worths
 
 
-def _about_tuning(arguments: argparse.Namespace, fingerprint: str) -> dict[str, Any]:
+def _about_tuning(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
-        "backbone": fingerprint,
+        "machine": machine(_device_of(arguments)),
+        "backbone": _backbone_of(arguments.backbone, arguments.device).fingerprint,
         "layers": arguments.layers,
         "size": arguments.size,
         "chunk_len": arguments.chunk_len,
@@ -314,7 +344,7 @@ def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
         **{f"motion of up to {token:g}": {"motion_limit_token": token} for token in (3.0, 8.0)},
         **{f"matches {number}": {"matches_per_token": number} for number in (2, 3)},
         **{f"smoothing {radius}": {"smoothing_radius": radius} for radius in (0, 1, 3)},
-        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.1, 0.25, 1.0, 1e9)},
+        **{f"smoothing limit {token:g}": {"smoothing_limit_token": token} for token in (0.15, 0.25, 0.5, 1e9)},
         **{f"layer {layer}": {"layers": (layer,)} for layer in layers},
     }
 
@@ -333,30 +363,72 @@ def _num_heads(case: Case) -> int:
     return len(heads) if heads is not None else 0
 
 
-def _cases(arguments: argparse.Namespace, role: Literal["eval", "tune"]) -> tuple[str, Iterator[tuple[str, Case]]]:
-    """The backbone's fingerprint, and (set of clips, case) of every clip."""
-    backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
-    videos: dict[str, Iterator[TrackedVideo]] = {split: rendered(role, split, arguments.clips) for split in SPLITS}
-    videos |= {path.stem: load_tapvid_pickle(path) for path in arguments.tapvid}
-    both = ((name, video) for name, own in videos.items() for video in own)
-    watched = track(both, description="extract", total=None)
-    size, chunks = arguments.size, ChunkParams(chunk_len=arguments.chunk_len)
-    cases = ((name, prepare(backbone, video, arguments.layers, size, chunks)) for name, video in watched)
-    return backbone.fingerprint, cases
+def _each_video(
+    function: Callable[[Video], Any], arguments: argparse.Namespace, role: Literal["eval", "tune"]
+) -> Iterator[Any]:
+    """Call a function with every clip, in so many processes; what it gives comes in the order of the clips."""
+    sets: dict[str, Iterator[TrackedVideo]] = {split: rendered(role, split, arguments.clips) for split in SPLITS}
+    sets |= {path.stem: load_tapvid_pickle(path) for path in arguments.tapvid}
+    videos = [(name, video) for name, own in sets.items() for video in own]
+    watched = partial(track, description="clips", total=len(videos))
+    if arguments.processes == 1:
+        yield from watched(map(function, videos))
+        return
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=fresh, initializer=_start_worker) as pool:
+        yield from map(pickle.loads, watched(pool.map(partial(_pickled, function), videos)))
 
 
-def evaluate(cases: Iterable[tuple[str, Case]], trackers: Mapping[str, Tracker]) -> dict[str, Any]:
-    """Every tracker on every clip: means over each set of clips, and each clip."""
+def _start_worker() -> None:
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+
+
+def _pickled(function: Callable[[Video], Any], video: Video) -> bytes:
+    """Descriptors as bytes: as tensors they would go through shared memory, of which there may be little."""
+    return pickle.dumps(function(video))
+
+
+def _case_of(arguments: argparse.Namespace, video: Video) -> tuple[str, Case]:
+    split, clip = video
+    backbone, chunks = _backbone_of(arguments.backbone, arguments.device), ChunkParams(chunk_len=arguments.chunk_len)
+    return split, prepare(backbone, clip, arguments.layers, arguments.size, chunks)
+
+
+@cache
+def _backbone_of(folder: str, device: str) -> Backbone:
+    return load_backbone(f"path:{folder}", ModelParams(device=device))
+
+
+def _device_of(arguments: argparse.Namespace) -> str:
+    """Where the backbone runs, by the name that `machine` takes."""
+    if arguments.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(arguments.device).partition(":")[0]
+
+
+def evaluate(split: str, case: Case, trackers: Mapping[str, Tracker]) -> Result:
+    """Every tracker on one clip."""
+    scores: dict[str, Scores] = {}
+    seconds = {"extraction": case.seconds}
+    for name, tracker in trackers.items():
+        started = time.perf_counter()
+        scores[name] = score(tracker(case), case)
+        seconds[name] = time.perf_counter() - started
+    return Result(split, case.clip.name, scores, seconds)
+
+
+def summary(results: Iterable[Result]) -> dict[str, Any]:
+    """Means over each set of clips, and each clip."""
     found: dict[str, dict[str, list[Scores]]] = defaultdict(lambda: defaultdict(list))
     names: dict[str, list[str]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
-    for split, case in cases:
-        names[split].append(case.clip.name)
-        for name, tracker in trackers.items():
-            started = time.perf_counter()
-            found[split][name].append(score(tracker(case), case))
-            seconds[name].append(time.perf_counter() - started)
-        seconds["extraction"].append(case.seconds)
+    for result in results:
+        names[result.split].append(result.clip)
+        for name, scores in result.scores.items():
+            found[result.split][name].append(scores)
+        for name, own in result.seconds.items():
+            seconds[name].append(own)
     return {
         "means": {split: {name: _mean(scores) for name, scores in own.items()} for split, own in found.items()},
         "clips": {split: {"names": names[split], **own} for split, own in found.items()},

@@ -88,7 +88,7 @@ class Keeper:
         root: The folder of all that is kept: a directory or an fsspec URL.
         kind: The artifacts' folder, as the pipeline calls it.
         budget: Bytes that artifacts whose kinds begin alike (`descriptors`) may take together.
-        say: Told, a line each, what is kept and what is removed.
+        say: Told, a line each, what is kept, what is taken back and what is removed.
     """
 
     def __init__(self, root: str | Path, kind: str, *, budget: int | float, say: Callable[[str], None] = print) -> None:
@@ -97,6 +97,7 @@ class Keeper:
         self.budget = budget
         self.say = say
         self._parked: dict[str, list[Kept]] = {}
+        self._taken: list[Kept] = []
 
     def park(self, folder: str | Path, *, name: str, key: str, why: str) -> None:
         """Lay an artifact aside, which the caller knows to be this project's.
@@ -156,6 +157,7 @@ class Keeper:
             _, place = _system(found.place)
             _move(system, f"{place}/{_CONTENT}", target)
             _remove(self.root, found.place, _not_replaceable(system, place, self.root))
+        self._taken.append(found)
         return True
 
     def drop(self, *, name: str, key: str) -> None:
@@ -166,7 +168,14 @@ class Keeper:
                     kept.remove()
 
     def settle(self) -> None:
-        """Remove what exceeds the budget, least recently used first, and say what was kept and what was removed."""
+        """Remove what exceeds the budget, least recently used first; say what was kept, taken back and removed."""
+        if self._taken:
+            size = sum(kept.num_bytes for kept in self._taken)
+            self.say(
+                f"took back {len(self._taken)} of {self.kind} ({size / 1e6:.1f} MB) from {self.root}: made as "
+                f"params.yaml asks, so that no model ran for them"
+            )
+        self._taken = []
         for why, parked in self._parked.items():
             size = sum(kept.num_bytes for kept in parked)
             self.say(

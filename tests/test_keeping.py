@@ -49,6 +49,23 @@ def test_what_is_taken_back_is_what_was_laid_aside(root: str) -> None:
     assert content(f"{root}/kept") == {}
 
 
+def test_what_is_taken_back_is_said_once(root: str) -> None:
+    said: list[str] = []
+    keeper = Keeper(f"{root}/kept", "clips", budget=1e9, say=said.append)
+    for name, size in (("a", 500_000), ("b", 700_000)):
+        put(root, **{f"clips__{name}__x": bytes(size)})
+        keeper.park(f"{root}/clips/{name}", name=name, key="f-1", why="gone")
+    keeper.settle()
+    said.clear()
+    assert keeper.take(f"{root}/clips/a", name="a", key="f-1")
+    assert not keeper.take(f"{root}/clips/b", name="b", key="f-2")
+    keeper.settle()
+    keeper.settle()
+    assert said == [
+        f"took back 1 of clips (0.5 MB) from {root}/kept: made as params.yaml asks, so that no model ran for them"
+    ]
+
+
 def test_the_least_recently_used_goes_first_and_only_over_the_budget(root: str) -> None:
     said: list[str] = []
     budget = 11

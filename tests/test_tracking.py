@@ -346,13 +346,19 @@ def test_no_motion_stays() -> None:
 
 
 def smoothed(
-    points_xy: np.ndarray, visible: np.ndarray, fixed: list[int], radius: int = 2, limit: float = np.inf
+    points_xy: np.ndarray,
+    visible: np.ndarray,
+    fixed: list[int],
+    radius: int = 2,
+    limit: float = np.inf,
+    jitter: float = 0.0,
 ) -> np.ndarray:
     result = smooth_tracks(
         torch.tensor(points_xy, dtype=torch.float32),
         torch.tensor(visible),
         radius=radius,
         limit=limit,
+        jitter=jitter,
         fixed_frames=torch.tensor(fixed),
     )
     return result.numpy()
@@ -378,6 +384,42 @@ def test_smoothing_leaves_uniform_motion_and_queries_alone(num_frames: int, radi
     visible = np.array(data.draw(st.lists(st.booleans(), min_size=num_frames, max_size=num_frames)))[:, None]
     line = np.arange(num_frames)[:, None, None] * np.array([3.0, -2.0]) + 7.0
     np.testing.assert_allclose(smoothed(line, visible, [0], radius), line, atol=1e-3)
+
+
+@given(st.integers(2, 13), st.integers(2, 5), st.floats(-2, 2))
+def test_smoothing_leaves_even_acceleration_alone_where_nothing_jitters(
+    num_frames: int, radius: int, acceleration: float
+) -> None:
+    visible = np.ones((num_frames, 1), dtype=bool)
+    thrown = acceleration * np.arange(num_frames)[:, None, None] ** 2 * np.array([1.0, -2.0]) + 7.0
+    np.testing.assert_allclose(smoothed(thrown, visible, [0], radius), thrown, atol=2e-3)
+
+
+def test_what_jitter_can_explain_is_averaged_by_lines() -> None:
+    x = np.array([0.0, 1, 4, 9, 16])[:, None, None] * np.array([1.0, 0.0])
+    visible = np.ones((5, 1), dtype=bool)
+    # In frame 2, the only one with five frames about it, weights 1 2 3 2 1 give 48 / 9 and the parabola 4. Per square
+    # of an independent error that difference has the variance n: the squares of (8, -2, -12, -2, 8) / 45.
+    straight, n = 48 / 9, 280 / 2025
+    for jitter in (0.0, 0.7, 1.3, 5.0):
+        share = min(1.0, 3 * n * jitter**2 / (straight - 4) ** 2)
+        expected = 4 + share * (straight - 4)
+        np.testing.assert_allclose(smoothed(x, visible, [0], jitter=jitter)[2, 0, 0], expected, atol=1e-5)
+
+
+def test_a_point_that_turns_is_smoothed_by_itself() -> None:
+    time = np.arange(17)
+    noise = np.random.default_rng(5).normal(size=(17, 2, 2)) * 0.05
+    turning = 3 * np.stack([np.cos(0.9 * time), np.sin(0.9 * time)], axis=-1)
+    straight = np.stack([0.5 * time, -0.3 * time], axis=-1)
+    true = np.stack([turning, straight], axis=1)
+    both = smoothed(true + noise, np.ones((17, 2), dtype=bool), [0, 0])
+    for point in (0, 1):
+        alone = smoothed((true + noise)[:, [point]], np.ones((17, 1), dtype=bool), [0])
+        np.testing.assert_allclose(alone[:, 0], both[:, point], atol=1e-6)
+    errors = [np.linalg.norm(tracks - true, axis=-1)[2:-2].mean(axis=0) for tracks in (true + noise, both)]
+    assert errors[1][1] < 0.7 * errors[0][1]  # weights 1 2 3 2 1 keep 0.48 of independent errors
+    assert errors[1][0] < 0.3  # a line would cut corners by 1.3
 
 
 def test_smoothing_never_crosses_an_occlusion() -> None:
@@ -569,15 +611,6 @@ def test_costs_of_single_points_choose_their_paths_alone() -> None:
     share = torch.tensor([[0.5, 0.5], [0.4, 0.6], [0.4, 0.6]])[:, None].expand(3, 2, 2)
     paths = viterbi_paths(candidates, share, motion_cost=torch.tensor([1.0, 0.01]), limit=5.0)
     assert paths[..., 0].T.tolist() == [[0, 0, 0], [0, 2, 4]]
-
-
-def test_smoothing_leaves_out_frames_that_speak_of_motion() -> None:
-    x = np.array([0.0, 1, 4, 9, 16])[:, None, None] * np.array([1.0, 0.0])
-    visible = np.ones((5, 1), dtype=bool)
-    # Frames 1 and 3 alone would move frame 2 by 4/7 of 1, frames 0 and 4 by 2/5 of 4.
-    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=0.5)[2, 0, 0], 4)
-    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=0.6)[2, 0, 0], (3 * 4 + 2 * 10) / 7)
-    np.testing.assert_allclose(smoothed(x, visible, [0], radius=2, limit=1.7)[2, 0, 0], (3 * 4 + 2 * 10 + 16) / 9)
 
 
 def test_tracks_end_at_cuts_and_nothing_is_seen_in_frames_of_one_colour() -> None:

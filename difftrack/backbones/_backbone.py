@@ -16,13 +16,14 @@ from difftrack.backbones._capturing import CapturingBackbone
 from difftrack.backbones._conditions import Generated, PromptEmbedding, Trajectory
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder, to_uint8
+from difftrack.backbones._words import unknown_words
 from difftrack.geometry import TokenGrid
 from difftrack.media import resize_frames
 from difftrack.provenance import MadeBy, code_of, code_of_class, has_file, versions_of
 
 __all__ = ["Backbone"]
 
-TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_load", "_names", "_registry"))
+TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_load", "_names", "_registry", "_words"))
 """Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
 spec of what is made, so that a new line in them makes nothing anew."""
 
@@ -236,6 +237,13 @@ class Backbone(CapturingBackbone):
         return None if image is None else resize_frames(image[None], height, width)[0]
 
     def warn_where_cut(self, prompt: str) -> None:
+        """Warn, by name, of words that are cut off, or that a backbone with a closed vocabulary does not know."""
+        if unknown := unknown_words(self.name, prompt):
+            message = (
+                f"{self.name} was not trained on the words {', '.join(unknown)} of {prompt!r}; `difftrack models "
+                f"{self.name} --words` lists those that it knows"
+            )
+            warnings.warn(message, stacklevel=3)
         tokenizer = self.components["tokenizer"]
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
         ids = tokenizer(prompt).input_ids

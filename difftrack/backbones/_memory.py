@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from difftrack.backbones._folder import values_not_drawn
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._random_init import constructed_backbone
 from difftrack.backbones._registry import KNOWN, find_class
@@ -82,8 +83,9 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
 
 def _encoder_bytes(class_name: str, arguments: Mapping[str, Any]) -> int:
     kind = find_class(class_name)
-    with torch.device("meta"):
-        return _bytes(kind(kind.config_class(**arguments)).to(torch.bfloat16))
+    with torch.device("meta"), values_not_drawn():
+        encoder: torch.nn.Module = kind(kind.config_class(**arguments))
+    return sum(weight.numel() for weight in encoder.parameters()) * torch.bfloat16.itemsize
 
 
 def _bytes(model: torch.nn.Module) -> int:

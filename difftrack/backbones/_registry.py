@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, TypeVar
 
 from difftrack.backbones._errors import BackboneError
@@ -181,6 +181,10 @@ class RegistryView(Mapping[str, V]):
 
     def __len__(self) -> int:
         return len(self._read())
+
+    def items(self) -> ItemsView[str, V]:
+        """All at once; the mixin would ask the families anew for each key."""
+        return self._read().items()
 
     def __repr__(self) -> str:
         return repr(dict(self._read()))

@@ -39,6 +39,7 @@ class Plan:
     units: int
     """(group, step, layer), those that are there already included."""
     forwards: int
+    """From nothing: there are none for what lies there, or is taken back from where it was kept."""
     raw_bytes: int
     """Before compression, of the store when it is whole."""
     there_bytes: int
@@ -103,7 +104,7 @@ class Plan:
             ("on disk", f"about {size(self.expected_bytes)} (ratio {self.ratio:.2f}, {self.ratio_source})"),
             ("there already", size(self.there_bytes)),
             ("free", free),
-            ("model", counted(self.forwards, "forward")),
+            ("model", f"at most {counted(self.forwards, 'forward')}"),
             *(("left out", f"{clip}: {why}") for clip, why in self.left_out.items()),
         ]
         if self.rates is not None and self.seconds is not None:

@@ -82,10 +82,11 @@ class TrackParams(Conventional):
     motion_limit_token: float = 5.0
     """A step that is longer costs no more."""
     smoothing_radius: int = by_convention(2, 0)
-    """Smooth over 2 r + 1 frames within one visible stretch; 0 is off."""
-    smoothing_limit_token: float = 0.15
-    """Frames before and after that would move a position farther than this, in tokens, are left out: that is motion or
-    a wrong match, not jitter."""
+    """Smooth over 2 r + 1 frames, by lines or parabolas as each point moves; 0 is off. The point is visible in all of
+    these frames, and its match leads back to within a token."""
+    smoothing_limit_token: float = 0.35
+    """Positions that smoothing would move farther than this, in tokens, stay where they are: that is motion or a wrong
+    match, not jitter."""
     cuts: Literal["end", "ignore"] = by_convention("end", "ignore")
     """At cuts between scenes: tracks end, so that a point is invisible outside the scene of its query, or go on."""
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""Temporal smoothing that never crosses an occlusion."""
+"""Temporal smoothing that never crosses a wrong match or an occlusion, as much of it as motion allows."""
 
 import math
 
@@ -8,50 +8,93 @@ from torch import Tensor
 
 __all__ = ["smooth_tracks"]
 
+TOLERANCE = 3.0
+"""How many times what jitter explains lines and parabolas may differ before a point is said to move unevenly; chosen on
+tuning clips, see docs/tracking.md."""
+
 
 def smooth_tracks(
     points_xy: Float[Tensor, "frame point xy"],
-    visible: Bool[Tensor, "frame point"],
+    sure: Bool[Tensor, "frame point"],
     *,
     radius: int,
     limit: float = math.inf,
+    jitter: float = 0.0,
     fixed_frames: Int[Tensor, " point"],
 ) -> Float[Tensor, "frame point xy"]:
-    """Average positions over up to 2 * radius + 1 frames with triangular weights.
+    """Replace positions by local fits over up to 2 * radius + 1 frames: lines, parabolas, or something between them.
 
-        x'_t = sum_d w_d (x_{t-d} + x_{t+d}) / sum_d 2 w_d,   w_d = radius + 1 - |d|
+    Both are least-squares fits with triangular weights, r + 1 - |d|, read in the middle. A line averages most and cuts
+    corners; a parabola keeps an even acceleration and averages less. Every point takes
 
-    Only pairs t-d, t+d count between which the point is visible throughout: the window narrows toward the ends of a
-    visible stretch, so uniform motion stays as it is everywhere. It also narrows where motion is not uniform: a pair
-    that would move a position far speaks of motion or of a wrong match, not of jitter.
+        x' = curved + share * (straight - curved),  share = min(1, TOLERANCE * n * (jitter^2 + noise^2) / D)
+
+    D is its mean |straight - curved|^2, noise^2 its mean |third difference|^2 / 20, which neither velocity nor
+    acceleration enters, and n * noise^2 what independent errors alone would give for D. So a point gets lines where
+    what bends its track can be jitter, and the more of parabolas the less it can.
+
+    A window holds frames throughout which the position can be relied on. It narrows toward the ends of such a stretch,
+    so uniform motion stays as it is everywhere; a parabola through three frames is the position itself.
 
     Args:
         points_xy: Positions in any unit.
-        visible: True where the point is seen; invisible positions are left alone.
+        sure: Where a position can be relied on; all others are left alone.
         radius: Frames to either side.
-        limit: A pair that alone would move the position farther than this, in the unit of `points_xy`, does not count,
-            nor do the pairs beyond it.
+        limit: Positions that would move farther than this, in the unit of `points_xy`, are left alone; longer
+            differences count as this.
+        jitter: Errors, in the same unit, that every track is taken to have at least.
         fixed_frames: The query's frame of each point, whose position is given and stays.
 
     Returns:
         Smoothed positions in the same unit.
     """
-    num_frames = points_xy.shape[0]
-    total = points_xy * (radius + 1)
-    weight = torch.full_like(points_xy[..., :1], radius + 1)
-    unbroken = visible.clone()
+    num_frames, num_points = sure.shape
+    straight, curved, unbroken = points_xy.clone(), points_xy.clone(), sure.clone()
+    explained = 0.0
     for distance in range(1, min(radius, (num_frames - 1) // 2) + 1):
         inner = slice(distance, num_frames - distance)
-        both = visible[: num_frames - 2 * distance] & visible[2 * distance :]
-        pair = points_xy[: num_frames - 2 * distance] + points_xy[2 * distance :]
-        moves = 2 * (radius + 1 - distance) / (radius + 1 + 2 * (radius + 1 - distance))
-        close = moves * (pair / 2 - points_xy[inner]).norm(dim=-1) <= limit
         unbroken[:distance] = False
         unbroken[num_frames - distance :] = False
-        unbroken[inner] &= both & close
-        share = (radius + 1 - distance) * unbroken[inner, :, None]
-        total[inner] += share * pair
-        weight[inner] += 2 * share
-    smoothed = total / weight
-    smoothed[fixed_frames, torch.arange(points_xy.shape[1])] = points_xy[fixed_frames, torch.arange(points_xy.shape[1])]
+        unbroken[inner] &= sure[: num_frames - 2 * distance] & sure[2 * distance :]
+        windows = points_xy.unfold(0, 2 * distance + 1, 1)
+        line, parabola = (_middle_weights(distance, degree).to(points_xy) for degree in (1, 2))
+        straight[inner] = torch.where(unbroken[inner, :, None], windows @ line, straight[inner])
+        curved[inner] = torch.where(unbroken[inner, :, None], windows @ parabola, curved[inner])
+        explained = float((line - parabola).square().sum())
+    apart = _mean_square(straight - curved, unbroken, limit=limit)
+    noise = _mean_square(_third_differences(points_xy) / math.sqrt(20), _throughout(sure, 4), limit=limit)
+    tiny = torch.finfo(points_xy.dtype).tiny
+    share = (TOLERANCE * explained * (jitter**2 + noise + tiny) / (apart + tiny)).clamp(max=1.0)
+    smoothed = curved + share[:, None] * (straight - curved)
+    far = (smoothed - points_xy).norm(dim=-1, keepdim=True) > limit
+    smoothed = torch.where(far, points_xy, smoothed)
+    points = torch.arange(num_points)
+    smoothed[fixed_frames, points] = points_xy[fixed_frames, points]
     return smoothed
+
+
+def _middle_weights(radius: int, degree: int) -> Float[Tensor, " frame"]:
+    """Weights of a window's frames in the fit of a polynomial to them, read in the window's middle."""
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = radius + 1 - offsets.abs()
+    powers = offsets[:, None] ** torch.arange(degree + 1)
+    weighted = weights[:, None] * powers
+    middle: Tensor = torch.linalg.solve(powers.T @ weighted, weighted.T)[0]
+    return middle
+
+
+def _third_differences(points_xy: Float[Tensor, "frame point xy"]) -> Float[Tensor, "window point xy"]:
+    return points_xy.diff(n=3, dim=0) if len(points_xy) > 3 else points_xy[:0]
+
+
+def _throughout(sure: Bool[Tensor, "frame point"], length: int) -> Bool[Tensor, "window point"]:
+    return sure.unfold(0, length, 1).all(dim=-1) if len(sure) >= length else sure[:0]
+
+
+def _mean_square(
+    differences_xy: Float[Tensor, "window point xy"], counted: Bool[Tensor, "window point"], *, limit: float
+) -> Float[Tensor, " point"]:
+    """Mean over the windows that count; 0 where none does."""
+    squared = differences_xy.square().sum(dim=-1).clamp(max=limit**2) * counted
+    mean: Tensor = squared.sum(dim=0) / counted.sum(dim=0).clamp(min=1)
+    return mean

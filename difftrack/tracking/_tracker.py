@@ -23,7 +23,9 @@ from difftrack.tracking._viterbi import typical_steps, viterbi_paths
 __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
 SURE_TOKEN = 1.0
-"""A position whose cycle error is no larger tells how fast its point moves."""
+"""A position whose cycle error is no larger tells how fast its point moves, and is smoothed."""
+JITTER_TOKEN = 0.1
+"""Positions below a token are taken to err by at least this when tracks are smoothed; chosen on tuning clips."""
 
 
 def track_clip(
@@ -117,9 +119,10 @@ def decide_tracks(
     if params.smoothing_radius:
         points_px = smooth_tracks(
             points_px,
-            visible,
+            visible & (matches.cycle_error_token <= SURE_TOKEN),
             radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
+            jitter=JITTER_TOKEN * stride_px,
             fixed_frames=query_frames,
         )
     tracks = PredictedTracks(points_px.numpy(), visible.numpy(), confidence.numpy())
@@ -148,9 +151,12 @@ def _matches_in_all_frames(
     frames = sorted(set(query_frames.tolist()))
     points_of = {frame: (query_frames == frame).nonzero()[:, 0] for frame in frames}
     chains = chained_matches(chunks, {frame: starts[points] for frame, points in points_of.items()}, fusion)
-    matches = {
-        frame: FrameMatches.stack([chains[frame][target] for target in range(num_frames)]) for frame in points_of
-    }
+    matches = {}
+    for frame in points_of:
+        own = chains.pop(frame)  # what is stacked is not held twice
+        matches[frame] = FrameMatches.stack([own[target] for target in range(num_frames)])
+    if len(frames) == 1:  # the order is the points' own
+        return matches[frames[0]]
     back_in_order = torch.cat(list(points_of.values())).argsort()
     return FrameMatches.join(list(matches.values()), back_in_order)
 
