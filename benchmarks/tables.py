@@ -137,7 +137,8 @@ TUNED = (
     *("support 1", "support 3", "agreement 2.0", "rows, window 1, 1.0", "one direction"),
     *("motion costs 0", "motion costs 0.3", "motion costs 1", "motion of up to 3", "motion of up to 8"),
     *("matches 2", "matches 3", "smoothing 0", "smoothing 1", "smoothing 3"),
-    *("smoothing limit 0.25", "smoothing limit 1", "smoothing limit 1e+09"),
+    *("smoothing limit 0.15", "smoothing limit 0.25", "smoothing limit 0.5", "smoothing limit 1e+09"),
+    *(f"confidence {least}" for least in (0.3, 0.4, 0.6, 0.7)),
     *(f"cycle {token}" for token in (1.0, 1.5, 3.0, 4.0)),
     *("margin 0.1", "margin 0.3"),
 )

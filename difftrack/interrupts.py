@@ -99,7 +99,7 @@ def failure_line(error: BaseException) -> str | None:
     if (memory := lack_of_memory(error)) is not None:
         return memory
     words = " ".join(str(error).split()) or "no reason is given"
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and not (error.name or "").startswith(__name__.partition(".")[0]):
         return f"{words}; install the package that this names (pip install {error.name or 'PACKAGE'})"
     if not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError | RecursionError):
         return None

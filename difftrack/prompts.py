@@ -1,8 +1,13 @@
-"""Prompt files: one prompt per line, `#` starts a comment line, blank lines are skipped."""
+"""Prompt files: one prompt per line, `#` starts a comment line, blank lines are skipped.
 
+A line ends with a line feed, a carriage return, or both. Other characters that Python calls line ends (form feed,
+U+2028 and more) may stand within a prompt.
+"""
+
+import re
 from pathlib import Path
 
-__all__ = ["PromptError", "read_prompts"]
+__all__ = ["PromptError", "read_prompts", "text_lines"]
 
 
 class PromptError(ValueError):
@@ -38,6 +43,16 @@ def read_prompts(path: Path, *, indices: Path | None = None) -> list[tuple[int, 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines with content and their numbers in the file."""
+    stripped = [(number, line.strip()) for number, line in enumerate(text_lines(path), start=1)]
+    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+
+
+def text_lines(path: Path) -> list[str]:
+    """All lines of a UTF-8 text file, without their ends and without a byte order mark in front.
+
+    Raises:
+        PromptError: the file is missing or is not UTF-8.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -45,5 +60,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise PromptError(f"{path}, line {line}, is not UTF-8; save the file as UTF-8 text") from error
-    stripped = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
-    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+    lines = re.split("\r\n|\n|\r", text)
+    return lines if lines[-1] else lines[:-1]

@@ -7,14 +7,14 @@ change little by little, is not looked for. A fade to black ends a scene in its 
 one colour no point is visible.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-__all__ = ["Scenes", "find_scenes"]
+__all__ = ["SceneFinder", "Scenes", "find_scenes"]
 
 BLOCKS = 3
 """Rows and columns of blocks whose colours are compared."""
@@ -62,32 +62,62 @@ class Scenes:
         return shared
 
 
-def find_scenes(frames: UInt8[np.ndarray, "frame row col rgb"], *, cuts: bool = True) -> Scenes:
+def find_scenes(frames: Iterable[UInt8[np.ndarray, "row col rgb"]], *, cuts: bool = True) -> Scenes:
     """Find cuts and blank frames.
 
     Args:
-        frames: The video.
+        frames: The video, an array or one by one.
         cuts: False takes the video for one scene and looks for blank frames alone.
     """
-    small = [_shrunk(frame) for frame in frames]
-    blank = np.array([frame.reshape(-1, 3).std(axis=0).max() <= BLANK for frame in small])
-    found = _cuts([_colours(frame) for frame in small]) if cuts else []
-    return Scenes(starts=(0, *found), blank=blank)
+    finder = SceneFinder(cuts=cuts)
+    for frame in frames:
+        finder.add(frame)
+    return finder.scenes()
 
 
-def _cuts(colours: list[Float[np.ndarray, "block bin"]]) -> list[int]:
-    """Find the first frame after each cut."""
-    change = [0.0, *(_change(here, there) for here, there in pairwise(colours)), 0.0]
-    return [t for t in range(1, len(colours)) if _is_cut(colours, change, t)]
+class SceneFinder:
+    """Looks for cuts and blank frames in a video that passes by; holds the colours of two frames.
 
+    Args:
+        cuts: False takes the video for one scene and looks for blank frames alone.
+    """
 
-def _is_cut(colours: list[np.ndarray], change: list[float], t: int) -> bool:
-    """Tell whether frame t begins a scene; `change[t]` lies between frames t - 1 and t."""
-    if change[t] < CUT or change[t] < max(change[t - 1], change[t + 1]) + STANDS_OUT:
-        return False
-    lasts_after = t + 1 == len(colours) or _change(colours[t - 1], colours[t + 1]) >= CUT
-    lasted_before = t == 1 or _change(colours[t - 2], colours[t]) >= CUT
-    return lasts_after and lasted_before
+    def __init__(self, *, cuts: bool = True) -> None:
+        self._cuts = cuts
+        self._last: list[Float[np.ndarray, "block bin"]] = []
+        self._blank: list[bool] = []
+        self._change = [0.0]
+        """Of each frame from the one before it."""
+        self._change_over_two = [0.0, 0.0]
+        """Of each frame from the one before that."""
+
+    def add(self, frame: UInt8[np.ndarray, "row col rgb"]) -> None:
+        """Look at the next frame."""
+        small = _shrunk(frame)
+        self._blank.append(bool(small.reshape(-1, 3).std(axis=0).max() <= BLANK))
+        if not self._cuts:
+            return
+        colours = _colours(small)
+        if self._last:
+            self._change.append(_change(self._last[-1], colours))
+        if len(self._last) == 2:
+            self._change_over_two.append(_change(self._last[0], colours))
+        self._last = [*self._last[-1:], colours]
+
+    def scenes(self) -> Scenes:
+        """What was found in the frames that passed."""
+        found = [t for t in range(1, len(self._blank)) if self._is_cut(t)] if self._cuts else []
+        return Scenes(starts=(0, *found), blank=np.array(self._blank, dtype=bool))
+
+    def _is_cut(self, t: int) -> bool:
+        """Tell whether frame t begins a scene."""
+        num_frames, change = len(self._blank), self._change
+        after = change[t + 1] if t + 1 < num_frames else 0.0
+        if change[t] < CUT or change[t] < max(change[t - 1], after) + STANDS_OUT:
+            return False
+        lasts_after = t + 1 == num_frames or self._change_over_two[t + 1] >= CUT
+        lasted_before = t == 1 or self._change_over_two[t] >= CUT
+        return lasts_after and lasted_before
 
 
 def _change(here: Float[np.ndarray, "block bin"], there: Float[np.ndarray, "block bin"]) -> float:

@@ -30,6 +30,7 @@ from difftrack.datasets import (
     group_by_truth,
     load_tapvid_folder,
     load_tapvid_pickle,
+    plain_name,
     read_clip,
     read_clip_kind,
     read_folder,
@@ -37,6 +38,7 @@ from difftrack.datasets import (
     read_manifest,
     read_tracks,
     tapvid_queries,
+    unique_names,
     working_frames,
     write_clip,
     write_manifest,
@@ -689,13 +691,6 @@ def test_a_broken_video_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert "has 1 frame" in failures[1].cause
 
 
-def test_two_clips_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
-    write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
-    write_video(tmp_path / "v.mov", frames_of(), 5.0, lossless=True)
-    with pytest.raises(DatasetError, match="v: an earlier clip has the same name"):
-        list(read_folder(FolderParams(path=tmp_path)))
-
-
 def names_of(params: FolderParams, failures: list[ClipFailure] | None = None) -> list[str]:
     return [item.clip.name if isinstance(item, TrackedVideo) else item.name for item in read_folder(params, failures)]
 
@@ -883,3 +878,104 @@ def test_the_two_real_clips_are_read_with_every_annotation() -> None:
         camel.tracks.query_points[:, 0].astype(int), np.arange(camel.tracks.num_points)
     ]
     np.testing.assert_array_equal(at_query, camel.tracks.query_points[:, 1:])
+
+
+# Names, prompts and frames of folder sources
+
+
+def test_two_clips_whose_files_differ_in_their_ending_or_in_blanks_are_two_clips(tmp_path: Path) -> None:
+    for name in ("v.mp4", "v.mov", "a b.mp4", "a_b.mp4"):
+        write_video(tmp_path / name, frames_of(), 5.0, lossless=True)
+    names = names_of(FolderParams(path=tmp_path))
+    assert len(set(names)) == 4
+    assert names[2:] == ["v.mov", "v.mp4"]
+    assert all(name.startswith("a_b-") for name in names[:2])
+    assert names == names_of(FolderParams(path=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["影片一", "Ελλάδα_2", "हिन्दी", "naïve.1", "a-b"])
+def test_names_keep_the_letters_of_every_script(tmp_path: Path, name: str) -> None:
+    assert plain_name(name) == name
+    write_clip(tmp_path, Clip(name, frames_of(), 5.0, "", "folder"))
+    write_manifest(tmp_path, [name])
+    assert clip_names(tmp_path) == [name]
+    assert read_clip(tmp_path, name).name == name
+
+
+def test_a_name_is_one_whichever_way_its_accents_are_written_and_never_too_long() -> None:
+    assert plain_name("e\u0301t\u00e9") == "\u00e9t\u00e9"
+    assert plain_name(".git") == "_.git"
+    assert plain_name("a/b c;$(d)") == "a_b_c___d_"
+    assert len(plain_name("影" * 300).encode()) <= 200
+    assert len(set(unique_names(["影" * 300, "影" * 301]))) == 2
+    for bad in ("", ".a", "a b", "a/b", "e\u0301", "a\n", "x" * 201):
+        with pytest.raises(DatasetError, match="cannot name a clip"):
+            Clip(bad, frames_of(), 5.0, "", "folder")
+
+
+def test_prompts_of_clips_are_read_as_every_other_file_of_prompts(tmp_path: Path) -> None:
+    folder_with_three(tmp_path)
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbf# title\n\ntwo\r\n\nthr\xe2\x80\xa8ee\nten\n")
+    clips = list(read_folder(FolderParams(path=tmp_path, prompts=tmp_path / "prompts.txt")))
+    assert [clip.prompt for clip in clips if isinstance(clip, Clip)] == ["two", "thr\u2028ee", "ten"]
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
+    folder_with_three(tmp_path)
+    (tmp_path / "v2.webp").write_bytes(b"")
+    (tmp_path / "._v2.mp4").write_bytes(b"")
+    said: list[str] = []
+    assert len(list(read_folder(FolderParams(path=tmp_path), say=said.append))) == 3
+    assert said == [
+        f"{tmp_path}: left out, hidden: ._v2.mp4",
+        f"{tmp_path}: left out, picture beside videos: v2.webp",
+    ]
+
+
+def test_some_frames_of_a_video_at_a_smaller_size_keep_their_points(tmp_path: Path) -> None:
+    """Frames 1, 4 and 7 of eight, at half the size; the point walks 2 px a frame, and 1 px a frame of the small one."""
+    frames = np.zeros((8, 34, 46, 3), dtype=np.uint8)
+    write_video(tmp_path / "v.mp4", frames, 24.0, lossless=True)
+    points = np.stack([3.0 + 2 * np.arange(8), np.full(8, 30.0)], axis=-1)[None]
+    params = FolderParams(path=tmp_path / "v.mp4", first_frame=1, every=3, longest_side=23)
+    for write in ("npz", "csv"):
+        if write == "npz":
+            np.savez(tmp_path / "v.npz", points=points)
+        else:
+            (tmp_path / "v.npz").unlink()
+            rows = [f"0,{frame},{x},{y}" for frame, (x, y) in enumerate(points[0])]
+            (tmp_path / "v.csv").write_text("point,frame,x,y\n" + "\n".join(rows))
+        (video,) = read_folder(params)
+        assert isinstance(video, TrackedVideo)
+        assert video.clip.frames.shape == (3, 17, 23, 3)
+        assert video.clip.fps == 8.0
+        np.testing.assert_allclose(video.tracks.points_xy_px[:, 0], [[2.5, 15], [5.5, 15], [8.5, 15]])
+        assert video.clip.details["taken"] == {"first_frame": 1, "every": 3, "file_size": [34, 46]}
+
+
+def test_a_folder_source_that_does_not_fit_names_the_options_that_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "v.mp4", np.zeros((8, 34, 46, 3), np.uint8), 24.0, lossless=True)
+    monkeypatch.setattr("difftrack.datasets._folders.most_bytes", lambda: 7 * 34 * 46 * 3)
+    with pytest.raises(DatasetError, match=r"set synthesize\.folder\.max_frames, every or longest_side"):
+        list(read_folder(FolderParams(path=tmp_path)))
+    assert len(list(read_folder(FolderParams(path=tmp_path, every=2)))) == 1
+
+
+@pytest.mark.parametrize("name", ["set.PKL", "set.pickle"])
+def test_a_pickle_is_one_whatever_its_ending_looks_like(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x04}.")  # an empty dict
+    assert list(read_folder(FolderParams(path=tmp_path / name))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("davis.pkl.gz", "is packed; unpack it first"),
+        ("https://host/v.mp4", "is an address; folders and files of this machine are read here, so fetch it first"),
+    ],
+)
+def test_a_source_that_cannot_be_one_says_why(tmp_path: Path, path: str, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        list(read_folder(FolderParams(path=Path(path))))

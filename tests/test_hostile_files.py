@@ -19,14 +19,14 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from difftrack import arrays, media
+from difftrack import arrays
 from difftrack.annotation import AnnotationError, CoTracker3Params, import_published
 from difftrack.annotation._cotracker import load_cotracker3
 from difftrack.annotation._grids import mask_from_file
 from difftrack.arrays import read_array, read_arrays
 from difftrack.datasets import Clip, DatasetError, load_tapvid_pickle, load_videos, read_clip, read_tracks, write_clip
 from difftrack.datasets._pickles import index_pickle
-from difftrack.media import MAX_PIXELS, MediaError, jpeg_decode, read_image, read_video, write_video
+from difftrack.media import MAX_PIXELS, MediaError, _limits, jpeg_decode, read_image, read_video, write_video
 from difftrack.tracking import read_predictions
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +201,7 @@ def test_a_video_that_claims_too_many_pixels_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_video(tmp_path / "a.mp4", np.zeros((3, 16, 22, 3), np.uint8), 5.0, lossless=True)
-    monkeypatch.setattr(media, "MAX_PIXELS", 16 * 22 - 1)
+    monkeypatch.setattr(_limits, "MAX_PIXELS", 16 * 22 - 1)
     with pytest.raises(MediaError, match=r"a\.mp4: claims 22x16 pixels"):
         read_video(tmp_path / "a.mp4")
 
@@ -214,9 +214,9 @@ def test_frames_that_this_machine_cannot_hold_are_refused_with_the_way_out(
     (tmp_path / "folder").mkdir()
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "folder" / f"{number}.png")
-    monkeypatch.setattr(media, "most_bytes", lambda: frames[:3].nbytes)
+    monkeypatch.setattr(_limits, "most_bytes", lambda: frames[:3].nbytes)
     for path in (tmp_path / "a.mp4", tmp_path / "folder"):
-        with pytest.raises(MediaError, match=r"frames of 22x16 are more than half .* give max_frames") as error:
+        with pytest.raises(MediaError, match=r"frames of 22x16 are more than half .* take fewer frames") as error:
             read_video(path)
         assert one_line(error)
         assert len(read_video(path, max_frames=3).frames) == 3

@@ -10,12 +10,16 @@ import pytest
 from PIL import Image
 
 from difftrack.media import (
+    FrameRange,
     MediaError,
     jpeg_decode,
+    list_folder,
     natural_order,
+    open_video,
     read_image,
     read_video,
     resize_frames,
+    write_frames,
     write_image,
     write_video,
 )
@@ -79,6 +83,97 @@ def test_a_rotation_flag_turns_the_frames_upright(tmp_path: Path) -> None:
     data[matrix : matrix + 36] = np.asarray(TURNED_CLOCKWISE, dtype=">i4").tobytes()
     (tmp_path / "phone.mp4").write_bytes(data)
     np.testing.assert_array_equal(read_video(tmp_path / "phone.mp4").frames, np.rot90(frames, k=-1, axes=(1, 2)))
+
+
+ONE = 1 << 16
+SHOWN = {
+    "as it is": ((ONE, 0, 0, ONE), lambda frame: frame),
+    "mirrored": ((-ONE, 0, 0, ONE), lambda frame: frame[:, ::-1]),
+    "upside down": ((-ONE, 0, 0, -ONE), lambda frame: frame[::-1, ::-1]),
+    "upside down and mirrored": ((ONE, 0, 0, -ONE), lambda frame: frame[::-1]),
+    "clockwise": ((0, ONE, -ONE, 0), lambda frame: np.rot90(frame, k=-1)),
+    "counter-clockwise": ((0, -ONE, ONE, 0), lambda frame: np.rot90(frame)),
+    "clockwise and mirrored": ((0, ONE, ONE, 0), lambda frame: np.rot90(frame, k=-1)[:, ::-1]),
+    "counter-clockwise and mirrored": ((0, -ONE, -ONE, 0), lambda frame: np.rot90(frame)[:, ::-1]),
+}
+"""Display matrices a, b, c, d: the pixel (x, y) is shown at (a x + c y, b x + d y). One corner of a frame is marked."""
+
+
+def with_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 36] = np.asarray([a, b, 0, c, d, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("way", SHOWN)
+def test_each_of_the_eight_ways_to_lie_is_shown_upright(tmp_path: Path, way: str) -> None:
+    matrix, shown = SHOWN[way]
+    stored = np.full((2, 29, 43, 3), 40, dtype=np.uint8)
+    stored[:, :5, :11] = (250, 10, 130)  # the top left corner
+    write_video(tmp_path / "clip.mp4", stored, 8.0, lossless=True)
+    with_matrix(tmp_path / "clip.mp4", *matrix)
+    np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4").frames, [shown(frame) for frame in stored])
+
+
+def test_a_turn_that_is_no_quarter_is_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", noise(), 8.0, lossless=True)
+    with_matrix(tmp_path / "clip.mp4", 46341, 46341, -46341, 46341)
+    with pytest.raises(MediaError, match=r"clip\.mp4: is turned by 45 degrees; only quarter turns and mirrors"):
+        read_video(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_the_best_of_several_streams_is_read_and_never_a_cover_picture(tmp_path: Path, cover: bool) -> None:
+    """As FFmpeg chooses: a still, larger than the film, comes first."""
+    film, still = noise(num_frames=5), noise(num_frames=1, height=58, width=86)
+    with av.open(tmp_path / "two.mkv", "w") as container:
+        streams = []
+        for frames in (still, film):
+            stream = container.add_stream("libx264rgb", rate=8, options={"crf": "0", "g": "1"})
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"
+            streams.append(stream)
+        if cover:
+            streams[0].disposition = av.stream.Disposition.attached_pic
+        for stream, frames in zip(streams, (still, film), strict=True):
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+    np.testing.assert_array_equal(read_video(tmp_path / "two.mkv").frames, film)
+
+
+def hdr_video(path: Path, trc: int, codes: list[float]) -> None:
+    """A grey frame for each share of full scale, 10 bits, limited range."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"crf": "0", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p10le"
+        stream.codec_context.color_trc, stream.codec_context.colorspace = trc, 9
+        for code in codes:
+            frame = av.VideoFrame(48, 32, "yuv420p10le")
+            for plane, value in zip(frame.planes, (64 + round(876 * code), 512, 512), strict=True):
+                plane.update(np.full(plane.buffer_size // 2, value, dtype=np.uint16).tobytes())
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_hdr_is_tone_mapped_and_says_so(tmp_path: Path) -> None:
+    """A tenth of reference white, 20.3 nits: sRGB's 89. Both kinds agree on reference white, PQ's 0.58 and HLG's 0.75.
+
+    1000 nits are PQ's 0.7518. HLG's 0.5 is a twelfth of the scene's peak: 1000 / 12^1.2 = 50.7 nits, a quarter of
+    reference white: sRGB's 137.
+    """
+    for name, trc, codes, wanted in (
+        ("PQ", 16, [0.0, 0.3583, 0.5807, 0.7518, 1.0], [0, 89, 229, 255, 255]),
+        ("HLG", 18, [0.0, 0.5, 0.75, 1.0], [0, 137, 229, 255]),
+    ):
+        hdr_video(tmp_path / f"{name}.mp4", trc, codes)
+        video = read_video(tmp_path / f"{name}.mp4")
+        assert np.abs(video.frames.mean(axis=(1, 2, 3)) - wanted).max() <= 1.5
+        assert video.notes == (f"HDR ({name}) is tone-mapped to 8 bits",)
+    hdr_video(tmp_path / "sdr.mp4", 1, [0.5])
+    sdr = read_video(tmp_path / "sdr.mp4")
+    assert np.abs(sdr.frames.astype(int) - 128).max() <= 2
+    assert sdr.notes == ()
 
 
 def test_a_variable_frame_rate_keeps_every_stored_frame_once(tmp_path: Path) -> None:
@@ -198,3 +293,129 @@ def test_shrinking_averages_a_fine_checkerboard_to_grey() -> None:
 def test_resizing_to_the_same_size_changes_nothing() -> None:
     frames = noise()
     assert resize_frames(frames, 29, 43) is frames
+
+
+# Streams
+
+
+def test_every_so_many_frames_are_taken_from_a_start_on_and_the_rate_falls(tmp_path: Path) -> None:
+    frames = noise(num_frames=23)
+    write_video(tmp_path / "clip.mp4", frames, 30.0, lossless=True)
+    stream = open_video(tmp_path / "clip.mp4", start=2, max_frames=4, every=5)
+    assert (stream.num_frames, stream.height, stream.width, stream.fps) == (4, 29, 43, 6.0)
+    for _ in range(2):  # as often as one likes
+        np.testing.assert_array_equal(np.stack(list(stream)), frames[[2, 7, 12, 17]])
+    assert open_video(tmp_path / "clip.mp4", start=2, every=5).num_frames == 5
+    video = read_video(tmp_path / "clip.mp4", start=20, every=2)
+    np.testing.assert_array_equal(video.frames, frames[[20, 22]])
+    for index, frame in enumerate(frames):
+        write_image(tmp_path / f"{index}.png", frame)
+    (tmp_path / "clip.mp4").unlink()
+    folder = open_video(tmp_path, start=2, max_frames=4, every=5)
+    assert (folder.num_frames, folder.fps) == (4, 4.8)
+    np.testing.assert_array_equal(np.stack(list(folder)), frames[[2, 7, 12, 17]])
+
+
+@pytest.mark.parametrize(("choices", "count"), [((0, None, 1), 10), ((3, None, 4), 2), ((0, 7, 3), 4), ((9, 2, 9), 1)])
+def test_a_range_knows_how_many_frames_it_takes(choices: Any, count: int) -> None:
+    assert (
+        FrameRange(*choices).count(10) == count == len(range(10)[choices[0] : FrameRange(*choices).stop : choices[2]])
+    )
+
+
+def test_a_stream_holds_one_frame_at_a_time(tmp_path: Path) -> None:
+    """Frames of 1.2 MB: thirty of them would be 37 MB."""
+    import tracemalloc
+
+    write_frames(tmp_path / "clip.mp4", (np.full((501, 803, 3), i, np.uint8) for i in range(30)), 5.0, lossless=True)
+    stream = open_video(tmp_path / "clip.mp4")
+    tracemalloc.start()
+    total = sum(int(frame[0, 0, 0]) for frame in stream)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == sum(range(30))
+    assert peak < 6 * 501 * 803 * 3
+
+
+def test_a_video_that_is_read_whole_is_held_once(tmp_path: Path) -> None:
+    import tracemalloc
+
+    write_frames(tmp_path / "clip.mp4", (np.full((501, 803, 3), i, np.uint8) for i in range(30)), 5.0, lossless=True)
+    tracemalloc.start()
+    video = read_video(tmp_path / "clip.mp4")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.25 * video.frames.nbytes
+
+
+def test_frames_that_come_one_by_one_are_written_as_those_that_are_held(tmp_path: Path) -> None:
+    frames = noise()
+    write_video(tmp_path / "held.mp4", frames, 8.0, lossless=True)
+    write_frames(tmp_path / "stream.mp4", iter(frames), 8.0, lossless=True)
+    assert (tmp_path / "held.mp4").read_bytes() == (tmp_path / "stream.mp4").read_bytes()
+    with pytest.raises(MediaError, match="a frame is 41x29, the first one 43x29"):
+        write_frames(tmp_path / "two.mp4", [frames[0], frames[0][:, :41]], 8.0, lossless=True)
+    assert not list(tmp_path.glob(".*.part")) + list(tmp_path.glob("two*"))
+
+
+# What of a folder counts
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+LISTINGS = {
+    "thumbnails beside videos": (
+        ["a.mp4", "a.webp", "b.mkv", "b.jpg"],
+        (["a.mp4", "b.mkv"], [], [], ["left out, picture beside videos: a.webp, b.jpg"]),
+    ),
+    "frames in two formats": (
+        ["0.png", "1.png", "0.jpg", "1.jpg", "2.jpeg"],
+        ([], ["0.jpg", "1.jpg", "2.jpeg"], [], ["left out, picture that is no jpeg: 0.png, 1.png"]),
+    ),
+    "as many of both": (
+        ["0.png", "1.png", "0.jpg", "1.jpg"],
+        ([], ["0.png", "1.png"], [], ["left out, picture that is no png: 0.jpg, 1.jpg"]),
+    ),
+    "a cover beside frames": (["0.PNG", "1.png", "cover.jpg"], ([], ["0.PNG", "1.png"], [], ["cover.jpg"])),
+    "files of a Mac": (
+        ["._0.png", "0.png", "1.png", ".DS_Store"],
+        ([], ["0.png", "1.png"], [], ["left out, hidden: ._0.png"]),
+    ),
+    "partial downloads": (
+        ["a.mp4", "b.mp4.part", "c.temp.mp4", "d.mp4.crdownload", "e.part-Frag3.mp4"],
+        (["a.mp4"], [], [], ["left out, partial download: b.mp4.part, c.temp.mp4, d.mp4.crdownload and 1 more"]),
+    ),
+    "folders of frames and of clips": (
+        ["walk/0.png", "walk/1.png", "films/a.mp4", ".git/0.png", "notes/a.txt"],
+        ([], [], ["walk"], []),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTINGS)
+def test_one_rule_says_what_of_a_folder_counts_and_names_what_does_not(tmp_path: Path, case: str) -> None:
+    names, (videos, pictures, folders, left_out) = LISTINGS[case]
+    touch(tmp_path / "clips", *names)
+    found = list_folder(tmp_path / "clips")
+    assert [file.name for file in found.videos] == videos
+    assert [file.name for file in found.pictures] == pictures
+    assert [file.name for file in found.image_folders] == folders
+    assert len(found.left_out) == len(left_out)
+    assert all(line in there for line, there in zip(left_out, found.left_out, strict=True))
+
+
+def test_a_folder_of_videos_is_no_video_and_names_one(tmp_path: Path) -> None:
+    touch(tmp_path / "clips", "a.mp4", "a.webp")
+    with pytest.raises(MediaError, match=r"holds 1 video\(s\), such as a\.mp4.*name the video"):
+        read_video(tmp_path / "clips")
+
+
+def test_a_picture_of_colours_that_are_not_converted_says_which(tmp_path: Path) -> None:
+    Image.new("LAB", (5, 7)).save(tmp_path / "lab.tif")
+    with pytest.raises(MediaError, match=r"lab\.tif: pixels of mode LAB are no RGB, grey or CMYK; convert it to RGB"):
+        read_image(tmp_path / "lab.tif")

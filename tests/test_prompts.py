@@ -40,3 +40,10 @@ def test_an_index_without_a_prompt_is_named(tmp_path: Path, index: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"nowhere\.txt cannot be read"):
         read_prompts(tmp_path / "nowhere.txt")
+
+
+def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None:
+    """Python's splitlines would end a prompt at a form feed, U+0085 and U+2028, too."""
+    content = "a\u2028red star\r\n\r\n# no prompt\rb\x0cc\x85d\n\x1ee"
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert read_prompts(tmp_path / "prompts.txt") == [(0, "a\u2028red star"), (1, "b\x0cc\x85d"), (2, "e")]

@@ -1,7 +1,7 @@
 from ._annotate import annotate_clip
 from ._cotracker import cotracker3
 from ._errors import AnnotationError, TrackerUnavailableError
-from ._grids import grabcut_mask, query_grid
+from ._grids import grabcut_mask, mask_from_file, query_grid
 from ._lucas_kanade import lucas_kanade
 from ._params import AnnotateParams, CoTracker3Params, LucasKanadeParams, TrackerSettings
 from ._published import export_published, import_published, published_prompts
@@ -25,6 +25,7 @@ __all__ = [
     "lucas_kanade",
     "make_tracker",
     "published_prompts",
+    "mask_from_file",
     "query_grid",
     "register_tracker",
 ]

@@ -15,6 +15,7 @@ from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import query_grid
 from difftrack.arrays import read_array
 from difftrack.datasets import Tracks
+from difftrack.prompts import text_lines
 
 __all__ = ["export_published", "import_published", "published_prompts"]
 
@@ -62,7 +63,7 @@ def import_published(
 def published_prompts(folder: Path) -> list[str]:
     """The lines of `prompt.txt`; none where there is no such file."""
     path = folder / "prompt.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return text_lines(path) if path.exists() else []
 
 
 def export_published(folder: Path, clips: Iterable[tuple[Tracks, str]], *, num_grid: int | None = None) -> int:

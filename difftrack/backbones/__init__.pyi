@@ -4,10 +4,11 @@ from ._conditions import Generated, ImageConditioning, PromptEmbedding, Trajecto
 from ._descriptors import LayerDescriptors, TextPosition
 from ._errors import BackboneError, CaptureError
 from ._family import BackboneFamily, KnownBackbone
+from ._identity import missing_weights
 from ._live import wrap_pipeline
 from ._load import load_backbone
 from ._memory import MemoryNeed, memory_needs
-from ._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
+from ._names import ALIASES, CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from ._params import KINDS, CapturedKind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
 from ._random_init import constructed_backbone
@@ -23,6 +24,7 @@ from ._schedule import (
 from ._seam import AttentionCall, AttentionFunction, intercept
 from ._summary import BackboneSummary, summaries
 from ._trajectory import read_trajectory, write_trajectory
+from ._words import known_words, unknown_words
 
 __all__ = [
     "ALIASES",
@@ -54,16 +56,20 @@ __all__ = [
     "Schedule",
     "Trajectory",
     "VelocitySchedule",
+    "canonical_name",
     "check_capture",
     "constructed_backbone",
     "intercept",
+    "known_words",
     "load_backbone",
     "memory_needs",
+    "missing_weights",
     "read_trajectory",
     "register_backbone",
     "round_trip_error",
     "shipped_backbone",
     "summaries",
+    "unknown_words",
     "wrap_pipeline",
     "write_trajectory",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
 from difftrack.backbones._registry import KNOWN
 
-__all__ = ["weights_identity"]
+__all__ = ["missing_weights", "weights_identity"]
 
 _COUNTED: Final = (".json", ".safetensors", ".model", ".txt")
 """Endings of the files of a pipeline folder that decide what it computes."""
@@ -36,6 +36,32 @@ def weights_identity(name: str, values: Mapping[str, Any] | None, *, cache: Path
     checkpoint = str(values.get("checkpoint") or CHECKPOINTS.get(ALIASES.get(name, name), name))
     published = next((known.revision for known in KNOWN.values() if known.repository == checkpoint), None)
     return {"checkpoint": checkpoint, "revision": _revision(checkpoint, values.get("revision") or published)}
+
+
+def missing_weights(name: str, values: Mapping[str, Any] | None) -> str | None:
+    """Say which weights that a backbone of params.yaml means are not on this machine; None where they are.
+
+    Args:
+        name: Its name in the section `backbones`.
+        values: Its entry there.
+    """
+    values = values or {}
+    path = values.get("path") or (name.removeprefix("path:") if name.startswith("path:") else None)
+    if path is not None:
+        there = (Path(path) / "model_index.json").is_file()
+        return None if there else f"backbones.{name}.path is {path}, which holds no model_index.json"
+    if name == SHIPPED and not values.get("checkpoint"):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    checkpoint = str(values.get("checkpoint") or CHECKPOINTS.get(ALIASES.get(name, name), name))
+    revision = values.get("revision")
+    if isinstance(try_to_load_from_cache(checkpoint, "model_index.json", revision=revision), str):
+        return None
+    return (
+        f"the weights of {name} ({checkpoint}) are not on this machine; they are fetched when they are first used, or "
+        f"where there is network by `hf download {checkpoint}`"
+    )
 
 
 def _folder_digest(folder: Path, cache: Path | None) -> str:

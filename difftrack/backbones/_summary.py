@@ -1,6 +1,6 @@
 """What each named backbone is, in numbers, without loading one."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +37,15 @@ class BackboneSummary:
     """Whether the checkpoint's index is in the local cache."""
 
 
-def summaries() -> Iterator[BackboneSummary]:
-    """One row for each named backbone, as it is built."""
+def summaries(names: Collection[str] | None = None) -> Iterator[BackboneSummary]:
+    """One row for each named backbone, as it is built; for some of them, or their aliases, where these are given."""
     from huggingface_hub import try_to_load_from_cache
 
     aliases = {name: alias for alias, name in ALIASES.items()}
+    wanted = None if names is None else {ALIASES.get(name, name) for name in names}
     for name, checkpoint in CHECKPOINTS.items():
+        if wanted is not None and name not in wanted:
+            continue
         backbone, size = constructed_backbone(name), KNOWN[name].size
         grid = backbone.token_grid(*size)
         yield BackboneSummary(

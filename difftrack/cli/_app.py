@@ -1,14 +1,18 @@
 """What all verbs share: the application, one-line errors, params files."""
 
+import copy
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
+
+from difftrack.pipeline._loading import sleep_while_waiting
 
 P = ParamSpec("P")
 
@@ -46,6 +50,7 @@ def main(
     ] = False,
 ) -> None:
     """Where video diffusion transformers keep track of points: measure it, track with it, guide with it."""
+    sleep_while_waiting()
 
 
 AFTER_INTERRUPT = {
@@ -64,13 +69,14 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
     from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 
     try:
-        with interruptible():
+        with interruptible(), warnings.catch_warnings():
+            warnings.showwarning = _warn_in_one_line
             yield
     except Interrupted as error:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
-    except typer.Exit:  # a verb's own exit status, though click derives it from RuntimeError
+    except (typer.Exit, BrokenPipeError):  # a verb's own exit status; a reader such as `head` that has seen enough
         raise
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         said = failure_line(error)
@@ -78,6 +84,11 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
             raise
         typer.echo(f"difftrack: {said}", err=True)
         raise typer.Exit(1) from error
+
+
+def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    """Say what a warning says, and not which line of which file says it."""
+    typer.echo(f"difftrack: {' '.join(str(message).split())}", err=True)
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -104,10 +115,10 @@ def parse_points(text: str) -> list[tuple[float, float]]:
 
 
 def ranking_file(values: dict[str, Any], params: Path, backbone: str) -> Path:
-    """A backbone's ranking of layers, where the score stage of these params has written it."""
+    """A backbone's ranking of layers, where the score stage of these params, anchored at their file, has written it."""
     paths = values.get("paths")
     scores = paths.get("scores") if isinstance(paths, dict) else None
-    file = params.parent / Path(scores or "data/scores") / backbone / "best_layers.json"
+    file = (Path(scores) if scores else params.parent / "data" / "scores") / backbone / "best_layers.json"
     check_made(file)
     return file
 
@@ -151,6 +162,44 @@ def read_sections(path: Path, *sections: str) -> dict[str, Any]:
     return values
 
 
+_PATHS = (
+    ("backbones", "*", "path"),
+    ("synthesize", "folder", "path"),
+    ("synthesize", "folder", "prompts"),
+    ("synthesize", "generated", "prompts"),
+    ("synthesize", "generated", "indices"),
+    ("synthesize", "generated", "images"),
+    ("annotate", "object_masks"),
+    ("annotate", "published"),
+    ("guide", "prompts"),
+    ("guide", "images"),
+    ("paths", "*"),
+)
+"""Keys of params.yaml that hold paths."""
+
+
+def anchored(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The values of a params file with its relative paths made to start from its own folder, wherever one stands."""
+    folder = file.parent
+    if folder == Path():
+        return values
+    anchored_values = copy.deepcopy(values)
+    for keys in _PATHS:
+        _anchor(anchored_values, keys, folder)
+    return anchored_values
+
+
+def _anchor(values: Any, keys: Sequence[str], folder: Path) -> None:  # noqa: ANN401 - whatever a file holds
+    if not isinstance(values, dict):
+        return
+    first, *others = keys
+    for key in list(values) if first == "*" else [first]:
+        if others:
+            _anchor(values.get(key), others, folder)
+        elif isinstance(values.get(key), str):
+            values[key] = str(folder / values[key])
+
+
 def _check_backbones(backbones: dict[str, Any], path: Path) -> None:
     from difftrack.backbones import ModelParams
     from difftrack.params import parse_each
@@ -170,7 +219,7 @@ def read_extraction(path: Path) -> dict[str, Any]:
     for name in ("clips", "descriptors"):
         if name not in values["paths"]:
             raise ValueError(f"{path}: paths.{name} is missing; wanted: a path")
-    return values
+    return anchored(values, path)
 
 
 def watched(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     pass
-from difftrack.cli._app import PARAMS, ranking_file, read_sections, verb, watched
+from difftrack.cli._app import PARAMS, anchored, ranking_file, read_sections, verb, watched
 
 
 @verb
@@ -19,17 +19,21 @@ def guide(
     force: Annotated[bool, typer.Option(help="Sample again what is there already, too.")] = False,
 ) -> None:
     """Sample prompts with and without cross-attention guidance; what is there already and made alike is taken up."""
-    from difftrack.backbones import ModelParams, load_backbone
-    from difftrack.guidance import GuideParams, read_ranking, sample_prompts
-    from difftrack.keeping import Keeper
+    from difftrack.backbones import ModelParams
+    from difftrack.guidance import GuideParams
     from difftrack.params import parse
     from difftrack.prompts import read_prompts
 
-    values = read_sections(params, "guide", "backbones")
+    values = anchored(read_sections(params, "guide", "backbones"), params)
     section = parse(GuideParams, values["guide"], "guide", file=params)
     model = parse(ModelParams, values["backbones"].get(section.backbone) or {}, f"backbones.{section.backbone}")
     texts = read_prompts(prompts or section.prompts)
     best = ranking_file(values, params, section.backbone) if section.layers == "best" else None
+
+    from difftrack.backbones import load_backbone  # takes seconds, so all that is light is checked before
+    from difftrack.guidance import read_ranking, sample_prompts
+    from difftrack.keeping import Keeper
+
     ways = section.ways(None if best is None else read_ranking(best))
     backbone, problems = load_backbone(section.backbone, model), []
     keeper = Keeper(out.with_name(f"{out.name}.kept"), "samples", budget=section.keep_bytes, say=typer.echo)
@@ -60,5 +64,5 @@ def vbench(
     if not means:
         raise ValueError(f"{samples} holds no samples; wanted: folders NNN with plain.mp4 and guided.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(means, indent=2) + "\n")
+    out.write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
     typer.echo(out)

@@ -13,6 +13,10 @@ from difftrack.cli._app import verb
 
 @verb
 def models(
+    name: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Instead: the words that it knows, where its vocabulary is closed.")
+    ] = False,
     check: Annotated[
         str | None,
         typer.Option(help="Prove this one's capture here: a name's, built small with random weights, or path:DIR."),
@@ -27,6 +31,11 @@ def models(
     if memory:
         _show_memory((24, 48, 80))
         return
+    if words:
+        _show_words(name)
+        return
+    if name is not None:
+        _check_named(name)
     from difftrack.backbones import SHIPPED, summaries
 
     row = "{:<21}{:<12}{:<13}{:<14}{:>9}{:>10}  {:<5}{:<50}{}"
@@ -34,7 +43,7 @@ def models(
     units = ("", "heads x ch", "", "f x row x col", "1 layer", "bf16", "", "", "")
     for cells in (heads, units):
         typer.echo(row.format(*cells).rstrip())
-    for model in summaries():
+    for model in summaries(None if name is None else [name]):
         frames, height, width = model.size
         cells = (
             model.name,
@@ -49,6 +58,28 @@ def models(
         )
         typer.echo(row.format(*cells).rstrip())
     typer.echo(f"{SHIPPED} comes with the package; path:DIR is any pipeline folder of these families")
+
+
+def _show_words(name: str | None) -> None:
+    """The words of a backbone, in lines that are as wide as a terminal."""
+    import textwrap
+
+    from difftrack.backbones import SHIPPED, canonical_name, known_words
+
+    chosen = SHIPPED if name is None else name
+    known = known_words(chosen)
+    if known is None:
+        raise ValueError(f"{canonical_name(chosen)} has no closed vocabulary; any prompt may be written")
+    typer.echo("\n".join(textwrap.wrap(" ".join(known), width=100)))
+
+
+def _check_named(name: str) -> None:
+    """Refuse what the table has no row for."""
+    from difftrack.backbones import SHIPPED, canonical_name
+
+    if name == SHIPPED:
+        raise ValueError(f"{SHIPPED} comes with the package; `difftrack models {SHIPPED} --words` lists its words")
+    canonical_name(name)
 
 
 def _check_model(name: str, device: str) -> None:

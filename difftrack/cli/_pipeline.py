@@ -127,8 +127,16 @@ def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems
     typer.echo(yaml.safe_dump({section: values[section] for section in chosen.params}, sort_keys=False).rstrip())
     for command in commands(chosen, values):
         typer.echo(f"in {folder}: {command}")
-    for problem in problems:
+    for problem in [*problems, *_missing_weights(values)]:
         typer.echo(f"missing: {problem}")
+
+
+def _missing_weights(values: dict[str, Any]) -> list[str]:
+    """Weights that a preset's backbones need and that are not on this machine, a line each."""
+    from difftrack.backbones import missing_weights
+
+    backbones = values.get("backbones") or {}
+    return [problem for name, entry in backbones.items() if (problem := missing_weights(name, entry))]
 
 
 def _run_in(folder: Path, command: str) -> None:
@@ -192,7 +200,7 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
             started = psutil.Process(process.pid)
             for each in (started, *started.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
-                    each.send_signal(signal.SIGINT)
+                    each.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
 
     folder = Path(how.get("cwd", "."))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", **how) as process:
@@ -210,7 +218,9 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal sends Ctrl-C to this process, and so to those that it started."""
+    """Whether a terminal sends Ctrl-C to this process, and so to those that it started; a console of Windows does."""
+    if os.name == "nt":
+        return True
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except (OSError, ValueError, AttributeError):

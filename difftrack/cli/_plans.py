@@ -17,14 +17,17 @@ def plan(
     study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as docs/study.yaml.")] = None,
 ) -> None:
     """Say what `extract` writes and whether it fits (else exit status 1), and what every stage takes."""
-    from difftrack.estimates import plan_stages, stage_lines
-    from difftrack.params import parse
-    from difftrack.planning import Study, plan_params, study_table
-
     if study is not None:
+        from difftrack.params import parse
+        from difftrack.planning import Study, study_table
+
         typer.echo(study_table(parse(Study, read_yaml_file(study), "study", file=study)))
         return
     values = read_extraction(params)
+
+    from difftrack.estimates import plan_stages, stage_lines  # takes seconds, so the file is checked before
+    from difftrack.planning import plan_params
+
     if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
         raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
     root, clips = params.resolve().parent, Path(values["paths"]["clips"])
@@ -74,12 +77,13 @@ def gc(
     delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
 ) -> None:
     """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept."""
-    from difftrack.planning import find_leftovers, uncertain_clips
-
     num_bytes = 0
     files = [read_extraction(file) for file in params or [PARAMS]]
     for values in files:
         check_made(Path(values["paths"]["clips"]))
+
+    from difftrack.planning import find_leftovers, uncertain_clips  # takes seconds, so files are checked before
+
     leftovers = list(find_leftovers(files))  # all are named before the first one goes
     for leftover in leftovers:
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
@@ -89,6 +93,9 @@ def gc(
     if delete:
         for leftover in leftovers:
             leftover.remove()
+    if not leftovers:
+        typer.echo("nothing to remove: all that is there is needed")
+        return
     typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
 
 

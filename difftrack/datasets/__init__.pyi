@@ -1,4 +1,4 @@
-from ._clips import Clip, TrackedVideo, Tracks, check_query_points, plain_name
+from ._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_query_points
 from ._errors import ClipFailure, DatasetError
 from ._files import (
     CLIP,
@@ -14,6 +14,7 @@ from ._files import (
 )
 from ._folders import load_videos
 from ._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
+from ._names import plain_name, unique_names
 from ._params import FolderParams, QueryMode
 from ._sources import read_folder
 from ._tapvid import load_tapvid_folder, load_tapvid_pickle, read_tapvid_entry, tapvid_queries
@@ -29,6 +30,7 @@ __all__ = [
     "ClipEntry",
     "ClipFailure",
     "ClipManifest",
+    "ClipOrigin",
     "DatasetError",
     "FolderParams",
     "QueryMode",
@@ -54,6 +56,7 @@ __all__ = [
     "read_tapvid_entry",
     "read_tracks",
     "tapvid_queries",
+    "unique_names",
     "working_frames",
     "write_clip",
     "write_manifest",

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from difftrack.datasets._errors import DatasetError
+from difftrack.datasets._names import check_name
 from difftrack.datasets._truth import Truth
 
 __all__ = [
@@ -20,15 +20,12 @@ __all__ = [
     "TrackedVideo",
     "Tracks",
     "check_length",
-    "check_name",
     "check_query_points",
-    "plain_name",
 ]
 
 ClipOrigin = Literal["rendered", "generated", "folder"]
 """Where a clip came from: the renderer, a backbone, or the user's files."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MARGIN_PX = 1.0
 """How far outside the frame a query point may lie: annotators click on the border, and files round."""
 
@@ -43,7 +40,7 @@ class Clip:
     """
 
     name: str
-    """Names the clip's folder: letters, digits, dot, dash and underscore."""
+    """Names the clip's folder: letters and digits of any script, dot, dash and underscore."""
     frames: UInt8[np.ndarray, "frame row col rgb"]
     fps: float
     """Frames per second."""
@@ -195,18 +192,6 @@ def check_query_points(
             f"query point {index} is (frame {t:g}, x {px:g}, y {py:g}); wanted: a whole frame number "
             f"below {num_frames} and a position inside {width}x{height} pixels"
         )
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot name a folder on every system."""
-    if not _NAME.fullmatch(name):
-        raise DatasetError(f"{name!r} cannot name a clip; wanted: at most 200 letters, digits, dot, dash, underscore")
-
-
-def plain_name(name: str) -> str:
-    """Turn a foreign name into one that can name a folder: `a b/c` becomes `a_b_c`."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    return plain if _NAME.fullmatch(plain) else f"_{plain}"
 
 
 def check_length(num_frames: int) -> None:

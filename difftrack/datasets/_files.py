@@ -9,9 +9,10 @@ import numpy as np
 
 from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays, read_json
-from difftrack.datasets._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_name
+from difftrack.datasets._clips import Clip, ClipOrigin, TrackedVideo, Tracks
 from difftrack.datasets._errors import DatasetError
 from difftrack.datasets._manifest import clip_names
+from difftrack.datasets._names import check_name
 from difftrack.media import MediaError, is_lossless, read_image, read_video, write_image, write_video
 from difftrack.ownership import ArtifactKind, OwnershipError, is_fingerprint, remove
 
@@ -101,7 +102,7 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
         write_image(part / "object_mask.png", clip.object_mask.astype(np.uint8) * 255)
     if given_tracks is not None:
         _save_tracks(part / "given_tracks.npz", given_tracks)
-    (part / "clip.json").write_text(about)
+    (part / "clip.json").write_text(about, encoding="utf-8")
     _remove(final, root)
     part.rename(final)
 
@@ -113,7 +114,7 @@ def describe_clip(root: Path, clip: Clip) -> None:
         DatasetError: `clip.details` holds what JSON cannot.
     """
     part = root / clip.name / ".clip.json.part"
-    part.write_text(_description(clip))
+    part.write_text(_description(clip), encoding="utf-8")
     part.replace(root / clip.name / "clip.json")
 
 

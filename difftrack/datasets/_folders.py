@@ -1,20 +1,33 @@
 """The user's own files: videos or folders of images, with annotation beside them where there is any."""
 
 import csv
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from difftrack.arrays import MAX_UNPACKED_BYTES, read_arrays
-from difftrack.datasets._clips import Clip, TrackedVideo, check_length, plain_name
+from difftrack.datasets._clips import Clip, TrackedVideo, check_length
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
+from difftrack.datasets._names import unique_names
 from difftrack.datasets._params import PointUnits, QueryMode
 from difftrack.datasets._tapvid import with_annotation
 from difftrack.datasets._truth import ANNOTATED
-from difftrack.media import VIDEO_SUFFIXES, is_image_folder, natural_order, read_video
+from difftrack.media import (
+    VIDEO_SUFFIXES,
+    FrameRange,
+    MediaError,
+    gathered,
+    is_image_folder,
+    list_folder,
+    most_bytes,
+    natural_order,
+    open_video,
+    resize_frames,
+)
 
 __all__ = ["load_videos"]
 
@@ -24,6 +37,25 @@ _COLUMNS = ("point", "frame", "x", "y")
 _TRUTH = {"0": False, "1": True, "false": False, "true": True}
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Which frames of a video are read, and how large they are held."""
+
+    frames: FrameRange = FrameRange()  # noqa: RUF009 - it is frozen
+    longest_side: int | None = None
+    """Most pixels of the longer side; None keeps the size."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which frames of that size are held."""
+        factor = 1.0 if self.longest_side is None else min(1.0, self.longest_side / max(height, width))
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    @property
+    def all_frames(self) -> bool:
+        """Whether no frame is left out."""
+        return self.frames == FrameRange()
+
+
 def load_videos(
     path: Path,
     query_mode: QueryMode = "first",
@@ -31,11 +63,18 @@ def load_videos(
     start: int = 0,
     end: int | None = None,
     max_frames: int | None = None,
+    first_frame: int = 0,
+    every: int = 1,
+    longest_side: int | None = None,
     point_units: PointUnits = "auto",
     skip: Collection[str] = (),
     failures: list[ClipFailure] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Clip | TrackedVideo]:
     """Read a video, a folder of images, or a folder of such, in natural order of their names, one at a time.
+
+    Which of a folder's files count, `media.list_folder` says; what it leaves out is told to `say`. Clips whose names
+    would be alike get names that tell them apart (`unique_names`).
 
     Beside `name.mp4` (or the image folder `name`) may lie its annotation, `name.npz` with `points`
     [point, frame, xy] and, optionally, `occluded` [point, frame] and `tracker`, or `name.csv` with the columns point,
@@ -49,9 +88,13 @@ def load_videos(
         start: Clips to leave out at the beginning.
         end: Number of the first clip to leave out at the end; None for none.
         max_frames: Most frames per clip.
+        first_frame: Frames of each video to leave out at its beginning.
+        every: Take every so many frames of each video.
+        longest_side: Most pixels of the longer side of the frames, which are made smaller while they are decoded.
         point_units: Units of the annotation.
         skip: Clips to leave out, by their name or their file's; the others keep their numbers.
         failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
+        say: Told what was left out, and what was done to frames, a line at a time.
 
     Yields:
         A `TrackedVideo` where there is annotation, else a `Clip`.
@@ -59,25 +102,20 @@ def load_videos(
     Raises:
         DatasetError: there is nothing at `path` that could be read, or nothing has a name in `skip`.
     """
-    sources = _sources(path)
+    taken = _Taken(FrameRange(first_frame, max_frames, every), longest_side)
+    sources, left_out = _sources(path)
+    for line in left_out:
+        say(f"{path}: {line}")
     if not sources:
         raise DatasetError(f"{path}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of images")
-    refuse_unknown(skip, [name for source in sources for name in (_clip_name(source), source.name)])
-    for position, source in islice(enumerate(sources), start, end):
-        if _clip_name(source) in skip or source.name in skip:
+    names = _clip_names(sources)
+    refuse_unknown(skip, [name for source, own in zip(sources, names, strict=True) for name in (own, source.name)])
+    for position, (source, name) in islice(enumerate(zip(sources, names, strict=True)), start, end):
+        if name in skip or source.name in skip:
             continue
         with setting_aside(source.name, failures):
-            video = read_video(source, max_frames=max_frames)
-            check_length(len(video.frames))
-            clip = Clip(
-                name=_clip_name(source),
-                frames=video.frames,
-                fps=video.fps,
-                prompt="",
-                source="folder",
-                details={"file": source.name, "position": position},
-            )
-            annotation = _annotation(source, clip, point_units, cut=max_frames is not None)
+            clip, scale = _read(source, name, position, taken, say)
+            annotation = _annotation(source, clip, point_units, taken, scale)
             if annotation is None:
                 yield clip
             else:
@@ -85,42 +123,74 @@ def load_videos(
                 yield with_annotation(clip, points, occluded, query_mode=query_mode, tracker=tracker)
 
 
-def _clip_name(source: Path) -> str:
-    return plain_name(source.stem if source.is_file() else source.name)
+def _read(
+    source: Path, name: str, position: int, taken: _Taken, say: Callable[[str], None]
+) -> tuple[Clip, tuple[float, float]]:
+    """A clip, decoded at the size at which it is held, and that size over the file's, (x, y)."""
+    wanted = taken.frames
+    stream = open_video(source, start=wanted.start, max_frames=wanted.max_frames, every=wanted.every)
+    for note in stream.notes:
+        say(f"{source.name}: {note}")
+    height, width = taken.size(stream.height, stream.width)
+    expected = stream.num_frames or 0
+    if expected * height * width * 3 > most_bytes():
+        raise MediaError(
+            f"{expected} frames of {width}x{height} need {expected * height * width * 3 / 1e9:.1f} GB, more than half "
+            "of this machine's memory; set synthesize.folder.max_frames, every or longest_side"
+        )
+    small = (resize_frames(frame[None], height, width)[0] for frame in stream)
+    frames = gathered(small, source.name, expected=expected, first=wanted.start)
+    check_length(len(frames))
+    details = {"file": source.name, "position": position}
+    if not taken.all_frames or (height, width) != (stream.height, stream.width):
+        details["taken"] = {
+            "first_frame": wanted.start,
+            "every": wanted.every,
+            "file_size": [stream.height, stream.width],
+        }
+    clip = Clip(name=name, frames=frames, fps=stream.fps, prompt="", source="folder", details=details)
+    return clip, (width / stream.width, height / stream.height)
 
 
-def _sources(path: Path) -> list[Path]:
-    if path.is_file() or is_image_folder(path):
-        return [path]
-    if not path.is_dir():
-        raise DatasetError(f"{path}: there is no such file or folder")
-    return natural_order(
-        item
-        for item in path.iterdir()
-        if (item.is_file() and item.suffix.lower() in VIDEO_SUFFIXES) or is_image_folder(item)
+def _clip_names(sources: list[Path]) -> list[str]:
+    """Names by the files' stems; those with one stem, such as `a.mp4` and `a.mov`, by the whole names of the files."""
+    stems = [source.stem if source.is_file() else source.name for source in sources]
+    return unique_names(
+        [source.name if stems.count(stem) > 1 else stem for source, stem in zip(sources, stems, strict=True)]
     )
 
 
+def _sources(path: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The clips at a path, and lines about what was left out."""
+    if path.is_file() or is_image_folder(path):
+        return [path], ()
+    if not path.is_dir():
+        raise DatasetError(f"{path}: there is no such file or folder")
+    listing = list_folder(path)
+    return natural_order([*listing.videos, *listing.image_folders]), listing.left_out
+
+
 def _annotation(
-    source: Path, clip: Clip, units: PointUnits, *, cut: bool
+    source: Path, clip: Clip, units: PointUnits, taken: _Taken, scale: tuple[float, float]
 ) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"], str] | None:
     """Read the points beside a clip, in pixels, where the points are hidden, and what gave them."""
     base = source.with_suffix("") if source.is_file() else source
     arrays, table = base.parent / f"{base.name}.npz", base.parent / f"{base.name}.csv"
+    frames = taken.frames.start + taken.frames.every * np.arange(clip.num_frames)
     if arrays.exists():
         points, occluded, tracker = _from_arrays(arrays)
-        if points.shape[1] != clip.num_frames and not (cut and points.shape[1] > clip.num_frames):
+        if points.shape[1] != clip.num_frames and (taken.all_frames or points.shape[1] <= frames[-1]):
             raise DatasetError(f"{arrays.name} annotates {points.shape[1]} frames, the clip has {clip.num_frames}")
-        points, occluded = points[:, : clip.num_frames], occluded[:, : clip.num_frames]
+        points, occluded = points[:, frames], occluded[:, frames]
     elif table.exists():
-        (points, occluded), tracker = _from_table(table, clip.num_frames, cut=cut), ANNOTATED
+        (points, occluded), tracker = _from_table(table, frames, cut=not taken.all_frames), ANNOTATED
     else:
         return None
     if units == "auto":
         largest = np.nanmax(np.abs(points[~occluded]), initial=0.0)
         units = "fraction" if largest <= _LARGEST_FRACTION else "px"
     with np.errstate(over="ignore"):  # what becomes infinite is refused with its point and frame
-        return points * ((clip.width, clip.height) if units == "fraction" else (1.0, 1.0)), occluded, tracker
+        return points * ((clip.width, clip.height) if units == "fraction" else scale), occluded, tracker
 
 
 def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"], str]:
@@ -140,7 +210,7 @@ def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[
 
 
 def _from_table(
-    path: Path, num_frames: int, *, cut: bool
+    path: Path, frames: Int[np.ndarray, " frame"], *, cut: bool
 ) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
     with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a byte order mark
         reader = csv.DictReader(file)
@@ -153,15 +223,16 @@ def _from_table(
             raise DatasetError(f"{path.name}: line {reader.line_num} cannot be read ({error!r})") from error
     if rows is None:
         raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; wanted: {', '.join(_COLUMNS)}")
+    num_frames, place = len(frames), {frame: index for index, frame in enumerate(frames.tolist())}
     index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
     if (needed := len(index) * num_frames * 17) > MAX_UNPACKED_BYTES:  # two floats and a flag
         raise DatasetError(f"{path.name}: {len(index)} points over {num_frames} frames are {needed} bytes; take fewer")
     points = np.zeros((len(index), num_frames, 2))
     occluded = np.ones((len(index), num_frames), dtype=bool)
     for label, frame, x, y, hidden in rows:
-        if 0 <= frame < num_frames:
-            points[index[label], frame] = x, y
-            occluded[index[label], frame] = hidden
+        if frame in place:
+            points[index[label], place[frame]] = x, y
+            occluded[index[label], place[frame]] = hidden
         elif frame < 0 or not cut:
             raise DatasetError(f"{path.name}: names frame {frame}; the clip has {num_frames}")
     return points, occluded

@@ -13,8 +13,9 @@ from difftrack.artifacts import (
     read_json,
     write_text,
 )
-from difftrack.datasets._clips import ClipOrigin, check_name
+from difftrack.datasets._clips import ClipOrigin
 from difftrack.datasets._errors import DatasetError
+from difftrack.datasets._names import check_name
 from difftrack.params import parse
 
 __all__ = ["ClipEntry", "ClipManifest", "clip_names", "read_manifest", "write_manifest"]

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length, plain_name
+from difftrack.datasets._clips import Clip, TrackedVideo, Tracks, check_length
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
+from difftrack.datasets._names import plain_name, told_apart
 from difftrack.datasets._params import QueryMode
 from difftrack.datasets._pickles import check_unfolded, fetch, index_pickle
 from difftrack.datasets._truth import ANNOTATED
-from difftrack.media import bounded, jpeg_decode
+from difftrack.media import gathered, jpeg_decode
 
 __all__ = [
     "load_tapvid_folder",
@@ -190,6 +191,7 @@ def _load(
 ) -> Iterator[TrackedVideo]:
     if skip:
         refuse_unknown(skip, _names(paths))
+    taken: set[str] = set()
     numbered = enumerate(_entries(paths, skip, failures))
     for position, (file, name, entry) in islice(numbered, clips.start, clips.stop):
         if name in skip or plain_name(name) in skip:
@@ -197,7 +199,11 @@ def _load(
         details = {"file": file.path.name, "entry": name, "position": position}
         with setting_aside(name, failures):
             _check_claims(entry, file.size)
-            yield read_tapvid_entry(plain_name(name), entry, details, query_mode, max_frames)
+            own = plain_name(name)
+            if own in taken and own != name:
+                own = told_apart(name)
+            taken.add(own)
+            yield read_tapvid_entry(own, entry, details, query_mode, max_frames)
 
 
 def _names(paths: list[Path]) -> Iterator[str]:
@@ -287,10 +293,7 @@ def _frames(stored: Any, max_frames: int | None) -> UInt8[np.ndarray, "frame row
     if isinstance(video, np.ndarray) and video.dtype.kind not in "OS":
         frames = video
     else:
-        decoded = bounded((jpeg_decode(_bytes(picture)) for picture in video), "video")
-        if len({frame.shape for frame in decoded}) > 1:
-            raise DatasetError("its frames differ in size")
-        frames = np.stack(decoded) if decoded else np.empty((0, 0, 0, 3), dtype=np.uint8)
+        frames = gathered((jpeg_decode(_bytes(picture)) for picture in video), "video", expected=len(video))
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise DatasetError(f"video is {frames.dtype} {frames.shape}; wanted: uint8 [frame, row, col, 3] or JPEG bytes")
     check_length(len(frames))

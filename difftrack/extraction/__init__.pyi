@@ -1,8 +1,10 @@
 from ._capture_plan import CapturePlan, PlannedCapture, ranges
 from ._clip_extraction import CapturedUnit, ClipExtraction, Unit
 from ._clips import ClipReader
+from ._encoded_clip import EncodedClip
 from ._errors import ExtractionError
 from ._extract import Extractor
+from ._frame_encoding import encode_frames
 from ._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
 from ._params import (
     AnalysisParams,
@@ -22,6 +24,7 @@ __all__ = [
     "CapturedUnit",
     "ClipExtraction",
     "ClipReader",
+    "EncodedClip",
     "ExtractParams",
     "ExtractionError",
     "Extractor",
@@ -36,6 +39,7 @@ __all__ = [
     "Unit",
     "ResultShelf",
     "View",
+    "encode_frames",
     "kept_in",
     "lay_others_aside",
     "ranges",

@@ -12,6 +12,7 @@ from torch import Tensor
 from difftrack.backbones import ImageConditioning, LayerDescriptors, PromptEmbedding, Trajectory
 from difftrack.datasets import Clip, working_frames
 from difftrack.extraction._capture_plan import CapturePlan
+from difftrack.extraction._encoded_clip import EncodedClip
 from difftrack.extraction._params import Mode
 from difftrack.extraction._step_latents import Visits, clip_noise, denoised_latents, inverted_latents, noised_latents
 from difftrack.extraction._view import BackboneView
@@ -54,7 +55,7 @@ class ClipExtraction:
     def __init__(
         self,
         view: BackboneView,
-        clip: Clip,
+        clip: Clip | EncodedClip,
         mode: Mode,
         frames_of_group: Mapping[str, tuple[int, ...]],
         trajectory: Trajectory | None,
@@ -104,6 +105,7 @@ class ClipExtraction:
                 layers=plan.layers_of_step[step],
                 kinds=plan.kinds,
                 conditioning=self._conditioning(group),
+                inputs=self._inputs_at(step),
             )
 
     def units(self, plan: CapturePlan) -> Iterator[Unit]:
@@ -171,21 +173,31 @@ class ClipExtraction:
             report=lambda error: self.round_trip_errors.update({group: error}),
         )
 
+    def _inputs_at(self, step: int) -> dict[str, Tensor]:
+        """What sampling gave the transformer beside the latents, where the clip is visited as it was sampled."""
+        sampled = self._trajectory if self._mode == "generate" else None
+        return {} if sampled is None else sampled.inputs_at(step)
+
     def _conditioning(self, group: str) -> ImageConditioning | None:
         """The group's first frame, or the image that its clip was sampled from, for an image-to-video backbone."""
-        backbone, params = self._view.backbone, self._view.params
+        backbone = self._view.backbone
         if not backbone.needs_image:
             return None
         if group not in self._conditionings:
             image = None if self._trajectory is None else self._trajectory.image
             if image is None:
-                first = self._frames_of_group[group][0]
-                frame = self._clip.frames[first : first + 1]
-                image = working_frames(frame, height=params.height, width=params.width, convention=params.resize)[0]
+                image = self._first_frame(self._frames_of_group[group][0])
             num_latents = self._grid(group).num_latent_frames * backbone.latents_per_token_frame
             conditioning = backbone.condition(image, num_latents, frames_alone=self._view.frames_alone)
             self._conditionings = {group: conditioning}
         return self._conditionings[group]
+
+    def _first_frame(self, number: int) -> Num[np.ndarray, "height width rgb"]:
+        """A frame as the backbone sees it."""
+        if isinstance(self._clip, EncodedClip):
+            return self._clip.images[number]
+        params, frame = self._view.params, self._clip.frames[number : number + 1]
+        return working_frames(frame, height=params.height, width=params.width, convention=params.resize)[0]
 
     def _grid(self, group: str) -> TokenGrid:
         return self._view.grid(len(self._frames_of_group[group]))
@@ -193,6 +205,8 @@ class ClipExtraction:
     @cached_property
     def _latents(self) -> Float[Tensor, "latent_frame channel row col"]:
         """Of the frames up to the last that any group uses, encoded once."""
+        if isinstance(self._clip, EncodedClip):
+            return self._clip.latents
         resized, self._resized = self._resized, None
         if resized is None:
             resized = self._view.resized(self._clip, self._frames_of_group)
@@ -209,7 +223,7 @@ class ClipExtraction:
         fold = self._view.backbone.latents_per_token_frame
         of_frames = latents.unflatten(0, (len(latents) // fold, fold))  # type: ignore[no-untyped-call]
         chunk: Tensor = of_frames[list(self._frames_of_group[group])].flatten(0, 1)
-        return chunk
+        return chunk.to(self._view.backbone.device)
 
     def _tensors(self, record: LayerDescriptors, plan: CapturePlan) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {entry: getattr(record, entry) for entry in plan.entries}

@@ -8,6 +8,7 @@ from jaxtyping import Num
 from difftrack.backbones import Backbone, PromptEmbedding, Trajectory
 from difftrack.datasets import Clip
 from difftrack.extraction._clip_extraction import ClipExtraction
+from difftrack.extraction._encoded_clip import EncodedClip
 from difftrack.extraction._errors import ExtractionError
 from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
 from difftrack.extraction._view import BackboneView
@@ -29,7 +30,7 @@ class Extractor(BackboneView):
 
     def prepare(
         self,
-        clip: Clip,
+        clip: Clip | EncodedClip,
         *,
         chunks: Sequence[tuple[int, ...]] | None = None,
         trajectory: Trajectory | None = None,
@@ -38,7 +39,7 @@ class Extractor(BackboneView):
         """Say what a clip's groups will hold; nothing but the prompt goes through the backbone yet.
 
         Args:
-            clip: At any size; it is resized.
+            clip: At any size; it is resized. Or one whose frames are encoded already (`encode_frames`).
             chunks: Frames that run together, for the tracking view.
             trajectory: Of the clip's sampling, for mode `generate`.
             resized: What `resize` gave for the clip, where that was done already.
@@ -103,7 +104,7 @@ class Extractor(BackboneView):
             raise ExtractionError(f"clip {name}: the tracking view needs to be told which frames run together")
         return {clip_group(name, index): chunk for index, chunk in enumerate(chunks)}
 
-    def embed(self, clip: Clip) -> PromptEmbedding:
+    def embed(self, clip: Clip | EncodedClip) -> PromptEmbedding:
         """The prompt that the clip's branch reads."""
         empty = self.params.prompt == "empty" or self.params.guidance_branch == "uncond"
         return self._embedded("" if empty else clip.prompt)
@@ -129,7 +130,7 @@ class Extractor(BackboneView):
             del self._embeddings[next(iter(self._embeddings))]
         return self._embeddings[text]
 
-    def _check_trajectory(self, clip: Clip, trajectory: Trajectory | None, *, num_frames: int) -> None:
+    def _check_trajectory(self, clip: Clip | EncodedClip, trajectory: Trajectory | None, *, num_frames: int) -> None:
         if trajectory is None:
             raise ExtractionError(
                 f"clip {clip.name}: mode generate needs the trajectory of a clip that this backbone sampled; choose "

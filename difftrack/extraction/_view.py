@@ -10,6 +10,7 @@ from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
 from difftrack.datasets import Clip, working_frames
+from difftrack.extraction._encoded_clip import EncodedClip
 from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
 from difftrack.geometry import TokenGrid
 from difftrack.store import DescriptorSpec
@@ -60,7 +61,11 @@ class BackboneView:
         return working_frames(frames, height=params.height, width=params.width, convention=params.resize)
 
     def specs(
-        self, clip: Clip, mode: Mode, groups: Mapping[str, tuple[int, ...]], prompt: PromptEmbedding | None
+        self,
+        clip: Clip | EncodedClip,
+        mode: Mode,
+        groups: Mapping[str, tuple[int, ...]],
+        prompt: PromptEmbedding | None,
     ) -> dict[str, DescriptorSpec]:
         """What each of a clip's groups will hold.
 
@@ -78,7 +83,13 @@ class BackboneView:
         }
 
     def _spec(
-        self, clip: Clip, mode: Mode, frames: tuple[int, ...], text_mask: tuple[bool, ...], *, fingerprint: str
+        self,
+        clip: Clip | EncodedClip,
+        mode: Mode,
+        frames: tuple[int, ...],
+        text_mask: tuple[bool, ...],
+        *,
+        fingerprint: str,
     ) -> DescriptorSpec:
         params, grid = self.params, self.grid(len(frames))
         steps = (params.num_inference_steps - 1,) if mode == "clean" else self.steps

@@ -62,8 +62,8 @@ def write_measures(folder: Path, prompts: Mapping[str, str], ways: Mapping[str, 
         f"differences_from_{first}": _with_intervals(differences),
         "clips": rows,
     }
-    (folder / _MARKER).write_text(json.dumps(summary, indent=2) + "\n")
-    with (folder / _TABLE).open("w", newline="") as file:
+    (folder / _MARKER).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with (folder / _TABLE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", "way", "prompt", *names])
         writer.writeheader()
         writer.writerows(rows)

@@ -140,13 +140,13 @@ def _write_scores(
         "clips": {name: asdict(own) for name, own in queries.items()},
     }
     report = {**found, "queries": counts, "left_out": left_out, "failed": failures, "params": chosen}
-    (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     pseudo = {tracker: _summary(own["mean"]) for tracker, own in found["pseudo_truth"].items()}
     summary = {**_summary(found["mean"]), **({"pseudo_truth": pseudo} if pseudo else {})}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     rows = [(name, tracker, own or {}) for name, of_clip in found["clips"].items() for tracker, own in of_clip.items()]
     metrics = list(dict.fromkeys(metric for _, _, own in rows for metric in own))
-    with (folder / "metrics.csv").open("w", newline="") as file:
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["clip", "tracker", "truth", *metrics, "not_scored"])
         for name, tracker, own in rows:

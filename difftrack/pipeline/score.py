@@ -135,7 +135,7 @@ def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:
                 found = {name.removeprefix("head_"): of_head[name][i][j][k] for name in of_heads}
                 rows.append({**at, "head": head, **found})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows({name: None if value != value else value for name, value in row.items()} for row in rows)
@@ -144,7 +144,7 @@ def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with null where there is no number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from difftrack.datasets import (
 from difftrack.keeping import Keeper
 from difftrack.media import read_image
 from difftrack.params import parse
-from difftrack.pipeline._stage import Paths, each, kept_folder, run
+from difftrack.pipeline._stage import Paths, each, kept_folder, run, say
 from difftrack.prompts import read_prompts
 from difftrack.rendering import render_clip
 from difftrack.synthesis import GeneratedSection, RenderedSection, SynthesizeSection
@@ -171,7 +172,7 @@ def _sample(
 
 
 def _copy(shelf: ClipShelf, section: FolderParams, failures: list[ClipFailure]) -> Iterator[str]:
-    for item in each(read_folder(section, failures), "read"):
+    for item in each(read_folder(section, failures, say=partial(say, "synthesize")), "read"):
         clip, tracks = (item.clip, item.tracks) if isinstance(item, TrackedVideo) else (item, None)
         shelf.write(clip, given_tracks=tracks)
         yield clip.name

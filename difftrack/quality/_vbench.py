@@ -65,7 +65,10 @@ def vbench_scores(
         results = sorted(outputs.glob("*_eval_results.json"))
         if done.returncode or not results:
             raise QualityError(f"VBench ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
-        return {name: _by_video(name, result) for name, result in json.loads(results[-1].read_text()).items()}
+        return {
+            name: _by_video(name, result)
+            for name, result in json.loads(results[-1].read_text(encoding="utf-8")).items()
+        }
 
 
 def _by_video(dimension: str, result: Any) -> dict[str, float]:  # noqa: ANN401

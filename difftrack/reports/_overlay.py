@@ -1,6 +1,7 @@
 """Tracks drawn on the frames of a clip: fading trails, filled points where seen, hollow ones where occluded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from difftrack.reports._params import OverlayParams
 from difftrack.reports._style import point_colors
 
-__all__ = ["captioned", "draw_tracks", "side_by_side", "size_beside"]
+__all__ = ["captioned", "draw_tracks", "drawn_frames", "side_by_side", "size_beside", "with_legend"]
 
 _SUBPIXEL_BITS = 4
 _PANEL_GAP_PX = 8
@@ -18,6 +19,8 @@ _CAPTION_PX = 22
 """Height of the strip with a panel's name."""
 _CAPTION_SCALE = 0.45
 _CAPTION_MARGIN_PX = 6
+_TIMES_USUAL = 4.0
+"""A step so many times as long as the median of all points is a jump, where it is long at all."""
 
 
 def draw_tracks(
@@ -28,40 +31,109 @@ def draw_tracks(
     query_frames: Sequence[int] | None = None,
     params: OverlayParams | None = None,
 ) -> UInt8[np.ndarray, "frame out_row out_col rgb"]:
-    """Draw tracks on a clip, one colour per point by its start position.
+    """Draw tracks on a clip that is held; see `drawn_frames`.
 
-    A trail follows a point only while it is visible, so that it never bridges an occlusion.
+    Returns:
+        The drawn frames, `params.scale(width)` times as high and wide.
+    """
+    return np.stack(list(drawn_frames(frames, points_xy_px, visible, query_frames=query_frames, params=params)))
+
+
+def drawn_frames(
+    frames: Iterable[UInt8[np.ndarray, "row col rgb"]],
+    points_xy_px: Float[np.ndarray, "frame point xy"],
+    visible: Bool[np.ndarray, "frame point"],
+    *,
+    query_frames: Sequence[int] | None = None,
+    params: OverlayParams | None = None,
+) -> Iterator[UInt8[np.ndarray, "out_row out_col rgb"]]:
+    """Draw tracks on frames as they come, one colour per point by its start position.
+
+    A trail follows a point only while it is visible and does not jump, so that it bridges neither an occlusion nor a
+    mistake.
 
     Args:
-        frames: The clip.
+        frames: The clip; no more frames are drawn than the tracks have.
         points_xy_px: (x, y) in pixels of `frames`; a point that is not finite in some frame is not drawn there.
         visible: True where the point is seen; elsewhere it is drawn hollow.
         query_frames: Frame from which each point exists; default 0.
         params: Size and length of what is drawn.
 
-    Returns:
-        The drawn frames, `params.scale(width)` times as high and wide.
+    Yields:
+        Drawn frames, `params.scale(width)` times as high and wide.
     """
     params = params or OverlayParams()
     num_points = points_xy_px.shape[1]
     starts = np.zeros(num_points, dtype=np.int64) if query_frames is None else np.asarray(query_frames, np.int64)
-    height, width = frames.shape[1:3]
-    scale, radius_px = params.scale(width), params.radius_px(width)
     start_xy = np.nan_to_num(points_xy_px[starts, np.arange(num_points)])
     colors = [tuple(map(int, color)) for color in point_colors(start_xy)]
-    points = points_xy_px.astype(np.float64) * scale
-    drawable = np.isfinite(points).all(-1) & (np.arange(len(frames))[:, None] >= starts)
-    trail = _Trail(height * scale, width * scale, params.trail_frames, radius_px)
-    drawn = []
-    for index, frame in enumerate(frames):
+    drawable = np.isfinite(points_xy_px).all(-1) & (np.arange(len(visible))[:, None] >= starts)
+    trail, scale, radius_px, jump_px = None, 1, 1.0, 0.0
+    for index, frame in enumerate(islice(frames, len(visible))):
+        if trail is None:
+            height, width = frame.shape[:2]
+            scale, radius_px = params.scale(width), params.radius_px(height, width, num_points)
+            trail = _Trail(height * scale, width * scale, params.trail_frames, radius_px)
+            jump_px = params.jump_share * scale * float(np.hypot(height, width))
         picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         picture = cv2.convertScaleAbs(picture, alpha=params.brightness)
+        here = points_xy_px[index].astype(np.float64) * scale
         if params.trail_frames and index:
-            moving = drawable[index - 1] & drawable[index] & visible[index - 1] & visible[index]
-            trail.advance(points[index - 1], points[index], moving, colors)
+            before = points_xy_px[index - 1].astype(np.float64) * scale
+            seen = drawable[index - 1] & drawable[index] & visible[index - 1] & visible[index]
+            trail.advance(before, here, seen & ~_jumps(before, here, seen, jump_px), colors)
             picture = trail.over(picture)
-        drawn.append(_draw_points(picture, points[index], drawable[index], visible[index], colors, radius_px))
-    return np.stack(drawn)
+        yield _draw_points(picture, here, drawable[index], visible[index], colors, radius_px)
+
+
+def _jumps(
+    before: Float[np.ndarray, "point xy"],
+    here: Float[np.ndarray, "point xy"],
+    seen: Bool[np.ndarray, " point"],
+    jump_px: float,
+) -> Bool[np.ndarray, " point"]:
+    """Tell which points went further than a thing goes: far, and much further than half of the points."""
+    steps = np.where(seen, np.linalg.norm(np.where(seen[:, None], here - before, 0), axis=-1), 0)
+    usual = float(np.median(steps[seen])) if seen.any() else 0.0
+    return np.asarray(steps > max(jump_px, _TIMES_USUAL * usual))
+
+
+def with_legend(
+    frames: Iterable[UInt8[np.ndarray, "row col rgb"]], *, radius_px: float, trail_frames: int
+) -> Iterator[UInt8[np.ndarray, "legend_row col rgb"]]:
+    """Put a strip under each frame that says what filled points, hollow points and lines are.
+
+    Args:
+        frames: Drawn frames.
+        radius_px: Of their points.
+        trail_frames: Of their trails; 0 for none.
+    """
+    strip = None
+    for frame in frames:
+        if strip is None:
+            strip = _legend(frame.shape[1], radius_px, trail_frames)
+        yield np.concatenate([frame, strip])
+
+
+def _legend(width: int, radius_px: float, trail_frames: int) -> UInt8[np.ndarray, "row col rgb"]:
+    """As many of the explanations as there is room for."""
+    strip = np.full((_CAPTION_PX, width, 3), _GAP_GRAY, dtype=np.uint8)
+    entries = ["seen", "hidden, a guess", *([f"way of the last {trail_frames} frames"] if trail_frames else [])]
+    middle, radius, x = _CAPTION_PX // 2, round(min(max(radius_px, 3.0), 5.0)), _CAPTION_MARGIN_PX
+    color = (230, 180, 60)
+    for number, entry in enumerate(entries):
+        (text_px, _), _ = cv2.getTextSize(entry, cv2.FONT_HERSHEY_SIMPLEX, _CAPTION_SCALE, 1)
+        if x + 3 * radius + 6 + text_px > width:
+            break
+        center = (x + radius, middle)
+        if number == 2:
+            cv2.line(strip, (x, middle), (x + 2 * radius, middle), color, 2, cv2.LINE_AA)
+        else:
+            cv2.circle(strip, center, radius, color, 1 if number else -1, cv2.LINE_AA)
+        place = (x + 2 * radius + 6, middle + 5)
+        cv2.putText(strip, entry, place, cv2.FONT_HERSHEY_SIMPLEX, _CAPTION_SCALE, (230, 230, 230), 1, cv2.LINE_AA)
+        x = place[0] + text_px + 3 * _CAPTION_MARGIN_PX
+    return strip
 
 
 def captioned(

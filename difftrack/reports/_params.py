@@ -8,8 +8,10 @@ from difftrack.correspondence import MatchKind
 __all__ = ["OverlayParams", "ReportParams"]
 
 _NARROW_PX = 400
-_SMALLEST_RADIUS_PX = 2.0
+_SMALLEST_RADIUS_PX = 1.25
 _WIDTHS_PER_RADIUS = 130
+_RADII_PER_SPACING = 10
+"""Points of a grid of that many radii cover a twentieth of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,11 @@ class OverlayParams:
     upscale: int | None = None
     """Pixels of the picture per pixel of the clip; null doubles clips narrower than 400 pixels."""
     point_radius_px: float | None = None
-    """Radius of a point in pixels of the picture; null takes a 130th of its width, 2 at least."""
+    """Radius of a point in pixels of the picture; null takes a 130th of its width, and a tenth of the distance between
+    points where there are many."""
+    jump_share: float = 0.06
+    """A trail breaks where a point jumps: by more than this share of the picture's diagonal from one frame to the next,
+    and four times as far as half of the points."""
     brightness: float = 0.8
     """Brightness of the clip under the tracks, 0-1."""
 
@@ -36,6 +42,8 @@ class OverlayParams:
             raise ValueError(f"upscale is {self.upscale}; it must be 1 or more")
         if self.point_radius_px is not None and self.point_radius_px <= 0:
             raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
+        if not 0 < self.jump_share <= 1:
+            raise ValueError(f"jump_share is {self.jump_share}; it must lie in 0-1, 0 excepted")
         if not 0 <= self.brightness <= 1:
             raise ValueError(f"brightness is {self.brightness}; it must lie in 0-1")
 
@@ -45,11 +53,13 @@ class OverlayParams:
             return 2 if width < _NARROW_PX else 1
         return self.upscale
 
-    def radius_px(self, width: int) -> float:
-        """Radius of a point in the picture of a clip that is `width` pixels wide."""
-        if self.point_radius_px is None:
-            return max(_SMALLEST_RADIUS_PX, self.scale(width) * width / _WIDTHS_PER_RADIUS)
-        return self.point_radius_px
+    def radius_px(self, height: int, width: int, num_points: int) -> float:
+        """Radius of a point in the picture of a clip of `height` x `width` pixels that shows so many points."""
+        if self.point_radius_px is not None:
+            return self.point_radius_px
+        scale = self.scale(width)
+        spacing = scale * (height * width / max(num_points, 1)) ** 0.5
+        return float(max(_SMALLEST_RADIUS_PX, min(scale * width / _WIDTHS_PER_RADIUS, spacing / _RADII_PER_SPACING)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ class ReportParams:
     """Latent frames that are drawn: five of the match-probability maps and three of the colour pictures, or all."""
     trajectories: bool = False
     """Draw the trajectory of a clip's points by each of those layers and steps alone on the clip, as a video."""
-    clips: Literal["auto"] | tuple[str, ...] = "auto"
+    clips: Literal["auto", "all"] | tuple[str, ...] = "auto"
     """Clips of the same pictures; auto: the first of each source, those of exact truth before others."""
     max_videos: int = 12
     """Most clips that are drawn as videos; the tables hold all of them."""

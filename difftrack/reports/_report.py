@@ -71,6 +71,8 @@ def example_clips(store: Store, footage: ReportClips, params: ReportParams) -> l
         ranked = sorted(known, key=lambda name: _TRUSTED.index(footage.truth[name].truth.kind))
         first = {footage.kind(name).partition("/")[0]: name for name in reversed(ranked)}
         names = [name for name in ranked if name in first.values()]
+    elif params.clips == "all":
+        names = known
     else:
         names = list(params.clips)
     for name in names:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -91,6 +92,7 @@ def write_predictions(
     tracker: str | None = None,
     points: Int[np.ndarray, " point"] | None = None,
     cuts: Sequence[int] = (),
+    about: Mapping[str, np.ndarray] = MappingProxyType({}),
     identity: str | None = None,
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
@@ -106,7 +108,7 @@ def write_predictions(
         points: Places of the query points among all points of the clip's tracks; None where all are there, and then
             the file holds none.
         cuts: First frames after cuts at which tracks end; `cuts` of the file, which has none where there are none.
-
+        about: Further arrays that say what the tracks are of and by what they were made.
         identity: A digest of all that the predictions depend on, for a run that takes up what is there.
 
     Raises:
@@ -114,7 +116,7 @@ def write_predictions(
     """
     if (held := array_names(path)) is not None and not held >= {"query_points", "points_xy_px"}:
         raise ValueError(f"{path} holds no tracks and is not written over; move it elsewhere")
-    arrays: dict[str, np.ndarray] = {"query_points": query_points}
+    arrays: dict[str, np.ndarray] = {**about, "query_points": query_points}
     if tracker is not None:
         arrays["tracker"] = np.asarray(tracker)
     if points is not None:

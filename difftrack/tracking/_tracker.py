@@ -151,9 +151,12 @@ def _matches_in_all_frames(
     frames = sorted(set(query_frames.tolist()))
     points_of = {frame: (query_frames == frame).nonzero()[:, 0] for frame in frames}
     chains = chained_matches(chunks, {frame: starts[points] for frame, points in points_of.items()}, fusion)
-    matches = {
-        frame: FrameMatches.stack([chains[frame][target] for target in range(num_frames)]) for frame in points_of
-    }
+    matches = {}
+    for frame in points_of:
+        own = chains.pop(frame)  # what is stacked is not held twice
+        matches[frame] = FrameMatches.stack([own[target] for target in range(num_frames)])
+    if len(frames) == 1:  # the order is the points' own
+        return matches[frames[0]]
     back_in_order = torch.cat(list(points_of.values())).argsort()
     return FrameMatches.join(list(matches.values()), back_in_order)
 

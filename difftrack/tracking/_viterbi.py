@@ -38,10 +38,10 @@ def viterbi_paths(
         step = torch.cdist(here, before, compute_mode="donot_use_mm_for_euclid_dist").clamp(max=limit)
         best, token = (score[:, None] - costs * step**2).max(dim=-1)
         score = own + best
-        came_from.append(token)
+        came_from.append(token.to(torch.int16))  # kept for every frame of the video
     chosen = [score.argmax(dim=-1, keepdim=True)]
     for token in reversed(came_from):
-        chosen.append(token.gather(-1, chosen[-1]))
+        chosen.append(token.long().gather(-1, chosen[-1]))
     path = torch.stack(chosen[::-1])
     return candidates_xy.take_along_dim(path[..., None], dim=-2)[..., 0, :]
 

@@ -107,9 +107,9 @@ class TrainingLog:
     def rewind(self) -> None:
         """Drop lines past the present step, and a line cut short: they are of a part of the run that was lost."""
         if self.budget.replicas.first and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= self.budget.step]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

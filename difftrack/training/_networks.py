@@ -209,9 +209,9 @@ def save_pipeline(
     pipeline.save_pretrained(new, safe_serialization=True, max_shard_size="12MB")
     # Where a component was loaded from is nobody else's business.
     for file in new.glob("*/config.json"):
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if folder.exists():
         if any(folder.iterdir()) and not (folder / "model_index.json").is_file():
             raise ValueError(f"{folder} is no pipeline and is not replaced; the new one is {new}")

@@ -1,79 +1,186 @@
-"""Track points through one video that lies in memory: run the backbone over it, and keep no store."""
+"""Track points through one video that passes by: run the backbone over it, and keep neither frames nor a store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from rich.progress import Progress
 from rich.progress import track as watched
+from torch import Tensor
 
 from difftrack.backbones import Backbone
 from difftrack.chunks import chunk_schedule
 from difftrack.correspondence import matching_device
-from difftrack.datasets import Clip
-from difftrack.extraction import ClipExtraction, Extractor, TrackingParams
+from difftrack.extraction import ClipExtraction, EncodedClip, Extractor, TrackingParams, encode_frames
 from difftrack.geometry import rescale_points
-from difftrack.scenes import Scenes
+from difftrack.scenes import SceneFinder, Scenes
 from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, select_sources, track_clip
 
-__all__ = ["track_video"]
+__all__ = ["TrackingEstimate", "VideoTracker"]
+
+_COPIES = 3
+"""Of what is kept of every candidate while tracks are decided: matches as they come, stacked, and their paths."""
 
 
-def track_video(
-    clip: Clip,
-    query_points: Float[np.ndarray, "point txy"],
-    backbone: Backbone,
-    view: TrackingParams,
-    params: TrackParams,
-    *,
-    scenes: Scenes | None = None,
-    best_layers: Sequence[int] | None = None,
-    progress: bool = False,
-) -> PredictedTracks:
-    """Run a backbone over the clip's chunks of frames, and track through their descriptors.
+@dataclass(frozen=True, slots=True)
+class TrackingEstimate:
+    """What tracking a video will take, before anything runs."""
+
+    num_frames: int
+    num_chunks: int
+    """Runs of the backbone."""
+    num_bytes: int
+    """Of memory that grows with the video, the backbone's own weights not counted."""
+
+    def __str__(self) -> str:
+        return f"{self.num_frames} frames in {self.num_chunks} chunks, about {self.num_bytes / 1e9:.1f} GB"
+
+
+class VideoTracker:
+    """Tracks points through videos with one backbone.
 
     Args:
-        clip: The video.
-        query_points: (frame, x, y), pixels of the clip.
         backbone: Runs.
-        view: How the backbone sees the clip, and in which chunks of frames.
+        view: How the backbone sees a video, and in which chunks of frames.
         params: How to match, fuse, smooth and tell visible from not; decides which layers are captured.
-        scenes: Where tracks end; None takes the clip for one scene.
         best_layers: Layers by their scores, best first; needed for `layers: best`.
-        progress: Show a progress bar.
-
-    Returns:
-        Tracks in the order of `query_points`, in pixels of the clip.
 
     Raises:
-        ValueError: a query point lies outside the clip, or a wanted layer, step or head is not captured.
+        ValueError: the backbone cannot be run as the view asks, or there is no such device.
     """
-    extractor = Extractor(backbone, view)
-    schedule = chunk_schedule(clip.num_frames, view.chunks, native_len=backbone.native_token_frames)
-    extraction = extractor.prepare(clip, chunks=schedule)
-    spec = next(iter(extraction.groups.values()))
-    sources = select_sources(spec, params, best_layers=best_layers)
-    device = matching_device(params.device)
-    groups = watched(extraction.groups, description="extract", disable=not progress)
-    chunks = [_chunk(extraction, group, sources, device) for group in groups]
-    clip_size = (clip.height, clip.width)
-    seen = query_points.copy()
-    seen[:, 1:] = rescale_points(query_points[:, 1:], from_size=clip_size, to_size=spec.size)
-    tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=params, scenes=scenes)
-    return tracks.rescaled(from_size=spec.size, to_size=clip_size)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        view: TrackingParams,
+        params: TrackParams,
+        *,
+        best_layers: Sequence[int] | None = None,
+    ) -> None:
+        self._backbone, self._view, self._params, self._best_layers = backbone, view, params, best_layers
+        self._extractor = Extractor(backbone, view)
+        self._device = matching_device(params.device)
+
+    def estimate(self, num_frames: int, num_points: int) -> TrackingEstimate:
+        """Say what a video of so many frames and points will take; nothing of the backbone but its configs loads.
+
+        Args:
+            num_frames: As the video's header says.
+            num_points: Query points.
+        """
+        backbone, view = self._backbone, self._view
+        chunks = self._chunks(num_frames)
+        used = 1 + max(max(chunk) for chunk in chunks)
+        rows, cols = view.height // backbone.spatial_stride, view.width // backbone.spatial_stride
+        latents = used * backbone.latents_per_token_frame * backbone.num_latent_channels * rows * cols * 4
+        candidates = used * num_points * self._params.num_candidates * 3 * 4
+        grid = backbone.token_grid(len(chunks[0]), view.height, view.width, frames_alone=True)
+        num_layers = backbone.num_layers if isinstance(self._params.layers, str) else len(self._params.layers)
+        descriptors = grid.num_tokens * backbone.num_heads * backbone.num_channels * 4 * 2 * num_layers
+        return TrackingEstimate(used, len(chunks), latents + _COPIES * candidates + 2 * descriptors)
+
+    def encode(
+        self,
+        name: str,
+        frames: Iterable[UInt8[np.ndarray, "row col rgb"]],
+        *,
+        expected: int | None = None,
+        progress: bool = False,
+    ) -> tuple[EncodedClip, Scenes]:
+        """Look at every frame of a video once, and keep its latents, and where scenes begin.
+
+        Args:
+            name: Of the video; seeds the noise, where the view adds any.
+            frames: One by one.
+            expected: How many will come, for the progress bar.
+            progress: Show one.
+
+        Raises:
+            ValueError: there are fewer than two frames.
+        """
+        finder = SceneFinder(cuts=self._params.cuts == "end")
+
+        def looked_at() -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
+            for frame in watched(frames, description="encode", total=expected, disable=not progress):
+                finder.add(frame)
+                yield frame
+
+        images = range(0) if not self._backbone.needs_image else self._view.chunks.anchors
+        encoded = encode_frames(self._extractor, name, looked_at(), keep=images, expected=expected)
+        if encoded.num_frames < 2:
+            raise ValueError(f"{name} has {encoded.num_frames} frame(s); tracking needs at least 2")
+        return encoded, finder.scenes()
+
+    def track(
+        self,
+        encoded: EncodedClip,
+        query_points: Float[np.ndarray, "point txy"],
+        *,
+        scenes: Scenes | None = None,
+        progress: bool = False,
+    ) -> PredictedTracks:
+        """Run the backbone over a video's chunks of frames, one after the other, and track through their descriptors.
+
+        Args:
+            encoded: From `encode`.
+            query_points: (frame, x, y), pixels of the video.
+            scenes: Where tracks end; None takes the video for one scene.
+            progress: Show a progress bar.
+
+        Returns:
+            Tracks in the order of `query_points`, in pixels of the video.
+
+        Raises:
+            ValueError: a query point lies outside the video, or a wanted layer, step or head is not captured.
+        """
+        extraction = self._extractor.prepare(encoded, chunks=self._chunks(encoded.num_frames))
+        spec = next(iter(extraction.groups.values()))
+        sources = select_sources(spec, self._params, best_layers=self._best_layers)
+        clip_size = (encoded.height, encoded.width)
+        seen = query_points.copy()
+        seen[:, 1:] = rescale_points(query_points[:, 1:], from_size=clip_size, to_size=spec.size)
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("track", total=len(extraction.groups))
+            runs = _Runs(extraction, sources, self._device, lambda: bar.advance(task))
+            chunks = [runs.chunk(group) for group in extraction.groups]
+            tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=self._params, scenes=scenes)
+        return tracks.rescaled(from_size=spec.size, to_size=clip_size)
+
+    def _chunks(self, num_frames: int) -> list[tuple[int, ...]]:
+        return chunk_schedule(num_frames, self._view.chunks, native_len=self._backbone.native_token_frames)
 
 
-def _chunk(extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, int]], device: str) -> ChunkDescriptors:
-    """Run one chunk of frames and hold what is asked for in memory; it is matched on `device`."""
+class _Runs:
+    """Runs the backbone over a chunk when its descriptors are read, and holds those of the last chunk alone."""
 
-    def tensor(values: np.ndarray) -> torch.Tensor:
+    def __init__(
+        self, extraction: ClipExtraction, sources: Sequence[tuple[int, int]], device: str, ran: Callable[[], None]
+    ) -> None:
+        self._extraction, self._sources, self._device, self._ran = extraction, sources, device, ran
+        self._group = ""
+        self._units: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def chunk(self, group: str) -> ChunkDescriptors:
+        """A chunk that is run when it is read."""
+        spec = self._extraction.groups[group]
+        return ChunkDescriptors(
+            frames=spec.frames, read=lambda step, layer: self._read(group, step, layer), heads=spec.heads
+        )
+
+    def _read(self, group: str, step: int, layer: int) -> tuple[Tensor, Tensor]:
+        if group != self._group:
+            self._units, self._group = {}, ""
+            plan = self._extraction.plan(group).only(self._sources)
+            self._units = {
+                (unit.step, unit.layer): (self._tensor(unit.arrays["query"]), self._tensor(unit.arrays["key"]))
+                for unit in self._extraction.units(plan)
+            }
+            self._group = group
+            self._ran()
+        return self._units[step, layer]
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
         found = torch.from_numpy(values)
-        return (found.view(torch.bfloat16) if found.dtype == torch.uint16 else found).to(device)
-
-    units = {(unit.step, unit.layer): unit.arrays for unit in extraction.units(extraction.plan(group).only(sources))}
-    spec = extraction.groups[group]
-    return ChunkDescriptors(
-        frames=spec.frames,
-        read=lambda step, layer: (tensor(units[step, layer]["query"]), tensor(units[step, layer]["key"])),
-        heads=spec.heads,
-    )
+        return (found.view(torch.bfloat16) if found.dtype == torch.uint16 else found).to(self._device)

@@ -1,0 +1,34 @@
+"""A clip whose frames went through the autoencoder one by one and were let go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from difftrack.datasets import ClipOrigin
+
+__all__ = ["EncodedClip"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedClip:
+    """What is left of a clip: enough to run a backbone over it in a tracking view."""
+
+    name: str
+    num_frames: int
+    height: int
+    """Of the frames as they were, in pixels."""
+    width: int
+    latents: Float[Tensor, "latent_frame channel row col"]
+    """Of every frame, encoded alone; on the CPU."""
+    images: Mapping[int, Float32[np.ndarray, "height width rgb"]]
+    """Frames as the backbone sees them, for those that an image-to-video backbone may start from."""
+    digest: str
+    prompt: str = ""
+    source: ClipOrigin = "folder"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the frames as the backbone sees them, and the prompt."""
+        return self.digest

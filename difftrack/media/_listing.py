@@ -1,0 +1,110 @@
+"""What of a folder is a clip, and what of it is left out: one rule for every reader of folders.
+
+Hidden files and partial downloads never count. A folder that holds a video is a folder of clips: its videos, and its
+subfolders of pictures; pictures beside videos are thumbnails and are left out. A folder without videos is one clip of
+its pictures, those of the format of which there are most; where two formats are as many, the earlier one of PNG, TIFF,
+BMP, WebP, JPEG.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrack.media._images import IMAGE_SUFFIXES
+
+__all__ = ["VIDEO_SUFFIXES", "FolderListing", "is_image_folder", "list_folder", "natural_order"]
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+"""Lower-case endings that a folder of videos is searched for."""
+
+_FORMATS = ("png", "tiff", "bmp", "webp", "jpeg")
+_ALIASES = {"jpg": "jpeg", "tif": "tiff"}
+_PARTIAL = re.compile(r"\.(part|partial|crdownload|download|temp|tmp|ytdl)(\.|-frag\d+\.|$)", re.IGNORECASE)
+"""What downloaders put into the names of files that are not whole: `a.mp4.part`, `a.temp.mp4`."""
+_MOST_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FolderListing:
+    """What is in a folder, in natural order."""
+
+    videos: tuple[Path, ...]
+    pictures: tuple[Path, ...]
+    """The frames of one clip; none where there are videos."""
+    image_folders: tuple[Path, ...]
+    """Subfolders that are clips of pictures; none where the folder is one itself."""
+    left_out: tuple[str, ...]
+    """A line for each kind of files that look like pictures or videos and do not count."""
+
+
+def list_folder(path: Path) -> FolderListing:
+    """Apply the rule of this module to a folder."""
+    files, folders, hidden, partial = list[Path](), list[Path](), list[Path](), list[Path]()
+    for item in natural_order(path.iterdir()):
+        if item.is_dir():
+            folders += [] if item.name.startswith(".") else [item]
+        elif not _looks_like_media(item):
+            continue
+        elif item.name.startswith("."):
+            hidden.append(item)
+        elif _PARTIAL.search(item.name):
+            partial.append(item)
+        else:
+            files.append(item)
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    formats = Counter(map(_format, pictures))
+    chosen = min(formats, key=lambda name: (-formats[name], _FORMATS.index(name)), default="")
+    frames = [] if videos else [file for file in pictures if _format(file) == chosen]
+    others = [file for file in pictures if file not in frames]
+    left_out = [
+        *_named("hidden", hidden),
+        *_named("partial download", partial),
+        *(_named("picture beside videos", others) if videos else _named(f"picture that is no {chosen}", others)),
+        *(_named("folder beside pictures", [each for each in folders if is_image_folder(each)]) if frames else []),
+    ]
+    return FolderListing(
+        tuple(videos),
+        tuple(frames),
+        () if frames else tuple(folder for folder in folders if is_image_folder(folder)),
+        tuple(left_out),
+    )
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether `path` is a folder that is one clip of pictures."""
+    if not path.is_dir():
+        return False
+    whole = [item for item in path.iterdir() if not item.name.startswith(".") and not _PARTIAL.search(item.name)]
+    suffixes = {item.suffix.lower() for item in whole if item.is_file()}
+    return bool(suffixes & IMAGE_SUFFIXES) and not suffixes & VIDEO_SUFFIXES
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Sort by name with digits compared as numbers; equal ones by the name itself."""
+    return sorted(paths, key=lambda path: ([_number(part) for part in re.split(r"(\d+)", path.name)], path.name))
+
+
+def _looks_like_media(path: Path) -> bool:
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    partial = _PARTIAL.sub(".", path.name)
+    return path.suffix.lower() in suffixes or Path(partial.rstrip(".")).suffix.lower() in suffixes
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower().removeprefix(".")
+    return _ALIASES.get(suffix, suffix)
+
+
+def _named(kind: str, files: list[Path]) -> list[str]:
+    if not files:
+        return []
+    names = ", ".join(file.name for file in files[:_MOST_NAMES])
+    more = f" and {len(files) - _MOST_NAMES} more" if len(files) > _MOST_NAMES else ""
+    return [f"left out, {kind}: {names}{more}"]
+
+
+def _number(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (-1, part.lower())
