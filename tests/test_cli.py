@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from difftrack.backbones import CaptureCheck
 from difftrack.cli import app
-from difftrack.cli._tracks import EVALUATION, _finer, _read_tracker
+from difftrack.cli._tracks import EVALUATION, _finer, _read_choices
 from difftrack.datasets import write_clip
 from difftrack.evaluation import TrackSection
 from difftrack.media import read_image, read_video, write_video
@@ -351,7 +351,7 @@ def test_fine_tracks_are_of_the_size_that_was_measured_to_track_real_video_bette
 ) -> None:
     """256 x 384 where params.yaml says 160 x 240; sizes and qualities do not go together."""
     monkeypatch.chdir(TOP)
-    tracker = _read_tracker(None, None, None)
+    tracker = _read_choices(None, None, None, None)
     assert (tracker.view.height, tracker.view.width) == (160, 240)
     assert (_finer(tracker.view).height, _finer(tracker.view).width) == (256, 384)
     assert run("track", tmp_path / "v.mp4", "--grid", 3, "--quality", "finest")[0] == 2

@@ -195,9 +195,12 @@ class ClipExtraction:
     def _first_frame(self, number: int) -> Num[np.ndarray, "height width rgb"]:
         """A frame as the backbone sees it."""
         if isinstance(self._clip, EncodedClip):
-            return self._clip.images[number]
+            image: np.ndarray = self._clip.images[number]
+            return image
         params, frame = self._view.params, self._clip.frames[number : number + 1]
-        return working_frames(frame, height=params.height, width=params.width, convention=params.resize)[0]
+        only: np.ndarray = working_frames(frame, height=params.height, width=params.width, convention=params.resize)
+        first: np.ndarray = only[0]
+        return first
 
     def _grid(self, group: str) -> TokenGrid:
         return self._view.grid(len(self._frames_of_group[group]))

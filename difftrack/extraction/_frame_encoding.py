@@ -43,8 +43,9 @@ def encode_frames(
         ValueError: there is no frame.
     """
     backbone, params, kept = view.backbone, view.params, frozenset(keep)
-    batch_size = min(backbone.params.vae_batch_frames, _MOST_FRAMES)
-    coming, latents, images, digest, count, size = iter(frames), _Latents(expected), {}, hashlib.sha256(), 0, (0, 0)
+    batch_size = min(backbone.vae_batch(params.height, params.width), _MOST_FRAMES)
+    images: dict[int, np.ndarray] = {}
+    coming, latents, digest, count, size = iter(frames), _Latents(expected), hashlib.sha256(), 0, (0, 0)
     while batch := list(islice(coming, batch_size)):
         size = batch[0].shape[:2]
         seen = np.concatenate([_working(frame, view) for frame in batch])
