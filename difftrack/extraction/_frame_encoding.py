@@ -16,9 +16,6 @@ from difftrack.extraction._view import BackboneView
 
 __all__ = ["encode_frames"]
 
-_MOST_FRAMES = 2
-"""That go through the autoencoder at once: more are no faster on a CPU, and take as much more memory."""
-
 
 def encode_frames(
     view: BackboneView,
@@ -43,9 +40,8 @@ def encode_frames(
         ValueError: there is no frame.
     """
     backbone, params, kept = view.backbone, view.params, frozenset(keep)
-    batch_size = min(backbone.params.vae_batch_frames, _MOST_FRAMES)
     coming, latents, images, digest, count, size = iter(frames), _Latents(expected), {}, hashlib.sha256(), 0, (0, 0)
-    while batch := list(islice(coming, batch_size)):
+    while batch := list(islice(coming, backbone.params.vae_batch_frames)):
         size = batch[0].shape[:2]
         seen = np.concatenate([_working(frame, view) for frame in batch])
         digest.update(seen.tobytes())
