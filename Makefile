@@ -1,6 +1,6 @@
 # make repro: from a clean clone to a report.   make test: the tests.   Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro lint test test-slow results clean
+.PHONY: help setup setup-dev repro lint test test-slow test-all results clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,6 +16,7 @@ help:
 	@echo "make repro      set up, run the pipeline, print where the report is"
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  fault loops and whole-pipeline runs"
+	@echo "make test-all   both, on the same workers"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make results    measure everything that depends on the shipped weights again: hours, see CONTRIBUTING.md"
 	@echo "make clean      remove .venv and what the pipeline and presets wrote under data"
@@ -50,11 +51,17 @@ lint: setup-dev
 	mypy examples/first_look.py
 	lint-imports
 
+# A process per core, each with a file at a time, in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: setup-dev
-	OMP_NUM_THREADS=1 pytest -q -n logical --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 
 test-slow: setup-dev
-	pytest -q -m slow
+	$(PYTEST) -m slow
+
+test-all: setup-dev
+	$(PYTEST) -m 'not gpu'
 
 # Each on one core, the longest first, so that `make -j2 results` keeps two busy; the store's rates alone, at the end.
 MEASURED := backbone tracking tuning shapes guidance motion prompts samples

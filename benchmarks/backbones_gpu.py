@@ -6,6 +6,7 @@ Measured for each backbone, on the GPU in bfloat16, all ways in turns so that a 
 
 * two branches, as guided sampling of its own pipeline runs them (one batch of two for CogVideoX, one after the other
   for the rest), and one branch, both without capture;
+* whether a whole forward with every layer tapped gives the very bits of one without taps;
 * one branch with taps on three layers and all layers run, which is what tapping alone costs;
 * one branch that stops after a layer in the middle, without capture and with;
 * capture of three layers; queries and keys stay on the GPU, or go to the host layer by layer as an extraction sends
@@ -73,6 +74,9 @@ SETTINGS = {
     "cogvideox-5b": Setting((49, 480, 720), 16, (15, 17, 18), batched=True),
     "hunyuan-video": Setting((49, 480, 720), 16, (16, 33, 34)),
     "wan2.1-1.3b": Setting((81, 480, 832), 15, (10, 15, 20)),
+    "cosmos-predict2-2b": Setting((93, 704, 1280), 14, (10, 14, 18)),
+    "ltx-2": Setting((121, 512, 768), 24, (16, 24, 32), batched=True),
+    "kandinsky-5-lite": Setting((121, 512, 768), 16, (10, 16, 22)),
 }
 TINY_SIZE, TINY_LAYERS = (9, 96, 160), (0, 1, 2)
 
@@ -128,6 +132,12 @@ class Run:
         with intercept({layer: modules[layer] for layer in layers}, AttentionCall.run):
             self._predict()
 
+    def is_the_same_tapped(self) -> bool:
+        """Whether a whole forward's output is bit-equal with all layers tapped and without."""
+        plain = self._predict()
+        with intercept(dict(enumerate(self.backbone.attention_modules())), AttentionCall.run):
+            return torch.equal(plain, self._predict())
+
     def cut_off(self, layer: int) -> None:
         """A forward that stops after the attention of a layer; nothing is looked at."""
 
@@ -175,9 +185,9 @@ class Run:
         of_two, of_one = (_matches(query, key, self.grid) for query, key in (pairs[0], pairs[-1]))
         return float((of_two == of_one).float().mean())
 
-    def _predict(self) -> None:
+    def _predict(self) -> Tensor:
         timestep = self.schedule.timesteps[STEP]
-        self.backbone.predict(self.latents, timestep, self.prompt, conditioning=self.conditioning)
+        return self.backbone.predict(self.latents, timestep, self.prompt, conditioning=self.conditioning)
 
     @torch.no_grad()
     def _forward_twice(self) -> None:
@@ -185,8 +195,11 @@ class Run:
         transformer, forward = self.backbone.transformer, self.backbone.transformer.forward
 
         def doubled(**inputs: Any) -> Any:  # noqa: ANN401 - whatever the transformer reads
-            twice = {key: torch.cat([value, value]) if _is_batch(value) else value for key, value in inputs.items()}
-            return tuple(output[:1] for output in forward(**twice))
+            twice = {
+                key: torch.cat([value, value]) if _is_batch(key, value) else value for key, value in inputs.items()
+            }
+            outputs = forward(**twice)
+            return tuple(output[:1] for output in outputs) if isinstance(outputs, tuple) else outputs[:1]
 
         transformer.forward = doubled
         try:
@@ -195,8 +208,9 @@ class Run:
             del transformer.forward
 
 
-def _is_batch(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 1
+def _is_batch(key: str, value: object) -> bool:
+    """Whether an input has an entry per clip; the mask of Cosmos' padding has one for all."""
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 1 and key != "padding_mask"
 
 
 def _matches(query: Tensor, key: Tensor, grid: TokenGrid) -> Tensor:
@@ -267,6 +281,7 @@ def measure(name: str, setting: Setting, *, tiny: bool, device: str, repeats: in
         "build_seconds": built - started,
         "layer": setting.layer,
         "three_layers": setting.three,
+        "output_is_the_same_tapped": run.is_the_same_tapped(),
         "costs": {way: asdict(cost) for way, cost in costs.items()},
         "tapping_overhead": seconds["one branch, three layers tapped, all run"] / seconds["one branch"] - 1,
         "capture_overhead": seconds["capture of one layer"] / seconds["one branch, cut off after the layer"] - 1,
@@ -349,6 +364,8 @@ def _show(name: str, result: dict[str, Any]) -> None:
     print(f"  {result['weights_gb']:.2f} GB of weights made in {result['build_seconds']:.1f} s")
     for way, cost in result["costs"].items():
         print(f"  {way:<44}{1000 * cost['seconds']:9.1f} ms{cost['peak_gb']:8.1f} GB")
+    same = "bit-equal" if result["output_is_the_same_tapped"] else "DIFFERENT"
+    print(f"  the output with all layers tapped is {same}")
     print(f"  tapping costs {result['tapping_overhead']:.1%} of a forward (wanted: 3 % at most)")
     layer = result["layer"]
     print(f"  capture of layer {layer} costs {result['capture_overhead']:.1%} of a forward cut off there")

@@ -137,7 +137,8 @@ TUNED = (
     *("support 1", "support 3", "agreement 2.0", "rows, window 1, 1.0", "one direction"),
     *("motion costs 0", "motion costs 0.3", "motion costs 1", "motion of up to 3", "motion of up to 8"),
     *("matches 2", "matches 3", "smoothing 0", "smoothing 1", "smoothing 3"),
-    *("smoothing limit 0.25", "smoothing limit 1", "smoothing limit 1e+09"),
+    *("smoothing limit 0.15", "smoothing limit 0.25", "smoothing limit 0.5", "smoothing limit 1e+09"),
+    *(f"confidence {least}" for least in (0.3, 0.4, 0.6, 0.7)),
     *(f"cycle {token}" for token in (1.0, 1.5, 3.0, 4.0)),
     *("margin 0.1", "margin 0.3"),
 )
@@ -239,6 +240,20 @@ def _stored(read: Read, *, values: str, which: int) -> list[Cells]:
     return [[f"{row[name]:{form}}" for name, form in formats.items()] for row in ways.values()]
 
 
+def _explorer(read: Read) -> list[Cells]:
+    """A click in the explorer, in stores of two shapes."""
+    measured = read("explorer")
+    return [
+        [
+            f"{row['click_ms']['median']:.0f}",
+            f"{row['click_ms']['p90']:.0f}",
+            f"{row['visited_layer_ms']['median']:.0f}",
+            f"{row['server_mb']:.0f} ({row['server_peak_mb']:.0f})",
+        ]
+        for row in (measured["shipped backbone"], measured["CogVideoX-2B's shape"])
+    ]
+
+
 TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "tracking-study": partial(_tracks, strided=False),
     "tracking-strided": partial(_tracks, strided=True),
@@ -249,6 +264,7 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "prompts": _prompts,
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
+    "explorer": _explorer,
     "store-shipped": partial(_stored, values="synthetic", which=1),
     "store-real": partial(_stored, values="real", which=0),
 }

@@ -16,6 +16,7 @@ from .backbones import Backbone as Backbone
 from .backbones import register_backbone as register_backbone
 from .datasets import Clip as Clip
 from .datasets import Tracks as Tracks
+from .explorer import explore as explore
 from .store import Store as Store
 from .store import open_store as open_store
 from .tracking import TrackParams as TrackParams
@@ -31,6 +32,7 @@ __all__ = [
     "TrackParams",
     "Tracks",
     "annotate",
+    "explore",
     "extract",
     "guide",
     "load_backbone",

@@ -2,7 +2,8 @@
 
 import sys
 
-from difftrack.pipeline._loading import end_while_loading
+from difftrack.pipeline._loading import end_while_loading, sleep_while_waiting
 
 if sys.argv[:1] == ["-m"]:  # Python is about to run one of the modules
     end_while_loading()
+    sleep_while_waiting()

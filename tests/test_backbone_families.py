@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 PROMPT = "a red disc moves left"
-TEXT_FIRST, TEXT_LAST = ("cogvideox",), ("hunyuan", "mochi")
+TEXT_FIRST, TEXT_LAST = ("cogvideox", "easyanimate"), ("hunyuan", "mochi", "motif")
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,17 @@ class Case:
 
 
 # Rows that differ from their neighbours in numbers only.
-REPEATED = ("cogvideox-2b", "wan2.1-14b", "cosmos-predict2-14b", "kandinsky-5-pro")
+REPEATED = (
+    "cogvideox-2b",
+    "wan2.1-14b",
+    "cosmos-predict2-14b",
+    "kandinsky-5-pro",
+    "ltx-2.5",
+    "anyflow-14b",
+    "skyreels-v2-14b",
+)
 
-ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky")
+ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "chronoedit", "motif")
 """Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
 
 
@@ -163,7 +171,7 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
     records = {prompt: case.capture(case.latents, [0], prompt)[0] for prompt in ("blue", PROMPT)}
     attended = [int(record.text_mask.sum()) for record in records.values()]
     if case.name.startswith(TEXT_FIRST):
-        assert attended == [11, 11]  # padding takes part in its attention
+        assert attended == [case.backbone.num_text_tokens] * 2  # padding takes part in its attention
     elif case.name.startswith(TEXT_LAST):
         words = [len(case.backbone.components["tokenizer"](prompt).input_ids) for prompt in records]
         assert attended[1] - attended[0] == words[1] - words[0] > 0
@@ -171,7 +179,7 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
             assert record.text_mask.tolist() == sorted(record.text_mask.tolist(), reverse=True)
     else:
         assert attended == [0, 0]
-    if not case.name.startswith((*TEXT_LAST, "kandinsky")):  # there, the pooled prompt modulates every layer
+    if not case.name.startswith(("hunyuan", "mochi", "kandinsky")):  # there, the pooled prompt modulates every layer
         one, other = records.values()
         assert torch.equal(one.query, other.query)
         assert torch.equal(one.key, other.key)
@@ -226,7 +234,7 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
     sampled = Clip("clip", generated.frames, fps=8.0, prompt=PROMPT, source="generated")
     params = analysis(case, mode=ModeParams(generated="generate"), num_inference_steps=3, steps=(0, 1, 2), layers=(1,))
     extraction = Extractor(case.backbone, params).prepare(sampled, trajectory=generated.trajectory)
-    first = 11 if case.name.startswith(TEXT_FIRST) else 0
+    first = case.backbone.num_text_tokens if case.name.startswith(TEXT_FIRST) else 0
     units = list(extraction.units(extraction.plan("clip")))
     assert_scored(units, extraction.groups["clip"])
     for unit, query in zip(units, on_the_way, strict=True):
@@ -267,9 +275,16 @@ def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Cas
         for prompt in (PROMPT, "")[:num_branches]:
             embedding = case.backbone.embed(prompt)
             (record,) = case.backbone.capture(
-                latents, step, schedule, embedding, layers=[1], kinds=["query"], **case.conditions(latents)
+                latents,
+                step,
+                schedule,
+                embedding,
+                layers=[1],
+                kinds=["query"],
+                inputs=generated.trajectory.inputs_at(step),
+                **case.conditions(latents),
             )
-            first = 11 if case.name.startswith(TEXT_FIRST) else 0
+            first = case.backbone.num_text_tokens if case.name.startswith(TEXT_FIRST) else 0
             query = record.query.flatten(1, 3)
             errors = [float((branch[:, first : first + query.shape[1]] - query).abs().max()) for branch in there]
             assert min(errors) <= tolerance

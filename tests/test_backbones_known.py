@@ -1,6 +1,7 @@
 """The named backbones: what their classes say of them, and whether capture holds for each, small and random."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_pipelines import ROWS, VARIANTS, clip_size
+from tiny_pipelines import ROWS, VARIANTS, Unguarded, clip_size
 
 from difftrack.backbones import (
     ALIASES,
@@ -30,6 +31,8 @@ from difftrack.backbones import (
     summaries,
     write_trajectory,
 )
+from difftrack.backbones._load import check_family
+from difftrack.backbones._refused import REFUSED
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, ModeParams
 
@@ -62,11 +65,21 @@ PUBLISHED = {
     "mochi-1": ((48, 24, 128), 10_027_677_744),
     "allegro": ((32, 24, 96), None),
     "skyreels-v2-1.3b": ((30, 12, 128), None),
+    "skyreels-v2-14b": ((40, 40, 128), None),
     "cosmos-predict2-2b": ((28, 16, 128), 1_956_413_440),
     "cosmos-predict2-14b": ((36, 40, 128), None),
     "cosmos-predict2.5-2b": ((28, 16, 128), None),
     "kandinsky-5-lite": ((32, 28, 64), None),
     "kandinsky-5-pro": ((60, 32, 128), None),
+    "ltx-2": ((48, 32, 128), None),
+    "easyanimate-5.1-12b": ((48, 48, 64), None),
+    "anyflow-1.3b": ((30, 12, 128), None),
+    "anyflow-14b": ((40, 40, 128), None),
+    "chronoedit-14b": ((40, 40, 128), None),
+    "motif-video-2b": ((28, 12, 128), None),
+    "kandinsky-6-pro": ((60, 32, 128), None),
+    "ltx-2.3": ((48, 32, 128), None),
+    "ltx-2.5": ((48, 32, 128), None),
 }
 
 
@@ -214,6 +227,76 @@ def test_sizes_follow_each_familys_own_rule(name: str, size: tuple[int, int, int
     else:
         with pytest.raises(BackboneError, match=said):
             backbone.check_size(*size)
+
+
+# What is not captured
+
+
+@pytest.mark.parametrize("transformer_class", REFUSED)
+def test_a_transformer_that_is_not_captured_is_refused_with_the_reason(transformer_class: str) -> None:
+    assert hasattr(diffusers, transformer_class)
+    with pytest.raises(
+        BackboneError, match=re.escape(f"{transformer_class} is not captured: {REFUSED[transformer_class]}")
+    ):
+        check_family("mine", transformer_class)
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "changes", "said"),
+    [
+        ("kandinsky-5-lite", "transformer", {"attention_type": "nabla"}, r"attention is of the type nabla: sparse"),
+        ("cosmos-predict2-2b", None, {"_class_name": "Cosmos2TextToImagePipeline"}, "other inputs than the pipelines"),
+        ("ltx-2", None, {"_class_name": "LTX2ImageToVideoPipeline"}, "other inputs than the pipelines"),
+        ("cosmos-predict2-2b", "index scheduler", "EulerDiscreteScheduler", "levels of its scheduler"),
+    ],
+)
+def test_other_uses_of_a_familys_transformer_are_refused_before_weights_are_read(
+    name: str, component: str | None, changes: Any, said: str, tmp_path: Path
+) -> None:
+    folder = ROWS[name](tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    if component is None:
+        (folder / "model_index.json").write_text(json.dumps(index | changes))
+    elif component == "transformer":
+        file = folder / component / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    else:
+        index["scheduler"] = ["diffusers", changes]
+        (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(BackboneError, match=said):
+        load_backbone(f"path:{folder}")
+
+
+def test_cosmos_samples_behind_its_guardrail_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package it says so; with a guardrail that refuses a prompt, nothing is sampled."""
+    backbone = saved("cosmos-predict2.5-2b", tmp_path)
+    size = {"num_frames": 5, "height": 48, "width": 80}
+    with pytest.raises(BackboneError, match=r"guardrail.*pip install cosmos_guardrail"):
+        backbone.generate("a", seed=0, num_inference_steps=1, cfg_scale=1.0, **size)
+    monkeypatch.setattr("diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict.CosmosSafetyChecker", Unguarded)
+    monkeypatch.setattr(Unguarded, "check_text_safety", lambda self, prompt: False)
+    with pytest.raises(BackboneError, match=r"guardrail of .* refuses the prompt 'a'"):
+        backbone.generate("a", seed=0, num_inference_steps=1, cfg_scale=1.0, **size)
+
+
+def test_the_sound_of_a_sampled_clip_is_kept_with_its_trajectory(tmp_path: Path) -> None:
+    """And decides what is captured: the same latents without it are read alone."""
+    backbone = saved("ltx-2", tmp_path)
+    generated = backbone.generate(
+        "a red disc", seed=0, num_inference_steps=2, cfg_scale=1.0, num_frames=9, height=96, width=160
+    )
+    file = tmp_path / "trajectory.safetensors"
+    write_trajectory(file, generated.trajectory, fingerprint="a")
+    read = read_trajectory(file, fingerprint="a")
+    assert list(read.inputs) == ["audio_hidden_states"]
+    assert torch.equal(read.inputs["audio_hidden_states"], generated.trajectory.inputs["audio_hidden_states"])
+    schedule = backbone.schedule(2, grid=backbone.token_grid(9, 96, 160))
+    prompt, latents = backbone.embed("a red disc"), read.latents[1]
+    heard, alone = (
+        next(backbone.capture(latents, 1, schedule, prompt, layers=[3], kinds=["query"], inputs=inputs)).query
+        for inputs in (read.inputs_at(1), None)
+    )
+    assert not torch.equal(heard, alone)
 
 
 # Images

@@ -2,7 +2,10 @@
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,3 +204,26 @@ def test_the_study_reads_the_heads_that_the_pipeline_reads(monkeypatch: pytest.M
     for written, named in (("{6: [1, 3], 7: [2]}", ["6.1", "6.3", "7.2"]), ("all", [])):
         params.write_text(f"track:\n  heads: {written}\n")
         assert tracking.heads_of_params(params) == named
+
+
+def test_the_first_run_is_told_apart_by_what_it_is_spent_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that writes one video: named as its stage is, its shares within its whole, imports among them."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    first_run = importlib.import_module("benchmarks.first_run")
+    code = (
+        "import numpy as np\n"
+        "from difftrack.media import write_video\n"
+        "write_video(__import__('pathlib').Path('v.mp4'), np.zeros((9, 64, 96, 3), np.uint8), 8.0, lossless=True)\n"
+    )
+    script = tmp_path / "stages.py"
+    script.write_text(code)
+    environment = first_run.watched(tmp_path) | {"PYTHONPATH": f"{ROOT / 'benchmarks/profiling'}{os.pathsep}{ROOT}"}
+    words = [sys.executable, str(script), "stages.extract", "item.view=tracking"]
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True)
+    (process,) = first_run.processes_of([json.loads(file.read_text()) for file in tmp_path.glob("*.json")])
+    assert process["name"] == "extract tracking"
+    imports, video, rest = (first_run.shares(process)[index] for index in (0, 5, 6))
+    assert imports > 0 < video
+    assert 0 <= rest < process["cpu_s"] - imports - video + 1e-9
+    run = {"processes": [process], "wall_s": 2.0}
+    assert [line.split("|")[1].strip() for line in first_run.table(run).splitlines()[2:]] == ["extract tracking", "all"]

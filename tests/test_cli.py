@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from difftrack.backbones import CaptureCheck, ModelParams, load_backbone, unknown_words
 from difftrack.cli import app
-from difftrack.cli._tracks import EVALUATION
+from difftrack.cli._tracks import EVALUATION, _finer, _read_choices
 from difftrack.datasets import write_clip
 from difftrack.evaluation import TrackSection
 from difftrack.media import read_image, read_video, write_image, write_video
@@ -345,6 +345,18 @@ def test_track_shows_the_backbone_the_size_that_is_asked_for(tmp_path: Path) -> 
     assert (status, len(error.splitlines())) == (1, 1)
     assert f"{HEIGHT + 1}" in error
     assert run(*ask, "--size", "big")[0] == 2
+
+
+def test_fine_tracks_are_of_the_size_that_was_measured_to_track_real_video_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 x 384 where params.yaml says 160 x 240; sizes and qualities do not go together."""
+    monkeypatch.chdir(TOP)
+    tracker = _read_choices(None, None, None, None)
+    assert (tracker.view.height, tracker.view.width) == (160, 240)
+    assert (_finer(tracker.view).height, _finer(tracker.view).width) == (256, 384)
+    assert run("track", tmp_path / "v.mp4", "--grid", 3, "--quality", "finest")[0] == 2
+    assert run("track", tmp_path / "v.mp4", "--grid", 3, "--quality", "fine", "--size", "64x96")[0] == 2
 
 
 def test_track_wants_either_points_or_a_grid(tmp_path: Path) -> None:

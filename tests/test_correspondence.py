@@ -37,6 +37,7 @@ from difftrack.correspondence import (
     query_tokens,
     read_moves,
     read_rows,
+    stored_to_frames,
     tokens_to_points,
     top_matches,
 )
@@ -445,6 +446,19 @@ def test_latent_frames_are_read_where_a_causal_autoencoder_puts_them() -> None:
     torch.testing.assert_close(frames[:, 0, 0], torch.clamp(torch.arange(11) / 4, max=2))
     per_head = latent_to_frames(ramp.expand(5, 3, 2, 2), num_frames=11, temporal_stride=4)
     torch.testing.assert_close(per_head[3], frames)
+
+
+@pytest.mark.parametrize("name", ["corrected", "released"])
+@pytest.mark.parametrize("first_frames", [1, 4])
+def test_stored_positions_are_brought_to_frames_as_tensors_are(name: Any, first_frames: int) -> None:
+    """Of 3 heads, 5 latent frames, 7 points, one of which is nowhere in the last: 17 or 20 frames."""
+    points = np.random.default_rng(0).normal(size=(3, 5, 7, 2)).astype(np.float32)
+    points[:, 4, 6] = np.nan
+    how = {"num_frames": 16 + first_frames, "temporal_stride": 4, "first_frames": first_frames}
+    expected = latent_to_frames(torch.from_numpy(points), **how, params=MatchingParams.preset(name)).numpy()
+    found = stored_to_frames(**how, params=MatchingParams.preset(name))(points)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from difftrack.cli import app
 from difftrack.cli._dvc import check_lock_files, has_remote, without_hints
 from difftrack.configuration import configuration_from
 from difftrack.params import ParamsError
-from difftrack.pipeline._experiments import borrow, end_with, running_dvc, workspace_of
+from difftrack.pipeline._experiments import borrow, end_with, is_orphan, running_dvc, workspace_of
+from difftrack.pipeline._stage import run
 
 # DVC's own dependencies warn when they are imported.
 pytestmark = [
@@ -204,8 +205,24 @@ def test_a_stage_ends_once_the_dvc_that_runs_it_was_killed() -> None:
 
 
 def test_only_a_stage_of_dvc_looks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 1)  # as of a process whose parent was killed
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert running_dvc() is None
+    assert not is_orphan()
+    monkeypatch.setenv("DVC_STAGE", "score@tiny")
+    assert is_orphan()
+
+
+def test_a_stage_whose_dvc_was_killed_meanwhile_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[object] = []
+    shutil.copy(TOP / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["score", "--", "scores=scores"])
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setenv("DVC_STAGE", "score@tiny")
+    with pytest.raises(SystemExit) as ended:
+        run("score", lambda *given: begun.append(given))
+    assert (ended.value.code, begun) == (143, [])
 
 
 # What `difftrack repro` says of DVC

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
 from difftrack import cli
+from difftrack.cli._pipeline import _in_foreground
 from difftrack.datasets import Clip, write_clip, write_manifest
 from difftrack.interrupts import Interrupted, failure_line, interruptible, lack_of_memory
 
@@ -83,12 +85,13 @@ def start(folder: Path, given: dict[str, Any], stage: str, *words: str) -> "subp
 
 
 def until(made: Iterator[bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for a file of the stage's own making."""
+    """Wait for a file of the stage's own making, and leave the processor to the stage meanwhile."""
     deadline = time.monotonic() + 200
     while not next(made):
-        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
-        os.sched_yield()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.005)
+        assert process.returncode is None, process.communicate()[1]
 
 
 def there(root: Path, pattern: str, num: int) -> Iterator[bool]:
@@ -242,6 +245,13 @@ def test_a_program_that_a_verb_runs_ends_in_order_before_the_verb(
     )
 
 
+def test_a_console_of_windows_has_told_all_processes_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no foreground, and no process there can be sent SIGINT."""
+    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.delattr(os, "tcgetpgrp")
+    assert _in_foreground()
+
+
 def test_a_lack_of_memory_is_one_line_and_other_faults_are_none() -> None:
     line = lack_of_memory(MemoryError("Unable to allocate\n 9 TiB"))
     assert line == (
@@ -282,3 +292,20 @@ def test_a_failure_of_another_library_is_one_line_with_the_way_out() -> None:
 @pytest.mark.parametrize("fault", [KeyError("x"), TypeError("x"), NotImplementedError("x"), RecursionError("x")])
 def test_a_fault_of_the_program_keeps_its_traceback(fault: Exception) -> None:
     assert failure_line(fault) is None
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_stages_and_verbs_sleep_while_they_wait_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, found: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "to be put back")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if asked is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
+    code = (
+        "import os, sys; sys.argv = ['-m']; import stages; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=TOP, text=True)
+    assert said.split() == [found, "False"]
+    assert CliRunner().invoke(cli.app, ["params", "track.heads"]).exit_code == 0
+    assert os.environ["OMP_WAIT_POLICY"] == found

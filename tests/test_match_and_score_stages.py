@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from difftrack.params import ParamsError
 from difftrack.pipeline import match, score
 from difftrack.store import DescriptorSpec, create_group, read_results
 
+TOP = Path(__file__).parents[1]
 GRID = TokenGrid(num_latent_frames=3, rows=5, cols=7, stride_px=8, temporal_stride=2)
 STEPS, LAYERS, HEADS, CHANNELS = (0, 3), (1, 4), (0, 1), 64
 GOOD_LAYER = 4
@@ -241,3 +244,11 @@ def test_where_nothing_can_be_scored_the_ranking_is_empty_and_files_are_written(
 def test_a_threshold_stands_in_one_place() -> None:
     with pytest.raises(ParamsError, match=r"scoring names threshold_px.*set score\.threshold_px"):
         score.main({"scoring": {"threshold_px": 4.0}}, {}, {})
+
+
+def test_stages_that_only_read_what_others_computed_wait_for_no_torch() -> None:
+    code = (
+        "import sys, stages.annotate, stages.score, stages.report; print(*{m.partition('.')[0] for m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "transformers", "zarr"} & set(done.stdout.split())

@@ -95,6 +95,12 @@ def test_init_in_a_git_repository_tracks_with_it(tmp_path: Path) -> None:
         ["git", "status", "--porcelain", "-uall"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "study/params.yaml" in status.stdout
+    (tmp_path / "study/dvc.lock").write_text("")  # to be committed, so that later runs can be compared with it
+    ignored = ["git", "check-ignore", "--quiet"]
+    found = [
+        subprocess.run([*ignored, name], cwd=tmp_path / "study", check=False) for name in ("data/clips", "dvc.lock")
+    ]
+    assert [done.returncode for done in found] == [0, 1]
     init_workspace(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """What DVC runs again, on the real dvc.yaml and a tiny backbone: a question never re-runs the model."""
 
+import json
 import os
 import re
 import shutil
@@ -39,7 +40,7 @@ class Project:
 
 def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def _params(backbone: Path) -> dict[str, Any]:
@@ -77,6 +78,35 @@ def test_the_first_run_runs_everything_and_the_second_nothing(project: Project) 
     assert set(project.repro()) == set(declared) - {"survey"}
     assert (project.root / "data" / "report" / "index.html").exists()
     assert project.repro() == []
+
+
+def dvc(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_colleague_pulls_what_was_pushed_to_a_remote(project: Project, tmp_path: Path) -> None:
+    root, there = project.root, tmp_path / "clone"
+    dvc(root, "remote", "add", "--default", "shared", str(tmp_path / "remote"))
+    dvc(root, "push")
+    there.mkdir()
+    for name in ("dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore", ".dvc/config"):
+        (there / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, there / name)
+    dvc(there, "pull", "--allow-missing")
+    for folder in ("tracks", "scores", "predictions"):
+        own = {
+            file.relative_to(root): file.read_bytes() for file in (root / "data" / folder).rglob("*") if file.is_file()
+        }
+        own = {name: content for name, content in own.items() if ".locks" not in name.parts}
+        assert own
+        assert own == {name: (there / name).read_bytes() for name in own}
+    assert not any((there / "data" / folder).exists() for folder in ("clips", "descriptors", "matches", "samples"))
+    shown = [json.loads(dvc(folder, "metrics", "show", "--json")) for folder in (root, there)]
+    assert shown[0] == shown[1]
+    assert all("error" not in file for file in shown[1][""]["data"].values())
 
 
 def test_another_threshold_scores_and_reports_and_guides_only_by_other_layers(project: Project) -> None:

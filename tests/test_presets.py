@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,13 @@ def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Pat
     assert str(matched) == (
         "average: ours 50 (the truth of every clip is pseudo-truth by cotracker3), published 50 (table 1)"
     )
+
+
+def test_a_prompt_file_of_any_name_is_one_word_of_a_command() -> None:
+    preset = Preset(about="", script="", run=("python -m x prompts=${guide.prompts} -- samples=out",), params={})
+    name = "my prompts (new); touch $HOME 'x'.txt"
+    (command,) = commands(preset, {"guide": {"prompts": name}})
+    assert shlex.split(command) == ["python", "-m", "x", f"prompts={name}", "--", "samples=out"]
 
 
 # The table of flags
@@ -460,18 +468,14 @@ def tiny_words(name: str, tiny: Path, changes: dict[str, Any]) -> list[str]:
 def run(name: str, *words: object, tiny: Path, work: Path, remarks: bool = False, **changes: Any) -> str:
     """What `difftrack preset` prints, the backbone's weights being a tiny folder; with `remarks` what it says aside."""
     assignments = tiny_words(name, tiny, changes)
-    command = [
-        sys.executable,
-        "-c",
-        "from difftrack.cli import app; app()",
-        "preset",
-        name,
-        "--work",
-        work,
-        *words,
-        *assignments,
-    ]
-    done = subprocess.run(list(map(str, command)), cwd=TOP, capture_output=True, text=True, check=False)
+    command = [str(word) for word in ("preset", name, "--work", work, *words, *assignments)]
+    if "--dry-run" in words:  # starts no process, whose output would go past this one's
+        with chdir(TOP):
+            result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        return result.stdout + (result.stderr if remarks else "")
+    python = [sys.executable, "-c", "from difftrack.cli import app; app()"]
+    done = subprocess.run([*python, *command], cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + (done.stderr if remarks else "")
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -661,7 +662,8 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
     write_store(deps["descriptors"] / "one" / "analysis", units=((20, 1),))
     (deps["scores"] / "one").mkdir(parents=True)
     (deps["scores"] / "one" / "scores.json").write_text(json.dumps(scores_json()))
-    section = {"frames": "all", "kinds": ["query_key", "feature"], "trajectories": True, "token_positions": [[1, 1]]}
+    section: dict[str, Any] = {"frames": "all", "kinds": ["query_key", "feature"], "trajectories": True}
+    section |= {"clips": "all", "token_positions": [[1, 1]]}
     main({"report": section, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
     drawn = {file.name for folder in ("strips", "videos") for file in (tmp_path / "report" / folder).iterdir()}
     assert drawn == {
@@ -674,7 +676,7 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
     }
     page = (tmp_path / "report" / "index.html").read_text()
     assert "square, point (12, 12), by features." in page  # the centre of token (1, 1), tokens of 8 px
-    assert all(f"feature, frame {frame}" in page for frame in range(3))
+    assert all(page.count(f">frame {frame}<") >= 3 for frame in range(3))  # of query, key and feature
 
 
 def test_a_trajectory_of_one_layer_follows_what_moves_by_whole_tokens(store: Path) -> None:
@@ -722,3 +724,62 @@ def test_query_picture_has_a_tile_for_the_point_and_one_for_each_later_frame(sto
     picture = draw_query(open_store(str(store)), clip(), step=20, layer=4, point_xy_px=(12.0, 12.0))
     tile_width = (picture.shape[1] - 2 * 6) // 3
     assert picture.shape == (round(tile_width * 40 / 56), 3 * tile_width + 2 * 6, 3)
+
+
+# The page on a phone and without a mouse
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> str:
+    return (report / "index.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_reaches_beyond_the_page_in_a_browser(report: Path, width: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": width, "height": 844}, is_mobile=width < 500, has_touch=True)
+        seen = context.new_page()
+        seen.goto((report / "index.html").as_uri())
+        seen.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert seen.evaluate("document.documentElement.scrollWidth") == width
+        heads = seen.locator(".strip.head > div > span")
+        boxes = [heads.nth(number).bounding_box() for number in range(heads.count())]
+        beside = [(a, b) for a, b in itertools.pairwise(boxes) if a["y"] == b["y"]]
+        assert all(a["x"] + a["width"] <= b["x"] for a, b in beside)
+        seen.locator("a.open.drawing").first.tap()
+        assert seen.evaluate("document.querySelector('dialog svg').getBoundingClientRect().width") > 900
+        seen.locator("dialog form button").tap()
+        player = seen.locator(".player").first
+        player.scroll_into_view_if_needed()
+        for _ in range(2):
+            player.locator("button[title='one frame on']").tap()
+            seen.wait_for_timeout(200)
+        assert seen.evaluate("document.querySelector('.clip video').paused")
+        assert player.locator("span").inner_text() == "frame 2"
+        browser.close()
+
+
+def test_a_clip_table_names_each_method_once_over_its_columns(page: str) -> None:
+    assert '<th scope="colgroup" colspan="3">' in page
+    assert "tiny: δ avg" not in page
+
+
+def test_videos_say_their_rate_and_have_controls_without_the_script(page: str) -> None:
+    videos = re.findall(r"<video [^>]*>", page)
+    assert videos
+    for video in videos:
+        assert re.search(r'data-fps="[\d.]+"', video)
+        assert " controls" in video
+        assert "autoplay" not in video
+
+
+def test_figures_and_strips_are_links_to_files_that_are_there(page: str, report: Path) -> None:
+    links = re.findall(r'<a class="open[^"]*" href="([^"]+)" aria-label="Enlarge: [^"]+">', page)
+    assert any(link.startswith("figures/") for link in links)
+    assert any(link.startswith("strips/") for link in links)
+    assert all((report / link).is_file() for link in links)

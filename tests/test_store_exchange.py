@@ -19,6 +19,8 @@ from difftrack.store import (
     export_group,
     import_group,
     open_store,
+    read_results,
+    write_results,
 )
 
 SPEC = DescriptorSpec(
@@ -87,6 +89,19 @@ def test_what_stock_xarray_opens_is_saved_onwards_by_the_line_of_the_docs(
     plain.astype("float32").to_netcdf(tmp_path / "a.nc")
     for again in (xr.load_dataset(tmp_path / "a.nc"), xr.open_zarr(tmp_path / "a.zarr", consolidated=False)):
         np.testing.assert_array_equal(again["key"].values, opened["key"].values)
+
+
+@pytest.mark.parametrize("part", [{}, {"step": 49}])
+def test_results_are_saved_onwards_by_the_line_of_the_docs(tmp_path: Path, part: dict) -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    labels = {"step": [20, 49], "kind": ["query", "key", "feature"]}
+    found = xr.Dataset({"share": (("step", "kind"), values)}, coords=labels)
+    write_results(tmp_path / "matches", "camel", found, {"matching": {"temperature": 1.0}})
+    read = read_results(tmp_path / "matches", "camel").sel(part)
+    read.drop_attrs().to_netcdf(tmp_path / "a.nc")
+    read.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    xr.testing.assert_equal(xr.load_dataset(tmp_path / "a.nc"), read.drop_attrs())
+    assert xr.open_zarr(tmp_path / "a.zarr", consolidated=False).load().identical(read)
 
 
 # Export and import

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 
 from difftrack.cli import app
 from difftrack.configuration import configuration_from
+from difftrack.interrupts import Interrupted
 from difftrack.params import ParamsError
-from difftrack.pipeline import match, score
+from difftrack.pipeline import match, score, track
 from difftrack.pipeline._sweep import measured, plan_sweep, run_sweep
 from difftrack.provenance import code_of
 from difftrack.reports import sweep_table
@@ -272,6 +274,27 @@ def test_a_run_that_fails_is_named_and_leaves_nothing_that_looks_done(project: P
     rows = measured(planned)
     assert rows[0].measures["score"]["matching_accuracy"] is None
     assert rows[0].measures["track"]["average_jaccard"] is not None
+
+
+def test_a_sweep_that_was_interrupted_goes_on_where_it_stopped(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, begun = track.main, list[str]()
+
+    def interrupted(params: dict[str, Any], deps: Any, outs: Any) -> None:
+        begun.append(str(params["heads"]))
+        if len(begun) == 2:
+            raise Interrupted(signal.SIGINT)
+        real(params, deps, outs)
+
+    word, folder = "track.heads={4: [0]},{4: [1]},all", project / "data/sweeps/cells/track/tiny"
+    monkeypatch.setattr(track, "main", interrupted)
+    with pytest.raises(Interrupted):
+        sweep(project, word)
+    assert [path.name for path in folder.iterdir() if (path / "cell.json").is_file()] == [
+        p.name for p in folder.iterdir()
+    ]
+    assert len(list(folder.iterdir())) == 1
+    sweep(project, word)
+    assert begun == ["{4: [0]}", "{4: [1]}", "{4: [1]}", "all"]
 
 
 @pytest.mark.slow

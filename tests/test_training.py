@@ -57,6 +57,7 @@ from difftrack.training import (
     train_autoencoder,
     train_text_encoder,
     train_transformer,
+    worker_pool,
 )
 from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
 from difftrack.training._optimizers import Muon, make_optimizers, set_learning_rate
@@ -824,3 +825,9 @@ def test_a_transformer_behind_another_text_encoder_predicts_what_it_did(tmp_path
         assert (VideoDenoiser(pipeline.transformer, other)(*inputs) - expected).abs().max() > 1e-2
     with pytest.raises(ValueError, match="start_from"):
         load_transformer_of_another_text_encoder(transformer, other, tmp_path / "absent", tokens)
+
+
+def test_scenes_are_drawn_by_spawned_processes_where_there_is_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difftrack.training._data.get_all_start_methods", lambda: ["spawn"])
+    with worker_pool(1) as pool:
+        assert pool._mp_context.get_start_method() == "spawn"  # type: ignore[attr-defined]

@@ -8,13 +8,20 @@ import torch
 from diffusers import (
     AllegroPipeline,
     AllegroTransformer3DModel,
+    AnyFlowPipeline,
+    AnyFlowTransformer3DModel,
     AutoencoderKLAllegro,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
+    AutoencoderKLMagvit,
     AutoencoderKLMochi,
     AutoencoderKLWan,
+    ChronoEditPipeline,
+    ChronoEditTransformer3DModel,
     ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
     CogVideoXImageToVideoPipeline,
@@ -24,7 +31,10 @@ from diffusers import (
     Cosmos2VideoToWorldPipeline,
     CosmosTransformer3DModel,
     DiffusionPipeline,
+    EasyAnimatePipeline,
+    EasyAnimateTransformer3DModel,
     EulerAncestralDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
@@ -32,11 +42,18 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
+    Kandinsky6TI2VAPipeline,
+    Kandinsky6Transformer3DModel,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     MochiPipeline,
     MochiTransformer3DModel,
+    ModelMixin,
+    MotifVideoPipeline,
+    MotifVideoTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -44,6 +61,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -54,6 +72,8 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -61,6 +81,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -202,7 +224,12 @@ def save_wan(
     return folder
 
 
-def save_wan_i2v(folder: Path) -> Path:
+def save_wan_i2v(
+    folder: Path,
+    *,
+    pipeline: type[DiffusionPipeline] = WanImageToVideoPipeline,
+    transformer: type[ModelMixin] = WanTransformer3DModel,
+) -> Path:
     """16 channels read: 6 noisy ones, 4 of a mask, 6 of the image; and 17 tokens of an image encoder."""
     torch.manual_seed(0)
     words = tokenizer()
@@ -210,15 +237,13 @@ def save_wan_i2v(folder: Path) -> Path:
         hidden_size=6, intermediate_size=11, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
     )
     side = {"height": 16, "width": 16}
-    WanImageToVideoPipeline(
+    pipeline(
         tokenizer=words,
         text_encoder=wan_text(words),
         image_encoder=CLIPVisionModel(vision),
         image_processor=CLIPImageProcessorPil(size=side, crop_size=side),
         vae=wan_autoencoder(),
-        transformer=WanTransformer3DModel(
-            **{**WAN_TRANSFORMER, "in_channels": 16, "image_dim": 6, "added_kv_proj_dim": 84}
-        ),
+        transformer=transformer(**{**WAN_TRANSFORMER, "in_channels": 16, "image_dim": 6, "added_kv_proj_dim": 84}),
         scheduler=unipc(),
     ).save_pretrained(folder)
     return folder
@@ -559,6 +584,225 @@ def save_kandinsky5(folder: Path, *, attention_type: str = "regular") -> Path:
     return folder
 
 
+def gemma(words: PreTrainedTokenizerFast) -> Gemma3ForConditionalGeneration:
+    """2 layers of 12 channels."""
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": 12,
+        "intermediate_size": 7,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 6,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 7,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 2,
+        "image_size": 4,
+    }
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
+
+
+def save_ltx2(folder: Path, **transformer_changes: object) -> Path:
+    """4 layers of 3 heads x 16 channels, 6 latent channels, 32x in space, 8x in time; and sound of 6 channels."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    words.model_max_length = 1024
+    per_modality = transformer_changes.get("use_prompt_embeddings") is False
+    connector = {
+        f"{stream}_connector_{key}": value
+        for stream, heads in (("video", 4 if per_modality else 1), ("audio", 2 if per_modality else 1))
+        for key, value in (
+            ("num_attention_heads", heads),
+            ("attention_head_dim", 12),
+            ("num_layers", 1),
+            ("num_learnable_registers", None),
+        )
+    }
+    LTX2Pipeline(
+        tokenizer=words,
+        text_encoder=gemma(words),
+        connectors=LTX2TextConnectors(
+            caption_channels=12,
+            text_proj_in_factor=3,
+            connector_rope_base_seq_len=32,
+            rope_type="split",
+            per_modality_projections=per_modality,
+            video_hidden_dim=48,
+            audio_hidden_dim=24,
+            **connector,
+        ),
+        vae=AutoencoderKLLTX2Video(
+            latent_channels=6,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(4, 8, 16),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            upsample_residual=False,
+            spatial_compression_ratio=32,
+            temporal_compression_ratio=8,
+        ),
+        audio_vae=AutoencoderKLLTX2Audio(
+            base_channels=6, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=12
+        ),
+        vocoder=LTX2Vocoder(
+            in_channels=24,
+            hidden_channels=8,
+            upsample_kernel_sizes=[4, 4],
+            upsample_factors=[2, 2],
+            resnet_kernel_sizes=[3],
+            resnet_dilations=[[1, 3, 5]],
+            output_sampling_rate=16000,
+        ),
+        transformer=LTX2VideoTransformer3DModel(
+            in_channels=6,
+            out_channels=6,
+            num_attention_heads=3,
+            attention_head_dim=16,
+            cross_attention_dim=48,
+            audio_in_channels=6,
+            audio_out_channels=6,
+            audio_num_attention_heads=3,
+            audio_attention_head_dim=8,
+            audio_cross_attention_dim=24,
+            num_layers=4,
+            caption_channels=12,
+            rope_type="split",
+            **transformer_changes,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=5, shift_terminal=0.1
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_easyanimate(folder: Path) -> Path:
+    """3 dual-stream layers and 1 of both streams, 3 heads x 16 channels, 6 latent channels, 8x in space, 4x in time."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    words.chat_template = "{{ messages[0]['content'][0]['text'] }}"
+    vision = {"depth": 1, "embed_dim": 8, "hidden_size": 12, "num_heads": 2, "patch_size": 2, "mlp_ratio": 2}
+    EasyAnimatePipeline(
+        tokenizer=words,
+        text_encoder=Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=qwen_text(words), vision_config=vision)),
+        vae=AutoencoderKLMagvit(
+            latent_channels=6,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+        ),
+        transformer=EasyAnimateTransformer3DModel(
+            in_channels=6,
+            out_channels=6,
+            patch_size=2,
+            num_attention_heads=3,
+            attention_head_dim=16,
+            num_layers=4,
+            mmdit_layers=3,
+            time_embed_dim=10,
+            text_embed_dim=12,
+            add_norm_text_encoder=True,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_anyflow(folder: Path) -> Path:
+    """As Wan, told where each step goes."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    AnyFlowPipeline(
+        tokenizer=words,
+        text_encoder=wan_text(words),
+        vae=wan_autoencoder(),
+        transformer=AnyFlowTransformer3DModel(**WAN_TRANSFORMER),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_chronoedit(folder: Path) -> Path:
+    """As Wan 2.1 from an image."""
+    return save_wan_i2v(folder, pipeline=ChronoEditPipeline, transformer=ChronoEditTransformer3DModel)
+
+
+def save_motif(folder: Path) -> Path:
+    """1 dual-stream layer, 3 single-stream ones, and a decoder of 2; 3 heads x 10 channels."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    MotifVideoPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=wan_autoencoder(),
+        transformer=MotifVideoTransformer3DModel(
+            in_channels=13,
+            out_channels=6,
+            num_attention_heads=3,
+            attention_head_dim=10,
+            num_layers=1,
+            num_single_layers=5,
+            num_decoder_layers=2,
+            text_embed_dim=13,
+            rope_axes_dim=(2, 4, 4),
+            enable_text_cross_attention_dual=True,
+            enable_text_cross_attention_single=True,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_kandinsky6(folder: Path) -> Path:
+    """As Kandinsky 5, with sound that is left away."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    transformer = Kandinsky6Transformer3DModel(
+        in_visual_dim=6,
+        out_visual_dim=6,
+        in_text_dim=12,
+        in_text_dim2=8,
+        time_dim=7,
+        model_dim=30,
+        ff_dim=11,
+        num_text_blocks=1,
+        num_visual_blocks=4,
+        axes_dims=(2, 4, 4),
+        in_audio_dim=3,
+        out_audio_dim=3,
+    )
+    for name, weight in transformer.named_parameters():
+        if "modulation" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    Kandinsky6TI2VAPipeline(
+        tokenizer=words,
+        text_encoder=qwen_vl(words),
+        tokenizer_2=words,
+        text_encoder_2=clip_text(words),
+        vae=hunyuan_autoencoder(),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+LTX23 = {
+    "gated_attn": True,
+    "cross_attn_mod": True,
+    "audio_gated_attn": True,
+    "audio_cross_attn_mod": True,
+    "use_prompt_embeddings": False,
+    "perturbed_attn": True,
+}
+
 ROWS: dict[str, Callable[[Path], Path]] = {
     "cogvideox-2b": partial(save_cogvideox, use_rotary_positional_embeddings=False),
     "cogvideox-5b": save_cogvideox,
@@ -584,6 +828,16 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "cosmos-predict2.5-2b": save_cosmos25,
     "kandinsky-5-lite": save_kandinsky5,
     "kandinsky-5-pro": save_kandinsky5,
+    "ltx-2": save_ltx2,
+    "easyanimate-5.1-12b": save_easyanimate,
+    "anyflow-1.3b": save_anyflow,
+    "anyflow-14b": save_anyflow,
+    "chronoedit-14b": save_chronoedit,
+    "motif-video-2b": save_motif,
+    "kandinsky-6-pro": save_kandinsky6,
+    "skyreels-v2-14b": save_skyreels,
+    "ltx-2.3": partial(save_ltx2, **LTX23),
+    "ltx-2.5": partial(save_ltx2, **LTX23, ff_bias=False, use_keyframes_abs_pos_embedding=True),
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 
@@ -606,6 +860,10 @@ SIZES = {
     "skyreels": (5, 48, 80),
     "cosmos": (5, 48, 80),
     "kandinsky": (5, 48, 80),
+    "easyanimate": (5, 48, 80),
+    "anyflow": (5, 48, 80),
+    "chronoedit": (5, 48, 80),
+    "motif": (5, 48, 80),
 }
 
 

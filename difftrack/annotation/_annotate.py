@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from difftrack.annotation._cotracker import CoTracker3
 from difftrack.annotation._errors import AnnotationError
 from difftrack.annotation._grids import grabcut_mask, mask_from_file, query_grid
 from difftrack.annotation._lucas_kanade import LucasKanade
@@ -83,6 +82,8 @@ def _registered(name: str, params: AnnotateParams) -> Tracker:
     if name == "lucas_kanade":
         return LucasKanade(**asdict(params.lucas_kanade))
     if name == "cotracker3":
+        from difftrack.annotation._cotracker import CoTracker3  # torch, which other trackers do without
+
         return CoTracker3(**asdict(params.cotracker3))
     return make_tracker(name, params.trackers.get(name), section="annotate.trackers")
 

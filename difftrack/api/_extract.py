@@ -2,7 +2,7 @@
 
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from rich.progress import Progress
@@ -57,7 +57,7 @@ def extract(
     reuse: Reuse = "exact",
     replace: bool = False,
     keep_bytes: float = 5e9,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> Store:
     """Run a backbone over a clip and keep the descriptors of the wanted steps and layers.
 
@@ -88,7 +88,8 @@ def extract(
             made.
         replace: Lay descriptors of this clip that were made otherwise aside, into `TO.kept`, instead of refusing.
         keep_bytes: Most bytes that are kept there.
-        progress: Show a progress bar.
+        progress: Show a progress bar; or a function of the bytes that are there and of all bytes, which is called first
+            with 0 of all.
 
     Returns:
         The store, open for reading.
@@ -125,8 +126,18 @@ def extract(
         frames = num_frames or _most_frames(model, clip, height, width)
         extraction = Extractor(model, AnalysisParams(**common, num_frames=frames)).prepare(clip)
     root = _memory_root() if to is None else to
-    with Progress(disable=not progress, transient=True) as bar:
-        task = bar.add_task("extract", total=_planned(extraction, stored or StoreParams()))
+    total, there = _planned(extraction, stored or StoreParams()), 0
+    with Progress(disable=progress is not True, transient=True) as bar:
+        task = bar.add_task("extract", total=total)
+
+        def report(count: int) -> None:
+            nonlocal there
+            there += count
+            bar.advance(task, count)
+            if callable(progress):
+                progress(there, total)
+
+        report(0)
         shelf = GroupShelf(
             str(root),
             stored or StoreParams(),
@@ -135,7 +146,7 @@ def extract(
             reuse=reuse,
             replace=replace,
         )
-        write_descriptors(extraction, shelf, report=lambda count: bar.advance(task, count))
+        write_descriptors(extraction, shelf, report=report)
     store = open_store(root)
     if to is None:
         weakref.finalize(store, _forget, str(root))

@@ -41,11 +41,11 @@ class Backbone(CapturingBackbone):
     Latents are `[latent_frame, channel, row, col]`, scaled as the transformer wants them. Where the transformer folds
     several latent frames into one token frame (CogVideoX 1.5), `latents_per_token_frame` says how many.
 
-    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives what is abstract:
-    `text_position`, `channels_before_frames`, `patch_size`, `spatial_stride`, `temporal_stride`, `text_channels`,
-    `attention_of`, `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and `encode_videos`. It
-    may override every other method without underscore where its model differs; `difftrack.testing.BackboneLaws` says
-    what has to hold then.
+    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives
+    `text_position`, `channels_before_frames`, the names that its configs use where they are others (`layers_key` and
+    the like), and what is abstract: `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and
+    `encode_videos`. It may override every other method without underscore where its model differs;
+    `difftrack.testing.BackboneLaws` says what has to hold then.
     """
 
     samples_in_own_dtype: ClassVar[bool] = False
@@ -53,6 +53,15 @@ class Backbone(CapturingBackbone):
 
     reads_guidance: ClassVar[bool] = False
     """Whether the transformer was distilled to read a guidance scale as an input."""
+
+    def __repr__(self) -> str:
+        components = self.components
+        counts = f"{self.num_layers} layers x {self.num_heads} heads x {self.num_channels} channels"
+        outline = components.pipeline_outline()
+        scheduler = [] if outline is None else [outline.components.get("scheduler", "no scheduler")]
+        where = f"{self.params.dtype} on {self.device}"
+        said = [f"{self.name}: {components.pipeline_name}", counts, where, *scheduler, *components.alterations()]
+        return f"<{type(self).__name__} {'; '.join(said)}>"
 
     def loading_choices(self) -> dict[str, object]:
         """How it was loaded, as far as that changes numbers; with `fingerprint`, all that they depend on of it.
@@ -90,7 +99,11 @@ class Backbone(CapturingBackbone):
         return MadeBy(
             code={**code, **dict(sorted(unfiled.items()))},
             versions=versions_of(*_LIBRARIES),
-            loaded={**self.loading_choices(), **self.components.in_memory()},
+            loaded={
+                **self.loading_choices(),
+                **self.components.in_memory(),
+                **({"alterations": list(altered)} if (altered := self.components.alterations()) else {}),
+            },
         )
 
     @property
@@ -182,7 +195,7 @@ class Backbone(CapturingBackbone):
         )
         entering = [self.latents_as_read(latents, step, scheduler) for step, latents in enumerate(recorder.entering)]
         trajectory = torch.stack([self.from_batch(latents, shape) for latents in entering])
-        return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start))
+        return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start, recorder.inputs))
 
     def check_levels(self, num_inference_steps: int, grid: TokenGrid) -> None:
         """Refuse, before any model is loaded, what would otherwise fail once a clip was sampled.
@@ -193,7 +206,9 @@ class Backbone(CapturingBackbone):
         _ = self.num_layers
         try:
             self.schedule(num_inference_steps, grid=grid)
-        except (AttributeError, TypeError, KeyError) as error:
+        except BackboneError:
+            raise
+        except (AssertionError, AttributeError, TypeError, KeyError, ValueError) as error:
             kind, words = type(self.components["scheduler"]).__name__, " ".join(str(error).split())
             raise BackboneError(
                 f"{self.name}: the levels of its scheduler {kind} are not known ({type(error).__name__}: {words}); set "

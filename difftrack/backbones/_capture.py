@@ -45,9 +45,15 @@ def capture_layers(
         kinds: Descriptors to keep.
 
     Raises:
-        CaptureError: a module's attention was not seen exactly once, or its sequence or its text mask is not the
-            one expected.
+        CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
+            not the one expected.
     """
+    if getattr(transformer, "is_cache_enabled", False):
+        cache = type(getattr(transformer, "_cache_config", None)).__name__.removesuffix("Config")
+        raise CaptureError(
+            f"a cache hook ({cache}) serves layers from other steps, and a step that is skipped has nothing to "
+            f"capture: call transformer.disable_cache() first"
+        )
     last_layer = max(modules)
     seen: set[int] = set()
 
@@ -88,8 +94,6 @@ def _check_text_mask(record: LayerDescriptors, expected: Bool[Tensor, " text_tok
 
 def _likely_cause(transformer: nn.Module) -> str:
     """What keeps attention away from torch's scaled-dot-product attention, as far as the model itself tells."""
-    if getattr(transformer, "is_cache_enabled", False):
-        return "a cache hook skips layers: call transformer.disable_cache() first"
     backends = {str(getattr(getattr(m, "processor", None), "_attention_backend", None)) for m in transformer.modules()}
     chosen = sorted(backends - {"None"})
     named = f" (here: {', '.join(chosen)})" if chosen else ""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,6 +104,15 @@ class CapturingBackbone(Architecture, ABC):
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
         """Scaled posterior modes of videos in [-1, 1]."""
+
+    def completed_inputs(self, inputs: Mapping[str, Any], sampled: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the transformer reads besides latents, put together.
+
+        Args:
+            inputs: The timestep, `transformer_inputs`, and what an image adds.
+            sampled: What sampling gave beside the latents at this step, if the backbone sampled the clip.
+        """
+        return {**inputs, **sampled}
 
     def timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
         """The timestep as the transformer reads it for one clip."""
@@ -216,6 +225,7 @@ class CapturingBackbone(Architecture, ABC):
         layers: Sequence[int],
         kinds: Sequence[CapturedKind] = KINDS,
         conditioning: ImageConditioning | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> Iterator[LayerDescriptors]:
         """Run one branch at one step and give the descriptors of the wanted layers, nothing past the last of them.
 
@@ -229,6 +239,7 @@ class CapturingBackbone(Architecture, ABC):
             layers: 0-based layers.
             kinds: Descriptors to keep.
             conditioning: From `self.condition`, for a backbone that `needs_image`.
+            inputs: From `Trajectory.inputs_at`, of a clip that the backbone sampled.
 
         Returns:
             Descriptors in layer order; each is let go of when the next is taken.
@@ -239,7 +250,15 @@ class CapturingBackbone(Architecture, ABC):
         """
         records: deque[LayerDescriptors] = deque()
         self.capture_into(
-            records.append, latents, step, schedule, prompt, layers=layers, kinds=kinds, conditioning=conditioning
+            records.append,
+            latents,
+            step,
+            schedule,
+            prompt,
+            layers=layers,
+            kinds=kinds,
+            conditioning=conditioning,
+            inputs=inputs,
         )
         return (records.popleft() for _ in range(len(records)))
 
@@ -254,6 +273,7 @@ class CapturingBackbone(Architecture, ABC):
         layers: Sequence[int],
         kinds: Sequence[CapturedKind] = KINDS,
         conditioning: ImageConditioning | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> None:
         """As `capture`, but hand each layer's descriptors to `sink` while the layer runs.
 
@@ -269,6 +289,7 @@ class CapturingBackbone(Architecture, ABC):
             layers: As in `capture`.
             kinds: As in `capture`.
             conditioning: As in `capture`.
+            inputs: As in `capture`.
         """
         schedule.check_step(step)
         transformer = self.transformer_at(schedule.timesteps[step])
@@ -283,7 +304,7 @@ class CapturingBackbone(Architecture, ABC):
         capture_layers(
             transformer,
             {layer: modules[layer] for layer in sorted(set(layers))},
-            lambda: self.predict(latents, schedule.timesteps[step], prompt, conditioning=conditioning),
+            lambda: self.predict(latents, schedule.timesteps[step], prompt, conditioning=conditioning, inputs=inputs),
             sink,
             grid=self.grid_of(latents),
             text_mask=self.text_mask(prompt),
@@ -299,6 +320,7 @@ class CapturingBackbone(Architecture, ABC):
         prompt: PromptEmbedding,
         *,
         conditioning: ImageConditioning | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "latent_frame channel row col"]:
         """The transformer's raw output for one branch, no guidance."""
         if self.needs_image and conditioning is None:
@@ -306,14 +328,15 @@ class CapturingBackbone(Architecture, ABC):
                 f"{self.name} makes videos from an image; give it what condition() makes of the clip's first frame"
             )
         num_latent_frames, _, rows, cols = latents.shape
-        inputs = {
+        read_too = {
             "timestep": self.timestep_input(timestep.to(self.device), self.grid_of(latents)),
             **self.transformer_inputs(prompt, num_latent_frames, rows, cols),
             **(conditioning.extras if conditioning is not None else {}),
         }
         read = self.with_conditioning(latents.to(self.device, self.components.dtype), conditioning)
         transformer = self.transformer_at(timestep)
-        output = transformer(hidden_states=self.to_batch(read), return_dict=False, **inputs)
+        completed = self.completed_inputs(read_too, inputs or {})
+        output = transformer(hidden_states=self.to_batch(read), return_dict=False, **completed)
         batch = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 gives the tensor itself
         return self.from_batch(batch, latents.shape).to(latents.dtype)
 

@@ -60,6 +60,10 @@ class Components(ABC):
     def fingerprint(self) -> str:
         """Hash that changes whenever a config or a weight does."""
 
+    def alterations(self) -> tuple[str, ...]:
+        """What was done to the loaded pipeline, for people to read; nothing where this project loads it."""
+        return ()
+
     def pipeline_outline(self) -> PipelineOutline | None:
         """What the pipeline says of itself, nothing loaded; None for one that is built from a known description."""
         return None

@@ -39,6 +39,12 @@ class Trajectory:
     """Those that entered each step, as the transformer reads them."""
     image: UInt8[np.ndarray, "height width rgb"] | None = None
     """The image that an image-to-video backbone started from, at the size of the clip."""
+    inputs: Mapping[str, Float[Tensor, "step ..."]] = field(default_factory=dict)
+    """What else changed from step to step, by the transformer's argument name: the sound of LTX-2."""
+
+    def inputs_at(self, step: int) -> dict[str, Tensor]:
+        """Those of one step, batch of one."""
+        return {name: values[step] for name, values in self.inputs.items()}
 
 
 @dataclass(frozen=True, slots=True)

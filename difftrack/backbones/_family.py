@@ -117,12 +117,25 @@ class BackboneFamily:
         return None if self.refuses is None else self.refuses(outline)
 
 
+_FLOW_SOLVERS = (
+    "UniPCMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+)
+"""Solvers that can go along flow matching's levels; configs of others may hold the same words, and not heed them."""
+
+
 def flow_levels(outline: PipelineOutline) -> str | None:
     """Say why a scheduler's levels are not those of flow matching, data and noise in shares of one; None where so."""
     kind, config = outline.components.get("scheduler", ""), outline.configs.get("scheduler", {})
-    if kind.startswith("FlowMatch") or config.get("use_flow_sigmas", False):
+    flow = config.get("use_flow_sigmas", False) and config.get("prediction_type") == "flow_prediction"
+    if kind == "FlowMatchHeunDiscreteScheduler":
+        return f"its scheduler {kind} asks the model twice a step, and a step stands for one; set another"
+    if kind.startswith("FlowMatch") or (kind in _FLOW_SOLVERS and flow):
         return None
     return (
         f"its scheduler {kind} has no levels of flow matching; set one that has, such as "
-        "FlowMatchEulerDiscreteScheduler, or use_flow_sigmas=True"
+        "FlowMatchEulerDiscreteScheduler, or a UniPC with use_flow_sigmas=True and prediction_type='flow_prediction'"
     )

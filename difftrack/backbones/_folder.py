@@ -11,12 +11,13 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from torch import nn
 
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._memory_switches import installed, quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from difftrack.backbones._params import ModelParams, Quantization
-from difftrack.backbones._registry import class_in, libraries
+from difftrack.backbones._registry import class_in, is_pipeline_module, libraries
 from difftrack.backbones._weights import (
     WeightFiles,
     check_config,
@@ -28,7 +29,7 @@ from difftrack.backbones._weights import (
 )
 from difftrack.documents import DocumentError, read_json
 
-__all__ = ["PipelineFolder", "cast_weights", "find_folder"]
+__all__ = ["PipelineFolder", "cast_weights", "find_folder", "values_not_drawn"]
 
 _CPU = torch.device("cpu")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -67,6 +68,7 @@ class PipelineFolder:
         self.settings: dict[str, Any] = {
             name: value for name, value in index.items() if not isinstance(value, list) and not name.startswith("_")
         }
+        self._outlines: dict[str, Any] = {}
         self._refuse_foreign_code()
         for name in self._components:
             self._refuse_incomplete(name)
@@ -114,7 +116,7 @@ class PipelineFolder:
         kind = self.component_class(component)
         # The Auto classes of transformers would ask at the terminal whether a folder's own code may run.
         trust = {"trust_remote_code": False} if self._components[component][0] == "transformers" else {}
-        if not issubclass(kind, torch.nn.Module):
+        if not issubclass(kind, nn.Module):
             # Image processors of transformers come in a fast kind, which needs torchvision, and one that does not.
             return (transformers.AutoImageProcessor if "ImageProcessor" in kind.__name__ else kind).from_pretrained(
                 folder, **trust
@@ -161,10 +163,12 @@ class PipelineFolder:
         return content if isinstance(content, dict) else {}
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
-        """A diffusers model of a component's class and config, without weights: on the device meta."""
-        kind = self.component_class(component)
-        with torch.device("meta"):
-            return kind.from_config(kind.load_config(self.path / component)).eval()
+        """A diffusers model of a component's class and config, without weights: on the device meta; made once."""
+        if component not in self._outlines:
+            kind = self.component_class(component)
+            with torch.device("meta"), values_not_drawn():
+                self._outlines[component] = kind.from_config(kind.load_config(self.path / component)).eval()
+        return self._outlines[component]
 
     def component_class(self, component: str) -> Any:  # noqa: ANN401
         """Class of a component, imported."""
@@ -190,7 +194,8 @@ class PipelineFolder:
 
     def _refuse_foreign_code(self) -> None:
         for name, (library, class_name) in self._components.items():
-            if library not in libraries() or class_in(library, class_name) is None:
+            known = library in libraries() or is_pipeline_module(library)
+            if not known or class_in(library, class_name) is None:
                 raise BackboneError(
                     f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code that "
                     f"comes with a checkpoint is not run"
@@ -204,7 +209,7 @@ class PipelineFolder:
         for file in folder.rglob("*"):
             if file.exists() and not file.is_file() and not file.is_dir():
                 raise BackboneError(f"{file} is no regular file; take it out of the folder")
-        if not issubclass(self.component_class(component), torch.nn.Module):
+        if not issubclass(self.component_class(component), nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]
         if not any(file.suffix == ".safetensors" for file in files):
@@ -247,6 +252,22 @@ def cast_weights(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
         if not set(name.split(".")) & kept:
             parameter.data = parameter.data.to(dtype)
     return model
+
+
+@contextmanager
+def values_not_drawn() -> Iterator[None]:
+    """Models made inside are not initialised, which is most of the work of making one on the device meta.
+
+    A weight there has no values, and `torch.nn.init` goes through the motions for each of them all the same.
+    """
+    drawing = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and name[0] != "_"}
+    for name in drawing:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, draw in drawing.items():
+            setattr(nn.init, name, draw)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from difftrack.backbones._alterations import alterations_of
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components, ancestry
 from difftrack.backbones._errors import BackboneError
@@ -90,6 +91,9 @@ class LiveComponents(Components):
             config = json.dumps(scheduler_state(held), sort_keys=True, default=str)
             digest.update(f"{name} {config} {state_of(_unwrapped(held))}\n".encode())
         return digest.hexdigest()
+
+    def alterations(self) -> tuple[str, ...]:
+        return alterations_of(self._live)
 
     def pipeline_outline(self) -> PipelineOutline:
         held = [name for name in ("transformer", "vae", "scheduler") if name in self.names]

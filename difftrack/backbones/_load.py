@@ -11,6 +11,7 @@ from difftrack.backbones._family import BackboneFamily, KnownBackbone
 from difftrack.backbones._folder import find_folder
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._refused import REFUSED
 from difftrack.backbones._registry import FAMILIES, KNOWN, families, family_of
 from difftrack.plugins import one_line
 
@@ -59,6 +60,8 @@ def check_family(name: str, transformer_class: str) -> BackboneFamily:
         BackboneError: no family here reads the class.
     """
     if (family := family_of(transformer_class)) is None:
+        if (reason := REFUSED.get(transformer_class)) is not None:
+            raise BackboneError(f"{name}: {transformer_class} is not captured: {reason}")
         known_classes = sorted(name for family in families().values() for name in family.transformers)
         problems = "".join(f"; {line}" for line in FAMILIES.problems())
         raise BackboneError(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from difftrack.backbones._folder import values_not_drawn
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._random_init import constructed_backbone
 from difftrack.backbones._registry import KNOWN, find_class
@@ -32,6 +33,9 @@ class MemoryNeed:
     text_bytes: int
     """Of all text encoders."""
     transformer_bytes: int
+    """Of the transformer, or of both experts."""
+    running_bytes: int
+    """Of the one transformer that runs at a time."""
     other_bytes: int
     """Of the autoencoder, and of an image encoder."""
     activation_bytes: int
@@ -48,7 +52,7 @@ class MemoryNeed:
             return CONTEXT_BYTES + self.text_bytes + self.other_bytes + working
         if switch == "release_text_encoder":
             return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes + working)
-        return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes, working)
+        return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes, self.running_bytes + self.activation_bytes)
 
     def switch_for(self, card_bytes: int) -> Switch:
         """The mildest switch with which it fits a card; `no` where the transformer alone leaves no room."""
@@ -66,10 +70,12 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
         text = sum(size for component, size in encoders.items() if component.startswith("text"))
         num_tokens = backbone.token_grid(*known.size).num_tokens + backbone.num_text_tokens
         num_numbers = num_tokens * backbone.num_heads * backbone.num_channels * ACTIVATIONS_PER_CHANNEL
+        experts = [_bytes(transformer) for transformer in backbone.all_transformers()]
         yield MemoryNeed(
             name,
             text_bytes=text,
-            transformer_bytes=sum(_bytes(transformer) for transformer in backbone.all_transformers()),
+            transformer_bytes=sum(experts),
+            running_bytes=max(experts),
             other_bytes=_bytes(backbone.vae) + sum(encoders.values()) - text,
             activation_bytes=num_numbers * torch.bfloat16.itemsize,
         )
@@ -77,8 +83,9 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
 
 def _encoder_bytes(class_name: str, arguments: Mapping[str, Any]) -> int:
     kind = find_class(class_name)
-    with torch.device("meta"):
-        return _bytes(kind(kind.config_class(**arguments)).to(torch.bfloat16))
+    with torch.device("meta"), values_not_drawn():
+        encoder: torch.nn.Module = kind(kind.config_class(**arguments))
+    return sum(weight.numel() for weight in encoder.parameters()) * torch.bfloat16.itemsize
 
 
 def _bytes(model: torch.nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components
 from difftrack.backbones._family import KnownBackbone
-from difftrack.backbones._folder import cast_weights
+from difftrack.backbones._folder import cast_weights, values_not_drawn
 from difftrack.backbones._load import backbone_of
 from difftrack.backbones._names import canonical_name
 from difftrack.backbones._params import ModelParams
@@ -44,9 +44,11 @@ class ConstructedComponents(Components):
         if component == "scheduler":
             kind, arguments = self._known.scheduler
             return find_class(kind)(**arguments)
-        device = torch.device("meta") if component == "vae" else self.device
-        model = self._construct(component, device)
-        return model if device.type == "meta" else _fill_weights(model, device, seed=int(component == "transformer_2"))
+        if component == "vae" or self.device.type == "meta":
+            return self.outline(component)
+        return _fill_weights(
+            self._construct(component, self.device), self.device, seed=int(component == "transformer_2")
+        )
 
     def _make_outline(self, component: str) -> Any:  # noqa: ANN401
         return self._construct(component, torch.device("meta"))
@@ -54,7 +56,7 @@ class ConstructedComponents(Components):
     def _construct(self, component: str, device: torch.device) -> Any:  # noqa: ANN401
         kind, arguments = getattr(self._known, component)
         changes = self._small if component != "vae" else {}
-        with torch.device(device), _weights_without_memory():
+        with torch.device(device), _weights_without_memory(), values_not_drawn():
             model = find_class(kind)(**{**arguments, **changes}).eval()
         return cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
 

@@ -1,7 +1,8 @@
 """The families that there are, and what is found through them: checkpoints, transformer classes, classes by name."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import importlib.util
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, TypeVar
 
 from difftrack.backbones._errors import BackboneError
@@ -16,6 +17,7 @@ __all__ = [
     "families",
     "family_of",
     "find_class",
+    "is_pipeline_module",
     "libraries",
     "register_backbone",
 ]
@@ -50,6 +52,12 @@ FAMILIES: Registry[BackboneFamily] = Registry(
             "skyreels",
             "cosmos",
             "kandinsky5",
+            "ltx2",
+            "easyanimate",
+            "anyflow",
+            "chronoedit",
+            "motif",
+            "kandinsky6",
         )
     },
     check=_checked,
@@ -114,6 +122,15 @@ def libraries() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_STOCK, *own)))
 
 
+def is_pipeline_module(library: str) -> bool:
+    """Whether an entry of a model_index.json names a folder of diffusers' pipelines, which has classes of its own."""
+    return library.isidentifier() and importlib.util.find_spec(f"diffusers.pipelines.{library}") is not None
+
+
+def _module_of(library: str) -> str:
+    return f"diffusers.pipelines.{library}" if library not in libraries() and is_pipeline_module(library) else library
+
+
 def class_in(library: str, name: str) -> Any:  # noqa: ANN401
     """A class of a library by its name; None where the library has none of that name.
 
@@ -121,7 +138,7 @@ def class_in(library: str, name: str) -> Any:  # noqa: ANN401
         BackboneError: a family's own library cannot be imported.
     """
     try:
-        return getattr(importlib.import_module(library), name, None)
+        return getattr(importlib.import_module(_module_of(library)), name, None)
     except Exception as error:
         if library in _STOCK:
             raise
@@ -164,6 +181,10 @@ class RegistryView(Mapping[str, V]):
 
     def __len__(self) -> int:
         return len(self._read())
+
+    def items(self) -> ItemsView[str, V]:
+        """All at once; the mixin would ask the families anew for each key."""
+        return self._read().items()
 
     def __repr__(self) -> str:
         return repr(dict(self._read()))

@@ -1,9 +1,11 @@
 """Listening to a stock pipeline while it samples."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -19,6 +21,7 @@ class TrajectoryRecorder:
 
     def __init__(self, initial: Float[Tensor, "batch *latents"]) -> None:
         self._after_steps: list[Tensor] = []
+        self._inputs: dict[str, list[Tensor]] = defaultdict(list)
         self.keep(initial)
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
@@ -28,6 +31,15 @@ class TrajectoryRecorder:
     def keep(self, latents: Float[Tensor, "batch *latents"]) -> None:
         """Note the latents after a step; copied, because some pipelines go on writing into them."""
         self._after_steps.append(latents.detach().to("cpu", copy=True))
+
+    def keep_input(self, name: str, value: Float[Tensor, "1 ..."]) -> None:
+        """Note another input of the transformer at a step, which changes from step to step as latents do."""
+        self._inputs[name].append(value.detach().to("cpu", copy=True))
+
+    @property
+    def inputs(self) -> dict[str, Float[Tensor, "step ..."]]:
+        """What `keep_input` was told, step by step."""
+        return {name: torch.stack(values) for name, values in self._inputs.items()}
 
     @property
     def entering(self) -> list[Tensor]:

@@ -11,7 +11,7 @@ from difftrack.backbones._errors import BackboneError
 
 __all__ = ["read_trajectory", "write_trajectory"]
 
-_LATENTS, _IMAGE, _BACKBONE = "latents", "image", "backbone"
+_LATENTS, _IMAGE, _BACKBONE, _INPUT = "latents", "image", "backbone", "input."
 
 
 def write_trajectory(path: Path, trajectory: Trajectory, *, fingerprint: str) -> None:
@@ -25,6 +25,7 @@ def write_trajectory(path: Path, trajectory: Trajectory, *, fingerprint: str) ->
     tensors = {_LATENTS: trajectory.latents.contiguous()}
     if trajectory.image is not None:
         tensors[_IMAGE] = torch.from_numpy(trajectory.image).contiguous()
+    tensors |= {f"{_INPUT}{name}": values.contiguous() for name, values in trajectory.inputs.items()}
     part = path.with_name(f".{path.name}.part")
     save_file(tensors, part, metadata={_BACKBONE: fingerprint})
     part.replace(path)
@@ -44,7 +45,9 @@ def read_trajectory(path: Path, *, fingerprint: str) -> Trajectory:
         with safe_open(path, framework="pt") as file:
             sampled_by = (file.metadata() or {}).get(_BACKBONE)
             image = file.get_tensor(_IMAGE).numpy() if _IMAGE in file.keys() else None  # noqa: SIM118 - no mapping
-            trajectory = Trajectory(file.get_tensor(_LATENTS), image)
+            named = [name for name in file.keys() if name.startswith(_INPUT)]  # noqa: SIM118
+            inputs = {name.removeprefix(_INPUT): file.get_tensor(name) for name in named}
+            trajectory = Trajectory(file.get_tensor(_LATENTS), image, inputs)
     except (OSError, SafetensorError) as error:
         raise BackboneError(f"{path}: cannot be read as the trajectory of a generated clip: {error}") from error
     if sampled_by != fingerprint:

@@ -1,8 +1,17 @@
 """The command line: one verb per question; it calls the library, or DVC."""
 
-from difftrack.cli import _guidance, _models, _pipeline, _plans, _stores, _sweeps, _tracks  # each adds its verbs
+from difftrack.cli import (
+    _explore,
+    _guidance,
+    _models,
+    _pipeline,
+    _plans,
+    _stores,
+    _sweeps,
+    _tracks,
+)  # each adds its verbs
 from difftrack.cli._app import app
 
 __all__ = ["app"]
 
-_ = (_guidance, _models, _pipeline, _plans, _stores, _sweeps, _tracks)
+_ = (_explore, _guidance, _models, _pipeline, _plans, _stores, _sweeps, _tracks)

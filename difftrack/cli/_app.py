@@ -12,6 +12,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from difftrack.pipeline._loading import sleep_while_waiting
+
 P = ParamSpec("P")
 
 
@@ -48,9 +50,11 @@ def main(
     ] = False,
 ) -> None:
     """Where video diffusion transformers keep track of points: measure it, track with it, guide with it."""
+    sleep_while_waiting()
 
 
 AFTER_INTERRUPT = {
+    "explore": "the server stopped",
     "guide": "the prompts that are done are kept, and the next run goes on after them",
     "preset": "the next run goes on where this one stopped",
     "repro": "the next run goes on where this one stopped",
@@ -72,7 +76,7 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
-    except typer.Exit:  # a verb's own exit status, though click derives it from RuntimeError
+    except (typer.Exit, BrokenPipeError):  # a verb's own exit status; a reader such as `head` that has seen enough
         raise
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         said = failure_line(error)

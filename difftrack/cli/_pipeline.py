@@ -200,7 +200,7 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
             started = psutil.Process(process.pid)
             for each in (started, *started.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
-                    each.send_signal(signal.SIGINT)
+                    each.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
 
     folder = Path(how.get("cwd", "."))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", **how) as process:
@@ -218,7 +218,9 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal sends Ctrl-C to this process, and so to those that it started."""
+    """Whether a terminal sends Ctrl-C to this process, and so to those that it started; a console of Windows does."""
+    if os.name == "nt":
+        return True
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except (OSError, ValueError, AttributeError):

@@ -52,6 +52,14 @@ def track(
     size: Annotated[
         str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="fast (default): at the size of the params. fine: 1.6 times that along both sides, for some six times "
+            "the time.",
+            show_default=False,
+        ),
+    ] = None,
     cuts: Annotated[
         str | None, typer.Option(help="At cuts between scenes, tracks end (default), or: ignore.", show_default=False)
     ] = None,
@@ -74,6 +82,10 @@ def track(
         raise typer.BadParameter("give one of --points, --grid and --queries")
     if cuts not in (None, "end", "ignore"):
         raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
+    if quality not in (None, "fast", "fine"):
+        raise typer.BadParameter(f"--quality {quality}: wanted is fast or fine")
+    if quality is not None and size is not None:
+        raise typer.BadParameter("give either --size or --quality, which chooses one")
     if mask is not None and grid is None:
         raise typer.BadParameter("--mask chooses points of --grid; give that, too")
     if queries is not None and frame:
@@ -81,6 +93,8 @@ def track(
     wanted_size = None if size is None else _size(size)
     # All that costs nothing to check comes first: torch is imported behind it, which takes seconds.
     chosen = _read_choices(backbone, params, wanted_size, cuts)
+    if quality == "fine":
+        chosen = dataclasses.replace(chosen, view=_finer(chosen.view))
     stream = _open(video, start=start, max_frames=max_frames, every=every)
     query_points = _query_points(stream, points=points, grid=grid, queries=queries, frame=frame, mask=mask)
     chosen = chosen.anchored_on(query_points)
@@ -232,6 +246,12 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()):
         raise typer.BadParameter(f"--size {text}: wanted is HEIGHTxWIDTH in pixels, such as 160x240")
     return int(height), int(width)
+
+
+def _finer(view: "TrackingParams") -> "TrackingParams":
+    """Show the backbone 1.6 times the size, in multiples of 32 px, which suit the strides of all families."""
+    height, width = (round(size * 1.6 / 32) * 32 for size in (view.height, view.width))
+    return dataclasses.replace(view, height=height, width=width)
 
 
 @dataclasses.dataclass(frozen=True)

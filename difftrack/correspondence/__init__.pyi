@@ -8,8 +8,9 @@ from ._attention import (
 from ._clip_matcher import ClipMatcher, UnitMatches, label_matches
 from ._device import matching_device
 from ._features import feature_probabilities, match_features
+from ._frame_places import stored_to_frames
 from ._match_probabilities import Descriptors, match_rows
-from ._matches import Matches
+from ._matches import Matches, without_uniform
 from ._matching import (
     TopMatches,
     match_points,
@@ -58,7 +59,9 @@ __all__ = [
     "query_tokens",
     "read_moves",
     "read_rows",
+    "stored_to_frames",
     "tokens_to_points",
     "top_matches",
     "without_best",
+    "without_uniform",
 ]

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftrack.correspondence._frame_places import frame_places
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._tensor_cache import kept
-from difftrack.geometry import latent_position_of_frames
 
 __all__ = ["latent_to_frames"]
 
@@ -48,15 +48,14 @@ def _places(
 
     Kept for the last lengths: to bring them to a GPU once more would wait for all that it still has to do.
     """
+    before, after, fraction = frame_places(
+        num_frames,
+        num_latent_frames,
+        temporal_stride=temporal_stride,
+        first_frames=first_frames,
+        upsampling=upsampling,
+    )
     with torch.inference_mode(False):
-        if upsampling == "causal":
-            latent = torch.from_numpy(
-                latent_position_of_frames(num_frames, temporal_stride=temporal_stride, first_frames=first_frames)
-            )
-        else:
-            latent = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * num_latent_frames / num_frames - 0.5
-        latent = latent.clamp(0, num_latent_frames - 1)
-        before = latent.floor().long()
-        after = latent.ceil().long()  # the same where a frame reads one latent frame: its neighbour may hold no number
-        fraction = (latent - before)[:, None, None]
-        return before.to(device), after.to(device), fraction.to(device)
+        places = torch.from_numpy(before), torch.from_numpy(after), torch.from_numpy(fraction)[:, None, None]
+        on_device = [place.to(device) for place in places]
+        return on_device[0], on_device[1], on_device[2]

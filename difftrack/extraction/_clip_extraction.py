@@ -105,6 +105,7 @@ class ClipExtraction:
                 layers=plan.layers_of_step[step],
                 kinds=plan.kinds,
                 conditioning=self._conditioning(group),
+                inputs=self._inputs_at(step),
             )
 
     def units(self, plan: CapturePlan) -> Iterator[Unit]:
@@ -172,6 +173,11 @@ class ClipExtraction:
             report=lambda error: self.round_trip_errors.update({group: error}),
         )
 
+    def _inputs_at(self, step: int) -> dict[str, Tensor]:
+        """What sampling gave the transformer beside the latents, where the clip is visited as it was sampled."""
+        sampled = self._trajectory if self._mode == "generate" else None
+        return {} if sampled is None else sampled.inputs_at(step)
+
     def _conditioning(self, group: str) -> ImageConditioning | None:
         """The group's first frame, or the image that its clip was sampled from, for an image-to-video backbone."""
         backbone = self._view.backbone
@@ -189,9 +195,12 @@ class ClipExtraction:
     def _first_frame(self, number: int) -> Num[np.ndarray, "height width rgb"]:
         """A frame as the backbone sees it."""
         if isinstance(self._clip, EncodedClip):
-            return self._clip.images[number]
+            image: np.ndarray = self._clip.images[number]
+            return image
         params, frame = self._view.params, self._clip.frames[number : number + 1]
-        return working_frames(frame, height=params.height, width=params.width, convention=params.resize)[0]
+        only: np.ndarray = working_frames(frame, height=params.height, width=params.width, convention=params.resize)
+        first: np.ndarray = only[0]
+        return first
 
     def _grid(self, group: str) -> TokenGrid:
         return self._view.grid(len(self._frames_of_group[group]))

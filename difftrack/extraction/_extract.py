@@ -109,7 +109,7 @@ class Extractor(BackboneView):
         empty = self.params.prompt == "empty" or self.params.guidance_branch == "uncond"
         return self._embedded("" if empty else clip.prompt)
 
-    def _other_branch(self, clip: Clip, mode: Mode) -> PromptEmbedding | None:
+    def _other_branch(self, clip: Clip | EncodedClip, mode: Mode) -> PromptEmbedding | None:
         """The prompt of the branch that is not captured; None where `denoise` is not guided by both."""
         text = "" if self.params.prompt == "empty" else clip.prompt
         alone = self.params.denoise.cfg_scale == 1 or self.backbone.reads_guidance or not text

@@ -40,8 +40,10 @@ def encode_frames(
         ValueError: there is no frame.
     """
     backbone, params, kept = view.backbone, view.params, frozenset(keep)
-    coming, latents, images, digest, count, size = iter(frames), _Latents(expected), {}, hashlib.sha256(), 0, (0, 0)
-    while batch := list(islice(coming, backbone.params.vae_batch_frames)):
+    batch_size = backbone.vae_batch(params.height, params.width)
+    images: dict[int, np.ndarray] = {}
+    coming, latents, digest, count, size = iter(frames), _Latents(expected), hashlib.sha256(), 0, (0, 0)
+    while batch := list(islice(coming, batch_size)):
         size = batch[0].shape[:2]
         seen = np.concatenate([_working(frame, view) for frame in batch])
         digest.update(seen.tobytes())

@@ -63,7 +63,8 @@ def tone_mapped(picture: UInt16[np.ndarray, "row col rgb"], kind: str) -> UInt8[
     roots = cv2.sqrt(linear.max(axis=-1))
     shares = _shares()[np.minimum(roots * np.float32(_STEPS / _MOST_ROOT), _STEPS).astype(np.uint16)]
     coded = cv2.sqrt(linear * shares[..., None]) * np.float32(_STEPS) + np.float32(0.5)
-    return _gamma()[np.minimum(coded, np.float32(_STEPS)).astype(np.uint16)]
+    found: np.ndarray = _gamma()[np.minimum(coded, np.float32(_STEPS)).astype(np.uint16)]
+    return found
 
 
 @cache
@@ -95,7 +96,8 @@ def _gamma() -> UInt8[np.ndarray, " code"]:
     """The code of sRGB for each root of light, in steps."""
     light = (np.arange(_STEPS + 1) / _STEPS) ** 2
     coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(coded * 255).astype(np.uint8)
+    found: np.ndarray = np.rint(coded * 255).astype(np.uint8)
+    return found
 
 
 def _pq_to_nits(code: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from difftrack.pipeline._loading import end_while_loading
+from difftrack.pipeline._loading import end_while_loading, sleep_while_waiting
 
 STAGES = (
     "fingerprint",
@@ -21,6 +21,7 @@ STAGES = (
 
 if __name__ == "__main__":
     end_while_loading()
+    sleep_while_waiting()
     if sys.argv[1:2] not in [[name] for name in STAGES]:
         sys.exit(f"usage: python -m difftrack.pipeline STAGE ...; stages: {', '.join(STAGES)}")
     stage = sys.argv.pop(1)

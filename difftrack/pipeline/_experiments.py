@@ -18,7 +18,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Borrows", "borrow", "end_with", "running_dvc", "workspace_of"]
+__all__ = ["Borrows", "borrow", "end_with", "is_orphan", "running_dvc", "workspace_of"]
 
 Borrows = Literal["links", "copies"]
 """How artifacts are brought from the workspace: as links to the same bytes, for files that are only ever replaced as a
@@ -91,6 +91,11 @@ def running_dvc() -> "psutil.Process | None":
     except (ImportError, psutil.Error):
         pass
     return None
+
+
+def is_orphan() -> bool:
+    """Whether DVC started this stage and was killed before the stage, busy with its imports, could look for it."""
+    return "DVC_STAGE" in os.environ and os.getppid() == 1 and running_dvc() is None
 
 
 def end_with(

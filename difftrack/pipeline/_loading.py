@@ -1,11 +1,11 @@
-"""Ends a stage that is interrupted while it still loads what it needs."""
+"""What a program does before it loads anything: it can be interrupted, and shares the processor with others."""
 
 import os
 import signal
 import sys
 from types import FrameType
 
-__all__ = ["end_while_loading"]
+__all__ = ["end_while_loading", "sleep_while_waiting"]
 
 
 def end_while_loading() -> None:
@@ -13,6 +13,15 @@ def end_while_loading() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
+
+
+def sleep_while_waiting() -> None:
+    """Let OpenMP's threads sleep while one waits for another, unless the environment says otherwise.
+
+    By default they spin. That costs little where the cores are idle, and on two busy ones more than the work itself:
+    docs/performance.md. The numbers stay the same. OpenMP reads this when torch is imported: it has to be said before.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ Paths before `--` are read, paths after it are written. `item.*` names one cell 
 import math
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interrupt
 from difftrack.locks import lock_of
 from difftrack.ownership import check_folders
 from difftrack.params import PARAMS_FILE, read_params
-from difftrack.pipeline._experiments import Borrows, borrow, end_with, running_dvc
+from difftrack.pipeline._experiments import Borrows, borrow, end_with, is_orphan, running_dvc
 from difftrack.wording import counted
 
 __all__ = ["Paths", "each", "end", "finished", "kept_folder", "run", "say", "tell"]
@@ -81,6 +82,8 @@ def run(
         with interruptible(), ExitStack() as held:
             if (dvc := running_dvc()) is not None:
                 end_with(dvc)
+            elif is_orphan():
+                raise Interrupted(signal.SIGTERM)
             written = sorted(path for name, path in outs.items() if name != KEPT)
             for out in written if alone else ():
                 held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))

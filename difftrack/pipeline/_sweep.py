@@ -146,8 +146,7 @@ def plan_sweep(
             found = configuration_from(values, file=f"{file} with {said}")
             keys = {stage: planner.cell(stage, backbone, found, values).key for stage in on}
             rows.append((backbone, point, keys, keys == now))
-    wanted = {key for _, _, keys, _ in rows for key in keys.values()}
-    cells = {key: cell for key, cell in planner.cells.items() if key in wanted}
+    cells = {key: planner.cells[key] for _, _, keys, _ in rows for key in keys.values()}
     own = root / (name or "+".join(axis.key for axis in axes))
     if own == root / "cells" or own.parent != root:
         raise SweepError(f"a sweep cannot be called {name!r}; name it like a folder")

@@ -11,7 +11,8 @@ from difftrack.resources import shipped
 
 __all__ = ["WorkspaceError", "init_workspace", "workspace_pipeline"]
 
-_IGNORED = ("/data/*", "!/data/prompts/", "/dvc.lock", "__pycache__/", "*.partial")
+_IGNORED = ("/data/*", "!/data/prompts/", "__pycache__/", "*.partial")
+"""Not dvc.lock: committed, it lets DVC compare later runs with this one."""
 _FOLDERS = ("data/prompts",)
 _FINGERPRINTS = "data/fingerprints"
 _INSIDE = re.compile(r"      - (stages|difftrack|data/backbones)/")

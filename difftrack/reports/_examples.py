@@ -7,23 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
-from difftrack.correspondence import (
-    MatchingParams,
-    MatchKind,
-    feature_probabilities,
-    latent_to_frames,
-    match_features,
-    match_points,
-    match_probabilities,
-    points_to_tokens,
-    tokens_to_points,
-    top_matches,
-)
+from difftrack.correspondence import MatchingParams, MatchKind, stored_to_frames
 from difftrack.datasets import Clip, Tracks
-from difftrack.geometry import rescale_points, token_to_px
+from difftrack.geometry import rescale_points
 from difftrack.media import write_image, write_video
 from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._names import truth_name
@@ -99,6 +87,8 @@ class ExampleClip:
     """Where those points truly are; None where that is not known."""
     followed_xy_px: Float[np.ndarray, "followed xy"]
     """Points whose trajectories are drawn, from frame 0, in pixels of the clip."""
+    heads: tuple[int, ...]
+    """Heads that are stored, in the order of the head axis."""
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
@@ -180,6 +170,7 @@ def stored_example(
         points_xy_px=points_xy_px,
         truth=truth,
         followed_xy_px=points_xy_px if followed_xy_px is None else followed_xy_px,
+        heads=spec.heads,
     )
 
 
@@ -199,22 +190,23 @@ def match_strips(
         matching: How probabilities are made of descriptors.
         kind: Of which ones.
     """
+    from difftrack.reports._point_matches import match_maps  # torch: a page whose strips are all there does without
+
     frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
-    points = _in_tokens(example, example.points_xy_px, matching)
-    if kind == "feature":
-        feature = _tensor(example.read("feature", view))
-        maps = [feature_probabilities(feature, points, target_frame=target, params=matching) for target in targets]
-    else:
-        query, key = (_tensor(example.read(name, view)) for name in ("query", "key"))
-        maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
-    best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
-    best_px = token_to_px(best, stride_px=example.stride_px).numpy()
+    maps, best_px = match_maps(
+        lambda name: example.read(name, view),
+        rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size),
+        targets,
+        kind=kind,
+        stride_px=example.stride_px,
+        matching=matching,
+    )
     best_px = rescale_points(best_px, from_size=example.size, to_size=clip_size)
     for point, point_xy in enumerate(example.points_xy_px):
         yield draw_match_strip(
             frames[example.frames[0]],
             frames[[example.frames[target] for target in targets]],
-            np.stack([of_frame[point].numpy() for of_frame in maps]),
+            maps[:, point],
             point_xy_px=point_xy,
             matches_xy_px=best_px[:, point],
             truth_xy_px=_true_positions(example, point, targets),
@@ -232,30 +224,23 @@ def trajectories(
         matching: How they are matched, and how positions per latent frame become positions per video frame.
         kind: Of which ones.
     """
-    points = _in_tokens(example, example.followed_xy_px, matching)
-    if kind == "feature":
-        matches = match_features(_tensor(example.read("feature", view)), points, params=matching)
-    else:
-        query, key = (_tensor(example.read(name, view)) for name in ("query", "key"))
-        matches = match_points(query, key, points, params=matching)
-    found = tokens_to_points(matches.points_xy_token, stride_px=example.stride_px, params=matching)
-    by_frame = latent_to_frames(
-        found,
+    from difftrack.reports._point_matches import matched_positions  # torch, as above
+
+    clip_size = (example.clip.height, example.clip.width)
+    found = matched_positions(
+        lambda name: example.read(name, view),
+        rescale_points(example.followed_xy_px, from_size=clip_size, to_size=example.size),
+        kind=kind,
+        stride_px=example.stride_px,
+        matching=matching,
+    )
+    to_frames = stored_to_frames(
         num_frames=example.frames[-1] + example.first_frames - example.frames[0],
         temporal_stride=example.temporal_stride,
         first_frames=example.first_frames,
         params=matching,
     )
-    return rescale_points(by_frame.numpy(), from_size=example.size, to_size=(example.clip.height, example.clip.width))
-
-
-def _in_tokens(
-    example: ExampleClip, points_xy_px: Float[np.ndarray, "point xy"], matching: MatchingParams
-) -> Float[torch.Tensor, "point xy"]:
-    """Points of the clip as the backbone saw them, in tokens."""
-    clip_size = (example.clip.height, example.clip.width)
-    seen_px = rescale_points(points_xy_px, from_size=clip_size, to_size=example.size)
-    return points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
+    return rescale_points(to_frames(found), from_size=example.size, to_size=clip_size)
 
 
 def trajectories_section(
@@ -476,7 +461,3 @@ def _colors(descriptor: Descriptor, kind: str) -> UInt8[np.ndarray, "latent_fram
     joined = np.moveaxis(descriptor, 0, -2)
     channels = joined.reshape(*joined.shape[:-2], -1).astype(np.float32)
     return pca_colors(without_position(channels) if kind in _TURNED_BY_POSITION else channels)
-
-
-def _tensor(values: Float[np.ndarray, "*shape"]) -> Float[torch.Tensor, "*shape"]:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

@@ -2,7 +2,7 @@
 
 from difftrack.datasets import OWN_TRACKER, Truth
 
-__all__ = ["OWN_METHOD", "group_name", "pseudo_truth_warning", "tracker_name", "truth_name"]
+__all__ = ["OWN_METHOD", "explore_command", "group_name", "pseudo_truth_warning", "tracker_name", "truth_name"]
 
 OWN_METHOD = "tracker"
 """The name of the backbone's own tracks in files."""
@@ -24,6 +24,11 @@ def tracker_name(tracker: str, backbone: str = "") -> str:
         backbone: What the backbone's own tracks are called.
     """
     return backbone if tracker == OWN_METHOD and backbone else _NAMES.get(tracker, tracker)
+
+
+def explore_command(clip: str) -> str:
+    """Give the command that opens a clip in the explorer, in the folder of the pipeline."""
+    return f"difftrack explore --clip {clip}"
 
 
 def truth_name(truth: Truth) -> str:

@@ -7,7 +7,19 @@ from typing import ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-__all__ = ["Figure", "Gallery", "GalleryClip", "Headline", "Page", "Section", "Strip", "Strips", "Table", "render_page"]
+__all__ = [
+    "Figure",
+    "Gallery",
+    "GalleryClip",
+    "Headline",
+    "Maps",
+    "Page",
+    "Section",
+    "Strip",
+    "Strips",
+    "Table",
+    "render_page",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,8 @@ class GalleryClip:
     panels: Sequence[str]
     """Names of the pictures that the video shows side by side."""
     fps: float
+    command: str = ""
+    """Opens the clip in the explorer; empty where there are no descriptors of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +113,34 @@ class Table:
     """Cells hold words and codes, not numbers to compare."""
 
 
-Block = Figure | Gallery | Strips | Table
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Tiles that follow what the reader chooses: a point, a layer, a step and a head."""
+
+    kind: ClassVar[str] = "maps"
+    title: str
+    caption: str
+    name: str
+    """By which the script gives its maps."""
+    script: str
+    frames: str
+    """Picture of all frames side by side."""
+    points: Sequence[str]
+    layers: Sequence[int]
+    steps: Sequence[int]
+    heads: Sequence[int]
+    layer: int
+    """What is shown first, as `step`."""
+    step: int
+    columns: Sequence[str]
+    aspect: str
+    truth: str
+    """What the positions to compare with are called; empty where there are none."""
+    command: str
+    """Opens the clip in the explorer."""
+
+
+Block = Figure | Gallery | Maps | Strips | Table
 
 
 @dataclass(frozen=True, slots=True)

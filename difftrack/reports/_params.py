@@ -90,7 +90,7 @@ class ReportParams:
     """Latent frames that are drawn: five of the match-probability maps and three of the colour pictures, or all."""
     trajectories: bool = False
     """Draw the trajectory of a clip's points by each of those layers and steps alone on the clip, as a video."""
-    clips: Literal["auto"] | tuple[str, ...] = "auto"
+    clips: Literal["auto", "all"] | tuple[str, ...] = "auto"
     """Clips of the same pictures; auto: the first of each source, those of exact truth before others."""
     max_videos: int = 12
     """Most clips that are drawn as videos; the tables hold all of them."""

@@ -20,6 +20,7 @@ from difftrack.reports._guidance import Samples, guidance_headlines, guidance_se
 from difftrack.reports._names import pseudo_truth_warning
 from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
+from difftrack.reports._point_maps import MOST_BYTES, chooser_section
 from difftrack.reports._provenance import provenance_section
 from difftrack.reports._report_clips import ReportClips
 from difftrack.reports._style import MISSING, number
@@ -70,6 +71,8 @@ def example_clips(store: Store, footage: ReportClips, params: ReportParams) -> l
         ranked = sorted(known, key=lambda name: _TRUSTED.index(footage.truth[name].truth.kind))
         first = {footage.kind(name).partition("/")[0]: name for name in reversed(ranked)}
         names = [name for name in ranked if name in first.values()]
+    elif params.clips == "all":
+        names = known
     else:
         names = list(params.clips)
     for name in names:
@@ -116,7 +119,8 @@ def write_report(
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
     with Drawings(folder, anew=anew, progress=progress) as drawings:
         for backbone in backbones:
-            sections += _backbone_sections(backbone, footage, drawings, params)
+            share = MOST_BYTES // len(backbones)
+            sections += _backbone_sections(backbone, footage, drawings, params, most_bytes=share)
         sections.append(
             guidance_section(samples, drawings=drawings, params=params.overlay, max_videos=params.max_videos)
         )
@@ -129,7 +133,7 @@ def write_report(
 
 
 def _backbone_sections(
-    backbone: BackboneResults, footage: ReportClips, drawings: Drawings, params: ReportParams
+    backbone: BackboneResults, footage: ReportClips, drawings: Drawings, params: ReportParams, *, most_bytes: int
 ) -> list[Section]:
     scores, name = backbone.scores, backbone.name
     sections = [] if scores is None else analysis_sections(scores, drawings=drawings)
@@ -141,6 +145,9 @@ def _backbone_sections(
             sections.append(results_section(name, backbone.results, backbone.tracked, drawings=drawings))
     views = _chosen_views(scores, backbone.examples, params)
     matching = MatchingParams.preset("corrected" if scores is None else scores.match_convention)
+    sections += chooser_section(
+        name, backbone.examples, views, matching=matching, drawings=drawings, most_bytes=most_bytes
+    )
     return sections + examples_sections(
         name, backbone.examples, views, matching=matching, drawings=drawings, params=params
     )

@@ -14,7 +14,7 @@ from difftrack.media import write_video
 from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._curves import draw_delta_by_threshold, draw_error_by_frame
 from difftrack.reports._figure_cache import Drawings, save_figure
-from difftrack.reports._names import pseudo_truth_warning, tracker_name, truth_name
+from difftrack.reports._names import explore_command, pseudo_truth_warning, tracker_name, truth_name
 from difftrack.reports._overlay import captioned, draw_tracks, side_by_side, size_beside
 from difftrack.reports._page import Figure, Gallery, GalleryClip, Headline, Section, Table
 from difftrack.reports._params import OverlayParams
@@ -145,7 +145,8 @@ def tracks_section(
         drawings.draw(partial(_write_side_by_side, clip, truth, tracked.methods[backbone], panels, params), video)
         detail = f"{clip.source}, {counted(clip.num_frames, 'frame')}, {counted(truth.num_points, 'point')}"
         height, width = (size + size % 2 for size in size_beside(clip.height, clip.width, 2, params))
-        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels, clip.fps)
+        command = explore_command(clip.name)
+        return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels, clip.fps, command)
 
     with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # most of the time goes into codecs, which let threads run
         shown = list(pool.map(show, clips))

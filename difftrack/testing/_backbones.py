@@ -192,6 +192,7 @@ class BackboneLaws:
                 backbone.embed(self.prompt),
                 layers=[1],
                 kinds=["query"],
+                inputs=generated.trajectory.inputs_at(step),
                 **_conditions(backbone, entering, frames),
             )
             assert record.query is not None

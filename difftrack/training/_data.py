@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -68,8 +69,8 @@ def worker_pool(num_processes: int | None = None) -> ProcessPoolExecutor:
     Args:
         num_processes: None for one less than there are cores.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["difftrack.rendering"])
+    context: BaseContext = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(["difftrack.rendering"])  # nothing to a process that is spawned, as on Windows
     count = num_processes or max(1, (os.cpu_count() or 2) - 1)
     return ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
 

@@ -26,7 +26,15 @@ from difftrack.datasets import Tracks
 from difftrack.geometry import rescale_points
 from difftrack.store import DescriptorSpec, Store, StoreError, clip_group
 
-__all__ = ["clip_groups", "find_points", "match_heatmaps", "match_stored_clip", "only_clip", "stored_clip_names"]
+__all__ = [
+    "clip_groups",
+    "clip_points_to_tokens",
+    "find_points",
+    "match_heatmaps",
+    "match_stored_clip",
+    "only_clip",
+    "stored_clip_names",
+]
 
 MOST_THREADS = 8
 """Threads that match on a CPU; each holds the descriptors of one (step, layer)."""
@@ -144,7 +152,7 @@ def match_heatmaps(
         if frame not in spec.frames:
             continue
         query, key = _pair(store, spec, clip, chunk, step, layer, heads, kind)
-        tokens = _tokens(np.asarray([point_xy_px], np.float32), spec, params)
+        tokens = clip_points_to_tokens(np.asarray([point_xy_px], np.float32), spec, params)
         source = spec.frames.index(frame)
         for target, shown in enumerate(spec.frames):
             if target != source and shown not in maps:
@@ -182,7 +190,14 @@ def _pair(
     return first, first if kinds[0] == kinds[1] else read(kinds[1])
 
 
-def _tokens(points_xy_px: np.ndarray, spec: DescriptorSpec, params: MatchingParams) -> Tensor:
+def clip_points_to_tokens(
+    points_xy_px: Float[np.ndarray, "point xy"], spec: DescriptorSpec, params: MatchingParams
+) -> Float[Tensor, "point xy"]:
+    """Convert pixels of the clip's own frames to token coordinates of a stored group.
+
+    Raises:
+        ValueError: a point lies outside the clip.
+    """
     height, width = spec.clip_size
     outside = (points_xy_px < 0).any(axis=1) | (points_xy_px > (width, height)).any(axis=1)
     for x, y in points_xy_px[outside | ~np.isfinite(points_xy_px).all(axis=1)][:1].tolist():
@@ -199,7 +214,7 @@ def _matches(
     source: int,
     params: MatchingParams,
 ) -> xr.Dataset:
-    tokens = _tokens(points_xy_px, spec, params)
+    tokens = clip_points_to_tokens(points_xy_px, spec, params)
     matches = match_points(query, key, tokens, params=params, source_frame=source, cycle=True)
     stride = float(spec.grid.stride_px)
     seen = tokens_to_points(matches.points_xy_token, stride_px=stride, params=params).numpy()

@@ -74,7 +74,7 @@ def grid_queries(
             )
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-        points = query_grid(*box.shape, num, box)
+        points = query_grid(box.shape[0], box.shape[1], num, box)
         points[:, 1:] += (cols[0], rows[0])
     points[:, 0] = frame
     return points

@@ -1,12 +1,9 @@
 """Score the matches of one clip against its tracks."""
 
-from functools import partial
-
 import numpy as np
-import torch
 import xarray as xr
 
-from difftrack.correspondence import MatchingParams, latent_to_frames
+from difftrack.correspondence import MatchingParams, stored_to_frames
 from difftrack.datasets import Tracks
 from difftrack.geometry import rescale_points
 from difftrack.metrics import ScoringParams, score_clip
@@ -47,8 +44,7 @@ def score_matches(
         )
     points = np.ix_(frames, matches.point.values)
     true_xy_px = rescale_points(tracks.points_xy_px[points], from_size=(tracks.height, tracks.width), to_size=size)
-    upsample = partial(
-        latent_to_frames,
+    to_frames = stored_to_frames(
         num_frames=len(frames),
         temporal_stride=temporal_stride,
         first_frames=first_frames,
@@ -58,7 +54,7 @@ def score_matches(
         matches,
         true_xy_px,
         tracks.visible[points],
-        to_frames=lambda xy: upsample(torch.from_numpy(xy)).numpy(),
+        to_frames=to_frames,
         temporal_stride=temporal_stride,
         first_frames=first_frames,
         params=scoring,

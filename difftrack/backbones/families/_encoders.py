@@ -1,6 +1,6 @@
 """Text encoders that several families share."""
 
-__all__ = ["CLIP_TEXT", "QWEN_VL", "QWEN_VL_TEXT", "T5", "T5_11B", "UMT5"]
+__all__ = ["CLIP_IMAGE", "CLIP_TEXT", "QWEN2_VL", "QWEN_VL", "QWEN_VL_TEXT", "T5", "T5_11B", "UMT5"]
 
 _XXL = {
     "d_model": 4096,
@@ -10,6 +10,17 @@ _XXL = {
     "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }
+CLIP_IMAGE = (
+    "CLIPVisionModel",
+    {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
+)
+"""The image part of CLIP ViT-H/14."""
 CLIP_TEXT = (
     "CLIPTextModel",
     {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
@@ -51,3 +62,13 @@ QWEN_VL = {
     )
 }
 """Qwen2.5-VL-7B, all of it."""
+QWEN2_VL = {
+    "text_encoder": (
+        "Qwen2VLForConditionalGeneration",
+        {
+            "text_config": QWEN_VL_TEXT,
+            "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "patch_size": 14},
+        },
+    )
+}
+"""Qwen2-VL-7B, all of it."""

@@ -1,10 +1,9 @@
 """What DiffTrack must know of the family: where its attention is, and what its transformer reads."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrack.backbones import Backbone, FlowSchedule, PromptEmbedding
 from difftrack.geometry import TokenGrid
@@ -17,29 +16,15 @@ class ToyBackbone(Backbone):
 
     text_position = "first"
     channels_before_frames = False
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.transformer_config.patch_size)
-
-    @property
-    def spatial_stride(self) -> int:
-        return int(self.vae_config.spatial_stride)
-
-    @property
-    def temporal_stride(self) -> int:
-        return int(self.vae_config.temporal_stride)
+    layers_key = ("blocks",)
+    attention_key = "attention"
+    text_channels_key = "text_channels"
+    spatial_stride_key = "spatial_stride"
+    temporal_stride_key = "temporal_stride"
 
     @property
     def text_length(self) -> int:
         return int(self.transformer_config.text_length)
-
-    @property
-    def text_channels(self) -> int:
-        return int(self.transformer_config.text_channels)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:
-        return [block.attention for block in transformer.blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

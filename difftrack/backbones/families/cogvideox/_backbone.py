@@ -1,11 +1,12 @@
 """CogVideoX, 1.0 and 1.5, from text or from an image: joint attention, text first, velocity prediction."""
 
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding
@@ -13,6 +14,7 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._pipelines import CogVideoXEveryFramePipeline, CogVideoXFirstFramePipeline
 from difftrack.backbones._schedule import VelocitySchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
+from difftrack.backbones.families.cogvideox._single_frames import taps_summed
 from difftrack.geometry import TokenGrid
 
 __all__ = ["CogVideoXBackbone"]
@@ -155,6 +157,14 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
                 height, width, num_latent_frames, self.device
             )
         return self._rotary_embeddings[size]
+
+    def encode_videos(
+        self, videos: Float[Tensor, "batch rgb frame height width"]
+    ) -> Float[Tensor, "batch latent_frame channel row col"]:
+        """As `ScaledLatentsBackbone.encode_videos`; single frames in float32 with the taps in time summed."""
+        single = videos.shape[2] == 1 and videos.dtype == torch.float32
+        with taps_summed(self.vae.encoder) if single else nullcontext():
+            return super().encode_videos(videos)
 
     def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
         return {

@@ -1,6 +1,6 @@
 """Cosmos-Predict2 and 2.5: classes and checkpoints."""
 
-from difftrack.backbones._family import Arguments, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import Arguments, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
 from difftrack.backbones.families._encoders import QWEN_VL, T5_11B
 
 __all__ = ["FAMILY"]
@@ -32,10 +32,19 @@ def _predict2(repository: str, arguments: Arguments) -> KnownBackbone:
     )
 
 
+def _refuses(outline: PipelineOutline) -> str | None:
+    scheduler = outline.components.get("scheduler", "")
+    if "Cosmos2VideoToWorldPipeline" in outline.pipelines and scheduler != "FlowMatchEulerDiscreteScheduler":
+        return f"the levels of its scheduler {scheduler} are not known; set FlowMatchEulerDiscreteScheduler"
+    return flow_levels(outline)
+
+
 FAMILY = BackboneFamily(
     name="cosmos",
     backbone="difftrack.backbones.families.cosmos._backbone:CosmosBackbone",
     transformers=("CosmosTransformer3DModel",),
+    pipelines=("Cosmos2VideoToWorldPipeline", "Cosmos2_5_PredictBasePipeline"),
+    refuses=_refuses,
     checkpoints={
         "cosmos-predict2-2b": _predict2("nvidia/Cosmos-Predict2-2B-Video2World", _PREDICT),
         "cosmos-predict2-14b": _predict2(

@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from diffusers.utils import is_torchvision_available
 from jaxtyping import Bool, Float, Num, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
+from difftrack.backbones._components import ancestry
 from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder
@@ -49,21 +49,13 @@ class CosmosBackbone(WanLatentsBackbone):
     @property
     def needs_image(self) -> bool:
         chosen = self.params.image_condition
+        if self._edm and chosen == "none":
+            raise BackboneError(f"image_condition is none, but {self.name} cannot do without an image")
         return self._edm if chosen == "checkpoint" else chosen != "none"
 
     @property
     def _edm(self) -> bool:
-        return self.components.pipeline_name == _PREDICT2
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        if self.components.pipeline_name not in (_PREDICT2, _PREDICT25):
-            raise BackboneError(
-                f"{self.name}: of Cosmos, Predict2 Video2World and Predict2.5 are captured; this is "
-                f"{self.components.pipeline_name}"
-            )
-        if self._edm and not self.needs_image:
-            raise BackboneError(f"image_condition is none, but {self.name} cannot do without an image")
-        return super().attention_of(transformer)
+        return _PREDICT2 in ancestry(self.components.pipeline_class)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

@@ -1,6 +1,13 @@
 """Kandinsky 5: classes and checkpoints."""
 
-from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily, KnownBackbone
+from difftrack.backbones._family import (
+    NO_ARGUMENTS,
+    Arguments,
+    BackboneFamily,
+    KnownBackbone,
+    PipelineOutline,
+    flow_levels,
+)
 from difftrack.backbones.families._encoders import CLIP_TEXT, QWEN_VL
 
 __all__ = ["FAMILY"]
@@ -40,10 +47,22 @@ def _kandinsky(repository: str, arguments: Arguments, *, small_width: int) -> Kn
     )
 
 
+def _refuses(outline: PipelineOutline) -> str | None:
+    attention = outline.configs["transformer"].get("attention_type", "regular")
+    if attention != "regular":
+        return (
+            f"its attention is of the type {attention}: sparse, in blocks of 64 tokens, which go through flex "
+            "attention in an order of their own; checkpoints of the type regular (those of 5 s) are captured"
+        )
+    return flow_levels(outline)
+
+
 FAMILY = BackboneFamily(
     name="kandinsky5",
     backbone="difftrack.backbones.families.kandinsky5._backbone:Kandinsky5Backbone",
     transformers=("Kandinsky5Transformer3DModel",),
+    pipelines=("Kandinsky5T2VPipeline",),
+    refuses=_refuses,
     checkpoints={
         "kandinsky-5-lite": _kandinsky("kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers", _LITE, small_width=128),
         "kandinsky-5-pro": _kandinsky("kandinskylab/Kandinsky-5.0-T2V-Pro-sft-5s-Diffusers", _PRO, small_width=256),

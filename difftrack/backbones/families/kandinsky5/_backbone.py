@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
-from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
@@ -43,19 +42,6 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
     @property
     def num_latent_channels(self) -> int:
         return int(self.transformer_config.out_visual_dim)
-
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        if self.components.pipeline_name != "Kandinsky5T2VPipeline":
-            raise BackboneError(
-                f"{self.name}: of Kandinsky 5, text to video is captured; this is {self.components.pipeline_name}"
-            )
-        if transformer.config.attention_type != "regular":
-            raise BackboneError(
-                f"{self.name} has {transformer.config.attention_type} attention, whose sparse blocks of 64 tokens go "
-                f"through flex attention in an order of their own; checkpoints with attention_type regular (those of "
-                f"5 s) are captured"
-            )
-        return super().attention_of(transformer)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

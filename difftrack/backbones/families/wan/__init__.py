@@ -8,20 +8,10 @@ from difftrack.backbones._family import (
     PipelineOutline,
     flow_levels,
 )
-from difftrack.backbones.families._encoders import UMT5
+from difftrack.backbones.families._encoders import CLIP_IMAGE, UMT5
 
 __all__ = ["FAMILY"]
 
-_CLIP_IMAGE = (
-    "CLIPVisionModel",
-    {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-    },
-)
 _13B = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
 _WAN_SMALL = {"num_layers": 3, "num_attention_heads": 2, "ffn_dim": 64, "text_dim": 32, "freq_dim": 16}
 _TI2V = {"num_attention_heads": 24, "num_layers": 30, "ffn_dim": 14336, "in_channels": 48, "out_channels": 48}
@@ -62,7 +52,7 @@ def _wan(
         scheduler=("UniPCMultistepScheduler", scheduler),
         size=size,
         small={**_WAN_SMALL, **small},
-        encoders={**UMT5, "image_encoder": _CLIP_IMAGE} if image_encoder else UMT5,
+        encoders={**UMT5, "image_encoder": CLIP_IMAGE} if image_encoder else UMT5,
         settings=settings,
     )
 
@@ -72,8 +62,6 @@ _FROM_IMAGE_PIPELINE = "WanImageToVideoPipeline"
 
 def _refuses(outline: PipelineOutline) -> str | None:
     config = outline.configs["transformer"]
-    if "transformer_2" in outline.components:
-        return "it samples with two transformers, one per half of the steps; only pipelines with one are captured"
     if config.get("pos_embed_seq_len") is not None:
         return "its transformer reads a first and a last image (pos_embed_seq_len), and only a first one is given here"
     reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16

@@ -1,0 +1,5 @@
+"""The explorer: a local web application in which a clicked point is followed through layers, heads and steps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,345 @@
+"""Answers to the page's questions, computed by the library from stored descriptors."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftrack.correspondence import (
+    MatchingParams,
+    attention_of_points,
+    attention_rows,
+    match_points,
+    match_rows,
+    point_probabilities,
+    query_tokens,
+    read_rows,
+    tokens_to_points,
+    top_matches,
+    without_uniform,
+)
+from difftrack.explorer._cache import BoundedCache
+from difftrack.explorer._catalog import Catalog, StoreEntry
+from difftrack.explorer._errors import ExplorerError, NotFoundError
+from difftrack.explorer._questions import AttentionQuestion, CellsQuestion, Lens, MapsQuestion, MatchQuestion
+from difftrack.explorer._truth import true_tracks
+from difftrack.explorer._words import text_words
+from difftrack.geometry import rescale_points
+from difftrack.store import DescriptorSpec, StoreError
+from difftrack.workflows.match import clip_points_to_tokens
+
+__all__ = ["Answers", "FrameMatch"]
+
+DESCRIPTOR_BYTES = 320_000_000
+"""Decoded descriptors that are kept: two units of queries and keys of CogVideoX-2B."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameMatch:
+    """Match of one point in one video frame, seen through a lens."""
+
+    frame: int
+    xy_px: tuple[float, float]
+    """Pixels of the clip; NaN where all probabilities are equal."""
+    probability: float
+    margin: float
+    """Best less second-best probability."""
+    entropy: float
+    """Entropy of the match probabilities, as a share of that of a uniform row."""
+    cycle_error_px: float
+    """NaN where it was not asked for."""
+    probabilities: Float[np.ndarray, "row col"]
+    grid_px: float
+    """Pixels of the clip per token."""
+
+    def summary(self) -> dict[str, Any]:
+        """Give all but the probabilities, as JSON."""
+        return {
+            "frame": self.frame,
+            "xy": list(self.xy_px),
+            "probability": self.probability,
+            "margin": self.margin,
+            "entropy": self.entropy,
+            "cycle": self.cycle_error_px,
+        }
+
+
+class Answers:
+    """Answers questions about the stores of a catalog; what is read is kept within a budget.
+
+    Args:
+        catalog: Stores and clips.
+        budget: Bytes of decoded descriptors that are kept.
+    """
+
+    def __init__(self, catalog: Catalog, *, budget: int = DESCRIPTOR_BYTES) -> None:
+        self.catalog = catalog
+        self._descriptors: BoundedCache[Tensor] = BoundedCache(budget, lambda values: values.nbytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of decoded descriptors that are kept now."""
+        return self._descriptors.held
+
+    def match(self, question: MatchQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "frame row col"]]:
+        """Match a point in all frames that went through the backbone together with its own.
+
+        Returns:
+            The matches, and the match probabilities per frame in the same order.
+        """
+        found = self._found(question.lens, question.point, cycle=question.cycle)
+        maps = np.stack([each.probabilities for each in found])
+        tops = top_matches(torch.from_numpy(maps), k=min(question.top_k, maps[0].size))
+        spec = self.catalog.store(question.lens.store).spec(question.lens.clip)
+        params = question.lens.matching()
+        tops_px = _to_clip_px(tops.points_xy_token, spec, params)
+        matches = [
+            {
+                **each.summary(),
+                "top": [
+                    {"xy": xy, "probability": probability}
+                    for xy, probability in zip(tops_px[at].tolist(), tops.probability[at].tolist(), strict=True)
+                ],
+            }
+            for at, each in enumerate(found)
+        ]
+        return {"frames": [each.frame for each in found], "matches": matches}, maps
+
+    def maps(self, question: MapsQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "cell row col"]]:
+        """Give the match probabilities over one frame for each head, layer or step; those of a damaged unit are 0."""
+        lens = question.lens
+        spec = self.catalog.store(lens.store).spec(lens.clip)
+        lenses = {
+            "head": {head: lens.only_head(head) for head in spec.heads},
+            "layer": {layer: replace(lens, layer=layer) for layer in spec.layers},
+            "step": {step: replace(lens, step=step) for step in spec.steps},
+        }[question.axis]
+        cells: list[dict[str, Any]] = []
+        maps: list[np.ndarray] = []
+        for label, each in lenses.items():
+            try:
+                found = self._found(each, question.point, targets={question.target})
+            except StoreError as error:
+                cells.append({"label": label, "error": str(error)})
+                maps.append(np.zeros((spec.grid.rows, spec.grid.cols), np.float32))
+                continue
+            cells.append({"label": label, **found[0].summary()})
+            maps.append(found[0].probabilities)
+        return {"axis": question.axis, "cells": cells}, np.stack(maps)
+
+    def cells(self, question: CellsQuestion) -> Iterator[dict[str, Any]]:
+        """Yield the cells of a map one by one, those of the lens's own row first; a damaged unit's holds its error.
+
+        Each holds `step`, `layer` and `head` (null in a layer x step map), and `values` by video frame.
+        """
+        lens = question.lens
+        spec = self.catalog.store(lens.store).spec(lens.clip)
+        truth = true_tracks(self.catalog, lens.clip, [question.point])[0] if question.measure == "error" else None
+        if question.measure == "error" and truth is None:
+            raise ExplorerError(
+                f"where this point of {lens.clip} is in other frames is not known; choose another measure"
+            )
+        if question.axes == "layer_step":
+            steps = sorted(spec.steps, key=lambda step: (step != lens.step, step))
+            wanted = [(replace(lens, step=step, layer=layer), None) for step in steps for layer in spec.layers]
+        else:
+            layers = sorted(spec.layers, key=lambda layer: (layer != lens.layer, layer))
+            at = [replace(lens, layer=layer) for layer in layers]
+            wanted = [(each.only_head(head), head) for each in at for head in spec.heads]
+        for each, head in wanted:
+            place = {"step": each.step, "layer": each.layer, "head": head}
+            try:
+                found = self._found(each, question.point, cycle=question.measure == "cycle")
+            except StoreError as error:
+                yield {**place, "error": str(error)}
+                continue
+            yield {**place, "values": {str(one.frame): _measured(one, question.measure, truth) for one in found}}
+
+    def attention(self, question: AttentionQuestion) -> dict[str, Any]:
+        """Say where the model's own attention of a point goes: its own frame, other frames, and the text.
+
+        Raises:
+            ExplorerError: the store lacks queries or keys.
+        """
+        lens, (frame, x, y) = question.lens, question.point
+        entry = self.catalog.store(lens.store)
+        group, chunk, spec = next(self._groups_with(entry, lens.clip, frame))
+        if not {"query", "key"} <= set(spec.kinds):
+            raise ExplorerError(f"{lens.store} holds {', '.join(spec.kinds)}; attention needs query and key")
+        heads = _head_indices(lens, spec)
+        query, key = (self._read(entry, lens, group, chunk, kind, heads) for kind in ("query", "key"))
+        if spec.text_mask:
+            text_key = self._read(entry, lens, group, chunk, "text_key", heads)
+        else:
+            text_key = query.new_zeros((query.shape[0], 0, query.shape[-1]))
+        mask = torch.tensor(spec.text_mask, dtype=torch.bool)
+        params = lens.matching()
+        tokens = clip_points_to_tokens(np.asarray([[x, y]], np.float32), spec, params)
+        source = spec.frames.index(frame)
+        rows = attention_of_points(query, key, text_key, mask, tokens, params=params, source_frame=source)
+        masses = rows.frame_mass[:, 0].tolist()
+        answer: dict[str, Any] = {
+            "frames": [{"frame": shown, "mass": mass} for shown, mass in zip(spec.frames, masses, strict=True)],
+            "own": masses[source],
+            "others": sum(masses) - masses[source],
+            "text": rows.text_mass[0].item() if spec.text_mask else None,
+        }
+        if spec.text_mask:
+            row = attention_rows(query, key, text_key, mask, tokens, params=params, source_frame=source)[0]
+            kept = np.flatnonzero(spec.text_mask) if params.padded_text != "counted" else np.arange(len(spec.text_mask))
+            prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(lens.clip)
+            words = text_words(entry.backbone, prompt, len(spec.text_mask))
+            answer["words"] = [
+                {"word": words[token], "mass": mass}
+                for token, mass in zip(kept.tolist(), row[: len(kept)].tolist(), strict=True)
+            ]
+        return answer
+
+    def _prompt(self, clip: str) -> str:
+        return str(self.catalog.about_clip(clip).get("prompt", ""))
+
+    def _found(
+        self,
+        lens: Lens,
+        point: tuple[int, float, float],
+        *,
+        cycle: bool = False,
+        targets: Collection[int] | None = None,
+    ) -> list[FrameMatch]:
+        """Match one point by one lens, in the frames of all chunks that hold its own, each once, by rising frame."""
+        entry, (frame, x, y) = self.catalog.store(lens.store), point
+        found: dict[int, FrameMatch] = {}
+        for group, chunk, spec in self._groups_with(entry, lens.clip, frame):
+            wanted = [at for at, shown in enumerate(spec.frames) if targets is None or shown in targets]
+            wanted = [at for at in wanted if spec.frames[at] not in found and spec.frames[at] != frame]
+            if wanted:
+                pair = self._pair(entry, lens, group, chunk, spec)
+                for each in _match(pair, lens, spec, frame, (x, y), wanted, cycle=cycle):
+                    found[each.frame] = each
+        if not found:
+            raise NotFoundError(f"no other stored frame of {lens.clip} shares a chunk with frame {frame}")
+        return [found[shown] for shown in sorted(found)]
+
+    def _groups_with(
+        self, entry: StoreEntry, clip: str, frame: int
+    ) -> Iterator[tuple[str, int | None, DescriptorSpec]]:
+        """Yield the groups of a clip that hold a video frame."""
+        known: set[int] = set()
+        for group, chunk in entry.groups(clip):
+            spec = entry.store.spec(group)
+            known |= set(spec.frames)
+            if frame in spec.frames:
+                yield group, chunk, spec
+        if frame not in known:
+            raise NotFoundError(f"no stored latent frame describes frame {frame} of {clip}; there are {sorted(known)}")
+
+    def _pair(
+        self, entry: StoreEntry, lens: Lens, group: str, chunk: int | None, spec: DescriptorSpec
+    ) -> tuple[Tensor, Tensor]:
+        heads = _head_indices(lens, spec)
+        kinds = ("query", "key") if lens.kind == "query_key" else (lens.kind, lens.kind)
+        first = self._read(entry, lens, group, chunk, kinds[0], heads)
+        return first, first if kinds[0] == kinds[1] else self._read(entry, lens, group, chunk, kinds[1], heads)
+
+    def _read(
+        self, entry: StoreEntry, lens: Lens, group: str, chunk: int | None, kind: str, heads: list[int] | None
+    ) -> Tensor:
+        key = (entry.name, entry.store.fingerprint(group), group, lens.step, lens.layer, kind)
+
+        def read() -> Tensor:
+            return torch.from_numpy(
+                entry.store.sel(clip=lens.clip, step=lens.step, layer=lens.layer, kind=kind, chunk=chunk)
+            )
+
+        values = self._descriptors.get(key, read)
+        return values if heads is None else values[heads]
+
+
+def _head_indices(lens: Lens, spec: DescriptorSpec) -> list[int] | None:
+    if lens.heads == "all":
+        return None
+    if unknown := sorted(set(lens.heads) - set(spec.heads)):
+        raise NotFoundError(f"heads {unknown} of {lens.clip} are not stored; there are {list(spec.heads)}")
+    return [spec.heads.index(head) for head in lens.heads]
+
+
+def _match(
+    pair: tuple[Tensor, Tensor],
+    lens: Lens,
+    spec: DescriptorSpec,
+    frame: int,
+    point_xy_px: tuple[float, float],
+    wanted: Sequence[int],
+    *,
+    cycle: bool,
+) -> Iterator[FrameMatch]:
+    """Match one point of one chunk in some of its latent frames."""
+    params, source = lens.matching(), spec.frames.index(frame)
+    points = clip_points_to_tokens(np.asarray([point_xy_px], np.float32), spec, params)
+    weights = None if lens.weights is None else torch.tensor(lens.weights)
+    tokens = query_tokens(points, rows=spec.grid.rows, cols=spec.grid.cols, params=params)
+
+    def rows_of(target: int, params: MatchingParams) -> Tensor:
+        return match_rows(
+            [pair],
+            tokens.tokens,
+            source_frame=source,
+            target_frames=range(target, target + 1),
+            params=params,
+            head_weights=None if weights is None else [weights],
+        )
+
+    stride_px = spec.grid.stride_px * spec.clip_size[0] / spec.size[0]
+    errors = None
+    if cycle and lens.direction != "back":
+        there = match_points(*pair, points, params=params, source_frame=source, head_weights=weights, cycle=True)
+        errors = there.cycle_error_token
+    for target in wanted:
+        rows = rows_of(target, params)
+        if lens.direction == "back":  # the mean of both directions holds half of each
+            rows = (2 * rows - rows_of(target, lens.matching("forward"))).clamp_(min=0)
+        matches = read_rows(rows, tokens, cols=spec.grid.cols, params=params)
+        packed = torch.cat([matches.points_xy_token, matches.probability[..., None], matches.margin[..., None]], dim=-1)
+        best = without_uniform(packed, spec.grid.tokens_per_frame, params)[0, 0]
+        probabilities = point_probabilities(rows, tokens, params)[0, 0]
+        xy = _to_clip_px(best[None, :2], spec, params)[0]
+        yield FrameMatch(
+            frame=spec.frames[target],
+            xy_px=(float(xy[0]), float(xy[1])),
+            probability=best[2].item(),
+            margin=best[3].item(),
+            entropy=_entropy(probabilities),
+            cycle_error_px=float("nan") if errors is None else errors[target, 0].item() * stride_px,
+            probabilities=probabilities.reshape(spec.grid.rows, spec.grid.cols).numpy(),
+            grid_px=stride_px,
+        )
+
+
+def _to_clip_px(
+    points_xy_token: Float[Tensor, "*axes xy"], spec: DescriptorSpec, params: MatchingParams
+) -> Float[np.ndarray, "*axes xy"]:
+    seen = tokens_to_points(points_xy_token, stride_px=float(spec.grid.stride_px), params=params).numpy()
+    return rescale_points(seen, from_size=spec.size, to_size=spec.clip_size)
+
+
+def _entropy(probabilities: Float[Tensor, " token"]) -> float:
+    """Entropy as a share of a uniform row's; what the mean of both directions lacks to a sum of 1 is scaled away."""
+    share = probabilities / probabilities.sum().clamp(min=1e-30)
+    return float(torch.special.entr(share).sum() / np.log(max(2, share.numel())))
+
+
+def _measured(match: FrameMatch, measure: str, truth: "Any") -> float:  # noqa: ANN401
+    if measure == "error":
+        xy, visible = truth.points_xy_px[match.frame], truth.visible[match.frame]
+        return float(np.hypot(*(np.asarray(match.xy_px) - xy))) if visible else float("nan")
+    values = {
+        "cycle": match.cycle_error_px,
+        "margin": match.margin,
+        "entropy": match.entropy,
+        "probability": match.probability,
+    }
+    return values[measure]

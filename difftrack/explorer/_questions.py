@@ -1,0 +1,165 @@
+"""The page's questions, as typed objects that are parsed from JSON within bounds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from difftrack.correspondence import MatchingParams
+from difftrack.params import Convention
+
+__all__ = [
+    "AttentionQuestion",
+    "CellsQuestion",
+    "Lens",
+    "MapsQuestion",
+    "MatchQuestion",
+    "PointsQuestion",
+    "TrackQuestion",
+]
+
+MOST_POINTS = 64
+"""Points of one question."""
+
+Point = tuple[int, float, float]
+"""(frame, x, y), x and y in pixels of the clip."""
+
+Measure = Literal["error", "cycle", "margin", "entropy", "probability"]
+"""Value of a cell of a map: distance from the true track or from the start after matching back (pixels of the clip),
+best less second-best probability, entropy of the match probabilities as a share of that of a uniform row, or the best
+probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lens:
+    """Through which descriptors, and how, a point is looked at.
+
+    Raises:
+        ValueError: a number is out of its range, or weights do not fit the heads.
+    """
+
+    store: str
+    clip: str
+    step: int
+    layer: int
+    kind: Literal["query_key", "query", "key", "feature"] = "query_key"
+    """Queries with keys, or one kind with itself."""
+    heads: Literal["all"] | tuple[int, ...] = "all"
+    weights: tuple[float, ...] | None = None
+    """One weight for each of `heads`, which then are listed; None weighs all alike."""
+    direction: Literal["both", "forward", "back"] = "both"
+    """Softmax from the source over the target's tokens (`forward`), from the target over the source's (`back`), or the
+    mean of the two, as in `MatchingParams.directions`."""
+    temperature: Literal["root_channel", "root_heads"] | float = "root_channel"
+    window: int = 0
+    """Soft-argmax over (2 r + 1)^2 tokens around the best one; 0 gives the best token."""
+    convention: Convention = "corrected"
+
+    def __post_init__(self) -> None:
+        if self.heads == ():
+            raise ValueError("heads is empty; name at least one")
+        if self.weights is not None and (self.heads == "all" or len(self.weights) != len(self.heads)):
+            raise ValueError(f"weights has {len(self.weights)} numbers; wanted: one for each head that is listed")
+        if not 0 <= self.window <= 5:
+            raise ValueError(f"window is {self.window}; it must lie in 0 ... 5")
+
+    def matching(self, directions: Literal["both", "forward"] | None = None) -> MatchingParams:
+        """Give the params with which the library matches.
+
+        Args:
+            directions: In place of what `direction` says.
+        """
+        wanted = directions or ("forward" if self.direction == "forward" else "both")
+        return replace(
+            MatchingParams.preset(self.convention),
+            directions=wanted,
+            temperature=self.temperature,
+            window_radius=self.window,
+        )
+
+    def only_head(self, head: int) -> "Lens":
+        """The same view of one head."""
+        return replace(self, heads=(head,), weights=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointed:
+    lens: Lens
+    point: Point
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(number) for number in self.point):
+            raise ValueError(f"point is {list(self.point)}; its numbers must be finite")
+
+
+@dataclass(frozen=True, slots=True)
+class MatchQuestion(_Pointed):
+    """Match a point in all frames that went through the backbone together with its own."""
+
+    top_k: int = 1
+    """So many most probable tokens of every frame."""
+    maps: bool = True
+    """Give the match probabilities, too."""
+    cycle: bool = False
+    """Match the matches back, too."""
+
+    def __post_init__(self) -> None:
+        _Pointed.__post_init__(self)
+        if not 1 <= self.top_k <= 20:
+            raise ValueError(f"top_k is {self.top_k}; it must lie in 1 ... 20")
+
+
+@dataclass(frozen=True, slots=True)
+class MapsQuestion(_Pointed):
+    """Match a point in one frame through every head, layer or step."""
+
+    target: int = 0
+    """The video frame."""
+    axis: Literal["head", "layer", "step"] = "head"
+
+
+@dataclass(frozen=True, slots=True)
+class CellsQuestion(_Pointed):
+    """Measure how well a point is matched in every cell of a map: layer x step, or head x layer."""
+
+    axes: Literal["layer_step", "head_layer"] = "layer_step"
+    measure: Measure = "margin"
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionQuestion(_Pointed):
+    """Split the model's own attention of a point by where it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointsQuestion:
+    """Find the true tracks of points, and the tracks of other trackers."""
+
+    clip: str
+    points: tuple[Point, ...]
+
+    def __post_init__(self) -> None:
+        _check_points(self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackQuestion:
+    """Track points with some options, or score the tracker on the clip's known tracks."""
+
+    store: str
+    clip: str
+    points: tuple[Point, ...] = ()
+    """May be empty where the clip's known tracks are to be scored."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the section `track`."""
+
+    def __post_init__(self) -> None:
+        _check_points(self.points)
+
+
+def _check_points(points: tuple[Point, ...]) -> None:
+    if len(points) > MOST_POINTS:
+        raise ValueError(f"points holds {len(points)}; at most {MOST_POINTS} are answered at once")
+    for point in points:
+        if not all(math.isfinite(number) for number in point):
+            raise ValueError(f"points holds {list(point)}; numbers must be finite")

@@ -1,0 +1,87 @@
+"""Where single points are matched; a module of its own, so that a page of drawings that are there loads no torch."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from difftrack.correspondence import (
+    MatchingParams,
+    MatchKind,
+    feature_probabilities,
+    match_features,
+    match_points,
+    match_probabilities,
+    points_to_tokens,
+    tokens_to_points,
+    top_matches,
+)
+from difftrack.geometry import token_to_px
+
+__all__ = ["match_maps", "matched_positions"]
+
+Read = Callable[[str], Float[np.ndarray, "head latent_frame row col channel"]]
+"""Gives the descriptors of a name: query, key or feature."""
+
+
+def match_maps(
+    read: Read,
+    points_xy_px: Float[np.ndarray, "point xy"],
+    targets: Sequence[int],
+    *,
+    kind: MatchKind,
+    stride_px: float,
+    matching: MatchingParams,
+) -> tuple[Float[np.ndarray, "target point row col"], Float[np.ndarray, "target point xy"]]:
+    """Match points of the first latent frame in some of the later ones.
+
+    Args:
+        read: Gives descriptors.
+        points_xy_px: In pixels of the size that the backbone saw.
+        targets: Latent frames.
+        kind: What is matched.
+        stride_px: Pixels per token.
+        matching: How probabilities are made of descriptors.
+
+    Returns:
+        The probability of every token, and the centre of the most probable one in the same pixels.
+    """
+    points = points_to_tokens(_tensor(points_xy_px), stride_px=stride_px, params=matching)
+    if kind == "feature":
+        feature = _tensor(read("feature"))
+        maps = [feature_probabilities(feature, points, target_frame=target, params=matching) for target in targets]
+    else:
+        query, key = _tensor(read("query")), _tensor(read("key"))
+        maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
+    best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
+    return torch.stack(maps).numpy(), token_to_px(best, stride_px=stride_px).numpy()
+
+
+def matched_positions(
+    read: Read,
+    points_xy_px: Float[np.ndarray, "point xy"],
+    *,
+    kind: MatchKind,
+    stride_px: float,
+    matching: MatchingParams,
+) -> Float[np.ndarray, "latent_frame point xy"]:
+    """Match points of the first latent frame in every latent frame, as positions in the same pixels.
+
+    Args:
+        read: Gives descriptors.
+        points_xy_px: In pixels of the size that the backbone saw.
+        kind: What is matched.
+        stride_px: Pixels per token.
+        matching: How descriptors are matched.
+    """
+    points = points_to_tokens(_tensor(points_xy_px), stride_px=stride_px, params=matching)
+    if kind == "feature":
+        matches = match_features(_tensor(read("feature")), points, params=matching)
+    else:
+        matches = match_points(_tensor(read("query")), _tensor(read("key")), points, params=matching)
+    return tokens_to_points(matches.points_xy_token, stride_px=stride_px, params=matching).numpy()
+
+
+def _tensor(values: Float[np.ndarray, "*shape"]) -> Float[torch.Tensor, "*shape"]:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
