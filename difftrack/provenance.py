@@ -32,8 +32,7 @@ _WORDS = re.compile(
 )
 """Strings, in which a `#` is a letter, and comments."""
 _parsing = threading.Lock()
-"""One thread parses at a time: CPython 3.11 counts the depth of all threads' trees in one place, and refuses what adds up
-wrongly (gh-106905)."""
+"""One thread parses at a time: CPython 3.11 counts the depth of all threads' trees in one place (gh-106905)."""
 _DIGITS = 16
 """Of a digest in a record: enough to tell two versions of a room apart, and short enough to be read."""
 
