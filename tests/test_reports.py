@@ -675,8 +675,6 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
         "one-square-colors-layer1-step20.png",
         "one-square-query_key-layer1-step20.mp4",
         "one-square-feature-layer1-step20.mp4",
-        "one-square-maps.js",
-        "one-square-maps.png",
     }
     page = (tmp_path / "report" / "index.html").read_text()
     assert "square, point (12, 12), by features." in page  # the centre of token (1, 1), tokens of 8 px
