@@ -27,8 +27,7 @@ SHARES = {
         "AutoencoderKLCogVideoX.encode": "autoencoder",
         "AutoencoderKLCogVideoX.decode": "autoencoder",
     },
-    "difftrack.correspondence._clip_matcher": {"ClipMatcher.match": "matching"},
-    "difftrack.correspondence._clip": {"ClipMatcher.match": "matching"},  # the same before it was renamed
+    "difftrack.workflows.match": {"match_stored_clip": "matching"},  # its threads read as well
     "difftrack.tracking._tracker": {"track_clip": "matching"},
     "difftrack.store._writer": {"GroupWriter.write": "store"},
     "difftrack.store._reader": {"Store.sel": "store"},
