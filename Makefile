@@ -101,6 +101,15 @@ results-motion: setup-dev
 results-prompts: setup-dev
 	python -m benchmarks.prompts --clips 16 --steps 0 5 10
 
+# By hand, since it wants DAVIS 2016: make results-propagation DAVIS=folder
+.PHONY: results-propagation
+results-propagation: export PYTHONPATH := $(CURDIR)
+results-propagation: setup-dev
+	@test -d "$(DAVIS)/JPEGImages" || { echo "name the folder of DAVIS 2016: make $@ DAVIS=folder"; exit 1; }
+	python -m benchmarks.propagation tune
+	python -m benchmarks.propagation study --davis "$(DAVIS)" --frames 17 --layers 0 3 4 6
+	python -m benchmarks.tables
+
 results-samples: setup-dev
 	cd data/backbones/cogvideox-mini && python samples.py --steps 30 && python curves.py
 

@@ -240,6 +240,11 @@ def _stored(read: Read, *, values: str, which: int) -> list[Cells]:
     return [[f"{row[name]:{form}}" for name, form in formats.items()] for row in ways.values()]
 
 
+def _propagated(read: Read) -> list[Cells]:
+    means = read("propagation_study_160x240")["means"].values()
+    return [[_percent(scores[measure]) for measure in ("J&F", "J", "F")] for scores in means]
+
+
 def _explorer(read: Read) -> list[Cells]:
     """A click in the explorer, in stores of two shapes."""
     measured = read("explorer")
@@ -262,6 +267,7 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "backbone-shares": _shares,
     "backbone": _backbone,
     "prompts": _prompts,
+    "propagation": _propagated,
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
     "explorer": _explorer,

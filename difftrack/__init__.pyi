@@ -8,6 +8,10 @@ from .api._guide import GuidedVideo as GuidedVideo
 from .api._guide import guide as guide
 from .api._match import PointMatches as PointMatches
 from .api._match import match as match
+from .api._probe import TrainingProbe as TrainingProbe
+from .api._probe import probe as probe
+from .api._propagate import Propagation as Propagation
+from .api._propagate import propagate as propagate
 from .api._score import Scores as Scores
 from .api._score import score as score
 from .api._track import PointTracks as PointTracks
@@ -17,6 +21,7 @@ from .backbones import register_backbone as register_backbone
 from .datasets import Clip as Clip
 from .datasets import Tracks as Tracks
 from .explorer import explore as explore
+from .propagation import PropagationParams as PropagationParams
 from .store import Store as Store
 from .store import open_store as open_store
 from .tracking import TrackParams as TrackParams
@@ -27,10 +32,13 @@ __all__ = [
     "GuidedVideo",
     "PointMatches",
     "PointTracks",
+    "Propagation",
+    "PropagationParams",
     "Scores",
     "Store",
     "TrackParams",
     "Tracks",
+    "TrainingProbe",
     "annotate",
     "explore",
     "extract",
@@ -38,6 +46,8 @@ __all__ = [
     "load_backbone",
     "match",
     "open_store",
+    "probe",
+    "propagate",
     "read_clip",
     "register_backbone",
     "register_tracker",

@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import json
 import re
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,8 @@ _WORDS = re.compile(
     re.DOTALL,
 )
 """Strings, in which a `#` is a letter, and comments."""
+_parsing = threading.Lock()
+"""One thread parses at a time: CPython 3.11 counts the depth of all threads' trees in one place (gh-106905)."""
 _DIGITS = 16
 """Of a digest in a record: enough to tell two versions of a room apart, and short enough to be read."""
 
@@ -192,7 +195,9 @@ def _read(content: bytes, package: str) -> _Source:
     imports: list[str] = []
     passes_on: dict[str, str] = {}
     kept, position, is_table = [], 0, True
-    for statement in _statements(ast.parse(content).body):
+    with _parsing:
+        body = ast.parse(content).body
+    for statement in _statements(body):
         if isinstance(statement, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - statement.level] if statement.level else []
             source = ".".join([*above, *([statement.module] if statement.module else [])])

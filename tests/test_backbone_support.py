@@ -193,13 +193,6 @@ def test_a_scheduler_that_is_none_of_flow_matching_is_refused(folder_of: Any, na
         load_backbone(f"path:{folder}")
 
 
-def test_two_transformers_are_refused_when_the_folder_is_opened(folder_of: Any) -> None:
-    folder = folder_of("wan", index={"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875})
-    shutil.copytree(folder / "transformer", folder / "transformer_2")
-    with pytest.raises(BackboneError, match="two transformers, one per half of the steps; only pipelines with one"):
-        load_backbone(f"path:{folder}")
-
-
 def test_a_family_that_names_no_pipelines_takes_any() -> None:
     outline = PipelineOutline(pipelines=("Anything",), components={}, configs={}, settings={})
     family = BackboneFamily(name="toy", backbone="toy:Toy", transformers=("Toy",))

@@ -72,14 +72,14 @@ PUBLISHED = {
     "kandinsky-5-lite": ((32, 28, 64), None),
     "kandinsky-5-pro": ((60, 32, 128), None),
     "ltx-2": ((48, 32, 128), None),
+    "ltx-2.3": ((48, 32, 128), None),
+    "ltx-2.5": ((48, 32, 128), None),
     "easyanimate-5.1-12b": ((48, 48, 64), None),
     "anyflow-1.3b": ((30, 12, 128), None),
     "anyflow-14b": ((40, 40, 128), None),
     "chronoedit-14b": ((40, 40, 128), None),
     "motif-video-2b": ((28, 12, 128), None),
     "kandinsky-6-pro": ((60, 32, 128), None),
-    "ltx-2.3": ((48, 32, 128), None),
-    "ltx-2.5": ((48, 32, 128), None),
 }
 
 

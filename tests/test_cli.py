@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
 from tiny_results import LAYERS, clip, write_store
 from typer.testing import CliRunner
 
-from difftrack.backbones import CaptureCheck
+from difftrack.backbones import CaptureCheck, ModelParams, load_backbone, unknown_words
 from difftrack.cli import app
 from difftrack.cli._tracks import EVALUATION, _finer, _read_choices
 from difftrack.datasets import write_clip
 from difftrack.evaluation import TrackSection
-from difftrack.media import read_image, read_video, write_video
+from difftrack.media import read_image, read_video, write_image, write_video
 from difftrack.store import clip_group
 from difftrack.tracking import TrackParams, read_predictions
 
@@ -512,3 +513,229 @@ def test_repro_outside_the_project_says_what_it_wants(tmp_path: Path, monkeypatc
     status, _, error = run("repro")
     assert (status, len(error.splitlines())) == (1, 1)
     assert "there is no params.yaml: run this in the folder of a params file" in error
+
+
+# track: inputs, names, queries, overlays
+
+
+def _run_track(project: Path, video: Path, *choices: object, out: Path) -> tuple[int, str, str]:
+    return run("track", video, "--params", project / "params.yaml", "--out", out, *choices)
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def test_two_videos_of_one_name_leave_two_sets_of_results(tmp_path: Path) -> None:
+    """Frames of two cameras, and two files whose names differ in letters that are no ASCII."""
+    project, out = _project(tmp_path), tmp_path / "out"
+    rng = np.random.default_rng(1)
+    sources = [tmp_path / "camA" / "rgb", tmp_path / "camB" / "rgb", tmp_path / "影片一.mp4", tmp_path / "影片二.mp4"]
+    for source in sources:
+        frames = rng.integers(0, 255, (3, 53, 71, 3), dtype=np.uint8)
+        if source.suffix:
+            write_video(source, frames, 5.0, lossless=True)
+        else:
+            source.mkdir(parents=True)
+            for index, frame in enumerate(frames):
+                write_image(source / f"{index}.png", frame)
+        assert _run_track(project, source, "--points", "10,20", out=out)[0] == 0
+    names = ("rgb", "camB-rgb", "影片一", "影片二")
+    assert {file.name for file in out.glob("*.npz")} == {f"{name}-tracks.npz" for name in names}
+    digests = {str(_arrays(out / f"{name}-tracks.npz")["source_sha256"]) for name in names}
+    assert len(digests) == 4
+    # The same video again takes its own name; another one under a name that is taken wants --force.
+    again = _run_track(project, sources[1], "--points", "30,20", out=out)
+    assert (again[0], "camB-rgb-tracks.npz" in again[1]) == (0, True)
+    refused = _run_track(project, sources[2], "--points", "1,2", "--name", "rgb", out=out)
+    assert refused[0] == 1
+    assert "rgb-tracks.npz holds tracks of another rgb; name another folder with --out" in refused[2]
+    assert _run_track(project, sources[2], "--points", "1,2", "--name", "rgb", "--force", out=out)[0] == 0
+    assert str(_arrays(out / "rgb-tracks.npz")["source"]) == "影片一.mp4"
+
+
+def test_track_takes_some_frames_and_says_in_the_npz_by_what_it_was_made(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    video, out = project / "my video.mp4", tmp_path / "out"
+    status, _, error = _run_track(
+        project, video, "--points", "10,20", "--frame", 1, "--start", 1, "--every", 2, "--max-frames", 3, out=out
+    )
+    assert status == 0, error
+    arrays = _arrays(out / "my-video-tracks.npz")
+    assert arrays["video_frames"].tolist() == [1, 3, 5]
+    assert arrays["query_points"].tolist() == [[1, 10, 20]]
+    assert arrays["points_xy_px"].shape == (3, 1, 2)
+    assert (float(arrays["fps"]), arrays["size"].tolist()) == (2.5, [53, 71])
+    assert str(arrays["backbone"]) == "tiny"
+    assert str(arrays["backbone_fingerprint"]) == load_backbone(f"path:{project / 'backbone'}").fingerprint
+    params = json.loads(str(arrays["params"]))
+    assert params["extract.tracking"]["layers"] == [1, 2]
+    assert params["track"]["layers"] == [2]
+    assert str(arrays["version"])
+    # As if the three frames were a video of their own; its name, which seeds the noise, is the same.
+    own, alone = read_video(video, start=1, every=2, max_frames=3), tmp_path / "alone" / video.name
+    alone.parent.mkdir()
+    write_video(alone, own.frames, own.fps, lossless=True)
+    assert _run_track(project, alone, "--points", "10,20", "--frame", 1, "--name", "own", out=out)[0] == 0
+    np.testing.assert_array_equal(_arrays(out / "own-tracks.npz")["points_xy_px"], arrays["points_xy_px"])
+
+
+def test_queries_come_from_a_table_or_from_a_grid_inside_a_mask(tmp_path: Path) -> None:
+    project, out = _project(tmp_path), tmp_path / "out"
+    video = project / "my video.mp4"
+    (tmp_path / "points.csv").write_text("name,x,frame,y\nnose,10,0,20\near,50.5,4,30\n", encoding="utf-8-sig")
+    assert _run_track(project, video, "--queries", tmp_path / "points.csv", out=out)[0] == 0
+    assert _arrays(out / "my-video-tracks.npz")["query_points"].tolist() == [[0, 10, 20], [4, 50.5, 30]]
+    mask = np.zeros((53, 71), dtype=np.uint8)
+    mask[10:20, 30:60] = 255
+    write_image(tmp_path / "mask.png", mask)
+    where = ("--grid", 3, "--mask", tmp_path / "mask.png", "--frame", 2)
+    assert _run_track(project, video, *where, "--side-by-side", "--radius", 3, "--scale", 2, out=out)[0] == 0
+    points = _arrays(out / "my-video-tracks.npz")["query_points"]
+    assert len(points) == 9
+    assert set(points[:, 0].tolist()) == {2.0}
+    assert points[:, 1].min() > 30
+    assert points[:, 1].max() < 60
+    assert points[4].tolist() == [2, 45, 15]
+    assert read_video(out / "my-video-overlay.mp4").frames.shape == (7, 2 * 53 + 22, 2 * (2 * 71) + 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        (["--queries", "bad.csv"], "bad.csv, line 3: "),
+        (["--queries", "columns.csv"], "columns.csv: has no column frame; wanted: frame, x, y"),
+        (["--queries", "no.csv"], "no.csv: cannot be read as a table"),
+        (["--grid", "2", "--mask", "black.png"], "the mask is 71x53 and black throughout"),
+        (["--grid", "2", "--mask", "small.png"], "small.png"),
+        (["--points", "1,2", "--frame", "7"], "query point 0 is (frame 7, x 1, y 2)"),
+        (["--points", "1,2", "--start", "6"], "gives 1 frame(s) with --start 6 and --every 1; tracking needs 2"),
+    ],
+)
+def test_queries_that_cannot_be_are_refused_before_the_backbone_is_looked_at(
+    choices: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = _project(tmp_path)
+    shutil.rmtree(project / "backbone")
+    monkeypatch.chdir(tmp_path)
+    Path("bad.csv").write_text("frame,x,y\n0,1,2\n0,left,2\n")
+    Path("columns.csv").write_text("t,x,y\n0,1,2\n")
+    write_image(Path("black.png"), np.zeros((53, 71), np.uint8))
+    write_image(Path("small.png"), np.full((5, 7), 255, np.uint8))
+    status, _, error = run("track", "my video.mp4", "--params", "params.yaml", *choices)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert said in error
+
+
+def test_a_video_that_will_not_fit_is_refused_with_what_can_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = _project(tmp_path)
+    free = psutil.virtual_memory()._replace(available=10_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    status, _, error = _run_track(project, project / "my video.mp4", "--grid", 2, out=tmp_path / "out")
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert "7 frames in 2 chunks, about 0.0 GB, and 0.0 GB are free; take fewer frames (--max-frames, --every)" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("https://host/v.mp4", "https://host/v.mp4: is an address"),
+        ("set.PKL", "is a pickle and no video; where it is a data set like TAP-Vid, name it as synthesize.folder.path"),
+        ("v.mp4.gz", "is packed; unpack it first"),
+        ("nosuch.mp4", "there is no such file"),
+    ],
+)
+def test_what_is_no_video_says_why(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = _project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("set.PKL").write_bytes(b"\x80\x04}.")
+    Path("v.mp4.gz").write_bytes(b"\x1f\x8b")
+    status, _, error = run("track", name, "--grid", 2, "--params", project / "params.yaml")
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert said in error
+
+
+def test_paths_of_a_params_file_start_from_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    file = _changed(_project(project), backbones={"tiny": {"path": "backbone"}})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    status, _, error = run("track", project / "my video.mp4", "--points", "1,2", "--params", file)
+    assert status == 0, error
+    _changed(project, backbones={"tiny": {"path": "nowhere"}})
+    status, _, error = run("track", project / "my video.mp4", "--points", "1,2", "--params", file)
+    assert (status, len(error.splitlines())) == (1, 1)
+    assert f"backbones.tiny.path is {project / 'nowhere'}, which holds no model_index.json" in error
+
+
+def test_an_unknown_backbone_is_called_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for where in ((), ("--params", _project(tmp_path) / "params.yaml")):
+        status, _, error = run("track", "nosuch.mp4", "--grid", 2, "--backbone", "wann", *where)
+        assert (status, len(error.splitlines())) == (1, 1)
+        assert "unknown backbone 'wann'; known: cogvideox-mini" in error
+
+
+def test_what_is_light_is_checked_before_torch_is_imported(tmp_path: Path) -> None:
+    """In one process of its own, whose import of torch would be an error."""
+    (tmp_path / "params.yaml").write_text((TOP / "params.yaml").read_text())
+    (tmp_path / "no.txt").write_text("no video")
+    asked = [
+        ["track", "nosuch.mp4", "--grid", "2"],
+        ["track", "no.txt", "--grid", "2"],
+        ["track", "nosuch.mp4", "--grid", "2", "--backbone", "wann"],
+        ["track", "nosuch.mp4", "--grid", "2", "--params", "nowhere.yaml"],
+        ["gc"],
+        ["plan", "--params", "nowhere.yaml"],
+        ["guide", "nosuch.txt"],
+        ["params", "track.heads"],
+        ["models", "cogvideox-mini", "--words"],
+        ["models", "wann"],
+    ]
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from typer.testing import CliRunner; from difftrack.cli import app\n"
+        f"for words in {asked!r}:\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    print(result.exit_code, repr(result.exception), result.output.splitlines()[:1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["1"] * 7 + ["0", "0", "1"]
+    assert "torch" not in done.stdout
+
+
+def test_a_closed_vocabulary_is_listed_and_other_words_are_named() -> None:
+    status, out, _ = run("models", "cogvideox-mini", "--words")
+    words = out.split()
+    assert status == 0
+    assert {"square", "moves", "counterclockwise"} <= set(words)
+    assert words == sorted(words)
+    assert unknown_words("cogvideox-mini", "a red square moves left") == []
+    assert unknown_words("cogvideox-mini", "a cat walks through the grass, a cat") == [
+        "cat",
+        "walks",
+        "through",
+        "grass",
+    ]
+    assert unknown_words("cogvideox-2b", "a cat") == []
+    assert run("models", "cogvideox-2b", "--words")[0] == 1
+    with pytest.warns(UserWarning, match=r"was not trained on the words cat of 'a cat'; `difftrack models"):
+        load_backbone("cogvideox-mini", ModelParams(device="cpu")).embed("a cat")
+
+
+def test_collecting_garbage_where_there_is_none_asks_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text((TOP / "params.yaml").read_text())
+    (tmp_path / "data" / "clips").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    status, out, error = run("gc")
+    assert status == 0, error
+    assert out == "nothing to remove: all that is there is needed\n"

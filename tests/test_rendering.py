@@ -25,6 +25,7 @@ from difftrack.rendering import (
     Texture,
     close_up,
     describe,
+    exact_masks,
     exact_tracks,
     layer_textures,
     make_texture,
@@ -431,3 +432,22 @@ def test_an_object_of_a_close_up_covers_more_than_one_in_its_scene() -> None:
 
     middle = replace(scene, center=0 * scene.center)
     assert covered(close_up(middle)) == pytest.approx(1.5**2 * covered(middle), rel=0.05)
+
+
+@pytest.mark.parametrize("split", ["easy", "hard"])
+def test_masks_show_the_object_that_a_track_is_on_and_frame_0_of_the_object_mask(split: Any) -> None:
+    spec = replace(SPEC, seed=11, split=split)
+    masks = exact_masks(spec)
+    assert masks.shape == (spec.num_frames, spec.height, spec.width)
+    np.testing.assert_array_equal(masks[0] > 0, render_clip(replace(spec, num_frames=1)).object_mask)
+    assert set(np.unique(masks)) <= set(range(sample_scene(spec).num_layers))
+    y, x = np.mgrid[4:60:8, 4:84:8] + 0.5
+    queries = np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    points, visible = exact_tracks(spec, queries)
+    on = masks[0, queries[:, 2].astype(int), queries[:, 1].astype(int)]
+    assert len(set(on.tolist())) > 1
+    inside = visible & (points < (spec.width, spec.height)).all(-1)
+    later = [masks[frame][tuple(points[frame, inside[frame]].astype(int).T[::-1])] for frame in range(spec.num_frames)]
+    same = [(own == on[inside[frame]]).mean() for frame, own in enumerate(later)]
+    assert min(same) > 0.9  # a point less than a pixel from an outline may lie in a pixel of the other side
+    assert not np.array_equal(masks[0], masks[-1])

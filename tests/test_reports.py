@@ -667,6 +667,8 @@ def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_pa
     main({"report": section, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
     drawn = {file.name for folder in ("strips", "videos") for file in (tmp_path / "report" / folder).iterdir()}
     assert drawn == {
+        "one-square-maps.js",
+        "one-square-maps.png",
         "one-square-point0-layer1-step20.png",
         "one-square-feature-point0-layer1-step20.png",
         "one-square-colors-frames.png",

@@ -28,7 +28,6 @@ from difftrack.training import (
     LatentBatch,
     LatentPools,
     PoolParams,
-    Probe,
     Replicas,
     TextTraining,
     TransformerTraining,
@@ -63,6 +62,7 @@ from difftrack.training._loop import Average, Budget, TrainingLog, learning_rate
 from difftrack.training._optimizers import Muon, make_optimizers, set_learning_rate
 from difftrack.training._precision import PrecisionWorker
 from difftrack.training._transformer import _levels_of_cards, _noise_levels
+from difftrack.workflows.curves import LayerCurves
 
 SIZES = ArchitectureParams(
     height=16,
@@ -417,15 +417,15 @@ class _Fixed:
 
 
 @pytest.fixture(scope="module")
-def probe() -> Probe:
+def probe() -> LayerCurves:
     specs = [RenderSpec(seed=1, role="tune", split="easy", num_frames=9, height=16, width=24)]
     specs.append(replace(specs[0], split="hard"))
     clips = probe_clips(specs, device=CPU, grid=3)
-    return Probe(clips, _autoencoder().eval(), make_tokenizer(SIZES), SIZES.text_length)
+    return LayerCurves(clips, _autoencoder().eval(), make_tokenizer(SIZES))
 
 
 def _train(
-    denoiser: VideoDenoiser, source: Any, params: TransformerTraining, probe: Probe, folder: Path
+    denoiser: VideoDenoiser, source: Any, params: TransformerTraining, probe: LayerCurves, folder: Path
 ) -> VideoDenoiser:
     saved: list[Tensor] = []
     return train_transformer(
@@ -441,7 +441,7 @@ def _train(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
+def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, probe: LayerCurves, optimizer: Any) -> None:
     denoiser = _denoiser()
     params = replace(STEPS, optimizer=optimizer, max_steps=28, constant_share=0.5)
     averaged = _train(denoiser, _Fixed(), params, probe, tmp_path)
@@ -474,7 +474,9 @@ class _Poisoned:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_gradient_that_is_not_finite_is_dropped_and_counted(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
+def test_a_gradient_that_is_not_finite_is_dropped_and_counted(
+    tmp_path: Path, probe: LayerCurves, optimizer: Any
+) -> None:
     params = replace(STEPS, optimizer=optimizer, max_steps=6, log_every=1)
     averaged = _train(_denoiser(), _Poisoned(), params, probe, tmp_path)
     assert torch.isfinite(_weights(averaged)).all()
@@ -483,7 +485,7 @@ def test_a_gradient_that_is_not_finite_is_dropped_and_counted(tmp_path: Path, pr
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_text_encoder_that_is_not_trained_stays_as_it_is(tmp_path: Path, probe: Probe, optimizer: Any) -> None:
+def test_a_text_encoder_that_is_not_trained_stays_as_it_is(tmp_path: Path, probe: LayerCurves, optimizer: Any) -> None:
     denoiser, start = _denoiser(), _denoiser()
     params = replace(STEPS, max_steps=3, optimizer=optimizer, weight_decay=0.1, train_text_encoder=False)
     averaged = _train(denoiser, _Fixed(), params, probe, tmp_path)
@@ -492,7 +494,7 @@ def test_a_text_encoder_that_is_not_trained_stays_as_it_is(tmp_path: Path, probe
         assert not torch.equal(_weights(trained.transformer), _weights(start.transformer))
 
 
-def test_the_last_weights_are_saved_before_they_are_measured(tmp_path: Path, probe: Probe) -> None:
+def test_the_last_weights_are_saved_before_they_are_measured(tmp_path: Path, probe: LayerCurves) -> None:
     saved: list[tuple[Tensor, list[int]]] = []
     log = tmp_path / "transformer.jsonl"
     averaged = train_transformer(
@@ -511,7 +513,7 @@ def test_the_last_weights_are_saved_before_they_are_measured(tmp_path: Path, pro
     assert _log(log, "timestep") == [19, 199, 399, 599, 799, 999]
 
 
-def test_an_interrupted_transformer_goes_on_as_if_it_had_never_stopped(tmp_path: Path, probe: Probe) -> None:
+def test_an_interrupted_transformer_goes_on_as_if_it_had_never_stopped(tmp_path: Path, probe: LayerCurves) -> None:
     params = replace(STEPS, save_seconds=0.0)
     straight = _train(_denoiser(), _Fixed(), params, probe, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):

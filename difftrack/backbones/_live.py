@@ -52,7 +52,7 @@ def wrap_pipeline(pipeline: Any, *, name: str | None = None, params: ModelParams
     for component in ("transformer", "vae"):
         if not isinstance(getattr(pipeline, component, None), nn.Module):
             raise BackboneError(f"{label}: the pipeline holds no {component}; load it with one")
-    kind = type(_unwrapped(pipeline.transformer)).__name__
+    kind = _class_name(pipeline.transformer)
     check_family(label, kind)
     components = LiveComponents(pipeline, params or ModelParams())
     return backbone_of(label, kind, components, components.params)
@@ -99,7 +99,7 @@ class LiveComponents(Components):
         held = [name for name in ("transformer", "vae", "scheduler") if name in self.names]
         return PipelineOutline(
             pipelines=ancestry(type(self._live)),
-            components={name: type(_unwrapped(getattr(self._live, name))).__name__ for name in self.names},
+            components={name: _class_name(getattr(self._live, name)) for name in self.names},
             configs={name: dict(_unwrapped(getattr(self._live, name)).config) for name in held},
             settings=self.settings,
         )
@@ -120,6 +120,12 @@ class LiveComponents(Components):
 def _unwrapped(component: Any) -> Any:  # noqa: ANN401
     """Return the module that torch.compile wrapped, or the component itself."""
     return getattr(component, "_orig_mod", component)
+
+
+def _class_name(component: Any) -> str:  # noqa: ANN401
+    """Name the class that the component was made of: `fully_shard` puts one before it, `FSDP` and the same name."""
+    kinds = type(_unwrapped(component)).__mro__
+    return next(kind.__name__ for kind in kinds if not kind.__name__.startswith("FSDP"))
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

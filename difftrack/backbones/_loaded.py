@@ -46,8 +46,10 @@ def scheduler_state(scheduler: Any) -> dict[str, Any]:  # noqa: ANN401
 def checksum(tensor: Tensor) -> int:
     """A sum over a tensor's bits that every value and its place take part in; the same on every device.
 
-    Whole numbers are added, so that the order in which a device adds them does not matter.
+    Whole numbers are added, so that the order in which a device adds them does not matter. A tensor that is spread over
+    processes (DTensor) counts by the part that this one holds.
     """
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # without loading torch.distributed
     if tensor.is_meta or not tensor.numel():
         return 0
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -3,6 +3,7 @@
 from difftrack.cli import (
     _explore,
     _guidance,
+    _labels,
     _models,
     _pipeline,
     _plans,
@@ -14,4 +15,4 @@ from difftrack.cli._app import app
 
 __all__ = ["app"]
 
-_ = (_explore, _guidance, _models, _pipeline, _plans, _stores, _sweeps, _tracks)
+_ = (_explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks)

@@ -1,4 +1,5 @@
 from ._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_query_points
+from ._davis import load_davis
 from ._errors import ClipFailure, DatasetError
 from ._files import (
     CLIP,
@@ -13,6 +14,8 @@ from ._files import (
     write_tracks,
 )
 from ._folders import load_videos
+from ._keypoint_sets import load_badja, load_jhmdb
+from ._labelled import KeypointVideo, MaskedVideo
 from ._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write_manifest
 from ._names import plain_name, unique_names
 from ._params import FolderParams, QueryMode
@@ -33,6 +36,8 @@ __all__ = [
     "ClipOrigin",
     "DatasetError",
     "FolderParams",
+    "KeypointVideo",
+    "MaskedVideo",
     "QueryMode",
     "TrackedVideo",
     "Tracks",
@@ -44,6 +49,9 @@ __all__ = [
     "describe_clip",
     "drop_clips",
     "group_by_truth",
+    "load_badja",
+    "load_davis",
+    "load_jhmdb",
     "load_tapvid_folder",
     "load_tapvid_pickle",
     "load_videos",

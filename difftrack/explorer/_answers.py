@@ -53,8 +53,6 @@ class FrameMatch:
     cycle_error_px: float
     """NaN where it was not asked for."""
     probabilities: Float[np.ndarray, "row col"]
-    grid_px: float
-    """Pixels of the clip per token."""
 
     def summary(self) -> dict[str, Any]:
         """Give all but the probabilities, as JSON."""
@@ -283,12 +281,12 @@ def _match(
     weights = None if lens.weights is None else torch.tensor(lens.weights)
     tokens = query_tokens(points, rows=spec.grid.rows, cols=spec.grid.cols, params=params)
 
-    def rows_of(target: int, params: MatchingParams) -> Tensor:
+    def rows_of(targets: range, params: MatchingParams) -> Tensor:
         return match_rows(
             [pair],
             tokens.tokens,
             source_frame=source,
-            target_frames=range(target, target + 1),
+            target_frames=targets,
             params=params,
             head_weights=None if weights is None else [weights],
         )
@@ -298,25 +296,34 @@ def _match(
     if cycle and lens.direction != "back":
         there = match_points(*pair, points, params=params, source_frame=source, head_weights=weights, cycle=True)
         errors = there.cycle_error_token
-    for target in wanted:
-        rows = rows_of(target, params)
+    for targets in _runs(wanted):
+        rows = rows_of(targets, params)
         if lens.direction == "back":  # the mean of both directions holds half of each
-            rows = (2 * rows - rows_of(target, lens.matching("forward"))).clamp_(min=0)
+            rows = (2 * rows - rows_of(targets, lens.matching("forward"))).clamp_(min=0)
         matches = read_rows(rows, tokens, cols=spec.grid.cols, params=params)
         packed = torch.cat([matches.points_xy_token, matches.probability[..., None], matches.margin[..., None]], dim=-1)
-        best = without_uniform(packed, spec.grid.tokens_per_frame, params)[0, 0]
-        probabilities = point_probabilities(rows, tokens, params)[0, 0]
-        xy = _to_clip_px(best[None, :2], spec, params)[0]
-        yield FrameMatch(
-            frame=spec.frames[target],
-            xy_px=(float(xy[0]), float(xy[1])),
-            probability=best[2].item(),
-            margin=best[3].item(),
-            entropy=_entropy(probabilities),
-            cycle_error_px=float("nan") if errors is None else errors[target, 0].item() * stride_px,
-            probabilities=probabilities.reshape(spec.grid.rows, spec.grid.cols).numpy(),
-            grid_px=stride_px,
-        )
+        best = without_uniform(packed, spec.grid.tokens_per_frame, params)[:, 0]
+        probabilities = point_probabilities(rows, tokens, params)[:, 0]
+        xy = _to_clip_px(best[:, :2], spec, params)
+        for at, target in enumerate(targets):
+            yield FrameMatch(
+                frame=spec.frames[target],
+                xy_px=(float(xy[at, 0]), float(xy[at, 1])),
+                probability=best[at, 2].item(),
+                margin=best[at, 3].item(),
+                entropy=_entropy(probabilities[at]),
+                cycle_error_px=float("nan") if errors is None else errors[target, 0].item() * stride_px,
+                probabilities=probabilities[at].reshape(spec.grid.rows, spec.grid.cols).numpy(),
+            )
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[range]:
+    """Split rising numbers into runs without a gap: frames of a run are matched at once."""
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            yield range(numbers[start], numbers[at - 1] + 1)
+            start = at
 
 
 def _to_clip_px(

@@ -16,9 +16,6 @@ from difftrack.extraction._view import BackboneView
 
 __all__ = ["encode_frames"]
 
-_MOST_FRAMES = 2
-"""That go through the autoencoder at once: more are no faster on a CPU, and take as much more memory."""
-
 
 def encode_frames(
     view: BackboneView,
@@ -43,7 +40,7 @@ def encode_frames(
         ValueError: there is no frame.
     """
     backbone, params, kept = view.backbone, view.params, frozenset(keep)
-    batch_size = min(backbone.vae_batch(params.height, params.width), _MOST_FRAMES)
+    batch_size = backbone.vae_batch(params.height, params.width)
     images: dict[int, np.ndarray] = {}
     coming, latents, digest, count, size = iter(frames), _Latents(expected), hashlib.sha256(), 0, (0, 0)
     while batch := list(islice(coming, batch_size)):

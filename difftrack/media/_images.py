@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ from difftrack.media import _limits
 from difftrack.media._errors import MediaError, cause_of
 from difftrack.media._limits import too_large
 
-__all__ = ["IMAGE_SUFFIXES", "image_size", "jpeg_decode", "read_image"]
+__all__ = ["IMAGE_FORMATS", "IMAGE_SUFFIXES", "decode", "image_size", "jpeg_decode", "read_image"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Lower-case endings that a folder of images is searched for."""
 
-_IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """Pillow's decoders for files: those of `IMAGE_SUFFIXES`. Any other is never tried, least of all EPS and PDF."""
 _PACKED_FORMATS = ("JPEG", "PNG", "WEBP")
 """Pillow's decoders for pictures inside data sets."""
@@ -39,7 +40,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "row col rgb"]:
     """
     if path.exists() and not path.is_file():
         raise MediaError(f"{path}: is no regular file")
-    return _decode(path, _IMAGE_FORMATS, str(path))
+    return decode(path, IMAGE_FORMATS, str(path), _rgb)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -51,11 +52,11 @@ def image_size(path: Path) -> tuple[int, int]:
     if path.exists() and not path.is_file():
         raise MediaError(f"{path}: is no regular file")
     try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             turned = image.getexif().get(_ORIENTATION) in _TURNED
             return (image.width, image.height) if turned else (image.height, image.width)
     except UnidentifiedImageError as error:
-        raise MediaError(f"{path}: is no picture that can be read; formats: {', '.join(_IMAGE_FORMATS)}") from error
+        raise MediaError(f"{path}: is no picture that can be read; formats: {', '.join(IMAGE_FORMATS)}") from error
     except Exception as error:
         raise MediaError(f"{path}: {cause_of(error)}") from error
 
@@ -66,10 +67,12 @@ def jpeg_decode(data: bytes) -> UInt8[np.ndarray, "row col rgb"]:
     Raises:
         MediaError: the bytes are no such picture, are cut short, or claim more than `MAX_PIXELS`.
     """
-    return _decode(io.BytesIO(data), _PACKED_FORMATS, f"a picture of {len(data)} bytes")
+    return decode(io.BytesIO(data), _PACKED_FORMATS, f"a picture of {len(data)} bytes", _rgb)
 
 
-def _decode(source: Path | io.BytesIO, formats: tuple[str, ...], name: str) -> UInt8[np.ndarray, "row col rgb"]:
+def decode(
+    source: Path | io.BytesIO, formats: tuple[str, ...], name: str, read: Callable[[Image.Image], np.ndarray]
+) -> np.ndarray:
     """Decode one picture by one of `formats`; turn every exception of a decoder, of any kind, into a MediaError."""
     try:
         with warnings.catch_warnings():
@@ -84,8 +87,12 @@ def _decode(source: Path | io.BytesIO, formats: tuple[str, ...], name: str) -> U
                     f"pixels of mode {image.mode} are {'deeper than 8 bits' if deep else 'no RGB, grey or CMYK'}; "
                     f"convert it to {'8 bits' if deep else 'RGB'} first"
                 )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return read(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise MediaError(f"{name}: is no picture that can be read; formats: {', '.join(formats)}") from error
     except Exception as error:
         raise MediaError(f"{name}: {cause_of(error)}") from error
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "row col rgb"]:
+    return np.asarray(image.convert("RGB"))

@@ -70,6 +70,28 @@ def on_object(spec: RenderSpec, points_xy_px: Float[np.ndarray, "point xy"]) -> 
     return front > 0
 
 
+def exact_masks(spec: RenderSpec) -> UInt8[np.ndarray, "frame row col"]:
+    """Say which layer of a rendered clip each pixel of each frame shows, exactly; nothing is drawn for it.
+
+    Args:
+        spec: The clip.
+
+    Returns:
+        0 for the background, k for object k, back to front: the k-th of `Scene.shapes`, and of the layers of
+        `layer_textures` after the background's. A pixel belongs to the frontmost layer whose outline contains its
+        centre, outlines taken where their drawn opacity is one half; motion blur is left out.
+    """
+    scene = sample_scene(spec)
+    motion = Motion.stack([scene], device=torch.device("cpu"))
+    x, y = np.meshgrid(np.arange(spec.width) + 0.5, np.arange(spec.height) + 0.5)
+    centers = np.stack([x, y], axis=-1).reshape(-1, 2)
+    points = _to_units(torch.from_numpy(centers).float(), spec)[None]
+    times = torch.arange(spec.num_frames, dtype=torch.float32)
+    layers = torch.cat([layer_at(motion, points, time[None, None], num_layers=scene.num_layers) for time in times])
+    masks: np.ndarray = layers.numpy().astype(np.uint8).reshape(spec.num_frames, spec.height, spec.width)
+    return masks
+
+
 def exact_tracks(
     spec: RenderSpec, query_points: Float[np.ndarray, "point txy"]
 ) -> tuple[Float[np.ndarray, "frame point xy"], Bool[np.ndarray, "frame point"]]:

@@ -1,7 +1,9 @@
 from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
+from ._emergence import draw_emergence
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
+from ._label_overlay import draw_labels, export_labels, save_labels, save_masks
 from ._overlay import draw_tracks, drawn_frames
 from ._params import OverlayParams, ReportParams
 from ._query import PointMatch, draw_query, query_point
@@ -28,7 +30,11 @@ __all__ = [
     "TapVidScores",
     "TrackedClip",
     "TrackingResults",
+    "draw_emergence",
+    "draw_labels",
     "draw_match_strip",
+    "save_labels",
+    "save_masks",
     "draw_query",
     "draw_score_maps",
     "draw_sweep",
@@ -42,6 +48,7 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
+    "export_labels",
     "sweep_table",
     "export_name",
     "export_tracks",

@@ -13,11 +13,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 
-from difftrack.correspondence import MatchingParams, match_probabilities, points_to_tokens, top_matches
-from difftrack.geometry import rescale_points, token_to_px
+from difftrack.correspondence import MatchingParams
+from difftrack.geometry import rescale_points
 from difftrack.media import write_image
 from difftrack.reports._examples import ExampleClip, ExampleView
 from difftrack.reports._figure_cache import Drawings
@@ -178,25 +177,26 @@ def _of_unit(
     example: ExampleClip, view: ExampleView, choices: MapChoices, matching: MatchingParams
 ) -> Iterator[tuple[UInt8[np.ndarray, "point target row col"], Float[np.ndarray, "point target xyp"]]]:
     """Match in one (step, layer), by the mean over heads and by each head."""
-    query, key = (torch.from_numpy(np.asarray(example.read(kind, view), np.float32)) for kind in ("query", "key"))
+    from difftrack.reports._point_matches import match_maps  # torch: a page whose maps are all there does without
+
+    stored = {kind: example.read(kind, view) for kind in ("query", "key")}
     clip_size = (example.clip.height, example.clip.width)
-    seen_px = rescale_points(example.points_xy_px.astype(np.float32), from_size=clip_size, to_size=example.size)
-    points = points_to_tokens(torch.from_numpy(seen_px), stride_px=example.stride_px, params=matching)
+    seen_px = rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size)
     for head in choices.heads_or_mean:
         at = slice(None) if head is None else slice(example.heads.index(head), example.heads.index(head) + 1)
-        found = torch.stack(
-            [
-                match_probabilities(query[at], key[at], points, target_frame=target, params=matching)
-                for target in choices.targets
-            ],
-            dim=1,
+        maps, best_px = match_maps(
+            {kind: values[at] for kind, values in stored.items()}.__getitem__,
+            seen_px,
+            choices.targets,
+            kind="query_key",
+            stride_px=example.stride_px,
+            matching=matching,
         )
-        tops = top_matches(found.flatten(0, 1), k=1)
-        xy = token_to_px(tops.points_xy_token[:, 0], stride_px=example.stride_px).numpy()
-        xy = rescale_points(xy, from_size=example.size, to_size=clip_size)
-        best = np.concatenate([xy, tops.probability.numpy()], axis=1).reshape(*found.shape[:2], 3)
-        scaled = 255 * found / found.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
-        yield scaled.round().to(torch.uint8).numpy(), best
+        largest = maps.max(axis=(-2, -1), keepdims=True)
+        scaled = np.rint(255 * maps / np.maximum(largest, 1e-30)).astype(np.uint8)
+        xy = rescale_points(best_px, from_size=example.size, to_size=clip_size)
+        best = np.concatenate([xy, largest[..., 0]], axis=-1)
+        yield scaled.swapaxes(0, 1), best.swapaxes(0, 1)
 
 
 def write_point_maps(

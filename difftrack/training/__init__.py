@@ -22,8 +22,8 @@ from difftrack.training._networks import (
     make_transformer,
     save_pipeline,
 )
-from difftrack.training._probe import Probe, rotary_tables
 from difftrack.training._replicas import ALONE, Replicas
+from difftrack.training._rotary import rotary_tables
 from difftrack.training._text import (
     TextTraining,
     adopt_text_encoder,
@@ -46,7 +46,6 @@ __all__ = [
     "LatentBatch",
     "LatentPools",
     "PoolParams",
-    "Probe",
     "ProbeClip",
     "Replicas",
     "TextTraining",

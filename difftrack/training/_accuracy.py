@@ -1,4 +1,4 @@
-"""How well each layer matches points: the curve that shows when correspondence emerges."""
+"""Rendered clips with exact tracks, on which a network is measured while it is trained."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXTransformer3DModel
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from difftrack.backbones import AttentionCall, intercept
-from difftrack.correspondence import match_points
-from difftrack.geometry import px_to_token, token_to_px
 from difftrack.rendering import (
     SHUTTER_SAMPLES,
     Motion,
@@ -28,7 +24,7 @@ from difftrack.rendering import (
     sample_scene,
 )
 
-__all__ = ["ProbeClip", "layer_hits", "probe_clips"]
+__all__ = ["ProbeClip", "probe_clips"]
 
 Mapper = Callable[[Callable[[RenderSpec], Any], Sequence[RenderSpec]], Iterator[Any]]
 """`map`, or that of a pool of processes."""
@@ -81,65 +77,3 @@ def _prepare(spec: RenderSpec, *, grid: int) -> tuple[Scene, tuple[Texture, ...]
         points = points[chosen]
     tracks, visible = exact_tracks(spec, np.insert(points, 0, 0, axis=1).astype(np.float32))
     return scene, layer_textures(spec, scene), tracks, visible
-
-
-@torch.no_grad()
-def layer_hits(
-    transformer: CogVideoXTransformer3DModel,
-    latents: Float[Tensor, "clip latent_frame channel row col"],
-    clips: Sequence[ProbeClip],
-    text: Float[Tensor, "clip text_token width"],
-    rotary: tuple[Tensor, Tensor],
-    *,
-    timestep: int,
-    frames: Sequence[int],
-    stride_px: int,
-    threshold_px: float = 8.0,
-) -> tuple[Int[np.ndarray, "clip layer"], Int[np.ndarray, " clip"]]:
-    """Visible points whose best match lies within `threshold_px`, per clip and layer, and visible points per clip.
-
-    Args:
-        transformer: Run once per clip.
-        latents: Scaled latents, noised to `timestep`.
-        clips: The clips' tracks.
-        text: Prompt embeddings.
-        rotary: Rotary tables for these latents.
-        timestep: Scheduler's timestep.
-        frames: Video frame of each latent frame; the first is the one whose points are followed.
-        stride_px: Pixels per token.
-        threshold_px: Strict limit on the distance.
-    """
-    hits, totals = [], []
-    for number, clip in enumerate(clips):
-        tokens = torch.from_numpy(px_to_token(clip.points_xy_px[0], stride_px=stride_px)).to(latents.device)
-        found = _matches(transformer, latents[number : number + 1], text[number : number + 1], rotary, timestep, tokens)
-        truth, seen = clip.points_xy_px[list(frames)][1:], clip.visible[list(frames)][1:]
-        distance = np.linalg.norm(token_to_px(found[:, 1:], stride_px=stride_px) - truth, axis=-1)
-        hits.append(((distance < threshold_px) & seen).sum(axis=(1, 2)))
-        totals.append(seen.sum())
-    return np.stack(hits), np.stack(totals)
-
-
-def _matches(
-    transformer: CogVideoXTransformer3DModel,
-    latents: Tensor,
-    text: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    timestep: int,
-    points_xy_token: Tensor,
-) -> Float[np.ndarray, "layer latent_frame point xy"]:
-    _, num_frames, _, height, width = latents.shape
-    patch = int(transformer.config.patch_size)
-    found: dict[int, np.ndarray] = {}
-
-    def attend(call: AttentionCall) -> Tensor:
-        shape = (call.query.shape[1], num_frames, height // patch, width // patch, call.query.shape[3])
-        query, key = (part[0, :, text.shape[1] :].reshape(shape).float() for part in (call.query, call.key))
-        found[call.layer] = match_points(query, key, points_xy_token).points_xy_token.cpu().numpy()
-        return call.run()
-
-    modules = {layer: block.attn1 for layer, block in enumerate(transformer.transformer_blocks)}
-    with intercept(modules, attend):
-        time = torch.tensor([timestep], device=latents.device)
-        transformer(latents, text, time, image_rotary_emb=rotary, return_dict=False)
-    return np.stack([found[layer] for layer in modules])

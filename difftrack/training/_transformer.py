@@ -1,10 +1,10 @@
 """Train the transformer and its text encoder on pools of encoded clips."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from difftrack.training._loop import Average, Budget, Checkpoint, TrainingLog, l
 from difftrack.training._networks import VideoDenoiser
 from difftrack.training._optimizers import OptimizerName, limit_gradients, make_optimizers, set_learning_rate
 from difftrack.training._precision import compile_parts
-from difftrack.training._probe import Probe, rotary_tables
 from difftrack.training._replicas import ALONE, Replicas
+from difftrack.training._rotary import rotary_tables
 
-__all__ = ["TransformerTraining", "train_transformer"]
+__all__ = ["AccuracyProbe", "TransformerTraining", "train_transformer"]
 
 CLEANEST = 19
 """Timestep of the last of 50 steps, where matching is read while training goes on."""
@@ -66,13 +66,23 @@ class TransformerTraining:
     seed: int = 0
 
 
+@runtime_checkable
+class AccuracyProbe(Protocol):
+    """Measures matching accuracy while a network is trained; `workflows.curves.LayerCurves` is one."""
+
+    def accuracy(
+        self, denoiser: VideoDenoiser, scheduler: CogVideoXDDIMScheduler, timestep: int
+    ) -> Mapping[str, Mapping[str, Sequence[float]]]:
+        """Give the share of visible points that each layer matches at a noise level: view -> split -> layers."""
+
+
 def train_transformer(
     denoiser: VideoDenoiser,
     source: LatentSource,
     scheduler: CogVideoXDDIMScheduler,
     params: TransformerTraining,
     *,
-    probe: Probe,
+    probe: AccuracyProbe,
     empty_prompt: Tensor,
     folder: Path,
     save: Callable[[VideoDenoiser], None],

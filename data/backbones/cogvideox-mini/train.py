@@ -43,7 +43,6 @@ from difftrack.training import (
     VideoDenoiser,
     LatentPools,
     PoolParams,
-    Probe,
     ProbeClip,
     Replicas,
     TextTraining,
@@ -66,6 +65,7 @@ from difftrack.training import (
     train_transformer,
     worker_pool,
 )
+from difftrack.workflows.curves import LayerCurves
 
 HERE = Path(__file__).resolve().parent
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
@@ -274,7 +274,7 @@ def train_denoiser(run: Run) -> None:
     )
     pools.fill()
     report(f"clips encoded before training: {pools.sizes}")
-    probe = Probe(run.probe_clips, encoder, tokenizer, sizes.text_length)
+    probe = LayerCurves(run.probe_clips, encoder, tokenizer)
     prompts = [clip.prompt for clip in run.probe_clips[:: max(1, len(run.probe_clips) // 4)]]
     number = iter(range(10**6))
 
