@@ -31,7 +31,7 @@ class ChunkParams:
     chunk_stride: int | None = None
     """New frames per chunk, at most `chunk_len - 1`, which null means. Smaller values overlap chunks: with stride s,
     about `(chunk_len - 1) / s` chunks see each frame, at as many times the cost. The released schedule ignores it when
-    interleaved and advances by one frame."""
+    interleaved and advances by one frame; else it takes a larger one too, for clips that are whole in one chunk."""
     anchors: tuple[int, ...] = (0,)
     """Frames on which queries may start; negative counts from the end. Each is scheduled on its own and therefore
     costs a full set of chunks. An anchor beyond a clip's end is left out for that clip."""
@@ -43,11 +43,8 @@ class ChunkParams:
             raise ValueError(f"chunk_len is {self.chunk_len}; a chunk needs an anchor and at least one other frame")
         if self.chunk_stride is not None and self.chunk_stride < 1:
             raise ValueError(f"chunk_stride is {self.chunk_stride}; it must be at least 1")
-        if self.chunk_stride is not None and self.chunk_len is not None and self.chunk_stride > self.chunk_len - 1:
-            raise ValueError(
-                f"chunk_stride is {self.chunk_stride}; allowed: 1 ... chunk_len - 1 = {self.chunk_len - 1}, "
-                "since a larger one skips frames"
-            )
+        if self.schedule == "covering" and self.chunk_len is not None:
+            _check_stride(self.chunk_stride, self.chunk_len)
         if not self.anchors:
             raise ValueError("anchors is empty; name at least frame 0")
         if self.schedule == "released" and self.anchors != (0,):
@@ -94,6 +91,14 @@ def chunk_schedule(num_frames: int, params: ChunkParams, *, native_len: int = 13
     return chunks
 
 
+def _check_stride(stride: int | None, chunk_len: int) -> None:
+    """Refuse a stride that skips frames."""
+    if stride is not None and stride > chunk_len - 1:
+        raise ValueError(
+            f"chunk_stride is {stride}; allowed: 1 ... chunk_len - 1 = {chunk_len - 1}, since a larger one skips frames"
+        )
+
+
 def _anchors_inside(num_frames: int, anchors: Sequence[int]) -> list[int]:
     wanted = {anchor + num_frames if anchor < 0 else anchor for anchor in anchors}
     inside = sorted(anchor for anchor in wanted if 0 <= anchor < num_frames)
@@ -128,6 +133,8 @@ def _released_windows(num_frames: int, params: ChunkParams, chunk_len: int) -> l
         )
     step = num_frames // size if params.interleaved else 1
     advance = 1 if params.interleaved else (params.chunk_stride or size)
+    if num_frames - 1 > size:
+        _check_stride(advance, chunk_len)
     windows: list[tuple[int, ...]] = []
     seen: set[int] = set()
     while len(seen) < num_frames - 1:

@@ -1,10 +1,17 @@
 """How tracks are evaluated: what the section `track` holds besides the tracker."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from difftrack.annotation import LucasKanadeParams, TrackerSettings
 from difftrack.datasets import QueryMode
+from difftrack.params import by_convention
 from difftrack.tracking import TrackParams
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from difftrack.datasets import Tracks
 
 __all__ = ["TrackSection"]
 
@@ -21,6 +28,9 @@ class TrackSection(TrackParams):
     """Settings of the other baselines by name (docs/extending.md)."""
     query_mode: QueryMode = "first"
     """TAP-Vid's protocols: evaluate the frames after a point's query, or all others."""
+    queries: Literal["all", "first_frame"] = by_convention("all", "first_frame")
+    """Queries that are tracked and scored: all, or those of frame 0, as the released script keeps them; a clip without
+    any is then left out (B11). Points that are visible nowhere are never queried, as TAP-Vid has it."""
 
     def __post_init__(self) -> None:
         TrackParams.__post_init__(self)
@@ -29,3 +39,15 @@ class TrackSection(TrackParams):
 
             named = {f"baselines[{index}]": name for index, name in enumerate(self.baselines)}
             check_trackers(named, self.trackers, section="track", own=("lucas_kanade",))
+
+    def evaluated(self, truth: "Tracks", *, num_frames: int) -> "np.ndarray":
+        """True for the points of a clip that are tracked and scored, `[point]`.
+
+        Args:
+            truth: The clip's tracks.
+            num_frames: Frames that are tracked; later queries are left out.
+        """
+        frames = truth.query_points[:, 0]
+        last = 1 if self.queries == "first_frame" else num_frames
+        kept: np.ndarray = (frames < last) & truth.visible.any(axis=0)
+        return kept

@@ -1,6 +1,7 @@
 """Trackers against motion that is known, query grids and the published layout against published files."""
 
 import os
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from golden_sets import golden_files, load
 
 from difftrack.annotation import (
     AnnotateParams,
@@ -32,6 +34,7 @@ from difftrack.annotation import (
 from difftrack.annotation._cotracker import load_cotracker3
 from difftrack.datasets import Clip, DatasetError, Tracks, Truth, read_tracks, write_clip
 from difftrack.media import write_image
+from difftrack.metrics import ScoringParams, confidence_score
 from difftrack.params import ParamsError, parse
 from difftrack.rendering import RenderSpec, exact_tracks, render_clip
 from difftrack.testing import TrackerLaws, moving_texture
@@ -56,14 +59,15 @@ def clip_of(**changes: Any) -> Clip:
 # query grids
 
 
-@pytest.mark.parametrize(("num", "height", "width"), [(1, 480, 720), (2, 480, 720), (20, 480, 720), (7, 96, 144)])
-def test_query_grids_are_those_of_the_released_code(num: int, height: int, width: int) -> None:
-    path = FIXTURES / "09_interp_grid.npz"
-    if not path.exists():
-        pytest.skip(f"no {path.name}; set DIFFTRACK_FIXTURES")
-    grid = query_grid(height, width, num)
-    np.testing.assert_allclose(grid[:, 1:], np.load(path)[f"grid_{num}_{height}x{width}"][0], atol=1e-4)
-    assert not grid[:, 0].any()
+@pytest.mark.parametrize("path", golden_files("09_interp_grid.npz"))
+def test_query_grids_are_those_of_the_released_code(path: Path) -> None:
+    arrays = load(path)
+    named = {name: re.fullmatch(r"grid_(\d+)_(\d+)x(\d+)", name) for name in arrays}
+    grids = {name: tuple(map(int, found.groups())) for name, found in named.items() if found}
+    assert len(grids) > 2
+    for name, (num, height, width) in grids.items():
+        np.testing.assert_allclose(query_grid(height, width, num)[:, 1:], arrays[name][0], atol=1e-4, err_msg=name)
+        assert not query_grid(height, width, num)[:, 0].any()
 
 
 def test_a_mask_keeps_the_points_that_lie_on_it() -> None:
@@ -390,9 +394,8 @@ def test_rendered_clips_get_exact_tracks_on_their_objects(rendered: Clip) -> Non
     assert rendered.object_mask is not None
     queries = query_grid(64, 96, 20, rendered.object_mask)
     points, visible = exact_tracks(RenderSpec.from_json(rendered.details["render"]), queries)
-    seen = visible.any(axis=0)
-    np.testing.assert_array_equal(tracks.points_xy_px, points[:, seen])
-    np.testing.assert_array_equal(tracks.visible, visible[:, seen])
+    np.testing.assert_array_equal(tracks.points_xy_px, points)
+    np.testing.assert_array_equal(tracks.visible, visible)
 
 
 def test_lucas_kanade_agrees_with_the_renderer_where_it_trusts_itself(rendered: Clip) -> None:
@@ -404,12 +407,15 @@ def test_lucas_kanade_agrees_with_the_renderer_where_it_trusts_itself(rendered: 
     assert np.median(error) < 1.0
 
 
-def test_auto_takes_the_annotation_that_came_with_a_clip_and_leaves_out_points_never_seen() -> None:
+def test_auto_takes_the_annotation_that_came_with_a_clip_points_never_seen_included() -> None:
     given = lucas_kanade(moving_picture(), query_grid(67, 97, 3))
     given.visible[:, 4] = False
     tracks = annotate_clip(clip_of(), AnnotateParams(), given=given)
-    assert (tracks.num_points, tracks.tracker) == (8, "lucas_kanade")
-    np.testing.assert_array_equal(tracks.query_points, np.delete(given.query_points, 4, axis=0))
+    assert (tracks.num_points, tracks.tracker) == (9, "lucas_kanade")
+    np.testing.assert_array_equal(tracks.query_points, given.query_points)
+    given.visible[:] = False
+    with pytest.raises(AnnotationError, match=r"none of 9 points is visible in any frame \(lucas_kanade\)"):
+        annotate_clip(clip_of(), AnnotateParams(), given=given)
 
 
 def test_a_tracker_that_is_named_starts_at_the_given_query_points() -> None:
@@ -440,11 +446,37 @@ def test_import_scales_to_the_clip_and_checks_its_prompt(tmp_path: Path) -> None
     params = AnnotateParams(tracker="import", published=tmp_path, published_size=(67, 97))
     small = clip_of(frames=np.stack([cv2.resize(f, (41, 29)) for f in frames]))
     tracks = annotate_clip(small, params, number=1)
-    np.testing.assert_allclose(tracks.points_xy_px, big.points_xy_px * (41 / 97, 29 / 67), atol=1e-4)
+    seen = tracks.visible.any(axis=0)
+    np.testing.assert_allclose(tracks.points_xy_px[:, seen], big.points_xy_px * (41 / 97, 29 / 67), atol=1e-4)
     with pytest.raises(AnnotationError, match=r"line 0 of .*prompt\.txt is not this clip's prompt"):
         annotate_clip(small, params, number=0)
     with pytest.raises(DatasetError, match=r"its tracks are for \(7, 67, 97\)"):
         annotate_clip(clip_of(), params, number=1)
+
+
+def test_released_confidence_counts_imported_points_that_are_visible_nowhere(tmp_path: Path) -> None:
+    """The published object sets hold the whole grid, most of it off the object: 29 of 400 points of the first clip."""
+    export_published(tmp_path, [(masked_tracks(), "a cat")], num_grid=5)
+    clip = clip_of(frames=np.repeat(moving_picture(7)[:, :, :, :1], 3, axis=-1), prompt="a cat")
+    tracks = annotate_clip(clip, AnnotateParams(tracker="import", published=tmp_path, published_size=(67, 97)))
+    num_seen = int(tracks.visible[0].sum())
+    assert (tracks.num_points, 0 < num_seen < 25) == (25, True)
+    frame_max, text_max = np.full((3, 25), 0.5), np.full(25, 0.25)
+    released, corrected = (
+        confidence_score(
+            frame_max, text_max, tracks.visible, temporal_stride=3, params=ScoringParams.preset(convention)
+        ).cross
+        for convention in ("released", "corrected")
+    )
+    np.testing.assert_allclose([released, corrected], [0.5 * num_seen / 25, 0.5])
+
+
+def test_a_sampled_clip_finds_the_files_of_its_prompt_whichever_others_were_sampled(tmp_path: Path) -> None:
+    export_published(tmp_path, [(masked_tracks(), prompt) for prompt in ("a cat", "a dog", "a cow")], num_grid=5)
+    frames = np.repeat(moving_picture(7)[:, :, :, :1], 3, axis=-1)
+    sampled = replace(clip_of(frames=frames, prompt="a cow"), details={"sampling": {"number": 2}})
+    params = AnnotateParams(tracker="import", published=tmp_path, published_size=(67, 97))
+    assert annotate_clip(sampled, params, number=0).num_points == 25
 
 
 def test_imported_tracks_are_a_pseudo_truth_by_the_tracker_that_made_them(tmp_path: Path) -> None:

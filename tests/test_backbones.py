@@ -1,6 +1,8 @@
 import json
+import logging
 import math
 import shutil
+import warnings
 from pathlib import Path
 from types import MappingProxyType
 
@@ -102,10 +104,39 @@ def test_a_frame_encoded_alone_does_not_depend_on_the_others(folder: Path, frame
     torch.testing.assert_close(latents[5:6], in_threes.encode(frames[5:6], frames_alone=True))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 9, "auto"])
+def test_frames_encoded_alone_are_the_same_bits_in_batches_of_any_size(
+    folder: Path, frames: np.ndarray, batch: int | str
+) -> None:
+    one_by_one = load_backbone(f"path:{folder}", ModelParams(vae_batch_frames=1)).encode(frames, frames_alone=True)
+    batched = load_backbone(f"path:{folder}", ModelParams(vae_batch_frames=batch))  # type: ignore[arg-type]
+    assert torch.equal(batched.encode(frames, frames_alone=True), one_by_one)
+
+
 def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(backbone: Backbone) -> None:
     with pytest.warns(UserWarning, match="11 text tokens.*quickly"):
         embedding = backbone.embed("a red disc moves left a blue square moves right a disc moves quickly")
     assert embedding.tokens.shape == (11, 13)
+
+
+def test_what_is_cut_from_a_prompt_is_said_once_and_no_indexing_error_is_threatened(folder: Path) -> None:
+    """As with published tokenizers, which know how long a prompt may be."""
+    long = load_backbone(f"path:{folder}")
+    long.components["tokenizer"].model_max_length = 11
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("default")
+            for _ in range(2):
+                long.embed("a red disc moves left a blue square moves right a disc moves quickly")
+    finally:
+        logger.removeHandler(handler)
+    assert said == []
+    assert [str(warning.message).split(": ")[-1] for warning in warned] == ["'moves right a disc moves quickly'"]
 
 
 # The seam

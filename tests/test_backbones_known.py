@@ -393,3 +393,31 @@ def test_a_pipeline_of_nobodys_is_refused(tmp_path: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "MyPipeline"}))
     with pytest.raises(BackboneError, match="MyPipeline"):
         load_backbone(f"path:{folder}")
+
+
+OTHER_SIZES = {"cogvideox-2b": ((480, 736), (512, 768), (768, 1360)), "wan2.1-1.3b": ((768, 1360),)}
+"""Beside the size that each is made for: those at which eight frames at a time passed diffusers' 2 GiB."""
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, size) for name, known in KNOWN.items() for size in (known.size[1:], *OTHER_SIZES.get(name, ()))],
+)
+def test_frames_are_encoded_alone_at_every_listed_size_without_memory(name: str, size: tuple[int, int]) -> None:
+    backbone = constructed_backbone(name, ModelParams(device="meta", dtype="bfloat16"))
+    batch = backbone.vae_batch(*size)
+    assert 1 <= batch <= 8
+    frames = np.zeros((batch + 1, *size, 3), np.uint8)
+    latents = backbone.encode(frames, frames_alone=True)
+    rows, cols = (side // backbone.spatial_stride for side in size)
+    fold = backbone.latents_per_token_frame
+    assert latents.shape == ((batch + 1) * fold, backbone.num_latent_channels, rows, cols)
+
+
+def test_a_batch_that_the_autoencoder_cannot_take_is_cut_and_a_frame_refused_with_the_way_out() -> None:
+    asked = {"device": "meta", "dtype": "bfloat16"}
+    backbone = constructed_backbone("cogvideox-2b", ModelParams(**asked, vae_batch_frames=9))  # type: ignore[arg-type]
+    assert [backbone.vae_batch(*size) for size in ((480, 720), (480, 736), (240, 360))] == [8, 7, 9]
+    assert constructed_backbone("cogvideox-2b", ModelParams(**asked)).vae_batch(240, 360) == 8  # type: ignore[arg-type]
+    with pytest.raises(BackboneError, match=r"one frame of 2160 x 3840 px is more than .* switch vae_tiling on"):
+        backbone.vae_batch(2160, 3840)

@@ -116,10 +116,13 @@ def test_the_stages_themselves_still_refuse_their_own_section(tmp_path: Path) ->
     assert "score: params.yaml: unknown key score.treshold_px" in done.stderr
 
 
-def test_checking_params_loads_no_library_that_computes() -> None:
+def test_checking_params_and_presets_loads_no_library_that_computes() -> None:
+    """Else each call of `difftrack params`, `repro` and `preset` would wait for one, some ten seconds."""
     code = (
-        "import sys, pathlib; from difftrack.configuration import describe, json_schema, read_configuration; "
+        "import sys, pathlib, yaml; from difftrack.configuration import *; from difftrack.presets import *; "
         "read_configuration(pathlib.Path('params.yaml')); describe(''); json_schema(); "
+        "base = yaml.safe_load(pathlib.Path('params.yaml').read_text()); "
+        "[configuration_from(apply_preset(read_preset(name), base), file=name) for name in preset_names()]; "
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)

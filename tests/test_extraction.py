@@ -13,6 +13,7 @@ from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
     ClipReader,
+    DenoiseParams,
     ExtractionError,
     Extractor,
     InversionParams,
@@ -23,6 +24,7 @@ from difftrack.extraction import (
     _extract,
     ranges,
 )
+from difftrack.extraction._step_latents import denoised_latents
 from difftrack.params import ParamsError, parse
 from difftrack.store import StoreError, create_group, open_store
 
@@ -145,7 +147,7 @@ def test_tracking_spec_has_a_group_per_chunk_with_its_own_frames(backbone: Backb
 
 @pytest.mark.parametrize(
     "changes",
-    [{"noise_seed": 1}, {"prompt": "empty"}, {"num_inference_steps": 11}, {"mode": ModeParams(rendered="clean")}],
+    [{"noise_seed": 1}, {"prompt": "empty"}, {"num_inference_steps": 11}, {"mode": ModeParams(rendered="denoise")}],
 )
 def test_fingerprint_follows_what_changes_the_numbers(
     backbone: Backbone, clip: Clip, changes: dict[str, object]
@@ -252,7 +254,7 @@ def test_add_noise_reaches_each_level_by_the_analytic_formula_with_one_noise(
     backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy, less_noisy = visited(backbone, clip, analysis(layers=(0,)), monkeypatch)
-    (clean,) = visited(backbone, clip, analysis(layers=(0,), mode=ModeParams(rendered="clean")), monkeypatch)
+    (clean,) = visited(backbone, clip, analysis(steps=(9,), mode=ModeParams(rendered="clean")), monkeypatch)
     signal = backbone.components["scheduler"].alphas_cumprod[[799, 99]].float()
     noise = (noisy - signal[0].sqrt() * clean) / (1 - signal[0]).sqrt()
     torch.testing.assert_close(less_noisy, signal[1].sqrt() * clean + (1 - signal[1]).sqrt() * noise, atol=2e-5, rtol=0)
@@ -283,6 +285,66 @@ def test_inversion_visits_the_wanted_steps_and_reports_its_round_trip(backbone: 
         error[form] = extraction.round_trip_errors["first"]
     assert error["fixed_point"] < 1e-5
     assert error["fixed_point"] < error["explicit"] < 1
+
+
+def test_denoise_runs_the_sampler_from_its_first_step_to_the_last_wanted_one(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captured at 8 and 9, entered at 7 with clean latents, as the released tracking pipeline does."""
+    mode, denoise = ModeParams(rendered="denoise"), DenoiseParams(first_step=7, cfg_scale=3.0)
+    params = analysis(steps=(8, 9), layers=(1,), mode=mode, denoise=denoise)
+    (clean,) = visited(backbone, clip, analysis(steps=(9,), mode=ModeParams(rendered="clean")), monkeypatch)
+    schedule, prompts = backbone.schedule(10), [backbone.embed(text) for text in (clip.prompt, "")]
+    entering = [clean]
+    for step in (7, 8):
+        cond, uncond = (backbone.predict(entering[-1], schedule.timesteps[step], prompt) for prompt in prompts)
+        entering.append(schedule.advance(entering[-1], uncond + 3.0 * (cond - uncond), step))
+    seen = visited(backbone, clip, params, monkeypatch)
+    assert all(torch.equal(a, b) for a, b in zip(seen, [entering[i] for i in (0, 0, 1, 1, 1, 2)], strict=True))
+    unconditional = visited(backbone, clip, replace(params, guidance_branch="uncond"), monkeypatch)
+    assert torch.equal(unconditional[-1], entering[2])  # the same path, another branch captured on it
+    without_prompt = visited(backbone, clip, replace(params, prompt="empty"), monkeypatch)
+    assert len(without_prompt) == 4  # both branches are one
+    (spec,) = Extractor(backbone, params).outline(clip).values()
+    assert (spec.steps, spec.fingerprint_parts["denoise"]) == ((8, 9), [7, "clean", 3.0])
+
+
+def test_denoise_walks_the_path_of_the_stock_sampler(backbone: Backbone) -> None:
+    how = {"num_inference_steps": 5, "num_frames": NUM_FRAMES, "height": HEIGHT, "width": WIDTH}
+    sampled = backbone.generate("blue disc", seed=3, cfg_scale=3.0, **how).trajectory.latents
+    cond, uncond = (backbone.embed(text) for text in ("blue disc", ""))
+
+    def guided(latents: Tensor, timestep: Tensor) -> Tensor:
+        without = backbone.predict(latents, timestep, uncond)
+        return without + 3.0 * (backbone.predict(latents, timestep, cond) - without)
+
+    found = dict(denoised_latents(backbone.schedule(5), sampled[1], guided, [1, 3, 4], first=1))
+    assert list(found) == [1, 3, 4]
+    for step, latents in found.items():
+        torch.testing.assert_close(latents, sampled[step], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["add_noise", "ddim_inversion"])
+def test_denoise_may_start_where_the_other_modes_would_be(
+    backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    asked = {"layers": (0,), "inversion": InversionParams(form="explicit", report_round_trip=False)}
+    there = visited(backbone, clip, analysis(steps=(7,), mode=ModeParams(rendered=start), **asked), monkeypatch)[-1]
+    denoise = DenoiseParams(first_step=7, start=start, cfg_scale=1.0)
+    params = analysis(steps=(7, 9), mode=ModeParams(rendered="denoise"), denoise=denoise, **asked)
+    seen = visited(backbone, clip, params, monkeypatch)
+    assert any(torch.equal(latents, there) for latents in seen)
+    assert not torch.allclose(seen[-1], there)
+
+
+def test_steps_that_a_mode_does_not_visit_are_refused_in_the_params() -> None:
+    everywhere = dict.fromkeys(("rendered", "generated", "folder"), "clean")
+    given = {"height": 40, "width": 56, "steps": [47, 48, 49], "mode": everywhere}
+    with pytest.raises(ParamsError, match=r"extract\.tracking: steps is \[47, 48, 49\] and .*mode to denoise"):
+        parse(TrackingViewParams, given, "extract.tracking")
+    assert parse(TrackingViewParams, {**given, "steps": [49]}, "extract.tracking").steps == (49,)
+    with pytest.raises(ParamsError, match=r"denoise\.first_step is 50; the last step is 49"):
+        parse(TrackingViewParams, {**given, "steps": [49], "denoise": {"first_step": 50}}, "extract.tracking")
 
 
 def test_generate_captures_at_the_latents_of_the_stored_trajectory(
@@ -324,8 +386,11 @@ def test_a_clip_that_is_too_short_is_named(backbone: Backbone, clip: Clip) -> No
 def test_a_mode_that_lacks_something_says_what(backbone: Backbone, clip: Clip) -> None:
     with pytest.raises(ExtractionError, match="clip first: mode generate needs the trajectory"):
         Extractor(backbone, analysis(mode=ModeParams(rendered="generate"))).prepare(clip)
-    with pytest.raises(ExtractionError, match=r"clip first: mode clean visits the last step, 9; steps are \[2\]"):
-        Extractor(backbone, analysis(steps=(2,), mode=ModeParams(rendered="clean"))).prepare(clip)
+    for steps in ((2,), (8, 9)):  # as many as the store would silently lack
+        one_clean = Extractor(backbone, analysis(steps=steps, mode=ModeParams(rendered="clean")))
+        for ask in (one_clean.prepare, one_clean.outline):
+            with pytest.raises(ExtractionError, match=r"clip first: steps is .* visits the last step, 9, alone; set"):
+                ask(clip)
     with pytest.raises(ExtractionError, match="clip first: the tracking view needs"):
         Extractor(backbone, tracking()).prepare(clip)
 

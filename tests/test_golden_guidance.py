@@ -1,45 +1,82 @@
-"""Parity with numbers that the released code produced (golden 10)."""
+"""Parity with numbers that the released code produced (golden 10), at the sizes that a set has."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden_sets import FULL, load
+from golden_sets import about, golden_files, load
 from torch import Tensor, nn
 
 from difftrack.guidance import Guidance, SequenceLayout, Variant, guide_transformer, perturbed_attention
 
-GOLDEN, LAYERS = FULL / "10_cag.npz", FULL / "10_cag_layers.json"
-LAYOUT = SequenceLayout(num_latent_frames=5, tokens_per_frame=12, text_position="first")
+FILE = "10_cag.npz"
 
-pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no goldens in {FULL}: set DIFFTRACK_FIXTURES")
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, Tensor]:
-    return {name: torch.from_numpy(values) for name, values in load(GOLDEN).items()}
+sets = pytest.mark.parametrize("path", golden_files(FILE))
 
 
-def heads(tokens: Tensor) -> Tensor:
-    return tokens.unflatten(-1, (3, 8)).transpose(1, 2)
+def read(path: Path) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values) for name, values in load(path).items()}
 
 
-@pytest.mark.parametrize(("variant", "name"), [("zeroed", "out_post"), ("masked", "out_pre")])
-def test_perturbed_attention_is_the_released_one(golden: dict[str, Tensor], variant: Variant, name: str) -> None:
-    found = perturbed_attention(golden["q"], golden["k"], golden["v"], LAYOUT, variant=variant)
-    torch.testing.assert_close(found, golden[name], rtol=0, atol=1e-6)
+def layout_of(golden: dict[str, Tensor]) -> SequenceLayout:
+    """Text first; a token of a frame sees the text and its own frame, which is how many tokens a frame has."""
+    num_text, num_tokens = golden["text"].shape[1], golden["q"].shape[2]
+    per_frame = int(golden["allowed"][num_text].sum()) - num_text
+    return SequenceLayout((num_tokens - num_text) // per_frame, per_frame, "first")
+
+
+@pytest.mark.parametrize(
+    ("variant", "names"), [("zeroed", ("out_post", "out_post_chunk17", "out_boolmask")), ("masked", ("out_pre",))]
+)
+@sets
+def test_perturbed_attention_is_the_released_one(path: Path, variant: Variant, names: tuple[str, ...]) -> None:
+    golden = read(path)
+    found = perturbed_attention(golden["q"], golden["k"], golden["v"], layout_of(golden), variant=variant)
+    for name in names:
+        if name in golden:
+            torch.testing.assert_close(found, golden[name], rtol=0, atol=1e-6)
+
+
+@sets
+def test_attention_goes_where_the_released_mask_lets_it_and_nowhere_else(path: Path) -> None:
+    golden = read(path)
+    query, key = golden["q"][:1, :1], golden["k"][:1, :1]
+    num_tokens, num_channels = query.shape[2:]
+    spread = nn.functional.pad(torch.eye(num_tokens), (0, -num_tokens % num_channels))  # values that show the weights
+    pieces = [
+        perturbed_attention(query, key, piece[None, None].contiguous(), layout_of(golden), variant="masked")
+        for piece in spread.split(num_channels, dim=1)
+    ]
+    weights = torch.cat(pieces, dim=-1)[..., :num_tokens]
+    assert torch.equal(weights[0, 0] > 0, golden["allowed"])
+    if "out_nomask" in golden:
+        plain = nn.functional.scaled_dot_product_attention(golden["q"], golden["k"], golden["v"])
+        torch.testing.assert_close(plain, golden["out_nomask"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("variant", "name"), [("zeroed", "cfg"), ("masked", "nocfg")])
+@sets
 def test_whole_attention_is_the_released_one_in_the_perturbed_batch_element(
-    golden: dict[str, Tensor], variant: Variant, name: str
+    path: Path, variant: Variant, name: str
 ) -> None:
-    tokens = torch.cat([golden["text"], golden["hidden"]], dim=1)[2:].double()  # leaves the released code's rounding
-    query, key, value = (heads(tokens @ golden[weight].double()) for weight in ("wq", "wk", "wv"))
-    found = perturbed_attention(query, key, value, LAYOUT, variant=variant).transpose(1, 2).flatten(2)[0].float()
-    torch.testing.assert_close(found[:7], golden[f"{name}_text"][-1], rtol=0, atol=1e-6)
-    torch.testing.assert_close(found[7:], golden[f"{name}_hidden"][-1], rtol=0, atol=1e-6)
+    golden = read(path)
+    batch = len(golden[f"{name}_hidden"])
+    num_text, num_heads = golden["text"].shape[1], golden["q"].shape[1]
+    tokens = torch.cat([golden["text"], golden["hidden"]], dim=1)[
+        -batch:
+    ].double()  # leaves the released code's rounding
+    query, key, value = (
+        (tokens @ golden[weight].double()).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        for weight in ("wq", "wk", "wv")
+    )
+    perturbed = perturbed_attention(query[-1:], key[-1:], value[-1:], layout_of(golden), variant=variant)
+    plain = nn.functional.scaled_dot_product_attention(query[:-1], key[:-1], value[:-1])
+    found = torch.cat([plain, perturbed]).transpose(1, 2).flatten(2).float()
+    torch.testing.assert_close(found[:, :num_text], golden[f"{name}_text"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(found[:, num_text:], golden[f"{name}_hidden"], rtol=0, atol=2e-6)
 
 
 class Predicting(nn.Module):
@@ -60,13 +97,29 @@ class Predicting(nn.Module):
         return (self.plain[-len(hidden_states) :] if torch.equal(self.layer(tokens), own) else self.perturbed,)
 
 
-@pytest.mark.parametrize(
-    ("name", "cfg_scale", "scale"),
-    [("guided_6_1", 6.0, 1.0), ("guided_6_04", 6.0, 0.4), ("guided_6_0", 6.0, 0.0), ("guided_nocfg_15", None, 1.5)],
-)
-def test_guided_predictions_are_the_released_ones(
-    golden: dict[str, Tensor], name: str, cfg_scale: float | None, scale: float
-) -> None:
+def guided_cases() -> list[object]:
+    """Each guided prediction of each set, with its scales as the README says them."""
+    found: list[object] = []
+    for entry in golden_files(FILE):
+        (path,) = entry.values
+        names = [name for name in load(path) if name.startswith("guided")] if path.exists() else [""]
+        found += [pytest.param(path, name, marks=entry.marks, id=f"{entry.id}-{name}") for name in names]
+    return found
+
+
+def scales_of(path: Path, name: str) -> tuple[float | None, float]:
+    """Scales of classifier-free guidance, None without it, and of the cross-attention guidance."""
+    cfg = re.fullmatch(r"guided_(nocfg|\d+)_\d+", name)
+    scale = re.search(r"scale (\d+(?:\.\d+)?)", about(path, name))
+    assert cfg is not None
+    assert scale is not None
+    return None if cfg[1] == "nocfg" else float(cfg[1]), float(scale[1])
+
+
+@pytest.mark.parametrize(("path", "name"), guided_cases())
+def test_guided_predictions_are_the_released_ones(path: Path, name: str) -> None:
+    golden = read(path)
+    cfg_scale, scale = scales_of(path, name)
     noise = golden["noise3"]
     model, timestep = Predicting(noise[:2], noise[2:]), torch.tensor(999)
     layout, guidance = SequenceLayout(3, 2, "none"), Guidance(layers=(0,), scale=scale)
@@ -80,10 +133,15 @@ def test_guided_predictions_are_the_released_ones(
     torch.testing.assert_close(predictions, golden[name], rtol=1e-6, atol=1e-6)
 
 
-def test_layers_are_those_asked_for_and_none_whose_number_begins_alike() -> None:
-    patched = json.loads(LAYERS.read_text())["requested_to_patched_layers"]
+@pytest.mark.parametrize("path", golden_files("10_cag_layers.json"))
+def test_layers_are_those_asked_for_and_none_whose_number_begins_alike(path: Path) -> None:
+    recorded = json.loads(path.read_text())
+    assert recorded["mask_rule"] == "text sees all, all see text, a frame sees itself"
+    patched = recorded["requested_to_patched_layers"]
     too_many = {requested for requested, layers in patched.items() if json.loads(requested) != layers}
-    assert too_many == {"[1]", "[2]"}  # the released code's mistake, which exact numbers cannot make
+    assert too_many == {
+        requested for requested in patched if any(layer < 3 for layer in json.loads(requested)) and requested != "[0]"
+    }
     for requested in patched:
         asked, seen = tuple(json.loads(requested)), []
         model = ManyLayers(seen)

@@ -146,3 +146,13 @@ def test_shapes_are_checked_in_every_room_of_the_library() -> None:
     entries = [path for path in (ROOT / "difftrack").iterdir() if not path.name.startswith("_")]
     rooms = {path.stem for path in entries if path.is_dir() or path.suffix == ".py"}
     assert set(checked[1].split(",")) == {f"difftrack.{room}" for room in rooms - {"cli", "pipeline"}}
+
+
+def test_dvc_copies_nothing_that_the_stages_keep_themselves_or_make_again() -> None:
+    """What is large takes the disk once; small results come back from DVC's cache."""
+    cached = {}
+    for stage in STAGES.values():
+        for out in stage["outs"]:
+            path, how = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+            cached[re.findall(r"paths\.(\w+)", path)[0]] = how.get("cache", True)
+    assert {kind for kind, copied in cached.items() if copied} == {"tracks", "scores", "predictions"}

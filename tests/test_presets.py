@@ -1,5 +1,7 @@
 import json
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,13 @@ import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
 
+from difftrack.annotation import import_published
 from difftrack.backbones import KNOWN, Backbone, constructed_backbone
 from difftrack.cli import app
 from difftrack.configuration import configuration_from
+from difftrack.correspondence import MatchSection
 from difftrack.evaluation import TrackSection
+from difftrack.media import read_image, write_image
 from difftrack.params import parse
 from difftrack.presets import (
     Preset,
@@ -29,6 +34,8 @@ from difftrack.presets import (
     read_overrides,
     read_preset,
 )
+from difftrack.prompts import read_prompts
+from difftrack.store import open_store
 
 TOP = Path(__file__).parents[1]
 PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
@@ -73,6 +80,41 @@ def test_layers_steps_and_sizes_are_some_that_the_backbone_has(name: str, backbo
             backbone.check_size(section["num_frames"], section["height"], section["width"])
     guided = params.get("guide", {}).get("layers", [])
     assert all(0 <= layer < backbone.num_layers for layer in guided)
+
+
+def test_hunyuan_is_matched_at_the_temperature_of_the_released_code() -> None:
+    """The root of 128 // 24 = 5 (A5, decision 0003); tracking divides by the root of the heads, as for all models."""
+    temperatures = {
+        name: parse(MatchSection, apply_preset(read_preset(name), PARAMS)["match"], "match").matching.score_scale(
+            num_heads=24, num_channels=128
+        )
+        for name in preset_names()
+        if name.startswith("analysis")
+    }
+    hunyuan = temperatures.pop("analysis-hunyuan-video")
+    assert hunyuan == pytest.approx(5**-0.5)
+    assert list(temperatures.values()) == [pytest.approx(128**-0.5)] * 4
+    tracked = apply_preset(read_preset("tracking-davis-hunyuan-video"), PARAMS)["track"]
+    assert parse(TrackSection, tracked, "track").matching.temperature == "root_heads"
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("tracking")])
+def test_tracking_is_scored_on_the_queries_that_the_released_script_keeps(name: str) -> None:
+    section = parse(TrackSection, apply_preset(read_preset(name), PARAMS)["track"], "track")
+    assert section.queries == "first_frame"
+    assert any("B11" in departure for departure in read_preset(name).departs)
+    assert any("posterior" in departure for departure in read_preset(name).departs)
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if "guidance" not in name])
+def test_presets_leave_a_report_and_the_descriptors_that_they_say_they_keep(name: str) -> None:
+    preset = read_preset(name)
+    assert "difftrack.pipeline report" in preset.run[-1]
+    kept = [departure for departure in preset.departs if "descriptors are kept" in departure]
+    if name.startswith("analysis"):
+        (backbone,), chosen = preset.params["backbones"], preset.params["extract"]["analysis"]
+        assert f"extract@{backbone}-analysis" in preset.run[0]
+        assert f"layer {chosen['layers'][0]} at step {chosen['steps'][0]} only" in kept[0]
 
 
 def test_published_choices_are_the_papers() -> None:
@@ -170,6 +212,59 @@ def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Pat
     assert str(matched) == (
         "average: ours 50 (the truth of every clip is pseudo-truth by cotracker3), published 50 (table 1)"
     )
+
+
+# The table of flags
+
+RELEASED = TOP / "docs" / "released.md"
+
+
+def flag_rows() -> list[tuple[str, str, str]]:
+    """(script's preset kind, flags, what stands for them here) of every row."""
+    kinds = {
+        "analyze_generation.py": "analysis",
+        "evaluate_tapvid.py": "tracking-davis",
+        "motion_guidance.py": "guidance",
+    }
+    rows, kind = [], ""
+    for line in RELEASED.read_text().splitlines():
+        if line.startswith("## "):
+            kind = kinds[line.removeprefix("## ").split(",")[0]]
+        if line.startswith("| `--"):
+            flags, here, _ = (
+                (cell.strip() for cell in line.strip("|").split(" | ")[:3])
+                if line.count(" | ") >= 2
+                else (
+                    *(cell.strip() for cell in line.strip("|").split(" | ")),
+                    "",
+                )
+            )
+            rows.append((kind, flags, here))
+    return rows
+
+
+@pytest.mark.parametrize(("kind", "flags", "here"), flag_rows(), ids=lambda value: str(value)[:32])
+def test_every_flag_is_a_key_that_takes_the_value_shown_or_an_option(kind: str, flags: str, here: str) -> None:
+    assignments = [text for text in re.findall(r"`([^`]+)`", here) if re.fullmatch(r"[a-z_.0-9-]+=.*", text)]
+    names = ("cogvideox-2b-i2v",) if "i2v" in here else ("cogvideox-2b",)
+    for name in names:
+        overrides = read_overrides(assignments)
+        merged = apply_preset(read_preset(f"{kind}-{name}"), PARAMS, overrides)
+        configuration_from(merged, file="the table")
+    options = {option for command in ("--work", "--first") for option in [command] if command in here}
+    assert assignments or options or here.startswith(("the preset", "always")), flags
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_flag_of_a_presets_script_stands_in_the_table(name: str) -> None:
+    known = {flag for _, flags, _ in flag_rows() for flag in re.findall(r"--\w+", flags)}
+    assert set(re.findall(r"--\w+", read_preset(name).script)) <= known
+
+
+def documented_commands() -> dict[str, list[str]]:
+    """Kind -> words of the command that the page shows for it."""
+    found = re.findall(r"^difftrack preset (.+)$", RELEASED.read_text(), re.MULTILINE)
+    return {words.split("-")[0]: shlex.split(words) for words in found}
 
 
 # A folder of its own
@@ -295,9 +390,52 @@ def test_what_a_preset_reads_and_is_not_there_is_named_with_the_way_out(tmp_path
         "annotate.published",
     ]
     assert "--set annotate.published=WHERE" in problems[-1]
-    (tmp_path / "data" / "released" / "dataset" / "cogvideox_i2v_5b" / "fg" / "images").mkdir(parents=True)
-    (tmp_path / "data" / "released" / "dataset" / "cogvideox_i2v_5b" / "fg" / "prompt.txt").touch()
+    publish(tmp_path / "data" / "released" / "dataset")
     assert missing_inputs(preset, apply_preset(preset, PARAMS), tmp_path) == []
+
+
+MODELS = {"cogvideox_t2v_2b": 2, "cogvideox_t2v_5b": 2, "cogvideox_i2v_2b": 2, "cogvideox_i2v_5b": 2, "hunyuan_t2v": 1}
+"""Folders of the published data set, and how many clips of each are made here."""
+
+
+def publish(dataset: Path) -> None:
+    """The published layout: a folder per model and set, numbered tracks, and pictures for image to video alone."""
+    for model, count in MODELS.items():
+        for video_mode, num_points in (("fg", 400), ("bg", 100)):
+            folder = dataset / model / video_mode
+            for kind in ("tracks", "visibility", *(["image"] if "i2v" in model else [])):
+                (folder / kind).mkdir(parents=True)
+            (folder / "prompt.txt").write_text("".join(f"{video_mode} prompt {number}\n" for number in range(count)))
+            for number in range(count):
+                np.save(folder / "tracks" / f"{number:03d}.npy", np.zeros((1, 49, num_points, 2), np.float32))
+                np.save(folder / "visibility" / f"{number:03d}.npy", np.ones((1, 49, num_points), bool))
+                if "i2v" in model:
+                    write_image(folder / "image" / f"{number:03d}.png", np.full((48, 72, 3), number, np.uint8))
+    (dataset / "cag_prompts.txt").write_text("a red disc moves\n")
+
+
+def test_every_file_that_a_preset_names_is_where_the_published_data_set_has_it(tmp_path: Path) -> None:
+    publish(tmp_path / "data" / "released" / "dataset")
+    (tmp_path / "data" / "tapvid_davis").mkdir()
+    (tmp_path / "data" / "tapvid_davis" / "tapvid_davis.pkl").touch()
+    (tmp_path / "data" / "tapvid_kinetics").mkdir()
+    for name in preset_names():
+        preset = read_preset(name)
+        params = apply_preset(preset, PARAMS)
+        assert missing_inputs(preset, params, tmp_path) == [], name
+        if name.startswith("analysis"):
+            generated, of_model = params["synthesize"]["generated"], re.search(r"--model (\w+)", preset.script)
+            assert of_model is not None
+            assert Path(generated["prompts"]).parts[-3:] == (of_model[1], "fg", "prompt.txt")
+            prompts = read_prompts(tmp_path / generated["prompts"])
+            assert len(prompts) == MODELS[of_model[1]]
+            for number, _ in prompts:
+                tracks = import_published(tmp_path / params["annotate"]["published"], f"{number:03d}")
+                assert (tracks.num_frames, tracks.num_points) == (generated["num_frames"], 400)
+                if "i2v" in of_model[1]:
+                    image = read_image(tmp_path / generated["images"] / f"{number:03d}.png")
+                    assert image[0, 0].tolist() == [number] * 3
+            assert ("images" in generated) == ("i2v" in of_model[1])
 
 
 # One command each, on a tiny folder in place of the checkpoint
@@ -311,12 +449,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_cogvideox(tmp_path_factory.mktemp("tiny"))
 
 
-def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> str:
-    """What `difftrack preset` prints, the backbone's weights being a tiny folder."""
+def tiny_words(name: str, tiny: Path, changes: dict[str, Any]) -> list[str]:
+    """Assignments that put a tiny folder in the place of the weights, and change what else does not suit it."""
     model = json.dumps({"path": str(tiny), "dtype": "float32", "device": "cpu"})
     backbone = name.split("-", 1)[1].removeprefix("davis-")
     overrides = {f"backbones.{backbone}": model, **{key: json.dumps(value) for key, value in changes.items()}}
-    assignments = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+    return [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+
+
+def run(name: str, *words: object, tiny: Path, work: Path, remarks: bool = False, **changes: Any) -> str:
+    """What `difftrack preset` prints, the backbone's weights being a tiny folder; with `remarks` what it says aside."""
+    assignments = tiny_words(name, tiny, changes)
     command = [
         sys.executable,
         "-c",
@@ -330,7 +473,7 @@ def run(name: str, *words: object, tiny: Path, work: Path, **changes: Any) -> st
     ]
     done = subprocess.run(list(map(str, command)), cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + (done.stderr if remarks else "")
 
 
 def stand_in(folder: Path) -> str:
@@ -355,7 +498,8 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
     before = (TOP / "params.yaml").read_bytes()
     prompts = str(TOP / "data" / "prompts" / "guide.txt")
     section = {**TINY, "prompts": prompts, "num_frames": NUM_FRAMES, "layers": [1, 2], "num_inference_steps": 2}
-    out = run("guidance-cogvideox-2b", "--first", 1, tiny=tiny, work=tmp_path / "work", guide=section)
+    name, *words = documented_commands()["guidance"]
+    out = run(name, "--first", 1, *words, tiny=tiny, work=tmp_path / "work", guide=section)
     assert out.startswith("$ python -m difftrack.pipeline guide prompts=prompts.txt -- samples=data/samples")
     samples = tmp_path / "work" / "data" / "samples"
     assert [folder.name for folder in samples.iterdir() if folder.is_dir()] == ["000"]
@@ -370,48 +514,106 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_analysis_preset_runs_by_one_command_and_prints_both_numbers(tiny: Path, tmp_path: Path) -> None:
+def test_the_analysis_command_runs_and_leaves_numbers_pictures_and_trajectories(tiny: Path, tmp_path: Path) -> None:
+    """On the published layout: tracks are imported, half of the points visible nowhere, and still counted (B3)."""
+    released, shape = tmp_path / "released", (1, NUM_FRAMES, 16, 2)
+    for kind in ("tracks", "visibility"):
+        (released / kind).mkdir(parents=True)
+    (released / "prompt.txt").write_text("a red disc moves\n")
+    places = np.random.default_rng(0).uniform(2, 36, (1, 1, 16, 2)).astype(np.float32)
+    np.save(released / "tracks" / "000.npy", np.broadcast_to(places, shape))
+    visible = np.zeros(shape[:-1], bool)
+    visible[..., :8] = True
+    np.save(released / "visibility" / "000.npy", visible)
     choices: dict[str, Any] = {
-        "synthesize.generated": {
-            **TINY,
-            "prompts": str(TOP / "data" / "prompts" / "mini.txt"),
-            "num_frames": NUM_FRAMES,
-        },
-        "annotate": {"tracker": "lucas_kanade", "published": None},
+        "synthesize.generated": {**TINY, "prompts": str(released / "prompt.txt"), "num_frames": NUM_FRAMES},
+        "annotate": {"published": str(released), "published_size": [HEIGHT, WIDTH]},
         "extract.analysis": {**TINY, "num_frames": NUM_FRAMES, "steps": [3], "layers": [2]},
+        "report": {"layers": [2], "steps": [3], "token_positions": [[1, 2], [3, 5]]},
     }
-    name, work = "analysis-cogvideox-2b", tmp_path / "work"
-    out = run(name, "--first", 1, tiny=tiny, work=work, **choices)
+    name, *words = documented_commands()["analysis"]
+    work = tmp_path / "work"
+    out = run(name, "--first", 1, *words, tiny=tiny, work=work, **choices)
     accuracy = json.loads((work / "data/scores/cogvideox-2b/summary.json").read_text())["matching_accuracy"]["value"]
     *_, layers, percent = out.splitlines()
     assert layers.endswith("published 13, 17, 21 (appendix D)")
     assert "ours 0, " in layers or "ours 1, " in layers  # three of the four layers
-    truth = "the truth of every clip is pseudo-truth by lucas_kanade"
+    truth = "the truth of every clip is pseudo-truth by cotracker3"
     assert f"ours {100 * accuracy:g} ({truth}), published 63.5" in percent
     cells = json.loads((work / "data/scores/cogvideox-2b/scores.json").read_text())
     labels = cells["groups"]["all"]["labels"]
     assert (labels["step"], labels["layer"]) == ([0, 1, 2, 3], [0, 1, 2, 3])  # the whole map, not what is extracted
-    again = run(name, "--first", 1, tiny=tiny, work=work, **choices)
+    with np.load(work / "data/tracks/generated-000.npz") as tracks:
+        assert tracks["visible"].shape[1] == 16
+    drawn = {file.name for folder in ("strips", "videos") for file in (work / "data/report" / folder).iterdir()}
+    assert {"cogvideox-2b-generated-000-feature-point1-layer2-step3.png"} < drawn
+    assert {"cogvideox-2b-generated-000-query_key-layer2-step3.mp4"} < drawn
+    again = run(name, "--first", 1, *words, tiny=tiny, work=work, **choices)
     assert "Running stage" not in again
     assert again.splitlines()[-2:] == [layers, percent]
+    plan = CliRunner().invoke(app, ["preset", name, "--plan", "--first", "1", *words, *tiny_words(name, tiny, choices)])
+    assert [line.split()[0] for line in plan.stdout.splitlines()[1:]][:4] == [
+        "synthesize",
+        "annotate",
+        "extract",
+        "survey",
+    ]
 
 
 @pytest.mark.slow
-def test_the_tracking_preset_runs_by_one_command_and_prints_both_numbers(tiny: Path, tmp_path: Path) -> None:
-    """On a TAP-Vid file of one clip in which nothing moves."""
-    still = np.random.default_rng(0).integers(0, 255, (1, 53, 71, 3), dtype=np.uint8).repeat(14, axis=0)
-    clip = {"video": still, "points": np.full((3, 14, 2), 0.5), "occluded": np.zeros((3, 14), dtype=bool)}
-    (tmp_path / "davis.pkl").write_bytes(pickle.dumps({"still": clip}))
+def test_the_command_on_real_clips_leaves_out_the_short_ones_and_scores_the_others(tiny: Path, tmp_path: Path) -> None:
+    write_davis(tmp_path / "davis.pkl", {"long": NUM_FRAMES, "short": NUM_FRAMES - 1})
+    choices: dict[str, Any] = {
+        "synthesize.folder.path": str(tmp_path / "davis.pkl"),
+        "extract.analysis": {**TINY, "num_frames": NUM_FRAMES, "steps": [3], "layers": [2]},
+    }
+    name, *words = documented_commands()["real"]
+    out = run(name, *words, tiny=tiny, work=tmp_path / "work", remarks=True, **choices)
+    assert "short has 8 frames and extract.analysis.num_frames is 9" in out
+    scores = json.loads((tmp_path / "work/data/scores/cogvideox-2b/scores.json").read_text())
+    assert scores["groups"]["all"]["clips"] == ["long"]
+    assert (tmp_path / "work/data/report/index.html").exists()
+
+
+def write_davis(path: Path, clips: dict[str, int]) -> None:
+    """A TAP-Vid file of clips in which nothing moves; the last of three points appears late."""
+    entries = {}
+    for name, num_frames in clips.items():
+        still = np.random.default_rng(0).integers(0, 255, (1, 53, 71, 3), dtype=np.uint8).repeat(num_frames, axis=0)
+        occluded = np.zeros((3, num_frames), dtype=bool)
+        occluded[2, :2] = True
+        points = np.broadcast_to(np.array([[[0.3, 0.5]], [[0.5, 0.4]], [[0.6, 0.7]]]), (3, num_frames, 2)).copy()
+        entries[name] = {"video": still, "points": points, "occluded": occluded}
+    path.write_bytes(pickle.dumps(entries))
+
+
+@pytest.mark.slow
+def test_the_tracking_command_runs_and_prints_both_numbers(tiny: Path, tmp_path: Path) -> None:
+    write_davis(tmp_path / "davis.pkl", {"still": 14})
     choices: dict[str, Any] = {
         "synthesize.folder.path": str(tmp_path / "davis.pkl"),
         "extract.tracking": {**TINY, "steps": [3], "layers": [2]},
         "track.layers": [2],
     }
-    out = run("tracking-davis-cogvideox-2b", tiny=tiny, work=tmp_path / "work", **choices)
+    name, *words = documented_commands()["tracking"]
+    out = run(name, *words, tiny=tiny, work=tmp_path / "work", **choices)
     metrics = json.loads((tmp_path / "work/data/predictions/cogvideox-2b/metrics.json").read_text())
     ours = 100 * metrics["mean"]["tracker"]["average_pts_within_thresh"]
-    assert f"average over thresholds: ours {ours:g}, published 46.3 (table 1)" in out
+    queries = "over 2 queries; 1 others are left out"
+    assert f"average over thresholds: ours {ours:g} ({queries}), published 46.3 (table 1)" in out
     assert out.count(", published ") == 6
+    assert (tmp_path / "work/data/report/videos/cogvideox-2b-still.mp4").exists()
+    several = {"steps": [2, 3], "mode": {"folder": "denoise"}, "denoise": {"first_step": 1}}  # table A.4, t = 1, 2 ...
+    run(
+        name,
+        *words,
+        tiny=tiny,
+        work=tmp_path / "work",
+        **choices | {"extract.tracking": {**TINY, "layers": [2], **several}},
+    )
+    stored = open_store(tmp_path / "work/data/descriptors/cogvideox-2b/tracking")
+    spec = stored.spec(stored.groups()[0])
+    assert (spec.steps, spec.fingerprint_parts["denoise"]) == ((2, 3), [1, "clean", 6.0])
 
 
 def test_files_stay_small() -> None:

@@ -13,10 +13,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tiny_results import backbone_results, clip, footage, score_map, score_maps, scores_json, tracks, write_store
 
+from difftrack.correspondence import CORRECTED
 from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
 from difftrack.guidance import Guidance
 from difftrack.guidance._measures import write_measures
 from difftrack.media import read_video
+from difftrack.metrics import ClipScores, scores_by_truth
 from difftrack.pipeline.report import main
 from difftrack.reports import (
     BackboneResults,
@@ -38,7 +40,7 @@ from difftrack.reports import (
 )
 from difftrack.reports._analysis import analysis_sections
 from difftrack.reports._curves import draw_accuracy_by_step
-from difftrack.reports._examples import moving_points
+from difftrack.reports._examples import ExampleView, moving_points, trajectories
 from difftrack.reports._figure_cache import Drawings, digest
 from difftrack.reports._guidance import guidance_headlines, guidance_section
 from difftrack.reports._heatmaps import draw_score_maps
@@ -47,7 +49,7 @@ from difftrack.reports._strips import pca_colors, spread_indices, without_positi
 from difftrack.reports._style import inline_svg, point_colors, save_png, save_svg, spread_labels
 from difftrack.reports._tracking import median_error_by_frame
 from difftrack.store import StoreError, open_store
-from difftrack.tracking import PredictedTracks, write_predictions
+from difftrack.tracking import PredictedTracks, no_motion, write_predictions
 
 
 @pytest.fixture(scope="module")
@@ -629,6 +631,66 @@ def test_stage_reports_on_every_backbone_and_does_without_tracks(store: Path, tm
     assert anchors.index("two-where") < anchors.index("one-where")
     assert not [anchor for anchor in anchors if anchor.startswith("left")]
     assert json.loads((tmp_path / "report" / "headlines.json").read_text())[0]["value"] == "87 %"
+
+
+def test_stage_reports_on_what_was_tracked_and_never_scored(tmp_path: Path) -> None:
+    """As the tracking presets leave it: no analysis view, no scores."""
+    deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
+    write_clip(deps["clips"], clip())
+    write_tracks(deps["tracks"], "square", tracks())
+    (deps["predictions"] / "one").mkdir(parents=True)
+    found = {"tracker": no_motion(tracks().query_points, num_frames=3)}
+    write_predictions(deps["predictions"] / "one" / "square.npz", tracks().query_points, found)
+    scores = {"square": ClipScores.compare(found, tracks())}
+    metrics = {**scores_by_truth(scores), "left_out": {}, "failed": {}, "params": {}}
+    (deps["predictions"] / "one" / "metrics.json").write_text(json.dumps(metrics))
+    main({"report": {}, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
+    anchors = Elements((tmp_path / "report" / "index.html").read_text()).values("id")
+    assert {"one-tracks", "one-results"} <= set(anchors)
+    assert "one-where" not in anchors
+    assert (tmp_path / "report" / "videos" / "one-square.mp4").exists()
+    (headline,) = json.loads((tmp_path / "report" / "headlines.json").read_text())
+    assert headline["label"].startswith("δ avg of zero-shot tracks")
+
+
+def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_path: Path) -> None:
+    """As the analysis presets leave it: pictures are of what is kept, whatever the best of the map is."""
+    deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
+    write_clip(deps["clips"], clip())
+    write_tracks(deps["tracks"], "square", tracks())
+    write_store(deps["descriptors"] / "one" / "analysis", units=((20, 1),))
+    (deps["scores"] / "one").mkdir(parents=True)
+    (deps["scores"] / "one" / "scores.json").write_text(json.dumps(scores_json()))
+    section = {"frames": "all", "kinds": ["query_key", "feature"], "trajectories": True, "token_positions": [[1, 1]]}
+    main({"report": section, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
+    drawn = {file.name for folder in ("strips", "videos") for file in (tmp_path / "report" / folder).iterdir()}
+    assert drawn == {
+        "one-square-point0-layer1-step20.png",
+        "one-square-feature-point0-layer1-step20.png",
+        "one-square-colors-frames.png",
+        "one-square-colors-layer1-step20.png",
+        "one-square-query_key-layer1-step20.mp4",
+        "one-square-feature-layer1-step20.mp4",
+    }
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "square, point (12, 12), by features." in page  # the centre of token (1, 1), tokens of 8 px
+    assert all(f"feature, frame {frame}" in page for frame in range(3))
+
+
+def test_a_trajectory_of_one_layer_follows_what_moves_by_whole_tokens(store: Path) -> None:
+    (example,) = example_clips(open_store(str(store)), footage(), ReportParams(kinds=("feature",)))
+    for kind in ("query_key", "feature"):
+        found = trajectories(example, ExampleView(4, 20, None), CORRECTED, kind)
+        np.testing.assert_allclose(found[:, 0], [[12, 12], [20, 12], [28, 12]], atol=0.05)
+
+
+def test_a_token_that_is_not_there_is_named(store: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"token_positions: \(5, 2\) is no token of square; there are 5 rows and 7 col"
+    ):
+        example_clips(open_store(str(store)), footage(), ReportParams(token_positions=((5, 2),)))
+    with pytest.raises(ValueError, match="positions and token_positions are both given"):
+        ReportParams(positions=((1.0, 2.0),), token_positions=((1, 2),))
 
 
 def test_stage_says_which_backbones_have_scores_where_none_of_the_wanted_has(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from difftrack.datasets import Clip, DatasetError, clip_names, describe_clip, re
 from difftrack.extraction import GroupShelf
 from difftrack.media import write_image, write_video
 from difftrack.pipeline import _stage as _run
-from difftrack.pipeline import annotate, extract, match, report, score, survey, synthesize, track
+from difftrack.pipeline import annotate, extract, match, report, score, survey, synthesize, track, track_live
 from difftrack.provenance import MadeBy
 from difftrack.store import GroupWriter, read_manifest, result_groups
 
@@ -100,6 +100,48 @@ def test_from_params_to_a_page(project: Path) -> None:
     page = (project / "report" / "index.html").read_text()
     assert all(name in page for name in clip_names(project / "clips"))
     assert json.loads((project / "report" / "headlines.json").read_text())
+
+
+def test_tracking_while_the_model_runs_gives_the_bits_of_tracking_from_the_store(
+    params: dict[str, Any], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, live = project / "predictions" / BACKBONE, tmp_path / "live"
+    deps = {"clips": project / "clips", "tracks": project / "tracks"}
+    asked = {**params, "item": {"backbone": BACKBONE}}
+    track_live.main(asked, deps, {"predictions": live})
+    for file in stored.glob("*.npz"):
+        with np.load(file) as expected, np.load(live / file.name) as found:
+            assert set(found.files) == {*expected.files, "identity"}
+            for name in expected.files:
+                assert found[name].tobytes() == expected[name].tobytes(), (file.name, name)
+    for name in ("metrics.json", "metrics.csv", "summary.json"):
+        assert (live / name).read_bytes() == (stored / name).read_bytes()
+    runs: list[str] = []
+    capture = CapturingBackbone.capture_into
+    monkeypatch.setattr(CapturingBackbone, "capture_into", lambda *a, **k: (runs.append("run"), capture(*a, **k))[1])
+    track_live.main(asked, deps, {"predictions": live})
+    assert runs == []  # what is there is taken up
+    track_live.main({**asked, "track": {**params["track"], "smoothing_radius": 0}}, deps, {"predictions": live})
+    assert len(runs) == sum(
+        len(groups) for groups in read_manifest(project / "descriptors" / BACKBONE / "tracking").groups.values()
+    )
+
+
+def test_tracking_while_the_model_runs_leaves_out_by_rule_and_names_what_fails(
+    params: dict[str, Any], project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tracks").mkdir()
+    for file in sorted((project / "tracks").glob("*.npz"))[1:]:
+        shutil.copy(file, tmp_path / "tracks" / file.name)
+    deps = {"clips": project / "clips", "tracks": tmp_path / "tracks"}
+    asked = {**params, "item": {"backbone": BACKBONE}}
+    with pytest.raises(SystemExit, match=r"track_live: 1 of 3 clips failed\n  generated-000: .*tracks"):
+        track_live.main(asked, deps, {"predictions": tmp_path / "live"})
+    assert len(json.loads((tmp_path / "live" / "metrics.json").read_text())["clips"]) == 2
+    view = {**params["extract"]["tracking"], "chunks": {"schedule": "released", "chunk_len": 10}}
+    asked["extract"] = {**params["extract"], "tracking": view}
+    track_live.main(asked, deps, {"predictions": tmp_path / "none"})
+    assert "released schedule needs at least chunk_len = 10" in capsys.readouterr().err
 
 
 def test_the_page_says_what_every_view_mode_and_stage_was_made_with(project: Path) -> None:

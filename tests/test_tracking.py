@@ -114,6 +114,15 @@ def test_impossible_cuts_are_refused_with_the_value() -> None:
         parse(ChunkParams, {"chunk_len": 13, "chunk_stride": 13}, "extract.tracking")
     with pytest.raises(ValueError, match=r"chunk_stride is 6.*4"):
         chunk_schedule(7, ChunkParams(chunk_stride=6), native_len=5)
+
+
+def test_a_stride_beyond_the_chunk_is_harmless_where_one_chunk_holds_the_clip_as_in_the_released_code() -> None:
+    released = ChunkParams(chunk_len=9, schedule="released", interleaved=False, chunk_stride=12)
+    assert chunk_schedule(9, released) == [tuple(range(9))]
+    with pytest.raises(ValueError, match=r"chunk_stride is 12.*8, since a larger one skips frames"):
+        chunk_schedule(10, released)
+    interleaved = ChunkParams(chunk_len=5, schedule="released", chunk_stride=12)  # the script's own default
+    assert chunk_schedule(7, interleaved) == chunk_schedule(7, replace(interleaved, chunk_stride=None))
     refused: tuple[dict[str, Any], ...] = (
         {"chunk_len": 1},
         {"anchors": []},
@@ -688,6 +697,41 @@ def test_stage_tracks_every_stored_clip_and_scores_it_beside_baselines(tmp_path:
     assert np.abs(predictions["tracker"].points_xy_px - truth.points_xy_px).max() < CLIP_SIZE[0] / ROWS
 
 
+def test_released_keeps_the_queries_of_frame_0_and_says_how_many_others_there_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored_clip(tmp_path, "some", (0.25, 0.1))
+    stored_clip(tmp_path, "late", (0.25, 0.1))
+    late = read_tracks(tmp_path / "tracks", "late")
+    write_tracks(tmp_path / "tracks", "late", late.select(late.query_points[:, 0] > 0))
+    both = {"convention": "released", "baselines": ["no_motion"]}
+    metrics = run_stage(tmp_path, **both)
+    counts = {"some": {"scored": 2, "others": 2}, "late": {"scored": 0, "others": 2}}
+    assert metrics["queries"] == {"scored": 2, "others": 4, "clips": counts}
+    assert list(metrics["left_out"]) == ["late"]
+    assert (list(metrics["clips"]), metrics["failed"]) == (["some"], {})
+    assert metrics["mean"]["tracker"]["num_clips"] == 1
+    assert "left out: clip late has no query to score; wanted is a query in frame 0" in capsys.readouterr().err
+    queries, _ = read_predictions(tmp_path / "predictions" / "some.npz")
+    assert queries[:, 0].tolist() == [0, 0]
+    assert np.load(tmp_path / "predictions" / "some.npz")["points"].tolist() == [0, 1]
+    everything = run_stage(tmp_path, **both, queries="all")
+    assert everything["queries"]["scored"] == 6
+    assert run_stage(tmp_path, baselines=[])["queries"] == everything["queries"]
+
+
+def test_points_that_are_visible_nowhere_are_never_queried(tmp_path: Path) -> None:
+    stored_clip(tmp_path, "some", (0.25, 0.1))
+    truth = read_tracks(tmp_path / "tracks", "some")
+    truth.visible[:, 1] = False
+    write_tracks(tmp_path / "tracks", "some", truth)
+    metrics = run_stage(tmp_path)
+    assert metrics["queries"]["clips"]["some"] == {"scored": 3, "others": 1}
+    queries, predictions = read_predictions(tmp_path / "predictions" / "some.npz")
+    np.testing.assert_array_equal(queries, np.delete(truth.query_points, 1, axis=0))
+    assert predictions["tracker"].visible.shape[1] == 3
+
+
 @dataclass(frozen=True)
 class Shifted:
     """A tracker of a notebook: every point stays where it is, moved to the right."""
@@ -825,7 +869,8 @@ def test_stage_refuses_strided_queries_that_would_be_scored_as_first_ones(tmp_pa
 def test_stage_leaves_out_queries_after_the_cut_and_null_where_nothing_is_seen(tmp_path: Path) -> None:
     stored_clip(tmp_path, "cut", (0.25, 0.1), num_frames=7, cut=4)
     truth = read_tracks(tmp_path / "tracks", "cut")
-    hidden = replace(truth, visible=np.zeros_like(truth.visible))
+    at_query = np.arange(7)[:, None] == truth.query_points[:, 0]  # seen there, and in no frame that is evaluated
+    hidden = replace(truth, visible=at_query)
     write_tracks(tmp_path / "tracks", "cut", hidden)
     metrics = run_stage(tmp_path, baselines=["no_motion"])
     query_points, predictions = read_predictions(tmp_path / "predictions" / "cut.npz")

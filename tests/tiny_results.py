@@ -1,6 +1,7 @@
 """Tiny results of every stage for one clip of a bright square that moves by whole tokens. No axis equals another."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,17 @@ def tracks() -> Tracks:
     return Tracks(points, np.ones((3, 2), bool), queries, GRID.height, GRID.width, "exact")
 
 
-def write_store(root: Path, name: str = "square") -> None:
+def write_store(root: Path, name: str = "square", units: Sequence[tuple[int, int]] = ()) -> None:
     """Descriptors in which every token is told apart and the whole picture moves with the square."""
     rng = np.random.default_rng(7)
     scene = 6 * rng.normal(size=(len(HEADS), 1, GRID.rows, GRID.cols, CHANNELS))
     moving = np.concatenate([np.roll(scene, frame, axis=3) for frame in range(GRID.num_latent_frames)], axis=1)
+    timesteps = dict(zip(STEPS, (999.0, 600.0, 19.0), strict=True))
+    steps, layers = (tuple(sorted(set(axis))) for axis in zip(*units, strict=True)) if units else (STEPS, LAYERS)
     spec = DescriptorSpec(
-        steps=STEPS,
-        timesteps=(999.0, 600.0, 19.0),
-        layers=LAYERS,
+        steps=steps,
+        timesteps=tuple(timesteps[step] for step in steps),
+        layers=layers,
         heads=HEADS,
         num_channels=CHANNELS,
         grid=GRID,

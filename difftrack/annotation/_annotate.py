@@ -25,13 +25,15 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
     """Find the tracks of one clip.
 
     Points start where the annotation that came with the clip has its query points; without one, on a grid in frame 0:
-    the object grid where a mask is known, else the scene grid. Points that are visible nowhere are left out.
+    the object grid where a mask is known, else the scene grid. Points that are visible nowhere are kept: which of them
+    count is for scores and metrics to say (`score.scoring.unseen_points`).
 
     Args:
         clip: The clip.
         params: Which tracker and grid.
         given: The annotation that came with the clip.
-        number: The clip's number among all of them, in the order of their names; finds its files for `import`.
+        number: The clip's number among all of them, in the order of their names. It finds the files of `import`, unless
+            the clip was sampled: then the number of its prompt does.
 
     Raises:
         AnnotationError: the tracker cannot do this clip, or no point is visible.
@@ -45,12 +47,11 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
     else:
         query_points = given.query_points if given is not None else _grid(clip, params)
         tracks = _track(tracker, clip, query_points, params)
-    keep = np.asarray(tracks.visible.any(axis=0))
-    if not keep.any():
+    if not tracks.visible.any():
         raise AnnotationError(
             f"none of {counted(tracks.num_points, 'point')} is visible in any frame ({tracks.tracker})"
         )
-    return tracks.select(keep)
+    return tracks
 
 
 def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
@@ -106,6 +107,7 @@ def _mask(clip: Clip, params: AnnotateParams) -> Bool[np.ndarray, "row col"] | N
 def _imported(clip: Clip, params: AnnotateParams, number: int) -> Tracks:
     folder = params.published or Path()
     own = (folder / "tracks" / f"{clip.name}.npy").exists()
+    number = clip.details.get("sampling", {}).get("number", number)  # some of the prompts alone may be sampled
     prompts = published_prompts(folder)
     if not own and clip.prompt and number < len(prompts) and prompts[number].split() != clip.prompt.split():
         raise AnnotationError(

@@ -15,6 +15,7 @@ from difftrack.datasets import Clip
 from difftrack.extraction import (
     AnalysisParams,
     ClipExtraction,
+    DenoiseParams,
     Extractor,
     GroupShelf,
     Mode,
@@ -47,6 +48,7 @@ def extract(
     num_frames: int | None = None,
     num_inference_steps: int = 50,
     mode: Mode | None = None,
+    denoise: DenoiseParams | None = None,
     prompt: Literal["clip", "empty"] | None = None,
     noise_seed: int = 42,
     chunks: ChunkParams | None = None,
@@ -74,8 +76,9 @@ def extract(
             on, where that is known.
         num_frames: Frames of the clip for the analysis view; by default as many as the backbone accepts.
         num_inference_steps: Length of the denoising schedule.
-        mode: How a step is visited: `clean`, `add_noise` or `ddim_inversion`; by default `clean` in the tracking view
-            where the last step alone is wanted, else `add_noise`.
+        mode: How a step is visited: `clean`, `add_noise`, `ddim_inversion` or `denoise`; by default `clean` in the
+            tracking view where the last step alone is wanted, else `add_noise`.
+        denoise: Where `denoise` begins, and how it is guided.
         prompt: Whether the backbone reads the clip's prompt; by default in the analysis view only.
         noise_seed: Seed of the noise, together with the clip's name.
         chunks: How a clip is cut into chunks, for the tracking view.
@@ -110,6 +113,7 @@ def extract(
         "heads": _chosen(heads),
         "descriptors": tuple(descriptors),
         "mode": ModeParams(rendered=visited, generated=visited, folder=visited),
+        "denoise": denoise or DenoiseParams(),
         "noise_seed": noise_seed,
         "prompt": prompt or ("clip" if view == "analysis" else "empty"),
     }

@@ -21,6 +21,13 @@ from difftrack.geometry import TokenGrid
 
 __all__ = ["CapturingBackbone"]
 
+_MOST_BATCH_FRAMES = 8
+_SAFE_BYTES = 2 * 2**30
+_PADDED_FRAMES = 3
+"""A frame by itself, and two more with which a causal convolution of three frames is padded."""
+_USUAL_CHANNELS = 128
+"""Of the first block, where an autoencoder's config does not say."""
+
 
 class CapturingBackbone(Architecture, ABC):
     """Encodes clips, prompts and images, and runs the transformer on them once."""
@@ -127,11 +134,47 @@ class CapturingBackbone(Architecture, ABC):
         if frames_alone:
             self.check_image_size(*frames.shape[1:3])
             videos = video.unsqueeze(2).transpose(0, 1)
-            batches = torch.split(videos, self.params.vae_batch_frames)
+            most = self.vae_batch(*frames.shape[1:3])
+            # On a CPU a batch gains nothing, and its size would show in the last bits.
+            batches = torch.split(videos, 1 if self.device.type == "cpu" else most)
             return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
         self.check_size(*frames.shape[:3])
         latents = self._encode_batch(video.unsqueeze(0))[0]
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
+
+    def vae_batch(self, height: int, width: int) -> int:
+        """Frames of this size that are encoded at a time, each by itself.
+
+        diffusers cuts the time axis of a CogVideoX convolution whose input would pass 2 GiB (two bytes a number,
+        whatever the dtype), into parts that are shorter than the kernel where there is one frame and its padding.
+        Batches stay below that, in every family: the widest layer holds a frame's pixels by the first block's channels.
+
+        Raises:
+            BackboneError: not even one frame does.
+        """
+        if self.params.vae_tiling:
+            height, width = min(height, self._tile("height") or height), min(width, self._tile("width") or width)
+        largest = _SAFE_BYTES // (2 * self.vae_channels * _PADDED_FRAMES * height * width)
+        if largest < 1:
+            raise BackboneError(
+                f"{self.name}: one frame of {height} x {width} px is more than its autoencoder's convolutions take at "
+                "a time; switch vae_tiling on, or choose a smaller size"
+            )
+        asked = self.params.vae_batch_frames
+        return min(_MOST_BATCH_FRAMES if asked == "auto" else asked, largest)
+
+    @property
+    def vae_channels(self) -> int:
+        """Channels of the autoencoder's first, largest feature map."""
+        config = self.vae_config
+        names = ("block_out_channels", "encoder_block_out_channels", "base_dim")
+        found = next((value for name in names if (value := config.get(name)) is not None), _USUAL_CHANNELS)
+        return int(found if isinstance(found, int) else found[0])
+
+    def _tile(self, side: str) -> int | None:
+        """Pixels of one side of the autoencoder's tiles; None where it has none."""
+        size = getattr(self.vae if self.params.device != "meta" else None, f"tile_sample_min_{side}", None)
+        return None if size is None else int(size)
 
     def _encode_batch(self, videos: Num[Tensor, "batch rgb frame height width"]) -> Tensor:
         latents = self.encode_videos(videos.to(self.device, self.components.dtype) / 127.5 - 1)

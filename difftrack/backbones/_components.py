@@ -23,6 +23,8 @@ from difftrack.backbones._weights import refuse_not_finite
 __all__ = ["Components", "FolderComponents", "ancestry"]
 
 _TEXT = ("text_encoder", "tokenizer")
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+"""What a tokenizer notes once it has warned of indexing errors, which no model that reads cut prompts makes."""
 
 
 class Components(ABC):
@@ -76,6 +78,8 @@ class Components(ABC):
         return self._loaded[component]
 
     def _hold(self, name: str, component: Any) -> None:  # noqa: ANN401
+        if isinstance(said := getattr(component, "deprecation_warnings", None), dict):
+            said[_TOO_LONG] = True  # every prompt is cut, and `warn_where_cut` says what of it
         self._loaded[name] = component
         self._as_loaded[name] = state_of(component)
 

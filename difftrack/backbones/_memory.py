@@ -56,9 +56,11 @@ class MemoryNeed:
         return next((switch for switch in switches if self.needed(switch) <= USABLE * card_bytes), "no")
 
 
-def memory_needs() -> Iterator[MemoryNeed]:
-    """One for each named backbone; its classes are built without memory."""
+def memory_needs(*names: str) -> Iterator[MemoryNeed]:
+    """One for each named backbone, or for these; their classes are built without memory."""
     for name, known in KNOWN.items():
+        if names and name not in names:
+            continue
         backbone = constructed_backbone(name, ModelParams(device="meta", dtype="bfloat16"))
         encoders = {component: _encoder_bytes(*made_of) for component, made_of in known.encoders.items()}
         text = sum(size for component, size in encoders.items() if component.startswith("text"))

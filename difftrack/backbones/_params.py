@@ -47,8 +47,10 @@ class ModelParams:
     """"cpu", "cuda", "cuda:1", or "auto": the first CUDA device where there is one."""
     local_files_only: bool = False
     """Never ask the network, even if the weights are missing."""
-    vae_batch_frames: int = 8
-    """Frames per batch where each frame is encoded alone; bounds memory, changes no number."""
+    vae_batch_frames: int | Literal["auto"] = "auto"
+    """Most frames per batch where each frame is encoded alone, on a GPU; a CPU takes one by one. Bounds memory, changes
+    no number. auto: as many as keep the autoencoder's widest layer below 2 GiB at this size, at most 8; a larger number
+    is cut to what does."""
     vae_tiling: bool = False
     """Encode and decode in overlapping tiles: less memory, slightly different latents."""
     vae_slicing: bool = False
@@ -71,7 +73,7 @@ class ModelParams:
     def __post_init__(self) -> None:
         if self.path is not None and self.checkpoint is not None:
             raise ValueError(f"path is {self.path!r} and checkpoint is {self.checkpoint!r}; give one of the two")
-        if self.vae_batch_frames < 1:
+        if self.vae_batch_frames != "auto" and self.vae_batch_frames < 1:
             raise ValueError(f"vae_batch_frames is {self.vae_batch_frames}; it must be at least 1")
         if re.fullmatch(r"auto|cpu|mps|meta|cuda(:\d+)?", self.device) is None:
             raise ValueError(f"device is {self.device!r}; wanted: auto, cpu, cuda or cuda:N")

@@ -69,6 +69,8 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
+    except typer.Exit:  # a verb's own exit status, though click derives it from RuntimeError
+        raise
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         said = failure_line(error)
         if said is None or os.environ.get(TRACEBACK):

@@ -48,6 +48,9 @@ def params(
 def preset(
     name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,
+    plan: Annotated[
+        bool, typer.Option(help="Only say what each of its stages takes, on a card that was measured.")
+    ] = False,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over the preset's params; may be repeated.")
     ] = None,
@@ -79,16 +82,37 @@ def preset(
     configuration_from(values, file=f"preset {name} over {params}")
     folder = work or top / "data" / "presets" / name
     problems = missing_inputs(chosen, values, top)
+    if plan:
+        _plan_preset(chosen, values, top, first)
+        return
     if dry_run:
         _describe_preset(chosen, values, folder, problems)
     elif problems:
         raise ValueError("; ".join(problems))
     else:
-        values = open_workspace(folder, top, chosen, values, first=first)
+        values = open_workspace(folder, top, chosen, values, first=first, name=name)
         for command in commands(chosen, values):
             _run_in(folder, command)
     for comparison in compare_with_published(chosen, values, folder):
         typer.echo(comparison)
+
+
+def _plan_preset(chosen: Any, values: dict[str, Any], top: Path, first: int | None) -> None:  # noqa: ANN401
+    """What a preset's stages take from nothing, whatever lies in its folder."""
+    import tempfile
+
+    from difftrack.estimates import plan_stages, stage_lines
+    from difftrack.presets import commands, narrowed_params
+
+    with tempfile.TemporaryDirectory() as empty:
+        fewer = values if first is None else narrowed_params(Path(empty), top, chosen, values, first)
+        for section, key in (("generated", "indices"), ("", "prompts")):  # written beside the paths that follow
+            own = fewer["synthesize"].get(section) if section else fewer.get("guide")
+            if own and own.get(key) and (Path(empty) / own[key]).is_file():
+                own[key] = str(Path(empty) / own[key])
+        paths = {kind: str(Path(empty) / kind) for kind in fewer["paths"]}
+        costs = plan_stages({**fewer, "paths": paths}, root=top, commands=list(commands(chosen, fewer)))
+    typer.echo("\n".join(stage_lines(costs)))
 
 
 def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems: Sequence[str]) -> None:  # noqa: ANN401

@@ -1,12 +1,10 @@
 """Verbs about what a run writes: plan, gc."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from difftrack.cli._app import PARAMS, check_made, read_extraction, read_yaml_file, verb
 
 
@@ -18,7 +16,8 @@ def plan(
     probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
     study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as docs/study.yaml.")] = None,
 ) -> None:
-    """Say what `extract` will write, how large that gets and whether it fits; exit status 1 where it does not."""
+    """Say what `extract` writes and whether it fits (else exit status 1), and what every stage takes."""
+    from difftrack.estimates import plan_stages, stage_lines
     from difftrack.params import parse
     from difftrack.planning import Study, plan_params, study_table
 
@@ -28,8 +27,11 @@ def plan(
     values = read_extraction(params)
     if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
         raise ValueError(f"{params}: no backbones.{unknown[0]}; there are {', '.join(values['backbones'])}")
-    check_made(Path(values["paths"]["clips"]))
-    _tell_assumption(Path(values["paths"]["clips"]))
+    root, clips = params.resolve().parent, Path(values["paths"]["clips"])
+    if not clips.exists():
+        _plan_before_clips(values, root, clips)
+        return
+    _tell_assumption(clips)
     views, failed = tuple(view or ("analysis", "tracking")), False
     for planned, problems in plan_params(values, backbones=backbone or (), views=views, with_probe=probe):
         typer.echo("\n".join(planned.lines()))
@@ -37,8 +39,33 @@ def plan(
             typer.echo(f"  without {clip}: {problem}")
         planned.check()
         failed |= bool(problems)
+    if {"synthesize", "annotate"} <= values.keys():
+        typer.echo("\n".join(stage_lines(plan_stages(values, root=root, commands=_commands(root, values)))))
     if failed:
         raise typer.Exit(1)
+
+
+def _plan_before_clips(values: dict[str, Any], root: Path, clips: Path) -> None:
+    """Plan the stages alone, for as many clips as params ask for."""
+    from difftrack.estimates import plan_stages, stage_lines
+
+    if not {"synthesize", "annotate"} <= values.keys():
+        check_made(clips)
+    try:
+        lines = stage_lines(plan_stages(values, root=root, commands=_commands(root, values)))
+    except ValueError:
+        check_made(clips)  # says what to run first
+        raise
+    typer.echo(f"{clips} is not there yet; stores are planned once it is")
+    typer.echo("\n".join(lines))
+
+
+def _commands(root: Path, values: dict[str, Any]) -> list[str]:
+    """Commands of the preset whose folder this is; none where it is no preset's."""
+    from difftrack.presets import commands, preset_of, read_preset
+
+    name = preset_of(root)
+    return [] if name is None else list(commands(read_preset(name), values))
 
 
 @verb

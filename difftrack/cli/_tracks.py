@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from difftrack.tracking import TrackParams
 from difftrack.cli._app import PARAMS, default_params, parse_points, ranking_file, read_sections, verb
 
-EVALUATION = ("baselines", "lucas_kanade", "query_mode", "trackers")
+EVALUATION = ("baselines", "lucas_kanade", "queries", "query_mode", "trackers")
 """Keys of the section `track` that its stage alone reads."""
 
 

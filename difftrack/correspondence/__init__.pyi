@@ -7,7 +7,7 @@ from ._attention import (
 )
 from ._clip_matcher import ClipMatcher, UnitMatches, label_matches
 from ._device import matching_device
-from ._features import match_features
+from ._features import feature_probabilities, match_features
 from ._match_probabilities import Descriptors, match_rows
 from ._matches import Matches
 from ._matching import (
@@ -42,6 +42,7 @@ __all__ = [
     "attention_of_points_per_head",
     "attention_of_points_with_heads",
     "attention_rows",
+    "feature_probabilities",
     "label_matches",
     "latent_to_frames",
     "match_features",

@@ -9,9 +9,9 @@ from difftrack.correspondence._match_probabilities import frame_batches
 from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, unpack, without_uniform
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import check_points, query_tokens
-from difftrack.correspondence._readout import Logits, read_packed
+from difftrack.correspondence._readout import Logits, point_probabilities, read_packed
 
-__all__ = ["match_features"]
+__all__ = ["feature_probabilities", "match_features"]
 
 
 def match_features(
@@ -58,6 +58,36 @@ def match_features(
         )
         readings[at] = read_packed(scores, points, cols=cols, params=params, logits=logits)
     return unpack(without_uniform(readings, num_rows * cols, params))
+
+
+def feature_probabilities(
+    feature: Float[Tensor, "head latent_frame row col channel"],
+    points_xy_token: Float[Tensor, "point xy"],
+    *,
+    target_frame: int,
+    params: MatchingParams = CORRECTED,
+    source_frame: int = 0,
+) -> Float[Tensor, "point row col"]:
+    """Give the probability map of every point over one latent frame, as `match_features` sees it; each sums to 1.
+
+    Raises:
+        ValueError: one of the two latent frames does not exist, or a point is not finite or outside the picture.
+    """
+    _, num_latent_frames, num_rows, cols, _ = feature.shape
+    check_latent_frame(source_frame, num_latent_frames)
+    check_latent_frame(target_frame, num_latent_frames, name="target_frame")
+    check_points(points_xy_token, rows=num_rows, cols=cols, params=params)
+    points = query_tokens(points_xy_token, rows=num_rows, cols=cols, params=params, device=feature.device)
+    tokens = feature.permute(1, 2, 3, 0, 4).flatten(3).flatten(1, 2)
+    source, target = tokens[source_frame].index_select(0, points.tokens), tokens[target_frame : target_frame + 1]
+    cosine = params.feature_similarity == "cosine"
+    logits = Logits(
+        scale=1 / params.feature_temperature,
+        row_scale=_inverse_norms(source) if cosine else None,
+        column_scale=_inverse_norms(target) if cosine else None,
+    )
+    rows = logits.softmax(_products(source, target))
+    return point_probabilities(rows[0], points, params).reshape(-1, num_rows, cols)
 
 
 def _products(

@@ -6,6 +6,7 @@ from ._extract import Extractor
 from ._groups import GroupShelf, ResultShelf, kept_in, lay_others_aside, result_identity
 from ._params import (
     AnalysisParams,
+    DenoiseParams,
     ExtractParams,
     InversionParams,
     Mode,
@@ -25,6 +26,7 @@ __all__ = [
     "ExtractionError",
     "Extractor",
     "GroupShelf",
+    "DenoiseParams",
     "InversionParams",
     "Mode",
     "ModeParams",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from difftrack.backbones import ImageConditioning, LayerDescriptors, PromptEmbed
 from difftrack.datasets import Clip, working_frames
 from difftrack.extraction._capture_plan import CapturePlan
 from difftrack.extraction._params import Mode
-from difftrack.extraction._step_latents import Visits, clip_noise, inverted_latents, noised_latents
+from difftrack.extraction._step_latents import Visits, clip_noise, denoised_latents, inverted_latents, noised_latents
 from difftrack.extraction._view import BackboneView
 from difftrack.geometry import TokenGrid
 
@@ -60,6 +60,7 @@ class ClipExtraction:
         trajectory: Trajectory | None,
         prompt: PromptEmbedding,
         resized: Num[np.ndarray, "frame height width rgb"] | None = None,
+        other_prompt: PromptEmbedding | None = None,
     ) -> None:
         self._resized = resized
         self._view = view
@@ -68,6 +69,7 @@ class ClipExtraction:
         self._frames_of_group = frames_of_group
         self._trajectory = trajectory
         self._prompt = prompt
+        self._other_prompt = other_prompt
         self._conditionings: dict[str, ImageConditioning] = {}
         self.round_trip_errors: dict[str, float] = {}
         self.groups = view.specs(clip, mode, frames_of_group, prompt)
@@ -112,7 +114,7 @@ class ClipExtraction:
             arrays = {entry: _to_numpy(tensor) for entry, tensor in captured.tensors.items()}
             units.append(Unit(plan.group, captured.step, captured.layer, arrays))
 
-        if self._mode == "ddim_inversion":  # each run would invert anew
+        if self._mode in ("ddim_inversion", "denoise"):  # each run would walk the sampler's path anew
             self.run(plan, keep)
             yield from units
             return
@@ -132,6 +134,32 @@ class ClipExtraction:
         schedule = view.schedule(self._grid(group))
         if self._mode == "add_noise":
             return noised_latents(schedule, latents, self._in_chunk(group, self._noise), steps)
+        if self._mode == "denoise":
+            first = view.params.first_step(view.steps)
+            ((_, start),) = self._start(group, latents, first)
+            return denoised_latents(schedule, start, partial(self._guided, group), steps, first=first)
+        return self._inverted(group, latents, steps)
+
+    def _start(self, group: str, latents: Tensor, step: int) -> Visits:
+        """What enters the first step of `denoise`."""
+        start, schedule = self._view.params.denoise.start, self._view.schedule(self._grid(group))
+        if start == "add_noise":
+            return noised_latents(schedule, latents, self._in_chunk(group, self._noise), [step])
+        return iter([(step, latents)]) if start == "clean" else self._inverted(group, latents, [step])
+
+    def _guided(self, group: str, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The model's output, pushed from the unconditional branch's through the conditional one's."""
+        view, conditioning = self._view, self._conditioning(group)
+        own = view.backbone.predict(latents, timestep, self._prompt, conditioning=conditioning)
+        if self._other_prompt is None:
+            return own
+        other = view.backbone.predict(latents, timestep, self._other_prompt, conditioning=conditioning)
+        cond, uncond = (own, other) if view.params.guidance_branch == "cond" else (other, own)
+        return uncond + view.params.denoise.cfg_scale * (cond - uncond)
+
+    def _inverted(self, group: str, latents: Tensor, steps: Sequence[int]) -> Visits:
+        view = self._view
+        schedule = view.schedule(self._grid(group))
         return inverted_latents(
             view.backbone,
             schedule,

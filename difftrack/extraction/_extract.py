@@ -9,7 +9,7 @@ from difftrack.backbones import Backbone, PromptEmbedding, Trajectory
 from difftrack.datasets import Clip
 from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._errors import ExtractionError
-from difftrack.extraction._params import AnalysisParams, TrackingViewParams
+from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
 from difftrack.extraction._view import BackboneView
 from difftrack.store import DescriptorSpec, clip_group
 from difftrack.wording import counted
@@ -50,13 +50,10 @@ class Extractor(BackboneView):
         groups = self.frames_of_groups(clip.name, clip.num_frames, chunks)
         if mode == "generate":
             self._check_trajectory(clip, trajectory, num_frames=len(next(iter(groups.values()))))
-        if mode == "clean" and self.params.num_inference_steps - 1 not in self.steps:
-            raise ExtractionError(
-                f"clip {clip.name}: mode clean visits the last step, {self.params.num_inference_steps - 1}; steps are "
-                f"{list(self.steps)}"
-            )
+        self._check_steps(clip.name, mode)
         sampled = trajectory if mode == "generate" else None
-        return ClipExtraction(self, clip, mode, groups, sampled, self.embed(clip), resized)
+        other = self._other_branch(clip, mode)
+        return ClipExtraction(self, clip, mode, groups, sampled, self.embed(clip), resized, other)
 
     def resize(
         self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None
@@ -76,10 +73,11 @@ class Extractor(BackboneView):
             chunks: Frames that run together, for the tracking view.
 
         Raises:
-            ExtractionError: the clip is too short.
+            ExtractionError: the clip is too short, or its mode does not visit the wanted steps.
         """
-        groups = self.frames_of_groups(clip.name, clip.num_frames, chunks)
-        return self.specs(clip, self.params.mode.of(clip), groups, None)
+        mode = self.params.mode.of(clip)
+        self._check_steps(clip.name, mode)
+        return self.specs(clip, mode, self.frames_of_groups(clip.name, clip.num_frames, chunks), None)
 
     def frames_of_groups(
         self, name: str, num_frames: int, chunks: Sequence[tuple[int, ...]] | None = None
@@ -108,7 +106,23 @@ class Extractor(BackboneView):
     def embed(self, clip: Clip) -> PromptEmbedding:
         """The prompt that the clip's branch reads."""
         empty = self.params.prompt == "empty" or self.params.guidance_branch == "uncond"
-        text = "" if empty else clip.prompt
+        return self._embedded("" if empty else clip.prompt)
+
+    def _other_branch(self, clip: Clip, mode: Mode) -> PromptEmbedding | None:
+        """The prompt of the branch that is not captured; None where `denoise` is not guided by both."""
+        text = "" if self.params.prompt == "empty" else clip.prompt
+        alone = self.params.denoise.cfg_scale == 1 or self.backbone.reads_guidance or not text
+        if mode != "denoise" or alone:
+            return None
+        return self._embedded(text if self.params.guidance_branch == "uncond" else "")
+
+    def _check_steps(self, name: str, mode: Mode) -> None:
+        try:
+            self.params.check_steps(mode)
+        except ValueError as error:
+            raise ExtractionError(f"clip {name}: {error}") from error
+
+    def _embedded(self, text: str) -> PromptEmbedding:
         if text not in self._embeddings:
             self._embeddings[text] = self.backbone.embed(text)
         if len(self._embeddings) > _MOST_EMBEDDINGS:

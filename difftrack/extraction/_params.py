@@ -1,5 +1,6 @@
 """What a backbone is to be run on, and what is kept of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnalysisParams",
+    "DenoiseParams",
     "ExtractParams",
     "InversionParams",
     "Mode",
@@ -26,9 +28,10 @@ __all__ = [
 
 View = Literal["analysis", "tracking"]
 
-Mode = Literal["generate", "add_noise", "ddim_inversion", "clean"]
+Mode = Literal["generate", "add_noise", "ddim_inversion", "clean", "denoise"]
 """How a denoising step is visited: at the latents that the sampler had there (generated clips), with noise added, by
-running the sampler backwards, or with clean latents at the last step, as the released tracking scripts do."""
+running the sampler backwards, with clean latents at the last step, as the released tracking scripts do by default, or
+by running the sampler from an earlier step on, as they do where they are given several or later steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,33 @@ class InversionParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiseParams:
+    """How `denoise` runs the sampler from one step to the last that is wanted, and captures on the way.
+
+    The released tracking pipeline does so from `--inverse_step` to the largest `--matching_timestep`. Which branch is
+    captured is in `guidance_branch`.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    first_step: int | None = None
+    """Step that the sampler begins with; null takes the first that is wanted."""
+    start: Literal["clean", "add_noise", "ddim_inversion"] = "clean"
+    """What enters it: clean latents, although the step expects noise (the released default), noise of its level, or
+    what the inversion finds there."""
+    cfg_scale: float = 6.0
+    """Guidance between the branches on the way; 1 is the captured prompt alone. A backbone that was distilled to read
+    its guidance has one branch, and so has the empty prompt."""
+
+    def __post_init__(self) -> None:
+        if self.first_step is not None and self.first_step < 0:
+            raise ValueError(f"first_step is {self.first_step}; it must be at least 0, or null")
+        if not self.cfg_scale >= 1:
+            raise ValueError(f"cfg_scale is {self.cfg_scale}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ViewParams:
     """What both views have in common.
 
@@ -94,6 +124,8 @@ class ViewParams:
     """How steps are visited."""
     inversion: InversionParams = field(default_factory=InversionParams)
     """For `ddim_inversion`."""
+    denoise: DenoiseParams = field(default_factory=DenoiseParams)
+    """For `denoise`."""
     noise_seed: int = 42
     """Together with a clip's name it seeds that clip's noise, whatever steps are visited."""
     prompt: Literal["clip", "empty"] = "clip"
@@ -110,6 +142,33 @@ class ViewParams:
                 raise ValueError(f"{name} is {list(chosen)}; at least one, each once, is wanted")
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        first = self.denoise.first_step
+        if first is not None and first >= self.num_inference_steps:
+            raise ValueError(f"denoise.first_step is {first}; the last step is {self.num_inference_steps - 1}")
+        if all(getattr(self.mode, source) == "clean" for source in ("rendered", "generated", "folder")):
+            self.check_steps("clean")
+
+    def check_steps(self, mode: Mode) -> None:
+        """Refuse steps that a mode does not visit.
+
+        Raises:
+            ValueError: says which are visited, and the way out.
+        """
+        if self.steps == "all":
+            return
+        last = self.num_inference_steps - 1
+        if mode == "clean" and self.steps != (last,):
+            raise ValueError(
+                f"steps is {list(self.steps)} and mode clean visits the last step, {last}, alone; set steps to "
+                f"[{last}], or mode to denoise, which runs the sampler through several"
+            )
+        first = self.denoise.first_step
+        if mode == "denoise" and first is not None and min(self.steps) < first:
+            raise ValueError(f"steps is {list(self.steps)} and denoise.first_step {first}, after the first of them")
+
+    def first_step(self, steps: Sequence[int]) -> int:
+        """Step that `denoise` begins with on its way through `steps`."""
+        return min(steps) if self.denoise.first_step is None else self.denoise.first_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

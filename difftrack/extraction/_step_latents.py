@@ -1,4 +1,4 @@
-"""Latents at denoising steps, by each of the four modes."""
+"""Latents at denoising steps, by each of the modes that need no trajectory."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from difftrack.backbones import Backbone, ImageConditioning, PromptEmbedding, Schedule, round_trip_error
 from difftrack.extraction._params import InversionParams
 
-__all__ = ["clip_noise", "inverted_latents", "noised_latents"]
+__all__ = ["clip_noise", "denoised_latents", "inverted_latents", "noised_latents"]
 
 Visits = Iterator[tuple[int, Tensor]]
 """(step, latents entering it)."""
@@ -69,3 +69,28 @@ def inverted_latents(
             if params.report_round_trip:
                 report(round_trip_error(schedule, latents, noisy, denoise, step=step))
             return
+
+
+def denoised_latents(
+    schedule: Schedule,
+    latents: Float[Tensor, "latent_frame channel row col"],
+    predict: Callable[[Tensor, Tensor], Tensor],
+    steps: Sequence[int],
+    *,
+    first: int,
+) -> Visits:
+    """Latents carried along the sampler's path, by its deterministic steps, as far as the last of `steps`.
+
+    Args:
+        schedule: The sampler's levels.
+        latents: What enters the step `first`.
+        predict: (latents, timestep) -> the model's output, guided.
+        steps: To visit.
+        first: Step to begin with.
+    """
+    last = max(steps)
+    for step in range(first, last + 1):
+        if step in steps:
+            yield step, latents
+        if step < last:
+            latents = schedule.advance(latents, predict(latents, schedule.timesteps[step]), step)

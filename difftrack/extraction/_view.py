@@ -82,6 +82,8 @@ class BackboneView:
     ) -> DescriptorSpec:
         params, grid = self.params, self.grid(len(frames))
         steps = (params.num_inference_steps - 1,) if mode == "clean" else self.steps
+        if mode == "denoise":
+            steps = tuple(step for step in steps if step >= params.first_step(steps))
         timesteps = self.schedule(grid).timesteps
         return DescriptorSpec(
             steps=steps,
@@ -120,7 +122,8 @@ class BackboneView:
     def _choices(self, mode: Mode) -> dict[str, object]:
         """Everything else that changes the numbers."""
         params, backbone = self.params, self.backbone
-        inverted = mode == "ddim_inversion"
+        start = params.denoise.start if mode == "denoise" else mode
+        inverted = start == "ddim_inversion"
         return {
             "capture": CAPTURE_VERSION,
             "diffusers": diffusers.__version__,
@@ -128,12 +131,17 @@ class BackboneView:
             **backbone.loading_choices(),
             "frames_alone": self.frames_alone,
             "num_inference_steps": params.num_inference_steps,
-            "noise_seed": params.noise_seed if mode == "add_noise" else None,
+            "noise_seed": params.noise_seed if start == "add_noise" else None,
             "inversion": [params.inversion.form, params.inversion.iterations] if inverted else None,
             "prompt": params.prompt,
             "guidance_branch": params.guidance_branch,
             "resize": params.resize,
+            **({} if mode != "denoise" else {"denoise": self._walk(start)}),
         }
+
+    def _walk(self, start: str) -> list[object]:
+        """How `denoise` gets to the wanted steps."""
+        return [self.params.first_step(self.steps), start, self.params.denoise.cfg_scale]
 
 
 def _chosen(name: str, chosen: str | tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -5,7 +5,19 @@ from importlib import import_module
 
 from difftrack.pipeline._loading import end_while_loading
 
-STAGES = ("fingerprint", "synthesize", "annotate", "extract", "survey", "match", "score", "track", "guide", "report")
+STAGES = (
+    "fingerprint",
+    "synthesize",
+    "annotate",
+    "extract",
+    "survey",
+    "match",
+    "score",
+    "track",
+    "track_live",
+    "guide",
+    "report",
+)
 
 if __name__ == "__main__":
     end_while_loading()

@@ -33,14 +33,15 @@ from difftrack.store import Store, StoreError, open_store
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `clips`, `tracks`, `samples`, and per backbone `descriptors`, `scores` and `predictions`; write `report`.
 
-    The page shows the backbones of params.yaml in its order; what earlier ones left in the folders is not shown. What
+    The page shows the backbones of params.yaml in its order, each as far as it was scored, tracked and kept; what
+    earlier ones left in the folders is not shown. What
     there must be and cannot be read is named at the end, after a page without it.
     """
     section = parse(ReportParams, params["report"], "report")
     wanted = read_manifest(deps["clips"])
     tell(wanted.remarks(deps["clips"]))
     found = _Found(deps, section, wanted.names)
-    backbones = [found.results(name) for name in _scored(params["backbones"], deps["scores"])]
+    backbones = [found.results(name) for name in _with_results(params["backbones"], deps)]
     with Progress(disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("report", total=None)
         write_report(
@@ -57,9 +58,10 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         sys.exit(f"report: the page lacks what cannot be used, {len(found.problems)} in all\n{listed}")
 
 
-def _scored(backbones: Iterable[str], scores: Path) -> list[str]:
-    """Those of the wanted backbones that have been scored."""
-    found = {path.parent.name for path in scores.glob("*/scores.json")}
+def _with_results(backbones: Iterable[str], deps: Paths) -> list[str]:
+    """Those of the wanted backbones that have been scored, or have tracked."""
+    scores = deps["scores"]
+    found = {path.parent.name for path in (*scores.glob("*/scores.json"), *deps["predictions"].glob("*/metrics.json"))}
     if not (names := [name for name in backbones if name in found]):
         others = f"; there are scores of {', '.join(sorted(found))}" if found else ""
         raise ValueError(f"{scores} holds no scores of {', '.join(backbones)}{others}; run the score stage first")
@@ -87,24 +89,29 @@ class _Found:
 
     def results(self, name: str) -> BackboneResults:
         """Open what was found out about one backbone; where it was not tracked at all there is nothing on tracking."""
-        store = open_store(self._deps["descriptors"] / name / "analysis")
-        scores = _json(self._deps["scores"] / name / "scores.json", "score")
-        described = [clip for clip in self.footage.truth if clip not in store.manifest().left_out]
-        analysis = self._made_with(store, described, "analysis")
-        self._compare(described, scores["groups"]["all"]["clips"], f"{name}: scores.json", "score")
+        folder = self._deps["descriptors"] / name / "analysis"
+        scored = (self._deps["scores"] / name / "scores.json").exists()
+        store = open_store(folder) if folder.is_dir() else None
+        analysis: dict[str, Any] = {}
+        if store is not None:
+            described = [clip for clip in self.footage.truth if clip not in store.manifest().left_out]
+            analysis = self._made_with(store, described, "analysis")
+        scores = _json(self._deps["scores"] / name / "scores.json", "score") if scored else None
+        if scores is not None:
+            if store is not None:
+                self._compare(described, scores["groups"]["all"]["clips"], f"{name}: scores.json", "score")
+            analysis |= {
+                "matches": {"convention": scores["match_convention"]},
+                "scores": {"convention": scores["convention"], **scores["scoring"]},
+            }
         tracked, results, tracking = self._tracking(name)
         return BackboneResults(
             name=name,
-            scores=maps_from_scores(scores, backbone=name),
-            examples=example_clips(store, self.footage, self._section),
+            scores=None if scores is None else maps_from_scores(scores, backbone=name),
+            examples=[] if store is None else example_clips(store, self.footage, self._section),
             tracked=tracked,
             results=results,
-            provenance={
-                **analysis,
-                "matches": {"convention": scores["match_convention"]},
-                "scores": {"convention": scores["convention"], **scores["scoring"]},
-                **tracking,
-            },
+            provenance={**analysis, **tracking},
         )
 
     def samples(self) -> Samples | None:
@@ -119,13 +126,13 @@ class _Found:
         if not (predictions / "metrics.json").exists() and not any(predictions.glob("*.npz")):
             return [], [], {}
         store = open_store(descriptors) if descriptors.exists() else None
-        left_out = store.manifest().left_out if store else {}
+        metrics = _json(predictions / "metrics.json", "track")
+        left_out = {*(store.manifest().left_out if store else {}), *metrics.get("left_out", {})}
         expected, tracked = [clip for clip in self.footage.truth if clip not in left_out], []
         for clip in expected:
             with self._noting(name):
                 file = predictions / f"{clip}.npz"
                 tracked.append(read_tracked_clip(file, self.footage.truth[clip], backbone=name))
-        metrics = _json(predictions / "metrics.json", "track")
         self._compare(expected, metrics.get("clips", {}), f"{name}: metrics.json", "track")
         made_with = self._made_with(store, expected, "tracking") if store else {}
         results = results_from_metrics(metrics, backbone=name)

@@ -3,7 +3,7 @@
 from difftrack.planning._extract import plan_extraction, probe
 from difftrack.planning._leftovers import Leftover, find_leftovers, uncertain_clips
 from difftrack.planning._params import outline_clips, plan_params
-from difftrack.planning._plan import Plan, Rates
+from difftrack.planning._plan import Plan, Rates, duration, size
 from difftrack.planning._ratios import recorded_ratio
 from difftrack.planning._study import ModelShape, Study, study_table
 
@@ -13,12 +13,14 @@ __all__ = [
     "Plan",
     "Rates",
     "Study",
+    "duration",
     "find_leftovers",
     "outline_clips",
     "plan_extraction",
     "plan_params",
     "probe",
     "recorded_ratio",
+    "size",
     "study_table",
     "uncertain_clips",
 ]

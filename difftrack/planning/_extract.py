@@ -105,15 +105,25 @@ def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
 
 
 def _forwards(source: ClipReader, spec: DescriptorSpec) -> int:
-    """Forwards that a group takes; the inversion walks every step from the clean end to the first wanted one."""
+    """Forwards that a group takes.
+
+    The inversion walks every step from the clean end to the first that is wanted, `denoise` every step from its first.
+    """
     params = source.extractor.params
     mode: Mode = spec.fingerprint_parts["mode"]
-    if mode != "ddim_inversion":
-        return len(spec.steps)
-    span = params.num_inference_steps - min(spec.steps)
+    on_the_way, first = 0, min(spec.steps)
+    if mode == "denoise":
+        first = params.first_step(spec.steps)
+        guided = (
+            params.denoise.cfg_scale != 1 and params.prompt == "clip" and not source.extractor.backbone.reads_guidance
+        )
+        on_the_way = (max(spec.steps) - first) * (2 if guided else 1)
+    if "ddim_inversion" not in (mode, params.denoise.start if mode == "denoise" else None):
+        return len(spec.steps) + on_the_way
+    span = params.num_inference_steps - first
     each = 1 + params.inversion.iterations if params.inversion.form == "fixed_point" else 1
     back = span if params.inversion.report_round_trip else 0
-    return len(spec.steps) + span * each + back
+    return len(spec.steps) + on_the_way + span * each + back
 
 
 def _now() -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difftrack.store import check_space
 from difftrack.wording import counted
 
-__all__ = ["Plan", "Rates"]
+__all__ = ["Plan", "Rates", "duration", "size"]
 
 
 @dataclass(frozen=True, slots=True)

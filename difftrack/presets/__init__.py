@@ -2,7 +2,14 @@
 
 from difftrack.presets._compare import Comparison, compare_with_published
 from difftrack.presets._presets import Preset, PresetError, PublishedNumber, apply_preset, preset_names, read_preset
-from difftrack.presets._workspace import commands, missing_inputs, open_workspace, read_overrides
+from difftrack.presets._workspace import (
+    commands,
+    missing_inputs,
+    narrowed_params,
+    open_workspace,
+    preset_of,
+    read_overrides,
+)
 
 __all__ = [
     "Comparison",
@@ -13,8 +20,10 @@ __all__ = [
     "commands",
     "compare_with_published",
     "missing_inputs",
+    "narrowed_params",
     "open_workspace",
     "preset_names",
+    "preset_of",
     "read_overrides",
     "read_preset",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from difftrack.documents import read_json
 from difftrack.presets._presets import Preset, PublishedNumber
+from difftrack.wording import counted
 
 __all__ = ["Comparison", "compare_with_published"]
 
@@ -23,7 +24,8 @@ class Comparison:
     """In the paper's unit; None where it has not been measured."""
     source: str
     remark: str = ""
-    """Why ours is missing, or what ours is measured against where that is no truth."""
+    """Why ours is missing, what ours is measured against where that is no truth, and which queries it is over where
+    there are others."""
 
     def __str__(self) -> str:
         ours = "-" if self.ours is None else _text(self.ours)
@@ -58,7 +60,7 @@ def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -
     found: Any = content
     for key in published.at.split():
         found = found.get(key) if isinstance(found, dict) else None
-    remark = _about_truth(content)
+    remark = "; ".join(filter(None, (_about_truth(content), _about_queries(content))))
     if isinstance(published.value, tuple) and isinstance(found, list):
         return row(tuple(sorted(found[: len(published.value)])), remark)
     if not isinstance(found, int | float):
@@ -73,6 +75,16 @@ def _about_truth(content: Mapping[str, Any]) -> str:
     if not content.get("mean", True):
         trackers = list(content.get("pseudo_truth", {}))
     return f"the truth of every clip is pseudo-truth by {' or '.join(trackers)}" if trackers else ""
+
+
+def _about_queries(content: Mapping[str, Any]) -> str:
+    """Say how many queries and clips the number is without, as the stage track writes it."""
+    queries, left_out = content.get("queries", {}), content.get("left_out", {})
+    others = (
+        f"over {queries['scored']} queries; {queries['others']} others are left out" if queries.get("others") else ""
+    )
+    clips = f"{counted(len(left_out), 'clip')} left out" if left_out else ""
+    return ", ".join(filter(None, (others, clips)))
 
 
 def _text(number: Number) -> str:

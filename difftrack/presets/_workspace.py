@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from difftrack.presets._presets import Preset, PresetError, merge
+from difftrack.presets._presets import Preset, PresetError, merge, preset_names
 from difftrack.prompts import read_prompts
 
-__all__ = ["commands", "missing_inputs", "open_workspace", "read_overrides"]
+__all__ = ["commands", "missing_inputs", "narrowed_params", "open_workspace", "preset_of", "read_overrides"]
 
-_FIRST, _PROMPTS = "first.txt", "prompts.txt"
+_FIRST, _PROMPTS, _NAME = "first.txt", "prompts.txt", "preset.txt"
 _INPUTS = (
     "synthesize.generated.prompts",
     "synthesize.generated.images",
@@ -71,13 +71,13 @@ def missing_inputs(preset: Preset, params: Mapping[str, Any], top: Path) -> list
 
 
 def commands(preset: Preset, params: Mapping[str, Any]) -> Iterator[str]:
-    """The preset's commands, `${section.key}` replaced by its value, quoted as a shell wants it."""
+    """The preset's commands, `${section.key}` replaced by its value, where there is one, quoted as a shell wants it."""
     for command in preset.run:
         yield re.sub(r"[^\s]*\$\{[\w.]+\}[^\s]*", lambda found: shlex.quote(_filled(found[0], params)), command)
 
 
 def open_workspace(
-    work: Path, top: Path, preset: Preset, params: Mapping[str, Any], *, first: int | None = None
+    work: Path, top: Path, preset: Preset, params: Mapping[str, Any], *, first: int | None = None, name: str = ""
 ) -> dict[str, Any]:
     """Make a folder that looks like the project, with params and results of its own.
 
@@ -90,6 +90,7 @@ def open_workspace(
         preset: What is to run there.
         params: All sections, the preset laid over them.
         first: Only so many prompts, or clips of a folder.
+        name: Of the preset, for `preset_of`.
 
     Returns:
         The params that the folder holds.
@@ -107,13 +108,26 @@ def open_workspace(
     for name in ("dvc.yaml", ".dvcignore"):
         if (top / name).is_file():
             shutil.copyfile(top / name, work / name)
-    fewer = dict(params) if first is None else _narrowed(work, top, preset, params, first)
+    fewer = dict(params) if first is None else narrowed_params(work, top, preset, params, first)
     (work / "params.yaml").write_text(yaml.safe_dump(fewer, sort_keys=False), encoding="utf-8")
+    if name:
+        (work / _NAME).write_text(f"{name}\n", encoding="utf-8")
     return fewer
 
 
-def _narrowed(work: Path, top: Path, preset: Preset, params: Mapping[str, Any], first: int) -> dict[str, Any]:
-    """Params for the first prompts or clips only; the prompts' numbers, or they themselves, lie in the workspace."""
+def preset_of(folder: Path) -> str | None:
+    """The name of the preset that a folder was opened for; None where it is no such folder."""
+    file = folder / _NAME
+    name = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    return name if name in preset_names() else None
+
+
+def narrowed_params(work: Path, top: Path, preset: Preset, params: Mapping[str, Any], first: int) -> dict[str, Any]:
+    """Params for the first prompts or clips only; the prompts' numbers, or they themselves, are written into `work`.
+
+    Raises:
+        PresetError: `first` is less than 1.
+    """
     if first < 1:
         raise PresetError(f"{first} prompts or clips are none; wanted: at least 1")
     changes: dict[str, Any] = {}
@@ -160,11 +174,11 @@ def _link(source: Path, target: Path, *, own: Sequence[Path], work: Path) -> Non
 
 
 def _filled(word: str, params: Mapping[str, Any]) -> str:
-    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(_value(params, found[1])), word)
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: _value(params, found[1]) or found[0], word)
 
 
-def _value(params: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever params.yaml holds
+def _value(params: Mapping[str, Any], name: str) -> str | None:
     value: Any = params
     for key in name.split("."):
-        value = value[key]
-    return value
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else str(value)

@@ -13,7 +13,7 @@ from difftrack.metrics import THRESHOLDS_PX
 from difftrack.reports._analysis import GroupAccuracy, ScoreMaps, best_cell
 from difftrack.reports._names import OWN_METHOD, group_name, tracker_name
 from difftrack.reports._tracking import Method, TapVidScores, TrackedClip, TrackingResults
-from difftrack.tracking import read_predictions
+from difftrack.tracking import read_points, read_predictions
 
 __all__ = ["maps_from_scores", "read_tracked_clip", "results_from_metrics"]
 
@@ -120,7 +120,9 @@ def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedCli
     """
     query_points, predictions = read_predictions(path)
     num_frames = min(len(tracks.visible) for tracks in predictions.values())
-    kept = truth.select(truth.query_points[:, 0] < num_frames)
+    points = read_points(path)
+    chosen = np.arange(truth.num_points) if points is None else points
+    kept = truth.select(np.isin(np.arange(truth.num_points), chosen))
     if kept.query_points.shape != query_points.shape:
         raise ValueError(
             f"{path} holds {len(query_points)} points and the truth {kept.num_points}; run the track stage again"

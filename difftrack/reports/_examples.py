@@ -4,18 +4,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from difftrack.correspondence import MatchingParams, match_probabilities, points_to_tokens, top_matches
+from difftrack.correspondence import (
+    MatchingParams,
+    MatchKind,
+    feature_probabilities,
+    latent_to_frames,
+    match_features,
+    match_points,
+    match_probabilities,
+    points_to_tokens,
+    tokens_to_points,
+    top_matches,
+)
 from difftrack.datasets import Clip, Tracks
 from difftrack.geometry import rescale_points, token_to_px
-from difftrack.media import write_image
+from difftrack.media import write_image, write_video
 from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._names import truth_name
-from difftrack.reports._page import Section, Strip, Strips
+from difftrack.reports._overlay import captioned, draw_tracks, size_beside
+from difftrack.reports._page import Gallery, GalleryClip, Section, Strip, Strips
+from difftrack.reports._params import OverlayParams, ReportParams
 from difftrack.reports._strips import (
     draw_match_strip,
     frame_strip,
@@ -69,6 +83,11 @@ class ExampleClip:
     size: tuple[int, int]
     """(height, width) at which the backbone saw the clip, pixels."""
     stride_px: float
+    temporal_stride: int
+    first_frames: int
+    """Video frames of the first latent frame."""
+    units: tuple[tuple[int, int], ...]
+    """(step, layer) that are stored."""
     kinds: tuple[str, ...]
     read: Callable[[str, ExampleView], Descriptor] = field(compare=False)
     """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
@@ -77,7 +96,9 @@ class ExampleClip:
     points_xy_px: Float[np.ndarray, "point xy"]
     """Points to follow from frame 0, in pixels of the clip."""
     truth: Tracks | None
-    """Where those points truly are; None where nobody knows."""
+    """Where those points truly are; None where that is not known."""
+    followed_xy_px: Float[np.ndarray, "followed xy"]
+    """Points whose trajectories are drawn, from frame 0, in pixels of the clip."""
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
@@ -87,7 +108,7 @@ def moving_points(tracks: Tracks, *, num: int) -> Tracks:
     stays there, all are candidates. The first one moves the furthest among those that stay visible longest; each next
     one lies furthest from those before, among the half that moves more.
     """
-    from_start = np.flatnonzero(tracks.query_points[:, 0] == 0)
+    from_start = np.flatnonzero((tracks.query_points[:, 0] == 0) & tracks.visible.any(axis=0))
     if not len(from_start):
         return tracks.select(np.zeros(tracks.num_points, dtype=bool))
     inside = from_start[_stays_inside(tracks)[from_start]]
@@ -120,6 +141,7 @@ def stored_example(
     *,
     truth: Tracks | None = None,
     chunk: int | None = None,
+    followed_xy_px: Float[np.ndarray, "followed xy"] | None = None,
 ) -> ExampleClip:
     """Draw points of a clip from what a store holds of it.
 
@@ -129,6 +151,7 @@ def stored_example(
         points_xy_px: Points in its first stored frame, (x, y) in pixels of the clip.
         truth: Tracks of the same points.
         chunk: The chunk, in a tracking view.
+        followed_xy_px: Points whose trajectories are drawn; the same points by default.
 
     Raises:
         ValueError: a point lies outside the clip.
@@ -148,16 +171,24 @@ def stored_example(
         frames=spec.frames,
         size=spec.size,
         stride_px=float(spec.grid.stride_px),
+        temporal_stride=spec.grid.temporal_stride,
+        first_frames=spec.grid.first_frames,
+        units=tuple(spec.units),
         kinds=spec.kinds,
         read=read,
         fingerprint=store.fingerprint(clip_group(clip.name, chunk)),
         points_xy_px=points_xy_px,
         truth=truth,
+        followed_xy_px=points_xy_px if followed_xy_px is None else followed_xy_px,
     )
 
 
 def match_strips(
-    example: ExampleClip, view: ExampleView, targets: Sequence[int], matching: MatchingParams
+    example: ExampleClip,
+    view: ExampleView,
+    targets: Sequence[int],
+    matching: MatchingParams,
+    kind: MatchKind = "query_key",
 ) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
     """Draw one strip per point of an example.
 
@@ -165,13 +196,17 @@ def match_strips(
         example: The clip and its points.
         view: Which descriptors.
         targets: Latent frames, a tile each.
-        matching: How probabilities are made of queries and keys.
+        matching: How probabilities are made of descriptors.
+        kind: Of which ones.
     """
-    query, key = (_tensor(example.read(kind, view)) for kind in ("query", "key"))
     frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
-    seen_px = rescale_points(example.points_xy_px, from_size=clip_size, to_size=example.size)
-    points = points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
-    maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
+    points = _in_tokens(example, example.points_xy_px, matching)
+    if kind == "feature":
+        feature = _tensor(example.read("feature", view))
+        maps = [feature_probabilities(feature, points, target_frame=target, params=matching) for target in targets]
+    else:
+        query, key = (_tensor(example.read(name, view)) for name in ("query", "key"))
+        maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
     best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
     best_px = token_to_px(best, stride_px=example.stride_px).numpy()
     best_px = rescale_points(best_px, from_size=example.size, to_size=clip_size)
@@ -186,6 +221,104 @@ def match_strips(
         )
 
 
+def trajectories(
+    example: ExampleClip, view: ExampleView, matching: MatchingParams, kind: MatchKind
+) -> Float[np.ndarray, "frame followed xy"]:
+    """Follow an example's points by the matches of one layer at one step alone, in pixels of the clip.
+
+    Args:
+        example: The clip and its points.
+        view: Which descriptors.
+        matching: How they are matched, and how positions per latent frame become positions per video frame.
+        kind: Of which ones.
+    """
+    points = _in_tokens(example, example.followed_xy_px, matching)
+    if kind == "feature":
+        matches = match_features(_tensor(example.read("feature", view)), points, params=matching)
+    else:
+        query, key = (_tensor(example.read(name, view)) for name in ("query", "key"))
+        matches = match_points(query, key, points, params=matching)
+    found = tokens_to_points(matches.points_xy_token, stride_px=example.stride_px, params=matching)
+    by_frame = latent_to_frames(
+        found,
+        num_frames=example.frames[-1] + example.first_frames - example.frames[0],
+        temporal_stride=example.temporal_stride,
+        first_frames=example.first_frames,
+        params=matching,
+    )
+    return rescale_points(by_frame.numpy(), from_size=example.size, to_size=(example.clip.height, example.clip.width))
+
+
+def _in_tokens(
+    example: ExampleClip, points_xy_px: Float[np.ndarray, "point xy"], matching: MatchingParams
+) -> Float[torch.Tensor, "point xy"]:
+    """Points of the clip as the backbone saw them, in tokens."""
+    clip_size = (example.clip.height, example.clip.width)
+    seen_px = rescale_points(points_xy_px, from_size=clip_size, to_size=example.size)
+    return points_to_tokens(_tensor(seen_px), stride_px=example.stride_px, params=matching)
+
+
+def trajectories_section(
+    backbone: str,
+    examples: Sequence[ExampleClip],
+    views: Sequence[ExampleView],
+    *,
+    matching: MatchingParams,
+    drawings: Drawings,
+    params: ReportParams,
+) -> Section:
+    """Draw what one layer at one step makes of a clip's points, one video for each.
+
+    Args:
+        backbone: Whose descriptors they are.
+        examples: Clips to draw.
+        views: Layers, steps and heads, a video each.
+        matching: How descriptors are matched.
+        drawings: Take the videos.
+        params: `kinds` and `overlay` matter here.
+    """
+    shown = []
+    for example in examples:
+        height, width = (
+            size + size % 2 for size in size_beside(example.clip.height, example.clip.width, 1, params.overlay)
+        )
+        for kind, view in ((kind, view) for kind in params.kinds for view in views):
+            label, name = f"{view.label} {_KIND_NAMES[kind]}".replace("\n", ", "), example.clip.name
+            video = f"videos/{backbone}-{name}-{kind}-{view.slug}.mp4"
+            drawings.draw(partial(_write_trajectories, example, view, matching, kind, label, params.overlay), video)
+            detail = f"{len(example.followed_xy_px)} points, by {label}"
+            shown.append(GalleryClip(name, detail, video, f"{width} / {height}", [label], example.clip.fps))
+    return Section(
+        anchor=f"{backbone}-trajectories",
+        short="Trajectories",
+        title="Points followed by one layer alone",
+        lead="The best match of every point of frame 0 in each later latent frame, without chunks, paths or smoothing: "
+        "what the scores of that layer and step are measured on.",
+        blocks=[Gallery(title="Trajectories.", caption="All points are drawn as seen.", clips=shown)],
+        group=backbone,
+    )
+
+
+def _write_trajectories(
+    example: ExampleClip,
+    view: ExampleView,
+    matching: MatchingParams,
+    kind: MatchKind,
+    label: str,
+    overlay: OverlayParams,
+    path: Path,
+) -> None:
+    points = trajectories(example, view, matching, kind)
+    frames = example.clip.frames[example.frames[0] : example.frames[0] + len(points)]
+    seen = np.ones(points.shape[:2], dtype=bool)
+    write_video(
+        path, captioned(draw_tracks(frames, points, seen, params=overlay), label), example.clip.fps, lossless=False
+    )
+
+
+_KIND_NAMES = {"query_key": "query-key", "feature": "feature"}
+
+
 def examples_sections(
     backbone: str,
     examples: Sequence[ExampleClip],
@@ -193,18 +326,26 @@ def examples_sections(
     *,
     matching: MatchingParams,
     drawings: Drawings,
+    params: ReportParams | None = None,
 ) -> list[Section]:
-    """Draw match-probability maps and colour pictures of descriptors.
+    """Draw match-probability maps and colour pictures of descriptors, and trajectories where they are wanted.
 
     Args:
         backbone: Whose descriptors they are.
         examples: Clips to draw.
         views: What to draw of each, a row each.
-        matching: How probabilities are made of queries and keys.
+        matching: How probabilities are made of descriptors.
         drawings: Take the pictures.
+        params: `kinds`, `frames`, `trajectories` and `overlay` matter here.
     """
-    maps = [block for example in examples for block in _match_blocks(backbone, example, views, matching, drawings)]
-    colors = [_color_block(backbone, example, views, drawings) for example in examples]
+    params = params or ReportParams()
+    maps = [
+        block
+        for example in examples
+        for kind in params.kinds
+        for block in _match_blocks(backbone, example, views, matching, drawings, kind=kind, frames=params.frames)
+    ]
+    colors = [_color_block(backbone, example, views, drawings, frames=params.frames) for example in examples]
     sections = []
     if maps:
         sections.append(
@@ -235,23 +376,34 @@ def examples_sections(
                 group=backbone,
             )
         )
+    if examples and views and params.trajectories:
+        section = trajectories_section(backbone, examples, views, matching=matching, drawings=drawings, params=params)
+        sections.insert(0, section)
     return sections
 
 
 def _match_blocks(
-    backbone: str, example: ExampleClip, views: Sequence[ExampleView], matching: MatchingParams, drawings: Drawings
+    backbone: str,
+    example: ExampleClip,
+    views: Sequence[ExampleView],
+    matching: MatchingParams,
+    drawings: Drawings,
+    *,
+    kind: MatchKind,
+    frames: Literal["auto", "all"],
 ) -> Iterator[Strips]:
-    name = example.clip.name
-    targets = [1 + index for index in spread_indices(len(example.frames) - 1, most=_MATCH_TILES)]
+    name, prefix = example.clip.name, "" if kind == "query_key" else f"{kind}-"
+    most = len(example.frames) if frames == "all" else _MATCH_TILES
+    targets = [1 + index for index in spread_indices(len(example.frames) - 1, most=most)]
     rows: list[list[Strip]] = [[] for _ in example.points_xy_px]
     for view in views:
-        images = [f"strips/{backbone}-{name}-point{point}-{view.slug}.png" for point in range(len(rows))]
-        drawings.draw(partial(_write_match_strips, example, view, targets, matching), *images)
+        images = [f"strips/{backbone}-{name}-{prefix}point{point}-{view.slug}.png" for point in range(len(rows))]
+        drawings.draw(partial(_write_match_strips, example, view, targets, matching, kind), *images)
         for row, image in zip(rows, images, strict=True):
             row.append(Strip(view.label, image))
     for (x, y), strips in zip(example.points_xy_px, rows, strict=True):
         yield Strips(
-            title=f"{name}, point ({x:.0f}, {y:.0f}).",
+            title=f"{name}, point ({x:.0f}, {y:.0f}){'' if kind == 'query_key' else ', by features'}.",
             caption="First column: the point in frame 0. Then its match probability over the tokens of later frames, "
             f"each picture scaled to its own maximum. Ring: the most probable token{_about_cross(example)}.",
             columns=["query point", *(f"frame {example.frames[target]}" for target in targets)],
@@ -271,8 +423,16 @@ def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) ->
     return np.where(example.truth.visible[frames, point, None], example.truth.points_xy_px[frames, point], np.nan)
 
 
-def _color_block(backbone: str, example: ExampleClip, views: Sequence[ExampleView], drawings: Drawings) -> Strips:
-    shown, name = spread_indices(len(example.frames), most=_COLOR_TILES), example.clip.name
+def _color_block(
+    backbone: str,
+    example: ExampleClip,
+    views: Sequence[ExampleView],
+    drawings: Drawings,
+    *,
+    frames: Literal["auto", "all"],
+) -> Strips:
+    most = len(example.frames) if frames == "all" else _COLOR_TILES
+    shown, name = spread_indices(len(example.frames), most=most), example.clip.name
     rows = []
     for view in (None, *views):
         label, slug = ("clip", "frames") if view is None else (view.label, view.slug)
@@ -291,9 +451,14 @@ def _color_block(backbone: str, example: ExampleClip, views: Sequence[ExampleVie
 
 
 def _write_match_strips(
-    example: ExampleClip, view: ExampleView, targets: Sequence[int], matching: MatchingParams, *paths: Path
+    example: ExampleClip,
+    view: ExampleView,
+    targets: Sequence[int],
+    matching: MatchingParams,
+    kind: MatchKind,
+    *paths: Path,
 ) -> None:
-    for path, strip in zip(paths, match_strips(example, view, targets, matching), strict=True):
+    for path, strip in zip(paths, match_strips(example, view, targets, matching, kind), strict=True):
         write_image(path, strip)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from difftrack.correspondence import MatchKind
+
 __all__ = ["OverlayParams", "ReportParams"]
 
 _NARROW_PX = 400
@@ -69,6 +71,15 @@ class ReportParams:
     positions: Literal["auto"] | tuple[tuple[float, float], ...] = "auto"
     """Points whose probabilities are drawn, (x, y) in pixels of the clip in frame 0; auto: two that move far and, where
     such exist, keep a tenth of the shorter side from the edges."""
+    token_positions: tuple[tuple[int, int], ...] | None = None
+    """Instead of `positions`: (row, column) of tokens, whose centres are the points; the released flags --pos_h and
+    --pos_w."""
+    kinds: tuple[MatchKind, ...] = ("query_key",)
+    """What those points are matched by in the pictures, and in the trajectories: queries with keys, or features."""
+    frames: Literal["auto", "all"] = "auto"
+    """Latent frames that are drawn: five of the match-probability maps and three of the colour pictures, or all."""
+    trajectories: bool = False
+    """Draw the trajectory of a clip's points by each of those layers and steps alone on the clip, as a video."""
     clips: Literal["auto"] | tuple[str, ...] = "auto"
     """Clips of the same pictures; auto: the first of each source, those of exact truth before others."""
     max_videos: int = 12
@@ -77,8 +88,12 @@ class ReportParams:
     """How tracks are drawn."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "steps", "heads", "positions", "clips"):
-            if not getattr(self, name):
+        for name in ("layers", "steps", "heads", "positions", "clips", "token_positions", "kinds"):
+            if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty; give at least one, or leave the default")
+        if self.token_positions is not None and self.positions != "auto":
+            raise ValueError("positions and token_positions are both given; give one of the two")
+        if self.token_positions and min(min(position) for position in self.token_positions) < 0:
+            raise ValueError(f"token_positions is {list(map(list, self.token_positions))}; tokens count from 0")
         if self.max_videos < 0:
             raise ValueError(f"max_videos is {self.max_videos}; it must be 0 or more")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Clip, Tracks, TruthKind
+from difftrack.geometry import rescale_points
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
 from difftrack.reports._examples import ExampleClip, ExampleView, examples_sections, moving_points, stored_example
 from difftrack.reports._figure_cache import Drawings
@@ -20,7 +22,7 @@ from difftrack.reports._page import Headline, Page, Section, Table, render_page
 from difftrack.reports._params import ReportParams
 from difftrack.reports._provenance import provenance_section
 from difftrack.reports._report_clips import ReportClips
-from difftrack.reports._style import number
+from difftrack.reports._style import MISSING, number
 from difftrack.reports._tracking import TrackedClip, TrackingResults, results_section, tracking_headline, tracks_section
 from difftrack.store import Store
 from difftrack.wording import counted
@@ -37,7 +39,8 @@ class BackboneResults:
     """Everything that the pipeline found out about one backbone."""
 
     name: str
-    scores: ScoreMaps
+    scores: ScoreMaps | None
+    """None where nothing was scored."""
     examples: Sequence[ExampleClip]
     """Clips whose descriptors are drawn."""
     tracked: Sequence[TrackedClip]
@@ -107,7 +110,8 @@ def write_report(
         raise ValueError("there are no results of any backbone to report on")
     folder.mkdir(parents=True, exist_ok=True)
     first = backbones[0]
-    headlines = [*analysis_headlines(first.scores), *map(tracking_headline, first.results[:1])]
+    headlines = [] if first.scores is None else analysis_headlines(first.scores)
+    headlines += map(tracking_headline, first.results[:1])
     headlines += guidance_headlines(samples)
     sections = [_comparison(backbones)] if len(backbones) > 1 else []
     with Drawings(folder, anew=anew, progress=progress) as drawings:
@@ -128,28 +132,36 @@ def _backbone_sections(
     backbone: BackboneResults, footage: ReportClips, drawings: Drawings, params: ReportParams
 ) -> list[Section]:
     scores, name = backbone.scores, backbone.name
-    sections = analysis_sections(scores, drawings=drawings)
+    sections = [] if scores is None else analysis_sections(scores, drawings=drawings)
     if backbone.tracked:
         drawn = backbone.tracked[: params.max_videos]
         tracks = tracks_section(name, drawn, footage, drawings=drawings, params=params.overlay)
         sections.append(tracks)
         if backbone.results:
             sections.append(results_section(name, backbone.results, backbone.tracked, drawings=drawings))
-    views = _chosen_views(scores, params)
-    matching = MatchingParams.preset(scores.match_convention)
-    return sections + examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings)
+    views = _chosen_views(scores, backbone.examples, params)
+    matching = MatchingParams.preset("corrected" if scores is None else scores.match_convention)
+    return sections + examples_sections(
+        name, backbone.examples, views, matching=matching, drawings=drawings, params=params
+    )
 
 
-def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[ExampleView]:
+def _chosen_views(scores: ScoreMaps | None, examples: Sequence[ExampleClip], params: ReportParams) -> list[ExampleView]:
     """Where in the network to look: the best layer at several steps, then the worst one at the last of them.
 
-    Layers that the params name are drawn at every step instead.
+    Layers that the params name are drawn at every step instead. Without scores the layers that are stored are taken in
+    their order, and what is scored but not stored is not drawn.
     """
-    kept = [int(step) for step in scores.matching_accuracy.step.values]
+    if not examples:
+        return []
+    units = examples[0].units
+    kept = sorted({step for step, _ in units})
     steps = sorted({kept[0], kept[len(kept) // 2], kept[-1]}) if params.steps == "auto" else params.steps
     if params.layers == "auto":
-        ranked = scores.layers_by_accuracy()
-        cells = [*((ranked[0], step) for step in steps), *((layer, steps[-1]) for layer in ranked[1:][-1:])]
+        stored = sorted({layer for _, layer in units})
+        ranked = stored if scores is None else [layer for layer in scores.layers_by_accuracy() if layer in stored]
+        cells = [*((layer, step) for layer in ranked[:1] for step in steps)]
+        cells += [(layer, steps[-1]) for layer in ranked[1:][-1:]]
     else:
         cells = [(layer, step) for layer in params.layers for step in steps]
     heads: Sequence[int | None] = [None] if params.heads == "all" else params.heads
@@ -157,22 +169,46 @@ def _chosen_views(scores: ScoreMaps, params: ReportParams) -> list[ExampleView]:
 
 
 def _example(store: Store, clip: Clip, tracks: Tracks, params: ReportParams) -> ExampleClip:
+    followed = tracks.query_points[(tracks.query_points[:, 0] == 0) & tracks.visible.any(axis=0), 1:]
+    if params.token_positions is not None:
+        points = _token_centres(store, clip, params.token_positions)
+        return stored_example(store, clip, points, followed_xy_px=followed)
     if params.positions != "auto":
-        return stored_example(store, clip, np.asarray(params.positions, dtype=np.float32))
+        points = np.asarray(params.positions, dtype=np.float32)
+        return stored_example(store, clip, points, followed_xy_px=followed)
     truth = moving_points(tracks, num=_EXAMPLE_POINTS)
-    return stored_example(store, clip, truth.query_points[:, 1:], truth=truth)
+    return stored_example(store, clip, truth.query_points[:, 1:], truth=truth, followed_xy_px=followed)
+
+
+def _token_centres(store: Store, clip: Clip, positions: Sequence[tuple[int, int]]) -> Float[np.ndarray, "point xy"]:
+    """Centres of tokens, given as (row, column), in pixels of the clip.
+
+    Raises:
+        ValueError: there is no such token.
+    """
+    spec = store.spec(clip.name)
+    for row, col in positions:
+        if not (row < spec.grid.rows and col < spec.grid.cols):
+            raise ValueError(
+                f"report.token_positions: ({row}, {col}) is no token of {clip.name}; there are {spec.grid.rows} rows "
+                f"and {spec.grid.cols} columns"
+            )
+    xy_token = np.asarray([(col, row) for row, col in positions], dtype=np.float32)
+    seen = (xy_token + np.float32(0.5)) * spec.grid.stride_px
+    return rescale_points(seen, from_size=spec.size, to_size=(clip.height, clip.width))
 
 
 def _comparison(backbones: Sequence[BackboneResults]) -> Section:
     rows = []
     for backbone in backbones:
-        scores = backbone.scores
-        layer, step = scores.best_cell()
-        feature = float("nan") if scores.feature_accuracy is None else float(scores.feature_accuracy.max())
+        scores, nothing = backbone.scores, float("nan")
+        layer, step = (MISSING, MISSING) if scores is None else map(str, scores.best_cell())
+        of_features = None if scores is None else scores.feature_accuracy
+        feature = nothing if of_features is None else float(of_features.max())
+        accuracy = nothing if scores is None else float(scores.matching_accuracy.max())
         mean = backbone.results[0].methods[0].mean if backbone.results else None
         tracking = [mean.delta_avg, mean.average_jaccard, mean.occlusion_accuracy] if mean else [float("nan")] * 3
-        values = [float(scores.matching_accuracy.max()), feature, *tracking]
-        rows.append([backbone.name, str(layer), str(step), *map(number, values)])
+        rows.append([backbone.name, layer, step, *map(number, [accuracy, feature, *tracking])])
     return Section(
         anchor="backbones",
         short="Backbones",
@@ -191,19 +227,23 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
 
 def _compared_with(backbones: Sequence[BackboneResults]) -> str:
     """Say what the numbers of all backbones are: accuracies, or agreement where there is a pseudo-truth alone."""
-    scores = backbones[0].scores
-    pseudo = scores.pseudo_truth or next((own.results[0].pseudo_truth for own in backbones if own.results), None)
+    scores = next((own.scores for own in backbones if own.scores is not None), None)
+    tracked = next((own.results[0].pseudo_truth for own in backbones if own.results), None)
+    pseudo = (None if scores is None else scores.pseudo_truth) or tracked
     warning = f" {pseudo_truth_warning(pseudo)}" if pseudo else ""
-    measure = scores.measure[:1].upper() + scores.measure[1:]
+    measure = "Matching accuracy" if scores is None else scores.measure[:1].upper() + scores.measure[1:]
     return f"{measure} at the best layer and step; TAP-Vid metrics at 256x256.{warning}"
 
 
 def _lead(footage: ReportClips, backbones: Sequence[BackboneResults]) -> str:
-    accuracy = backbones[0].scores.matching_accuracy
+    scores = backbones[0].scores
     names = ", ".join(backbone.name for backbone in backbones)
+    scored = ""
+    if scores is not None:
+        sizes = scores.matching_accuracy.sizes
+        scored = f", {counted(sizes['layer'], 'layer')} and {counted(sizes['step'], 'denoising step')}"
     return (
-        f"{names} on {counted(len(footage.truth), 'clip')}, {counted(accuracy.sizes['layer'], 'layer')} and "
-        f"{counted(accuracy.sizes['step'], 'denoising step')}. Every picture of them below is read from stored "
+        f"{names} on {counted(len(footage.truth), 'clip')}{scored}. Every picture of them below is read from stored "
         "queries, keys and features; the model did not run again for any of these."
     )
 

@@ -2,7 +2,15 @@ from ._chunks import ChunkDescriptors
 from ._frame_matches import FrameMatches
 from ._heads import select_heads
 from ._params import TrackParams, VisibilityParams
-from ._predictions import PredictedTracks, cuts_line, no_motion, read_predictions, write_predictions
+from ._predictions import (
+    PredictedTracks,
+    cuts_line,
+    no_motion,
+    read_identity,
+    read_points,
+    read_predictions,
+    write_predictions,
+)
 from ._smoothing import smooth_tracks
 from ._store_chunks import select_sources, stored_chunks, stored_clips
 from ._tracker import decide_tracks, match_clip, track_clip
@@ -22,6 +30,8 @@ __all__ = [
     "viterbi_paths",
     "match_clip",
     "no_motion",
+    "read_identity",
+    "read_points",
     "read_predictions",
     "select_heads",
     "select_sources",

@@ -12,7 +12,15 @@ from difftrack.artifacts import ArtifactError, read_arrays
 from difftrack.geometry import inside_picture, rescale_points
 from difftrack.scenes import Scenes
 
-__all__ = ["PredictedTracks", "cuts_line", "no_motion", "read_predictions", "write_predictions"]
+__all__ = [
+    "PredictedTracks",
+    "cuts_line",
+    "no_motion",
+    "read_identity",
+    "read_points",
+    "read_predictions",
+    "write_predictions",
+]
 
 TRACKER = "tracker"
 """Whose arrays bear no prefix in the file."""
@@ -81,7 +89,9 @@ def write_predictions(
     predictions: Mapping[str, PredictedTracks],
     *,
     tracker: str | None = None,
+    points: Int[np.ndarray, " point"] | None = None,
     cuts: Sequence[int] = (),
+    identity: str | None = None,
 ) -> None:
     """Write what several trackers made of the same query points; the same predictions give the same bytes.
 
@@ -93,7 +103,11 @@ def write_predictions(
         query_points: (frame, x, y), pixels of the same image as the predictions.
         predictions: By name.
         tracker: What gave the tracks of `tracker`, for a file that leaves the project; kept beside them.
+        points: Places of the query points among all points of the clip's tracks; None where all are there, and then
+            the file holds none.
         cuts: First frames after cuts at which tracks end; `cuts` of the file, which has none where there are none.
+
+        identity: A digest of all that the predictions depend on, for a run that takes up what is there.
 
     Raises:
         ValueError: a file is there and holds no predictions.
@@ -103,6 +117,10 @@ def write_predictions(
     arrays: dict[str, np.ndarray] = {"query_points": query_points}
     if tracker is not None:
         arrays["tracker"] = np.asarray(tracker)
+    if points is not None:
+        arrays["points"] = points.astype(np.int64)
+    if identity is not None:
+        arrays["identity"] = np.asarray(identity)
     if cuts:
         arrays["cuts"] = np.asarray(cuts, dtype=np.int64)
     for name, tracks in predictions.items():
@@ -114,6 +132,24 @@ def write_predictions(
     with part.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     part.replace(path)
+
+
+def read_points(path: Path) -> Int[np.ndarray, " point"] | None:
+    """Read the places of the predicted points among all points of the clip's tracks; None where all are there.
+
+    Raises:
+        ArtifactError: the file is missing, empty, cut short or holds something else.
+    """
+    return read_arrays(path, way_out=_WAY_OUT).get("points")
+
+
+def read_identity(path: Path) -> str | None:
+    """Read the digest of what predictions depend on; None where there is none, or no file that can be used."""
+    try:
+        found = read_arrays(path, way_out=_WAY_OUT).get("identity")
+    except ArtifactError:
+        return None
+    return None if found is None else str(found)
 
 
 def read_predictions(path: Path) -> tuple[Float[np.ndarray, "point 3"], dict[str, PredictedTracks]]:

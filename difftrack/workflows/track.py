@@ -11,10 +11,18 @@ from difftrack.correspondence import matching_device
 from difftrack.evaluation import TrackSection
 from difftrack.geometry import rescale_points
 from difftrack.scenes import Scenes, find_scenes
-from difftrack.store import Store
-from difftrack.tracking import PredictedTracks, TrackParams, no_motion, select_sources, stored_chunks, track_clip
+from difftrack.store import DescriptorSpec, Store
+from difftrack.tracking import (
+    ChunkDescriptors,
+    PredictedTracks,
+    TrackParams,
+    no_motion,
+    select_sources,
+    stored_chunks,
+    track_clip,
+)
 
-__all__ = ["num_stored_frames", "track_by_baselines", "track_stored_clip"]
+__all__ = ["num_stored_frames", "track_by_baselines", "track_chunks", "track_stored_clip"]
 
 
 def num_stored_frames(store: Store, clip: str, *, kind: str = "query_key") -> int:
@@ -50,6 +58,28 @@ def track_stored_clip(
         ValueError: a query point lies outside the clip, or a wanted step, layer or head is not stored.
     """
     chunks, spec = stored_chunks(store, clip, kind=params.kind, device=matching_device(params.device))
+    return track_chunks(chunks, spec, query_points, params, frames=frames, best_layers=best_layers)
+
+
+def track_chunks(
+    chunks: Sequence[ChunkDescriptors],
+    spec: DescriptorSpec,
+    query_points: Float[np.ndarray, "point txy"],
+    params: TrackParams,
+    *,
+    frames: UInt8[np.ndarray, "frame row col rgb"] | None = None,
+    best_layers: Sequence[int] | None = None,
+) -> tuple[PredictedTracks, Scenes]:
+    """Track query points through all chunks of a clip, wherever their descriptors come from.
+
+    Args:
+        chunks: In the order of their schedule.
+        spec: What the first of them holds.
+        query_points: As in `track_stored_clip`, like the rest, the result and the errors.
+        params: As there.
+        frames: As there.
+        best_layers: As there.
+    """
     num_frames = 1 + max(max(chunk.frames) for chunk in chunks)
     seen = np.column_stack(
         [query_points[:, 0], rescale_points(query_points[:, 1:], from_size=spec.clip_size, to_size=spec.size)]

@@ -34,6 +34,8 @@ _TI2V_VAE = {
     "out_channels": 12,
     "patch_size": 2,
     "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,  # the checkpoint's own come with it; the class's are of 16 channels
+    "latents_std": [1.0] * 48,
 }
 
 
