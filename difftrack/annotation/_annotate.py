@@ -14,7 +14,6 @@ from difftrack.annotation._published import import_published, published_prompts
 from difftrack.annotation._trackers import Tracker, make_tracker
 from difftrack.datasets import EXACT, Clip, TrackedVideo, Tracks
 from difftrack.geometry import rescale_points
-from difftrack.rendering import RenderSpec, exact_tracks
 from difftrack.wording import counted
 
 __all__ = ["annotate_clip"]
@@ -67,6 +66,8 @@ def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
 def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point txy"], params: AnnotateParams) -> Tracks:
     if tracker != EXACT:
         return _registered(tracker, params).track(clip.frames, query_points)
+    from difftrack.rendering import RenderSpec, exact_tracks  # whose import of torch other trackers do without
+
     points, visible = exact_tracks(RenderSpec.from_json(clip.details["render"]), query_points)
     return Tracks(
         points_xy_px=points,

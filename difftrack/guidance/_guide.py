@@ -151,7 +151,7 @@ class _GuidedForward:
         cond = slice(self._num_clips if branch == "both" else 0, None)
         with self._prefix.recorded(cond):
             output = self._forward(**arguments)
-        prediction = _wide(output[0][cond])
+        prediction = _wide(_prediction(output)[cond])
         self._shift = self._guidance.scale * (prediction - _wide(self._perturbed_prediction(arguments, cond)))
         shift = self._shift.repeat((2,) + (1,) * (self._shift.ndim - 1)) if branch == "both" else self._shift
         return _shifted(output, shift)
@@ -184,7 +184,7 @@ class _GuidedForward:
 
         of_cond = {name: _rows(value, cond, batch_size) for name, value in arguments.items()}
         with self._prefix.replayed(), intercept(self._modules, attend):
-            prediction: Tensor = self._forward(**of_cond)[0]
+            prediction = _prediction(self._forward(**of_cond))
         silent = sorted(set(self._modules) - seen)
         if silent:
             raise GuidanceError(
@@ -234,9 +234,17 @@ def _wide(prediction: Tensor) -> Tensor:
     return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
 
+def _prediction(output: Any) -> Float[Tensor, "batch *prediction"]:  # noqa: ANN401
+    """Take the prediction out of a transformer's output; Kandinsky's transformers give the tensor itself."""
+    prediction: Tensor = output if isinstance(output, Tensor) else output[0]
+    return prediction
+
+
 def _shifted(output: Any, shift: Float[Tensor, "batch *prediction"]) -> Any:  # noqa: ANN401
     """A transformer's output with something added to its prediction."""
-    prediction = _wide(output[0]) + shift
+    prediction = _wide(_prediction(output)) + shift
+    if isinstance(output, Tensor):
+        return prediction
     if dataclasses.is_dataclass(output):
         return dataclasses.replace(output, sample=prediction)  # type: ignore[type-var]
     return (prediction, *output[1:])
