@@ -390,7 +390,7 @@ function help() {
 // ---- keyboard
 
 function onKey(event) {
-  const typing = event.target.closest("input:not([type=range]):not([type=checkbox]), select, textarea, dialog");
+  const typing = event.target.closest("input:not([type=range]):not([type=checkbox]), select, textarea, dialog[open]");
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") {
     if (typing) return;
     event.preventDefault();
