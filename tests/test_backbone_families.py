@@ -89,7 +89,7 @@ ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "ch
 """Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_guardrail() -> Iterator[None]:
     """Cosmos samples behind a guardrail, whose package is not installed here."""
     with pytest.MonkeyPatch.context() as patch:

@@ -20,7 +20,7 @@ from difftrack.planning._leftovers import _foreign, _of_unknown_backbones
 from difftrack.presets._presets import PresetError, read_preset
 from difftrack.presets._workspace import open_workspace
 from difftrack.reports._figure_cache import Drawings
-from difftrack.reports._track_export import export_tracks
+from difftrack.reports._track_export import export_name
 from difftrack.store import StoreError, foreign_group, keep_groups, remove_group
 from difftrack.tracking import PredictedTracks, write_predictions
 
@@ -181,7 +181,7 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
         write_predictions(tmp_path / "a.npz", np.zeros((1, 3)), predictions)
     (tmp_path / "a-overlay.mp4").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"a-overlay\.mp4 is there without a-tracks\.npz"):
-        export_tracks(tmp_path, a_clip(), np.zeros((1, 3)), predictions["tracker"])
+        export_name(tmp_path, ["a"], "0" * 64)
     assert files_below(tmp_path) == before | {"a-overlay.mp4": b"mine"}
 
 
