@@ -42,6 +42,7 @@ from difftrack.store._spec import array_layouts
 from difftrack.store._zarr_metadata import _files_without_attributes, create_array
 from difftrack.store.torch_dataset import DescriptorDataset
 from difftrack.testing import StoreLaws
+from difftrack.testing._stores import spec_of_primes
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,21 +61,7 @@ LAYOUTS = {
 
 
 def make_spec(**changes: object) -> DescriptorSpec:
-    spec = DescriptorSpec(
-        steps=(3, 49),
-        timesteps=(961.5, 20.0),
-        layers=(0, 4, 7),
-        heads=(0, 1, 2, 3, 9),
-        num_channels=17,
-        grid=TokenGrid(num_latent_frames=7, rows=11, cols=13, stride_px=8, temporal_stride=4),
-        frames=(0, 4, 8, 12, 16, 20, 24),
-        clip_size=(176, 208),
-        size=(88, 104),
-        kinds=("query", "key"),
-        text_mask=(True,) * 12 + (False,) * 7,
-        fingerprint_parts={"backbone": "abc", "clip": "def"},
-    )
-    return replace(spec, **changes)
+    return replace(spec_of_primes(), **changes)
 
 
 def tiny_spec(**changes: object) -> DescriptorSpec:

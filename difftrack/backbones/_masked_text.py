@@ -1,4 +1,4 @@
-"""Families whose pipelines embed a prompt with T5 into tokens and a mask: LTX, Mochi and Allegro."""
+"""Families whose transformers read a prompt as tokens and a mask: LTX, Mochi, Allegro and Motif-Video."""
 
 from typing import Any
 

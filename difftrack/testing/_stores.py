@@ -8,9 +8,27 @@ import pytest
 from difftrack.geometry import TokenGrid
 from difftrack.store import DescriptorSpec, StoreError, StoreParams, create_group, open_store, open_writer
 
-__all__ = ["StoreLaws"]
+__all__ = ["StoreLaws", "spec_of_primes"]
 
 Values = dict[tuple[int, int], dict[str, np.ndarray]]
+
+
+def spec_of_primes() -> DescriptorSpec:
+    """Describe a small group with a different prime on every axis."""
+    return DescriptorSpec(
+        steps=(3, 49),
+        timesteps=(961.5, 20.0),
+        layers=(0, 4, 7),
+        heads=(0, 1, 2, 3, 9),
+        num_channels=17,
+        grid=TokenGrid(num_latent_frames=7, rows=11, cols=13, stride_px=8, temporal_stride=4),
+        frames=(0, 4, 8, 12, 16, 20, 24),
+        clip_size=(176, 208),
+        size=(88, 104),
+        kinds=("query", "key"),
+        text_mask=(True,) * 12 + (False,) * 7,
+        fingerprint_parts={"backbone": "abc", "clip": "def"},
+    )
 
 
 class StoreLaws:
@@ -36,20 +54,7 @@ class StoreLaws:
     @pytest.fixture
     def spec(self) -> DescriptorSpec:
         """What is stored: a different prime on every axis."""
-        return DescriptorSpec(
-            steps=(3, 49),
-            timesteps=(961.5, 20.0),
-            layers=(0, 4, 7),
-            heads=(0, 1, 2, 3, 9),
-            num_channels=17,
-            grid=TokenGrid(num_latent_frames=7, rows=11, cols=13, stride_px=8, temporal_stride=4),
-            frames=(0, 4, 8, 12, 16, 20, 24),
-            clip_size=(176, 208),
-            size=(88, 104),
-            kinds=("query", "key"),
-            text_mask=(True,) * 12 + (False,) * 7,
-            fingerprint_parts={"backbone": "abc", "clip": "def"},
-        )
+        return spec_of_primes()
 
     @pytest.fixture
     def values(self, spec: DescriptorSpec) -> Values:

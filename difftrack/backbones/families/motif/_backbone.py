@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._masked_text import MaskedTextBackbone
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import WanLatentsBackbone
@@ -20,7 +21,7 @@ from difftrack.geometry import TokenGrid
 __all__ = ["MotifVideoBackbone"]
 
 
-class MotifVideoBackbone(WanLatentsBackbone):
+class MotifVideoBackbone(MaskedTextBackbone, WanLatentsBackbone):
     """A Motif-Video pipeline from text.
 
     Layers are numbered through the dual-stream blocks and those single-stream ones that attend to the clip and the
@@ -70,23 +71,6 @@ class MotifVideoBackbone(WanLatentsBackbone):
         """Without an image: blank latents and a blank mask beside the noisy ones."""
         num_latent_frames, channels, rows, cols = latents.shape
         return torch.cat([latents, latents.new_zeros(num_latent_frames, channels + 1, rows, cols)], dim=1)
-
-    def transformer_inputs(
-        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
-    ) -> dict[str, Any]:
-        return {
-            "encoder_hidden_states": prompt.tokens.unsqueeze(0),
-            "encoder_attention_mask": prompt.mask.unsqueeze(0),
-        }
-
-    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
-        empty = self.embed("")
-        return {
-            "prompt_embeds": prompt.tokens.unsqueeze(0),
-            "prompt_attention_mask": prompt.mask.unsqueeze(0),
-            "negative_prompt_embeds": empty.tokens.unsqueeze(0),
-            "negative_prompt_attention_mask": empty.mask.unsqueeze(0),
-        }
 
     def sample(
         self,
