@@ -928,7 +928,7 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
     assert len(list(read_folder(FolderParams(path=tmp_path), say=said.append))) == 3
     assert said == [
         f"{tmp_path}: left out, hidden: ._v2.mp4",
-        f"{tmp_path}: left out, picture beside videos: v2.webp",
+        f"{tmp_path}: left out, image beside videos: v2.webp",
     ]
 
 

@@ -65,7 +65,7 @@ def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
     write_image(tmp_path / "photo.png", noise)
     write_image(tmp_path / "grey.png", noise[..., 0])
     for name, what in (("photo.png", "colours"), ("grey.png", "greys")):
-        with pytest.raises(MediaError, match=f"{name}: has .* {what}, so that it is no mask"):
+        with pytest.raises(MediaError, match=f"{name}: has .* {what}, so it is not a mask"):
             read_mask(tmp_path / name)
 
 

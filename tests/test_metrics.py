@@ -107,7 +107,7 @@ def test_attention_score_sums_over_the_other_frames() -> None:
 
 
 def test_too_few_frames_for_the_latent_frames_are_named() -> None:
-    with pytest.raises(ValueError, match="visible has 3 frames, but 2 latent frames of temporal_stride 4"):
+    with pytest.raises(ValueError, match="visible has 3 frames, but 2 latent frames with temporal_stride 4"):
         confidence_score(np.zeros((2, 1)), np.zeros(1), np.ones((3, 1), dtype=bool), temporal_stride=4)
 
 
