@@ -94,7 +94,7 @@ def test_grabcut_finds_a_bright_object_on_a_dark_ground_every_time_alike() -> No
     mask = grabcut_mask(frame)
     assert (mask & truth).sum() / (mask | truth).sum() > 0.95
     np.testing.assert_array_equal(grabcut_mask(frame), mask)
-    with pytest.raises(AnnotationError, match="GrabCut takes"):
+    with pytest.raises(AnnotationError, match="GrabCut segmented"):
         grabcut_mask(np.full((67, 97, 3), 90, dtype=np.uint8))
 
 
@@ -365,7 +365,7 @@ def test_published_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
     np.save(tmp_path / "tracks" / "000.npy", np.zeros((1, 5, 3, 2), dtype=np.float32))
     np.save(tmp_path / "visibility" / "000.npy", np.ones((1, 3, 5), dtype=bool))
-    with pytest.raises(AnnotationError, match="wanted: float"):
+    with pytest.raises(AnnotationError, match="expected float"):
         import_published(tmp_path, "000")
 
 
@@ -435,7 +435,7 @@ def test_clips_without_a_mask_get_the_scene_grid_and_with_one_the_object_grid(tm
     expected = query_grid(67, 97, 7, mask > 0)
     assert set(map(tuple, on_object.query_points.tolist())) <= set(map(tuple, expected.tolist()))
     write_image(tmp_path / "a.png", mask[:50])
-    with pytest.raises(AnnotationError, match="the mask is 97x50, the clip 97x67"):
+    with pytest.raises(AnnotationError, match="the mask is 97x50, but the clip is 97x67"):
         annotate_clip(clip_of(), params)
 
 

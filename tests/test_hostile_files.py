@@ -102,7 +102,7 @@ def test_postscript_in_place_of_a_picture_reaches_no_program(
     read: Callable[[Path], object], tmp_path: Path, ghostscript: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(ValueError, match=r"not a readable image|not a video file that") as error:
+    with pytest.raises(ValueError, match=r"not a readable image|not a readable video|not a video file that") as error:
         read(tmp_path / "data")
     assert one_line(error)
     assert not ghostscript.exists()
@@ -298,7 +298,7 @@ def refused(tmp_path: Path, body: bytes, message: str) -> None:
 
 def test_a_run_of_bytes_longer_than_its_file_is_refused_before_memory_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04}\x8c\x01a\x8e" + pack("<Q", 2**40) + b"x")
-    assert "1099511627776 bytes are announced and 1 are left" in str(index_pickle(tmp_path / "a.pkl").cut)
+    assert "1099511627776 bytes are declared, but only 1 are left" in str(index_pickle(tmp_path / "a.pkl").cut)
 
 
 def test_lists_that_unfold_to_more_than_their_file_are_refused_and_not_unfolded(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_lists_that_unfold_to_more_than_their_file_are_refused_and_not_unfolded(
 def test_nesting_of_any_depth_ends_in_one_line(tmp_path: Path) -> None:
     depth = 5_000
     refused(
-        tmp_path, b"}\x8c\x01a}(\x8c\x06points" + b"]" * depth + b"a" * (depth - 1) + b"us.", "nested|no TAP-Vid clip"
+        tmp_path, b"}\x8c\x01a}(\x8c\x06points" + b"]" * depth + b"a" * (depth - 1) + b"us.", "nested|not a TAP-Vid clip"
     )
     code = (
         "import sys; from pathlib import Path; from difftrack.datasets import DatasetError, load_tapvid_pickle\n"

@@ -417,5 +417,5 @@ def test_a_folder_of_videos_is_no_video_and_names_one(tmp_path: Path) -> None:
 
 def test_a_picture_of_colours_that_are_not_converted_says_which(tmp_path: Path) -> None:
     Image.new("LAB", (5, 7)).save(tmp_path / "lab.tif")
-    with pytest.raises(MediaError, match=r"lab\.tif: pixels of mode LAB are no RGB, grey or CMYK; convert it to RGB"):
+    with pytest.raises(MediaError, match=r"lab\.tif: pixels of mode LAB are not RGB, grey or CMYK; convert the image to RGB"):
         read_image(tmp_path / "lab.tif")

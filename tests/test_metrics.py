@@ -294,7 +294,7 @@ def test_a_tracker_is_not_scored_where_it_gave_the_truth_and_the_reason_is_state
         {"tracker": 0.6, "no_motion": 0.2}
     )
     assert own.not_scored == {
-        "lucas_kanade": "the pseudo-truth of this clip is by lucas_kanade; a tracker is not compared with itself"
+        "lucas_kanade": "the pseudo-truth of this clip comes from lucas_kanade; a tracker is not compared with itself"
     }
     for given_by in ("exact", "annotated", "cotracker3"):
         assert set(compared(given_by, tracker=3.0, lucas_kanade=0.5).scores) == {"tracker", "lucas_kanade"}

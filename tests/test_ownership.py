@@ -154,7 +154,7 @@ def test_stale_clips_go_and_what_is_no_clip_stops_all_of_it(tmp_path: Path) -> N
     (tmp_path / "backup.part").mkdir()
     (tmp_path / "backup.part" / "mine.txt").write_text("mine")
     before = files_below(tmp_path)
-    with pytest.raises(DatasetError, match="is no clip; move it elsewhere"):
+    with pytest.raises(DatasetError, match="is not a clip; move it elsewhere"):
         clip_folders(tmp_path)
     for name in ("b", "backup.part"):
         with pytest.raises(DatasetError, match="is not removed"):
@@ -175,9 +175,9 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
     np.savez(tmp_path / "a.npz", mine=np.zeros(3))
     before = files_below(tmp_path)
     predictions = {"tracker": PredictedTracks(np.ones((3, 1, 2)), np.ones((3, 1), bool), np.ones((3, 1)))}
-    with pytest.raises(DatasetError, match="holds no tracks and is not written over"):
+    with pytest.raises(DatasetError, match="does not contain tracks and was not overwritten"):
         write_tracks(tmp_path, "a", some_tracks())
-    with pytest.raises(ValueError, match="holds no tracks and is not written over"):
+    with pytest.raises(ValueError, match="does not contain tracks and was not overwritten"):
         write_predictions(tmp_path / "a.npz", np.zeros((1, 3)), predictions)
     (tmp_path / "a-overlay.mp4").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"a-overlay\.mp4 is there without a-tracks\.npz"):

@@ -235,7 +235,7 @@ def test_a_tracker_of_a_notebook_is_made_with_its_settings() -> None:
 @pytest.mark.parametrize(
     ("tracker", "said"),
     [
-        (Path, "wanted: a dataclass with a method `track`"),
+        (Path, "expected a dataclass with a method `track`"),
         (dataclass(type("T", (), {"__annotations__": {"a": int}, "track": 1})), "wanted"),
     ],
 )
