@@ -192,7 +192,7 @@ def test_without_a_manifest_every_folder_of_a_clip_counts_and_that_is_said(tmp_p
     found = read_manifest(tmp_path)
     assert [(clip.name, clip.num_frames) for clip in found.clips] == [("a", None), ("b", 7), ("c", 7)]
     assert found.remarks(tmp_path) == [
-        f"{tmp_path} holds no manifest.json: the 3 clips found there are taken for all that there must be"
+        f"{tmp_path} contains no manifest.json: the 3 clips found there are assumed to be complete"
     ]
 
 
@@ -292,7 +292,7 @@ def test_damaged_tracks_are_named(tmp_path: Path) -> None:
     write_tracks(tmp_path, "a", tracks_of())
     data = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DatasetError, match=r"a\.npz: is no npz file, or is cut short.*run the annotate stage"):
+    with pytest.raises(DatasetError, match=r"a\.npz: is not an npz file, or is truncated.*run the annotate stage"):
         read_tracks(tmp_path, "a")
     with pytest.raises(DatasetError, match=r"b\.npz: there are no such tracks"):
         read_tracks(tmp_path, "b")

@@ -178,7 +178,7 @@ def test_files_of_joints_that_are_damaged_or_claim_too_much_are_refused(tmp_path
     path.unlink()
     failures: list[ClipFailure] = []
     assert not list(load_jhmdb(tmp_path, failures=failures))
-    assert "there is no such file" in failures[0].cause
+    assert "the file does not exist" in failures[0].cause
 
 
 # BADJA
@@ -225,7 +225,7 @@ def test_a_video_of_badja_begins_at_its_first_annotated_frame(tmp_path: Path) ->
         ({"image_path": "/etc/passwd"}, "must be a path inside the folder of the data set"),
         ({"segmentation_path": "DAVIS/../../x.png"}, "must be a path inside the folder of the data set"),
         ({"image_path": None}, "image_path is None"),
-        ({"image_path": "DAVIS/JPEGImages/dog/99999.jpg"}, "lacks 99999.jpg"),
+        ({"image_path": "DAVIS/JPEGImages/dog/99999.jpg"}, "does not contain 99999.jpg"),
         ({"joints": [[1, 2, 3]]}, "joints are"),
         ({"joints": "many"}, "cannot be read"),
         ({"visibility": [0, 0, 0]}, "no keypoint is known in the first frame"),

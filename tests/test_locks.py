@@ -241,7 +241,7 @@ def test_a_writer_whose_group_was_made_anew_meanwhile_does_not_declare_it_whole(
     late.close()  # its lock is another's now
     write_all(tmp_path, "clip", tiny_spec(fingerprint_parts={"a": 1}), replace=True)
     sound = content_of(tmp_path)
-    with pytest.raises(StoreError, match=r"was taken over by another process; run this again after it"):
+    with pytest.raises(StoreError, match=r"was taken over by another process; run again after it has finished"):
         late.finish()
     assert content_of(tmp_path) == sound
 

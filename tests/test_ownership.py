@@ -87,7 +87,7 @@ def test_a_folder_that_holds_something_and_no_report_is_not_written_into(ledger:
     if ledger is not None:
         (tmp_path / "drawn.json").write_text(ledger)
     before = files_below(tmp_path)
-    with pytest.raises(OwnershipError, match="nothing there is written over"), Drawings(tmp_path):
+    with pytest.raises(OwnershipError, match="nothing was overwritten"), Drawings(tmp_path):
         pass
     assert files_below(tmp_path) == before
 

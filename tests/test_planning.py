@@ -291,7 +291,7 @@ def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, 
     ("section", "values", "named"),
     [
         ("backbones", {}, "backbones names none; wanted: at least one"),
-        ("paths", {"clips": 3}, "paths.clips is 3; wanted: a string"),
+        ("paths", {"clips": 3}, "paths.clips is 3; expected a string"),
         ("paths", {}, "paths.clips is missing"),
         ("extract", {"tracking": None}, "extract.analysis is missing"),
         ("extract", {"max_bytes": "much"}, "extract."),
@@ -317,7 +317,7 @@ def test_a_study_and_a_backbone_that_cannot_be_are_named_with_their_file(inputs:
     study = tmp_path / "study.yaml"
     study.write_text("")
     result = CliRunner().invoke(app, ["plan", "--study", str(study)])
-    assert (result.exit_code, result.stderr) == (1, f"difftrack: {study}: study is None; a mapping is wanted\n")
+    assert (result.exit_code, result.stderr) == (1, f"difftrack: {study}: study is None; expected a mapping\n")
     file = written(params(inputs), tmp_path)
     result = CliRunner().invoke(app, ["plan", "--params", str(file), "--backbone", "huge"])
     assert result.stderr == f"difftrack: {file}: no backbones.huge; there are tiny\n"

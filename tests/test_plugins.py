@@ -103,7 +103,7 @@ def test_a_notebook_registers_once_or_says_that_it_replaces() -> None:
     registry.register("seven", 8, replace=True)
     assert registry.get("seven") == 8
     for name in ("auto", "", "a b", "../x"):
-        with pytest.raises(PluginError, match=r"the name cannot be used; wanted: letters.*none of auto"):
+        with pytest.raises(PluginError, match=r"the name is invalid; use letters.*none of auto"):
             registry.register(name, 1)
     with pytest.raises(PluginError, match="number 'eight': it is 'x'; wanted: an integer"):
         registry.register("eight", "x")
@@ -224,7 +224,7 @@ def test_a_tracker_of_a_notebook_is_made_with_its_settings() -> None:
     register_tracker("still", Still)
     try:
         assert make_tracker("still", {"offset_px": 3}) == Still(3.0)
-        with pytest.raises(ValueError, match=r"trackers\.still\.offset_px is 'x'; wanted: a number"):
+        with pytest.raises(ValueError, match=r"trackers\.still\.offset_px is 'x'; expected a number"):
             make_tracker("still", {"offset_px": "x"})
     finally:
         TRACKERS.unregister("still")

@@ -140,7 +140,7 @@ def test_a_difference_names_rooms_versions_and_what_is_in_memory() -> None:
     assert now.difference(then) == "code of b, c; torch 2.9 -> 3.0; scheduler"
     assert now.difference(now) is None
     assert MadeBy.from_json(now.to_json()) == now
-    assert "not on record" in str(now.difference(MadeBy.from_json({"code": 3})))
+    assert "no record of the code" in str(now.difference(MadeBy.from_json({"code": 3})))
     assert reuse_problem(now, None, "params") is None
     assert reuse_problem(now, then.to_json(), "exact") == now.difference(then)
     assert key_of("f" * 64, None) == f"{'f' * 16}-unknown"

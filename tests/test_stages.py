@@ -364,7 +364,7 @@ def test_a_clip_of_before_there_was_a_record_is_sampled_again(
     assert len(sampler.asked) == 1
     sample()
     assert len(sampler.asked) == 2
-    assert "the code that made it is not on record" in capsys.readouterr().out
+    assert "no record of the code that made it" in capsys.readouterr().out
 
 
 def test_going_back_to_a_seed_samples_nothing(sampling: tuple[Sampler, Callable[..., Clip]]) -> None:
@@ -611,7 +611,7 @@ def test_a_clip_folder_without_manifest_is_read_and_what_is_assumed_is_said(
     (root / "clips" / "manifest.json").unlink()
     before = files_below(root / "tracks")
     rerun("annotate", root, params)
-    assert "clips holds no manifest.json: the 3 clips found there are taken for all" in capsys.readouterr().err
+    assert "clips contains no manifest.json: the 3 clips found there are assumed" in capsys.readouterr().err
     assert files_below(root / "tracks") == before
 
 

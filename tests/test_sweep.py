@@ -138,11 +138,11 @@ def test_a_point_replaces_values_and_leaves_the_params_alone() -> None:
     ("words", "message"),
     [
         ([], "nothing to sweep"),
-        (["track.motion_cost"], "sweeps nothing; wanted: section.key=value,value"),
-        (["track=1"], "sweeps nothing"),
+        (["track.motion_cost"], "is not a sweep; expected section.key=value,value"),
+        (["track=1"], "is not a sweep"),
         (["track.motion_cost="], "has no value"),
         (["track.motion_cost=0,[1"], "not valid YAML"),
-        (["track.motion_cost=0,0"], "names a value twice"),
+        (["track.motion_cost=0,0"], "repeats a value"),
         (["track.motion_cost=0", "track.motion_cost=1"], "named twice"),
         (["extract.tracking.height=64,128"], "runs no video model; match, score, track can be. Change extract in"),
         (

@@ -10,5 +10,5 @@ class MediaError(ValueError):
 def cause_of(error: Exception) -> str:
     """Describe a library's error in plain words."""
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return "the file does not exist"
     return str(error) or type(error).__name__
