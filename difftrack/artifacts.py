@@ -184,7 +184,7 @@ def write_text(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-_WAY_OUT = "remove it, and run the stage that writes the folder again"
+_WAY_OUT = "remove it and run the stage that writes the folder again"
 
 
 def _manifest_error(path: Path | str, cause: str) -> ArtifactError:

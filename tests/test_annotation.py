@@ -82,7 +82,7 @@ def test_a_mask_keeps_the_points_that_lie_on_it() -> None:
 def test_a_mask_between_the_grid_points_is_an_error() -> None:
     mask = np.zeros((67, 97), dtype=bool)
     mask[0, 0] = True
-    with pytest.raises(AnnotationError, match="none of 3 x 3 grid points"):
+    with pytest.raises(AnnotationError, match="none of the 3 x 3 grid points"):
         query_grid(67, 97, 3, mask)
 
 
@@ -267,7 +267,7 @@ def test_weights_come_from_a_file_when_one_is_given(hub: Path, tmp_path: Path) -
 
 def test_a_checkpoint_that_would_run_code_is_refused(hub: Path, tmp_path: Path) -> None:
     torch.save({"weight": types.SimpleNamespace()}, tmp_path / "weights.pth")
-    with pytest.raises(AnnotationError, match=r"cannot be loaded.*weights\.pth holds more than weights"):
+    with pytest.raises(AnnotationError, match=r"cannot be loaded.*weights\.pth contains more than weights"):
         load_cotracker3(CoTracker3Params(checkout=hub, checkpoint=tmp_path / "weights.pth"))
 
 
@@ -501,7 +501,7 @@ def test_imported_tracks_are_a_pseudo_truth_by_the_tracker_that_made_them(tmp_pa
             {"trackers": {"dino": {"patch": 14}}},
             r"unknown key annotate\.trackers\.dino\.patch; known: checkpoint, device",
         ),
-        ({"trackers": {"lucas_kanade": {}}}, r"the settings of lucas_kanade stand in annotate\.lucas_kanade"),
+        ({"trackers": {"lucas_kanade": {}}}, r"the settings of lucas_kanade belong in annotate\.lucas_kanade"),
         ({"trackers": {"rafft": {}}}, "unknown tracker 'rafft'; known: .*raft"),
         ({"tracker": "import"}, "published is null"),
         ({"object_mask": "file"}, "object_masks is null"),
@@ -516,7 +516,7 @@ def test_params_that_cannot_be_are_refused_before_anything_runs(values: dict[str
 
 
 def test_exact_tracks_of_a_clip_that_was_not_rendered_are_refused() -> None:
-    with pytest.raises(AnnotationError, match="rendered clips only, and this one is generated"):
+    with pytest.raises(AnnotationError, match="only for rendered clips, and this clip is generated"):
         annotate_clip(clip_of(), AnnotateParams(tracker="exact"))
 
 

@@ -420,7 +420,7 @@ def _changed(project: Path, **sections: Any) -> Path:
         ({"extract": {}}, "extract.tracking is None; expected a mapping"),
         ({"extract": {"tracking": None}}, "extract.tracking is None; expected a mapping"),
         ({"extract": {"tracking": {"hight": 3}}}, "unknown key extract.tracking.hight"),
-        ({"backbones": {}}, "backbones names none; wanted: at least one"),
+        ({"backbones": {}}, "backbones is empty; it needs at least one"),
         ({"backbones": {"tiny": 3}}, "backbones.tiny is 3"),
         ({"paths": {"scores": 3}}, "paths.scores is 3"),
         ({"track": {"layer": [2]}}, "unknown key track.layer; known: "),

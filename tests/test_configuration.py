@@ -65,10 +65,10 @@ def test_the_shipped_params_can_be_used() -> None:
         (lambda p: p["backbones"].update({"cogvideox-mini": {"dtyp": "float32"}}), r"backbones\.cogvideox-mini\.dtyp"),
         (
             lambda p: p["backbones"].update({"cogvideox-mini": {"device": "gpu"}}),
-            r"device is 'gpu'; expected auto, cpu",
+            r"device is 'gpu'; wanted: auto, cpu",
         ),
         (lambda p: p["backbones"].update({3: {}}), r"a key of backbones is 3; expected a string"),
-        (lambda p: p["backbones"].clear(), r"backbones names none; wanted: at least one"),
+        (lambda p: p["backbones"].clear(), r"backbones is empty; it needs at least one"),
         (lambda p: p["synthesize"]["rendered"].update(easy_object=-3), r"synthesize\.rendered: easy_object is -3"),
         (lambda p: p["synthesize"]["rendered"].update(fps=0), r"synthesize\.rendered: fps is 0"),
         (lambda p: p["synthesize"]["generated"].update(num_inference_steps=-3), r"num_inference_steps is -3"),
@@ -78,7 +78,7 @@ def test_the_shipped_params_can_be_used() -> None:
         (lambda p: p["match"].update(matching={"widow_radius": 1}), r"match\.matching\.widow_radius;.*window_radius\?"),
         (
             lambda p: p["score"].update(scoring={"threshold_px": 4}),
-            r"score\.scoring names threshold_px.*set score\.thr",
+            r"score\.scoring must not contain threshold_px; set score\.thr",
         ),
         (lambda p: p["paths"].update(clip="c"), r"unknown key paths\.clip; known: .*did you mean clips\?"),
         (lambda p: p.update(match=None), r"match is None; expected a mapping"),

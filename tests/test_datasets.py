@@ -158,7 +158,7 @@ def test_clips_are_listed_by_name_and_unfinished_ones_are_not(tmp_path: Path) ->
     (tmp_path / ".c.part" / "clip.json").write_text("{}")
     (tmp_path / "d").mkdir()
     assert clip_names(tmp_path) == ["a10", "a2", "b"]
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="the folder of clips does not exist"):
         clip_names(tmp_path / "absent")
 
 
@@ -176,7 +176,7 @@ def test_the_manifest_names_clips_that_are_deleted_or_damaged_and_no_others(tmp_
     ]
     assert not found.assumed
     assert found.remarks(tmp_path) == []
-    with pytest.raises(DatasetError, match=r"a: there is no such clip; run the synthesize stage again"):
+    with pytest.raises(DatasetError, match=r"a: the clip does not exist; run the synthesize stage again"):
         read_clip(tmp_path, "a")
     before = (tmp_path / "manifest.json").read_bytes()
     write_manifest(tmp_path, ["a", "b", "c", "c"])
@@ -237,7 +237,7 @@ def test_frames_that_were_swapped_behind_the_back_are_noticed(tmp_path: Path) ->
 
 
 def test_broken_clip_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such clip; have: none"):
+    with pytest.raises(DatasetError, match="the clip does not exist; available: none"):
         read_clip(tmp_path, "a")
     write_clip(tmp_path, clip_of())
     data = (tmp_path / "a" / "frames.mp4").read_bytes()
@@ -255,7 +255,7 @@ def test_the_kind_of_a_clip_is_told_without_its_frames(tmp_path: Path) -> None:
     (tmp_path / "filmed" / "frames.mp4").unlink()
     assert read_clip_kind(tmp_path, "drawn") == "rendered/hard"
     assert read_clip_kind(tmp_path, "filmed") == "folder"
-    with pytest.raises(DatasetError, match=r"painted: there is no such clip"):
+    with pytest.raises(DatasetError, match=r"painted: the clip does not exist"):
         read_clip_kind(tmp_path, "painted")
     (tmp_path / "filmed" / "clip.json").write_text('{"fps": 8.0}')
     with pytest.raises(DatasetError, match=r"filmed/clip\.json.*details"):
@@ -294,7 +294,7 @@ def test_damaged_tracks_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DatasetError, match=r"a\.npz: is not an npz file, or is truncated.*run the annotate stage"):
         read_tracks(tmp_path, "a")
-    with pytest.raises(DatasetError, match=r"b\.npz: there are no such tracks"):
+    with pytest.raises(DatasetError, match=r"b\.npz: the tracks do not exist"):
         read_tracks(tmp_path, "b")
 
 
@@ -521,7 +521,7 @@ def test_a_truncated_pickle_gives_the_clips_before_the_cut_and_names_the_one_wit
     assert names == (["davis_0000", "davis_0001"] if as_list else ["a", "b"])
     assert [failure.name for failure in failures] == ["davis_0002" if as_list else "c", "davis.pkl"]
     assert "ends within this clip" in failures[0].cause
-    assert "cut short" in failures[1].cause
+    assert "truncated" in failures[1].cause
 
 
 def test_wherever_a_pickle_is_cut_nothing_but_a_dataset_error_comes_out(tmp_path: Path) -> None:
@@ -563,10 +563,10 @@ def test_frames_stay_in_the_file_until_their_clip_is_wanted(tmp_path: Path) -> N
         ({"occluded": np.ones((5, 7), dtype=bool)}, "no point is visible"),
         ({"points": np.full((5, 7, 2), 1.5, np.float32)}, r"query point 0 is \(frame 0, x 70.5, y 46.5\)"),
         ({"points": np.zeros((5, 6, 2), np.float32)}, r"points are float32 \(5, 6, 2\)"),
-        ({"points": [[[0.5, 0.5]] * 7, [[0.5, 0.5]] * 6]}, "points are ragged"),
-        ({"occluded": [[False] * 7, [False] * 6]}, "occluded are ragged"),
+        ({"points": [[[0.5, 0.5]] * 7, [[0.5, 0.5]] * 6]}, "points is ragged"),
+        ({"occluded": [[False] * 7, [False] * 6]}, "occluded is ragged"),
         ({"video": frames_of().astype(np.float32)}, "video is float32"),
-        ({"video": [b"no jpeg"] * 7}, "a picture of 7 bytes"),
+        ({"video": [b"no jpeg"] * 7}, "an image of 7 bytes"),
         ({"video": None}, "video is a NoneType"),
         ({"video": []}, "video is|has 0 frame"),
         (entry(5, 1), "has 1 frame"),
@@ -675,7 +675,7 @@ def test_a_prompt_that_is_missing_is_an_error_of_that_clip(tmp_path: Path) -> No
     failures: list[ClipFailure] = []
     assert len(list(read_folder(FolderParams(path=tmp_path, prompts=tmp_path / "prompts.txt"), failures))) == 1
     assert [failure.name for failure in failures] == ["v3", "v10"]
-    assert "has 1 lines" in failures[0].cause
+    assert "has only 1 prompts" in failures[0].cause
 
 
 def test_a_broken_video_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -687,7 +687,7 @@ def test_a_broken_video_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     names = [clip.name for clip in read_folder(FolderParams(path=tmp_path), failures) if isinstance(clip, Clip)]
     assert names == ["v3", "v10"]
     assert [failure.name for failure in failures] == ["v2.mp4", "v9.mp4"]
-    assert "cut short" in failures[0].cause
+    assert "truncated" in failures[0].cause
     assert "has 1 frame" in failures[1].cause
 
 
@@ -860,7 +860,7 @@ def test_params_that_cannot_be_are_refused_before_anything_runs(values: dict[str
 def test_a_folder_with_nothing_to_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="contains no videos"):
         list(read_folder(FolderParams(path=tmp_path)))
-    with pytest.raises(DatasetError, match="absent: there is no such"):
+    with pytest.raises(DatasetError, match="absent: the file or folder does not exist"):
         list(read_folder(FolderParams(path=tmp_path / "absent")))
 
 
@@ -972,7 +972,7 @@ def test_a_pickle_is_one_whatever_its_ending_looks_like(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("davis.pkl.gz", "is packed; unpack it first"),
+        ("davis.pkl.gz", "is an archive; unpack it first"),
         ("https://host/v.mp4", "is a URL; only local files and folders can be read, so download it first"),
     ],
 )

@@ -233,11 +233,11 @@ def bomb(path: Path, shape: tuple[int, ...], content: bytes) -> Path:
 
 def test_an_array_that_claims_more_than_its_file_has_is_refused_before_memory_is_set_aside(tmp_path: Path) -> None:
     path = bomb(tmp_path / "a.npz", (10**6, 10**6, 2), bytes(64))
-    with pytest.raises(ValueError, match=r"claims 16000000000000 bytes"):
+    with pytest.raises(ValueError, match=r"declares 16000000000000 bytes"):
         read_arrays(path)
     with zipfile.ZipFile(path) as archive:
         (tmp_path / "a.npy").write_bytes(archive.read("points.npy"))
-    with pytest.raises(ValueError, match=r"claims 16000000000000 bytes"):
+    with pytest.raises(ValueError, match=r"declares 16000000000000 bytes"):
         read_array(tmp_path / "a.npy")
 
 
@@ -307,7 +307,7 @@ def test_lists_that_unfold_to_more_than_their_file_are_refused_and_not_unfolded(
     for _ in range(8):
         nested = [nested] * 10
     body = pickle.dumps({"a": {"video": [], "points": nested, "occluded": []}}, protocol=4)[2:]
-    refused(tmp_path, body, r"a: nested lists unfold to 1000000000 elements")
+    refused(tmp_path, body, r"a: nested lists expand to 1000000000 elements")
 
 
 def test_nesting_of_any_depth_ends_in_one_line(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_what_was_changed_since_is_neither_taken_nor_removed(root: str) -> None:
     said.clear()
     keeper.settle()
     assert [kept.name for kept in kept_entries(f"{root}/kept")] == ["changed", "joined"]
-    assert sum("f-1 is not removed" in line for line in said) == 2
+    assert sum("f-1 was not removed" in line for line in said) == 2
     assert content(f"{root}/kept/clips/joined/f-1")["notes.txt"] == b"mine"
 
 

@@ -119,7 +119,7 @@ def test_a_second_process_is_told_who_works_there_waits_and_has_its_turn(tmp_pat
         with started(HOLD, tmp_path / "clips", 60) as second:
             said = line(second)
             assert f"is being written by process {first.pid} on " in said
-            assert said.endswith("; waiting for it")
+            assert said.endswith("; waiting for it to finish")
             go_on(first)
             assert line(first) == "released"
             assert line(second) == "held"

@@ -130,7 +130,7 @@ def test_a_folder_that_bears_the_name_of_a_clip_is_not_replaced_by_it(tmp_path: 
     (tmp_path / "clip" / "notes.txt").write_text("mine")
     before = files_below(tmp_path)
     for name in ("000", "clip"):
-        with pytest.raises(DatasetError, match="is not written over"):
+        with pytest.raises(DatasetError, match="was not overwritten"):
             write_clip(tmp_path, a_clip(name))
     assert files_below(tmp_path) == before
 
@@ -157,7 +157,7 @@ def test_stale_clips_go_and_what_is_no_clip_stops_all_of_it(tmp_path: Path) -> N
     with pytest.raises(DatasetError, match="is not a clip; move it elsewhere"):
         clip_folders(tmp_path)
     for name in ("b", "backup.part"):
-        with pytest.raises(DatasetError, match="is not removed"):
+        with pytest.raises(DatasetError, match="was not removed"):
             drop_clips(tmp_path, {name})
     assert files_below(tmp_path) == before
 
@@ -262,7 +262,7 @@ def test_what_changed_between_list_and_removal_stays(tmp_path: Path) -> None:
     (left,) = _of_unknown_backbones(tmp_path, set())
     (tmp_path / "good" / "notes.txt").write_text("mine")
     assert _foreign(tmp_path / "good") is not None
-    with pytest.raises(OwnershipError, match="is not removed"):
+    with pytest.raises(OwnershipError, match="was not removed"):
         left.remove()
     assert (tmp_path / "good" / "notes.txt").exists()
     (tmp_path / "good" / "notes.txt").unlink()
@@ -323,6 +323,6 @@ def test_links_are_resolved_before_folders_are_compared(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_becomes_no_workspace(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("mine")
 
-    with pytest.raises(PresetError, match="is no workspace of this project"):
+    with pytest.raises(PresetError, match="not a workspace of this project"):
         open_workspace(tmp_path, ROOT, read_preset("real-cogvideox-2b"), {"paths": {}})
     assert (tmp_path / "params.yaml").read_text() == "mine"

@@ -84,7 +84,7 @@ def test_init_writes_a_workspace_and_leaves_what_is_there_alone(tmp_path: Path) 
     with pytest.raises(WorkspaceError, match=r"holds dvc\.yaml already"):
         init_workspace(folder)
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkspaceError, match="is a file; name a folder"):
+    with pytest.raises(WorkspaceError, match="is a file; give a folder"):
         init_workspace(tmp_path / "file")
 
 

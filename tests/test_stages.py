@@ -401,7 +401,7 @@ def test_a_video_that_became_unreadable_does_not_cost_the_clip_of_the_last_run(t
     (tmp_path / "videos" / "b.mp4").write_bytes(b"damaged")
     (tmp_path / "videos" / "c.mp4").unlink()
     with pytest.raises(
-        DatasetError, match=r"^1 clip cannot be used, 1 can: b\.mp4: .*name it in synthesize\.folder\.skip$"
+        DatasetError, match=r"^1 clip cannot be used, 1 can: b\.mp4: .*add it to synthesize\.folder\.skip$"
     ):
         synthesize.main(params, {}, clips)
     assert files_below(tmp_path / "clips") == before

@@ -276,7 +276,7 @@ def _array(entry: Mapping[str, Any], key: str) -> np.ndarray:
     except DatasetError:
         raise
     except ValueError as error:
-        raise DatasetError(f"{key} is ragged: its points have different numbers of frames ({error})") from error
+        raise DatasetError(f"the array {key} is ragged: points have different numbers of frames ({error})") from error
 
 
 def _bytes(stored: Any) -> bytes:  # noqa: ANN401
