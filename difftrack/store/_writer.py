@@ -211,7 +211,7 @@ class GroupWriter:
                 if unit_checksums is None:
                     key = self._key(layout, *self._schema.indices(*unit))
                     unit_checksums = shard_checksums(self._files, key, layout.num_chunks)
-                    units.append(unit_checksums)
+                units.append(unit_checksums)
             checksums[name] = np.stack(units)
         return checksums
 
