@@ -1,6 +1,6 @@
 # make repro: from a clean clone to a report.   make test: the tests.   Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro lint test test-slow test-all results clean
+.PHONY: help setup setup-dev repro lint docs dist test test-slow test-all results clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -18,6 +18,8 @@ help:
 	@echo "make test-slow  fault loops and whole-pipeline runs"
 	@echo "make test-all   both, on the same workers"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make docs       build the documentation site: docs/_build/html/index.html"
+	@echo "make dist       build sdist and wheel, check them, list what is in them"
 	@echo "make results    measure everything that depends on the shipped weights again: hours, see CONTRIBUTING.md"
 	@echo "make clean      remove .venv and what the pipeline and presets wrote under data"
 
@@ -50,6 +52,17 @@ lint: setup-dev
 	mypy
 	mypy examples/first_look.py
 	lint-imports
+
+docs: setup-dev
+	python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs: docs/_build/html/index.html"
+
+dist: setup-dev
+	rm -rf dist
+	python -m build --no-isolation --outdir dist .
+	python -m twine check --strict dist/*
+	@python -m zipfile -l dist/*.whl | awk 'NR > 1 {print $$1}' | cut -d/ -f1-2 | sort | uniq -c
+	@tar tzf dist/*.tar.gz | cut -d/ -f2-3 | sort | uniq -c
 
 # A process per core, each with a file at a time, in the order of tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

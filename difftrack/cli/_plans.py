@@ -14,7 +14,7 @@ def plan(
     backbone: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     view: Annotated[list[str] | None, typer.Option(help="analysis or tracking only.")] = None,
     probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
-    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as docs/study.yaml.")] = None,
+    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as examples/study.yaml.")] = None,
 ) -> None:
     """Say what `extract` writes and whether it fits (else exit status 1), and what every stage takes."""
     if study is not None:
