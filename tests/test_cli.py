@@ -417,10 +417,10 @@ def _changed(project: Path, **sections: Any) -> Path:
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
-        ({"extract": {}}, "extract.tracking is None; a mapping is wanted"),
-        ({"extract": {"tracking": None}}, "extract.tracking is None; a mapping is wanted"),
+        ({"extract": {}}, "extract.tracking is None; expected a mapping"),
+        ({"extract": {"tracking": None}}, "extract.tracking is None; expected a mapping"),
         ({"extract": {"tracking": {"hight": 3}}}, "unknown key extract.tracking.hight"),
-        ({"backbones": {}}, "backbones names none; wanted: at least one"),
+        ({"backbones": {}}, "backbones is empty; it needs at least one"),
         ({"backbones": {"tiny": 3}}, "backbones.tiny is 3"),
         ({"paths": {"scores": 3}}, "paths.scores is 3"),
         ({"track": {"layer": [2]}}, "unknown key track.layer; known: "),
@@ -646,7 +646,7 @@ def test_a_video_that_will_not_fit_is_refused_with_what_can_be_changed(
         ("https://host/v.mp4", "https://host/v.mp4: is an address"),
         ("set.PKL", "is a pickle and no video; where it is a data set like TAP-Vid, name it as synthesize.folder.path"),
         ("v.mp4.gz", "is packed; unpack it first"),
-        ("nosuch.mp4", "there is no such file"),
+        ("nosuch.mp4", "the file does not exist"),
     ],
 )
 def test_what_is_no_video_says_why(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_our_number_stands_beside_the_papers(tmp_path: Path) -> None:
     assert layers.ours == layers.published == (13, 17, 21)
     assert "out/c/metrics.json is not there yet" in str(absent)
     assert "has no mean lucas d" in str(unknown)
-    assert "nothing here measures it" in str(unmeasured)
+    assert "no stage measures it" in str(unmeasured)
 
 
 def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_fewer_prompts_and_clips_keep_their_numbers(tmp_path: Path) -> None:
     assert list(commands(preset, fewer)) == ["run prompts.txt"]
     with pytest.raises(PresetError, match="at least 1"):
         open_workspace(work, tmp_path / "top", preset, params, first=0)
-    with pytest.raises(PresetError, match=r"holds no dvc\.yaml"):
+    with pytest.raises(PresetError, match=r"contains no dvc\.yaml"):
         open_workspace(work, tmp_path, preset, params)
 
 
@@ -385,7 +385,7 @@ def test_overrides_win_over_the_preset_and_merge() -> None:
     assert merged["backbones"] == {"b": {"dtype": "bfloat16", "path": "x"}}
     assert merged["extract"]["analysis"] == {"width": 7, "steps": [3]}
     for wrong in ("score", "=1", "score..x=1", "score={"):
-        with pytest.raises(PresetError, match=r"wanted: section|not valid YAML"):
+        with pytest.raises(PresetError, match=r"expected section|not valid YAML"):
             read_overrides([wrong])
 
 

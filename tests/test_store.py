@@ -570,6 +570,31 @@ def test_damage_to_any_file_raises_is_found_and_mended(
         assert content_of(tmp_path) == sound
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 11])
+def test_a_large_unit_is_read_by_several_threads_to_the_same_values(
+    root: str | Path, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(kinds=("query",), text_mask=())
+    values = write_all(root, "clip", spec, params=StoreParams(chunk_bytes=2 * FRAME_BYTES))  # 7 frames: 2, 2, 2, 1
+    monkeypatch.setattr("difftrack.store._shards._THREADED_BYTES", 1)
+    monkeypatch.setattr("difftrack.store._shards._num_threads", lambda: num_threads)
+    read = open_store(root).sel(clip="clip", step=3, layer=0, kind="query")
+    np.testing.assert_array_equal(read, values[3, 0]["query"])
+
+
+@pytest.mark.parametrize("place", [0.1, 0.4, 0.9])
+def test_a_damaged_chunk_is_named_whichever_thread_finds_it(
+    tmp_path: Path, place: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all(tmp_path, "clip", make_spec(kinds=("query",), text_mask=()), params=StoreParams(chunk_bytes=1))
+    shard = tmp_path / "clip/query/c.0.0.0.0.0.0.0"
+    flip_bit_at(place)(shard)
+    monkeypatch.setattr("difftrack.store._shards._THREADED_BYTES", 1)
+    monkeypatch.setattr("difftrack.store._shards._num_threads", lambda: 3)
+    with pytest.raises(StoreError, match=f"{shard} is damaged: a checksum does not match"):
+        open_store(tmp_path).sel(clip="clip", step=3, layer=0, kind="query")
+
+
 def test_a_damaged_chunk_does_not_keep_another_from_being_read(tmp_path: Path) -> None:
     spec = make_spec(kinds=("query",), text_mask=())
     values = write_all(tmp_path, "clip", spec, params=StoreParams(chunk_bytes=1))

@@ -255,10 +255,10 @@ def names(*files: str) -> Callable[[dict[str, Any]], None]:
 
 HOSTILE = {
     "no contents": (lambda own: own.pop("contents"), "header: difftrack.contents is missing"),
-    "contents: null": (lambda own: own.update(contents=None), "difftrack.contents is None; a mapping is wanted"),
+    "contents: null": (lambda own: own.update(contents=None), "difftrack.contents is None; expected a mapping"),
     "contents of text": (lambda own: own.update(contents="x" * 10_000), r"difftrack.contents is 'x{199} \.\.\.;"),
     "no spec": (lambda own: own["contents"].pop("spec"), "contents.spec is missing"),
-    "spec: a list": (lambda own: own["contents"].update(spec=[1]), r"contents.spec is \[1\]; a mapping is wanted"),
+    "spec: a list": (lambda own: own["contents"].update(spec=[1]), r"contents.spec is \[1\]; expected a mapping"),
     "params: null": (lambda own: own["contents"].update(params=None), "contents.params is None"),
     "no fingerprint": (lambda own: own["contents"].pop("fingerprint"), "contents.fingerprint is missing"),
     "files: a list": (lambda own: own.update(files=["a"]), r"difftrack.files is \['a'\]"),
@@ -366,10 +366,10 @@ def link_to(target: str) -> Callable[[Path], None]:
 
 
 NO_FILES = {
-    "a FIFO": (put_fifo, "is a FIFO; a regular file is wanted"),
+    "a FIFO": (put_fifo, "is a FIFO; it must be a regular file"),
     "a device": (link_to("/dev/zero"), "is a link that leads out of the store, to /dev/zero"),
     "a loop": (lambda path: path.symlink_to(path.name), "cannot be read"),
-    "a folder": (Path.mkdir, "is a folder; a regular file is wanted|is missing"),
+    "a folder": (Path.mkdir, "is a folder; it must be a regular file|is missing"),
     "an escape": (link_to("/etc/hostname"), "is a link that leads out of the store, to /etc/hostname"),
     "a terabyte of nothing": (put_nothing, "damaged|bytes"),
 }

@@ -16,7 +16,7 @@ from jaxtyping import Float, Num, UInt16
 
 from difftrack.store._params import DTypeName
 
-__all__ = ["Encoding", "encoding_of"]
+__all__ = ["Encoding", "encoding_of", "fills_exponent"]
 
 Values = Float[np.ndarray, "*unit"] | UInt16[np.ndarray, "*unit"]
 """float16, float32 or float64 numbers; or uint16, which holds the bits of bfloat16 (`tensor.view(torch.uint16)`)."""
@@ -107,8 +107,7 @@ class Encoding:
         return codes, scales
 
     def _refuse_exponent(self, values: Values, bits: Num[np.ndarray, "*unit"], exponent: int) -> None:
-        # All exponent bits set means infinity or NaN; 4x faster than isfinite on float16.
-        if bits.size and int((bits & np.uint16(exponent)).max()) == exponent:
+        if fills_exponent(bits, exponent):
             self._refuse(_bf16_numbers(values) if values.dtype == np.uint16 else values)
 
     def _refuse(self, numbers: Float[np.ndarray, "*unit"]) -> None:
@@ -131,6 +130,24 @@ ENCODINGS = {
 def encoding_of(name: DTypeName) -> Encoding:
     """The encoding of a `dtype` param."""
     return ENCODINGS[name]
+
+
+def fills_exponent(bits: UInt16[np.ndarray, "..."], exponent: int) -> bool:
+    """Whether any number has all exponent bits set, which means infinity or NaN.
+
+    The largest bits of either sign tell: read as int16 for positive numbers, as uint16 for negative ones. Done block by
+    block, this takes a third of the time of a mask, and a twentieth of the time of `np.isfinite` on float16.
+
+    Args:
+        bits: Bits of float16 or bfloat16 numbers.
+        exponent: The bits that the format's exponent has, sign excluded: 0x7C00 or 0x7F80.
+    """
+    flat = bits.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        if block.view(np.int16).max() >= exponent or block.max() >= exponent | 0x8000:
+            return True
+    return False
 
 
 def _bf16_bits(values: Float[np.ndarray, "*unit"]) -> UInt16[np.ndarray, "*unit"]:

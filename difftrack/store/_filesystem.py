@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -46,7 +47,10 @@ class Blob(ABC):
 
     @abstractmethod
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
-        """Yield the bytes of each (offset, length); an array is valid until the next one is asked for."""
+        """Yield the bytes of each (offset, length); an array is valid until the next one is asked for.
+
+        Several threads may each read ranges of their own at once.
+        """
 
 
 class Files(ABC):
@@ -116,14 +120,16 @@ class Files(ABC):
 class _LocalBlob(Blob):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._place = Lock()
         self.size = os.fstat(file.fileno()).st_size
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
         # One scratch buffer for all ranges stays in the processor's cache.
         scratch = np.empty(max((length for _, length in ranges), default=0), np.uint8)
         for offset, length in ranges:
-            self._file.seek(offset)
-            count = self._file.readinto(scratch[:length].data)  # type: ignore[attr-defined]
+            with self._place:
+                self._file.seek(offset)
+                count = self._file.readinto(scratch[:length].data)  # type: ignore[attr-defined]
             yield scratch[:count]
 
 

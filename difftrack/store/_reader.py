@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from difftrack.artifacts import Manifest
-from difftrack.store._encodings import encoding_of
+from difftrack.store._encodings import encoding_of, fills_exponent
 from difftrack.store._errors import StoreError
 from difftrack.store._filesystem import Files, StorePath, open_files
 from difftrack.store._group_metadata import (
@@ -248,7 +248,7 @@ def open_store(path: StorePath) -> Store:
 
 
 def _is_finite(values: Float[np.ndarray, "..."]) -> bool:
-    """Whether all values are finite; of float16 by their bits, which takes a twentieth of the time."""
+    """Whether all values are finite."""
     if values.dtype == np.float16:
-        return not bool((values.view(np.uint16) & 0x7FFF).max(initial=0) >= 0x7C00)
+        return not fills_exponent(values.view(np.uint16), 0x7C00)
     return bool(np.isfinite(values).all())

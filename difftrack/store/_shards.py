@@ -2,13 +2,15 @@
 
 A shard is [chunk, chunk, ..., index], a chunk its compressed bytes and their CRC-32C, the index a pair of little-endian
 uint64 (offset, length) per chunk and a CRC-32C of them. zarr's own reader returns fill values for a shard that is
-missing or empty; this one raises for anything that is not exactly what was written, and decodes into the result.
+missing or empty; this one raises for anything that is not exactly what was written, and decodes into the result. The
+chunks of a large unit are checked and decoded by several threads, since the interpreter is free meanwhile.
 """
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
 
 import google_crc32c
 import numpy as np
@@ -23,6 +25,12 @@ __all__ = ["read_shard", "shard_checksums", "shard_problem"]
 
 Checksums = UInt32[np.ndarray, " chunk"]
 """CRC-32C of each chunk of one unit."""
+
+_MOST_THREADS = 4
+"""Beyond which the memory's speed is the limit."""
+
+_THREADED_BYTES = 1 << 23
+"""Values of a unit above which it is worth starting threads, some 0.1 ms each."""
 
 
 def read_shard(
@@ -51,15 +59,16 @@ def read_shard(
         chunks = range(latent_frame // per_chunk, latent_frame // per_chunk + 1)
     with _open(files, key) as blob:
         index = _read_index(blob, layout.num_chunks)
-        contents = map(
-            _checked,
-            blob.ranges([index[chunk] for chunk in chunks]),
-            repeat(None) if checksums is None else checksums[list(chunks)].tolist(),
-        )
+        expected: Sequence[int | None] = [None] * len(index) if checksums is None else checksums.tolist()
+
+        def contents(some: Sequence[int]) -> Iterator[UInt8[np.ndarray, " byte"]]:
+            parts = blob.ranges([index[chunk] for chunk in some])
+            return map(_checked, parts, [expected[chunk] for chunk in some])
+
         try:
             if len(chunks) == layout.num_chunks > 1:
                 return _assemble(contents, layout)
-            values = _decode(next(contents), layout)
+            values = _decode(next(contents(chunks)), layout)
         except (ValueError, RuntimeError) as error:
             raise StoreError(f"{files.path(key)} is damaged: {error}") from error
         except MemoryError as error:
@@ -166,14 +175,36 @@ def _decode(content: UInt8[np.ndarray, " byte"], layout: ArrayLayout) -> Num[np.
     return values
 
 
-def _assemble(contents: Iterator[UInt8[np.ndarray, " byte"]], layout: ArrayLayout) -> Num[np.ndarray, "*unit"]:
-    step, chunk_bytes = layout.chunk_shape[1], math.prod(layout.chunk_shape) * np.dtype(layout.dtype).itemsize
-    values = chunk = np.empty(0, layout.dtype)
-    for start, content in zip(range(0, layout.shape[1], step), contents, strict=True):
-        if start == 0:  # memory is taken once a chunk says that it is of this size
-            check_decoded_size(layout.codec, content, chunk_bytes)
-            values, chunk = np.empty(layout.shape, layout.dtype), np.empty(layout.chunk_shape, layout.dtype)
-        decode_into(layout.codec, content, chunk.reshape(-1).view(np.uint8))
-        stop = min(start + step, layout.shape[1])
-        values[:, start:stop] = chunk[:, : stop - start]
+def _assemble(
+    contents: Callable[[Sequence[int]], Iterator[UInt8[np.ndarray, " byte"]]], layout: ArrayLayout
+) -> Num[np.ndarray, "*unit"]:
+    """Decode all chunks of a unit; memory for it is taken once its first chunk says that it is of this size."""
+    step = layout.chunk_shape[1]
+    chunk_bytes = math.prod(layout.chunk_shape) * np.dtype(layout.dtype).itemsize
+    first = next(contents([0]))
+    check_decoded_size(layout.codec, first, chunk_bytes)
+    values = np.empty(layout.shape, layout.dtype)
+
+    def decode(some: Sequence[int], found: Iterator[UInt8[np.ndarray, " byte"]]) -> None:
+        chunk = np.empty(layout.chunk_shape, layout.dtype)
+        for number, content in zip(some, found, strict=True):
+            decode_into(layout.codec, content, chunk.reshape(-1).view(np.uint8))
+            start, stop = number * step, min((number + 1) * step, layout.shape[1])
+            values[:, start:stop] = chunk[:, : stop - start]
+
+    decode([0], iter([first]))
+    others = range(1, layout.num_chunks)
+    threads = min(_num_threads(), len(others)) if values.nbytes >= _THREADED_BYTES else 1
+    if threads == 1:
+        decode(others, contents(others))
+        return values
+    with ThreadPoolExecutor(threads) as pool:
+        parts = [others[thread::threads] for thread in range(threads)]
+        for done in [pool.submit(decode, part, contents(part)) for part in parts]:
+            done.result()
     return values
+
+
+def _num_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
