@@ -6,6 +6,7 @@ part of the params' fingerprint, so that it names what differs instead of a hash
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -32,7 +33,6 @@ _WORDS = re.compile(
 )
 """Strings, in which a `#` is a letter, and comments."""
 _parsing = threading.Lock()
-"""One thread parses at a time: CPython 3.11 counts the depth of all threads' trees in one place (gh-106905)."""
 _DIGITS = 16
 """Of a digest in a record: enough to tell two versions of a room apart, and short enough to be read."""
 
@@ -195,9 +195,7 @@ def _read(content: bytes, package: str) -> _Source:
     imports: list[str] = []
     passes_on: dict[str, str] = {}
     kept, position, is_table = [], 0, True
-    with _parsing:
-        body = ast.parse(content).body
-    for statement in _statements(body):
+    for statement in _statements(_parsed(content)):
         if isinstance(statement, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - statement.level] if statement.level else []
             source = ".".join([*above, *([statement.module] if statement.module else [])])
@@ -216,6 +214,23 @@ def _read(content: bytes, package: str) -> _Source:
     text = _WORDS.sub(lambda found: found["string"] or "", b"".join(kept).decode())
     counted = "\n".join(line for line in map(str.rstrip, text.splitlines()) if line)
     return _Source(_short(counted), tuple(imports), passes_on, is_table)
+
+
+def _parsed(content: bytes) -> list[ast.stmt]:
+    """The statements of a file, whatever other threads do meanwhile.
+
+    Up to CPython 3.12, trees of all threads are counted in one place while they are built, and one that is built in the
+    midst of another makes that a SystemError (gh-106905). No thread gets a turn there but where the garbage collector
+    runs a finalizer; so the collector waits, and other threads, libraries' own among them, parse before or after.
+    """
+    with _parsing:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return ast.parse(content).body
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
