@@ -236,7 +236,7 @@ def test_a_study_adds_up_tiers_over_models() -> None:
 
 
 def test_a_model_may_have_its_own_steps_and_a_study_its_own_ratio() -> None:
-    given = yaml.safe_load((ROOT / "docs/study.yaml").read_text()) | {
+    given = yaml.safe_load((ROOT / "examples/study.yaml").read_text()) | {
         "models": {"whole": asdict(shape()), "half": asdict(shape(steps=5))},
         "steps": 10,
         "ratio": 2.0,
@@ -254,7 +254,7 @@ def test_a_model_may_have_its_own_steps_and_a_study_its_own_ratio() -> None:
 
 
 def test_a_study_that_cannot_be_is_refused() -> None:
-    given = yaml.safe_load((ROOT / "docs/study.yaml").read_text())
+    given = yaml.safe_load((ROOT / "examples/study.yaml").read_text())
     with pytest.raises(ParamsError, match="study: clips is 0; it must be positive"):
         parse(Study, given | {"clips": 0}, "study")
     given["models"]["cogvideox-2b"]["heads"] = "thirty"
@@ -263,7 +263,7 @@ def test_a_study_that_cannot_be_is_refused() -> None:
 
 
 def test_the_shipped_study_gives_the_table_in_the_documentation() -> None:
-    study = parse(Study, yaml.safe_load((ROOT / "docs/study.yaml").read_text()), "study")
+    study = parse(Study, yaml.safe_load((ROOT / "examples/study.yaml").read_text()), "study")
     assert study_table(study) in (ROOT / "docs/scale.md").read_text()
 
 
