@@ -311,7 +311,7 @@ def test_int8_by_hand() -> None:
     assert scale is not None
     assert scale[0] > 0
     assert tiny[0, 1] == 0
-    with pytest.raises(ValueError, match="beyond the largest that int8 holds"):
+    with pytest.raises(ValueError, match="exceeds the largest value of int8"):
         encoding_of("int8").encode(np.asarray([[1e7, 0.0]]))
 
 
@@ -697,7 +697,7 @@ def test_work_that_would_not_fit_is_refused_with_the_way_out(tmp_path: Path) -> 
 
 def test_params_that_make_no_sense_are_refused() -> None:
     for change, message in [
-        ({"level": 10}, "level is 10; 0 to 9"),
+        ({"level": 10}, "level is 10; it must lie in 0-9"),
         ({"chunk_bytes": 0}, "chunk_bytes is 0"),
         ({"dtype": "int8", "round_to_bf16": True}, "round_to_bf16 applies only to dtype float16"),
     ]:
