@@ -277,7 +277,7 @@ HOSTILE = {
     ),
     "negative": (grid(rows=-3), "TokenGrid.rows is -3"),
     "a float": (grid(rows=2.5), "spec.grid.rows is 2.5"),  # type: ignore[arg-type]
-    "units of another": (lambda own: own["units"].pop("key"), "has checksums of query, text_key, but contains query, key"),
+    "units of another": (lambda own: own["units"].pop("key"), "has checksums of query, text_key, but contains query"),
     "units cut short": (lambda own: own["units"].update(key="AAAA"), r"checksums of key that are not \[3, 1\] numbers"),
     "units of text": (lambda own: own["units"].update(key="not base 64"), "checksums of key that are not"),
 }  # fmt: skip
