@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call
+from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call, video_tokens
 from difftrack.backbones._errors import CaptureError
 from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall, intercept
+from difftrack.backbones._taps import FEATURE, NO_TAPS, UNROTATED, Taps
 from difftrack.geometry import TokenGrid
 
 __all__ = ["capture_layers"]
@@ -31,6 +33,7 @@ def capture_layers(
     text_mask: Bool[Tensor, " text_token"],
     text_position: TextPosition,
     kinds: tuple[CapturedKind, ...],
+    taps: Taps = NO_TAPS,
 ) -> None:
     """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 
@@ -43,6 +46,7 @@ def capture_layers(
         text_mask: Text tokens in the sequence; True where the model is expected to attend to them.
         text_position: Where they stand.
         kinds: Descriptors to keep.
+        taps: Modules whose inputs or outputs are kept, too.
 
     Raises:
         CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
@@ -56,6 +60,31 @@ def capture_layers(
         )
     last_layer = max(modules)
     seen: set[int] = set()
+    held: dict[tuple[int, str], Any] = {}
+    waiting: dict[int, LayerDescriptors] = {}
+    of_heads = "feature" in kinds and not taps.features
+
+    def hand_over(record: LayerDescriptors) -> None:
+        sink(record)
+        if record.layer == last_layer:
+            raise _ForwardDone
+
+    def with_feature(record: LayerDescriptors, output: object) -> LayerDescriptors:
+        heads, channels = record.text_key.shape[0], record.text_key.shape[-1]
+        feature = video_tokens(output, grid, len(text_mask), text_position, heads, channels)
+        if feature is None:
+            raise CaptureError(
+                f"layer {record.layer}: this hidden state has no {grid.num_tokens} video tokens of {heads} x "
+                f"{channels} channels; choose another feature, such as heads"
+            )
+        return replace(record, feature=feature)
+
+    def heard(layer: int, name: str, output: object) -> None:
+        """Keep what comes before the attention; a feature that comes after it completes its layer."""
+        if name == FEATURE and layer in waiting:
+            hand_over(with_feature(waiting.pop(layer), output))
+        else:
+            held[layer, name] = output
 
     def attend(call: AttentionCall) -> Tensor:
         if call.layer in seen:
@@ -63,19 +92,31 @@ def capture_layers(
                 f"layer {call.layer} attended more than once in one forward; gradient checkpointing "
                 f"(transformer.disable_gradient_checkpointing()) or a hook runs it again"
             )
-        output = call.run() if call.layer != last_layer or "feature" in kinds else None
+        comes_later = bool(taps.features) and (call.layer, FEATURE) not in held
+        output = call.run() if call.layer != last_layer or of_heads or comes_later else None
         record = describe_call(
-            call, output, grid=grid, num_text_tokens=len(text_mask), text_position=text_position, kinds=kinds
+            call,
+            output if of_heads else None,
+            grid=grid,
+            num_text_tokens=len(text_mask),
+            text_position=text_position,
+            kinds=kinds,
+            unrotated={name: held.pop((call.layer, name), None) for name in UNROTATED},
         )
         _check_text_mask(record, text_mask)
         seen.add(call.layer)
-        sink(record)
-        if output is None or call.layer == last_layer:
-            raise _ForwardDone
-        return output
+        if comes_later:
+            waiting[call.layer] = record
+        else:
+            hand_over(with_feature(record, held.pop((call.layer, FEATURE))) if taps.features else record)
+        return call.run() if output is None else output
 
-    with torch.no_grad(), intercept(modules, attend), suppress(_ForwardDone):
+    with torch.no_grad(), taps.listen(heard), intercept(modules, attend), suppress(_ForwardDone):
         forward()
+    if waiting:
+        raise CaptureError(
+            f"layers {sorted(waiting)} gave no such hidden state: a module is not called as one; choose another feature"
+        )
     silent = sorted(set(modules) - seen)
     if silent:
         raise CaptureError(

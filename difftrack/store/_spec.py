@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from difftrack.geometry import TokenGrid
 from difftrack.params import parse
+from difftrack.rotary import RotaryLayout
 from difftrack.store._encodings import encoding_of
 from difftrack.store._params import CodecName, StoreParams
 
@@ -22,7 +23,7 @@ __all__ = [
     "fingerprint_of",
 ]
 
-DescriptorKind = Literal["query", "key", "feature"]
+DescriptorKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary"]
 
 Separator = Literal[".", "/"]
 """Between the indices in the key of a chunk or shard."""
@@ -74,6 +75,8 @@ class DescriptorSpec:
     """True at real text tokens; empty where the text's keys are not kept."""
     fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else the values depend on (backbone, params, clip), as JSON."""
+    rotary: RotaryLayout | None = None
+    """Which channels rotary positions turn, where each turns with one axis; says what values mean, and changes none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "heads", "kinds", "frames"):
@@ -137,6 +140,8 @@ class DescriptorSpec:
         restored: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
         if self.grid.first_frames == 1:  # came later than the rest: fingerprints of causal backbones stay as they were
             del restored["grid"]["first_frames"]
+        if self.rotary is None:
+            del restored["rotary"]
         return restored
 
     @classmethod
@@ -213,8 +218,9 @@ def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separ
 
 
 def fingerprint_of(spec: DescriptorSpec, params: StoreParams) -> str:
-    """SHA-256 over everything that the stored bytes depend on."""
-    parts = {"version": FINGERPRINT_VERSION, "spec": spec.to_json(), "params": dataclasses.asdict(params)}
+    """SHA-256 over everything that the stored bytes depend on; what only describes them is no part of it."""
+    described = dataclasses.replace(spec, rotary=None)
+    parts = {"version": FINGERPRINT_VERSION, "spec": described.to_json(), "params": dataclasses.asdict(params)}
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
