@@ -6,8 +6,8 @@
 The backbone sees the first 17 frames at 160x240, an anchor and eight more at a time, as in the tracking view. Points of
 frame 0 are matched in all others by the soft-argmax of one unit, without a tracker's path, smoothing or fusion, so that
 what is compared is the descriptor. The measure is TAP-Vid's delta_avg at 256x256, mean over clips of a set, and over
-sets. Layer, and head or mean of heads, are chosen for every kind and band on the clips of role `tune` and every other real
-video; what is reported is the rest. Results go to benchmarks/results/kinds.json.
+sets. Layer, and head or mean of heads, are chosen for every kind and band on the clips of role `tune` and every other
+real video; what is reported is the rest. Results go to benchmarks/results/kinds.json.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The examples of docs/propagate.md and docs/probe.md run as they stand, on the shipped backbone."""
+"""The examples of docs/propagate.md, docs/probe.md and docs/kinds.md run as they stand, on the shipped backbone."""
 
 import re
 from pathlib import Path
@@ -39,3 +39,12 @@ def test_a_training_is_probed_as_the_page_says(
     assert Path("run/probe/probe.csv").exists()
     assert Path("run/probe/emergence.png").exists()
     assert "matching_accuracy" in capsys.readouterr().out
+
+
+def test_kinds_are_matched_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names = _run("kinds.md")
+    assert names["keys"].xy_px.shape == names["slow"].xy_px.shape == (5, 1, 2)
+    assert names["slow"].frequencies.temporal == (0.5, 1.0)
+    assert not (names["keys"].xy_px.values == names["values"].xy_px.values).all()
+    assert names["tracks"].points_xy_px.shape == (5, 1, 2)
+    assert "(5, 1, 2)" in capsys.readouterr().out
