@@ -87,6 +87,7 @@ REPEATED = (
 
 FEATURES = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
 MISSING_STATES = {
+    "hunyuan-video-1.5": (),
     "hunyuan-video": ("mlp", "mlp_input"),  # single-stream layers share a projection with attention
     "motif": ("mlp", "mlp_input"),
     "kandinsky-6": ("block",),  # the transformer calls the parts of its blocks
