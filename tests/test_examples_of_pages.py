@@ -59,8 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from difftrack.media import write_video
 
     here = tmp_path_factory.mktemp("pages")
-    frames = render_clip(RenderSpec(seed=5, num_frames=5)).frames
-    write_video(here / "my.mp4", frames, 8.0, lossless=False)
+    write_video(here / "my.mp4", render_clip(RenderSpec(seed=5, num_frames=5)).frames, 8.0, lossless=False)
+    frames = render_clip(RenderSpec(seed=5, num_frames=13, height=64, width=96)).frames
     (here / "data").mkdir()
     (here / "data/backbones").symlink_to(ROOT / "data/backbones")
     model = dt.load_backbone("cogvideox-mini", device="cpu")
@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 layers=[6, 7],
                 descriptors=kinds,
                 size=(64, 96),
-                num_frames=5 if view == "analysis" else None,
+                num_frames=13 if view == "analysis" else None,
                 to=here / f"data/descriptors/cogvideox-mini/{view}",
                 progress=False,
             )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from difftrack.geometry import TokenGrid
 from difftrack.params import parse
+from difftrack.rotary import RotaryLayout
 from difftrack.store._encodings import encoding_of
 from difftrack.store._params import CodecName, StoreParams
 
@@ -22,7 +23,7 @@ __all__ = [
     "fingerprint_of",
 ]
 
-DescriptorKind = Literal["query", "key", "feature"]
+DescriptorKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary"]
 
 Separator = Literal[".", "/"]
 """Separator between the indices in the key of a chunk or shard."""
@@ -74,6 +75,9 @@ class DescriptorSpec:
     """True for real text tokens; empty if text keys are not stored."""
     fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the values depend on (backbone, params, clip), as JSON."""
+    rotary: RotaryLayout | None = None
+    """Which channels rotary positions turn, if each channel turns with one axis. It describes the values and changes
+    none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "heads", "kinds", "frames"):
@@ -137,6 +141,8 @@ class DescriptorSpec:
         restored: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
         if self.grid.first_frames == 1:  # added later; leaving it out keeps the fingerprints of causal backbones
             del restored["grid"]["first_frames"]
+        if self.rotary is None:
+            del restored["rotary"]
         return restored
 
     @classmethod
@@ -213,8 +219,9 @@ def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separ
 
 
 def fingerprint_of(spec: DescriptorSpec, params: StoreParams) -> str:
-    """Compute the SHA-256 of everything that the stored bytes depend on."""
-    parts = {"version": FINGERPRINT_VERSION, "spec": spec.to_json(), "params": dataclasses.asdict(params)}
+    """Compute the SHA-256 of everything that the stored bytes depend on. What only describes them is left out."""
+    described = dataclasses.replace(spec, rotary=None)
+    parts = {"version": FINGERPRINT_VERSION, "spec": described.to_json(), "params": dataclasses.asdict(params)}
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
