@@ -367,7 +367,7 @@ def test_the_message_names_what_there_is(tmp_path: Path) -> None:
         ({"chunk": 0}, "chunk_000 does not exist; the store contains camel"),
         ({"step": 4}, "no step 4; there are 3"),
         ({"layer": 8}, "no layer 8; there are 0, 4, 7"),
-        ({"kind": "feature"}, "no 'feature' here; there are query, key, text_key"),
+        ({"kind": "feature"}, "no entry 'feature'; there are query, key, text_key"),
         ({"head": 2}, "no head 2; there are 0, 1"),
         ({"latent_frame": 2}, "no latent_frame 2"),
         ({"latent_frame": 0, "kind": "text_key"}, "no latent_frame 0 of text_key"),
