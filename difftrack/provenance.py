@@ -6,6 +6,7 @@ params' fingerprint, so that a message can name what differs instead of comparin
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -32,7 +33,6 @@ _WORDS = re.compile(
 )
 """Matches strings, in which `#` has no special meaning, and comments."""
 _parsing = threading.Lock()
-"""Only one thread may parse: CPython 3.11 counts the depth of all threads' trees in one variable (gh-106905)."""
 _DIGITS = 16
 """Length of a digest in a record: long enough to distinguish versions of a room, short enough to read."""
 
@@ -195,9 +195,7 @@ def _read(content: bytes, package: str) -> _Source:
     imports: list[str] = []
     passes_on: dict[str, str] = {}
     kept, position, is_table = [], 0, True
-    with _parsing:
-        body = ast.parse(content).body
-    for statement in _statements(body):
+    for statement in _statements(_parsed(content)):
         if isinstance(statement, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - statement.level] if statement.level else []
             source = ".".join([*above, *([statement.module] if statement.module else [])])
@@ -216,6 +214,23 @@ def _read(content: bytes, package: str) -> _Source:
     text = _WORDS.sub(lambda found: found["string"] or "", b"".join(kept).decode())
     counted = "\n".join(line for line in map(str.rstrip, text.splitlines()) if line)
     return _Source(_short(counted), tuple(imports), passes_on, is_table)
+
+
+def _parsed(content: bytes) -> list[ast.stmt]:
+    """The statements of a file, whatever other threads do meanwhile.
+
+    Up to CPython 3.12, trees of all threads are counted in one place while they are built, and one that is built in the
+    midst of another makes that a SystemError (gh-106905). No thread gets a turn there but where the garbage collector
+    runs a finalizer; so the collector waits, and other threads, libraries' own among them, parse before or after.
+    """
+    with _parsing:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return ast.parse(content).body
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

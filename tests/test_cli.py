@@ -84,7 +84,7 @@ def test_query_of_a_tracking_view_asks_for_a_chunk(tmp_path: Path) -> None:
     status, _, error = run(*ask)
     assert (status, len(error.splitlines())) == (1, 1)
     assert "square is a clip in a tracking view" in error
-    assert "give --chunk 0 ... 2" in error
+    assert "choose one with --chunk 0 ... 2" in error
     assert run(*ask, "--chunk", 1)[0] == 0
 
 
@@ -224,7 +224,7 @@ def test_presets_are_listed_and_told_without_running(tmp_path: Path) -> None:
         "missing:",
     ):
         assert said in out
-    assert "is not there yet), published" in out
+    assert "does not exist yet), published" in out
     assert not work.exists()
     for wrong in (("guidance-sora",), ("guidance-cogvideox-2b", *where)):
         status, _, error = run("preset", *wrong)

@@ -16,7 +16,7 @@ from difftrack.guidance._measures import check_measures
 from difftrack.guidance._samples import _drop_what_is_gone, _not_ours
 from difftrack.keeping import Keeper, kept_entries
 from difftrack.ownership import OwnershipError, check_paths, is_inside, remove
-from difftrack.planning._leftovers import _foreign, _of_unknown_backbones
+from difftrack.planning._leftovers import _foreign, _unknown_backbones
 from difftrack.presets._presets import PresetError, read_preset
 from difftrack.presets._workspace import open_workspace
 from difftrack.reports._figure_cache import Drawings
@@ -227,7 +227,7 @@ def test_a_zarr_group_of_another_program_is_no_group_of_the_store(tmp_path: Path
     (tmp_path / "theirs" / "zarr.json").write_text(json.dumps(theirs))
     before = files_below(tmp_path)
     for drop in (lambda: keep_groups(tmp_path, []), lambda: remove_group(tmp_path, "theirs")):
-        with pytest.raises(StoreError, match="theirs is no group of the store"):
+        with pytest.raises(StoreError, match="theirs is not a group of the store"):
             drop()
     assert files_below(tmp_path) == before
 
@@ -253,13 +253,13 @@ def test_gc_offers_no_folder_that_is_not_proven_to_hold_results(tmp_path: Path) 
         (tmp_path / name / file).write_text('{"mine": 1}')
     (tmp_path / "good" / "scores.json").write_text('{"convention": "corrected", "match_convention": ["corrected"]}')
     (tmp_path / "link").symlink_to(tmp_path / "good")
-    assert [Path(left.root).name for left in _of_unknown_backbones(tmp_path, set())] == ["good"]
+    assert [Path(left.root).name for left in _unknown_backbones(tmp_path, set())] == ["good"]
 
 
 def test_what_changed_between_list_and_removal_stays(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "scores.json").write_text('{"convention": "corrected", "match_convention": ["corrected"]}')
-    (left,) = _of_unknown_backbones(tmp_path, set())
+    (left,) = _unknown_backbones(tmp_path, set())
     (tmp_path / "good" / "notes.txt").write_text("mine")
     assert _foreign(tmp_path / "good") is not None
     with pytest.raises(OwnershipError, match="was not removed"):

@@ -133,7 +133,7 @@ def test_time_is_clips_and_forwards_over_the_workers() -> None:
     assert plan_of().seconds is None
     assert plan_of(rates=rates).seconds == 7 * 2 + 21 * 3
     assert plan_of(rates=rates, workers=7).seconds == 11
-    assert "takes" in plan_of(rates=rates).lines()[-1]
+    assert "duration" in plan_of(rates=rates).lines()[-1]
 
 
 def test_a_plan_says_what_it_knows_and_where_from() -> None:

@@ -190,7 +190,7 @@ def test_our_number_stands_beside_the_papers(tmp_path: Path) -> None:
     )
     assert str(ours) == "average: ours 45.6, published 46.3 (table 1)"
     assert layers.ours == layers.published == (13, 17, 21)
-    assert "out/c/metrics.json is not there yet" in str(absent)
+    assert "out/c/metrics.json does not exist yet" in str(absent)
     assert "has no mean lucas d" in str(unknown)
     assert "no stage measures it" in str(unmeasured)
 
@@ -508,7 +508,7 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
     samples = tmp_path / "work" / "data" / "samples"
     assert [folder.name for folder in samples.iterdir() if folder.is_dir()] == ["000"]
     assert (samples / "000" / "side_by_side.mp4").exists()
-    assert "ours - (data/scores/vbench.json is not there yet), published 0.9313 (table 2 by VBench)" in out
+    assert "ours - (data/scores/vbench.json does not exist yet), published 0.9313 (table 2 by VBench)" in out
     scores = tmp_path / "work" / "data" / "scores" / "vbench.json"
     result = CliRunner().invoke(app, ["vbench", str(samples), "--out", str(scores), "--executable", stand_in(tmp_path)])
     assert result.exit_code == 0, result.stderr

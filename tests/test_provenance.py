@@ -1,6 +1,9 @@
 """What made an artifact: the code that is reached, the versions, and what is in memory."""
 
+import ast
+import gc
 import importlib
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -120,6 +123,30 @@ def test_the_families_that_a_backbone_is_not_of_have_no_part_in_its_code() -> No
     assert differing == ["backbones"]
     assert {"backbones", "datasets", "extraction", "geometry", "media"} <= set(of_family["wan"])
     assert not {"correspondence", "metrics", "reports", "tracking", "provenance"} & set(of_family["wan"])
+
+
+def test_a_file_is_read_in_one_go_though_the_collector_lets_other_threads_parse() -> None:
+    """In CPython 3.11 a tree that another thread builds in the midst of one's own makes that a SystemError."""
+    source, parsed = Path(provenance.__file__).read_bytes(), []
+    undisturbed = provenance._read(source, "difftrack")
+
+    def let_another_thread_parse(phase: str, _: object) -> None:
+        if phase == "start" and threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=lambda: parsed.append(ast.parse("a = 1")))
+            other.start()
+            other.join()
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(let_another_thread_parse)
+    gc.set_threshold(50)
+    try:
+        disturbed = provenance._read(source, "difftrack")
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(let_another_thread_parse)
+    assert disturbed == undisturbed
+    assert parsed  # around the tree, other threads have their turns
+    assert gc.isenabled()
 
 
 def test_versions_have_no_local_part_and_what_is_not_installed_is_left_out() -> None:

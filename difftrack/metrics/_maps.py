@@ -31,7 +31,7 @@ def score_clip(
     Args:
         matches: The match stage's output: `match_xy_px`, `attention_max`, `attention_mass`, `text_max`, `text_mass`
             over (step, layer, ...), the same names with the prefix `head_` over (step, layer, head, ...), and
-            `feature_match_xy_px`. Missing arrays are not scored.
+            `KIND_match_xy_px` of every other kind, such as `feature_match_xy_px`. Missing arrays are not scored.
         true_xy_px: True positions, in pixels of the backbone's input, in the video frames that the latent frames
             encode.
         visible: True where a point is visible.
@@ -41,20 +41,18 @@ def score_clip(
         params: The scoring choices.
 
     Returns:
-        `matching_accuracy`, `feature_accuracy`, `confidence`, `attention_score`, and the confidence and mass on the own
-        frame (`self_`) and the text (`text_`), over (step, layer); with the prefix `head_` also over head.
+        `matching_accuracy`, `KIND_accuracy` of every other kind, such as `feature_accuracy`, `confidence`,
+        `attention_score`, and the confidence and mass on the own frame (`self_`) and the text (`text_`), over (step,
+        layer); with the prefix `head_` also over head.
     """
     scores: dict[str, xr.DataArray] = {}
-    for name, source in (
-        ("matching_accuracy", "match_xy_px"),
-        ("feature_accuracy", "feature_match_xy_px"),
-        ("head_matching_accuracy", "head_match_xy_px"),
-    ):
-        if source in matches:
+    known = (_MATCH, f"feature_{_MATCH}", f"head_{_MATCH}")
+    for source in dict.fromkeys((*known, *sorted(map(str, matches)))):
+        if source.endswith(_MATCH) and source in matches:
             by_step = [
                 matching_accuracy(to_frames(xy), true_xy_px, visible, params=params) for xy in matches[source].values
             ]
-            scores[name] = _labelled(np.stack(by_step), matches[source])
+            scores[_accuracy_name(source)] = _labelled(np.stack(by_step), matches[source])
     for prefix in ("", "head_"):
         if f"{prefix}attention_max" in matches:
             arrays = {name: matches[prefix + name].values for name in _ATTENTION}
@@ -64,6 +62,15 @@ def score_clip(
             for name, values in found:
                 scores[prefix + name] = _labelled(values, matches[f"{prefix}attention_max"])
     return xr.Dataset(scores)
+
+
+_MATCH = "match_xy_px"
+
+
+def _accuracy_name(source: str) -> str:
+    """Name the accuracy of an array of matches: that of queries with keys, which have no prefix, is `matching`."""
+    kind = source.removesuffix(_MATCH)
+    return f"{kind}accuracy" if kind.removeprefix("head_") else f"{kind}matching_accuracy"
 
 
 _ATTENTION = ("attention_max", "attention_mass", "text_max", "text_mass")
@@ -122,7 +129,12 @@ def combine_clips(clips: Mapping[str, xr.Dataset], *, params: ScoringParams = CO
         if str(name).endswith("accuracy"):
             mean = round_accuracy(mean, params=params)
         means[name] = _labelled(mean, values.isel(clip=0))
-    accuracy = stacked["matching_accuracy" if "matching_accuracy" in stacked else "feature_accuracy"]
+    ranked = (
+        "matching_accuracy",
+        "feature_accuracy",
+        *(name for name in map(str, stacked) if name.endswith("accuracy")),
+    )
+    accuracy = next(stacked[name] for name in ranked if name in stacked)
     means["num_clips"] = accuracy.notnull().sum("clip")
     empty = accuracy.isnull().all([axis for axis in accuracy.dims if axis != "clip"]).values
     means.attrs["empty_clips"] = [name for name, is_empty in zip(clips, empty, strict=True) if is_empty]

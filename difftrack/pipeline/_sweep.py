@@ -31,7 +31,17 @@ from difftrack.provenance import code_of
 from difftrack.store import open_store, stored_group
 from difftrack.sweeps import MEASURES, SweepAxis, SweepError, SweepRow, SweptStage, grid, laid_over, show_value
 
-__all__ = ["SweepCell", "CellStage", "Sweep", "measured", "plan_sweep", "run_sweep", "write_sweep"]
+__all__ = [
+    "CellStage",
+    "MARKER",
+    "Sweep",
+    "SweepCell",
+    "SweepPlanner",
+    "measured",
+    "plan_sweep",
+    "run_sweep",
+    "write_sweep",
+]
 
 CellStage = Literal["match", "score", "track"]
 
@@ -135,7 +145,7 @@ def plan_sweep(
     if unknown := [backbone for backbone in backbones if backbone not in base.backbones]:
         raise SweepError(f"{file} has no backbone {unknown[0]}; known: {', '.join(base.backbones)}")
     root = (top / base.paths.sweeps if folder is None else folder).resolve()
-    planner = _Planner(top.resolve(), base, root / "cells")
+    planner = SweepPlanner(top.resolve(), base, root / "cells")
     named = tuple(backbones) or tuple(base.backbones)
     rows = []
     for backbone in named:
@@ -154,7 +164,7 @@ def plan_sweep(
     return Sweep(tuple(axes), own, planner.matches, cells, tuple(rows))
 
 
-class _Planner:
+class SweepPlanner:
     """Creates the cells of one sweep, each once."""
 
     def __init__(self, top: Path, base: Configuration, folder: Path) -> None:

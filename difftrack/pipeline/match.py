@@ -39,6 +39,7 @@ def _provenance(store: Store, clip: str, section: MatchSection) -> dict[str, Any
         "size": list(spec.size),
         "temporal_stride": spec.grid.temporal_stride,
         "first_frames": spec.grid.first_frames,
+        **({} if section.frequencies.keeps_all else {"frequencies": asdict(section.frequencies)}),
     }
 
 

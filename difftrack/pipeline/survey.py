@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
+from difftrack.correspondence import ClipMatcher, MatchSection, descriptors_of, label_matches
 from difftrack.datasets import read_manifest, read_tracks
 from difftrack.distribution import ClipWorker, Job, ProgressCallback, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipReader, ExtractParams, ResultShelf, kept_in, result_identity
@@ -27,8 +27,6 @@ from difftrack.pipeline._stage import Paths, end, finished, kept_folder, run, te
 from difftrack.store import fingerprint_of, write_manifest, write_results
 from difftrack.store.torch_writer import as_read
 from difftrack.survey import SurveySection
-
-KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
@@ -83,7 +81,7 @@ class SurveyJob(Job):
     @cache  # noqa: B019 - one job per process, which keeps its weights
     def source(self) -> ClipReader:
         """The reader of clips with its backbone, restricted to the surveyed steps and layers."""
-        kinds = [kind for name in self.section.kinds for kind in KINDS_OF[name]]
+        kinds = list(dict.fromkeys(own for kind in self.section.kinds for own in descriptors_of(kind)))
         view = {"steps": self.section.steps, "layers": self.section.layers, "heads": "all", "descriptors": kinds}
         extract = self.sections["extract"]
         surveyed = {**self.sections, "extract": {**extract, "analysis": {**extract["analysis"], **view}}}
@@ -122,6 +120,7 @@ class _Surveyor(ClipWorker):
             "first_frames": spec.grid.first_frames,
             "kinds": list(self._match.kinds),
             "per_head": self._match.per_head,
+            **({} if self._match.frequencies.keeps_all else {"frequencies": asdict(self._match.frequencies)}),
         }
         tracks = read_tracks(self._job.tracks, clip)
         points = np.flatnonzero(tracks.query_points[:, 0] == spec.frames[0])
@@ -133,7 +132,7 @@ class _Surveyor(ClipWorker):
         )
         identity = result_identity(provenance, points, points_xy_px)
         if not self._job.shelf().take_up(clip, identity, made_by):
-            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask)
+            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask, spec.rotary)
             cells = {}
 
             def match(unit: CapturedUnit) -> None:

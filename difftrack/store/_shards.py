@@ -1,9 +1,9 @@
-"""Reading one shard: a zarr v3 `sharding_indexed` file with its index at the end.
+"""Read one shard: a zarr v3 `sharding_indexed` file with its index at the end.
 
-A shard is [chunk, chunk, ..., index], a chunk its compressed bytes and their CRC-32C, the index a pair of little-endian
-uint64 (offset, length) per chunk and a CRC-32C of them. zarr's own reader returns fill values for a shard that is
-missing or empty; this one raises for anything that is not exactly what was written, and decodes into the result. The
-chunks of a large unit are checked and decoded by several threads, since the interpreter is free meanwhile.
+A shard is [chunk, chunk, ..., index]. A chunk consists of compressed bytes and their CRC-32C. The index consists of a
+pair of little-endian uint64 (offset, length) for each chunk, and a CRC-32C of them. zarr's reader returns fill values
+for a missing or empty shard. This reader raises an error unless the shard is exactly as written, and decodes directly
+into the result. Several threads check and decode the chunks of a large unit: decoding releases the interpreter lock.
 """
 
 import math
@@ -27,10 +27,10 @@ Checksums = UInt32[np.ndarray, " chunk"]
 """CRC-32C of each chunk of one unit."""
 
 _MOST_THREADS = 4
-"""Beyond which the memory's speed is the limit."""
+"""Most threads for one unit; more are limited by the speed of the memory."""
 
 _THREADED_BYTES = 1 << 23
-"""Values of a unit above which it is worth starting threads, some 0.1 ms each."""
+"""Units of at least this size are decoded by several threads; starting a thread takes about 0.1 ms."""
 
 
 def read_shard(
@@ -41,14 +41,14 @@ def read_shard(
     latent_frame: int | None = None,
     checksums: Checksums | None = None,
 ) -> Num[np.ndarray, "*stored"]:
-    """Read the stored numbers of one unit, or of one latent frame of it.
+    """Read the stored numbers of one unit, or of one of its latent frames.
 
     Args:
-        files: Where the store lies.
-        key: The shard's key below the root.
-        layout: The array that the shard belongs to.
-        latent_frame: Read this one only, which takes one chunk; its axis is dropped.
-        checksums: Those of the unit that was written here, where the header has them.
+        files: Files of the store.
+        key: The shard's key in the root.
+        layout: The array that contains the shard.
+        latent_frame: Read only this latent frame, and so only one chunk; its axis is dropped.
+        checksums: Checksums of the unit from the header; None if the header has none.
 
     Raises:
         StoreError: the shard is missing or damaged.
@@ -61,9 +61,9 @@ def read_shard(
         index = _read_index(blob, layout.num_chunks)
         expected: Sequence[int | None] = [None] * len(index) if checksums is None else checksums.tolist()
 
-        def contents(some: Sequence[int]) -> Iterator[UInt8[np.ndarray, " byte"]]:
-            parts = blob.ranges([index[chunk] for chunk in some])
-            return map(_checked, parts, [expected[chunk] for chunk in some])
+        def contents(numbers: Sequence[int]) -> Iterator[UInt8[np.ndarray, " byte"]]:
+            parts = blob.ranges([index[number] for number in numbers])
+            return map(_checked, parts, [expected[number] for number in numbers])
 
         try:
             if len(chunks) == layout.num_chunks > 1:
@@ -73,7 +73,7 @@ def read_shard(
             raise StoreError(f"{files.path(key)} is damaged: {error}") from error
         except MemoryError as error:
             needed = np.dtype(layout.dtype).itemsize * math.prod(layout.shape)
-            raise StoreError(f"{files.path(key)} holds {needed} bytes, more than there is memory for") from error
+            raise StoreError(f"{files.path(key)} needs {needed} bytes of memory, more than is free") from error
     if latent_frame is None or per_chunk is None:
         return values[:, : layout.shape[1]]
     return values[:, latent_frame % per_chunk]
@@ -82,16 +82,16 @@ def read_shard(
 def shard_problem(
     files: Files, key: str, layout: ArrayLayout, *, content: bool, checksums: Checksums | None = None
 ) -> str | None:
-    """What is wrong with a shard, or None.
+    """Return the problem of a shard; None if it is valid.
 
     Args:
-        files: Where the store lies.
-        key: The shard's key below the root.
-        layout: The array that the shard belongs to.
-        content: Read the whole file; otherwise size and index only, 0.1 ms a shard, which finds anything but changed
-            bytes within chunks and a unit in the place of another.
-        checksums: Those of the unit that was written here, where the header has them; without, each chunk is decoded,
-            which finds all but a unit of the same shape in the place of another.
+        files: Files of the store.
+        key: The shard's key in the root.
+        layout: The array that contains the shard.
+        content: Check the whole file. False checks only the size and the index (0.1 ms per shard), which finds every
+            problem except changed bytes in chunks and swapped units.
+        checksums: Checksums of the unit from the header. None decodes each chunk instead, which finds every problem
+            except swapped units of the same shape.
     """
     try:
         with _open(files, key) as blob:
@@ -111,7 +111,7 @@ def shard_problem(
 
 
 def shard_checksums(files: Files, key: str, num_chunks: int) -> UInt32[np.ndarray, " chunk"]:
-    """The checksum that each chunk of a shard carries; a few bytes of each are read.
+    """Read the checksums stored in the chunks of a shard; only a few bytes of each chunk are read.
 
     Raises:
         StoreError: the shard is missing or its index is damaged.
@@ -138,10 +138,10 @@ class _IndexError(ValueError):
 
 
 def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
-    """(offset, length) of every chunk, after checking that they and the index fill the file exactly."""
+    """Read (offset, length) of every chunk, and check that chunks and index fill the file exactly."""
     size = 16 * num_chunks + CHECKSUM_BYTES
     if blob.size < size:
-        raise _IndexError(f"{blob.size} bytes are too few for its index")
+        raise _IndexError(f"its {blob.size} bytes are too few for its index")
     try:
         table = _checked(next(blob.ranges([(blob.size - size, size)])), None).copy().view("<u8").reshape(num_chunks, 2)
     except ValueError as error:
@@ -153,12 +153,12 @@ def _read_index(blob: Blob, num_chunks: int) -> list[tuple[int, int]]:
             raise _IndexError("its index leaves gaps or lacks a chunk")
         end = offset + length
     if end + size != blob.size:
-        raise _IndexError(f"{blob.size} bytes, but its index accounts for {end + size}")
+        raise _IndexError(f"it has {blob.size} bytes, but its index accounts for {end + size}")
     return index
 
 
 def _checked(content: UInt8[np.ndarray, " byte"], expected: int | None) -> UInt8[np.ndarray, "byte-4"]:
-    """Split off the checksum at the end and compare it, with the body and with what is expected here."""
+    """Split off the checksum at the end and compare it with the body and with the expected checksum."""
     body, stored = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
     checksum = int.from_bytes(stored.tobytes(), "little")
     if stored.size != CHECKSUM_BYTES or google_crc32c.value(body) != checksum:
@@ -178,16 +178,16 @@ def _decode(content: UInt8[np.ndarray, " byte"], layout: ArrayLayout) -> Num[np.
 def _assemble(
     contents: Callable[[Sequence[int]], Iterator[UInt8[np.ndarray, " byte"]]], layout: ArrayLayout
 ) -> Num[np.ndarray, "*unit"]:
-    """Decode all chunks of a unit; memory for it is taken once its first chunk says that it is of this size."""
+    """Decode all chunks of a unit; its memory is allocated only after the size of the first chunk has been checked."""
     step = layout.chunk_shape[1]
     chunk_bytes = math.prod(layout.chunk_shape) * np.dtype(layout.dtype).itemsize
     first = next(contents([0]))
     check_decoded_size(layout.codec, first, chunk_bytes)
     values = np.empty(layout.shape, layout.dtype)
 
-    def decode(some: Sequence[int], found: Iterator[UInt8[np.ndarray, " byte"]]) -> None:
+    def decode(numbers: Sequence[int], parts: Iterator[UInt8[np.ndarray, " byte"]]) -> None:
         chunk = np.empty(layout.chunk_shape, layout.dtype)
-        for number, content in zip(some, found, strict=True):
+        for number, content in zip(numbers, parts, strict=True):
             decode_into(layout.codec, content, chunk.reshape(-1).view(np.uint8))
             start, stop = number * step, min((number + 1) * step, layout.shape[1])
             values[:, start:stop] = chunk[:, : stop - start]

@@ -8,9 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from difftrack.backbones import AttentionCall, Backbone, BackboneError, LayerDescriptors, intercept
+from difftrack.backbones import (
+    DEFAULT_KINDS,
+    AttentionCall,
+    Backbone,
+    BackboneError,
+    CapturedKind,
+    CaptureError,
+    FeatureKind,
+    LayerDescriptors,
+    intercept,
+)
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, InversionParams, ModeParams, TrackingViewParams
+from difftrack.rotary import AXES, RotaryLayout
 from difftrack.store import DescriptorSpec
 
 __all__ = ["BackboneLaws"]
@@ -33,6 +44,10 @@ class BackboneLaws:
     """Guidance scale at which the unmodified pipeline runs only one branch."""
     frames_alone_together = 3
     """Frames processed together in the tracking view; a multiple of the transformer's attention window."""
+    rotary_tolerance = 1e-4
+    """How far a turned query may be from the model's own, as a share of the largest number in it."""
+    features: tuple[FeatureKind, ...] = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
+    """Hidden states that its first and last layer give; the others are refused."""
 
     @pytest.fixture
     def backbone(self) -> Backbone:
@@ -60,12 +75,27 @@ class BackboneLaws:
         return backbone.predict(latents, torch.tensor(500), embedding, **_conditions(backbone, latents, frames))
 
     def capture(
-        self, backbone: Backbone, latents: Tensor, frames: np.ndarray, layers: Sequence[int]
+        self,
+        backbone: Backbone,
+        latents: Tensor,
+        frames: np.ndarray,
+        layers: Sequence[int],
+        kinds: Sequence[CapturedKind] = DEFAULT_KINDS,
+        feature: FeatureKind = "heads",
     ) -> dict[int, LayerDescriptors]:
         """Capture descriptors of layers at one step, by layer."""
         schedule = backbone.schedule(10, grid=backbone.grid_of(latents))
         conditions = _conditions(backbone, latents, frames)
-        records = backbone.capture(latents, 4, schedule, backbone.embed(self.prompt), layers=layers, **conditions)
+        records = backbone.capture(
+            latents,
+            4,
+            schedule,
+            backbone.embed(self.prompt),
+            layers=layers,
+            kinds=kinds,
+            feature=feature,
+            **conditions,
+        )
         return {record.layer: record for record in records}
 
     def check_analysis(self, units: Sequence[Any], spec: DescriptorSpec) -> None:
@@ -147,12 +177,84 @@ class BackboneLaws:
         for kind in ("query", "key", "feature", "text_key"):
             assert torch.equal(getattr(alone, kind), getattr(every[middle], kind)), kind
 
+    def test_the_rotary_layout_says_which_channels_turn_with_which_axis(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """Turning the unrotated queries and keys by the layout gives the model's own; lengths stay in any case.
+
+        One angle per pair of channels and place along its axis has to do for all heads, and for all places along the
+        other axes: a wrong pair, a wrong axis, or a channel that is not named fails. Frequencies fall.
+        """
+        last = backbone.num_layers - 1
+        wanted: tuple[CapturedKind, ...] = ("query", "key", "query_pre_rotary", "key_pre_rotary")
+        for record in self.capture(backbone, latents, frames, [0, last], kinds=wanted).values():
+            for turned, plain in ((record.query, record.query_pre_rotary), (record.key, record.key_pre_rotary)):
+                assert turned is not None
+                assert plain is not None
+                limit = self.rotary_tolerance * float(turned.abs().max())
+                lengths = [part.double().square().sum(dim=(0, -1)).sqrt() for part in (turned, plain)]
+                most = limit * (turned.shape[0] * turned.shape[-1]) ** 0.5
+                torch.testing.assert_close(lengths[0], lengths[1], rtol=0, atol=most)
+                if backbone.rotary is not None:
+                    again = _turned(plain.double(), turned.double(), backbone.rotary)
+                    torch.testing.assert_close(again, turned.double(), rtol=0, atol=limit)
+
+    def test_values_are_those_that_attention_mixes(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """As the attention call had them, with the video's shape."""
+        values: list[Tensor] = []
+
+        def keep(call: AttentionCall) -> Tensor:
+            values.append(call.value.clone())
+            return call.run()
+
+        schedule = backbone.schedule(10, grid=backbone.grid_of(latents))
+        conditions = _conditions(backbone, latents, frames)
+        with intercept({0: backbone.attention_of(backbone.transformer_at(schedule.timesteps[4]))[0]}, keep):
+            backbone.predict(latents, schedule.timesteps[4], backbone.embed(self.prompt), **conditions)
+        (record,) = self.capture(backbone, latents, frames, [0], kinds=["value"]).values()
+        assert record.value is not None
+        first = backbone.num_text_tokens if backbone.text_position == "first" else 0
+        tokens = record.value.flatten(1, 3)
+        assert torch.equal(tokens, values[0][0, :, first : first + tokens.shape[1]])
+
+    def test_every_hidden_state_is_given_or_refused(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """Those of `features` are finite, have the shape of a feature, and differ from each other.
+
+        Only the attention's output may be that of its heads: some single-stream layers project it later.
+        """
+        every: tuple[FeatureKind, ...] = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
+        layers = [0, backbone.num_layers - 1]
+        found: list[Tensor] = []
+        for feature in every:
+            if feature not in self.features:
+                with pytest.raises((BackboneError, CaptureError)) as raised:
+                    self.capture(backbone, latents, frames, layers, ["feature"], feature)
+                assert "\n" not in str(raised.value)
+                continue
+            own = [
+                record.feature
+                for record in self.capture(backbone, latents, frames, layers, ["feature"], feature).values()
+            ]
+            assert len(own) == len(layers)
+            for each in own:
+                assert each is not None
+                assert each.shape[0] == backbone.num_heads
+                assert each.shape[-1] == backbone.num_channels
+                assert bool(each.isfinite().all())
+                assert feature == "attention" or not any(torch.equal(each, other) for other in found)
+                found.append(each)
+
     def test_nothing_of_the_pipeline_is_left_changed(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
         """Capture leaves no attributes in the modules."""
         attributes = [set(module.__dict__) for module in backbone.transformer.modules()]
         self.capture(backbone, latents, frames, [0, backbone.num_layers - 1])
+        self.capture(backbone, latents, frames, [0], ["query_pre_rotary", "feature"], "attention")
         assert [set(module.__dict__) for module in backbone.transformer.modules()] == attributes
 
     def test_sampling_records_the_latents_that_enter_every_step(
@@ -267,6 +369,25 @@ class BackboneLaws:
         assert made_by.to_json() == backbone.made_by("difftrack.extraction").to_json()
         room = type(backbone).__module__.partition(".")[0]
         assert ("backbones" if room == "difftrack" else room) in made_by.code
+
+
+def _turned(plain: Tensor, turned: Tensor, layout: RotaryLayout) -> Tensor:
+    """Turn descriptors [head, latent_frame, row, col, channel] by the angles that fit best to what the model made.
+
+    One angle for each pair of channels at each place along its axis; channels that are in no pair stay.
+    """
+    again = plain.clone()
+    for place, axis in enumerate(AXES, start=1):
+        pairs = torch.tensor(getattr(layout, axis)).reshape(-1, 2)
+        before, after = (torch.complex(part[..., pairs[:, 0]], part[..., pairs[:, 1]]) for part in (plain, turned))
+        others = [other for other in range(4) if other != place]
+        turn = (after * before.conj()).sum(dim=others, keepdim=True)
+        turn = turn / turn.abs()
+        by_pair = (turn * turn.roll(1, dims=place).conj()).narrow(place, 1, 1).angle().abs().flatten()
+        assert len(by_pair) == 0 or float(by_pair[-1]) == float(by_pair.min()), f"{axis}: frequencies do not fall"
+        now = before * turn
+        again[..., pairs[:, 0]], again[..., pairs[:, 1]] = now.real, now.imag
+    return again
 
 
 def _conditions(backbone: Backbone, latents: Tensor, frames: np.ndarray) -> dict[str, Any]:
