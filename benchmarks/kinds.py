@@ -269,7 +269,7 @@ def _delta(by_frame: Mapping[int, np.ndarray], truth: np.ndarray, visible: np.nd
     found = np.nan_to_num(rescale_points(found, from_size=SIZE, to_size=EVALUATED), nan=-1e4)
     queried = np.zeros(truth.shape[1], dtype=np.int64)
     metrics = tapvid_metrics(found, np.ones_like(visible), truth, visible, queried)
-    return float(metrics.average_pts_within_thresh)
+    return float(metrics.average_points_within)
 
 
 def choose(scores: Mapping[str, Mapping[Place, float]]) -> dict[tuple[str, str], dict[str, Any]]:
