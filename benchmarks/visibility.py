@@ -34,7 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.matching import machine
 from benchmarks.tracking import EVALUATED_SIZE, RESULTS, STEP, prepare, rendered
 from difftrack.annotation import query_grid
-from difftrack.backbones import SHIPPED, ModelParams, load_backbone
+from difftrack.backbones import ModelParams, load_backbone, shipped_backbone
 from difftrack.chunks import ChunkParams
 from difftrack.datasets import Clip, TrackedVideo, Tracks, load_tapvid_pickle
 from difftrack.geometry import TokenGrid, inside_picture, rescale_points
@@ -243,15 +243,18 @@ def all_sets(arguments: argparse.Namespace) -> dict[str, Iterator[Known]]:
 def measure(arguments: argparse.Namespace) -> None:
     """Match the points of every set, and write what was measured; nothing is decided here."""
     torch.set_grad_enabled(False)
-    backbone = load_backbone(f"path:{SHIPPED}", ModelParams(device=arguments.device))
+    backbone = load_backbone(f"path:{shipped_backbone()}", ModelParams(device=arguments.device))
     arguments.out.mkdir(parents=True, exist_ok=True)
+    every = arguments.every_head_of
+    params = PARAMS if every is None else TrackParams(layers=(every,))
+    layers = LAYERS if every is None else (every,)
     sets = all_sets(arguments)
     for name in arguments.sets or sets:
         arrays: dict[str, np.ndarray] = {"about": np.array(json.dumps(_about(arguments, backbone.fingerprint)))}
         for known in sets[name]:
-            case = prepare(backbone, known.video, LAYERS, arguments.size, CHUNKS)
-            sources = [(STEP, layer) for layer in LAYERS]
-            matches = match_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=PARAMS)
+            case = prepare(backbone, known.video, layers, arguments.size, CHUNKS)
+            sources = [(STEP, layer) for layer in layers]
+            matches = match_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=params)
             clip = known.video.clip.name
             for part in fields(FrameMatches):
                 arrays[f"{clip}|{part.name}"] = getattr(matches, part.name).numpy().astype(np.float16)
@@ -422,6 +425,7 @@ def main() -> None:
     command.add_argument("--clips", type=int, default=12, help="per split of rendered clips, and of pictures")
     command.add_argument("--sets", nargs="*", help="all by default")
     command.add_argument("--size", type=_size, default=(160, 240), metavar="HxW", help="that the backbone sees")
+    command.add_argument("--every-head-of", type=int, metavar="LAYER", help="in place of the heads of params.yaml")
     command.add_argument("--device", default="auto")
     command.set_defaults(run=measure)
     for name, function in (("fit", fit), ("report", report)):
