@@ -9,7 +9,7 @@ from ._clip_matcher import ClipMatcher, UnitMatches, label_matches
 from ._device import matching_device
 from ._features import feature_probabilities, match_features
 from ._frame_places import stored_to_frames
-from ._match_probabilities import Descriptors, match_rows
+from ._match_probabilities import Descriptors, back_sums, match_rows
 from ._matches import Matches, without_uniform
 from ._matching import (
     TopMatches,
@@ -43,6 +43,7 @@ __all__ = [
     "attention_of_points_per_head",
     "attention_of_points_with_heads",
     "attention_rows",
+    "back_sums",
     "feature_probabilities",
     "label_matches",
     "latent_to_frames",

@@ -141,7 +141,7 @@ export class TrackPanel {
         const next = on.includes(own) ? on.filter((each) => each !== own) : [...on, own].sort((a, b) => a - b);
         if (next.length) put(next);
       }, { class: "chip", "aria-pressed": on.includes(own), "aria-label": `${name} ${own}`, "data-option": `${name}.${own}` })),
-      name === "layers" && value === "best" ? h("span", { class: "quiet small" }, "best") : "");
+      name !== "layers" ? "" : button("best", () => put(value === "best" ? "stored" : "best"), { class: "chip", "aria-pressed": value === "best", "aria-label": "layers best by the scores", title: "The best one by the scores", "data-option": "layers.best" }));
   }
 
   put(path, value) {
