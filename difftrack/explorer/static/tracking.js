@@ -118,7 +118,7 @@ export class TrackPanel {
     } else {
       input = select(value, values, put, attributes);
     }
-    return h("div", { class: `option${set === undefined ? "" : " set"}`, title: about.description || "" }, h("span", { class: "option-name" }, label), input, set === undefined ? "" : button("↺", () => put(undefined), { class: "icon", "aria-label": `Default of ${label}`, title: "Default" }));
+    return h("div", { class: `option${set === undefined ? "" : " set"}`, title: about.description || "" }, h("span", { class: "option-name" }, ...label.split(/(?<=_)/).flatMap((part) => [part, h("wbr")])), input, set === undefined ? "" : button("↺", () => put(undefined), { class: "icon", "aria-label": `Default of ${label}`, title: "Default" }));
   }
 
   slider(name, value, put, attributes, words, optional) {
