@@ -141,11 +141,11 @@ def test_a_point_replaces_values_and_leaves_the_params_alone() -> None:
     ("words", "message"),
     [
         ([], "nothing to sweep"),
-        (["track.motion_cost"], "sweeps nothing; wanted: section.key=value,value"),
-        (["track=1"], "sweeps nothing"),
+        (["track.motion_cost"], "is not a sweep; expected section.key=value,value"),
+        (["track=1"], "is not a sweep"),
         (["track.motion_cost="], "has no value"),
         (["track.motion_cost=0,[1"], "not valid YAML"),
-        (["track.motion_cost=0,0"], "names a value twice"),
+        (["track.motion_cost=0,0"], "repeats a value"),
         (["track.motion_cost=0", "track.motion_cost=1"], "named twice"),
         (["extract.tracking.height=64,128"], "runs no video model; match, score, track can be. Change extract in"),
         (
@@ -164,7 +164,7 @@ def test_a_key_is_measured_on_the_stages_that_it_changes_unless_others_are_named
     assert stages_of(axes) == ("score",)
     assert stages_of([*axes, *read_axes(["track.motion_cost=0"])]) == ("score", "track")
     assert stages_of(axes, "track, score") == ("score", "track")
-    with pytest.raises(SweepError, match=r"--on names 'guide'; wanted: score, track"):
+    with pytest.raises(SweepError, match=r"--on names 'guide'; the stages are score, track"):
         stages_of(axes, "guide")
 
 
@@ -364,7 +364,7 @@ def test_the_verb_writes_over_nothing_that_is_not_a_sweep(project: Path, monkeyp
     assert (folder / "sweep.csv").read_text() == "mine\n"
     for name in ("cells", "../elsewhere", "a/b"):
         done = CliRunner().invoke(app, ["sweep", "track.motion_cost=0", "--name", name])
-        assert "a sweep cannot be called" in done.stderr
+        assert "a sweep cannot be named" in done.stderr
 
 
 # What is left of sweeps

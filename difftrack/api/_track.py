@@ -19,6 +19,8 @@ from difftrack.api._errors import UsageError
 from difftrack.api._points import Points, points_array
 from difftrack.datasets import Clip, check_query_points
 from difftrack.media import open_video, read_video, write_video
+from difftrack.params import parse
+from difftrack.rotary import FrequencyBands
 from difftrack.store import Store
 from difftrack.tracking import PredictedTracks, TrackParams
 from difftrack.workflows.match import clip_groups, only_clip
@@ -197,7 +199,8 @@ def track(
         queries: Instead of both: (frame, x, y), for points that start in other frames.
         clip: Name of the clip; may be left out where one is stored.
         params: How to track; `TrackParams()` by default.
-        options: Fields of `TrackParams` to change, such as `layers=(6, 7)` or `motion_cost=0`.
+        options: Fields of `TrackParams` to change, such as `layers=(6, 7)`, `kind="key_key"` or `motion_cost=0`;
+            `frequencies` may be a mapping, such as `{"temporal": (0.5, 1)}`.
 
     Raises:
         StoreError: the store lacks the clip, or holds no tracking view.
@@ -213,6 +216,8 @@ def track(
     num_frames = 1 + max(max(store.spec(each).frames) for each, _ in clip_groups(store, name))
     query_points = _queries(points, grid, queries, height=height, width=width)
     check_query_points(query_points, num_frames=num_frames, height=height, width=width)
+    if isinstance(options.get("frequencies"), Mapping):
+        options["frequencies"] = parse(FrequencyBands, options["frequencies"], "frequencies")
     chosen = dataclasses.replace(params or TrackParams(), **options)
     source = known_clip(store, name)
     frames = None if source is None else source.frames
