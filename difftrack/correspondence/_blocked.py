@@ -58,8 +58,8 @@ def pair_rows_blocked(
     if not rows.is_cuda and 0 < len(tokens) <= _FEW_ROWS and (not both or back_sums is not None):
         _add_few(rows, source_query, key, target_frames, weights)
         if both:
-            source_key = as_float(key[:, source_frame].index_select(1, tokens)) * scale
-            _add_few(rows, source_key, query, target_frames, weights, back_sums)
+            asked = as_float(key[:, source_frame].index_select(1, tokens)) * scale
+            _add_few(rows, asked, query, target_frames, weights, back_sums)
         return rows
     order = _first(tokens, num_tokens)
     source_key = as_float(key[:, source_frame].index_select(1, order)) if both else None

@@ -322,7 +322,8 @@ def _paths_in(root: Path) -> dict[str, Path]:
     for name in names:
         own = named.get(name)
         here = root / own if isinstance(own, str) else root / name
-        found[name] = here if isinstance(own, str) or here.exists() else root / "data" / name
+        beside = here.exists() or (name == "scores" and (root / "descriptors").is_dir())  # scores may come later
+        found[name] = here if isinstance(own, str) or beside else root / "data" / name
     return found
 
 
