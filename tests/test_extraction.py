@@ -443,7 +443,7 @@ def test_stage_writes_a_complete_store_names_the_clips_that_fail_or_are_left_out
 
     write_clip(tmp_path / "clips", replace(clip, name="short", frames=clip.frames[:3]))
     main(params, deps, outs)
-    assert "left out       short: clip short has 3 frames" in capsys.readouterr().out
+    assert "left out        short: clip short has 3 frames" in capsys.readouterr().out
     write_clip(tmp_path / "clips", replace(clip, name="gone"))
     write_manifest(tmp_path / "clips", ["first", "gone", "short"])
     (tmp_path / "clips" / "gone" / "clip.json").unlink()

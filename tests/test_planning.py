@@ -273,7 +273,7 @@ def test_the_shipped_study_gives_the_table_in_the_documentation() -> None:
 def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", "--params", str(written(params(inputs), tmp_path))])
     assert result.exit_code == 0
-    for said in ("tiny, analysis:", "tiny, tracking:", "left out       short: clip short has 3 frames"):
+    for said in ("tiny, analysis:", "tiny, tracking:", "left out        short: clip short has 3 frames"):
         assert said in result.stdout
     small = params(inputs)
     small["extract"]["max_bytes"] = 1000
@@ -290,7 +290,7 @@ def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, 
 @pytest.mark.parametrize(
     ("section", "values", "named"),
     [
-        ("backbones", {}, "backbones is empty; it needs at least one"),
+        ("backbones", {}, "backbones names none; wanted: at least one"),
         ("paths", {"clips": 3}, "paths.clips is 3; expected a string"),
         ("paths", {}, "paths.clips is missing"),
         ("extract", {"tracking": None}, "extract.analysis is missing"),

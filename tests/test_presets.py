@@ -209,9 +209,9 @@ def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Pat
     preset = Preset(about="", script="", run=(), params={}, published=numbers)
     tracked, matched = compare_with_published(preset, {"paths": {"predictions": "out"}}, tmp_path)
     assert tracked.ours is None
-    assert "has no mean tracker d: the truth of every clip is pseudo-truth by cotracker3" in str(tracked)
+    assert "has no mean tracker d: the truth of every clip is pseudo-truth from cotracker3" in str(tracked)
     assert str(matched) == (
-        "average: ours 50 (the truth of every clip is pseudo-truth by cotracker3), published 50 (table 1)"
+        "average: ours 50 (the truth of every clip is pseudo-truth from cotracker3), published 50 (table 1)"
     )
 
 
@@ -285,7 +285,7 @@ def documented_commands() -> dict[str, list[str]]:
         ("foo.bar=1", "unknown section foo", ("--dry-run",)),
         ("synthesize=3", "synthesize is 3", ("--dry-run",)),
         ("paths.clips=3", "paths.clips is 3", ()),
-        ("backbones=null", "backbones names none", ("--dry-run",)),
+        ("backbones=null", "backbones is empty", ("--dry-run",)),
     ],
 )
 def test_what_no_stage_can_use_is_refused_before_anything_is_made(
@@ -397,7 +397,7 @@ def test_what_a_preset_reads_and_is_not_there_is_named_with_the_way_out(tmp_path
         "synthesize.generated.images",
         "annotate.published",
     ]
-    assert "--set annotate.published=WHERE" in problems[-1]
+    assert "--set annotate.published=PATH" in problems[-1]
     publish(tmp_path / "data" / "released" / "dataset")
     assert missing_inputs(preset, apply_preset(preset, PARAMS), tmp_path) == []
 
@@ -542,7 +542,7 @@ def test_the_analysis_command_runs_and_leaves_numbers_pictures_and_trajectories(
     *_, layers, percent = out.splitlines()
     assert layers.endswith("published 13, 17, 21 (appendix D)")
     assert "ours 0, " in layers or "ours 1, " in layers  # three of the four layers
-    truth = "the truth of every clip is pseudo-truth by cotracker3"
+    truth = "the truth of every clip is pseudo-truth from cotracker3"
     assert f"ours {100 * accuracy:g} ({truth}), published 63.5" in percent
     cells = json.loads((work / "data/scores/cogvideox-2b/scores.json").read_text())
     labels = cells["groups"]["all"]["labels"]
