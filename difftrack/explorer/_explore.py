@@ -26,7 +26,7 @@ __all__ = ["Explorer", "explore", "make_explorer", "use_threads"]
 LOCALHOST = "127.0.0.1"
 
 MOST_THREADS = 4
-"""Of a server: a click is many small products, which more threads only wait for."""
+"""Most threads of a server. A click needs many small products, which more threads do not make faster."""
 
 
 class Explorer:
