@@ -100,11 +100,11 @@ def test_a_hostile_name_reaches_every_stage_as_it_is(tmp_path: Path, shim: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"paths": {"clips": "it's"}}, r"paths\.clips is \"it's\", which holds \"'\""),
-        ({"paths": {"kept": "a\nb"}}, r"paths\.kept is 'a\\nb', which holds '\\n'"),
+        ({"paths": {"clips": "it's"}}, r"paths\.clips is \"it's\", which contains \"'\""),
+        ({"paths": {"kept": "a\nb"}}, r"paths\.kept is 'a\\nb', which contains '\\n'"),
         ({"guide": {"prompts": "it's.txt"}}, r"guide\.prompts is"),
         ({"backbones": {"a'; touch x; '": None}}, "a key of backbones is"),
-        ({"backbones": {"a@b": None}}, r"a key of backbones is 'a@b', which holds '@'"),
+        ({"backbones": {"a@b": None}}, r"a key of backbones is 'a@b', which contains '@'"),
         ({"backbones": {"org/model": None}}, "a backbone's name is used for stages and folders"),
         ({"backbones": {"..": None}}, "a folder's name must not begin or end with a dot"),
         ({"survey": {"backbones": ["a@b"]}}, r"survey\.backbones\[0\] is 'a@b'"),
