@@ -107,7 +107,7 @@ def test_query_draws_what_it_found(store: Path, tmp_path: Path) -> None:
     ("changed", "named"),
     [
         (("--layer", 3), f"no layer 3; there are {LAYERS[0]}, {LAYERS[1]}"),
-        (("--clip", "circle"), "circle does not exist; the store holds square"),
+        (("--clip", "circle"), "circle does not exist; the store contains square"),
         (("--point", "99,12"), "(99, 12) lies outside clip square of 56x40 px"),
         (("--frame", 9), "frame 9 of square"),
     ],
