@@ -71,7 +71,7 @@ def extract(
         steps: Denoising steps, 0 the noisiest; by default the last one.
         layers: Layers, 0-based.
         heads: Heads, 0-based.
-        descriptors: Kinds to keep: `query`, `key`, `feature`.
+        descriptors: Kinds to keep: `query`, `key`, `feature`, and of a backbone with cross-attention `cross_query`.
         size: (height, width) in pixels at which the backbone sees the clip; by default the size that it was trained
             on, where that is known.
         num_frames: Frames of the clip for the analysis view; by default as many as the backbone accepts.

@@ -28,6 +28,9 @@ class Architecture:
     """Attributes of the transformer that hold its layers, in execution order."""
     attention_key: ClassVar[str] = "attn1"
     """Attribute of a layer that holds its attention over video tokens."""
+    cross_attention_key: ClassVar[str | None] = None
+    """Attribute of a layer that holds its cross-attention from video tokens to the text; None where text tokens stand
+    in the joint attention."""
     num_heads_key: ClassVar[str] = "num_attention_heads"
     """Entry of the transformer's config: attention heads of a layer."""
     num_channels_key: ClassVar[str] = "attention_head_dim"
@@ -182,6 +185,18 @@ class Architecture:
         """The attention modules of a transformer of this class, with memory or without."""
         layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
         return [getattr(layer, self.attention_key) for layer in layers]
+
+    def cross_attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        """The cross-attention to the text of every layer, in execution order; none where text is in the joint one."""
+        if self.cross_attention_key is None:
+            return []
+        layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
+        return [getattr(layer, self.cross_attention_key) for layer in layers]
+
+    @property
+    def text_call(self) -> int:
+        """Which attention call of a cross-attention module is to the text, 0 the first: images may have one, too."""
+        return 0
 
     def _of_transformer(self, key: str) -> Any:  # noqa: ANN401
         """An entry of the transformer's config.

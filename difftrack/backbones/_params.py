@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Expert", "KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
+__all__ = ["Expert", "KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization", "USUAL_KINDS"]
 
-CapturedKind = Literal["query", "key", "feature"]
-"""Query and key as attention uses them; feature = attention output per head, before the output projection."""
+CapturedKind = Literal["query", "key", "feature", "cross_query"]
+"""Query and key as attention uses them; feature = attention output per head, before the output projection;
+cross_query = the video's queries of the cross-attention to the text, where a layer has one."""
 
 KINDS: tuple[CapturedKind, ...] = get_args(CapturedKind)
+
+USUAL_KINDS: tuple[CapturedKind, ...] = ("query", "key", "feature")
+"""Those that every backbone has."""
 
 Quantization = Literal["none", "int8", "nf4"]
 """Of a text encoder's weights, by bitsandbytes."""

@@ -170,11 +170,11 @@ class Answers:
             raise ExplorerError(f"{lens.store} holds {', '.join(spec.kinds)}; attention needs query and key")
         heads = _head_indices(lens, spec)
         query, key = (self._read(entry, lens, group, chunk, kind, heads) for kind in ("query", "key"))
-        if spec.text_mask:
+        if spec.joint_text_mask:
             text_key = self._read(entry, lens, group, chunk, "text_key", heads)
         else:
             text_key = query.new_zeros((query.shape[0], 0, query.shape[-1]))
-        mask = torch.tensor(spec.text_mask, dtype=torch.bool)
+        mask = torch.tensor(spec.joint_text_mask, dtype=torch.bool)
         params = lens.matching()
         tokens = clip_points_to_tokens(np.asarray([[x, y]], np.float32), spec, params)
         source = spec.frames.index(frame)
@@ -184,13 +184,17 @@ class Answers:
             "frames": [{"frame": shown, "mass": mass} for shown, mass in zip(spec.frames, masses, strict=True)],
             "own": masses[source],
             "others": sum(masses) - masses[source],
-            "text": rows.text_mass[0].item() if spec.text_mask else None,
+            "text": rows.text_mass[0].item() if spec.joint_text_mask else None,
         }
-        if spec.text_mask:
+        if spec.joint_text_mask:
             row = attention_rows(query, key, text_key, mask, tokens, params=params, source_frame=source)[0]
-            kept = np.flatnonzero(spec.text_mask) if params.padded_text != "counted" else np.arange(len(spec.text_mask))
+            kept = (
+                np.flatnonzero(spec.joint_text_mask)
+                if params.padded_text != "counted"
+                else np.arange(len(spec.joint_text_mask))
+            )
             prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(lens.clip)
-            words = text_words(entry.backbone, prompt, len(spec.text_mask))
+            words = text_words(entry.backbone, prompt, len(spec.joint_text_mask))
             answer["words"] = [
                 {"word": words[token], "mass": mass}
                 for token, mass in zip(kept.tolist(), row[: len(kept)].tolist(), strict=True)

@@ -312,7 +312,7 @@ def _of_spec(spec: DescriptorSpec) -> dict[str, Any]:
         "cols": grid.cols,
         "clip_size": list(spec.clip_size),
         "size": list(spec.size),
-        "text": bool(spec.text_mask),
+        "text": bool(spec.joint_text_mask),
         "products": len(spec.heads) * grid.num_latent_frames * grid.tokens_per_frame**2 * spec.num_channels,
         "provenance": {key: str(value)[:300] for key, value in spec.fingerprint_parts.items()},
     }

@@ -119,7 +119,8 @@ class ViewParams:
     heads: Literal["all"] | tuple[int, ...] = "all"
     """Heads to keep."""
     descriptors: tuple[CapturedKind, ...] = ("query", "key", "feature")
-    """Kinds to keep; the text tokens' keys go with `key`."""
+    """Kinds to keep. The text tokens' keys (`text_key`) go with `key` where they stand in the joint attention; with
+    `cross_query`, the video's queries of the cross-attention to the text, where that is apart (Wan, LTX, Cosmos)."""
     mode: ModeParams = field(default_factory=ModeParams)
     """How steps are visited."""
     inversion: InversionParams = field(default_factory=InversionParams)

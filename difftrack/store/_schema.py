@@ -45,6 +45,9 @@ class GroupSchema:
     """What wrote the values, as `difftrack.provenance` has it, in JSON; no part of the fingerprint. None: not known."""
     reused: bool = False
     """Whether a later run took the values up though it would have made them by something else."""
+    text: Mapping[str, Any] | None = None
+    """Which words the text tokens stand for, as `difftrack.text_tokens` has it, in JSON; no part of the fingerprint,
+    which the prompt has through the clip. None: not known."""
 
     @property
     def separator(self) -> Separator:
@@ -102,6 +105,7 @@ class GroupSchema:
                 "fingerprint": self.fingerprint,
                 **({} if self.made_by is None else {"made_by": self.made_by}),
                 **({"reused": True} if self.reused else {}),
+                **({} if self.text is None else {"text": self.text}),
             },
             files={key: hashlib.sha256(content).hexdigest() for key, content in files.items()},
             complete=complete,
@@ -124,7 +128,9 @@ class GroupSchema:
         }
         try:
             contents = parse(_Contents, known, "contents", file="header")
-            schema = cls(contents.spec, contents.params, header.version, contents.made_by, contents.reused)
+            schema = cls(
+                contents.spec, contents.params, header.version, contents.made_by, contents.reused, contents.text
+            )
         except ParamsError as error:
             raise ValueError(f"is damaged: {error}") from error
         except RecursionError as error:
@@ -153,6 +159,7 @@ class _Contents:
     fingerprint: str
     made_by: Mapping[str, Any] | None = None
     reused: bool = False
+    text: Mapping[str, Any] | None = None
 
 
 def read_schema(files: Files, group: str) -> tuple[Header, GroupSchema] | None:

@@ -22,7 +22,7 @@ __all__ = [
     "fingerprint_of",
 ]
 
-DescriptorKind = Literal["query", "key", "feature"]
+DescriptorKind = Literal["query", "key", "feature", "cross_query"]
 
 Separator = Literal[".", "/"]
 """Between the indices in the key of a chunk or shard."""
@@ -71,7 +71,8 @@ class DescriptorSpec:
     """(height, width) at which the backbone saw them, pixels."""
     kinds: tuple[DescriptorKind, ...] = ("query", "key", "feature")
     text_mask: tuple[bool, ...] = ()
-    """True at real text tokens; empty where the text's keys are not kept."""
+    """True at real text tokens; empty where the text's keys are not kept. With the kind `cross_query` they are the keys
+    of the cross-attention, else those of the text in the video's own attention."""
     fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else the values depend on (backbone, params, clip), as JSON."""
 
@@ -108,6 +109,11 @@ class DescriptorSpec:
     def num_text_tokens(self) -> int:
         """Text tokens whose keys are kept."""
         return len(self.text_mask)
+
+    @property
+    def joint_text_mask(self) -> tuple[bool, ...]:
+        """`text_mask` where the text's keys are of the video's own attention; empty where they are of another one."""
+        return () if "cross_query" in self.kinds else self.text_mask
 
     @property
     def units(self) -> list[tuple[int, int]]:
