@@ -4,8 +4,8 @@
     python -m benchmarks.words study [--clips 6]     what was chosen there, and the rest, on clips of the role `eval`
 
 Clips are 17 frames of 128x192, one half easy and one half hard, object clips and camera moves by turns, noised to each
-step and read with their own prompts. Every object that the prompt names is asked for by the noun that names it ("disc"),
-and by its whole phrase ("red dotted disc"), where two or more objects are named, so that there is a wrong one.
+step and read with their own prompts. Every object that the prompt names is asked for by the noun that names it
+("disc"), and by its whole phrase ("red dotted disc"), where two or more are named, so that there is a wrong one.
 
 - pointing: the token of most attention lies on the object (its centre does), mean over frames in which it is seen.
 - iou: intersection over union of the object with as many tokens of most attention as the object covers, in each frame.
@@ -19,7 +19,7 @@ bootstrap over clips. Results go to benchmarks/results/words_*.json.
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from difftrack.rendering import RenderSpec, exact_masks, render_clip, sample_sce
 from difftrack.text_tokens import TextTokens
 
 RESULTS = Path(__file__).parent / "results"
-STEPS, NUM_STEPS = (0, 7, 14, 21, 28, 35, 42, 49), 50
+STEPS, NUM_STEPS = (0, 14, 28, 42, 49), 50
 FIRST_SEED = 740_000
 MEASURES = ("pointing", "iou")
 SHARES = ("attention", "text")
@@ -72,60 +72,56 @@ def main() -> None:
 
 
 def tune(arguments: argparse.Namespace) -> None:
-    """Score every cell, and choose one layer, one head of it, and its best steps."""
-    scores, info = scored(arguments, "tune")
-    of_noun = scores["noun"]["right"]
-    chosen = {share: best_cell(of_noun[share]["iou"].mean(0)) for share in SHARES}
-    best = max(chosen, key=lambda share: chosen[share]["value"])
-    print(json.dumps(chosen, indent=1))
-    write("tune", info, scores, {"chosen": {"share": best, **chosen[best]}, "best_of_share": chosen})
+    """Score every cell, and choose a share, a layer and a head by the IoU of nouns, mean over steps."""
+    clips, info = scored(arguments, "tune", {"all heads of all layers": (None, None)})
+    by_share = {
+        share: np.mean([clip["cells"]["noun"]["right"][share]["iou"] for clip in clips], axis=0) for share in SHARES
+    }
+    best: dict[str, Any] = {}
+    for share, iou in by_share.items():
+        over_steps = iou.mean(axis=0)
+        layer, head = (int(index) for index in np.unravel_index(over_steps.argmax(), over_steps.shape))
+        best[share] = {
+            "share": share,
+            "layer": int(over_steps.mean(axis=1).argmax()),
+            "head": [layer, head],
+            "iou": float(over_steps[layer, head]),
+        }
+    chosen = max(best.values(), key=lambda each: each["iou"])
+    write(arguments, "tune", info, clips, {"chosen": chosen, "best_of_share": best})
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """Score the chosen cell, and all of them, on other clips."""
+    """Score what was chosen, and every cell, on other clips."""
     chosen = json.loads((RESULTS / "words_tune.json").read_text(encoding="utf-8"))["chosen"]
-    scores, info = scored(arguments, "eval")
-    rows = []
-    for label, share, cell in (
-        ("chosen head, all steps", chosen["share"], (slice(None), chosen["layer"], chosen["head"])),
-        ("its layer, mean of heads", chosen["share"], None),
-    ):
-        rows.append({"label": label, "share": share, "cell": str(cell)})
-    write("study", info, scores, {"chosen": chosen})
+    layer, head = chosen["head"]
+    combinations = {
+        "all heads of all layers": (None, None),
+        "chosen layer": (chosen["layer"], None),
+        "chosen head": (layer, head),
+    }
+    clips, info = scored(arguments, "eval", combinations)
+    write(arguments, "study", info, clips, {"chosen": chosen})
 
 
-def best_cell(iou: Float[np.ndarray, "step layer head"]) -> dict[str, Any]:
-    """The layer and head whose mean over steps is highest."""
-    over_steps = iou.mean(axis=0)
-    layer, head = (int(index) for index in np.unravel_index(over_steps.argmax(), over_steps.shape))
-    return {"layer": layer, "head": head, "value": float(over_steps[layer, head])}
+Combination = tuple[int | None, int | None]
+"""Layer and head whose maps are averaged, over all steps; None for all of them."""
 
 
-def scored(arguments: argparse.Namespace, role: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def scored(
+    arguments: argparse.Namespace, role: str, combinations: Mapping[str, Combination]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Measure all clips of a role."""
     backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
-    start = time.process_time()
-    per_clip: list[dict[str, Any]] = []
-    names = []
+    start, clips, named = time.process_time(), [], []
     for spec in track(list(specs(arguments.clips, role)), role):
         case = prepare(backbone, spec)
         if case is not None:
-            per_clip.append(measured(case))
-            names.append({"clip": case.name, "words": case.words})
-    merged = {
-        asked: {
-            which: {
-                share: {
-                    measure: np.stack([clip[asked][which][share][measure] for clip in per_clip]) for measure in MEASURES
-                }
-                for share in SHARES
-            }
-            for which in ("right", "wrong")
-        }
-        for asked in ASKED
-    }
-    merged["chance"] = {measure: np.stack([clip["chance"][measure] for clip in per_clip]) for measure in MEASURES}
-    return merged, {"clips": names, "cpu_seconds": time.process_time() - start, "machine": machine(backbone.device)}
+            clips.append(measured(case, combinations))
+            named.append({"clip": case.name, "words": case.words})
+    seconds = time.process_time() - start
+    about = {"machine": machine(str(backbone.device)), "backbone": backbone.fingerprint, "clips": named}
+    return clips, {**about, "cpu_seconds": seconds}
 
 
 def specs(count: int, role: str) -> Iterator[RenderSpec]:
@@ -202,29 +198,36 @@ def covered(
     return inside, inside.sum(axis=(2, 3)).min(axis=1) >= 4
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """Both measures of every cell, mean over objects and frames, for the right word and for the others'."""
-    num_objects = len(case.inside)
+def measured(case: Case, combinations: Mapping[str, Combination]) -> dict[str, Any]:
+    """Both measures of cells and combinations, mean over objects and frames, for the right word and the others'."""
+    chance_ious = [chance_iou(int(frame.sum()), frame.size) for one in case.inside for frame in one]
     result: dict[str, Any] = {
-        "chance": {
-            "pointing": np.asarray(case.inside.mean()),
-            "iou": np.asarray(np.mean([chance_iou(int(frame.sum()), frame.size) for one in case.inside for frame in one])),
-        }
+        "chance": {"pointing": float(case.inside.mean()), "iou": float(np.mean(chance_ious))},
+        "cells": {asked: right_and_wrong(case, at, lambda maps: maps) for at, asked in enumerate(ASKED)},
+        "combinations": {},
     }
-    for asked_at, asked in enumerate(ASKED):
-        of = {which: {share: {m: [] for m in MEASURES} for share in SHARES} for which in ("right", "wrong")}
-        for share_at, share in enumerate(SHARES):
-            for word in range(num_objects):
-                for thing in range(num_objects):
-                    which = "right" if word == thing else "wrong"
-                    found = scores_of(case.maps[asked_at, share_at, word], case.inside[thing])
-                    for measure in MEASURES:
-                        of[which][share][measure].append(found[measure])
-        result[asked] = {
-            which: {share: {m: np.mean(of[which][share][m], axis=0) for m in MEASURES} for share in SHARES}
-            for which in of
-        }
+    for name, (layer, head) in combinations.items():
+        layers = slice(None) if layer is None else slice(layer, layer + 1)
+        heads = slice(None) if head is None else slice(head, head + 1)
+
+        def averaged(maps: np.ndarray, layers: slice = layers, heads: slice = heads) -> np.ndarray:
+            return maps[:, layers, heads].mean(axis=(0, 1, 2), keepdims=True)
+
+        result["combinations"][name] = {asked: right_and_wrong(case, at, averaged) for at, asked in enumerate(ASKED)}
     return result
+
+
+def right_and_wrong(case: Case, asked: int, reduce: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    """Measure maps against the object that their word names, and against the others."""
+    objects = range(len(case.inside))
+    found: dict[str, Any] = {}
+    for which in ("right", "wrong"):
+        pairs = [(word, thing) for word in objects for thing in objects if (word == thing) == (which == "right")]
+        found[which] = {}
+        for at, share in enumerate(SHARES):
+            scores = [scores_of(reduce(case.maps[asked, at, word]), case.inside[thing]) for word, thing in pairs]
+            found[which][share] = {measure: np.mean([each[measure] for each in scores], axis=0) for measure in MEASURES}
+    return found
 
 
 def scores_of(
@@ -257,9 +260,56 @@ def interval(values: Float[np.ndarray, " clip"]) -> list[float]:
     return [float(np.quantile(means, q)) for q in (0.025, 0.975)]
 
 
-def write(name: str, info: Mapping[str, Any], scores: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Write means over clips."""
-    np.save(f"/tmp/w/words_{name}.npy", scores, allow_pickle=True)
+def write(
+    arguments: argparse.Namespace, name: str, info: Mapping[str, Any], clips: Sequence[Any], more: Mapping[str, Any]
+) -> None:
+    """Write means over clips, with intervals for what is averaged, and print them."""
+    summary: dict[str, Any] = {}
+    for label, of_clip in clips[0]["combinations"].items():
+        for asked in of_clip:
+            for share in SHARES:
+                row: dict[str, Any] = {}
+                for measure in MEASURES:
+                    values = {
+                        which: np.asarray(
+                            [clip["combinations"][label][asked][which][share][measure].item() for clip in clips]
+                        )
+                        for which in ("right", "wrong")
+                    }
+                    row[measure] = {which: float(own.mean()) for which, own in values.items()}
+                    row[measure]["interval"] = interval(values["right"])
+                    row[measure]["less_wrong_interval"] = interval(values["right"] - values["wrong"])
+                summary.setdefault(label, {}).setdefault(asked, {})[share] = row
+                print(f"{label:26}{asked:8}{share:10}", json.dumps(row), flush=True)
+    cells = {
+        asked: {
+            which: {
+                share: {
+                    measure: np.mean([clip["cells"][asked][which][share][measure] for clip in clips], axis=0)
+                    .round(4)
+                    .tolist()
+                    for measure in MEASURES
+                }
+                for share in SHARES
+            }
+            for which in ("right", "wrong")
+        }
+        for asked in ASKED
+    }
+    chance = {measure: float(np.mean([clip["chance"][measure] for clip in clips])) for measure in MEASURES}
+    print("chance", chance, json.dumps(more))
+    content = {
+        **info,
+        "measured": time.strftime("%Y-%m-%d"),
+        "clips_of_each_split": arguments.clips,
+        "steps": STEPS,
+        **more,
+        "chance": chance,
+        "averaged": summary,
+        "cells": {"axes": ["step", "layer", "head"], **cells},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"words_{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

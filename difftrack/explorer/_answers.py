@@ -25,12 +25,20 @@ from difftrack.correspondence import (
 from difftrack.explorer._cache import BoundedCache
 from difftrack.explorer._catalog import Catalog, StoreEntry
 from difftrack.explorer._errors import ExplorerError, NotFoundError
-from difftrack.explorer._questions import AttentionQuestion, CellsQuestion, Lens, MapsQuestion, MatchQuestion
+from difftrack.explorer._questions import (
+    AttentionQuestion,
+    CellsQuestion,
+    Lens,
+    MapsQuestion,
+    MatchQuestion,
+    WordQuestion,
+)
 from difftrack.explorer._truth import true_tracks
-from difftrack.explorer._words import text_words
+from difftrack.explorer._words import text_words, word_labels
 from difftrack.geometry import rescale_points
 from difftrack.store import DescriptorSpec, StoreError
 from difftrack.workflows.match import clip_points_to_tokens
+from difftrack.workflows.words import word_maps
 
 __all__ = ["Answers", "FrameMatch"]
 
@@ -193,13 +201,43 @@ class Answers:
                 if params.padded_text != "counted"
                 else np.arange(len(spec.joint_text_mask))
             )
-            prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(lens.clip)
-            words = text_words(entry.backbone, prompt, len(spec.joint_text_mask))
+            words = self._labels(entry, group, spec, lens.clip)
             answer["words"] = [
                 {"word": words[token], "mass": mass}
                 for token, mass in zip(kept.tolist(), row[: len(kept)].tolist(), strict=True)
             ]
         return answer
+
+    def word(self, question: WordQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "frame row col"]]:
+        """Map the attention of a clip's tokens to a word of its prompt, in one layer at one step.
+
+        Raises:
+            StoreError: the store lacks what it takes, or does not say which words.
+            WordError: the prompt does not have the word.
+        """
+        lens = question.lens
+        maps = word_maps(
+            self.catalog.store(lens.store).store,
+            lens.clip,
+            question.word,
+            steps=lens.step,
+            layers=lens.layer,
+            heads="stored" if lens.heads == "all" else lens.heads,
+        )
+        header = {
+            "word": question.word,
+            "frames": maps.frame.values.tolist(),
+            "pieces": maps.attrs["pieces"],
+            "notes": maps.attrs["notes"],
+        }
+        return header, maps.values
+
+    def _labels(self, entry: StoreEntry, group: str, spec: DescriptorSpec, clip: str) -> list[str]:
+        """One label for each text token: what the store says, or what a tokenizer that is known here makes of it."""
+        if (known := entry.store.text_tokens(group)) is not None:
+            return word_labels(known)
+        prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(clip)
+        return text_words(entry.backbone, prompt, len(spec.text_mask))
 
     def _prompt(self, clip: str) -> str:
         return str(self.catalog.about_clip(clip).get("prompt", ""))

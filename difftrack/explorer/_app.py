@@ -32,6 +32,7 @@ from difftrack.explorer._questions import (
     MatchQuestion,
     PointsQuestion,
     TrackQuestion,
+    WordQuestion,
 )
 from difftrack.explorer._security import Application, Gate
 from difftrack.explorer._truth import other_tracks, true_tracks
@@ -92,6 +93,7 @@ class ExplorerServer:
             "maps": self._asked(MapsQuestion, self._maps),
             "cells": self._cells,
             "attention": self._asked(AttentionQuestion, lambda question: _json(self.answers.attention(question))),
+            "word": self._asked(WordQuestion, self._word),
             "tracks": self._asked(PointsQuestion, self._known_tracks),
             "track": self._asked(TrackQuestion, lambda question: _json(self.tracker.track(question))),
             "score": self._asked(TrackQuestion, lambda question: _json(self.tracker.score(question))),
@@ -196,6 +198,11 @@ class ExplorerServer:
 
     def _maps(self, question: MapsQuestion) -> Response:
         header, maps = self.answers.maps(question)
+        values, largest = quantised(maps)
+        return _binary({**header, "largest": largest.tolist()}, {"maps": values})
+
+    def _word(self, question: WordQuestion) -> Response:
+        header, maps = self.answers.word(question)
         values, largest = quantised(maps)
         return _binary({**header, "largest": largest.tolist()}, {"maps": values})
 
