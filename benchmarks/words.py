@@ -72,40 +72,33 @@ def main() -> None:
 
 
 def tune(arguments: argparse.Namespace) -> None:
-    """Score every cell, and choose a share, a layer and a head by the IoU of nouns, mean over steps."""
-    clips, info = scored(arguments, "tune", {"all heads of all layers": (None, None)})
-    by_share = {
-        share: np.mean([clip["cells"]["noun"]["right"][share]["iou"] for clip in clips], axis=0) for share in SHARES
-    }
-    best: dict[str, Any] = {}
-    for share, iou in by_share.items():
-        over_steps = iou.mean(axis=0)
-        layer, head = (int(index) for index in np.unravel_index(over_steps.argmax(), over_steps.shape))
-        best[share] = {
-            "share": share,
-            "layer": int(over_steps.mean(axis=1).argmax()),
-            "head": [layer, head],
-            "iou": float(over_steps[layer, head]),
-        }
-    chosen = max(best.values(), key=lambda each: each["iou"])
-    write(arguments, "tune", info, clips, {"chosen": chosen, "best_of_share": best})
+    """Score every cell, and choose a layer and a head for nouns and for phrases by IoU, mean over steps and shares."""
+    clips, info = scored(arguments, "tune", EVERYTHING)
+    write(arguments, "tune", info, clips, {"chosen": {asked: best_of(clips, asked) for asked in ASKED}})
 
 
 def study(arguments: argparse.Namespace) -> None:
     """Score what was chosen, and every cell, on other clips."""
     chosen = json.loads((RESULTS / "words_tune.json").read_text(encoding="utf-8"))["chosen"]
-    layer, head = chosen["head"]
-    combinations = {
-        "all heads of all layers": (None, None),
-        "chosen layer": (chosen["layer"], None),
-        "chosen head": (layer, head),
-    }
+    combinations: dict[str, Combination] = dict(EVERYTHING)
+    for asked in ASKED:
+        combinations[f"layer for {asked}s"] = (chosen[asked]["layer"], None)
+        combinations[f"head for {asked}s"] = (chosen[asked]["head"][0], chosen[asked]["head"][1])
     clips, info = scored(arguments, "eval", combinations)
     write(arguments, "study", info, clips, {"chosen": chosen})
 
 
+def best_of(clips: Sequence[Mapping[str, Any]], asked: str) -> dict[str, Any]:
+    """The layer and the head of highest IoU for nouns or phrases."""
+    iou = np.mean([clip["cells"][asked]["right"][share]["iou"] for clip in clips for share in SHARES], axis=(0, 1))
+    layer, head = (int(index) for index in np.unravel_index(iou.argmax(), iou.shape))
+    return {"layer": int(iou.mean(axis=1).argmax()), "head": [layer, head]}
+
+
 Combination = tuple[int | None, int | None]
 """Layer and head whose maps are averaged, over all steps; None for all of them."""
+
+EVERYTHING: Mapping[str, Combination] = {"all heads of all layers": (None, None)}
 
 
 def scored(

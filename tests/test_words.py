@@ -122,7 +122,7 @@ def test_a_store_says_which_word_each_text_token_stands_for(joint_store: dt.Stor
 
 
 def test_words_of_joint_attention_sum_to_its_text_mass_and_keep_their_axes(joint_store: dt.Store) -> None:
-    every = dt.words(joint_store, per=("head", "step", "layer"))
+    every = dt.words(joint_store, share_of="attention", per=("head", "step", "layer"))
     assert every.dims == ("step", "layer", "head", "word", "frame", "row", "col")
     assert every.word.values.tolist() == ["a", "red", "disc", "moves", "left", SPECIAL, PADDING]
     assert (every.step.values.tolist(), every.layer.values.tolist()) == ([1, 3], [0, 2])
@@ -142,22 +142,23 @@ def test_words_of_joint_attention_sum_to_its_text_mass_and_keep_their_axes(joint
 
 
 def test_a_word_is_the_mean_over_what_is_not_kept_apart(joint_store: dt.Store) -> None:
-    apart = dt.words(joint_store, "disc", per=("step", "layer", "head"))
-    mean = dt.words(joint_store, "disc")
+    whole = {"share_of": "attention"}
+    apart = dt.words(joint_store, "disc", per=("step", "layer", "head"), **whole)
+    mean = dt.words(joint_store, "disc", **whole)
     assert mean.dims == ("frame", "row", "col")
     np.testing.assert_allclose(mean.values, apart.mean(("step", "layer", "head")).values, atol=1e-7)
-    one = dt.words(joint_store, "DISC", steps=3, layers=[2], heads=1)
+    one = dt.words(joint_store, "DISC", steps=3, layers=[2], heads=1, **whole)
     np.testing.assert_allclose(one.values, apart.sel(step=3, layer=2, head=1).values, atol=1e-7)
-    phrase = dt.words(joint_store, "red disc")
-    np.testing.assert_allclose(phrase.values, (mean + dt.words(joint_store, "red")).values, atol=1e-6)
+    phrase = dt.words(joint_store, "red disc", **whole)
+    np.testing.assert_allclose(phrase.values, (mean + dt.words(joint_store, "red", **whole)).values, atol=1e-6)
     assert phrase.attrs["pieces"] == ["red", "disc"]
     assert phrase.attrs["attention"] == "joint"
 
 
 def test_shares_of_the_text_sum_to_one(joint_store: dt.Store) -> None:
-    every = dt.words(joint_store, share_of="text", layers=2)
+    every = dt.words(joint_store, layers=2)
     np.testing.assert_allclose(every.sum("word").values, 1.0, atol=1e-5)
-    whole = dt.words(joint_store, layers=2)
+    whole = dt.words(joint_store, share_of="attention", layers=2)
     shares = whole.sel(word="disc") / whole.sum("word")
     np.testing.assert_allclose(every.sel(word="disc").values, shares.values, atol=1e-6)
 

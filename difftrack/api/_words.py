@@ -21,7 +21,7 @@ def words(
     layers: Labels = "stored",
     heads: Labels = "stored",
     per: Sequence[Axis] = (),
-    share_of: ShareOf = "attention",
+    share_of: ShareOf = "text",
     occurrence: int | None = None,
     text: TextTokens | None = None,
     device: str = "auto",
@@ -38,8 +38,8 @@ def words(
         layers: Layers to average, or one.
         heads: Heads to average, or one.
         per: Axes that are kept apart and not averaged: `step`, `layer`, `head`.
-        share_of: `attention`: the share of all attention of a video token that goes to the word. `text`: of the
-            attention that it pays to the text; the same for cross-attention.
+        share_of: `text`: the share of the attention that a video token pays to the text. `attention`: of all its
+            attention, which finds less (docs/words.md); the same for cross-attention.
         occurrence: Which one, 0 the first, of a word that is repeated; by default all together.
         text: Which words the text tokens stand for, where the store does not say: `model.text_tokens(prompt,
             model.embed(prompt))`.

@@ -23,8 +23,8 @@ def words(
     step: Annotated[list[int] | None, typer.Option(help="This step only; may be repeated.")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
     head: Annotated[list[int] | None, typer.Option(help="This head only; may be repeated.")] = None,
-    of_text: Annotated[
-        bool, typer.Option("--of-text", help="Share of the attention to the text, in place of all attention.")
+    of_all: Annotated[
+        bool, typer.Option("--of-all", help="Share of all attention, in place of the attention to the text.")
     ] = False,
     occurrence: Annotated[
         int | None, typer.Option(help="Of a repeated word this one only, 0 the first.", min=0)
@@ -51,7 +51,7 @@ def words(
             steps=step or "stored",
             layers=layer or "stored",
             heads=head or "stored",
-            share_of="text" if of_text else "attention",
+            share_of="attention" if of_all else "text",
             occurrence=occurrence,
         )
         for each in dict.fromkeys(word)
@@ -59,9 +59,10 @@ def words(
     first = next(iter(found.values()))
     maps = {each: array.values for each, array in found.items()}
     files = export_words(out, read_clip(clips, name), maps, first.frame.values.tolist())
+    whole = "all attention" if of_all else "the attention to the text"
     for each, array in found.items():
         peak = array.values.max()
-        typer.echo(f"{each}: tokens {' '.join(array.attrs['pieces'])}; most attention {100 * peak:.2g} %")
+        typer.echo(f"{each}: tokens {' '.join(array.attrs['pieces'])}; at most {100 * peak:.2g} % of {whole}")
     for note in dict.fromkeys(note for array in found.values() for note in array.attrs["notes"]):
         typer.echo(f"note: {note}")
     for file in files:

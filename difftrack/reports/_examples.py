@@ -27,6 +27,7 @@ from difftrack.reports._strips import (
     without_position,
 )
 from difftrack.store import Store, clip_group
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["ExampleClip", "ExampleView", "examples_sections", "match_strips", "moving_points", "stored_example"]
 
@@ -89,6 +90,10 @@ class ExampleClip:
     """Points whose trajectories are drawn, from frame 0, in pixels of the clip."""
     heads: tuple[int, ...]
     """Heads that are stored, in the order of the head axis."""
+    text: TextTokens | None = None
+    """Which words the text tokens stand for; None where that is not stored."""
+    text_mask: tuple[bool, ...] = ()
+    """True at text tokens that are attended to; empty where their keys are not stored."""
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
@@ -171,6 +176,8 @@ def stored_example(
         truth=truth,
         followed_xy_px=points_xy_px if followed_xy_px is None else followed_xy_px,
         heads=spec.heads,
+        text=store.text_tokens(clip_group(clip.name, chunk)) if spec.text_mask else None,
+        text_mask=spec.text_mask,
     )
 
 

@@ -14,7 +14,7 @@ from difftrack.media import write_frames, write_image
 from difftrack.reports._overlay import captioned
 from difftrack.reports._strips import frame_strip, spread_indices
 
-__all__ = ["draw_word_strip", "draw_words", "export_words", "word_maps_at"]
+__all__ = ["draw_word_strip", "draw_words", "export_words", "word_maps_at", "word_strip"]
 
 _HEAT = "inferno"
 _GAP_PX = 6
@@ -83,9 +83,17 @@ def draw_word_strip(
     rows = [heading]
     for word, maps in maps_of_word.items():
         brightest = max(float(maps[shown].max()), 1e-12)
-        tiles = [_heat_over(_tile(picture), maps[at] / brightest) for picture, at in zip(pictures, shown, strict=True)]
-        rows.append(_labelled(_side_by_side(tiles), f"{word}: brightest is {100 * brightest:.2g} %"))
+        strip = word_strip(pictures, maps[shown] / brightest)
+        rows.append(_labelled(strip, f"{word}: brightest is {100 * brightest:.2g} %"))
     return np.concatenate(rows)
+
+
+def word_strip(
+    pictures: UInt8[np.ndarray, "tile row col rgb"], strengths: Float[np.ndarray, "tile token_row token_col"]
+) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
+    """Lay maps in [0, 1] over pictures, side by side."""
+    tiles = [_heat_over(_tile(picture), heat) for picture, heat in zip(pictures, strengths, strict=True)]
+    return _side_by_side(tiles)
 
 
 def export_words(

@@ -51,7 +51,7 @@ def word_maps(
     layers: Labels = "stored",
     heads: Labels = "stored",
     per: Sequence[Axis] = (),
-    share_of: ShareOf = "attention",
+    share_of: ShareOf = "text",
     occurrence: int | None = None,
     text: TextTokens | None = None,
     device: str = "auto",
@@ -66,8 +66,8 @@ def word_maps(
         layers: Layers.
         heads: Heads.
         per: Axes that are kept apart: `step`, `layer`, `head`.
-        share_of: `attention`: the share of all attention of a token. `text`: of what it pays to the text, after
-            averaging; the same for cross-attention.
+        share_of: `text`: the share of what a token pays to the text, after averaging. `attention`: of all its
+            attention; the same for cross-attention.
         occurrence: Which one of a word that is repeated, 0 the first; None takes all together.
         text: Which words the text tokens stand for, where the store does not say.
         device: `auto`, `cpu` or a CUDA device.

@@ -526,7 +526,7 @@ export class Pane {
     const full = Math.max(...found.largest);
     const { display } = state;
     const tiles = found.frames.map((frame, at) => {
-      const canvas = h("canvas", { role: "img", "aria-label": `frame ${frame}: at most ${(100 * found.largest[at]).toPrecision(2)} % of a token's attention goes to ${word}` });
+      const canvas = h("canvas", { role: "img", "aria-label": `frame ${frame}: at most ${(100 * found.largest[at]).toPrecision(2)} % of a token’s attention to the text goes to ${word}` });
       picture(state.clip, frame).then((image) => {
         canvas.width = 2 * image.width;
         canvas.height = 2 * image.height;
@@ -540,7 +540,7 @@ export class Pane {
     place.replaceChildren(
       h("h3", {}, `“${word}” over the frames`),
       h("div", { class: "tiles" }, tiles),
-      h("p", { class: "quiet small" }, `The share of its attention that each token pays to the word; brightest is ${(100 * full).toPrecision(2)} %. Mean over the chosen heads, layer ${this.lens.layer}, step ${this.lens.step}.${notes}`),
+      h("p", { class: "quiet small" }, `The share of its attention to the text that each token pays to the word; brightest is ${(100 * full).toPrecision(2)} %. Mean over the chosen heads, layer ${this.lens.layer}, step ${this.lens.step}.${notes}`),
     );
   }
 
