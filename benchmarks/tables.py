@@ -245,6 +245,31 @@ def _propagated(read: Read) -> list[Cells]:
     return [[_percent(scores[measure]) for measure in ("J&F", "J", "F")] for scores in means]
 
 
+_WORDS = (
+    ("all heads of all layers", "noun", "text"),
+    ("layer for nouns", "noun", "text"),
+    ("all heads of all layers", "phrase", "text"),
+    ("layer for phrases", "phrase", "text"),
+    ("layer for phrases", "phrase", "attention"),
+    ("head for phrases", "phrase", "text"),
+)
+
+
+def _words(read: Read) -> list[Cells]:
+    """Maps of nouns and phrases on rendered clips, and chance."""
+    study = read("words_study")
+    rows = []
+    for label, asked, share in _WORDS:
+        scores = study["averaged"][label][asked][share]
+        row = []
+        for measure in ("pointing", "iou"):
+            found, (low, high) = scores[measure], scores[measure]["interval"]
+            row += [f"{100 * found['right']:.0f} ({100 * low:.0f}\u2013{100 * high:.0f})", f"{100 * found['wrong']:.0f}"]
+        rows.append(row)
+    chance = [f"{100 * study['chance'][measure]:.0f}" for measure in ("pointing", "iou")]
+    return [*rows, [chance[0], "", chance[1], ""]]
+
+
 def _explorer(read: Read) -> list[Cells]:
     """A click in the explorer, in stores of two shapes."""
     measured = read("explorer")
@@ -268,6 +293,7 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "backbone": _backbone,
     "prompts": _prompts,
     "propagation": _propagated,
+    "words": _words,
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
     "explorer": _explorer,

@@ -1,4 +1,4 @@
-"""The examples of docs/propagate.md and docs/probe.md run as they stand, on the shipped backbone."""
+"""The examples of docs/propagate.md, docs/probe.md and docs/words.md run as they stand, on the shipped backbone."""
 
 import re
 from pathlib import Path
@@ -39,3 +39,19 @@ def test_a_training_is_probed_as_the_page_says(
     assert Path("run/probe/probe.csv").exists()
     assert Path("run/probe/emergence.png").exists()
     assert "matching_accuracy" in capsys.readouterr().out
+
+
+def test_words_are_mapped_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = _run("words.md")
+    assert names["square"].dims == ("frame", "row", "col")
+    assert names["heads"].dims == ("step", "head", "frame", "row", "col")
+    assert {"triangle", "square", "flower", "(padding)"} <= set(names["every"].word.values.tolist())
+    assert sorted(path.name for path in Path("words").iterdir()) == [
+        f"three-square.{end}" for end in ("mp4", "npz", "png")
+    ]
+    prompt, share = capsys.readouterr().out.splitlines()
+    assert prompt.startswith("a orange photo triangle")
+    assert 0 < float(share) < 1

@@ -16,6 +16,11 @@ from difftrack.correspondence import attention_of_points_per_head, text_attentio
 from difftrack.datasets import Clip, write_clip
 from difftrack.media import read_video
 from difftrack.reports import export_words, word_maps_at
+from difftrack.reports._examples import stored_example
+from difftrack.reports._figure_cache import Drawings
+from difftrack.reports._page import Strips
+from difftrack.reports._word_section import _maps as section_maps
+from difftrack.reports._word_section import words_section
 from difftrack.store import StoreError, clip_group, create_group, export_group, import_group, open_store
 from difftrack.text_tokens import PADDING, SPECIAL, TextTokens, WordError
 
@@ -327,6 +332,25 @@ def test_the_verb_writes_video_picture_and_maps_and_writes_over_nothing(joint: d
     unknown = runner.invoke(app, [*asked[:-1], "square"])
     assert unknown.exit_code == 1
     assert unknown.output.startswith("difftrack: 'square' is not in the prompt, whose words are a, red, disc")
+
+
+def test_the_report_shows_the_words_of_the_first_example_that_has_any(
+    joint_store: dt.Store, crossed: dt.Backbone, tmp_path: Path
+) -> None:
+    clip, nothing = noise_clip(height=2 * HEIGHT, width=3 * WIDTH), np.zeros((0, 2), np.float32)
+    without = stored_example(cross_store(crossed, descriptors=("query", "key")), noise_clip(), nothing)
+    example = stored_example(joint_store, clip, nothing)
+    with Drawings(tmp_path) as drawings:
+        assert words_section("tiny", [without], drawings) == []
+        (section,) = words_section("tiny", [without, example], drawings)
+    (block,) = section.blocks
+    assert isinstance(block, Strips)
+    assert [row.label for row in block.rows] == ["clip", "red", "disc", "moves", "left"]
+    assert all((tmp_path / row.image).is_file() for row in block.rows)
+    assert PROMPT in block.caption
+    assert "all layers at step 3" in block.caption
+    (found,) = section_maps(example, ["disc"], [0, 2], 3, [0, 2])
+    np.testing.assert_allclose(found, dt.words(joint_store, "disc", steps=3).values[[0, 2]], atol=1e-6)
 
 
 def test_words_that_would_share_a_file_name_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def text_attention(
     text_mask: Bool[Tensor, " text_token"],
     groups: Sequence[Sequence[int]],
     *,
-    key: Float[Tensor, "head latent_frame row col channel"] | None = None,
+    key: Float[Tensor, "head key_frame key_row key_col channel"] | None = None,
 ) -> Float[Tensor, "head group latent_frame row col"]:
     """Sum the attention weights of every video token over groups of text tokens.
 

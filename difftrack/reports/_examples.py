@@ -78,8 +78,8 @@ class ExampleClip:
     units: tuple[tuple[int, int], ...]
     """(step, layer) that are stored."""
     kinds: tuple[str, ...]
-    read: Callable[[str, ExampleView], Descriptor] = field(compare=False)
-    """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
+    read: Callable[[str, ExampleView], Float[np.ndarray, "head *token channel"]] = field(compare=False)
+    """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head; `text_key` is a kind."""
     fingerprint: str
     """Of what is read."""
     points_xy_px: Float[np.ndarray, "point xy"]
@@ -157,7 +157,7 @@ def stored_example(
         if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
             raise ValueError(f"point ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px")
 
-    def read(kind: str, view: ExampleView) -> Descriptor:
+    def read(kind: str, view: ExampleView) -> Float[np.ndarray, "head *token channel"]:
         values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head, chunk=chunk)
         return values if view.head is None else values[None]
 

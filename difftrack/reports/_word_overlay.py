@@ -97,12 +97,12 @@ def word_strip(
 
 
 def export_words(
-    folder: Path,
+    folder: str | Path,
     clip: Clip,
     maps_of_word: Mapping[str, Float32[np.ndarray, "map_frame token_row token_col"]],
     map_frames: Sequence[int],
 ) -> list[Path]:
-    """Write <clip>-<word>.mp4 for each word, <clip>-words.png and <clip>-words.npz; nothing is written over.
+    """Write <clip>-<word>.mp4 for each word, and a PNG and an npz of all of them; nothing is written over.
 
     Args:
         folder: Made if missing.
@@ -116,6 +116,7 @@ def export_words(
     Raises:
         ValueError: a file of one of these names is there, or two words would have one name.
     """
+    folder = Path(folder)
     names = {word: _file_name(word) for word in maps_of_word}
     if len(set(names.values())) < len(names):
         raise ValueError(f"the words {', '.join(names)} would share a file name; ask for them one by one")

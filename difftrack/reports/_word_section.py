@@ -22,8 +22,8 @@ _MOST_WORDS, _MOST_TILES, _MOST_LAYERS = 8, 5, 8
 _MOST_SCORES = 2e9
 """Scores of queries with keys that are computed for the section: some ten seconds of one core."""
 _FUNCTION_WORDS = frozenset(
-    ("a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or")
-    + ("over", "that", "the", "to", "was", "with")
+    {"a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or"}
+    | {"over", "that", "the", "to", "was", "with"}
 )
 
 
