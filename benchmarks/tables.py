@@ -263,8 +263,9 @@ def _words(read: Read) -> list[Cells]:
         scores = study["averaged"][label][asked][share]
         row = []
         for measure in ("pointing", "iou"):
-            found, (low, high) = scores[measure], scores[measure]["interval"]
-            row += [f"{100 * found['right']:.0f} ({100 * low:.0f}\u2013{100 * high:.0f})", f"{100 * found['wrong']:.0f}"]
+            found = {name: 100 * np.asarray(values) for name, values in scores[measure].items()}
+            low, high = found["interval"]
+            row += [f"{found['right']:.0f} ({low:.0f}\u2013{high:.0f})", f"{found['wrong']:.0f}"]
         rows.append(row)
     chance = [f"{100 * study['chance'][measure]:.0f}" for measure in ("pointing", "iou")]
     return [*rows, [chance[0], "", chance[1], ""]]

@@ -306,6 +306,9 @@ def test_a_word_shows_its_map_over_the_frames(view: View) -> None:
     assert "\u201ccircle\u201d over the frames" in view.page.locator(".word-maps").inner_text()
     assert view.page.get_by_role("button", name="circle", exact=True).get_attribute("aria-pressed") == "true"
     assert not view.page.get_by_role("button", name="(special)").count()
+    view.page.locator("input.phrase").fill("a circle")
+    view.page.locator("input.phrase").press("Enter")
+    view.page.get_by_role("heading", name="\u201ca circle\u201d over the frames").wait_for()
 
 
 def test_live_tracks_are_those_of_dt_track_and_the_setting_can_be_copied(view: View, data: Path) -> None:

@@ -1,5 +1,6 @@
 """Maps of words: laws of the maths, stores of tiny pipelines of both kinds of attention, and the verb."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from difftrack.reports._examples import stored_example
 from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._page import Strips
 from difftrack.reports._word_section import _maps as section_maps
-from difftrack.reports._word_section import words_section
+from difftrack.reports._word_section import drawn_phrases, words_section
 from difftrack.store import StoreError, clip_group, create_group, export_group, import_group, open_store
 from difftrack.text_tokens import PADDING, SPECIAL, TextTokens, WordError
 
@@ -345,12 +346,26 @@ def test_the_report_shows_the_words_of_the_first_example_that_has_any(
         (section,) = words_section("tiny", [without, example], drawings)
     (block,) = section.blocks
     assert isinstance(block, Strips)
-    assert [row.label for row in block.rows] == ["clip", "red", "disc", "moves", "left"]
+    assert [row.label for row in block.rows] == ["clip", "red disc moves"]
     assert all((tmp_path / row.image).is_file() for row in block.rows)
     assert PROMPT in block.caption
     assert "all layers at step 3" in block.caption
     (found,) = section_maps(example, ["disc"], [0, 2], 3, [0, 2])
     np.testing.assert_allclose(found, dt.words(joint_store, "disc", steps=3).values[[0, 2]], atol=1e-6)
+
+
+def test_the_report_draws_what_the_prompt_names() -> None:
+    def phrases(prompt: str, length: int = 99) -> list[str]:
+        offsets = [match.span() for match in re.finditer(r"\w+|[^\w\s]", prompt)][:length]
+        text = TextTokens.of_offsets(prompt, offsets, [False] * len(offsets), num_tokens=len(offsets))
+        return drawn_phrases(text)
+
+    assert phrases("A red panda walking through the forest, at night") == ["red panda walking", "forest"]
+    assert phrases("the cat and the cat in a box") == ["cat", "box"]
+    assert phrases("dogs, running over grass") == ["dogs", "running", "grass"]
+    assert phrases("a big, red dog") == ["big", "red", "dog"]  # no phrase: a comma stands in it
+    assert phrases("a red panda walks", length=2) == ["red"]
+    assert phrases("") == []
 
 
 def test_words_that_would_share_a_file_name_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,15 @@ from difftrack.reports._names import explore_command
 from difftrack.reports._page import Section, Strip, Strips
 from difftrack.reports._strips import frame_strip, spread_indices
 from difftrack.reports._word_overlay import word_strip
-from difftrack.text_tokens import TextTokens
+from difftrack.text_tokens import TextTokens, WordError
 
 __all__ = ["words_section"]
 
-_MOST_WORDS, _MOST_TILES, _MOST_LAYERS = 8, 5, 8
+_MOST_PHRASES, _MOST_TILES, _MOST_LAYERS = 4, 5, 8
+_PHRASE_WORDS = 3
+_ARTICLES = frozenset({"a", "an", "the"})
+_LAYERS_OF_WORDS = {"cogvideox-mini": (3,)}
+"""Where a backbone's words are, as far as that was measured (`python -m benchmarks.words`, docs/words.md)."""
 _MOST_SCORES = 2e9
 """Scores of queries with keys that are computed for the section: some ten seconds of one core."""
 _FUNCTION_WORDS = frozenset(
@@ -36,31 +41,33 @@ def words_section(backbone: str, examples: Sequence[ExampleClip], drawings: Draw
         drawings: Take the pictures.
     """
     example = next(
-        (each for each in examples if each.text is not None and drawn_words(each.text) and _fits(each)), None
+        (each for each in examples if each.text is not None and drawn_phrases(each.text) and _fits(each)), None
     )
     if example is None or example.text is None:
         return []
-    words = drawn_words(example.text)
+    words = drawn_phrases(example.text)
     shown = spread_indices(len(example.frames), most=_MOST_TILES)
     steps, layers = (sorted(set(labels)) for labels in zip(*example.units, strict=True))
     step = steps[len(steps) // 2]
     most = max(1, min(_MOST_LAYERS, int(_MOST_SCORES // _scores_of_layer(example, len(shown)))))
-    chosen = [layers[index] for index in spread_indices(len(layers), most=most)]
+    known = [layer for layer in _LAYERS_OF_WORDS.get(backbone, ()) if layer in layers]
+    chosen = known or [layers[index] for index in spread_indices(len(layers), most=most)]
     name = f"{backbone}-{example.clip.name}-word"
     images = [f"strips/{name}{number}.png" for number in range(1 + len(words))]
     drawings.draw(partial(_write_word_strips, example, words, chosen, step, shown), *images)
-    of_layers = "all layers" if chosen == layers else f"layers {', '.join(map(str, chosen))}"
+    numbers = f"layer{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
+    of_layers = "all layers" if chosen == layers else numbers
     block = Strips(
         title=f"{example.clip.name}.",
         caption=f"\u201c{example.text.prompt}\u201d. Bright: tokens that pay much of their attention to the text to "
-        f"this word, each row scaled to its own maximum. Mean over all heads of {of_layers} at step {step}. "
+        f"these words, each row scaled to its own maximum. Mean over all heads of {of_layers} at step {step}. "
         f"{explore_command(example.clip.name)} shows every layer and head.",
         columns=[f"frame {example.frames[index]}" for index in shown],
         rows=[Strip(label, image) for label, image in zip(("clip", *words), images, strict=True)],
     )
     lead = (
-        "The attention that each video token pays to a word of the prompt. Some heads look where the word is, many do "
-        "not look at words at all; the mean shows what is left of it."
+        "The attention that each video token pays to words of the prompt. Some heads read the words that name what a "
+        "token shows, and many read none."
     )
     return [
         Section(
@@ -74,10 +81,27 @@ def words_section(backbone: str, examples: Sequence[ExampleClip], drawings: Draw
     ]
 
 
-def drawn_words(text: TextTokens) -> list[str]:
-    """The first words of a prompt that name something: each once, those without tokens and function words left out."""
-    named = (word.text.lower() for word in text.words if word.tokens)
-    return [word for word in dict.fromkeys(named) if word not in _FUNCTION_WORDS][:_MOST_WORDS]
+def drawn_phrases(text: TextTokens) -> list[str]:
+    """What a prompt names: up to three words behind each article, as far as the next function word.
+
+    Without an article: its words, function words left out. Each once, and what was not read left out.
+    """
+    words = [word.text.lower() for word in text.words if word.tokens]
+    phrases = []
+    for at, word in enumerate(words):
+        if word in _ARTICLES:
+            following = takewhile(lambda each: each not in _FUNCTION_WORDS, words[at + 1 : at + 1 + _PHRASE_WORDS])
+            phrases.append(" ".join(following))
+    named = [phrase for phrase in dict.fromkeys(phrases) if phrase and _is_there(text, phrase)]
+    return (named or [word for word in dict.fromkeys(words) if word not in _FUNCTION_WORDS])[:_MOST_PHRASES]
+
+
+def _is_there(text: TextTokens, phrase: str) -> bool:
+    """Whether the words follow each other with blanks alone between them."""
+    try:
+        return bool(text.find(phrase))
+    except WordError:
+        return False
 
 
 def _fits(example: ExampleClip) -> bool:
@@ -112,8 +136,8 @@ def _maps(
     text = example.text
     if text is None:
         raise ValueError(f"nothing says which words the text tokens of {example.clip.name} stand for")
-    groups = text.groups()
-    wanted = [*(groups[word] for word in words), tuple(range(len(text)))]
+    tokens = [sorted({token for each in text.find(word) for token in each.tokens}) for word in words]
+    wanted = [*tokens, range(len(text))]
     crosses = "cross_query" in example.kinds
     mask = torch.tensor(example.text_mask)
     of_layers = []

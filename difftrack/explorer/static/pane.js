@@ -499,8 +499,8 @@ export class Pane {
       h("div", {}, h("h3", {}, "Where the attention goes"), bars(parts, 1)),
       h("div", {}, h("h3", {}, "By frame"), bars(frames, Math.max(...frames.map(([, mass]) => mass)))),
       found.words ? h("div", {}, h("h3", {}, "Words by mass"), bars(words.map(([name, ...rest]) => [this.wordButton(name), ...rest]), Math.max(...words.map(([, mass]) => mass), 1e-12))) : h("p", { class: "quiet" }, "Keys of the text are not stored."),
-    ), this.wordMaps = h("div", { class: "word-maps", "aria-live": "polite" }), h("p", { class: "quiet small" }, "The model's own softmax over all tokens of video and text, of the token nearest to the point; mean over the chosen heads. Weights of heads, temperature and kind do not apply. Choose a word to see where it is."));
-    if (words.some(([name]) => name === this.word)) this.showWord(this.word);
+    ), found.words ? labelled("Map of a word or phrase", h("input", { type: "search", class: "phrase", value: this.word || "", placeholder: "such as red disc", onchange: (event) => { if (event.target.value.trim()) this.showWord(event.target.value.trim()); } })) : "", this.wordMaps = h("div", { class: "word-maps", "aria-live": "polite" }), h("p", { class: "quiet small" }, "The model's own softmax over all tokens of video and text, of the token nearest to the point; mean over the chosen heads. Weights of heads, temperature and kind do not apply. Choose a word to see where it is."));
+    if (found.words && this.word) this.showWord(this.word);
   }
 
   /** A word of the prompt as a button that shows its map; what is no word stays text. */
