@@ -10,10 +10,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call, describe_cross_call
+from difftrack.backbones._descriptors import (
+    LayerDescriptors,
+    TextPosition,
+    describe_call,
+    describe_cross_call,
+    video_tokens,
+)
 from difftrack.backbones._errors import CaptureError
 from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall, intercept
+from difftrack.backbones._taps import FEATURE, NO_TAPS, UNROTATED, Taps
 from difftrack.geometry import TokenGrid
 
 __all__ = ["CrossAttention", "capture_layers"]
@@ -28,7 +35,7 @@ class CrossAttention:
     """The cross-attention to the text that is captured beside the attention over video tokens."""
 
     modules: Mapping[int, nn.Module]
-    """Of each wanted layer; empty where it is not captured."""
+    """Cross-attention of each wanted layer."""
     text_mask: Bool[Tensor, " text_token"]
     """Text tokens that it reads; True where the model is expected to attend to them."""
     text_call: int
@@ -45,7 +52,8 @@ def capture_layers(
     text_mask: Bool[Tensor, " text_token"],
     text_position: TextPosition,
     kinds: tuple[CapturedKind, ...],
-    cross: CrossAttention,
+    taps: Taps = NO_TAPS,
+    cross: CrossAttention | None = None,
 ) -> None:
     """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 
@@ -53,13 +61,13 @@ def capture_layers(
         transformer: Asked, when the capture fails, for likely causes.
         modules: Attention module of each wanted layer.
         forward: Runs the transformer once on a batch of one.
-        sink: Called once for each layer, inside the forward, when all of its wanted attention was seen: what it does
-            not keep is let go of before the next layer.
+        sink: Called once for each module, inside the forward: what it does not keep is let go of before the next layer.
         grid: Layout of the video tokens.
         text_mask: Text tokens in the sequence; True where the model is expected to attend to them.
         text_position: Where they stand.
         kinds: Descriptors to keep.
-        cross: Cross-attention that is captured, too, where `kinds` say so.
+        taps: Modules whose inputs or outputs are kept, too.
+        cross: Cross-attention whose queries, and the text's keys, are kept, too.
 
     Raises:
         CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
@@ -71,55 +79,143 @@ def capture_layers(
             f"a cache hook ({cache}) serves layers from other steps, and a step that is skipped has nothing to "
             f"capture: call transformer.disable_cache() first"
         )
-    last_layer = max(modules)
-    seen: set[int] = set()
-    waiting: dict[int, LayerDescriptors] = {}
-    cross_calls: Counter[int] = Counter()
+    collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps, cross)
+    with (
+        torch.no_grad(),
+        taps.listen(collected.hear),
+        intercept(modules, collected.attend),
+        intercept({} if cross is None else cross.modules, collected.attend_to_text),
+        suppress(_ForwardDone),
+    ):
+        forward()
+    if collected.waiting:
+        raise CaptureError(
+            f"layers {sorted(collected.waiting)} gave no such hidden state: the transformer does not call that module "
+            f"as one; choose another feature"
+        )
+    if collected.without_text:
+        raise CaptureError(
+            f"no record of the cross-attention of layers {sorted(collected.without_text)}; {_likely_cause(transformer)}"
+        )
+    seen = collected.seen
+    silent = sorted(set(modules) - seen)
+    if silent:
+        raise CaptureError(
+            f"{len(seen)} records for {len(modules)} layers in one forward, none from layers {silent}; "
+            f"{_likely_cause(transformer)}"
+        )
 
-    def attend(call: AttentionCall) -> Tensor:
-        if call.layer in seen:
+
+class _Collected:
+    """What one forward gave so far, layer by layer.
+
+    Args:
+        modules: Attention module of each wanted layer.
+        sink: Takes the descriptors of each layer.
+        grid: As in `capture_layers`, like the rest.
+        text_mask: As there.
+        text_position: As there.
+        kinds: As there.
+        taps: As there.
+        cross: As there.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[int, nn.Module],
+        sink: Callable[[LayerDescriptors], None],
+        grid: TokenGrid,
+        text_mask: Bool[Tensor, " text_token"],
+        text_position: TextPosition,
+        kinds: tuple[CapturedKind, ...],
+        taps: Taps,
+        cross: CrossAttention | None,
+    ) -> None:
+        self.seen: set[int] = set()
+        """Layers that attended."""
+        self.waiting: dict[int, LayerDescriptors] = {}
+        """Layers whose feature comes after their attention, and has not come yet."""
+        self.without_text: dict[int, LayerDescriptors] = {}
+        """Layers that wait for their cross-attention alone."""
+        self._cross = cross
+        self._cross_calls: Counter[int] = Counter()
+        self._crossed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._held: dict[tuple[int, str], object] = {}
+        self._last_layer, self._sink, self._grid = max(modules), sink, grid
+        self._text_mask, self._text_position, self._kinds = text_mask, text_position, kinds
+        self._of_heads, self._of_module = "feature" in kinds and not taps.features, bool(taps.features)
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Take the place of the attention in a wanted layer."""
+        if call.layer in self.seen:
             raise CaptureError(
                 f"layer {call.layer} attended more than once in one forward; gradient checkpointing "
                 f"(transformer.disable_gradient_checkpointing()) or a hook runs it again"
             )
-        is_last = call.layer == last_layer and not cross.modules
-        output = call.run() if not is_last or "feature" in kinds else None
+        comes_later = self._of_module and (call.layer, FEATURE) not in self._held
+        needed = call.layer != self._last_layer or self._of_heads or comes_later or self._cross is not None
+        output = call.run() if needed else None
         record = describe_call(
-            call, output, grid=grid, num_text_tokens=len(text_mask), text_position=text_position, kinds=kinds
+            call,
+            output if self._of_heads else None,
+            grid=self._grid,
+            num_text_tokens=len(self._text_mask),
+            text_position=self._text_position,
+            kinds=self._kinds,
+            unrotated={name: self._held.pop((call.layer, name), None) for name in UNROTATED},
         )
-        _check_text_mask(record, text_mask)
-        seen.add(call.layer)
-        if cross.modules:
-            waiting[call.layer] = record
+        _check_text_mask(record, self._text_mask)
+        self.seen.add(call.layer)
+        if comes_later:
+            self.waiting[call.layer] = record
         else:
-            sink(record)
-        if output is None or is_last:
-            raise _ForwardDone
-        return output
+            self._hand_over(record, self._held.pop((call.layer, FEATURE), None))
+        return call.run() if output is None else output
 
-    def attend_to_text(call: AttentionCall) -> Tensor:
-        cross_calls[call.layer] += 1
-        if cross_calls[call.layer] != cross.text_call + 1:
+    def attend_to_text(self, call: AttentionCall) -> Tensor:
+        """Take the place of the cross-attention in a wanted layer; its calls to anything but the text only run."""
+        if self._cross is None:
             return call.run()
-        query, text_key, mask = describe_cross_call(call, grid=grid, num_text_tokens=len(cross.text_mask))
-        if call.layer not in waiting:
-            raise CaptureError(f"layer {call.layer} attends to the text before the video: this is not supported")
-        record = replace(waiting.pop(call.layer), cross_query=query, text_key=text_key, text_mask=mask)
-        _check_text_mask(record, cross.text_mask)
-        sink(record)
-        if call.layer == last_layer:
-            raise _ForwardDone
+        self._cross_calls[call.layer] += 1
+        if self._cross_calls[call.layer] == self._cross.text_call + 1:
+            found = describe_cross_call(call, grid=self._grid, num_text_tokens=len(self._cross.text_mask))
+            self._crossed[call.layer] = found
+            if call.layer in self.without_text:
+                self._finish(self.without_text.pop(call.layer))
         return call.run()
 
-    with torch.no_grad(), intercept(modules, attend), intercept(cross.modules, attend_to_text), suppress(_ForwardDone):
-        forward()
-    silent = sorted({*(set(modules) - seen), *waiting})
-    if silent:
-        where = "the cross-attention" if seen == set(modules) else "layers"
-        raise CaptureError(
-            f"{len(modules) - len(silent)} records for {len(modules)} layers in one forward, none from {where} "
-            f"{silent}; {_likely_cause(transformer)}"
-        )
+    def hear(self, layer: int, name: str, value: object) -> None:
+        """Hold what comes before the attention; a feature that comes after it completes its layer."""
+        if name == FEATURE and layer in self.waiting:
+            self._hand_over(self.waiting.pop(layer), value)
+        elif layer not in self.seen:
+            self._held[layer, name] = value
+
+    def _hand_over(self, record: LayerDescriptors, feature: object) -> None:
+        whole = self._with_feature(record, feature) if self._of_module else record
+        if self._cross is not None and record.layer not in self._crossed:
+            self.without_text[record.layer] = whole
+        else:
+            self._finish(whole)
+
+    def _finish(self, record: LayerDescriptors) -> None:
+        if self._cross is not None:
+            query, text_key, mask = self._crossed.pop(record.layer)
+            record = replace(record, cross_query=query, text_key=text_key, text_mask=mask)
+            _check_text_mask(record, self._cross.text_mask)
+        self._sink(record)
+        if record.layer == self._last_layer:
+            raise _ForwardDone
+
+    def _with_feature(self, record: LayerDescriptors, output: object) -> LayerDescriptors:
+        heads, channels, grid = record.text_key.shape[0], record.text_key.shape[-1], self._grid
+        feature = video_tokens(output, grid, len(self._text_mask), self._text_position, heads, channels)
+        if feature is None:
+            raise CaptureError(
+                f"layer {record.layer}: this hidden state has no {grid.num_tokens} video tokens of {heads} x "
+                f"{channels} channels; choose another feature, such as heads"
+            )
+        return replace(record, feature=feature)
 
 
 def _check_text_mask(record: LayerDescriptors, expected: Bool[Tensor, " text_token"]) -> None:

@@ -7,16 +7,30 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Expert", "KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization", "USUAL_KINDS"]
+__all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
+    "CapturedKind",
+    "Expert",
+    "FeatureKind",
+    "ImageCondition",
+    "ModelParams",
+    "Quantization",
+]
 
-CapturedKind = Literal["query", "key", "feature", "cross_query"]
-"""Query and key as attention uses them; feature = attention output per head, before the output projection;
-cross_query = the video's queries of the cross-attention to the text, where a layer has one."""
+CapturedKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary", "cross_query"]
+"""Query, key and value as attention uses them; query and key before rotary positions turned them, normalised as the
+model normalises them; feature = one of `FeatureKind`; cross_query = the video's queries of the cross-attention to the
+text, where a layer has one."""
 
 KINDS: tuple[CapturedKind, ...] = get_args(CapturedKind)
 
-USUAL_KINDS: tuple[CapturedKind, ...] = ("query", "key", "feature")
-"""Those that every backbone has."""
+DEFAULT_KINDS: tuple[CapturedKind, ...] = ("query", "key", "feature")
+
+FeatureKind = Literal["heads", "attention", "mlp", "block", "attention_input", "mlp_input"]
+"""Hidden states that may be kept as `feature`: the attention's output per head, before its output projection (`heads`);
+the output of the attention, of the MLP, or of the whole block, after which the residual stream goes on; or what goes
+into attention or MLP, which is the residual stream after their norm and modulation."""
 
 Quantization = Literal["none", "int8", "nf4"]
 """Of a text encoder's weights, by bitsandbytes."""

@@ -13,6 +13,7 @@ from difftrack.backbones._prompt_tokens import PROMPT_MARK, PromptTemplate, chat
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["EasyAnimateBackbone"]
 
@@ -25,6 +26,11 @@ class EasyAnimateBackbone(ScaledLatentsBackbone):
     text_position = "first"
     channels_before_frames = True
     samples_in_own_dtype = True
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        spatial = self.num_channels // 8 * 3
+        return RotaryLayout.interleaved(self.num_channels // 4, spatial, spatial)
 
     @property
     def text_length(self) -> int:
