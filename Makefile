@@ -85,7 +85,7 @@ test-all: setup-dev
 	$(PYTEST) -m 'not gpu'
 
 # Each on one core, the longest first, so that `make -j2 results` keeps two busy; the store's rates alone, at the end.
-MEASURED := backbone tracking tuning shapes guidance motion prompts samples
+MEASURED := backbone tracking tuning shapes guidance motion prompts words samples
 .PHONY: $(MEASURED:%=results-%) results-real
 $(MEASURED:%=results-%): export OMP_NUM_THREADS := 1
 $(MEASURED:%=results-%): export PYTHONPATH := $(CURDIR)
@@ -121,6 +121,10 @@ results-motion: setup-dev
 
 results-prompts: setup-dev
 	python -m benchmarks.prompts --clips 16 --steps 0 5 10
+
+results-words: setup-dev
+	python -m benchmarks.words tune --clips 4
+	python -m benchmarks.words study --clips 4
 
 # By hand, since it wants DAVIS 2016: make results-propagation DAVIS=folder
 .PHONY: results-propagation

@@ -245,6 +245,32 @@ def _propagated(read: Read) -> list[Cells]:
     return [[_percent(scores[measure]) for measure in ("J&F", "J", "F")] for scores in means]
 
 
+_WORDS = (
+    ("all heads of all layers", "noun", "text"),
+    ("layer for nouns", "noun", "text"),
+    ("all heads of all layers", "phrase", "text"),
+    ("layer for phrases", "phrase", "text"),
+    ("layer for phrases", "phrase", "attention"),
+    ("head for phrases", "phrase", "text"),
+)
+
+
+def _words(read: Read) -> list[Cells]:
+    """Maps of nouns and phrases on rendered clips, and chance."""
+    study = read("words_study")
+    rows = []
+    for label, asked, share in _WORDS:
+        scores = study["averaged"][label][asked][share]
+        row = []
+        for measure in ("pointing", "iou"):
+            found = {name: 100 * np.asarray(values) for name, values in scores[measure].items()}
+            low, high = found["interval"]
+            row += [f"{found['right']:.0f} ({low:.0f}\u2013{high:.0f})", f"{found['wrong']:.0f}"]
+        rows.append(row)
+    chance = [f"{100 * study['chance'][measure]:.0f}" for measure in ("pointing", "iou")]
+    return [*rows, [chance[0], "", chance[1], ""]]
+
+
 def _explorer(read: Read) -> list[Cells]:
     """A click in the explorer, in stores of two shapes."""
     measured = read("explorer")
@@ -282,6 +308,7 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "backbone": _backbone,
     "prompts": _prompts,
     "propagation": _propagated,
+    "words": _words,
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
     "explorer": _explorer,

@@ -16,6 +16,7 @@ from .api._score import Scores as Scores
 from .api._score import score as score
 from .api._track import PointTracks as PointTracks
 from .api._track import track as track
+from .api._words import words as words
 from .backbones import Backbone as Backbone
 from .backbones import register_backbone as register_backbone
 from .datasets import Clip as Clip
@@ -53,5 +54,6 @@ __all__ = [
     "register_tracker",
     "score",
     "track",
+    "words",
     "wrap",
 ]

@@ -171,6 +171,22 @@ def test_a_training_is_probed_as_the_page_says(
     assert "matching_accuracy" in capsys.readouterr().out
 
 
+def test_words_are_mapped_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/words.md", {})
+    assert names["square"].dims == ("frame", "row", "col")
+    assert names["heads"].dims == ("step", "head", "frame", "row", "col")
+    assert {"triangle", "square", "flower", "(padding)"} <= set(names["every"].word.values.tolist())
+    assert sorted(path.name for path in Path("words").iterdir()) == [
+        f"three-square.{end}" for end in ("mp4", "npz", "png")
+    ]
+    prompt, share = capsys.readouterr().out.splitlines()
+    assert prompt.startswith("a orange photo triangle")
+    assert 0 < float(share) < 1
+
+
 # Notebooks
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))

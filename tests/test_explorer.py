@@ -31,13 +31,16 @@ from difftrack.explorer._questions import (
     MapsQuestion,
     MatchQuestion,
     TrackQuestion,
+    WordQuestion,
 )
 from difftrack.explorer._truth import other_tracks, true_tracks
 from difftrack.explorer._wire import finite, pack, quantised
 from difftrack.explorer._words import PADDING, text_words
 from difftrack.metrics import track_scores
 from difftrack.rotary import FrequencyBands
+from difftrack.store import open_store
 from difftrack.tracking import TrackParams
+from difftrack.workflows.words import word_maps
 
 SLOW = FrequencyBands(temporal=(0.0, 0.0), horizontal=(0.5, 1.0))
 LENS = Lens(store=toy.ANALYSIS, clip="rolling", step=17, layer=5)
@@ -203,6 +206,20 @@ def test_attention_is_shared_by_frames_and_text_and_masked_words_get_none(answer
     assert sum(each["mass"] for each in found["frames"]) == pytest.approx(found["own"] + found["others"])
     assert len(found["words"]) == sum(toy.TEXT_MASK)
     assert sum(word["mass"] for word in found["words"]) == pytest.approx(found["text"], rel=1e-4)
+
+
+def test_words_have_the_names_that_the_store_says_and_their_maps_are_those_of_the_library(
+    answers: Answers, data: Path
+) -> None:
+    found = answers.attention(AttentionQuestion(LENS, POINT))
+    assert [word["word"] for word in found["words"]] == ["a", "circle", "moves", "(special)"]
+    header, maps = answers.word(WordQuestion(LENS, "circle"))
+    store = open_store(data / "descriptors" / "toy" / "analysis")
+    wanted = word_maps(store, LENS.clip, "circle", steps=LENS.step, layers=LENS.layer)
+    np.testing.assert_array_equal(maps, wanted.values)
+    assert (header["frames"], header["pieces"]) == (wanted.frame.values.tolist(), ["circle"])
+    with pytest.raises(ValueError, match="'square' is not in the prompt, whose words are a, circle, moves"):
+        answers.word(WordQuestion(LENS, "square"))
 
 
 def test_entropy_is_one_of_a_uniform_row_and_zero_of_a_certain_one() -> None:

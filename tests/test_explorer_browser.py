@@ -299,6 +299,19 @@ def test_attention_is_shown_by_frame_and_by_word(view: View) -> None:
     assert view.page.locator(".bars").nth(2).locator("tr").count() == sum(toy.TEXT_MASK)
 
 
+def test_a_word_shows_its_map_over_the_frames(view: View) -> None:
+    view.look(tab="attention")
+    view.page.get_by_role("button", name="circle", exact=True).click()
+    view.page.wait_for_selector(".word-maps canvas")
+    assert view.page.locator(".word-maps canvas").count() == view.page.locator(".bars").nth(1).locator("tr").count()
+    assert "\u201ccircle\u201d over the frames" in view.page.locator(".word-maps").inner_text()
+    assert view.page.get_by_role("button", name="circle", exact=True).get_attribute("aria-pressed") == "true"
+    assert not view.page.get_by_role("button", name="(special)").count()
+    view.page.locator("input.phrase").fill("a circle")
+    view.page.locator("input.phrase").press("Enter")
+    view.page.get_by_role("heading", name="\u201ca circle\u201d over the frames").wait_for()
+
+
 def test_live_tracks_are_those_of_dt_track_and_the_setting_can_be_copied(view: View, data: Path) -> None:
     context = view.page.context
     context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -10,6 +10,7 @@ from difftrack.geometry import TokenGrid
 from difftrack.rendering import RenderSpec, exact_tracks, render_clip
 from difftrack.rotary import RotaryLayout
 from difftrack.store import DescriptorSpec, create_group
+from difftrack.text_tokens import TextTokens
 from difftrack.tracking import no_motion, write_predictions
 
 CLIPS = ("rolling", "sliding")
@@ -21,6 +22,12 @@ NUM_FRAMES = 5
 FRAMES = (0, 2, 4)
 CHUNKS = ((0, 1, 3), (0, 2, 4))
 TEXT_MASK = (True, True, True, False, True, False)
+TEXT = TextTokens(
+    "a circle moves",
+    ((0, 1), (2, 8), (9, 14), None, None, None),
+    ("prompt", "prompt", "prompt", "padding", "special", "padding"),
+)
+"""Which words the text tokens stand for; nothing but the tests looks for sense in it."""
 
 
 def render_spec(name: str) -> RenderSpec:
@@ -74,7 +81,8 @@ def write_group(root: Path, view: str, group: str, frames: tuple[int, ...], *, s
         rotary=RotaryLayout.interleaved(2, 4, 6),
     )
     rng = np.random.default_rng(seed)
-    writer = create_group(str(root / "descriptors" / "toy" / view), group, spec)
+    text = TEXT if spec.text_mask else None
+    writer = create_group(str(root / "descriptors" / "toy" / view), group, spec, text=text)
     for step, layer in writer.missing():
         values = {}
         for kind in spec.entries:

@@ -72,7 +72,8 @@ def extract(
         steps: Denoising steps, 0 the noisiest; by default the last one.
         layers: Layers, 0-based.
         heads: Heads, 0-based.
-        descriptors: Kinds to keep: `query`, `key`, `feature`, `value`, `query_pre_rotary`, `key_pre_rotary`.
+        descriptors: Kinds to keep: `query`, `key`, `feature`, `value`, `query_pre_rotary`, `key_pre_rotary`, and of a
+            backbone with cross-attention `cross_query`.
         feature: Which hidden state `feature` is (docs/kinds.md).
         size: (height, width) in pixels at which the backbone sees the clip; by default the size that it was trained
             on, where that is known.

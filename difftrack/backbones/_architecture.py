@@ -29,6 +29,9 @@ class Architecture:
     """Attributes of the transformer that hold its layers, in execution order."""
     attention_key: ClassVar[str] = "attn1"
     """Attribute of a layer that holds its attention over video tokens."""
+    cross_attention_key: ClassVar[str | None] = None
+    """Attribute of a layer that holds its cross-attention from video tokens to the text; None where text tokens stand
+    in the joint attention."""
     mlp_keys: ClassVar[Sequence[str]] = ("ff", "ffn", "feed_forward", "mlp")
     """Attributes of a layer that may hold its MLP over video tokens; the first that is there counts."""
     unrotated_keys: ClassVar[Sequence[tuple[str, str]]] = (
@@ -214,6 +217,17 @@ class Architecture:
         """The modules that give an attention's queries and keys before rotary positions turn them; None: not known."""
         pairs = ((getattr(attention, query, None), getattr(attention, key, None)) for query, key in self.unrotated_keys)
         return next(((query, key) for query, key in pairs if query is not None and key is not None), None)
+
+    def cross_attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        """The cross-attention to the text of every layer, in execution order; none where text is in the joint one."""
+        if self.cross_attention_key is None:
+            return []
+        return [getattr(layer, self.cross_attention_key) for layer in self.layers_of(transformer)]
+
+    @property
+    def text_call(self) -> int:
+        """Which attention call of a cross-attention module is to the text, 0 the first: images may have one, too."""
+        return 0
 
     def _of_transformer(self, key: str) -> Any:  # noqa: ANN401
         """An entry of the transformer's config.

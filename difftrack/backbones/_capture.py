@@ -1,26 +1,45 @@
 """One forward of a transformer, tapped at the wanted layers and cut off after the last of them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call, video_tokens
+from difftrack.backbones._descriptors import (
+    LayerDescriptors,
+    TextPosition,
+    describe_call,
+    describe_cross_call,
+    video_tokens,
+)
 from difftrack.backbones._errors import CaptureError
 from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall, intercept
 from difftrack.backbones._taps import FEATURE, NO_TAPS, UNROTATED, Taps
 from difftrack.geometry import TokenGrid
 
-__all__ = ["capture_layers"]
+__all__ = ["CrossAttention", "capture_layers"]
 
 
 class _ForwardDone(Exception):
     """Leaves a forward early."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrossAttention:
+    """The cross-attention to the text that is captured beside the attention over video tokens."""
+
+    modules: Mapping[int, nn.Module]
+    """Cross-attention of each wanted layer."""
+    text_mask: Bool[Tensor, " text_token"]
+    """Text tokens that it reads; True where the model is expected to attend to them."""
+    text_call: int
+    """Which of a module's attention calls is to the text."""
 
 
 def capture_layers(
@@ -34,6 +53,7 @@ def capture_layers(
     text_position: TextPosition,
     kinds: tuple[CapturedKind, ...],
     taps: Taps = NO_TAPS,
+    cross: CrossAttention | None = None,
 ) -> None:
     """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 
@@ -47,6 +67,7 @@ def capture_layers(
         text_position: Where they stand.
         kinds: Descriptors to keep.
         taps: Modules whose inputs or outputs are kept, too.
+        cross: Cross-attention whose queries, and the text's keys, are kept, too.
 
     Raises:
         CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
@@ -58,13 +79,23 @@ def capture_layers(
             f"a cache hook ({cache}) serves layers from other steps, and a step that is skipped has nothing to "
             f"capture: call transformer.disable_cache() first"
         )
-    collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps)
-    with torch.no_grad(), taps.listen(collected.hear), intercept(modules, collected.attend), suppress(_ForwardDone):
+    collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps, cross)
+    with (
+        torch.no_grad(),
+        taps.listen(collected.hear),
+        intercept(modules, collected.attend),
+        intercept({} if cross is None else cross.modules, collected.attend_to_text),
+        suppress(_ForwardDone),
+    ):
         forward()
     if collected.waiting:
         raise CaptureError(
             f"layers {sorted(collected.waiting)} gave no such hidden state: the transformer does not call that module "
             f"as one; choose another feature"
+        )
+    if collected.without_text:
+        raise CaptureError(
+            f"no record of the cross-attention of layers {sorted(collected.without_text)}; {_likely_cause(transformer)}"
         )
     seen = collected.seen
     silent = sorted(set(modules) - seen)
@@ -86,6 +117,7 @@ class _Collected:
         text_position: As there.
         kinds: As there.
         taps: As there.
+        cross: As there.
     """
 
     def __init__(
@@ -97,11 +129,17 @@ class _Collected:
         text_position: TextPosition,
         kinds: tuple[CapturedKind, ...],
         taps: Taps,
+        cross: CrossAttention | None,
     ) -> None:
         self.seen: set[int] = set()
         """Layers that attended."""
         self.waiting: dict[int, LayerDescriptors] = {}
         """Layers whose feature comes after their attention, and has not come yet."""
+        self.without_text: dict[int, LayerDescriptors] = {}
+        """Layers that wait for their cross-attention alone."""
+        self._cross = cross
+        self._cross_calls: Counter[int] = Counter()
+        self._crossed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._held: dict[tuple[int, str], object] = {}
         self._last_layer, self._sink, self._grid = max(modules), sink, grid
         self._text_mask, self._text_position, self._kinds = text_mask, text_position, kinds
@@ -115,7 +153,7 @@ class _Collected:
                 f"(transformer.disable_gradient_checkpointing()) or a hook runs it again"
             )
         comes_later = self._of_module and (call.layer, FEATURE) not in self._held
-        needed = call.layer != self._last_layer or self._of_heads or comes_later
+        needed = call.layer != self._last_layer or self._of_heads or comes_later or self._cross is not None
         output = call.run() if needed else None
         record = describe_call(
             call,
@@ -134,6 +172,18 @@ class _Collected:
             self._hand_over(record, self._held.pop((call.layer, FEATURE), None))
         return call.run() if output is None else output
 
+    def attend_to_text(self, call: AttentionCall) -> Tensor:
+        """Take the place of the cross-attention in a wanted layer; its calls to anything but the text only run."""
+        if self._cross is None:
+            return call.run()
+        self._cross_calls[call.layer] += 1
+        if self._cross_calls[call.layer] == self._cross.text_call + 1:
+            found = describe_cross_call(call, grid=self._grid, num_text_tokens=len(self._cross.text_mask))
+            self._crossed[call.layer] = found
+            if call.layer in self.without_text:
+                self._finish(self.without_text.pop(call.layer))
+        return call.run()
+
     def hear(self, layer: int, name: str, value: object) -> None:
         """Hold what comes before the attention; a feature that comes after it completes its layer."""
         if name == FEATURE and layer in self.waiting:
@@ -142,7 +192,18 @@ class _Collected:
             self._held[layer, name] = value
 
     def _hand_over(self, record: LayerDescriptors, feature: object) -> None:
-        self._sink(self._with_feature(record, feature) if self._of_module else record)
+        whole = self._with_feature(record, feature) if self._of_module else record
+        if self._cross is not None and record.layer not in self._crossed:
+            self.without_text[record.layer] = whole
+        else:
+            self._finish(whole)
+
+    def _finish(self, record: LayerDescriptors) -> None:
+        if self._cross is not None:
+            query, text_key, mask = self._crossed.pop(record.layer)
+            record = replace(record, cross_query=query, text_key=text_key, text_mask=mask)
+            _check_text_mask(record, self._cross.text_mask)
+        self._sink(record)
         if record.layer == self._last_layer:
             raise _ForwardDone
 

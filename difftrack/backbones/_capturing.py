@@ -11,14 +11,16 @@ from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor, nn
 
 from difftrack.backbones._architecture import Architecture
-from difftrack.backbones._capture import capture_layers
+from difftrack.backbones._capture import CrossAttention, capture_layers
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._descriptors import LayerDescriptors, TextPosition
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._params import DEFAULT_KINDS, KINDS, CapturedKind, FeatureKind
+from difftrack.backbones._prompt_tokens import PromptTemplate, prompt_tokens
 from difftrack.backbones._schedule import Schedule
 from difftrack.backbones._taps import UNROTATED, Taps
 from difftrack.geometry import TokenGrid
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["CapturingBackbone"]
 
@@ -93,6 +95,38 @@ class CapturingBackbone(Architecture, ABC):
     @abstractmethod
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         """Text tokens in the sequence that the layers attend over, True where they may be attended to."""
+
+    def cross_text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        """Text tokens of the cross-attention, True where they may be attended to."""
+        return prompt.mask
+
+    def text_tokens(self, prompt: str, embedded: PromptEmbedding) -> TextTokens | None:
+        """Say which word of a prompt each text token stands for that attention sees.
+
+        Args:
+            prompt: As `embed` was given it.
+            embedded: What `embed` made of it.
+
+        Returns:
+            One entry for each token of `text_mask`, or of `cross_text_mask` where text comes by cross-attention; None
+            where the tokenizer cannot say.
+        """
+        mask = self.text_mask(embedded) if self.cross_attention_key is None else self.cross_text_mask(embedded)
+        return prompt_tokens(
+            self.components["tokenizer"],
+            self.prompt_as_read(prompt),
+            template=self.prompt_template(),
+            text_length=self.text_length,
+            num_tokens=len(mask),
+        )
+
+    def prompt_as_read(self, prompt: str) -> str:
+        """The prompt as the tokenizer gets it: the pipeline may clean it before."""
+        return prompt
+
+    def prompt_template(self) -> PromptTemplate | None:
+        """What the pipeline puts around a prompt; None where it puts nothing."""
+        return None
 
     @abstractmethod
     def transformer_inputs(
@@ -239,7 +273,7 @@ class CapturingBackbone(Architecture, ABC):
             schedule: From `self.schedule`.
             prompt: From `self.embed`; the empty prompt's embedding gives the unconditional branch.
             layers: 0-based layers.
-            kinds: Descriptors to keep.
+            kinds: Descriptors to keep. With `cross_query`, `text_key` and `text_mask` are those of the cross-attention.
             feature: Which hidden state is kept as `feature`.
             conditioning: From `self.condition`, for a backbone that `needs_image`.
             inputs: From `Trajectory.inputs_at`, of a clip that the backbone sampled.
@@ -307,6 +341,18 @@ class CapturingBackbone(Architecture, ABC):
             )
         if not set(kinds) <= set(KINDS):
             raise BackboneError(f"descriptors {list(kinds)} are not all known; known: {', '.join(KINDS)}")
+        cross = None
+        if "cross_query" in kinds:
+            if not (of_layers := self.cross_attention_of(transformer)):
+                raise BackboneError(
+                    f"cross_query cannot be captured: {self.name} has no cross-attention, its text tokens stand in the "
+                    f"joint attention, and their keys come with every capture"
+                )
+            cross = CrossAttention(
+                {layer: of_layers[layer] for layer in sorted(set(layers))},
+                self.cross_text_mask(prompt),
+                self.text_call,
+            )
         capture_layers(
             transformer,
             {layer: modules[layer] for layer in sorted(set(layers))},
@@ -317,6 +363,7 @@ class CapturingBackbone(Architecture, ABC):
             text_position=self.text_position,
             kinds=tuple(kinds),
             taps=self._taps(transformer, sorted(set(layers)), kinds, feature),
+            cross=cross,
         )
 
     def _taps(

@@ -14,9 +14,12 @@ from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall
 from difftrack.geometry import TokenGrid
 
-__all__ = ["LayerDescriptors", "TextPosition", "describe_call", "video_tokens"]
+__all__ = ["LayerDescriptors", "TextPosition", "describe_call", "describe_cross_call", "video_tokens"]
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
+
+_MASKED = -5000.0
+"""Additive masks take this or more from a score: their least is -10000 (LTX, Allegro), or the dtype's least number."""
 
 TextPosition = Literal["first", "last", "none"]
 """Where text tokens stand in a layer's joint sequence; "none" where text enters through cross-attention only."""
@@ -31,13 +34,16 @@ class LayerDescriptors:
     key: Float[Tensor, "head latent_frame row col channel"] | None
     feature: Float[Tensor, "head latent_frame row col channel"] | None
     text_key: Float[Tensor, "head text_token channel"]
-    """Keys of the text tokens in the same softmax; no tokens where the attention is over video alone."""
+    """Keys of the text tokens in the same softmax; no tokens where the attention is over video alone. Where
+    `cross_query` is captured: those that it is compared with."""
     text_mask: Bool[Tensor, " text_token"]
     """True where the model's attention attends to the text token, False on padding that it masks."""
     value: Float[Tensor, "head latent_frame row col channel"] | None = None
     query_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
     """Query before rotary positions turned it, normalised as the model does."""
     key_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
+    cross_query: Float[Tensor, "head latent_frame row col channel"] | None = None
+    """Queries of the cross-attention to the text."""
 
 
 def describe_call(
@@ -107,6 +113,37 @@ def describe_call(
     )
 
 
+def describe_cross_call(
+    call: AttentionCall, *, grid: TokenGrid, num_text_tokens: int
+) -> tuple[
+    Float[Tensor, "head latent_frame row col channel"],
+    Float[Tensor, "head text_token channel"],
+    Bool[Tensor, " text_token"],
+]:
+    """Lay the queries of a cross-attention call out on the video's token grid.
+
+    Args:
+        call: Of a batch of one, from the video's tokens to the text's.
+        grid: Layout of the video tokens.
+        num_text_tokens: Text tokens that it reads.
+
+    Returns:
+        Queries, the text's keys, and which text tokens are attended to; views, nothing copied.
+
+    Raises:
+        CaptureError: the call is not from one clip's video tokens to the text tokens.
+    """
+    batch, heads, num_tokens, _ = call.query.shape
+    num_keys = call.key.shape[2]
+    if batch != 1 or num_tokens != grid.num_tokens or num_keys != num_text_tokens:
+        raise CaptureError(
+            f"the cross-attention of layer {call.layer} attended with {batch} x {num_tokens} queries to {num_keys} "
+            f"keys; one clip has {grid.num_tokens} video and {num_text_tokens} text tokens"
+        )
+    shape = (heads, grid.num_latent_frames, grid.rows, grid.cols, -1)
+    return call.query[0].view(shape), call.key[0], _attended(call, video_row=0)
+
+
 def video_tokens(
     output: object,
     grid: TokenGrid,
@@ -153,4 +190,4 @@ def _attended(call: AttentionCall, *, video_row: int) -> Bool[Tensor, " token"]:
     if call.mask is None:
         return torch.ones(num_keys, dtype=torch.bool, device=call.key.device)
     row = call.mask[0, 0, min(video_row, call.mask.shape[2] - 1)].expand(num_keys)
-    return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
+    return row if row.dtype == torch.bool else row > _MASKED

@@ -18,9 +18,10 @@ __all__ = [
     "Quantization",
 ]
 
-CapturedKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary"]
+CapturedKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary", "cross_query"]
 """Query, key and value as attention uses them; query and key before rotary positions turned them, normalised as the
-model normalises them; feature = one of `FeatureKind`."""
+model normalises them; feature = one of `FeatureKind`; cross_query = the video's queries of the cross-attention to the
+text, where a layer has one."""
 
 KINDS: tuple[CapturedKind, ...] = get_args(CapturedKind)
 

@@ -11,9 +11,10 @@ from difftrack.cli import (
     _stores,
     _sweeps,
     _tracks,
+    _words,
 )  # each adds its verbs
 from difftrack.cli._app import app
 
 __all__ = ["app"]
 
-_ = (_doctor, _explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks)
+_ = (_doctor, _explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks, _words)

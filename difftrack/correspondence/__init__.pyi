@@ -25,6 +25,7 @@ from ._params import CORRECTED, MATCH_KINDS, RELEASED, MatchingParams, MatchKind
 from ._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
 from ._readout import DisplacementCandidates, point_probabilities, read_moves, read_rows, without_best
 from ._temporal_upsampling import latent_to_frames
+from ._word_maps import text_attention
 
 __all__ = [
     "CORRECTED",
@@ -66,6 +67,7 @@ __all__ = [
     "read_moves",
     "read_rows",
     "stored_to_frames",
+    "text_attention",
     "tokens_to_points",
     "top_matches",
     "without_best",

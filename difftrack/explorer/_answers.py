@@ -27,13 +27,21 @@ from difftrack.correspondence import (
 from difftrack.explorer._cache import BoundedCache
 from difftrack.explorer._catalog import Catalog, StoreEntry
 from difftrack.explorer._errors import ExplorerError, NotFoundError
-from difftrack.explorer._questions import AttentionQuestion, CellsQuestion, Lens, MapsQuestion, MatchQuestion
+from difftrack.explorer._questions import (
+    AttentionQuestion,
+    CellsQuestion,
+    Lens,
+    MapsQuestion,
+    MatchQuestion,
+    WordQuestion,
+)
 from difftrack.explorer._truth import true_tracks
-from difftrack.explorer._words import text_words
+from difftrack.explorer._words import text_words, word_labels
 from difftrack.geometry import rescale_points
 from difftrack.rotary import ALL_FREQUENCIES
 from difftrack.store import DescriptorSpec, StoreError
 from difftrack.workflows.match import clip_points_to_tokens
+from difftrack.workflows.words import word_maps
 
 __all__ = ["Answers", "FrameMatch"]
 
@@ -177,11 +185,11 @@ class Answers:
             raise ExplorerError(f"{lens.store} holds {', '.join(spec.kinds)}; attention needs query and key")
         heads = _head_indices(lens, spec)
         query, key = (self._read(entry, lens, group, chunk, kind, heads) for kind in ("query", "key"))
-        if spec.text_mask:
+        if spec.joint_text_mask:
             text_key = self._read(entry, lens, group, chunk, "text_key", heads)
         else:
             text_key = query.new_zeros((query.shape[0], 0, query.shape[-1]))
-        mask = torch.tensor(spec.text_mask, dtype=torch.bool)
+        mask = torch.tensor(spec.joint_text_mask, dtype=torch.bool)
         params = lens.matching()
         tokens = clip_points_to_tokens(np.asarray([[x, y]], np.float32), spec, params)
         source = spec.frames.index(frame)
@@ -191,18 +199,52 @@ class Answers:
             "frames": [{"frame": shown, "mass": mass} for shown, mass in zip(spec.frames, masses, strict=True)],
             "own": masses[source],
             "others": sum(masses) - masses[source],
-            "text": rows.text_mass[0].item() if spec.text_mask else None,
+            "text": rows.text_mass[0].item() if spec.joint_text_mask else None,
         }
-        if spec.text_mask:
+        if spec.joint_text_mask:
             row = attention_rows(query, key, text_key, mask, tokens, params=params, source_frame=source)[0]
-            kept = np.flatnonzero(spec.text_mask) if params.padded_text != "counted" else np.arange(len(spec.text_mask))
-            prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(lens.clip)
-            words = text_words(entry.backbone, prompt, len(spec.text_mask))
+            kept = (
+                np.flatnonzero(spec.joint_text_mask)
+                if params.padded_text != "counted"
+                else np.arange(len(spec.joint_text_mask))
+            )
+            words = self._labels(entry, group, spec, lens.clip)
             answer["words"] = [
                 {"word": words[token], "mass": mass}
                 for token, mass in zip(kept.tolist(), row[: len(kept)].tolist(), strict=True)
             ]
         return answer
+
+    def word(self, question: WordQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "frame row col"]]:
+        """Map the attention of a clip's tokens to a word of its prompt, in one layer at one step.
+
+        Raises:
+            StoreError: the store lacks what it takes, or does not say which words.
+            WordError: the prompt does not have the word.
+        """
+        lens = question.lens
+        maps = word_maps(
+            self.catalog.store(lens.store).store,
+            lens.clip,
+            question.word,
+            steps=lens.step,
+            layers=lens.layer,
+            heads="stored" if lens.heads == "all" else lens.heads,
+        )
+        header = {
+            "word": question.word,
+            "frames": maps.frame.values.tolist(),
+            "pieces": maps.attrs["pieces"],
+            "notes": maps.attrs["notes"],
+        }
+        return header, maps.values
+
+    def _labels(self, entry: StoreEntry, group: str, spec: DescriptorSpec, clip: str) -> list[str]:
+        """One label for each text token: what the store says, or what a tokenizer that is known here makes of it."""
+        if (known := entry.store.text_tokens(group)) is not None:
+            return word_labels(known)
+        prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(clip)
+        return text_words(entry.backbone, prompt, len(spec.text_mask))
 
     def _prompt(self, clip: str) -> str:
         return str(self.catalog.about_clip(clip).get("prompt", ""))

@@ -33,6 +33,7 @@ from difftrack.explorer._questions import (
     MatchQuestion,
     PointsQuestion,
     TrackQuestion,
+    WordQuestion,
 )
 from difftrack.explorer._security import Application, Gate
 from difftrack.explorer._truth import other_tracks, true_tracks
@@ -93,6 +94,7 @@ class ExplorerServer:
             "maps": self._asked(MapsQuestion, self._maps),
             "cells": self._cells,
             "attention": self._asked(AttentionQuestion, lambda question: _json(self.answers.attention(question))),
+            "word": self._asked(WordQuestion, self._word),
             "tracks": self._asked(PointsQuestion, self._known_tracks),
             "track": self._asked(TrackQuestion, lambda question: _json(self.tracker.track(question))),
             "score": self._asked(TrackQuestion, lambda question: _json(self.tracker.score(question))),
@@ -197,6 +199,11 @@ class ExplorerServer:
 
     def _maps(self, question: MapsQuestion) -> Response:
         header, maps = self.answers.maps(question)
+        values, largest = quantised(maps)
+        return _binary({**header, "largest": largest.tolist()}, {"maps": values})
+
+    def _word(self, question: WordQuestion) -> Response:
+        header, maps = self.answers.word(question)
         values, largest = quantised(maps)
         return _binary({**header, "largest": largest.tolist()}, {"maps": values})
 
@@ -314,7 +321,7 @@ def _of_spec(spec: DescriptorSpec) -> dict[str, Any]:
         "cols": grid.cols,
         "clip_size": list(spec.clip_size),
         "size": list(spec.size),
-        "text": bool(spec.text_mask),
+        "text": bool(spec.joint_text_mask),
         "products": len(spec.heads) * grid.num_latent_frames * grid.tokens_per_frame**2 * spec.num_channels,
         "provenance": {key: str(value)[:300] for key, value in spec.fingerprint_parts.items()},
     }

@@ -17,6 +17,7 @@ __all__ = [
     "MatchQuestion",
     "PointsQuestion",
     "TrackQuestion",
+    "WordQuestion",
 ]
 
 MOST_POINTS = 64
@@ -136,6 +137,15 @@ class CellsQuestion(_Pointed):
 @dataclass(frozen=True, slots=True)
 class AttentionQuestion(_Pointed):
     """Split the model's own attention of a point by where it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WordQuestion:
+    """Map the attention of all tokens to a word of the clip's prompt."""
+
+    lens: Lens
+    word: str
+    """A word or phrase."""
 
 
 @dataclass(frozen=True, slots=True)

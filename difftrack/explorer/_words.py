@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from difftrack.backbones import SHIPPED, shipped_backbone
+from difftrack.text_tokens import TextTokens
 
-__all__ = ["text_words"]
+__all__ = ["text_words", "word_labels"]
 
 PADDING = "(padding)"
 
@@ -28,6 +29,15 @@ def text_words(backbone: str, prompt: str, num_tokens: int) -> list[str]:
         return [f"token {index}" for index in range(num_tokens)]
     pieces = [_plain(piece) for piece in tokenizer.encode(prompt).tokens[:num_tokens]]
     return [*pieces, *[PADDING] * (num_tokens - len(pieces))]
+
+
+def word_labels(text: TextTokens) -> list[str]:
+    """Name the text tokens as a store has them: the word that a token is of, `(padding)`, `(special)`, a sign."""
+    labels = text.labels()
+    for word in text.words:
+        for token in word.tokens:
+            labels[token] = word.text
+    return labels
 
 
 @lru_cache(maxsize=8)

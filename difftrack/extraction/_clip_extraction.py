@@ -17,6 +17,7 @@ from difftrack.extraction._params import Mode
 from difftrack.extraction._step_latents import Visits, clip_noise, denoised_latents, inverted_latents, noised_latents
 from difftrack.extraction._view import BackboneView
 from difftrack.geometry import TokenGrid
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["CapturedUnit", "ClipExtraction", "Unit"]
 
@@ -49,6 +50,7 @@ class ClipExtraction:
 
     Attributes:
         groups: What each of the clip's groups will hold.
+        text: Which words the text tokens of its branch stand for; None where the backbone does not say.
         round_trip_errors: Relative error of the inversion of each group that was inverted.
     """
 
@@ -62,6 +64,7 @@ class ClipExtraction:
         prompt: PromptEmbedding,
         resized: Num[np.ndarray, "frame height width rgb"] | None = None,
         other_prompt: PromptEmbedding | None = None,
+        text: TextTokens | None = None,
     ) -> None:
         self._resized = resized
         self._view = view
@@ -74,6 +77,8 @@ class ClipExtraction:
         self._conditionings: dict[str, ImageConditioning] = {}
         self.round_trip_errors: dict[str, float] = {}
         self.groups = view.specs(clip, mode, frames_of_group, prompt)
+        known = text is not None and all(len(text) == spec.num_text_tokens for spec in self.groups.values())
+        self.text = text if known else None
 
     def plan(self, group: str) -> CapturePlan:
         """Plan everything that one of `groups` is to hold; `CapturePlan.only` narrows it."""

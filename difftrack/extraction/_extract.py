@@ -54,7 +54,9 @@ class Extractor(BackboneView):
         self._check_steps(clip.name, mode)
         sampled = trajectory if mode == "generate" else None
         other = self._other_branch(clip, mode)
-        return ClipExtraction(self, clip, mode, groups, sampled, self.embed(clip), resized, other)
+        own = self.embed(clip)
+        text = self.backbone.text_tokens(self.prompt_of(clip), own)
+        return ClipExtraction(self, clip, mode, groups, sampled, own, resized, other, text)
 
     def resize(
         self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None
@@ -105,9 +107,13 @@ class Extractor(BackboneView):
         return {clip_group(name, index): chunk for index, chunk in enumerate(chunks)}
 
     def embed(self, clip: Clip | EncodedClip) -> PromptEmbedding:
+        """The prompt that the clip's branch reads, embedded."""
+        return self._embedded(self.prompt_of(clip))
+
+    def prompt_of(self, clip: Clip | EncodedClip) -> str:
         """The prompt that the clip's branch reads."""
         empty = self.params.prompt == "empty" or self.params.guidance_branch == "uncond"
-        return self._embedded("" if empty else clip.prompt)
+        return "" if empty else clip.prompt
 
     def _other_branch(self, clip: Clip | EncodedClip, mode: Mode) -> PromptEmbedding | None:
         """The prompt of the branch that is not captured; None where `denoise` is not guided by both."""

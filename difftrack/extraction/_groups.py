@@ -31,6 +31,7 @@ from difftrack.store import (
     surplus_groups,
     write_results,
 )
+from difftrack.text_tokens import TextTokens
 
 if TYPE_CHECKING:
     import xarray
@@ -68,18 +69,23 @@ class GroupShelf:
     """Told which process a group is waited for, and of a lock that one left that was killed."""
     _told: set[str] = field(default_factory=set)
 
-    def open(self, group: str, spec: DescriptorSpec) -> GroupWriter:
+    def open(self, group: str, spec: DescriptorSpec, text: TextTokens | None = None) -> GroupWriter:
         """A writer for a group: taken up where it lies, put back from where it was kept, or created.
 
         Waits while another run writes the group. The writer holds its lock from then on.
+
+        Args:
+            group: Its name.
+            spec: What it is to hold.
+            text: Which words its text tokens stand for, where that is known.
 
         Raises:
             StoreError: it was made otherwise, and `replace` is false.
         """
         with hold_group(self.store, group, wait_s=inf, say=self.waiting):
-            return self._open(group, spec)
+            return self._open(group, spec, text)
 
-    def _open(self, group: str, spec: DescriptorSpec) -> GroupWriter:
+    def _open(self, group: str, spec: DescriptorSpec, text: TextTokens | None) -> GroupWriter:
         found = stored_group(self.store, group)
         if found is not None and (problem := self._problem(found, spec)) is not None:
             if not self.replace:
@@ -100,6 +106,7 @@ class GroupShelf:
             params=self.params,
             replace=self.replace,
             made_by=made_by,
+            text=text,
             reused=reused,
             anew=self.anew,
         )

@@ -119,8 +119,9 @@ class ViewParams:
     heads: Literal["all"] | tuple[int, ...] = "all"
     """Heads to keep."""
     descriptors: tuple[CapturedKind, ...] = ("query", "key", "feature")
-    """Kinds to keep; the text tokens' keys go with `key`. query_pre_rotary, key_pre_rotary: before rotary positions
-    turn them."""
+    """Kinds to keep. The text tokens' keys (`text_key`) go with `key` where they stand in the joint attention; with
+    `cross_query`, the video's queries of the cross-attention to the text, where that is apart (Wan, LTX, Cosmos).
+    query_pre_rotary, key_pre_rotary: before rotary positions turn them."""
     feature: FeatureKind = "heads"
     """Hidden state that is kept as `feature`. heads: the attention's output per head, before its output projection;
     attention, mlp, block: the output of that module; attention_input, mlp_input: what goes into it, which is the

@@ -125,11 +125,21 @@ class BackboneView:
         return {"experts": [self.backbone.expert_at(timestep) for timestep in timesteps]}
 
     def _text_mask(self, prompt: PromptEmbedding | None) -> tuple[bool, ...]:
-        if "key" not in self.params.descriptors:
+        backbone, kinds = self.backbone, self.params.descriptors
+        if "cross_query" in kinds:
+            if backbone.cross_attention_key is None:
+                raise BackboneError(
+                    f"{backbone.name} has no cross-attention: its text stands in the joint attention, whose keys go "
+                    f"with `key`; leave cross_query out of the descriptors"
+                )
+            return (
+                (True,) * backbone.text_length if prompt is None else tuple(backbone.cross_text_mask(prompt).tolist())
+            )
+        if "key" not in kinds:
             return ()
         if prompt is None:
-            return (True,) * self.backbone.num_text_tokens
-        return tuple(self.backbone.text_mask(prompt).tolist())
+            return (True,) * backbone.num_text_tokens
+        return tuple(backbone.text_mask(prompt).tolist())
 
     def _choices(self, mode: Mode) -> dict[str, object]:
         """Everything else that changes the numbers."""

@@ -129,8 +129,9 @@ class ExtractJob(Job):
     def create(self, clip: str, failures: dict[str, str]) -> bool:
         """Create the groups of a clip without values; record a clip that cannot be used in `failures`."""
         try:
-            for group, spec in self.source().prepare(clip).groups.items():
-                self.shelf().open(group, spec).close()
+            extraction = self.source().prepare(clip)
+            for group, spec in extraction.groups.items():
+                self.shelf().open(group, spec, extraction.text).close()
         except (ValueError, OSError) as error:
             failures[clip] = str(error)
         return clip not in failures

@@ -132,7 +132,7 @@ class _Surveyor(ClipWorker):
         )
         identity = result_identity(provenance, points, points_xy_px)
         if not self._job.shelf().take_up(clip, identity, made_by):
-            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask, spec.rotary)
+            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.joint_text_mask, spec.rotary)
             cells = {}
 
             def match(unit: CapturedUnit) -> None:

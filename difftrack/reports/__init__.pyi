@@ -14,6 +14,7 @@ from ._style import figure_pixels
 from ._sweeps import draw_sweep, sweep_table, write_sweep_files
 from ._track_export import ExportedVideo, Provenance, export_name, export_tracks, export_tracks_table, package_version
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
+from ._word_overlay import draw_word_strip, draw_words, export_words, word_maps_at
 
 __all__ = [
     "ExportedVideo",
@@ -48,11 +49,15 @@ __all__ = [
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",
+    "draw_word_strip",
+    "draw_words",
     "export_labels",
+    "export_words",
     "sweep_table",
     "export_name",
     "export_tracks",
     "write_report",
+    "word_maps_at",
     "write_sweep_files",
     "export_tracks_table",
     "package_version",

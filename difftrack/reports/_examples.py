@@ -27,6 +27,7 @@ from difftrack.reports._strips import (
     without_position,
 )
 from difftrack.store import Store, clip_group
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["ExampleClip", "ExampleView", "examples_sections", "match_strips", "moving_points", "stored_example"]
 
@@ -77,8 +78,8 @@ class ExampleClip:
     units: tuple[tuple[int, int], ...]
     """(step, layer) that are stored."""
     kinds: tuple[str, ...]
-    read: Callable[[str, ExampleView], Descriptor] = field(compare=False)
-    """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head."""
+    read: Callable[[str, ExampleView], Float[np.ndarray, "head *token channel"]] = field(compare=False)
+    """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head; `text_key` is a kind."""
     fingerprint: str
     """Of what is read."""
     points_xy_px: Float[np.ndarray, "point xy"]
@@ -89,6 +90,10 @@ class ExampleClip:
     """Points whose trajectories are drawn, from frame 0, in pixels of the clip."""
     heads: tuple[int, ...]
     """Heads that are stored, in the order of the head axis."""
+    text: TextTokens | None = None
+    """Which words the text tokens stand for; None where that is not stored."""
+    text_mask: tuple[bool, ...] = ()
+    """True at text tokens that are attended to; empty where their keys are not stored."""
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
@@ -152,7 +157,7 @@ def stored_example(
         if not (-1 <= x <= clip.width + 1 and -1 <= y <= clip.height + 1):
             raise ValueError(f"point ({x:g}, {y:g}) lies outside clip {clip.name} of {clip.width}x{clip.height} px")
 
-    def read(kind: str, view: ExampleView) -> Descriptor:
+    def read(kind: str, view: ExampleView) -> Float[np.ndarray, "head *token channel"]:
         values = store.sel(clip=clip.name, step=view.step, layer=view.layer, kind=kind, head=view.head, chunk=chunk)
         return values if view.head is None else values[None]
 
@@ -171,6 +176,8 @@ def stored_example(
         truth=truth,
         followed_xy_px=points_xy_px if followed_xy_px is None else followed_xy_px,
         heads=spec.heads,
+        text=store.text_tokens(clip_group(clip.name, chunk)) if spec.text_mask else None,
+        text_mask=spec.text_mask,
     )
 
 

@@ -25,6 +25,7 @@ from difftrack.reports._provenance import provenance_section
 from difftrack.reports._report_clips import ReportClips
 from difftrack.reports._style import MISSING, number
 from difftrack.reports._tracking import TrackedClip, TrackingResults, results_section, tracking_headline, tracks_section
+from difftrack.reports._word_section import words_section
 from difftrack.store import Store
 from difftrack.wording import counted
 
@@ -148,9 +149,8 @@ def _backbone_sections(
     sections += chooser_section(
         name, backbone.examples, views, matching=matching, drawings=drawings, most_bytes=most_bytes
     )
-    return sections + examples_sections(
-        name, backbone.examples, views, matching=matching, drawings=drawings, params=params
-    )
+    sections += examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings, params=params)
+    return sections + words_section(name, backbone.examples, drawings)
 
 
 def _chosen_views(scores: ScoreMaps | None, examples: Sequence[ExampleClip], params: ReportParams) -> list[ExampleView]:

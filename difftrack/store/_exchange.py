@@ -32,6 +32,7 @@ from difftrack.store._params import StoreParams
 from difftrack.store._reader import Store, open_store
 from difftrack.store._spec import DescriptorSpec
 from difftrack.store._writer import create_group
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["FORMATS", "export_group", "import_group", "part_bytes"]
 
@@ -56,6 +57,7 @@ class _Part:
     spec: DescriptorSpec
     params: StoreParams
     made_by: Mapping[str, Any] | None = None
+    text: Mapping[str, Any] | None = None
 
     def to_text(self) -> str:
         """Return the header as JSON; the same part gives the same text."""
@@ -65,8 +67,14 @@ class _Part:
             "spec": self.spec.to_json(),
             "params": asdict(self.params),
             "made_by": self.made_by,
+            **({} if self.text is None else {"text": self.text}),
         }
         return json.dumps(content)
+
+    @property
+    def words(self) -> TextTokens | None:
+        """Which words the text tokens stand for, as far as the group said so."""
+        return None if self.text is None else TextTokens.from_json(self.text)
 
     @classmethod
     def from_text(cls, text: object, file: Path) -> "_Part":
@@ -80,6 +88,7 @@ class _Part:
             raise StoreError(f"{file} contains no header of a group; {expected}")
         try:
             part = parse(cls, parse_json(text.encode()), "header", file=file)
+            _ = part.words
         except (ParamsError, ValueError) as error:
             raise StoreError(f"{file} contains a damaged header: {error}; {expected}") from error
         if part.version != _VERSION:
@@ -130,7 +139,7 @@ def export_group(
         raise StoreError(f"{target} already exists; choose another file{'' if target.is_dir() else ', or use --force'}")
     whole = store.spec(group)
     spec = _narrowed(whole, group, steps=steps, layers=layers, heads=heads, kinds=kinds)
-    part = _Part(_VERSION, group, spec, store.params(group), _made_by(store, group))
+    part = _Part(_VERSION, group, spec, store.params(group), **_origin(store, group, with_text=bool(spec.text_mask)))
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".zarr":
         _write_store(target, part, _units(store, group, whole, spec))
@@ -171,7 +180,7 @@ def import_group(file: StorePath, root: StorePath, *, group: str | None = None, 
         units = _unstacked(source, part, values)
     name = group or part.group
     with create_group(
-        root, name, part.spec, params=part.params, made_by=part.made_by, replace=force, wait_s=0.0
+        root, name, part.spec, params=part.params, made_by=part.made_by, text=part.words, replace=force, wait_s=0.0
     ) as writer:
         missing = set(writer.missing())
         for (step, layer), unit_values in units:
@@ -204,6 +213,8 @@ def _narrowed(
         if missing := [label for label in requested if label not in available]:
             raise StoreError(f"{group} has no {name[:-1]} {missing[0]}; there are {', '.join(map(str, available))}")
         chosen[name] = tuple(label for label in available if label in requested)
+    if "cross_query" in spec.kinds and "cross_query" not in chosen.get("kinds", spec.kinds):
+        chosen["text_mask"] = ()  # its keys answer the cross-attention's queries alone
     if "steps" in chosen:
         chosen["timesteps"] = tuple(spec.timesteps[spec.steps.index(step)] for step in chosen["steps"])
     try:
@@ -224,10 +235,11 @@ def _check_memory(target: Path, num_bytes: int) -> None:
         )
 
 
-def _made_by(store: Store, group: str) -> Mapping[str, Any] | None:
+def _origin(store: Store, group: str, *, with_text: bool = True) -> dict[str, Any]:
+    """What the group's header says of what made it, and of its words."""
     found = stored_group(store.root, group)
-    made_by: Mapping[str, Any] | None = None if found is None else found.contents.get("made_by")
-    return made_by
+    names = ("made_by", "text") if with_text else ("made_by",)
+    return {name: None if found is None else found.contents.get(name) for name in names}
 
 
 def _units(store: Store, group: str, whole: DescriptorSpec, spec: DescriptorSpec) -> Iterator[Unit]:
@@ -286,7 +298,9 @@ def _check_exact(source: Path, part: _Part, step: int, layer: int, values: Mappi
 
 
 def _write_store(target: Path, part: _Part, units: Iterator[Unit]) -> None:
-    with create_group(target, part.group, part.spec, params=part.params, made_by=part.made_by) as writer:
+    with create_group(
+        target, part.group, part.spec, params=part.params, made_by=part.made_by, text=part.words
+    ) as writer:
         for unit, values in units:
             writer.write(*unit, values)
         writer.finish()
@@ -298,7 +312,7 @@ def _read_store(source: Path) -> tuple[_Part, Iterator[Unit]]:
     if len(groups) != 1:
         raise StoreError(f"{source} contains {len(groups)} groups; expected one, as written by `difftrack export`")
     spec = store.spec(groups[0])
-    part = _Part(_VERSION, groups[0], spec, store.params(groups[0]), _made_by(store, groups[0]))
+    part = _Part(_VERSION, groups[0], spec, store.params(groups[0]), **_origin(store, groups[0]))
     return part, _units(store, groups[0], spec, spec)
 
 

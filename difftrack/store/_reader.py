@@ -27,6 +27,7 @@ from difftrack.store._schema import SCHEMA, GroupSchema, read_schema
 from difftrack.store._shards import read_shard
 from difftrack.store._spec import DescriptorSpec
 from difftrack.store._verify import FileCheck, check_files, group_names
+from difftrack.text_tokens import TextTokens
 
 if TYPE_CHECKING:
     import xarray
@@ -118,6 +119,26 @@ class Store:
         """
         return self._reader(group).schema.fingerprint
 
+    def text_tokens(self, group: str) -> TextTokens | None:
+        """Which word of the prompt each text token stands for; None where what wrote the group did not say.
+
+        Raises:
+            StoreError: the group is unknown, incomplete or damaged, or what it says of its words is.
+        """
+        schema = self._reader(group).schema
+        if schema.text is None:
+            return None
+        try:
+            found = TextTokens.from_json(schema.text)
+        except ValueError as error:
+            raise StoreError(f"{self._files.path(group)}: what it says of its words is damaged: {error}") from error
+        if len(found) != schema.spec.num_text_tokens:
+            raise StoreError(
+                f"{self._files.path(group)} names the words of {len(found)} text tokens and holds "
+                f"{schema.spec.num_text_tokens}; extract it again"
+            )
+        return found
+
     def sel(
         self,
         *,
@@ -135,7 +156,7 @@ class Store:
             clip: Name of the clip.
             step: Label of the step.
             layer: Label of the layer.
-            kind: `query`, `key`, `feature` or `text_key`.
+            kind: a stored kind, such as `query`, `key` or `cross_query`, or `text_key`.
             chunk: Number of the chunk, in a tracking view.
             latent_frame: Read only this latent frame, and so only one chunk of the file; its axis is dropped.
             head: Return only this head; its axis is dropped.

@@ -45,6 +45,9 @@ class GroupSchema:
     """How the values were made, as JSON from `difftrack.provenance`; not part of the fingerprint. None if unknown."""
     reused: bool = False
     """Whether a later run reused the values although it would have made them differently."""
+    text: Mapping[str, Any] | None = None
+    """Which words the text tokens stand for, as JSON from `difftrack.text_tokens`; not part of the fingerprint. None if
+    unknown."""
 
     @property
     def separator(self) -> Separator:
@@ -102,6 +105,7 @@ class GroupSchema:
                 "fingerprint": self.fingerprint,
                 **({} if self.made_by is None else {"made_by": self.made_by}),
                 **({"reused": True} if self.reused else {}),
+                **({} if self.text is None else {"text": self.text}),
             },
             files={key: hashlib.sha256(content).hexdigest() for key, content in files.items()},
             complete=complete,
@@ -124,7 +128,9 @@ class GroupSchema:
         }
         try:
             contents = parse(_Contents, known, "contents", file="header")
-            schema = cls(contents.spec, contents.params, header.version, contents.made_by, contents.reused)
+            schema = cls(
+                contents.spec, contents.params, header.version, contents.made_by, contents.reused, contents.text
+            )
         except ParamsError as error:
             raise ValueError(f"is damaged: {error}") from error
         except RecursionError as error:
@@ -153,6 +159,7 @@ class _Contents:
     fingerprint: str
     made_by: Mapping[str, Any] | None = None
     reused: bool = False
+    text: Mapping[str, Any] | None = None
 
 
 def read_schema(files: Files, group: str) -> tuple[Header, GroupSchema] | None:

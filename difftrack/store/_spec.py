@@ -23,7 +23,7 @@ __all__ = [
     "fingerprint_of",
 ]
 
-DescriptorKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary"]
+DescriptorKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary", "cross_query"]
 
 Separator = Literal[".", "/"]
 """Separator between the indices in the key of a chunk or shard."""
@@ -72,7 +72,8 @@ class DescriptorSpec:
     """(height, width) of the backbone's input, in pixels."""
     kinds: tuple[DescriptorKind, ...] = ("query", "key", "feature")
     text_mask: tuple[bool, ...] = ()
-    """True for real text tokens; empty if text keys are not stored."""
+    """True for real text tokens; empty if text keys are not stored. With the kind `cross_query` the keys belong to the
+    cross-attention, otherwise to the joint attention."""
     fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the values depend on (backbone, params, clip), as JSON."""
     rotary: RotaryLayout | None = None
@@ -112,6 +113,11 @@ class DescriptorSpec:
     def num_text_tokens(self) -> int:
         """Number of text tokens whose keys are stored."""
         return len(self.text_mask)
+
+    @property
+    def joint_text_mask(self) -> tuple[bool, ...]:
+        """`text_mask` where the text's keys are of the video's own attention; empty where they are of another one."""
+        return () if "cross_query" in self.kinds else self.text_mask
 
     @property
     def units(self) -> list[tuple[int, int]]:

@@ -31,6 +31,7 @@ from difftrack.store._params import StoreParams
 from difftrack.store._schema import GroupSchema, group_files, read_schema
 from difftrack.store._shards import shard_checksums, shard_problem
 from difftrack.store._spec import SCHEMA_VERSION, ArrayLayout, DescriptorSpec, fingerprint_of
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["GroupWriter", "create_group", "open_writer"]
 
@@ -277,6 +278,7 @@ def create_group(
     params: StoreParams | None = None,
     replace: bool = False,
     made_by: Mapping[str, Any] | None = None,
+    text: TextTokens | None = None,
     reused: bool = False,
     anew: bool = False,
     wait_s: float = 0.0,
@@ -295,6 +297,7 @@ def create_group(
         params: Format of the store.
         replace: Replace a group with another fingerprint instead of raising an error.
         made_by: How the values are made, as JSON; by default the record in the group's header.
+        text: Which words the text tokens stand for; by default the record in the group's header.
         reused: Record that existing values are reused although they would be made differently now.
         anew: Declare a complete group incomplete, because all its units will be written again.
         wait_s: Maximum time to wait for another process that writes the group, in seconds.
@@ -308,11 +311,13 @@ def create_group(
     parents(group)
     with held_group(files, group, wait_s=wait_s, say=say) as lock:
         header = _existing(files, group)
-        if made_by is None and header is not None and header.contents["fingerprint"] == fingerprint_of(spec, params):
-            made_by = header.contents.get("made_by")
-        schema = GroupSchema(spec, params, _version_of(files, group, spec), made_by, reused)
+        own = header is not None and header.contents["fingerprint"] == fingerprint_of(spec, params)
+        known_of = header.contents if header is not None and own else {}
+        made_by = known_of.get("made_by") if made_by is None else made_by
+        words = known_of.get("text") if text is None else text.to_json()
+        schema = GroupSchema(spec, params, _version_of(files, group, spec), made_by, reused, words)
         if _take_up(files, group, schema, replace=replace, anew=anew):
-            schema = GroupSchema(spec, params, made_by=made_by)
+            schema = GroupSchema(spec, params, made_by=made_by, text=words)
             _take_up(files, group, schema, replace=False)
         header = _existing(files, group)
         known = {} if header is None else header.unit_checksums(schema.unit_shapes)

@@ -177,6 +177,68 @@ class BackboneLaws:
         for kind in ("query", "key", "feature", "text_key"):
             assert torch.equal(getattr(alone, kind), getattr(every[middle], kind)), kind
 
+    def test_cross_attention_to_the_text_is_captured_as_the_model_has_it(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """Its queries and keys bit by bit; nothing else of a capture changes, and neither does the output."""
+        last = backbone.num_layers - 1
+        schedule, conditions = (
+            backbone.schedule(10, grid=backbone.grid_of(latents)),
+            _conditions(backbone, latents, frames),
+        )
+        prompt = backbone.embed(self.prompt)
+
+        def capture(*kinds: CapturedKind) -> dict[int, LayerDescriptors]:
+            asked = {"layers": [0, last], "kinds": kinds, **conditions}
+            return {record.layer: record for record in backbone.capture(latents, 4, schedule, prompt, **asked)}
+
+        if backbone.cross_attention_key is None:
+            with pytest.raises(BackboneError, match="has no cross-attention") as raised:
+                capture("cross_query")
+            assert "\n" not in str(raised.value)
+            return
+        calls: dict[int, list[AttentionCall]] = {}
+
+        def keep(call: AttentionCall) -> Tensor:
+            calls.setdefault(call.layer, []).append(call)
+            return call.run()
+
+        timestep = schedule.timesteps[4]
+        modules = dict(enumerate(backbone.cross_attention_of(backbone.transformer_at(timestep))))
+        assert len(modules) == backbone.num_layers
+        with intercept(modules, keep):
+            listened = backbone.predict(latents, timestep, prompt, **conditions)
+        assert torch.equal(backbone.predict(latents, timestep, prompt, **conditions), listened)
+        without, beside, alone = capture(*DEFAULT_KINDS), capture(*DEFAULT_KINDS, "cross_query"), capture("cross_query")
+        for layer in (0, last):
+            call, record = calls[layer][backbone.text_call], beside[layer]
+            assert record.cross_query is not None
+            assert record.cross_query.shape[1:] == (*_grid_of(backbone, latents), backbone.num_channels)
+            assert torch.equal(record.cross_query.flatten(1, 3), call.query[0])
+            assert record.text_key is not None
+            assert torch.equal(record.text_key, call.key[0])
+            assert record.text_mask.tolist() == backbone.cross_text_mask(prompt).tolist()
+            by_itself = alone[layer].cross_query
+            assert by_itself is not None
+            assert torch.equal(by_itself, record.cross_query)
+            for kind in DEFAULT_KINDS:
+                assert torch.equal(getattr(record, kind), getattr(without[layer], kind)), kind
+
+    def test_every_text_token_is_of_a_word_or_of_none(self, backbone: Backbone) -> None:
+        """As many as attention sees, each once; words have tokens, and these come in the prompt's order."""
+        prompt = backbone.embed(self.prompt)
+        found = backbone.text_tokens(self.prompt, prompt)
+        if found is None:  # its tokenizer does not say
+            return
+        mask = backbone.text_mask(prompt) if backbone.cross_attention_key is None else backbone.cross_text_mask(prompt)
+        assert len(found) == len(mask)
+        assert sorted(token for tokens in found.groups().values() for token in tokens) == list(range(len(mask)))
+        assert [word.text for word in found.words] == self.prompt.split()
+        tokens = [token for word in found.words for token in word.tokens]
+        assert tokens == sorted(tokens)
+        assert tokens
+        assert all(bool(mask[token]) for token in tokens)
+
     def test_the_rotary_layout_says_which_channels_turn_with_which_axis(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
@@ -369,6 +431,11 @@ class BackboneLaws:
         assert made_by.to_json() == backbone.made_by("difftrack.extraction").to_json()
         room = type(backbone).__module__.partition(".")[0]
         assert ("backbones" if room == "difftrack" else room) in made_by.code
+
+
+def _grid_of(backbone: Backbone, latents: Tensor) -> tuple[int, int, int]:
+    grid = backbone.grid_of(latents)
+    return (grid.num_latent_frames, grid.rows, grid.cols)
 
 
 def _turned(plain: Tensor, turned: Tensor, layout: RotaryLayout) -> Tensor:

@@ -47,7 +47,7 @@ def queue_descriptors(
     """
     groups = []
     for group, spec in extraction.groups.items():
-        writer = shelf.open(group, spec)
+        writer = shelf.open(group, spec, extraction.text)
         missing = shelf.wanted(writer)
         report(planned_bytes(spec, shelf.params) // len(spec.units) * (len(spec.units) - len(missing)))
 

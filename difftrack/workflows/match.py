@@ -283,7 +283,7 @@ def _match_group(
     points_xy_px = rescale_points(
         tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
     )
-    matcher = ClipMatcher(section, points_xy_px, spec.grid.stride_px, spec.text_mask, spec.rotary)
+    matcher = ClipMatcher(section, points_xy_px, spec.grid.stride_px, spec.joint_text_mask, spec.rotary)
 
     def match(unit: tuple[int, int]) -> UnitMatches:
         step, layer = unit

@@ -3,7 +3,7 @@
 import { Newest, ask, askLines } from "./api.js";
 import { DECADES, colorOf } from "./colors.js";
 import { button, h, labelled, number, power, select, stepper } from "./dom.js";
-import { fit, legend as paintLegend, marks, paintOverlay } from "./draw.js";
+import { fit, legend as paintLegend, marks, paintOverlay, picture } from "./draw.js";
 import { change, freshLens, state } from "./state.js";
 import { TrackPanel } from "./tracking.js";
 
@@ -522,8 +522,50 @@ export class Pane {
     this.panel.replaceChildren(h("div", { class: "columns" },
       h("div", {}, h("h3", {}, "Where the attention goes"), bars(parts, 1)),
       h("div", {}, h("h3", {}, "By frame"), bars(frames, Math.max(...frames.map(([, mass]) => mass)))),
-      found.words ? h("div", {}, h("h3", {}, "Words by mass"), bars(words, Math.max(...words.map(([, mass]) => mass), 1e-12))) : h("p", { class: "quiet" }, "Keys of the text are not stored."),
-    ), h("p", { class: "quiet small" }, "The model's own softmax over all tokens of video and text, of the token nearest to the point; mean over the chosen heads. Weights of heads, temperature and kind do not apply."));
+      found.words ? h("div", {}, h("h3", {}, "Words by mass"), bars(words.map(([name, ...rest]) => [this.wordButton(name), ...rest]), Math.max(...words.map(([, mass]) => mass), 1e-12))) : h("p", { class: "quiet" }, "Keys of the text are not stored."),
+    ), found.words ? labelled("Map of a word or phrase", h("input", { type: "search", class: "phrase", value: this.word || "", placeholder: "such as red disc", onchange: (event) => { if (event.target.value.trim()) this.showWord(event.target.value.trim()); } })) : "", this.wordMaps = h("div", { class: "word-maps", "aria-live": "polite" }), h("p", { class: "quiet small" }, "The model's own softmax over all tokens of video and text, of the token nearest to the point; mean over the chosen heads. Weights of heads, temperature and kind do not apply. Choose a word to see where it is."));
+    if (found.words && this.word) this.showWord(this.word);
+  }
+
+  /** A word of the prompt as a button that shows its map; what is no word stays text. */
+  wordButton(name) {
+    if (!/^[\p{L}\p{N}]/u.test(name) || /^padding ×|^token \d+$/u.test(name)) return name;
+    return h("button", { type: "button", class: "word", "aria-pressed": this.word === name, title: `Which part of the clip “${name}” stands for, in this layer at this step`, onclick: () => this.showWord(name) }, name);
+  }
+
+  /** The attention that every token pays to a word, over the frames: small pictures on one scale. */
+  async showWord(word) {
+    this.word = word;
+    const place = this.wordMaps;
+    for (const button of this.panel.querySelectorAll("button.word")) button.setAttribute("aria-pressed", button.textContent === word);
+    let found;
+    try {
+      found = await ask("word", { lens: { clip: state.clip, ...this.lens }, word });
+    } catch (error) {
+      place.replaceChildren(h("p", { class: "problem" }, error.message));
+      return;
+    }
+    if (this.word !== word || !place.isConnected) return;
+    const { data, shape: [, rows, cols] } = found.arrays.maps;
+    const full = Math.max(...found.largest);
+    const { display } = state;
+    const tiles = found.frames.map((frame, at) => {
+      const canvas = h("canvas", { role: "img", "aria-label": `frame ${frame}: at most ${(100 * found.largest[at]).toPrecision(2)} % of a token’s attention to the text goes to ${word}` });
+      picture(state.clip, frame).then((image) => {
+        canvas.width = 2 * image.width;
+        canvas.height = 2 * image.height;
+        const context = canvas.getContext("2d");
+        context.drawImage(image, 0, 0, canvas.width, canvas.height);
+        paintOverlay(context, { data: data.subarray(at * rows * cols, (at + 1) * rows * cols), rows, cols, largest: found.largest[at], full, display: { ...display, smooth: true } });
+      }, () => {});
+      return h("figure", {}, canvas, h("figcaption", {}, `frame ${frame}`));
+    });
+    const notes = found.notes.length ? ` ${found.notes.join("; ")}.` : "";
+    place.replaceChildren(
+      h("h3", {}, `“${word}” over the frames`),
+      h("div", { class: "tiles" }, tiles),
+      h("p", { class: "quiet small" }, `The share of its attention to the text that each token pays to the word; brightest is ${(100 * full).toPrecision(2)} %. Mean over the chosen heads, layer ${this.lens.layer}, step ${this.lens.step}.${notes}`),
+    );
   }
 
   showTable() {
@@ -554,10 +596,12 @@ const overFrames = (values, frame) => {
   return finite.length ? finite.reduce((sum, value) => sum + value, 0) / finite.length : null;
 };
 
-/** Words of a prompt by mass, heaviest first; padding counts as one. */
+/** Words of a prompt by mass, heaviest first; a word's tokens and its repetitions count together, and so does padding. */
 function wordsByMass(words) {
   const padding = words.filter(({ word }) => word === "(padding)");
-  const rows = words.filter(({ word }) => word !== "(padding)").map(({ word, mass }) => [word, mass, "text"]);
+  const sums = new Map();
+  for (const { word, mass } of words) if (word !== "(padding)") sums.set(word, (sums.get(word) || 0) + mass);
+  const rows = [...sums].map(([word, mass]) => [word, mass, "text"]);
   rows.sort((a, b) => b[1] - a[1]);
   const shown = rows.slice(0, 14);
   if (padding.length) shown.push([`padding × ${padding.length}`, padding.reduce((sum, { mass }) => sum + mass, 0), "text"]);

@@ -27,6 +27,7 @@ class AllegroBackbone(MaskedTextBackbone):
     """
 
     text_position = "none"
+    cross_attention_key = "attn2"
     text_channels_key = "caption_channels"
     samples_in_own_dtype = True
 
@@ -38,6 +39,9 @@ class AllegroBackbone(MaskedTextBackbone):
     @property
     def frames_past_period(self) -> int:
         return 0
+
+    def prompt_as_read(self, prompt: str) -> str:
+        return prompt.lower().strip()
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from difftrack.backbones._components import ancestry
 from difftrack.backbones._conditions import Generated, ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._prompt_tokens import PROMPT_MARK, PromptTemplate, chat_template
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import WanLatentsBackbone
@@ -41,6 +42,7 @@ class CosmosBackbone(WanLatentsBackbone):
     """
 
     text_position = "none"
+    cross_attention_key = "attn2"
 
     @property
     def rotary(self) -> RotaryLayout:
@@ -75,6 +77,17 @@ class CosmosBackbone(WanLatentsBackbone):
         )[0]
         self.components.release_text()
         return PromptEmbedding(tokens, mask=torch.ones(len(tokens), dtype=torch.bool, device=tokens.device))
+
+    def prompt_template(self) -> PromptTemplate | None:
+        """Predict2.5 asks as in a chat."""
+        if self._edm:
+            return None
+        system = "You are a helpful assistant who will provide prompts to an image generator."
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}]}
+            for role, text in (("system", system), ("user", PROMPT_MARK))
+        ]
+        return chat_template(self.components["tokenizer"], messages, add_generation_prompt=False)
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
+from difftrack.backbones._prompt_tokens import PROMPT_MARK, PromptTemplate, chat_template
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
@@ -49,6 +50,10 @@ class EasyAnimateBackbone(ScaledLatentsBackbone):
         self.components.release_text()
         attended = torch.ones(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         return PromptEmbedding(tokens[0], mask=attended, extras={_MASK: mask})
+
+    def prompt_template(self) -> PromptTemplate:
+        messages = [{"role": "user", "content": [{"type": "text", "text": PROMPT_MARK}]}]
+        return chat_template(self.components["tokenizer"], messages, add_generation_prompt=True)
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from jaxtyping import Bool
 from torch import Tensor
 
 from difftrack.backbones._conditions import PromptEmbedding
+from difftrack.backbones._prompt_tokens import PromptTemplate
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
@@ -39,6 +41,10 @@ class HunyuanVideoBackbone(ScaledLatentsBackbone):
         )
         self.components.release_text()
         return PromptEmbedding(embeds[0], mask=mask[0].bool(), extras={_POOLED: pooled})
+
+    def prompt_template(self) -> PromptTemplate:
+        before, _, after = DEFAULT_PROMPT_TEMPLATE["template"].partition("{}")
+        return PromptTemplate(before, after, dropped=DEFAULT_PROMPT_TEMPLATE["crop_start"])
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         """As the transformer reads the mask: that many tokens from the first on."""

@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import format_text_input
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._prompt_tokens import PROMPT_MARK, PromptTemplate, chat_template
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.geometry import TokenGrid
 from difftrack.rotary import RotaryLayout
+from difftrack.text_tokens import TextTokens
 
 __all__ = ["HunyuanVideo15Backbone"]
 
@@ -67,6 +70,22 @@ class HunyuanVideo15Backbone(Backbone):
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         valid = prompt.mask.sum() + prompt.extras[_MASK_2].sum()
         return torch.arange(self.num_text_tokens, device=prompt.mask.device) < valid
+
+    def prompt_template(self) -> PromptTemplate:
+        stock = self._stock
+        (messages,) = format_text_input([PROMPT_MARK], stock.system_message)
+        return chat_template(
+            self.components["tokenizer"],
+            messages,
+            dropped=int(stock.prompt_template_encode_start_idx),
+            add_generation_prompt=True,
+        )
+
+    def text_tokens(self, prompt: str, embedded: PromptEmbedding) -> TextTokens | None:
+        """Glyph text, where a prompt has any, stands in front and counts as special."""
+        found = super().text_tokens(prompt, embedded)
+        num_glyphs = int(embedded.extras[_MASK_2].sum())
+        return None if found is None else found.after_special(num_glyphs, self.num_text_tokens)
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self.sampling_scheduler()

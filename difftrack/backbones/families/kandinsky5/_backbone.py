@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
+from difftrack.backbones._prompt_tokens import PromptTemplate
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
@@ -26,6 +27,7 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
     """
 
     text_position = "none"
+    cross_attention_key = "cross_attention"
     channels_before_frames = False
     samples_in_own_dtype = True
     layers_key = ("visual_transformer_blocks",)
@@ -58,6 +60,11 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
         self.components.release_text()
         mask = torch.ones(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         return PromptEmbedding(tokens[0], mask=mask, extras={_POOLED: pooled})
+
+    def prompt_template(self) -> PromptTemplate:
+        stock = self.components.outlined_pipeline("vae")  # its constructor reads the autoencoder's config
+        before, _, after = stock.prompt_template.partition("{}")
+        return PromptTemplate(before, after, dropped=int(stock.prompt_template_encode_start_idx))
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]

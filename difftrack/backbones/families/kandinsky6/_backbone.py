@@ -1,5 +1,6 @@
 """Kandinsky 6 from text: as Kandinsky 5, with a stream of sound that the video can do without."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from difftrack.backbones._conditions import PromptEmbedding
+from difftrack.backbones._prompt_tokens import PromptTemplate
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones.families.kandinsky5._backbone import Kandinsky5Backbone
 from difftrack.geometry import TokenGrid
@@ -27,6 +29,14 @@ class Kandinsky6Backbone(Kandinsky5Backbone):
 
     def layers_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         return [block.video_dec_block for block in transformer.visual_transformer_blocks]
+
+    def cross_attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        return [block.video_dec_block.cross_attention for block in transformer.visual_transformer_blocks]
+
+    def prompt_template(self) -> PromptTemplate:
+        module = sys.modules[self.components.pipeline_class.__module__]
+        before, _, after = module._PROMPT_TEMPLATE.partition("{}")
+        return PromptTemplate(before, after, dropped=int(module._QWEN_CROP_START))
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

@@ -25,6 +25,7 @@ class LTXBackbone(MaskedTextBackbone):
     """An LTX pipeline, from text: the first generation's, or the one for conditions (0.9.5 and later) without any."""
 
     text_position = "none"
+    cross_attention_key = "attn2"
     text_channels_key = "caption_channels"
 
     @property

@@ -61,6 +61,9 @@ class LTX2Backbone(LTXBackbone):
         extras = {_SOUND_TEXT: sound_tokens, _ENCODED: encoded, _ENCODED_MASK: mask}
         return PromptEmbedding(tokens[0], mask=text_mask[0].bool(), extras=extras)
 
+    def prompt_as_read(self, prompt: str) -> str:
+        return prompt.strip()
+
     def placeholder_extras(self) -> dict[str, Tensor]:
         return {_SOUND_TEXT: self.placeholder_tensor(1, self.text_length, self._sound_text_channels)}
 

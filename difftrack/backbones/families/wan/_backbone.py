@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class WanBackbone(WanLatentsBackbone):
     """
 
     text_position = "none"
+    cross_attention_key = "attn2"
     layers_key = ("blocks",)
     text_channels_key = "text_dim"
 
@@ -64,6 +66,12 @@ class WanBackbone(WanLatentsBackbone):
         boundary = self.components.settings["boundary_ratio"] * self.components["scheduler"].config.num_train_timesteps
         return "high_noise" if timestep >= boundary else "low_noise"
 
+    @property
+    def text_call(self) -> int:
+        """Behind the one to the image, where the image is read by cross-attention."""
+        config = self.transformer_config
+        return int(config.image_dim is not None and config.added_kv_proj_dim is not None)
+
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
         self.warn_where_cut(prompt)
@@ -77,6 +85,10 @@ class WanBackbone(WanLatentsBackbone):
         )
         self.components.release_text()
         return PromptEmbedding(embeds[0], mask=torch.ones(embeds.shape[1], dtype=torch.bool, device=embeds.device))
+
+    def prompt_as_read(self, prompt: str) -> str:
+        cleaned: str = prompt_clean(prompt)
+        return cleaned
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
         return prompt.mask[:0]

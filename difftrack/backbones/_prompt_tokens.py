@@ -1,0 +1,88 @@
+"""Which word of a prompt each text token stands for, as the tokenizer of a backbone cuts it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from difftrack.text_tokens import TextTokens
+
+__all__ = ["PROMPT_MARK", "PromptTemplate", "chat_template", "prompt_tokens"]
+
+PROMPT_MARK = "\u2063difftrack\u2063"
+"""Stands for the prompt in a chat template: invisible separators, which no template holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """The text that a pipeline puts around a prompt before it tokenizes both."""
+
+    before: str = ""
+    after: str = ""
+    dropped: int = 0
+    """Tokens that the pipeline cuts off in front."""
+    adds_special: bool = True
+    """Whether the tokenizer adds its own special tokens."""
+
+
+def chat_template(
+    tokenizer: Any,  # noqa: ANN401 - transformers has no types
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    dropped: int = 0,
+    add_generation_prompt: bool,
+) -> PromptTemplate:
+    """The text that a tokenizer's chat template puts around the place of the prompt.
+
+    Args:
+        tokenizer: Has the template.
+        messages: With `PROMPT_MARK` in place of the prompt.
+        dropped: As in `PromptTemplate`.
+        add_generation_prompt: Whether the pipeline asks for it.
+    """
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    before, _, after = text.partition(PROMPT_MARK)
+    return PromptTemplate(before, after, dropped, adds_special=False)
+
+
+def prompt_tokens(
+    tokenizer: Any,  # noqa: ANN401
+    prompt: str,
+    *,
+    template: PromptTemplate | None,
+    text_length: int,
+    num_tokens: int,
+) -> TextTokens | None:
+    """Tokenize a prompt as its pipeline does, and tell its tokens apart.
+
+    Args:
+        tokenizer: Of transformers.
+        prompt: As the tokenizer reads it.
+        template: What stands around it.
+        text_length: Text tokens that the pipeline cuts to.
+        num_tokens: Text tokens that attention sees: what the tokenizer does not fill is padding, what is beyond is not
+            there.
+
+    Returns:
+        The tokens; None where the tokenizer cannot say what they stand for.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    around = template or PromptTemplate()
+    text = f"{around.before}{prompt}{around.after}"
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        max_length=text_length + around.dropped,
+        add_special_tokens=around.adds_special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    return TextTokens.of_offsets(
+        prompt,
+        [(first, last) for first, last in encoded["offset_mapping"][around.dropped :]],
+        [bool(special) for special in encoded["special_tokens_mask"][around.dropped :]],
+        num_tokens=num_tokens,
+        text=None if template is None else text,
+        start=len(around.before),
+    )
