@@ -19,14 +19,16 @@ def ablate(
     do: Annotated[
         list[str] | None,
         typer.Option(
-            help="zero, mean[:clip|frame|time], scale:FACTOR, freeze:STEP, own_frame[:zeroed|masked], identity or skip; "
-            "may be repeated. Default: zero, unless --guide is given."
+            help="zero, mean[:clip|frame|time], scale:FACTOR, freeze:STEP, own_frame[:zeroed|masked], identity or "
+            "skip; may be repeated. Default: zero, unless --guide is given."
         ),
     ] = None,
     each: Annotated[str, typer.Option(help="head or layer: what is intervened in at a time.")] = "head",
     layers: Annotated[str, typer.Option(help="all, or such as 0,4-7.")] = "all",
     heads: Annotated[str, typer.Option(help="all, or such as 0,2.")] = "all",
-    steps: Annotated[str, typer.Option(help="Sampling steps in which to act: all, or such as 0-9; 0 the noisiest.")] = "all",
+    steps: Annotated[
+        str, typer.Option(help="Sampling steps in which to act: all, or such as 0-9; 0 the noisiest.")
+    ] = "all",
     branches: Annotated[str, typer.Option(help="all, cond or uncond.")] = "all",
     guide: Annotated[
         list[str] | None,
@@ -57,7 +59,8 @@ def ablate(
     words = tuple(do or (() if guide else ("zero",)))
 
     from difftrack.backbones import ModelParams, load_backbone  # takes seconds, so all that is light is checked before
-    from difftrack.workflows.ablate import AblateParams, ablate, plan_ablation, summarize
+    from difftrack.workflows.ablate import AblateParams, ablate, plan_ablation
+    from difftrack.workflows.ablation_summary import summarize
 
     model = load_backbone(backbone, ModelParams(device=device))
     num_frames, height, width = _sides(size) if size else model.made_for or _no_size(model.name)
@@ -145,7 +148,9 @@ def _guidance(text: str) -> tuple[str, float, tuple[int, ...]]:
         variant, scale, layers = text.split(":")
         return variant, float(scale), tuple(_indices(layers))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no guidance; wanted: VARIANT:SCALE:LAYERS, such as skip:0.2:4,6") from error
+        raise typer.BadParameter(
+            f"{text!r} is no guidance; wanted: VARIANT:SCALE:LAYERS, such as skip:0.2:4,6"
+        ) from error
 
 
 def _sides(text: str) -> tuple[int, int, int]:

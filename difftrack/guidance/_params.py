@@ -19,8 +19,10 @@ after the softmax or before it (cross-attention guidance); identity: every token
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guidance:
-    """Guidance away from what the model predicts when something in it is perturbed: when its frames cannot see each
-    other (cross-attention guidance), when tokens see themselves alone, or when layers are left out.
+    """Guidance away from what the model predicts when some of its layers are perturbed.
+
+    Frames cannot see each other there (cross-attention guidance), tokens see themselves alone, or the layers are left
+    out.
 
     Raises:
         GuidanceError: there is no layer, one is named twice or negative, or the steps are none.

@@ -104,7 +104,9 @@ def perturbed_attention(
     if mask is not None:
         attended = mask[0, 0, 0]
         if not attended[layout.video(len(attended))].all():
-            raise InterventionError("the model masks video tokens; only attention over whole clips can be cut between frames")
+            raise InterventionError(
+                "the model masks video tokens; only attention over whole clips can be cut between frames"
+            )
         key, value = key[:, :, attended], value[:, :, attended]
     video, text = layout.video(query.shape[2]), layout.text(query.shape[2])
     frame_query = _fold(query[:, :, video], layout)

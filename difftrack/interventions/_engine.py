@@ -15,7 +15,7 @@ from difftrack.interventions._attention import SequenceLayout
 from difftrack.interventions._branches import Branch
 from difftrack.interventions._edits import Edit, Target
 from difftrack.interventions._errors import InterventionError
-from difftrack.interventions._replay import blocks_around, replaced_forward
+from difftrack.interventions._replay import layers_around, replaced_forward
 from difftrack.interventions._sites import BranchName, Intervention, Site
 from difftrack.interventions._skip import PassThrough, SkipLayer
 
@@ -122,7 +122,7 @@ class Engine:
         with ExitStack() as stack:
             stack.enter_context(intercept(self._modules, self._attend, edit=self._edit))
             layers, modules = list(self._skipped), list(self._skipped.values())
-            for layer, block in zip(layers, blocks_around(transformer, modules), strict=True):
+            for layer, block in zip(layers, layers_around(transformer, modules), strict=True):
                 passing = self._passing.setdefault(layer, PassThrough(layer))
                 passing.run = block.forward
                 stack.enter_context(replaced_forward(block, partial(self._run_block, layer, passing)))
@@ -169,9 +169,7 @@ class Engine:
         moment = self._moment or Moment.of(None, None, batch_size)
         return moment.parts_of(batch_size, self._calls.get(call.layer, 0))
 
-    def _at_work(
-        self, kind: type[Intervention], layer: int, parts: Sequence[Part]
-    ) -> Iterator[tuple[int, Any, Part]]:
+    def _at_work(self, kind: type[Intervention], layer: int, parts: Sequence[Part]) -> Iterator[tuple[int, Any, Part]]:
         step = None if self._moment is None else self._moment.step
         for number, intervention in enumerate(self._interventions):
             if isinstance(intervention, kind):
@@ -248,4 +246,3 @@ def _rows(tokens: str, layout: SequenceLayout, num_tokens: int) -> slice:
     if tokens == "all":
         return slice(None)
     return layout.video(num_tokens) if tokens == "video" else layout.text(num_tokens)
-

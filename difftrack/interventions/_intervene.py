@@ -56,7 +56,11 @@ def intervening(
         layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     transformers = {id(one): (one, backbone.attention_of(one)) for one in backbone.all_transformers()}
     with intervene_in(
-        list(transformers.values()), layout if grid is not None else None, interventions, calls=calls, num_clips=num_clips
+        list(transformers.values()),
+        layout if grid is not None else None,
+        interventions,
+        calls=calls,
+        num_clips=num_clips,
     ) as acted:
         yield acted
 
@@ -89,9 +93,7 @@ def intervene_in(
     if asking and layout is None:
         raise InterventionError(f"{type(asking[0]).__name__} asks where the frames are; say the size of the clip")
     reader = BranchReader(calls, num_clips) if any(one.asks_for_moment for one in interventions) else None
-    engines = [
-        Engine(interventions, modules, layout or SequenceLayout(0, 0, "none")) for _, modules in transformers
-    ]
+    engines = [Engine(interventions, modules, layout or SequenceLayout(0, 0, "none")) for _, modules in transformers]
     acted = [0] * len(interventions)
     if not interventions:
         yield acted

@@ -1,7 +1,7 @@
 """Leaving whole layers out."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,9 +34,8 @@ class SkipLayer(Intervention):
 class PassThrough:
     """Gives out what a transformer block took, in the form in which the block gives.
 
-    A block gives a tensor or a tuple of them, of which the n-th is what has become of its n-th tensor argument: video,
-    and after it text or sound where they go through the layers, too. How many there are is found by running the block
-    once.
+    A block gives a tensor or a tuple of them, of which the n-th is what has become of its n-th argument: video, and
+    after it text or sound where they go through the layers, too. How many there are is found by running the block once.
 
     Args:
         layer: For messages.
@@ -51,7 +50,7 @@ class PassThrough:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Give what the block was given."""
-        taken = [value for value in self._taken(args, kwargs) if isinstance(value, Tensor)]
+        taken = list(inspect.signature(self.run).bind(*args, **kwargs).arguments.values())
         if self._num_given is None:
             self._num_given = self._learn(self.run(*args, **kwargs), taken)
         return taken[0] if self._num_given == 0 else tuple(taken[: self._num_given])
@@ -63,14 +62,12 @@ class PassThrough:
             return _with_rows(output, passed, skipped)
         return tuple(_with_rows(out, own, skipped) for out, own in zip(output, passed, strict=True))
 
-    def _taken(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        return list(inspect.signature(self.run).bind(*args, **kwargs).arguments.values())
-
-    def _learn(self, output: Any, taken: list[Tensor]) -> int:  # noqa: ANN401
-        """How many tensors the block gives in a tuple; 0 where it gives a bare one."""
+    def _learn(self, output: Any, taken: Sequence[Any]) -> int:  # noqa: ANN401
+        """How many entries the block gives in a tuple; 0 where it gives a bare tensor."""
         given = [output] if isinstance(output, Tensor) else list(output)
         fits = len(given) <= len(taken) and all(
-            isinstance(out, Tensor) and out.shape == own.shape for out, own in zip(given, taken, strict=False)
+            out is own is None or (isinstance(out, Tensor) and isinstance(own, Tensor) and out.shape == own.shape)
+            for out, own in zip(given, taken, strict=False)
         )
         if not fits:
             raise InterventionError(
@@ -80,9 +77,10 @@ class PassThrough:
         return 0 if isinstance(output, Tensor) else len(given)
 
 
-def _with_rows(output: Tensor, passed: Tensor, rows: slice) -> Tensor:
+def _with_rows(output: Tensor | None, passed: Tensor | None, rows: slice) -> Tensor | None:
+    if output is None or passed is None:
+        return None
     mixed = torch.empty_like(output)
     mixed.copy_(output)
     mixed[rows] = passed[rows].to(output)
     return mixed
-

@@ -22,7 +22,15 @@ _MAKERS: Mapping[str, tuple[Callable[..., Intervention], Callable[[str], dict[st
     "skip": (SkipLayer, None),
 })  # fmt: skip
 
-WORDS = ("zero", "mean[:clip|frame|time]", "scale:FACTOR", "freeze:STEP", "own_frame[:zeroed|masked]", "identity", "skip")
+WORDS = (
+    "zero",
+    "mean[:clip|frame|time]",
+    "scale:FACTOR",
+    "freeze:STEP",
+    "own_frame[:zeroed|masked]",
+    "identity",
+    "skip",
+)
 """What `read_intervention` reads."""
 
 

@@ -8,17 +8,17 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from difftrack.reports._style import MISSING, MUTED, finish_axes, save_png, styled
 
 __all__ = ["cause_table", "draw_causes", "rank_correlation"]
 
 _PANELS = {
-    "motion_px": "change of motion, px per frame",
-    "warped_error": "change of identity: warped error, 1e-4",
-    "matching_accuracy": "change of the rest's matching accuracy, %",
-    "error": "difference from the plain sample, % of the range",
+    "motion_px": ("motion", "change, px per frame"),
+    "warped_error": ("identity: warped error", "change, 1e-4"),
+    "matching_accuracy": ("matching accuracy, all layers", "change, %"),
+    "error": ("distance from the plain sample", "% of the range of pixels"),
 }
 _UNITS = {"motion_px": 1.0, "warped_error": 1e4, "matching_accuracy": 100.0, "error": 100.0}
 _SHOWN = ("motion_px", "warped_error", "cycle_error_px", "sharpness", "prompt_following", "matching_accuracy", "error")
@@ -72,8 +72,12 @@ def _draw(summary: Mapping[str, Any], word: str, file: Path) -> Path:
     panels = [name for name in _PANELS if any(name in row["measures"] for row in rows)]
     layers = sorted({row["layer"] for row in rows})
     colors = dict(zip(layers, mpl.colormaps["viridis"](np.linspace(0, 0.92, max(len(layers), 2))), strict=False))
-    figure = Figure(figsize=(1.2 + 3.6 * len(panels), 4.1), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    columns = min(2, len(panels))
+    figure = Figure(figsize=(0.6 + 4.2 * columns, 0.6 + 3.3 * -(-len(panels) // columns)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+    for unused in grid[len(panels) :]:
+        unused.set_visible(False)
+    for axes, name in zip(grid, panels, strict=False):
         unit = _UNITS[name]
         for row in rows:
             found = row["measures"].get(name)
@@ -87,10 +91,12 @@ def _draw(summary: Mapping[str, Any], word: str, file: Path) -> Path:
             axes.plot(x, y, "o", ms=4.5, color=colors[row["layer"]], label=label)
         if name != "error":
             axes.axhline(0, color=MUTED, lw=0.7, zorder=0)
-        finish_axes(axes, title=_PANELS[name], xlabel="what the head itself matches, %")
-        axes.title.set_fontsize(9)
+        title, change = _PANELS[name]
+        finish_axes(axes, title=title, xlabel="points that the head itself matches, %")
+        axes.set_ylabel(change, color=MUTED, fontsize=9)
+        axes.margins(0.08, 0.16)
         axes.text(0.02, 0.02, _correlation(summary, rows, name), transform=axes.transAxes, fontsize=8, color=MUTED)
-    figure.axes[-1].legend(title="layer", frameon=False, fontsize=7, ncols=2)
+    grid[0].legend(title="layer", frameon=False, fontsize=7, ncols=1 + len(layers) // 5)
     figure.suptitle(f"correlation and cause, head by head: {word}", fontsize=11)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_png(figure, file, dpi=110)
@@ -134,11 +140,21 @@ def rank_correlation(
     Returns:
         The correlation, and the interval: None where there is one pair alone.
     """
-    rho = float(spearmanr(accuracy, changes.mean(axis=1)).statistic)
+    (rho,) = _spearman(accuracy, changes.mean(axis=1)[None])
     num_pairs = changes.shape[1]
     if num_pairs < 2:
-        return rho, None, None
+        return float(rho), None, None
     drawn = np.random.default_rng(seed).integers(num_pairs, size=(_RESAMPLES, num_pairs))
-    resampled = [float(spearmanr(accuracy, changes[:, pairs].mean(axis=1)).statistic) for pairs in drawn]
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    return rho, float(low), float(high)
+    low, high = np.nanquantile(_spearman(accuracy, changes.T[drawn].mean(axis=1)), [0.025, 0.975])
+    return float(rho), float(low), float(high)
+
+
+def _spearman(
+    accuracy: Float[np.ndarray, " way"], changes: Float[np.ndarray, "resample way"]
+) -> Float[np.ndarray, " resample"]:
+    """Pearson's correlation of ranks; not a number where all changes are alike."""
+    ranks, of_changes = rankdata(accuracy), rankdata(changes, axis=1)
+    ranks, of_changes = ranks - ranks.mean(), of_changes - of_changes.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        rho: np.ndarray = of_changes @ ranks / np.sqrt((ranks**2).sum() * (of_changes**2).sum(axis=1))
+    return rho

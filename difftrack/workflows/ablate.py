@@ -9,10 +9,8 @@ Under the folder of a grid:
     ablation.json, ablation.csv      all ways, with intervals and differences from plain
 """
 
-import csv
 import json
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -20,23 +18,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+import xarray as xr
+from jaxtyping import UInt8
 
 from difftrack.artifacts import write_text
-from difftrack.backbones import Backbone, PromptEmbedding
+from difftrack.backbones import Backbone
 from difftrack.documents import read_json
 from difftrack.guidance import Guidance, Variant, guided
 from difftrack.interventions import InterventionError, SkipLayer, calls_at, intervening, read_intervention
 from difftrack.locks import lock_of
 from difftrack.media import read_video, write_video
 from difftrack.provenance import MadeBy, Reuse, reuse_problem
-from difftrack.quality import measure_video, mean_with_interval
+from difftrack.quality import measure_video
 from difftrack.workflows.probe import EmergenceProbe, ProbeParams, rendered_clips
+from difftrack.workflows.prompt_following import JUDGED_OF, prompt_following
 
-__all__ = ["MEASURES", "AblateParams", "Ablation", "Cell", "Way", "ablate", "plan_ablation", "summarize"]
+__all__ = [
+    "MARKER",
+    "MEASURES",
+    "PLAIN",
+    "AblateParams",
+    "Ablation",
+    "Cell",
+    "Way",
+    "ablate",
+    "plan_ablation",
+    "ways_of",
+]
 
 PLAIN = "plain"
+"""Name of the way without intervention."""
 MEASURES: Mapping[str, str] = {
     "motion_px": "speed of the fastest twentieth of the pixels, px per frame",
     "warped_error": "identity: squared change of what is followed from frame to frame; lower is better",
@@ -46,10 +57,8 @@ MEASURES: Mapping[str, str] = {
     "error": "root mean square difference from the plain sample of the same prompt and seed, pixels in [0, 1]",
 }
 """What is measured of a sample."""
-_MATCHING = "matching_accuracy"
-_MARKER = "ablation.json"
-_JUDGED_OF = 50
-_FORWARDS_TO_MATCH = 1
+MARKER = "ablation.json"
+"""Holds the summary, and says that the folder is of a grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +104,8 @@ class AblateParams:
                 f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; wanted: "
                 "at least 1, and at least 0"
             )
-        if any(not 0 <= step < _JUDGED_OF - 1 for step in self.judged_steps):
-            raise ValueError(f"judged_steps are {list(self.judged_steps)}; wanted: of 0 ... {_JUDGED_OF - 2}")
+        if any(not 0 <= step < JUDGED_OF - 1 for step in self.judged_steps):
+            raise ValueError(f"judged_steps are {list(self.judged_steps)}; wanted: of 0 ... {JUDGED_OF - 2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +132,7 @@ class Cell:
     file: Path
     done: bool
     """There, and made as asked."""
-    num_forwards: float
+    num_forwards: int
     """Of one branch of the transformer, that making it takes."""
 
 
@@ -191,7 +200,7 @@ def ablate(
         InterventionError: the folder holds something else.
         LockError: another process works in it.
     """
-    if (marker := folder / _MARKER).exists() and not _is_summary(marker):
+    if (marker := folder / MARKER).exists() and not _is_summary(marker):
         raise InterventionError(f"{marker} is of something else and is not written over; name another folder")
     with lock_of(folder).acquire():
         matcher = _Matcher(backbone, params)
@@ -200,10 +209,7 @@ def ablate(
             if cell.done:
                 continue
             started = time.process_time()
-            if cell.prompt is None:
-                found = matcher.measure(cell.way)
-            else:
-                found = _sampled(backbone, texts, cell, params)
+            found = matcher.measure(cell.way) if cell.prompt is None else _sampled(backbone, texts, cell, params)
             made_by = _made_by(backbone).to_json()
             about = {"identity": identity, "made_by": made_by, "cpu_seconds": round(time.process_time() - started, 2)}
             cell.file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +238,7 @@ def _planned(
             identity = _identity_of_matching(backbone, way, params)
             file = place / "matching.json"
             done = _is_done(file, identity, made_by, params.reuse)
-            yield Cell(way, None, None, file, done, params.matching_clips * _FORWARDS_TO_MATCH), identity
+            yield Cell(way, None, None, file, done, params.matching_clips), identity
 
 
 def _can_be_matched(way: Way) -> bool:
@@ -343,9 +349,7 @@ def _acting(backbone: Backbone, way: Way, params: AblateParams) -> AbstractConte
     return intervening(backbone, [intervention], grid=grid, calls=calls)
 
 
-def _difference(
-    one: UInt8[np.ndarray, "frame row col rgb"], other: UInt8[np.ndarray, "frame row col rgb"]
-) -> float:
+def _difference(one: UInt8[np.ndarray, "frame row col rgb"], other: UInt8[np.ndarray, "frame row col rgb"]) -> float:
     return float(np.sqrt(np.square((one.astype(np.float64) - other) / 255).mean()))
 
 
@@ -354,68 +358,6 @@ def _other(texts: Mapping[int, str], number: int) -> str:
     numbers = list(texts)
     following = numbers[(numbers.index(number) + 1) % len(numbers)]
     return "" if following == number else texts[following]
-
-
-@torch.no_grad()
-def prompt_following(
-    backbone: Backbone,
-    frames: UInt8[np.ndarray, "frame row col rgb"],
-    prompt: str,
-    other: str,
-    *,
-    steps: Sequence[int],
-    seed: int = 0,
-) -> float:
-    """By how much more a model errs on a video when it is told another prompt, as a share of its error.
-
-    A video that shows what its prompt says is predicted best with that prompt. The error is that of one sampling step
-    from the noised video, from the same noise for both prompts, squared and averaged; mean over the steps.
-
-    Args:
-        backbone: The judge; a model that does not heed prompts gives 0.
-        frames: The video.
-        prompt: What it should show.
-        other: What it should not.
-        steps: Of 50, noise levels; not the last one.
-        seed: Of the noise.
-
-    Source:
-        Diffusion classifiers (Li et al. 2023, arXiv 2303.16203), here as a ratio.
-    """
-    latents = backbone.encode(frames, frames_alone=False)
-    schedule = backbone.schedule(_JUDGED_OF, grid=backbone.grid_of(latents))
-    noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
-    conditioning = None
-    if backbone.needs_image:
-        conditioning = backbone.condition(frames[0], len(latents), frames_alone=False)
-    ratios = []
-    embedded = [_embedded(backbone, text) for text in (prompt, other)]
-    for step in steps:
-        noisy, below = (schedule.add_noise(latents, noise, at) for at in (step, step + 1))
-        own, others = (
-            float(
-                (
-                    schedule.advance(
-                        noisy,
-                        backbone.predict(noisy, schedule.timesteps[step], text, conditioning=conditioning),
-                        step,
-                    )
-                    - below
-                )
-                .square()
-                .mean()
-            )
-            for text in embedded
-        )
-        ratios.append(others / own - 1)
-    return float(np.mean(ratios))
-
-
-def _embedded(backbone: Backbone, prompt: str) -> PromptEmbedding:
-    """Embed a prompt that was embedded, and warned about, before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return backbone.embed(prompt)
 
 
 # Matching
@@ -439,13 +381,11 @@ class _Matcher:
             measured = probe.measure()
         found: dict[str, Any] = {
             "layers": list(layers),
-            "accuracy": {name: _numbers(scores["matching_accuracy"].sel(step=params.matching_step)) for name, scores in measured.items()},
+            "accuracy": {name: _numbers(scores["matching_accuracy"]) for name, scores in measured.items()},
         }
         if way.name == PLAIN:
-            found["head_accuracy"] = {
-                name: _numbers(scores["head_matching_accuracy"].sel(step=params.matching_step).transpose("layer", "head"))
-                for name, scores in measured.items()
-            }
+            by_head = {name: scores["head_matching_accuracy"] for name, scores in measured.items()}
+            found["head_accuracy"] = {name: _numbers(scores) for name, scores in by_head.items()}
         return {"matching": found}
 
     def _probe(self, layers: tuple[int, ...], *, per_head: bool) -> EmergenceProbe:
@@ -458,129 +398,10 @@ class _Matcher:
         return self._probes[layers, per_head]
 
 
-def _numbers(array: Any) -> list[Any]:  # noqa: ANN401 - xarray
-    numbers: list[Any] = np.asarray(array.values, dtype=float).tolist()
+def _numbers(scores: xr.DataArray) -> list[Any]:
+    """Of the one step that there is: [layer], or [layer, head]."""
+    of_step = scores.isel(step=0)
+    numbers: list[Any] = of_step.transpose(
+        *(axis for axis in ("layer", "head") if axis in of_step.dims)
+    ).values.tolist()
     return numbers
-
-
-# Summary
-
-
-def summarize(
-    backbone: Backbone, prompts: Sequence[tuple[int, str]], params: AblateParams, folder: Path
-) -> dict[str, Any]:
-    """Gather the cells that are done, and write ablation.json and ablation.csv.
-
-    Every measure comes with its mean over pairs of prompt and seed, and with its mean difference from the plain samples
-    of the same pairs, each with a 95 % bootstrap interval over pairs; matching accuracy likewise over clips. It is that
-    of the layer that matches best in the plain model, or, where that one is left out, of the best of the others.
-
-    Returns:
-        What ablation.json holds.
-    """
-    cells = [cell for cell in plan_ablation(backbone, prompts, params, folder).cells if cell.done]
-    said = {cell.file: read_json(cell.file) for cell in cells}
-    samples: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
-    matching: dict[str, dict[str, Any]] = {}
-    ways = {cell.way.name: cell.way for cell in cells}
-    for cell in cells:
-        if cell.prompt is None or cell.seed is None:
-            matching[cell.way.name] = said[cell.file]["matching"]
-        else:
-            samples.setdefault(cell.way.name, {})[cell.prompt, cell.seed] = said[cell.file]["measures"]
-    plain_heads = matching.get(PLAIN, {}).get("head_accuracy", {})
-    heads = np.mean(list(plain_heads.values()), axis=0) if plain_heads else None
-    rows = []
-    for name, way in ways.items():
-        row: dict[str, Any] = {
-            "way": name,
-            "intervention": way.intervention,
-            "layer": way.layer,
-            "head": way.head,
-            "guidance": None if way.guidance is None else asdict(way.guidance),
-            "pairs": len(samples.get(name, {})),
-        }
-        if heads is not None and way.layer is not None and way.head is not None:
-            row["own_matching_accuracy"] = float(heads[way.layer][way.head])
-        row["measures"] = _compared(samples.get(name, {}), samples.get(PLAIN, {}))
-        if name in matching and PLAIN in matching:
-            row["measures"][_MATCHING] = _matching_compared(matching[name], matching[PLAIN])
-        rows.append(row)
-    seconds = {"samples": _cpu(said, cells, of_samples=True), "matching": _cpu(said, cells, of_samples=False)}
-    summary = {
-        "params": json.loads(json.dumps(asdict(params))),
-        "backbone": backbone.fingerprint,
-        "prompts": dict(prompts),
-        "measures": {**MEASURES, _MATCHING: "share of points that the best layer of what is left matches"},
-        "cpu_seconds": seconds,
-        "ways": rows,
-        "pairs": {
-            name: [{"prompt": prompt, "seed": seed, **found} for (prompt, seed), found in pairs.items()]
-            for name, pairs in samples.items()
-        },
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / _MARKER, json.dumps(summary, indent=1) + "\n")
-    _write_csv(folder / "ablation.csv", rows)
-    return summary
-
-
-def _compared(
-    pairs: Mapping[tuple[int, int], Mapping[str, float]], plain: Mapping[tuple[int, int], Mapping[str, float]]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    both = [pair for pair in pairs if pair in plain]
-    for name in MEASURES:
-        if not both or name not in pairs[both[0]]:
-            continue
-        values = np.array([pairs[pair][name] for pair in both])
-        differences = values - np.array([plain[pair][name] for pair in both])
-        found[name] = {
-            "value": asdict(mean_with_interval(values)),
-            "difference": asdict(mean_with_interval(differences)),
-        }
-    return found
-
-
-def _matching_compared(way: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
-    means = np.mean([plain["accuracy"][clip] for clip in way["accuracy"]], axis=0)
-    left = [plain["layers"].index(layer) for layer in way["layers"]]
-    best = left[int(np.argmax(means[left]))]
-    place = way["layers"].index(plain["layers"][best])
-    values: Float[np.ndarray, " clip"] = np.array([layers[place] for layers in way["accuracy"].values()])
-    plain_best = int(np.argmax(means))
-    before = np.array([plain["accuracy"][clip][plain_best] for clip in way["accuracy"]])
-    return {
-        "layer": plain["layers"][best],
-        "value": asdict(mean_with_interval(values)),
-        "difference": asdict(mean_with_interval(values - before)),
-    }
-
-
-def _cpu(said: Mapping[Path, Any], cells: Sequence[Cell], *, of_samples: bool) -> float:
-    return round(
-        sum(said[cell.file].get("cpu_seconds", 0.0) for cell in cells if (cell.prompt is not None) == of_samples), 1
-    )
-
-
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    names = [*MEASURES, _MATCHING]
-    columns = [f"{name}{part}" for name in names for part in ("", "_difference", "_low", "_high")]
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(
-            stream, ["way", "intervention", "layer", "head", "pairs", "own_matching_accuracy", *columns]
-        )
-        writer.writeheader()
-        for row in rows:
-            numbers: dict[str, Any] = {}
-            for name, found in row["measures"].items():
-                difference = found["difference"]
-                numbers |= {
-                    name: found["value"]["mean"],
-                    f"{name}_difference": difference["mean"],
-                    f"{name}_low": difference["low"],
-                    f"{name}_high": difference["high"],
-                }
-            kept = ("way", "intervention", "layer", "head", "pairs", "own_matching_accuracy")
-            writer.writerow({**{name: row.get(name) for name in kept}, **numbers})
-
