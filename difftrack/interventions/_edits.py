@@ -88,7 +88,8 @@ class Mean(Edit):
             return _mean(tensor, dim=2)
         num_tokens = tensor.shape[2]
         parts = [tensor] if self.tokens == "video" else [tensor[:, :, site.layout.video(num_tokens)]]
-        frames = parts[0].unflatten(2, (site.layout.num_latent_frames, site.layout.tokens_per_frame))
+        shape = (*parts[0].shape[:2], site.layout.num_latent_frames, site.layout.tokens_per_frame, -1)
+        frames = parts[0].reshape(shape)
         axes = {"clip": (2, 3), "frame": (3,), "time": (2,)}[self.over]
         means = [_mean(frames, dim=axes).flatten(2, 3)]
         if self.tokens == "all" and (text := tensor[:, :, site.layout.text(num_tokens)]).shape[2]:
@@ -129,7 +130,7 @@ class Freeze(Edit):
     def acts_at(self, layer: int, step: int | None, branch: BranchName | None) -> bool:
         """At the step itself, too, where it takes what it keeps."""
         if step == self.at:
-            return self.acts_in(layer) and (self.branches == "all" or branch in self.branches)
+            return self.acts_in(layer) and self.in_branch(branch)
         return step is not None and step > self.at and Intervention.acts_at(self, layer, step, branch)
 
     def edit(

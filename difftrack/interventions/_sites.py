@@ -77,8 +77,11 @@ class Intervention:
     def acts_at(self, layer: int, step: int | None, branch: BranchName | None) -> bool:
         """Whether it acts in a layer now."""
         at_step = self.steps == "all" or (step is not None and _among(step, self.steps))
-        in_branch = self.branches == "all" or (branch is not None and branch in self.branches)
-        return at_step and in_branch and self.acts_in(layer)
+        return at_step and self.in_branch(branch) and self.acts_in(layer)
+
+    def in_branch(self, branch: BranchName | None) -> bool:
+        """Whether it acts in a branch."""
+        return self.branches == "all" or (branch is not None and branch in tuple(self.branches))
 
     def chosen(self, axis: Literal["layers", "heads"], count: int) -> tuple[int, ...]:
         """Indices along an axis of this length.

@@ -26,8 +26,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Gather the cells that are done, and write ablation.json and ablation.csv.
 
-    Every measure comes with its mean over pairs of prompt and seed, and with its mean difference from the plain samples
-    of the same pairs, each with a 95 % bootstrap interval over pairs. Matching accuracy comes likewise over clips; it is
+    Every measure comes with its mean over pairs of prompt and seed, and with its mean difference from plain samples of
+    the same pairs, each with a 95 % bootstrap interval over pairs. Matching accuracy comes likewise over clips; it is
     the mean over all layers but those that are left out, here as there.
 
     Returns:
