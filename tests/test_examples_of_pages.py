@@ -1,4 +1,4 @@
-"""The examples of docs/propagate.md and docs/probe.md run as they stand, on the shipped backbone."""
+"""The examples of docs/propagate.md, probe.md and interventions.md run as they stand, on the shipped backbone."""
 
 import re
 from pathlib import Path
@@ -39,3 +39,12 @@ def test_a_training_is_probed_as_the_page_says(
     assert Path("run/probe/probe.csv").exists()
     assert Path("run/probe/emergence.png").exists()
     assert "matching_accuracy" in capsys.readouterr().out
+
+
+def test_heads_are_removed_and_patched_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names = _run("interventions.md")
+    assert names["acted"] == [1]
+    assert len(names["other"].tensors) == 3 * 2
+    printed = [float(number) for number in re.findall(r"(\d+\.\d) grey levels", capsys.readouterr().out)]
+    assert len(printed) == 2
+    assert min(printed) > 0.5
