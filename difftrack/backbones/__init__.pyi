@@ -9,7 +9,7 @@ from ._live import wrap_pipeline
 from ._load import load_backbone
 from ._memory import MemoryNeed, memory_needs
 from ._names import ALIASES, CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
-from ._params import KINDS, CapturedKind, ModelParams
+from ._params import DEFAULT_KINDS, KINDS, CapturedKind, FeatureKind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
 from ._random_init import constructed_backbone
 from ._registry import KNOWN, register_backbone
@@ -29,6 +29,7 @@ from ._words import known_words, unknown_words
 __all__ = [
     "ALIASES",
     "CHECKPOINTS",
+    "DEFAULT_KINDS",
     "KINDS",
     "KNOWN",
     "SHIPPED",
@@ -42,6 +43,7 @@ __all__ = [
     "CaptureError",
     "CogVideoXEveryFramePipeline",
     "EditFunction",
+    "FeatureKind",
     "FlowSchedule",
     "Generated",
     "ImageConditioning",

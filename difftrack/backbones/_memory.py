@@ -1,15 +1,11 @@
 """What each named backbone needs of a card's memory, computed from configs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from difftrack.backbones._folder import values_not_drawn
-from difftrack.backbones._params import ModelParams
-from difftrack.backbones._random_init import constructed_backbone
-from difftrack.backbones._registry import KNOWN, find_class
+from difftrack.backbones._counts import counts_of
+from difftrack.backbones._registry import KNOWN
 
 __all__ = ["ACTIVATIONS_PER_CHANNEL", "CONTEXT_BYTES", "USABLE", "MemoryNeed", "Switch", "memory_needs"]
 
@@ -61,32 +57,23 @@ class MemoryNeed:
 
 
 def memory_needs(*names: str) -> Iterator[MemoryNeed]:
-    """One for each named backbone, or for these; their classes are built without memory."""
-    for name, known in KNOWN.items():
+    """One for each named backbone, or for these."""
+    for name in KNOWN:
         if names and name not in names:
             continue
-        backbone = constructed_backbone(name, ModelParams(device="meta", dtype="bfloat16"))
-        encoders = {component: _encoder_bytes(*made_of) for component, made_of in known.encoders.items()}
-        text = sum(size for component, size in encoders.items() if component.startswith("text"))
-        num_tokens = backbone.token_grid(*known.size).num_tokens + backbone.num_text_tokens
-        num_numbers = num_tokens * backbone.num_heads * backbone.num_channels * ACTIVATIONS_PER_CHANNEL
-        experts = [_bytes(transformer) for transformer in backbone.all_transformers()]
+        counts = counts_of(name)
+        text = sum(size for component, size in counts.encoder_bytes.items() if component.startswith("text"))
+        num_tokens = counts.grid.num_tokens + counts.num_text_tokens
+        num_numbers = num_tokens * counts.num_heads * counts.num_channels * ACTIVATIONS_PER_CHANNEL
         yield MemoryNeed(
             name,
             text_bytes=text,
-            transformer_bytes=sum(experts),
-            running_bytes=max(experts),
-            other_bytes=_bytes(backbone.vae) + sum(encoders.values()) - text,
-            activation_bytes=num_numbers * torch.bfloat16.itemsize,
+            transformer_bytes=sum(counts.expert_bytes),
+            running_bytes=max(counts.expert_bytes),
+            other_bytes=counts.vae_bytes + sum(counts.encoder_bytes.values()) - text,
+            activation_bytes=num_numbers * _ITEMSIZE,
         )
 
 
-def _encoder_bytes(class_name: str, arguments: Mapping[str, Any]) -> int:
-    kind = find_class(class_name)
-    with torch.device("meta"), values_not_drawn():
-        encoder: torch.nn.Module = kind(kind.config_class(**arguments))
-    return sum(weight.numel() for weight in encoder.parameters()) * torch.bfloat16.itemsize
-
-
-def _bytes(model: torch.nn.Module) -> int:
-    return sum(weight.numel() * weight.itemsize for weight in model.parameters())
+_ITEMSIZE = 2
+"""Bytes of a number in bfloat16."""

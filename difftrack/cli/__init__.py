@@ -2,6 +2,7 @@
 
 from difftrack.cli import (
     _causes,
+    _doctor,
     _explore,
     _guidance,
     _labels,
@@ -16,4 +17,4 @@ from difftrack.cli._app import app
 
 __all__ = ["app"]
 
-_ = (_causes, _explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks)
+_ = (_causes, _doctor, _explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks)
