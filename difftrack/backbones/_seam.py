@@ -123,7 +123,7 @@ class _ScopeHook(ModelHook):
     def __init__(self, attributes_before: set[str]) -> None:
         super().__init__()
         self.attributes_before = attributes_before
-        """Of the module, before it had this hook."""
+        """The module's attributes before it had this hook."""
         self.interceptions: list[_Interception] = []
         """The oldest first."""
 

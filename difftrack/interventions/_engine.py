@@ -29,7 +29,7 @@ class Part:
     branch: BranchName | None
     """None where it does not matter."""
     entries: slice
-    """Of the batch."""
+    """Rows of the batch."""
     clip: int
     """The first of the clips sampled at once that they are of."""
 

@@ -86,11 +86,11 @@ class AblateParams:
     height: int = 128
     width: int = 192
     judged_steps: tuple[int, ...] = (10,)
-    """Of 50: noise levels at which a sample is held against its prompt and another one; none leaves that out."""
+    """Steps of 50: noise levels at which a sample is held against its prompt and another one; none leaves that out."""
     matching_clips: int = 4
     """Rendered clips on which the rest of the model is matched; 0 leaves that out."""
     matching_step: int = 35
-    """Of 50, at which they are matched."""
+    """Step of 50 at which they are matched."""
     reuse: Reuse = "exact"
     """exact: take up cells that the same code, libraries and weights made. params: the same choices are enough."""
 
@@ -133,7 +133,7 @@ class Cell:
     done: bool
     """There, and made as asked."""
     num_forwards: int
-    """Of one branch of the transformer, that making it takes."""
+    """Forwards of one branch of the transformer that making it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +399,7 @@ class _Matcher:
 
 
 def _numbers(scores: xr.DataArray) -> list[Any]:
-    """Of the one step that there is: [layer], or [layer, head]."""
+    """Numbers of the one step that there is: [layer], or [layer, head]."""
     of_step = scores.isel(step=0)
     numbers: list[Any] = of_step.transpose(
         *(axis for axis in ("layer", "head") if axis in of_step.dims)
