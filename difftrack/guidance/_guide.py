@@ -122,7 +122,10 @@ def guide_transformer(
     prefix = Prefix(blocks_around(transformer, modules[: min(guidance.layers)]) if reuse else [])
     engine = Engine([perturbation(guidance)], modules, layout)
     forward = _GuidedForward(transformer, engine, layout, guidance, reader, prefix, num_clips)
-    with reader.listening(transformer), replaced_forward(transformer, update_wrapper(forward, transformer.forward)):
+    with (
+        reader.listening(transformer),
+        replaced_forward(transformer, update_wrapper(forward, transformer.forward, updated=())),
+    ):
         yield
 
 

@@ -113,6 +113,7 @@ class Engine:
         self._calls: dict[int, int] = {}
         self._left_out: set[int] = set()
         self._passing: dict[int, PassThrough] = {}
+        self._seen: set[int] = set()
         self.acted = [0] * len(interventions)
         """How often each intervention has changed, or kept, a tensor or left a layer out."""
 
@@ -135,12 +136,13 @@ class Engine:
         self._left_out.clear()
 
     def end(self) -> None:
-        """Check a forward that has run to its end.
+        """Check a forward that has run to its end; guidance repeats layers of an earlier one without running them.
 
         Raises:
-            InterventionError: a layer's attention was never seen.
+            InterventionError: a layer's attention was seen neither now nor before.
         """
-        silent = sorted(self._modules.keys() - self._calls.keys() - self._left_out)
+        self._seen |= self._calls.keys() | self._left_out
+        silent = sorted(self._modules.keys() - self._seen)
         if silent:
             raise InterventionError(
                 f"layers {silent} never came to torch's scaled-dot-product attention, so nothing was perturbed there; "
@@ -184,12 +186,12 @@ class Engine:
         for number, way, part in ways:
             self.acted[number] += 1
             heads = way.chosen("heads", num_heads)
-            found = way.attend(call, part.entries, _index(heads, num_heads), self._layout)
+            found = way.attend(call, part.entries, _index(heads), self._layout)
             if len(found) == batch_size and len(heads) == num_heads and heads == tuple(range(num_heads)):
                 output = found
                 continue
             output = call.run().clone() if output is None else output.clone()
-            output[part.entries, _index(heads, num_heads)] = found
+            output[part.entries, _index(heads)] = found
         return call.run() if output is None else output
 
     def _edited(
@@ -206,7 +208,7 @@ class Engine:
             if edit.target != target:
                 continue
             rows = _rows(edit.tokens, self._layout, num_tokens)
-            heads = _index(edit.chosen("heads", num_heads), num_heads)
+            heads = _index(edit.chosen("heads", num_heads))
             chosen = tensor[part.entries][:, heads][:, :, rows]
             if not chosen.numel():
                 continue
@@ -237,9 +239,11 @@ class Engine:
         return passing.mixed(part.entries, *args, **kwargs)
 
 
-def _index(heads: Sequence[int], num_heads: int) -> list[int] | slice:
-    """The cheapest index for these heads."""
-    return slice(None) if tuple(heads) == tuple(range(num_heads)) else list(heads)
+def _index(heads: Sequence[int]) -> list[int] | slice:
+    """A slice where heads follow each other; a list of indices makes the host wait for all earlier kernels of a GPU."""
+    first = heads[0] if heads else 0
+    following = tuple(heads) == tuple(range(first, first + len(heads)))
+    return slice(first, first + len(heads)) if following else list(heads)
 
 
 def _rows(tokens: str, layout: SequenceLayout, num_tokens: int) -> slice:

@@ -106,7 +106,7 @@ def intervene_in(
             forward = _FollowedForward(transformer.forward, engine, reader, steps, layout if asking else None)
             if reader is not None:
                 stack.enter_context(reader.listening(transformer))
-            stack.enter_context(replaced_forward(transformer, update_wrapper(forward, transformer.forward)))
+            stack.enter_context(replaced_forward(transformer, update_wrapper(forward, transformer.forward, updated=())))
             stack.enter_context(engine.installed(transformer))
         yield acted
 
