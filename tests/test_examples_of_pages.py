@@ -173,7 +173,7 @@ def test_a_training_is_probed_as_the_page_says(
 
 def test_heads_are_removed_and_patched_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     names = run("docs/interventions.md", {})
-    assert names["acted"] == [1]
+    assert names["acted"] == [2]  # one step, two branches
     assert len(names["other"].tensors) == 3 * 2
     printed = [float(number) for number in re.findall(r"(\d+\.\d) grey levels", capsys.readouterr().out)]
     assert len(printed) == 2
