@@ -116,6 +116,15 @@ results-guidance: setup-dev repro
 	python -m benchmarks.guidance study --prompts benchmarks/guidance_prompts.txt --num-prompts 10 --steps 15 --scale 0.2 \
 	  --num-layers 2 --best-layers data/scores/cogvideox-mini/best_layers.json
 
+# By hand, on a GPU: minutes there, a day of one core; a run that was stopped goes on.
+.PHONY: results-causes
+results-causes: export PYTHONPATH := $(CURDIR)
+results-causes: setup-dev
+	difftrack ablate benchmarks/ablation_prompts.txt --do zero --do mean --do own_frame --do skip --seeds 42-45 --sampling-steps 20 \
+	  --cfg-scale 4 --clips 16 --guide zeroed:0.2:4,6 --guide identity:0.2:4,6 --guide skip:0.2:4,6 --out data/ablation
+	mkdir -p benchmarks/results/ablation
+	cp data/ablation/ablation.json data/ablation/ablation.csv data/ablation/causes-*.png benchmarks/results/ablation
+
 results-motion: setup-dev
 	python -m benchmarks.motion --sets 6 --steps 20
 

@@ -6,6 +6,7 @@ from .api._clips import read_clip as read_clip
 from .api._extract import extract as extract
 from .api._guide import GuidedVideo as GuidedVideo
 from .api._guide import guide as guide
+from .api._intervene import intervene as intervene
 from .api._match import PointMatches as PointMatches
 from .api._match import match as match
 from .api._probe import TrainingProbe as TrainingProbe
@@ -44,6 +45,7 @@ __all__ = [
     "explore",
     "extract",
     "guide",
+    "intervene",
     "load_backbone",
     "match",
     "open_store",

@@ -130,7 +130,7 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
 """Names that a page takes as given."""
 
 
-LOOKED_AT = ("docs/propagate.md", "docs/probe.md")
+LOOKED_AT = ("docs/propagate.md", "docs/probe.md", "docs/interventions.md")
 """Pages whose results are looked at below."""
 
 
@@ -185,6 +185,15 @@ def test_words_are_mapped_as_the_page_says(
     prompt, share = capsys.readouterr().out.splitlines()
     assert prompt.startswith("a orange photo triangle")
     assert 0 < float(share) < 1
+
+
+def test_heads_are_removed_and_patched_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("docs/interventions.md", {})
+    assert names["acted"] == [2]  # one step, two branches
+    assert len(names["other"].tensors) == 3 * 2
+    printed = [float(number) for number in re.findall(r"(\d+\.\d) grey levels", capsys.readouterr().out)]
+    assert len(printed) == 2
+    assert min(printed) > 0.5
 
 
 # Notebooks

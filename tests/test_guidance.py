@@ -23,7 +23,7 @@ from difftrack.guidance import (
     guided,
     perturbed_attention,
 )
-from difftrack.guidance._logsumexp import attend_in_blocks, attend_with_logsumexp
+from difftrack.interventions._logsumexp import attend_in_blocks, attend_with_logsumexp
 
 pytestmark = [
     # diffusers' own: numpy 2 on a tensor, in a scheduler; autocast to float32 on a CPU, in Mochi's transformer.
@@ -215,7 +215,7 @@ def test_no_tensor_over_pairs_of_tokens_is_ever_made(
     variant: Variant, portable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if portable:
-        monkeypatch.setattr("difftrack.guidance._attention.attend_with_logsumexp", attend_in_blocks)
+        monkeypatch.setattr("difftrack.interventions._attention.attend_with_logsumexp", attend_in_blocks)
     layout, num_tokens = SequenceLayout(13, 89, "first"), 13 * 89 + 43
     query, key, value = torch.randn(3, 1, 1, num_tokens, 8)
     with LargestTensor() as largest:

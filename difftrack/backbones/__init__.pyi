@@ -21,7 +21,7 @@ from ._schedule import (
     VelocitySchedule,
     round_trip_error,
 )
-from ._seam import AttentionCall, AttentionFunction, intercept
+from ._seam import AttentionCall, AttentionFunction, EditFunction, intercept
 from ._summary import BackboneSummary, summaries
 from ._trajectory import read_trajectory, write_trajectory
 from ._words import known_words, unknown_words
@@ -42,6 +42,7 @@ __all__ = [
     "CaptureCheck",
     "CaptureError",
     "CogVideoXEveryFramePipeline",
+    "EditFunction",
     "FeatureKind",
     "FlowSchedule",
     "Generated",

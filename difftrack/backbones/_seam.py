@@ -3,12 +3,14 @@
 Every architecture ends its attention in `torch.nn.functional.scaled_dot_product_attention`, where query and key are
 final: normalised, rotated, split into heads. `intercept` hands that call, and only while a chosen module runs, to a
 function of the caller: one that calls `AttentionCall.run` taps it, one that returns something else replaces it.
-Why this seam and no other: docs/decisions/0004-capture-seam.md.
+Interceptions nest: the newest sees what all older ones leave of the attention, so that a capture inside an intervention
+records what the model really goes on with. Why this seam and no other: docs/decisions/0004-capture-seam.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["AttentionCall", "AttentionFunction", "intercept"]
+__all__ = ["AttentionCall", "AttentionFunction", "EditFunction", "intercept"]
 
 _HOOK = "difftrack"
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -30,7 +32,9 @@ class AttentionCall:
     layer: int
     """0-based transformer block in execution order."""
     arguments: Mapping[str, Any]
-    """The call's arguments by name, as the model gave them."""
+    """The call's arguments by name, as the model and the edits of all interceptions gave them."""
+    onward: "Callable[[Mapping[str, Any]], Tensor] | None" = field(default=None, repr=False)
+    """Older interceptions of the same module; None where torch comes next."""
 
     @property
     def query(self) -> Float[Tensor, "batch head token channel"]:
@@ -61,22 +65,38 @@ class AttentionCall:
         return bool(self.arguments.get("enable_gqa", False))
 
     def run(self) -> Float[Tensor, "batch head token channel"]:
-        """Attend exactly as the model would have: same function, same arguments."""
+        """Attend exactly as would be done without this interception: same function, same arguments."""
+        if self.onward is not None:
+            return self.onward(self.arguments)
         return torch.nn.functional.scaled_dot_product_attention(**self.arguments)
+
+    def with_heads(self, **tensors: Float[Tensor, "batch head token channel"]) -> "AttentionCall":
+        """Exchange `query`, `key` or `value`, keys and values with an entry for every query head."""
+        own = {"key": self.key, "value": self.value, "enable_gqa": False} if self._shares_keys else {}
+        return replace(self, arguments={**self.arguments, **own, **tensors})
 
 
 AttentionFunction = Callable[[AttentionCall], Tensor]
 """Takes the place of scaled-dot-product attention; returns `[batch, head, token, channel]`."""
 
+EditFunction = Callable[[AttentionCall], AttentionCall]
+"""Changes a call's query, key or value before any interception sees the call; `AttentionCall.with_heads` helps."""
+
 
 @contextmanager
-def intercept(modules: Mapping[int, nn.Module], attend: AttentionFunction) -> Iterator[None]:
+def intercept(
+    modules: Mapping[int, nn.Module], attend: AttentionFunction, *, edit: EditFunction | None = None
+) -> Iterator[None]:
     """Hand every attention call inside the given modules to `attend`; leave nothing behind on the way out.
+
+    Where interceptions of one module nest, all of their edits come first, the oldest before the others. Then the newest
+    attends; its `AttentionCall.run` is the attention of the next older one, and the oldest one's is torch's.
 
     Args:
         modules: Attention module of each layer, or a `ModuleList` of those that take turns in it. The layer number is
             only a label for `AttentionCall.layer`.
         attend: Called in place of scaled-dot-product attention. May raise to stop the forward.
+        edit: Changes what is attended with.
 
     Source:
         The technique of diffusers' own `hooks/layer_skip.py`, a function mode around one module's forward.
@@ -84,30 +104,40 @@ def intercept(modules: Mapping[int, nn.Module], attend: AttentionFunction) -> It
     with ExitStack() as stack:
         for layer, module in modules.items():
             for part in module if isinstance(module, nn.ModuleList) else (module,):
-                stack.enter_context(_hooked(part, _ScopeHook(layer, attend)))
+                stack.enter_context(_hooked(part, _Interception(layer, attend, edit)))
         yield
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Interception:
+    """One context of `intercept`, at one module."""
+
+    layer: int
+    attend: AttentionFunction
+    edit: EditFunction | None
 
 
 class _ScopeHook(ModelHook):
     """Runs one module's forward inside the function mode."""
 
-    def __init__(self, layer: int, attend: AttentionFunction) -> None:
+    def __init__(self, attributes_before: set[str]) -> None:
         super().__init__()
-        self._layer = layer
-        self._attend = attend
+        self.attributes_before = attributes_before
+        """The module's attributes before it had this hook."""
+        self.interceptions: list[_Interception] = []
+        """The oldest first."""
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        with _AttentionMode(self._layer, self._attend):
+        with _AttentionMode(self.interceptions):
             return self.fn_ref.original_forward(*args, **kwargs)
 
 
 class _AttentionMode(TorchFunctionMode):
-    """Hands scaled-dot-product attention to the caller's function and everything else to torch."""
+    """Hands scaled-dot-product attention to interceptions and everything else to torch."""
 
-    def __init__(self, layer: int, attend: AttentionFunction) -> None:
+    def __init__(self, interceptions: Sequence[_Interception]) -> None:
         super().__init__()
-        self._layer = layer
-        self._attend = attend
+        self._interceptions = tuple(interceptions)
 
     def __torch_function__(
         self,
@@ -118,19 +148,35 @@ class _AttentionMode(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        arguments = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
-        return self._attend(AttentionCall(self._layer, arguments))
+        arguments: Mapping[str, Any] = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
+        for one in self._interceptions:
+            if one.edit is not None:
+                arguments = one.edit(AttentionCall(one.layer, arguments)).arguments
+        return _attend_through(self._interceptions, arguments)
+
+
+def _attend_through(interceptions: tuple[_Interception, ...], arguments: Mapping[str, Any]) -> Tensor:
+    """Attend as the newest of these interceptions does, which may ask the older ones."""
+    *older, newest = interceptions
+    onward = partial(_attend_through, tuple(older)) if older else None
+    return newest.attend(AttentionCall(newest.layer, arguments, onward))
 
 
 @contextmanager
-def _hooked(module: nn.Module, hook: ModelHook) -> Iterator[None]:
-    """Register a hook, and remove it together with the attributes that diffusers' registry leaves on the module."""
+def _hooked(module: nn.Module, interception: _Interception) -> Iterator[None]:
+    """Add an interception to a module's hook; the last one takes the hook away, and what diffusers' registry leaves."""
     attributes_before = set(module.__dict__)
     registry = HookRegistry.check_if_exists_or_initialize(module)
-    registry.register_hook(hook, _HOOK)
+    hook = registry.get_hook(_HOOK)
+    if hook is None:
+        hook = _ScopeHook(attributes_before)
+        registry.register_hook(hook, _HOOK)
+    hook.interceptions.append(interception)
     try:
         yield
     finally:
-        registry.remove_hook(_HOOK, recurse=False)
-        for leftover in {"forward", "_diffusers_hook"} - attributes_before:
-            delattr(module, leftover)
+        hook.interceptions.remove(interception)
+        if not hook.interceptions:
+            registry.remove_hook(_HOOK, recurse=False)
+            for leftover in {"forward", "_diffusers_hook"} - hook.attributes_before:
+                delattr(module, leftover)

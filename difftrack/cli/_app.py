@@ -54,6 +54,7 @@ def main(
 
 
 AFTER_INTERRUPT = {
+    "ablate": "the cells that are done are kept, and the next run goes on after them",
     "explore": "the server stopped",
     "guide": "the prompts that are done are kept, and the next run goes on after them",
     "preset": "the next run goes on where this one stopped",

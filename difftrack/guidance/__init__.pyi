@@ -1,7 +1,14 @@
-from ._attention import SequenceLayout, perturbed_attention
-from ._branches import CfgCallPattern, calls_at
 from ._errors import GuidanceError
-from ._guide import check_layers, guide_transformer, guided
+from ._guide import (
+    CfgCallPattern,
+    SequenceLayout,
+    calls_at,
+    check_layers,
+    guide_transformer,
+    guided,
+    perturbation,
+    perturbed_attention,
+)
 from ._params import Guidance, GuideParams, Variant, read_ranking
 from ._samples import SampleOutcome, sample_prompts
 
@@ -17,6 +24,7 @@ __all__ = [
     "check_layers",
     "guide_transformer",
     "guided",
+    "perturbation",
     "perturbed_attention",
     "read_ranking",
     "sample_prompts",

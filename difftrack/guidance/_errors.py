@@ -1,7 +1,8 @@
 """How this room refuses."""
 
+from difftrack.interventions import InterventionError
+
 __all__ = ["GuidanceError"]
 
-
-class GuidanceError(ValueError):
-    """A backbone cannot be guided as asked; the message says what would work."""
+GuidanceError = InterventionError
+"""Guidance is an intervention and a second forward, and refuses as interventions do."""

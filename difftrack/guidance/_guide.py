@@ -2,24 +2,47 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftrack.backbones import AttentionCall, Backbone, intercept
+from difftrack.backbones import Backbone
 from difftrack.geometry import TokenGrid
-from difftrack.guidance._attention import SequenceLayout, perturbed_attention
-from difftrack.guidance._branches import Branch, BranchReader, CfgCallPattern
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._params import Guidance
-from difftrack.guidance._replay import Prefix, blocks_around, replaced_forward
+from difftrack.interventions import (
+    Branch,
+    BranchReader,
+    CfgCallPattern,
+    Engine,
+    Identity,
+    Intervention,
+    Moment,
+    OwnFrame,
+    Prefix,
+    SequenceLayout,
+    SkipLayer,
+    blocks_around,
+    calls_at,
+    perturbed_attention,
+    replaced_forward,
+)
 
-__all__ = ["check_layers", "guide_transformer", "guided"]
+__all__ = [
+    "CfgCallPattern",
+    "SequenceLayout",
+    "calls_at",
+    "check_layers",
+    "guide_transformer",
+    "guided",
+    "perturbation",
+    "perturbed_attention",
+]
 
 
 @contextmanager
@@ -97,9 +120,12 @@ def guide_transformer(
         return
     reader = BranchReader(calls, num_clips)
     prefix = Prefix(blocks_around(transformer, modules[: min(guidance.layers)]) if reuse else [])
-    perturbed = {layer: modules[layer] for layer in sorted(guidance.layers)}
-    forward = _GuidedForward(transformer.forward, perturbed, layout, guidance, reader, prefix, num_clips)
-    with reader.listening(transformer), replaced_forward(transformer, update_wrapper(forward, transformer.forward)):
+    engine = Engine([perturbation(guidance)], modules, layout)
+    forward = _GuidedForward(transformer, engine, layout, guidance, reader, prefix, num_clips)
+    with (
+        reader.listening(transformer),
+        replaced_forward(transformer, update_wrapper(forward, transformer.forward, updated=())),
+    ):
         yield
 
 
@@ -110,22 +136,36 @@ def check_layers(guidance: Guidance, num_layers: int) -> None:
         raise GuidanceError(f"layers {unknown} cannot be perturbed; there are layers 0 to {num_layers - 1}")
 
 
+def perturbation(guidance: Guidance) -> Intervention:
+    """What is done to the forward whose prediction guidance goes away from."""
+    layers = tuple(sorted(guidance.layers))
+    if guidance.variant == "identity":
+        return Identity(layers=layers)
+    if guidance.variant == "skip":
+        return SkipLayer(layers=layers)
+    return OwnFrame(layers=layers, variant=guidance.variant)
+
+
 class _GuidedForward:
     """Takes the place of a transformer's forward."""
 
+    runs_forward_twice = True
+    """Interventions that were entered inside guidance could not tell its two forwards apart, and ask for this."""
+
     def __init__(
         self,
-        forward: Callable[..., Any],
-        modules: Mapping[int, nn.Module],
+        transformer: nn.Module,
+        engine: Engine,
         layout: SequenceLayout,
         guidance: Guidance,
         reader: BranchReader,
         prefix: Prefix,
         num_clips: int,
     ) -> None:
-        self._forward = forward
-        self._signature = inspect.signature(forward)
-        self._modules = modules
+        self._transformer = transformer
+        self._forward = transformer.forward
+        self._signature = inspect.signature(self._forward)
+        self._engine = engine
         self._layout = layout
         self._guidance = guidance
         self._reader = reader
@@ -147,7 +187,7 @@ class _GuidedForward:
 
     def _forward_cond(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
         """Answer a call that has the conditional half in it."""
-        self._check_size(arguments["hidden_states"])
+        self._layout.check_latents(arguments["hidden_states"])
         cond = slice(self._num_clips if branch == "both" else 0, None)
         with self._prefix.recorded(cond):
             output = self._forward(**arguments)
@@ -155,15 +195,6 @@ class _GuidedForward:
         self._shift = self._guidance.scale * (prediction - _wide(self._perturbed_prediction(arguments, cond)))
         shift = self._shift.repeat((2,) + (1,) * (self._shift.ndim - 1)) if branch == "both" else self._shift
         return _shifted(output, shift)
-
-    def _check_size(self, latents: Float[Tensor, "batch ..."]) -> None:
-        """A sequence does not tell text from video, so latents that cannot be this many tokens are refused here."""
-        num_tokens = self._layout.num_latent_frames * self._layout.tokens_per_frame
-        if latents[0].numel() % num_tokens:
-            raise GuidanceError(
-                f"latents of shape {list(latents.shape)} are not the {self._layout.num_latent_frames} latent frames of "
-                f"{self._layout.tokens_per_frame} tokens that guidance was set up for; set it up for the sampled size"
-            )
 
     def _forward_uncond(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         """Answer the unconditional call of a step whose conditional one was answered."""
@@ -176,51 +207,13 @@ class _GuidedForward:
         return output if self._shift is None else _shifted(output, self._shift)
 
     def _perturbed_prediction(self, arguments: Mapping[str, Any], cond: slice) -> Float[Tensor, "batch *prediction"]:
-        batch_size, seen = len(arguments["hidden_states"]), set[int]()
-
-        def attend(call: AttentionCall) -> Tensor:
-            seen.add(call.layer)
-            return self._attend(call)
-
+        batch_size = len(arguments["hidden_states"])
         of_cond = {name: _rows(value, cond, batch_size) for name, value in arguments.items()}
-        with self._prefix.replayed(), intercept(self._modules, attend):
+        self._engine.begin(Moment.of(self._step, "cond", len(of_cond["hidden_states"])))
+        with self._prefix.replayed(), self._engine.installed(self._transformer):
             prediction = _prediction(self._forward(**of_cond))
-        silent = sorted(set(self._modules) - seen)
-        if silent:
-            raise GuidanceError(
-                f"layers {silent} never came to torch's scaled-dot-product attention, so nothing was perturbed there; "
-                f"call transformer.set_attention_backend('native') and unset DIFFUSERS_ATTN_BACKEND"
-            )
+        self._engine.end()
         return prediction
-
-    def _attend(self, call: AttentionCall) -> Float[Tensor, "batch head token channel"]:
-        query = call.query
-        if call.arguments.get("is_causal", False) or query.shape[2] != call.key.shape[2]:
-            raise GuidanceError(f"layer {call.layer}: attention is causal or crosses sequences; it cannot be guided")
-        return perturbed_attention(
-            query,
-            call.key,
-            call.value,
-            self._layout,
-            variant=self._guidance.variant,
-            mask=self._attended_by_video(call),
-            scale=call.arguments.get("scale"),
-        )
-
-    def _attended_by_video(self, call: AttentionCall) -> Bool[Tensor, "batch 1 1 token"] | None:
-        """Which tokens video tokens attend to, and so all whose output anybody reads."""
-        mask, num_tokens = call.mask, call.query.shape[2]
-        if mask is None:
-            return None
-        if mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == 1:
-            video = self._layout.video(num_tokens)
-            rows = mask.expand(len(call.query), 1, num_tokens, num_tokens)[:, :, video]
-            if torch.equal(rows[:, :, 0], rows[:, :, -1]):
-                return rows[:, :, :1]
-        raise GuidanceError(
-            f"layer {call.layer}: the model masks by a {mask.dtype} mask of shape {list(mask.shape)}; only masks that "
-            f"are the same for all video tokens can be guided"
-        )
 
 
 def _rows(value: Any, rows: slice, batch_size: int) -> Any:  # noqa: ANN401

@@ -11,13 +11,18 @@ from difftrack.provenance import Reuse
 
 __all__ = ["GuideParams", "Guidance", "Variant", "read_ranking"]
 
-Variant = Literal["zeroed", "masked"]
-"""Whether weights between frames are set to zero after the softmax, or their scores to -inf before it."""
+Variant = Literal["zeroed", "masked", "identity", "skip"]
+"""How the prediction comes about that guidance goes away from. zeroed, masked: no frame sees another, weights dropped
+after the softmax or before it (cross-attention guidance); identity: every token attends to itself alone
+(perturbed-attention guidance); skip: the layers are left out (spatiotemporal skip guidance)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guidance:
-    """Cross-attention guidance: away from what the model predicts when its frames cannot see each other.
+    """Guidance away from what the model predicts when some of its layers are perturbed.
+
+    Frames cannot see each other there (cross-attention guidance), tokens see themselves alone, or the layers are left
+    out.
 
     Raises:
         GuidanceError: there is no layer, one is named twice or negative, or the steps are none.
@@ -28,7 +33,7 @@ class Guidance:
     scale: float = 1.0
     """How far to go; 0 is plain sampling."""
     variant: Variant = "zeroed"
-    """How attention between frames is cut; `zeroed` is the paper's."""
+    """How the layers are perturbed; `zeroed` is the paper's."""
     from_step: int = 0
     """First guided step, 0 = noisiest."""
     until_step: int | None = None
@@ -60,11 +65,12 @@ class GuideParams:
     images: Path | None = None
     """For image-to-video: a folder of first frames NNN.png, numbered like the prompts."""
     layers: Literal["best"] | tuple[int, ...] = "best"
-    """0-based layers in which frames are cut off from each other; `best` takes the first of `best_layers.json`."""
+    """0-based layers that are perturbed; `best` takes the first of `best_layers.json`."""
     num_best_layers: int = 3
     """How many layers `best` takes."""
     variant: Variant = "zeroed"
-    """`zeroed` drops weights between frames after the softmax, as the paper does; `masked` before it."""
+    """`zeroed` drops weights between frames after the softmax, as the paper does; `masked` before it. For comparison:
+    `identity` lets every token attend to itself alone (PAG), `skip` leaves the layers out (STG)."""
     scale: float = 1.0
     """How far to go away from the perturbed prediction; 0 is plain sampling."""
     cfg_scale: float = 6.0

@@ -23,11 +23,11 @@ from difftrack.backbones import Backbone
 from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import CLIP, Clip, write_clip
 from difftrack.documents import read_json
-from difftrack.guidance._branches import calls_at
 from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import check_layers, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import Guidance, GuideParams
+from difftrack.interventions import calls_at
 from difftrack.keeping import Keeper
 from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video

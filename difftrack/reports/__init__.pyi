@@ -1,5 +1,6 @@
 from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
+from ._causes import cause_table, draw_causes, rank_correlation
 from ._emergence import draw_emergence
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
@@ -24,6 +25,7 @@ __all__ = [
     "Method",
     "OverlayParams",
     "PointMatch",
+    "rank_correlation",
     "Provenance",
     "ReportParams",
     "Samples",
@@ -31,6 +33,8 @@ __all__ = [
     "TapVidScores",
     "TrackedClip",
     "TrackingResults",
+    "cause_table",
+    "draw_causes",
     "draw_emergence",
     "draw_labels",
     "draw_match_strip",

@@ -21,6 +21,7 @@ from difftrack.backbones import (
 )
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, InversionParams, ModeParams, TrackingViewParams
+from difftrack.interventions import Intervention, Patch, Recording, SkipLayer, Zero, intervening
 from difftrack.rotary import AXES, RotaryLayout
 from difftrack.store import DescriptorSpec
 
@@ -318,6 +319,38 @@ class BackboneLaws:
         self.capture(backbone, latents, frames, [0, backbone.num_layers - 1])
         self.capture(backbone, latents, frames, [0], ["query_pre_rotary", "feature"], "attention")
         assert [set(module.__dict__) for module in backbone.transformer.modules()] == attributes
+
+    def test_interventions_do_what_they_say_and_leave_nothing_behind(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """Where none acts every bit is as before; a run patched with itself, too; a head is removed once."""
+        grid, last = backbone.grid_of(latents), backbone.num_layers - 1
+        head = backbone.num_heads - 1
+        attributes = [set(module.__dict__) for module in backbone.transformer.modules()]
+
+        def under(*interventions: Intervention) -> Tensor:
+            with intervening(backbone, interventions, grid=grid, calls="cond") as acted:
+                output = self.predict(backbone, latents, frames)
+            assert [bool(times) for times in acted] == [one.steps == "all" for one in interventions]
+            return output
+
+        recording = Recording(layers=(0, last))
+        before = self.predict(backbone, latents, frames)
+        assert torch.equal(under(recording, Zero(steps=7)), before)
+        assert torch.equal(under(Patch(source=recording, layers=last)), before)
+        without = under(Zero(layers=last, heads=head))
+        assert torch.equal(under(Zero(layers=last, heads=head), Zero(layers=last, heads=head)), without)
+        assert not torch.equal(without, before)
+        skipped = under(SkipLayer(layers=last))
+        assert skipped.shape == before.shape
+        assert not torch.equal(skipped, before)
+        with intervening(backbone, [Zero(layers=0, heads=head)], grid=grid):
+            feature = self.capture(backbone, latents, frames, [0])[0].feature
+        assert feature is not None
+        assert not feature[head].any()
+        assert feature[0].any() or head == 0
+        assert [set(module.__dict__) for module in backbone.transformer.modules()] == attributes
+        assert torch.equal(self.predict(backbone, latents, frames), before)
 
     def test_sampling_records_the_latents_that_enter_every_step(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray, clip_size: tuple[int, int, int]

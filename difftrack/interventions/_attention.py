@@ -8,13 +8,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from difftrack.backbones import TextPosition
-from difftrack.guidance._errors import GuidanceError
-from difftrack.guidance._logsumexp import attend_with_logsumexp
-from difftrack.guidance._params import Variant
+from difftrack.interventions._errors import InterventionError
+from difftrack.interventions._logsumexp import attend_with_logsumexp
+from difftrack.interventions._params import CutVariant
 
 __all__ = ["SequenceLayout", "perturbed_attention"]
-
-"""Where text stands in the sequence that is attended over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +29,29 @@ class SequenceLayout:
         """Where the video is in a sequence of so many tokens; the rest is text.
 
         Raises:
-            GuidanceError: the sequence cannot hold this video.
+            InterventionError: the sequence cannot hold this video.
         """
         num_video = self.num_latent_frames * self.tokens_per_frame
         num_text = num_tokens - num_video
         if num_text < 0 or (num_text and self.text_position == "none"):
-            raise GuidanceError(
+            raise InterventionError(
                 f"attention is over {num_tokens} tokens, and {self.num_latent_frames} latent frames of "
                 f"{self.tokens_per_frame} tokens with text {self.text_position!r} are {num_video} of them; "
-                f"is the size that is sampled the one that guidance was set up for?"
+                f"is the size that is sampled the one that this was set up for?"
             )
         return slice(num_text, num_tokens) if self.text_position == "first" else slice(0, num_video)
+
+    def check_latents(self, latents: Float[Tensor, "batch ..."]) -> None:
+        """Refuse latents that cannot be this many tokens: a sequence does not tell text from video.
+
+        Raises:
+            InterventionError: names both sizes.
+        """
+        if latents[0].numel() % (self.num_latent_frames * self.tokens_per_frame):
+            raise InterventionError(
+                f"latents of shape {list(latents.shape)} are not the {self.num_latent_frames} latent frames of "
+                f"{self.tokens_per_frame} tokens that this was set up for; set it up for the sampled size"
+            )
 
     def text(self, num_tokens: int) -> slice:
         """Where the text is; an empty range where there is none."""
@@ -55,7 +65,7 @@ def perturbed_attention(
     value: Float[Tensor, "batch head token channel"],
     layout: SequenceLayout,
     *,
-    variant: Variant,
+    variant: CutVariant,
     mask: Bool[Tensor, "batch 1 1 token"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "batch head token channel"]:
@@ -81,7 +91,7 @@ def perturbed_attention(
         scale: Of the scores; None for 1 / sqrt(channel).
 
     Raises:
-        GuidanceError: the sequence does not fit the layout, or the mask hides video tokens.
+        InterventionError: the sequence does not fit the layout, or the mask hides video tokens.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), appendix D, means `zeroed`; the released code does that with guidance and
@@ -94,7 +104,9 @@ def perturbed_attention(
     if mask is not None:
         attended = mask[0, 0, 0]
         if not attended[layout.video(len(attended))].all():
-            raise GuidanceError("the model masks video tokens; only attention over whole clips can be guided")
+            raise InterventionError(
+                "the model masks video tokens; only attention over whole clips can be cut between frames"
+            )
         key, value = key[:, :, attended], value[:, :, attended]
     video, text = layout.video(query.shape[2]), layout.text(query.shape[2])
     frame_query = _fold(query[:, :, video], layout)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from difftrack.guidance._errors import GuidanceError
+from difftrack.interventions._errors import InterventionError
 
 __all__ = ["Branch", "BranchReader", "CfgCallPattern", "calls_at"]
 
@@ -84,14 +84,14 @@ class BranchReader:
             timestep: That the transformer is given.
 
         Raises:
-            GuidanceError: the pipeline does not say, or says something that is not known here.
+            InterventionError: the pipeline does not say, or says something that is not known here.
         """
         branch = self._read(batch_size, timestep)
         if branch == "both" and batch_size == self._num_clips:
             branch = "cond"
         wanted = self._num_clips * (2 if branch == "both" else 1)
         if batch_size != wanted:
-            raise GuidanceError(
+            raise InterventionError(
                 f"the transformer is called with a batch of {batch_size}, and {wanted} is expected for {branch!r}; "
                 f"say by num_clips how many clips are sampled at once (now {self._num_clips})"
             )
@@ -108,7 +108,7 @@ class BranchReader:
             return "both"
         branch = _NAMES.get(self._name or "")
         if branch is None:
-            raise GuidanceError(
+            raise InterventionError(
                 f"the pipeline does not name the branch that it calls the transformer for (cache_context: {self._name})"
                 f"; say by calls how it does: batched, cond_first or cond"
             )

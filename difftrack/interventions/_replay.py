@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Prefix", "blocks_around", "replaced_forward"]
+__all__ = ["Prefix", "blocks_around", "layers_around", "replaced_forward"]
 
 
 @contextmanager
@@ -27,6 +27,18 @@ def blocks_around(transformer: nn.Module, modules: Sequence[nn.Module]) -> list[
     """The module that each of `modules` is a direct part of."""
     names = {id(module): name for name, module in transformer.named_modules()}
     return [transformer.get_submodule(names[id(module)].rpartition(".")[0]) for module in modules]
+
+
+def layers_around(transformer: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The whole layer that each of `modules` is inside of: what stands in the transformer's list of layers."""
+    names = {id(module): name for name, module in transformer.named_modules()}
+    layers = []
+    for module in modules:
+        name = own = names[id(module)].rpartition(".")[0]
+        while name and not isinstance(transformer.get_submodule(name.rpartition(".")[0]), nn.ModuleList):
+            name = name.rpartition(".")[0]
+        layers.append(transformer.get_submodule(name or own))
+    return layers
 
 
 class Prefix:

@@ -1,0 +1,407 @@
+"""What heads and layers cause: a grid of interventions, prompts and seeds, sampled and measured beside plain samples.
+
+Under the folder of a grid:
+
+    cells/plain/000-42.json          one artifact a cell: what a sample measures, and how it was made
+    cells/plain/000-42.mp4           its frames, lossless, with which others are compared
+    cells/zero-l04-h02/000-42.json   of a way: an intervention in one place, or guidance
+    cells/zero-l04-h02/matching.json matching accuracy of the rest of the model, on rendered clips with exact tracks
+    ablation.json, ablation.csv      all ways, with intervals and differences from plain
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from jaxtyping import UInt8
+
+from difftrack.artifacts import write_text
+from difftrack.backbones import Backbone
+from difftrack.documents import read_json
+from difftrack.guidance import Guidance, Variant, guided
+from difftrack.interventions import InterventionError, SkipLayer, calls_at, intervening, read_intervention
+from difftrack.locks import lock_of
+from difftrack.media import read_video, write_video
+from difftrack.provenance import MadeBy, Reuse, reuse_problem
+from difftrack.quality import measure_video
+from difftrack.workflows.probe import EmergenceProbe, ProbeParams, rendered_clips
+from difftrack.workflows.prompt_following import JUDGED_OF, prompt_following
+
+__all__ = [
+    "MARKER",
+    "MEASURES",
+    "PLAIN",
+    "AblateParams",
+    "Ablation",
+    "Cell",
+    "Way",
+    "ablate",
+    "plan_ablation",
+    "ways_of",
+]
+
+PLAIN = "plain"
+"""Name of the way without intervention."""
+MEASURES: Mapping[str, str] = {
+    "motion_px": "speed of the fastest twentieth of the pixels, px per frame",
+    "warped_error": "identity: squared change of what is followed from frame to frame; lower is better",
+    "cycle_error_px": "identity: how far points end from where they began, tracked there and back; lower is better",
+    "sharpness": "variance of the Laplacian",
+    "prompt_following": "by how much more the plain model errs on the sample when told another prompt, as a share",
+    "error": "root mean square difference from the plain sample of the same prompt and seed, pixels in [0, 1]",
+}
+"""What is measured of a sample."""
+MARKER = "ablation.json"
+"""Holds the summary, and says that the folder is of a grid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblateParams:
+    """What a grid asks.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    interventions: tuple[str, ...] = ("zero",)
+    """In the words of `interventions.read_intervention`."""
+    each: Literal["head", "layer"] = "head"
+    """Intervene in each head by itself, or in each layer; `skip` is always of a layer."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    heads: Literal["all"] | tuple[int, ...] = "all"
+    steps: Literal["all"] | tuple[int, ...] = "all"
+    branches: Literal["all"] | tuple[Literal["cond", "uncond"], ...] = "all"
+    guidances: tuple[tuple[Variant, float, tuple[int, ...]], ...] = ()
+    """Ways of guidance beside them: variant, scale, layers."""
+    seeds: tuple[int, ...] = (42, 43)
+    num_inference_steps: int = 50
+    cfg_scale: float = 6.0
+    num_frames: int = 17
+    height: int = 128
+    width: int = 192
+    judged_steps: tuple[int, ...] = (10,)
+    """Steps of 50: noise levels at which a sample is held against its prompt and another one; none leaves that out."""
+    matching_clips: int = 4
+    """Rendered clips on which the rest of the model is matched; 0 leaves that out."""
+    matching_step: int = 35
+    """Step of 50 at which they are matched."""
+    reuse: Reuse = "exact"
+    """exact: take up cells that the same code, libraries and weights made. params: the same choices are enough."""
+
+    def __post_init__(self) -> None:
+        if not self.interventions and not self.guidances:
+            raise ValueError("there is nothing to do: name interventions or guidance")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {list(self.seeds)}; wanted: at least one, each once")
+        if self.num_inference_steps < 1 or self.matching_clips < 0:
+            raise ValueError(
+                f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; wanted: "
+                "at least 1, and at least 0"
+            )
+        if any(not 0 <= step < JUDGED_OF - 1 for step in self.judged_steps):
+            raise ValueError(f"judged_steps are {list(self.judged_steps)}; wanted: of 0 ... {JUDGED_OF - 2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way of sampling: plain, under an intervention in one place, or guided."""
+
+    name: str
+    intervention: str | None = None
+    """In words; None for plain samples and guidance."""
+    layer: int | None = None
+    head: int | None = None
+    """None where it is a whole layer's."""
+    guidance: Guidance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One artifact: a way with a prompt and a seed, or the matching of a way."""
+
+    way: Way
+    prompt: int | None
+    """Its number; None for matching."""
+    seed: int | None
+    file: Path
+    done: bool
+    """There, and made as asked."""
+    num_forwards: int
+    """Forwards of one branch of the transformer that making it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A grid, and how much of it is done."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def waiting(self) -> tuple[Cell, ...]:
+        """Cells that are not done."""
+        return tuple(cell for cell in self.cells if not cell.done)
+
+
+def ways_of(params: AblateParams, num_layers: int, num_heads: int) -> list[Way]:
+    """All ways of a grid, plain first.
+
+    Raises:
+        InterventionError: a word is no intervention, or there is no such layer or head.
+    """
+    ways = [Way(PLAIN)]
+    for words in params.interventions:
+        layers = read_intervention(words, layers=params.layers).chosen("layers", num_layers)
+        whole = params.each == "layer" or words == "skip"
+        heads = (None,) if whole else read_intervention(words, heads=params.heads).chosen("heads", num_heads)
+        slug = words.replace(":", "-")
+        for layer in layers:
+            ways += [
+                Way(f"{slug}-l{layer:02d}" + ("" if head is None else f"-h{head:02d}"), words, layer, head)
+                for head in heads
+            ]
+    for variant, scale, layers in params.guidances:
+        guidance = Guidance(layers=layers, scale=scale, variant=variant)
+        ways.append(Way(f"guided-{variant}-{scale:g}-l{'-'.join(map(str, layers))}", guidance=guidance))
+    return ways
+
+
+def plan_ablation(
+    backbone: Backbone, prompts: Sequence[tuple[int, str]], params: AblateParams, folder: Path
+) -> Ablation:
+    """List all cells, and which of them are done; runs no model.
+
+    Args:
+        backbone: To sample.
+        prompts: Their numbers and themselves.
+        params: What is asked.
+        folder: Of the grid.
+    """
+    return Ablation(tuple(cell for cell, _ in _planned(backbone, prompts, params, folder)))
+
+
+def ablate(
+    backbone: Backbone,
+    prompts: Sequence[tuple[int, str]],
+    params: AblateParams,
+    folder: Path,
+) -> Iterator[Cell]:
+    """Make every cell that is not done, one file each; a killed run goes on where it stopped.
+
+    Yields:
+        Each cell when it is done, plain samples first.
+
+    Raises:
+        InterventionError: the folder holds something else.
+        LockError: another process works in it.
+    """
+    if (marker := folder / MARKER).exists() and not _is_summary(marker):
+        raise InterventionError(f"{marker} is of something else and is not written over; name another folder")
+    with lock_of(folder).acquire():
+        matcher = _Matcher(backbone, params)
+        texts = dict(prompts)
+        for cell, identity in _planned(backbone, prompts, params, folder):
+            if cell.done:
+                continue
+            started = time.process_time()
+            found = matcher.measure(cell.way) if cell.prompt is None else _sampled(backbone, texts, cell, params)
+            made_by = _made_by(backbone).to_json()
+            about = {"identity": identity, "made_by": made_by, "cpu_seconds": round(time.process_time() - started, 2)}
+            cell.file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(cell.file, json.dumps({**found, **about}, indent=1) + "\n")
+            yield replace(cell, done=True)
+
+
+def _planned(
+    backbone: Backbone, prompts: Sequence[tuple[int, str]], params: AblateParams, folder: Path
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    made_by = _made_by(backbone)
+    texts = dict(prompts)
+    branches = 2 if params.cfg_scale > 1 else 1
+    for way in ways_of(params, backbone.num_layers, backbone.num_heads):
+        place = folder / "cells" / way.name
+        extra = 0 if way.guidance is None else 1
+        forwards = params.num_inference_steps * (branches + extra) + 2 * len(params.judged_steps)
+        for number in texts:
+            for seed in params.seeds:
+                identity = _identity(backbone, way, texts, number, seed, params)
+                file = place / f"{number:03d}-{seed}.json"
+                frames = way.name != PLAIN or file.with_suffix(".mp4").exists()
+                done = frames and _is_done(file, identity, made_by, params.reuse)
+                yield Cell(way, number, seed, file, done, forwards), identity
+        if params.matching_clips and way.guidance is None and _can_be_matched(way):
+            identity = _identity_of_matching(backbone, way, params)
+            file = place / "matching.json"
+            done = _is_done(file, identity, made_by, params.reuse)
+            yield Cell(way, None, None, file, done, params.matching_clips), identity
+
+
+def _can_be_matched(way: Way) -> bool:
+    """One forward has no earlier step that something could be frozen at."""
+    return way.intervention is None or not read_intervention(way.intervention).needs_moment
+
+
+def _made_by(backbone: Backbone) -> MadeBy:
+    return backbone.made_by(__name__)
+
+
+def _identity(
+    backbone: Backbone, way: Way, texts: Mapping[int, str], number: int, seed: int, params: AblateParams
+) -> dict[str, Any]:
+    """All that decides what a sample measures, as JSON."""
+    sampling = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width", "judged_steps")
+    kept = {name: getattr(params, name) for name in sampling}
+    about = {
+        **_of_way(backbone, way, params),
+        "prompt": texts[number],
+        "other_prompt": _other(texts, number) if params.judged_steps else None,
+        "seed": seed,
+        **kept,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def _identity_of_matching(backbone: Backbone, way: Way, params: AblateParams) -> dict[str, Any]:
+    sampling = ("num_frames", "height", "width", "matching_clips", "matching_step")
+    about = {**_of_way(backbone, way, params), **{name: getattr(params, name) for name in sampling}}
+    about = {**about, "steps": "all", "branches": "all"}
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def _of_way(backbone: Backbone, way: Way, params: AblateParams) -> dict[str, Any]:
+    acts = way.intervention is not None
+    return {
+        "backbone": backbone.fingerprint,
+        **backbone.loading_choices(),
+        "way": asdict(way),
+        "steps": params.steps if acts else "all",
+        "branches": params.branches if acts else "all",
+    }
+
+
+def _is_done(file: Path, identity: Mapping[str, Any], made_by: MadeBy, reuse: Reuse) -> bool:
+    try:
+        said = read_json(file)
+        return said["identity"] == identity and reuse_problem(made_by, said["made_by"], reuse) is None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_summary(file: Path) -> bool:
+    try:
+        said = read_json(file)
+        return isinstance(said, dict) and {"ways", "measures"} <= said.keys()
+    except (OSError, ValueError):
+        return False
+
+
+# Samples
+
+
+def _sampled(backbone: Backbone, texts: Mapping[int, str], cell: Cell, params: AblateParams) -> dict[str, Any]:
+    """Sample and measure one cell."""
+    number, seed = cell.prompt, cell.seed
+    if number is None or seed is None:
+        raise ValueError(f"{cell.file} is the cell of no sample")
+    with _acting(backbone, cell.way, params):
+        frames = backbone.generate(
+            texts[number],
+            seed=seed,
+            num_inference_steps=params.num_inference_steps,
+            cfg_scale=params.cfg_scale,
+            num_frames=params.num_frames,
+            height=params.height,
+            width=params.width,
+        ).frames
+    measured: dict[str, Any] = asdict(measure_video(frames))
+    del measured["dynamic_degree"]
+    if params.judged_steps:
+        prompts = (texts[number], _other(texts, number))
+        measured["prompt_following"] = prompt_following(backbone, frames, *prompts, steps=params.judged_steps)
+    plain = cell.file.parents[1] / PLAIN / f"{number:03d}-{seed}.mp4"
+    if cell.way.name == PLAIN:
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        write_video(plain, frames, 8.0, lossless=True)
+    measured["error"] = _difference(frames, read_video(plain).frames)
+    return {"measures": measured}
+
+
+def _acting(backbone: Backbone, way: Way, params: AblateParams) -> AbstractContextManager[Any]:
+    grid, calls = (
+        backbone.token_grid(params.num_frames, params.height, params.width),
+        calls_at(params.cfg_scale),
+    )
+    if way.guidance is not None:
+        return guided(backbone, way.guidance, grid=grid, calls=calls)
+    if way.intervention is None:
+        return nullcontext()
+    heads = {} if way.head is None else {"heads": way.head}
+    intervention = read_intervention(
+        way.intervention, layers=way.layer, **heads, steps=params.steps, branches=params.branches
+    )
+    return intervening(backbone, [intervention], grid=grid, calls=calls)
+
+
+def _difference(one: UInt8[np.ndarray, "frame row col rgb"], other: UInt8[np.ndarray, "frame row col rgb"]) -> float:
+    return float(np.sqrt(np.square((one.astype(np.float64) - other) / 255).mean()))
+
+
+def _other(texts: Mapping[int, str], number: int) -> str:
+    """The next prompt, or none at all where there is one alone."""
+    numbers = list(texts)
+    following = numbers[(numbers.index(number) + 1) % len(numbers)]
+    return "" if following == number else texts[following]
+
+
+# Matching
+
+
+class _Matcher:
+    """Matches rendered clips with what an intervention leaves of the model."""
+
+    def __init__(self, backbone: Backbone, params: AblateParams) -> None:
+        self._backbone = backbone
+        self._params = params
+        self._probes: dict[tuple[tuple[int, ...], bool], EmergenceProbe] = {}
+
+    def measure(self, way: Way) -> dict[str, Any]:
+        """Accuracy of each clip, layer by layer; of the plain model head by head, too."""
+        backbone, params = self._backbone, self._params
+        skips = way.intervention is not None and isinstance(read_intervention(way.intervention), SkipLayer)
+        layers = tuple(layer for layer in range(backbone.num_layers) if not (skips and layer == way.layer))
+        probe = self._probe(layers, per_head=way.name == PLAIN)
+        with _acting(backbone, way, replace(params, steps="all", branches="all")):
+            measured = probe.measure()
+        found: dict[str, Any] = {
+            "layers": list(layers),
+            "accuracy": {name: _numbers(scores["matching_accuracy"]) for name, scores in measured.items()},
+        }
+        if way.name == PLAIN:
+            by_head = {name: scores["head_matching_accuracy"] for name, scores in measured.items()}
+            found["head_accuracy"] = {name: _numbers(scores) for name, scores in by_head.items()}
+        return {"matching": found}
+
+    def _probe(self, layers: tuple[int, ...], *, per_head: bool) -> EmergenceProbe:
+        if (layers, per_head) not in self._probes:
+            params = self._params
+            size = {"num_frames": params.num_frames, "height": params.height, "width": params.width}
+            clips = rendered_clips(params.matching_clips, **size)
+            asked = ProbeParams(steps=(params.matching_step,), layers=layers, per_head=per_head)
+            self._probes[layers, per_head] = EmergenceProbe(self._backbone, clips, asked)
+        return self._probes[layers, per_head]
+
+
+def _numbers(scores: xr.DataArray) -> list[Any]:
+    """Numbers of the one step that there is: [layer], or [layer, head]."""
+    of_step = scores.isel(step=0)
+    numbers: list[Any] = of_step.transpose(
+        *(axis for axis in ("layer", "head") if axis in of_step.dims)
+    ).values.tolist()
+    return numbers
