@@ -7,7 +7,8 @@ from ._family import BackboneFamily, KnownBackbone
 from ._identity import missing_weights
 from ._live import wrap_pipeline
 from ._load import load_backbone
-from ._memory import MemoryNeed, memory_needs
+from ._memory import MemoryNeed, Work, card_bytes, need_of
+from ._memory_table import memory_needs
 from ._names import ALIASES, CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from ._params import KINDS, CapturedKind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
@@ -56,7 +57,9 @@ __all__ = [
     "Schedule",
     "Trajectory",
     "VelocitySchedule",
+    "Work",
     "canonical_name",
+    "card_bytes",
     "check_capture",
     "constructed_backbone",
     "intercept",
@@ -64,6 +67,7 @@ __all__ = [
     "load_backbone",
     "memory_needs",
     "missing_weights",
+    "need_of",
     "read_trajectory",
     "register_backbone",
     "round_trip_error",

@@ -53,6 +53,8 @@ class Architecture:
         """Module of the family's own classes, where it has any."""
         self.made_for: tuple[int, int, int] | None = None
         """(frames, height, width) of the clips that it was trained on, where that is known."""
+        self.remarks: tuple[str, ...] = ()
+        """What a person should know of how it was loaded, a line each."""
 
     @property
     def device(self) -> torch.device:

@@ -28,6 +28,7 @@ from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import check_layers, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import Guidance, GuideParams
+from difftrack.interrupts import one_too_large
 from difftrack.keeping import Keeper
 from difftrack.locks import lock_of
 from difftrack.media import read_image, write_image, write_video
@@ -40,6 +41,9 @@ _CAPTION_PX = 16
 """Height of the strip with a way's name."""
 _APART = (write_measures.__module__, *(user.__module__ for user in (ClipShelf, Keeper, lock_of, remove)))
 """Modules that have no part in what a sample looks like."""
+
+
+_IF_TOO_LARGE = "set backbones.{backbone}.memory to auto, or make guide.num_frames, height or width smaller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ def sample_prompts(
                 folder / _name(number), keeper, reuse=params.reuse, anew=anew, above=f"{_name(number)}/", say=keeper.say
             )
             try:
-                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, shelf=shelf, made_by=made_by)
+                with one_too_large(_IF_TOO_LARGE.format(backbone=params.backbone)):
+                    _sample_in_all_ways(backbone, number, prompt, params, ways=ways, shelf=shelf, made_by=made_by)
                 sampled.append((number, prompt))
             except (ValueError, OSError, RuntimeError) as error:
                 problem = str(error)

@@ -25,10 +25,11 @@ from difftrack.datasets import (
     write_clip,
     write_manifest,
 )
+from difftrack.interrupts import one_too_large
 from difftrack.keeping import Keeper
 from difftrack.media import read_image
 from difftrack.params import parse
-from difftrack.pipeline._stage import Paths, each, kept_folder, run, say
+from difftrack.pipeline._stage import Paths, each, kept_folder, run, say, tell
 from difftrack.prompts import read_prompts
 from difftrack.rendering import render_clip
 from difftrack.synthesis import GeneratedSection, RenderedSection, SynthesizeSection
@@ -106,7 +107,13 @@ def _generate(
 ) -> Iterator[str]:
     """Sample prompts; a clip that is there already and was made in the same way is kept."""
     model = parse(ModelParams, backbones.get(section.backbone) or {}, f"backbones.{section.backbone}")
-    backbone = load_backbone(section.backbone, model)
+    size = (section.num_frames, section.height, section.width)
+    backbone = load_backbone(section.backbone, model, size=size, works=["sample"])
+    tell(backbone.remarks)
+    smaller = (
+        f"set backbones.{section.backbone}.memory to auto, or make synthesize.generated.num_frames, height or width "
+        "smaller"
+    )
     made_by = backbone.made_by(write_clip.__module__)
     prompts = read_prompts(section.prompts, indices=section.indices)
     names = [f"generated-{number:03d}" for number, _ in prompts]
@@ -116,7 +123,8 @@ def _generate(
             details = _sampling(section, backbone, number, image)
             asked = (prompt, section.seed, section.fps, {"sampling": details})
             if not shelf.take_up(name, clip_identity(*asked), made_by, also=[TRAJECTORY]):
-                clip, trajectory = _sample(name, prompt, section, backbone, details, image)
+                with one_too_large(smaller):
+                    clip, trajectory = _sample(name, prompt, section, backbone, details, image)
                 shelf.write(replace(clip, details={**clip.details, "made_by": made_by.to_json()}))
                 write_trajectory(shelf.root / name / TRAJECTORY, trajectory, fingerprint=backbone.fingerprint)
         except (ValueError, OSError) as error:
