@@ -1,7 +1,7 @@
 """Pipelines of published shapes with random weights, drawn where they are to stay: nothing is written to a disk.
 
-They go through the code that loads a folder, with all its switches; only the prompt's tokens are made up, after the text
-encoders have run once on arbitrary ones.
+They go through the code that loads a folder, with all its switches; only the prompt's tokens are made up, after the
+text encoders have run once on arbitrary ones.
 """
 
 import inspect

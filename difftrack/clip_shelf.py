@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from difftrack.provenance import MadeBy, Reuse, key_of, reuse_problem
 
 __all__ = ["ClipShelf", "clip_identity"]
 
+_MOVING = threading.RLock()
+"""Held where clips move: one may be written beside the caller while the caller asks for the next."""
 _OTHER_PARAMS = "other params are asked for now"
 _RECORDS = ("made_by", "reused")
 """Entries of a clip's details that say what made it, and not what it is."""
@@ -43,6 +46,10 @@ class ClipShelf:
             made_by: What would make it now.
             also: Files that must lie beside it.
         """
+        with _MOVING:
+            return self._take_up(name, identity, made_by, also)
+
+    def _take_up(self, name: str, identity: str, made_by: MadeBy, also: Collection[str]) -> Clip | None:
         found = self._found(name, also)
         why = None if found is None else self._problem(found, identity, made_by)
         if why is not None:
@@ -57,10 +64,12 @@ class ClipShelf:
     def write(self, clip: Clip, *, given_tracks: Tracks | None = None) -> None:
         """As `write_clip`, but lay aside another clip of that name that lies there."""
         key = _key(clip.source, clip_identity(clip.prompt, clip.seed, clip.fps, clip.details), clip)
-        if _key_there(self.root, clip.name) not in (None, key):
-            self.lay_aside(clip.name, why=_OTHER_PARAMS)
+        with _MOVING:
+            if _key_there(self.root, clip.name) not in (None, key):
+                self.lay_aside(clip.name, why=_OTHER_PARAMS)
         write_clip(self.root, clip, given_tracks=given_tracks)
-        self.keeper.drop(name=f"{self.above}{clip.name}", key=key)
+        with _MOVING:
+            self.keeper.drop(name=f"{self.above}{clip.name}", key=key)
 
     def lay_aside(self, name: str, *, why: str) -> None:
         """Move a clip, whole or not, to where it is kept.

@@ -16,7 +16,16 @@ from transformers import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
 from difftrack import backbones
-from difftrack.backbones import KNOWN, Backbone, BackboneError, MemoryNeed, ModelParams, load_backbone, memory_needs, need_of
+from difftrack.backbones import (
+    KNOWN,
+    Backbone,
+    BackboneError,
+    MemoryNeed,
+    ModelParams,
+    load_backbone,
+    memory_needs,
+    need_of,
+)
 from difftrack.cli import app
 
 pytestmark = [

@@ -183,9 +183,7 @@ def test_a_clip_too_large_for_the_card_is_named_with_the_keys_and_the_others_go_
     assert "second" in done
 
 
-def test_a_gpu_that_cannot_go_on_ends_the_stage(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_cannot_go_on_ends_the_stage(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: Backbone, *args: Any, **choices: Any) -> torch.Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

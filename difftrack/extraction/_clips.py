@@ -12,7 +12,7 @@ from jaxtyping import Num
 from difftrack.artifacts import Manifest
 from difftrack.backbones import ModelParams, Trajectory, Work, load_backbone, read_trajectory
 from difftrack.chunks import chunk_schedule
-from difftrack.datasets import Clip, ClipEntry, read_clip
+from difftrack.datasets import Clip, ClipEntry, read_clip, read_clip_outline
 from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._extract import Extractor
 from difftrack.extraction._params import AnalysisParams, ExtractParams, TrackingParams, TrackingViewParams
@@ -86,8 +86,8 @@ class ClipReader:
         )
 
     def outline(self, name: str) -> dict[str, DescriptorSpec]:
-        """What a clip's groups will hold; see `Extractor.outline`."""
-        clip = read_clip(self._folder, name)
+        """What a clip's groups will hold, by what its clip.json says; see `Extractor.outline`."""
+        clip = read_clip_outline(self._folder, name)
         return self.extractor.outline(clip, chunks=self._chunks(clip.num_frames))
 
     def manifest(self, clips: Iterable[ClipEntry]) -> Manifest:
