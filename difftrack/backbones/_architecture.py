@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from difftrack.backbones._compiled import compile_blocks
 from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._params import ModelParams
@@ -184,6 +185,11 @@ class Architecture:
         """The attention modules of a transformer of this class, with memory or without."""
         layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
         return [getattr(layer, self.attention_key) for layer in layers]
+
+    def compile_layers(self, transformer: nn.Module) -> None:
+        """Compile the layers of a transformer of this class in place, for `ModelParams.compile`."""
+        layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
+        compile_blocks(layers, self.attention_of(transformer))
 
     def _of_transformer(self, key: str) -> Any:  # noqa: ANN401
         """An entry of the transformer's config.

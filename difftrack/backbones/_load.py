@@ -115,6 +115,8 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
         raise BackboneError(f"{name}: {outline.pipelines[0]} cannot be captured: {problem}")
     backbone: Backbone = _class_of(family)(name, components, params)
     backbone.library = family.library
+    if params.compile and components.device.type != "meta":
+        components.prepare = backbone.compile_layers
     alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]
     known = KNOWN.get(ALIASES.get(name, name)) or next(iter(alike), None)
     backbone.made_for = _SHIPPED_CLIPS if name == SHIPPED else known.size if known is not None else None

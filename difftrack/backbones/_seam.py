@@ -9,6 +9,7 @@ Why this seam and no other: docs/decisions/0004-capture-seam.md.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from difftrack.backbones._compiled import attended, is_compiled
 
 __all__ = ["AttentionCall", "AttentionFunction", "intercept"]
 
@@ -84,8 +87,15 @@ def intercept(modules: Mapping[int, nn.Module], attend: AttentionFunction) -> It
     with ExitStack() as stack:
         for layer, module in modules.items():
             for part in module if isinstance(module, nn.ModuleList) else (module,):
-                stack.enter_context(_hooked(part, _ScopeHook(layer, attend)))
+                if is_compiled(part):
+                    stack.enter_context(attended(part, partial(_call, layer, attend)))
+                else:
+                    stack.enter_context(_hooked(part, _ScopeHook(layer, attend)))
         yield
+
+
+def _call(layer: int, attend: AttentionFunction, arguments: Mapping[str, Any]) -> Tensor:
+    return attend(AttentionCall(layer, arguments))
 
 
 class _ScopeHook(ModelHook):
