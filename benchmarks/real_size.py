@@ -242,7 +242,9 @@ def settings(preset: str, work: Path, model: Path, *, tiny: bool) -> list[str]:
     return found
 
 
-def stage_commands(preset: str, work: Path, model: Path, *, tiny: bool, clips: int) -> list[list[str]]:
+def stage_commands(
+    preset: str, work: Path, model: Path, *, tiny: bool, clips: int, stages: Sequence[str]
+) -> list[list[str]]:
     """Open a preset's workspace, and give the stages that load a model, or that one of them needs, as commands."""
     from difftrack.params import read_params
     from difftrack.presets import apply_preset, open_workspace, read_overrides, read_preset
@@ -267,18 +269,26 @@ def stage_commands(preset: str, work: Path, model: Path, *, tiny: bool, clips: i
         reads = [store, "tracks=data/tracks", "clips=data/clips"]
         return [*found, [*start, "track", *reads, "--", f"predictions=data/predictions/{NAME}"]]
     reads = ["clips=data/clips", "tracks=data/tracks", f"item.backbone={NAME}"]
-    return [*found, [*start, "survey", *reads, "--", f"matches=data/survey/{NAME}", "kept=data/kept"]]
+    found.append([*start, "survey", *reads, "--", f"matches=data/survey/{NAME}", "kept=data/kept"])
+    return [command for command in found if not stages or command[3] in stages]
 
 
 def run_preset(
-    preset: str, work: Path, model: Path, *, tiny: bool, direct: bool = False, clips: int = 2
+    preset: str,
+    work: Path,
+    model: Path,
+    *,
+    tiny: bool,
+    direct: bool = False,
+    clips: int = 2,
+    stages: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run one preset as a command of its own, or its stages one by one, and give what was seen."""
     place, top = work / preset, ROOT
     words = [word for setting in settings(preset, work, model, tiny=tiny) for word in ("--set", setting)]
     commands = [[sys.executable, "cli.py", "preset", preset, "--first", str(clips), "--work", str(place), *words]]
     if direct:
-        commands, top = stage_commands(preset, work, model, tiny=tiny, clips=clips), place
+        commands, top = stage_commands(preset, work, model, tiny=tiny, clips=clips, stages=stages), place
     for command in commands:
         print("$", shlex.join(command), flush=True)
     sampler = Sampler()
@@ -319,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder with room for 40 GB")
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--direct", action="store_true", help="call the stages, without DVC")
+    parser.add_argument("--stages", nargs="*", default=(), help="with --direct: only these of an analysis")
     parser.add_argument("--clips", type=int, default=2, help="prompts, or clips of the two that are rendered")
     parser.add_argument("--tiny", action="store_true", help="a few thousand weights, on any device")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -342,7 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     torch.cuda.empty_cache()
     for preset in given.presets:
-        found = run_preset(preset, work, model, tiny=given.tiny, direct=given.direct, clips=given.clips)
+        found = run_preset(
+            preset, work, model, tiny=given.tiny, direct=given.direct, clips=given.clips, stages=given.stages
+        )
         results["presets"].append(found)
         given.out.write_text(json.dumps(results, indent=1) + "\n")
         print(preset, "exit", found["exit_status"], f"{found['seconds']} s", flush=True)

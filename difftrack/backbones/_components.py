@@ -232,7 +232,7 @@ class FolderComponents(Components):
         if self._offloading is None:
             super().release_text()
             self._move_others(self.device)
-        elif self._params.release_text_encoder:
+        else:  # else it would stay beside the autoencoder, whose own hook does not know of it
             self._send_away()
 
     def _make(self, component: str) -> Any:  # noqa: ANN401
