@@ -1,6 +1,6 @@
 # make repro: from a clean clone to a report.   make test: the tests.   Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro lint test test-slow test-all results clean
+.PHONY: help setup setup-dev repro lint docs notebooks dist test test-slow test-all results clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -18,6 +18,9 @@ help:
 	@echo "make test-slow  fault loops and whole-pipeline runs"
 	@echo "make test-all   both, on the same workers"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make docs       build the documentation site: docs/_build/html/index.html"
+	@echo "make notebooks  run the notebooks of examples/ and keep their outputs"
+	@echo "make dist       build sdist and wheel, check them, list what is in them"
 	@echo "make results    measure everything that depends on the shipped weights again: hours, see CONTRIBUTING.md"
 	@echo "make clean      remove .venv and what the pipeline and presets wrote under data"
 
@@ -34,7 +37,7 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[dev,dist]'
+	@$(PIP) -e '.[dev,dist,docs]'
 	@touch $@
 
 setup: $(VENV)/.installed
@@ -50,6 +53,24 @@ lint: setup-dev
 	mypy
 	mypy examples/first_look.py
 	lint-imports
+
+docs: setup-dev
+	python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs: docs/_build/html/index.html"
+
+$(VENV)/.installed-release: $(VENV)/.installed-dev
+	@$(PIP) -e '.[release]'
+	@touch $@
+
+notebooks: $(VENV)/.installed-release
+	python -m benchmarks.notebooks
+
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	python -m build --no-isolation --outdir dist .
+	python -m twine check --strict dist/*
+	@python -m zipfile -l dist/*.whl | awk 'NR > 1 {print $$1}' | cut -d/ -f1-2 | sort | uniq -c
+	@tar tzf dist/*.tar.gz | cut -d/ -f2-3 | sort | uniq -c
 
 # A process per core, each with a file at a time, in the order of tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

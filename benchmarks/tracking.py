@@ -436,10 +436,12 @@ def summary(results: Iterable[Result]) -> dict[str, Any]:
     }
 
 
-def rendered(role: Literal["eval", "tune"], split: Literal["easy", "hard"], count: int) -> Iterator[TrackedVideo]:
-    """Clips with exact tracks, object clips and camera moves by turns."""
+def rendered(
+    role: Literal["eval", "tune"], split: Literal["easy", "hard"], count: int, *, first: int = 0
+) -> Iterator[TrackedVideo]:
+    """Clips with exact tracks, object clips and camera moves by turns, from the number `first` on."""
     height, width = RENDERED_SIZE
-    for number in range(count):
+    for number in range(first, count):
         spec = RenderSpec(
             seed=FIRST_SEEDS[role] + number,
             role=role,

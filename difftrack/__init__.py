@@ -1,4 +1,4 @@
-"""Where video diffusion transformers keep track of points: measure it, track with it, guide with it.
+"""Measure where video diffusion transformers represent point correspondence, track points with it, and guide with it.
 
     import difftrack as dt
 
@@ -6,7 +6,7 @@
     store = dt.extract(model, dt.read_clip("my.mp4"), layers=[6, 7])
     tracks = dt.track(store, grid=20)
 
-Names are imported when they are first used, so that this import costs nothing; `__init__.pyi` lists them.
+Names are imported at their first use, so this import is fast; `__init__.pyi` lists them.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""Reads npy and npz files that may be a stranger's: no pickles, no devices, no more memory than the file accounts for.
+"""Read npy and npz files from untrusted sources: no pickles, no devices, no more memory than the file justifies.
 
-NumPy sets memory aside for the shape that a header claims, and a zip archive may unpack to a thousand times its size.
-Both claims are held against the file before anything is read.
+NumPy allocates memory for the shape declared in a header, and a zip archive may expand to a thousand times its size.
+Both declarations are checked against the file before anything is read.
 """
 
 import io
@@ -16,7 +16,7 @@ import numpy as np
 __all__ = ["MAX_UNPACKED_BYTES", "array_names", "read_array", "read_arrays"]
 
 MAX_UNPACKED_BYTES = 2**32
-"""Most bytes that a compressed npz file may unpack to; an uncompressed one is bounded by its own size."""
+"""Maximum unpacked size of a compressed npz file in bytes; an uncompressed file is limited by its own size."""
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -24,7 +24,7 @@ def read_array(path: Path) -> np.ndarray:
 
     Raises:
         OSError: the file is missing or cannot be read.
-        ValueError: it is no regular file, holds something else, or claims more than it has.
+        ValueError: the file is not regular, is not an npy file, or declares more data than it has.
     """
     _check_regular(path)
     with path.open("rb") as file:
@@ -35,15 +35,16 @@ def read_array(path: Path) -> np.ndarray:
         except OSError:
             raise
         except Exception as error:
-            raise ValueError(f"it is no npy file that can be read ({_cause(error)})") from error
+            raise ValueError(f"it is not a readable npy file ({_cause(error)})") from error
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Read an npz file, or those of its arrays that `names` has and the file too.
+    """Read the arrays of an npz file; with `names`, only those of the named arrays that exist.
 
     Raises:
         OSError: the file is missing or cannot be read.
-        ValueError: it is no regular file, holds something else, is cut short, or claims more than it has or may have.
+        ValueError: the file is not regular, is not an npz file, is truncated, or declares more data than it has or may
+            have.
     """
     _check_regular(path)
     with path.open("rb") as file:
@@ -54,12 +55,12 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
                 return {name: np.asarray(stored[name]) for name in stored if names is None or name in names}
         except OSError:
             raise
-        except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds over damaged bytes
-            raise ValueError(f"it is no npz file that can be read ({_cause(error)})") from error
+        except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
+            raise ValueError(f"it is not a readable npz file ({_cause(error)})") from error
 
 
 def array_names(path: Path) -> set[str] | None:
-    """Names of the arrays of an npz file; none where the file is something else, and None where there is no file."""
+    """Return the names of the arrays in an npz file; empty for another kind of file, None for a missing file."""
     if not path.exists():
         return None
     try:
@@ -71,7 +72,7 @@ def array_names(path: Path) -> set[str] | None:
 
 def _check_regular(path: Path) -> None:
     if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
 
 
 def _check_archive(file: io.BufferedIOBase, size: int) -> None:
@@ -90,9 +91,9 @@ def _check_header(file: io.BufferedIOBase, size: int) -> None:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError("it holds objects, which only a pickle can carry; only numbers and text are read")
-    if (claimed := math.prod(shape) * dtype.itemsize) > size:
-        raise ValueError(f"an array of shape {shape} claims {claimed} bytes and the file has {size}")
+        raise ValueError("it contains pickled objects; only numbers and text are read")
+    if (declared := math.prod(shape) * dtype.itemsize) > size:
+        raise ValueError(f"an array of shape {shape} declares {declared} bytes, but the file has {size}")
 
 
 def _cause(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""The small files between stages: JSON and arrays whose damage is one line, and what ought to be in a folder.
+"""Small files between stages: JSON and arrays, with one-line errors for damaged files, and manifests of folders.
 
-Every folder of clips or of results by clip holds a `manifest.json`. It says which clips there must be, so that one that
-is deleted or damaged is missed by every stage that comes after.
+Every folder of clips, or of results by clip, contains a `manifest.json`. It lists the clips that must exist, so that
+later stages notice a deleted or damaged clip.
 """
 
 import json
@@ -30,94 +30,94 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-"""Name of the file in its folder."""
+"""Name of the manifest in its folder."""
 
 _VERSION = 1
 
 
 class ArtifactError(ValueError):
-    """A file between stages is missing, damaged or something else; the message names it and the way out."""
+    """A file between stages is missing, damaged or of another kind; the message names it and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ought to be in a folder of results by clip."""
+    """The required content of a folder of results by clip."""
 
     groups: Mapping[str, tuple[str, ...]]
-    """By clip, in the order in which stages take them: names of its groups; none where nothing can tell them."""
+    """Clip -> names of its groups, in the order in which stages process clips; empty if the groups are unknown."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Clips that a rule leaves out, such as one about their length, and why: not missing, and no failure."""
+    """Clip that a rule leaves out, for example because of its length -> the reason; neither missing nor a failure."""
     assumed: bool = field(default=False, compare=False)
-    """Whether the folder holds no manifest, so that what was found in it is taken for all that there must be."""
+    """True if there is no manifest, so that the clips found in the folder are assumed to be complete."""
 
     @property
     def clips(self) -> list[str]:
-        """Names of the clips that there must be."""
+        """Names of the clips that must exist."""
         return list(self.groups)
 
     def remarks(self, folder: Path | str) -> list[str]:
-        """What a reader of the folder should be told, a line each."""
+        """Return remarks for a reader of the folder, one line each."""
         left_out = [f"left out: {clip}: {why}" for clip, why in self.left_out.items()]
         return [*([assumption(folder, len(self.groups))] if self.assumed else []), *left_out]
 
     def to_text(self) -> str:
-        """The file; the same manifest gives the same bytes."""
+        """Return the content of the file; the same manifest gives the same bytes."""
         clips = [{"name": name, "groups": list(groups)} for name, groups in self.groups.items()]
         return _to_text({"version": _VERSION, "clips": clips, "left_out": dict(self.left_out)})
 
     @classmethod
     def from_bytes(cls, content: bytes, path: Path | str) -> "Manifest":
-        """Read the file.
+        """Parse a manifest.
 
         Args:
-            content: What it holds.
-            path: What messages call it.
+            content: Content of the file.
+            path: Path of the file, for messages.
 
         Raises:
-            ArtifactError: it is no manifest, or one of another version.
+            ArtifactError: the content is not a manifest, or has another version.
         """
         found = parse_manifest(content, path)
         try:
             groups = {str(clip["name"]): tuple(map(str, clip["groups"])) for clip in found["clips"]}
             return cls(groups, {str(name): str(why) for name, why in found["left_out"].items()})
         except (KeyError, TypeError, AttributeError) as error:
-            raise _no_manifest(path, repr(error)) from error
+            raise _manifest_error(path, repr(error)) from error
 
 
 def assumption(folder: Path | str, num_clips: int) -> str:
-    """What is said of a folder without manifest."""
-    return f"{folder} holds no {MANIFEST}: the {num_clips} clips found there are taken for all that there must be"
+    """Return the remark on a folder without a manifest."""
+    return f"{folder} contains no {MANIFEST}: the {num_clips} clips found there are assumed to be complete"
 
 
 def parse_manifest(content: bytes, path: Path | str) -> dict[str, Any]:
-    """Read a manifest of any kind as far as its version.
+    """Parse a manifest of any kind and check its version.
 
     Raises:
-        ArtifactError: it is no manifest, or one of another version.
+        ArtifactError: the content is not a manifest, or has another version.
     """
     found = parse_json(content, path, way_out=_WAY_OUT)
     if not isinstance(found, dict) or not isinstance(found.get("clips"), list):
-        raise _no_manifest(path, "it holds no list of clips")
+        raise _manifest_error(path, "it contains no list of clips")
     if found.get("version") != _VERSION:
-        raise _no_manifest(path, f"its version is {found.get('version')!r}, and this program reads {_VERSION}")
+        raise _manifest_error(path, f"its version is {found.get('version')!r}, but this program reads {_VERSION}")
     return found
 
 
 def manifest_text(clips: list[dict[str, Any]]) -> str:
-    """A manifest of clips with facts about each; the same ones give the same bytes."""
+    """Return a manifest of clips with facts about each; the same clips give the same bytes."""
     return _to_text({"version": _VERSION, "clips": clips})
 
 
 def parse_json(content: bytes, path: Path | str, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Read JSON.
+    """Parse JSON.
 
     Args:
-        content: What the file holds.
-        path: What messages call it.
-        way_out: What to do about a damaged file.
+        content: Content of the file.
+        path: Path of the file, for messages.
+        way_out: Advice in the message for a damaged file.
 
     Raises:
-        ArtifactError: it is empty, cut or something else.
+        ArtifactError: the content is empty, truncated or not JSON.
     """
     if not content.strip():
         raise ArtifactError(f"{path}: is empty; {way_out}")
@@ -126,7 +126,7 @@ def parse_json(content: bytes, path: Path | str, *, way_out: str) -> Any:  # noq
     except ValueError as error:
         cause = error.__cause__ or error.__context__
         detail = f" ({cause})" if isinstance(cause, json.JSONDecodeError) else ""
-        raise ArtifactError(f"{path}: {error}, or is cut short{detail}; {way_out}") from error
+        raise ArtifactError(f"{path}: {error}, or is truncated{detail}; {way_out}") from error
 
 
 def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -134,10 +134,10 @@ def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON va
 
     Args:
         path: The file.
-        way_out: What to do where it is missing or damaged.
+        way_out: Advice in the message for a missing or damaged file.
 
     Raises:
-        ArtifactError: it is missing, empty, cut or something else.
+        ArtifactError: the file is missing, empty, truncated or of another kind.
     """
     try:
         content = read_bounded(path, max_bytes=MAX_JSON_BYTES)
@@ -149,14 +149,14 @@ def read_json(path: Path, *, way_out: str) -> Any:  # noqa: ANN401 - any JSON va
 
 
 def read_arrays(path: Path, *, way_out: str) -> dict[str, np.ndarray]:
-    """Read all arrays of an npz file; nothing in it is executed.
+    """Read all arrays of an npz file, without executing anything in it.
 
     Args:
         path: The file.
-        way_out: What to do where it is missing or damaged.
+        way_out: Advice in the message for a missing or damaged file.
 
     Raises:
-        ArtifactError: it is missing, empty, cut or something else.
+        ArtifactError: the file is missing, empty, truncated or of another kind.
     """
     try:
         if path.is_file() and not path.stat().st_size:
@@ -167,11 +167,11 @@ def read_arrays(path: Path, *, way_out: str) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: {_cause(error)}; {way_out}") from error
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path}: is no npz file, or is cut short ({error}); {way_out}") from error
+        raise ArtifactError(f"{path}: is not an npz file, or is truncated ({error}); {way_out}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears under its name when it is complete; one that holds the same is left alone."""
+    """Write a text file, which appears under its name only when complete; a file with equal content is not touched."""
     content = text.encode()
     if path.is_file() and path.read_bytes() == content:
         return
@@ -187,8 +187,8 @@ def write_text(path: Path, text: str) -> None:
 _WAY_OUT = "remove it and run the stage that writes the folder again"
 
 
-def _no_manifest(path: Path | str, cause: str) -> ArtifactError:
-    return ArtifactError(f"{path}: is no manifest that can be used: {cause}; {_WAY_OUT}")
+def _manifest_error(path: Path | str, cause: str) -> ArtifactError:
+    return ArtifactError(f"{path}: is not a usable manifest: {cause}; {_WAY_OUT}")
 
 
 def _to_text(content: Mapping[str, Any]) -> str:
@@ -196,4 +196,4 @@ def _to_text(content: Mapping[str, Any]) -> str:
 
 
 def _cause(error: OSError) -> str:
-    return "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
+    return "the file does not exist" if isinstance(error, FileNotFoundError) else str(error.strerror or error)

@@ -1,8 +1,8 @@
-"""Which frames of a clip go through the backbone together.
+"""Schedule the chunks of a clip: the frames that the backbone processes together.
 
-A chunk is an anchor frame followed by other frames of the clip, in rising order. Because every frame is encoded alone
-in the tracking view, a chunk may take any frames, and because every chunk repeats its anchor, a query point on the
-anchor is matched straight into each of them: errors do not add up along the clip.
+A chunk is an anchor frame followed by other frames of the clip in ascending order. In the tracking view every frame is
+encoded separately, so a chunk may contain any frames. Every chunk repeats its anchor, so a query point on the anchor is
+matched directly with all frames, and errors do not accumulate along the clip.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,29 @@ __all__ = ["ChunkParams", "chunk_schedule"]
 
 @dataclass(frozen=True, slots=True)
 class ChunkParams:
-    """How a clip is cut into chunks; decides what the model sees, so it belongs to extraction's params.
+    """How a clip is divided into chunks. This determines the model's input, so it belongs to the params of extraction.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of range.
     """
 
     chunk_len: int | None = None
-    """Frames per chunk, the anchor included; null is the backbone's native number of latent frames."""
+    """Frames per chunk, including the anchor; null uses the backbone's native number of latent frames."""
     schedule: Literal["covering", "released"] = "covering"
-    """`covering`: every frame, fewest chunks, any length. `released`: the sliding window of the released code."""
+    """`covering`: every frame in as few chunks as possible, for any length. `released`: the released sliding window."""
     interleaved: bool = True
-    """Spread a chunk over the whole clip rather than over consecutive frames."""
+    """True spreads a chunk's frames over the whole clip, False uses consecutive frames."""
     chunk_stride: int | None = None
-    """New frames per chunk, at most `chunk_len - 1`, which null means. Smaller values overlap chunks: with stride s,
-    about `(chunk_len - 1) / s` chunks see each frame, at as many times the cost. The released schedule ignores it when
-    interleaved and advances by one frame; else it takes a larger one too, for clips that are whole in one chunk."""
+    """New frames per chunk, at most `chunk_len - 1`, which is also the value of null. Smaller values make chunks
+    overlap: with stride s, about `(chunk_len - 1) / s` chunks contain each frame, at as many times the cost. The
+        released schedule
+    ignores the stride if interleaved and advances by one frame; otherwise it accepts larger values for clips that fit
+    into one chunk."""
     anchors: tuple[int, ...] = (0,)
-    """Frames on which queries may start; negative counts from the end. Each is scheduled on its own and therefore
-    costs a full set of chunks. An anchor beyond a clip's end is left out for that clip."""
+    """Frames on which query points may start; negative values count from the end. Each anchor needs a full set of
+    chunks. An anchor beyond a clip's end is left out for that clip."""
     video_max_len: int | None = None
-    """Frames used of each clip; null uses all."""
+    """Maximum number of frames used from each clip; null uses all."""
 
     def __post_init__(self) -> None:
         if self.chunk_len is not None and self.chunk_len < 2:
@@ -46,35 +48,36 @@ class ChunkParams:
         if self.schedule == "covering" and self.chunk_len is not None:
             _check_stride(self.chunk_stride, self.chunk_len)
         if not self.anchors:
-            raise ValueError("anchors is empty; name at least frame 0")
+            raise ValueError("anchors is empty; it needs at least one frame, such as 0")
         if self.schedule == "released" and self.anchors != (0,):
-            raise ValueError(f"anchors is {list(self.anchors)}; the released schedule knows frame 0 only")
+            raise ValueError(f"anchors is {list(self.anchors)}; the released schedule supports only frame 0")
         if self.video_max_len is not None and self.video_max_len < 2:
-            raise ValueError(f"video_max_len is {self.video_max_len}; two frames are the least to track through")
+            raise ValueError(f"video_max_len is {self.video_max_len}; tracking needs at least 2 frames")
 
 
 def chunk_schedule(num_frames: int, params: ChunkParams, *, native_len: int = 13) -> list[tuple[int, ...]]:
-    """Cut a clip into chunks.
+    """Divide a clip into chunks.
 
-    With L = `chunk_len`, one anchor costs ceil((num_frames - 1) / (L - 1)) chunks, and A anchors cost A times that. All
-    chunks of the covering schedule have the same length, min(L, num_frames), so that the backbone always runs at its
-    native one; where the frames do not divide evenly, some are in two chunks, whose match probabilities are averaged.
+    With L = `chunk_len`, one anchor needs ceil((num_frames - 1) / (L - 1)) chunks, and A anchors need A times as many.
+    All chunks of the covering schedule have the same length, min(L, num_frames), so the backbone always runs at its
+    native length. If the frames do not divide evenly, some frames are in two chunks, and their match probabilities are
+    averaged.
 
     Args:
-        num_frames: Frames of the clip.
-        params: How to cut.
-        native_len: `chunk_len` where the params say null; CogVideoX's unless told.
+        num_frames: Number of frames of the clip.
+        params: How to divide the clip.
+        native_len: Value of `chunk_len` if it is null; the default is CogVideoX's.
 
     Returns:
-        Chunks of frame indices, each an anchor followed by other frames in rising order; grouped by anchor.
+        Chunks of frame indices, each an anchor followed by other frames in ascending order; grouped by anchor.
 
     Raises:
-        ValueError: the clip has fewer than two frames, no anchor lies inside it, or the released schedule
-            cannot cut it.
+        ValueError: the clip has fewer than two frames, no anchor lies inside it, or the released schedule does not
+            support it.
 
     Source:
-        Paper section 4.1 and table A.2 (first frame in every chunk, interleaved frames). The released code spends up
-        to four times as many chunks and fails below `chunk_len` frames: decision 0005.
+        Paper, section 4.1 and table A.2 (first frame in every chunk, interleaved frames). The released code uses up to
+        four times as many chunks and fails for clips below `chunk_len` frames: decision 0005.
     """
     length = params.chunk_len or native_len
     params = replace(params, chunk_len=length)
@@ -92,31 +95,31 @@ def chunk_schedule(num_frames: int, params: ChunkParams, *, native_len: int = 13
 
 
 def _check_stride(stride: int | None, chunk_len: int) -> None:
-    """Refuse a stride that skips frames."""
+    """Check that a stride does not skip frames."""
     if stride is not None and stride > chunk_len - 1:
         raise ValueError(
-            f"chunk_stride is {stride}; allowed: 1 ... chunk_len - 1 = {chunk_len - 1}, since a larger one skips frames"
+            f"chunk_stride is {stride}; it must lie in 1 ... chunk_len - 1 = {chunk_len - 1}, or frames are skipped"
         )
 
 
 def _anchors_inside(num_frames: int, anchors: Sequence[int]) -> list[int]:
-    wanted = {anchor + num_frames if anchor < 0 else anchor for anchor in anchors}
-    inside = sorted(anchor for anchor in wanted if 0 <= anchor < num_frames)
+    indices = {anchor + num_frames if anchor < 0 else anchor for anchor in anchors}
+    inside = sorted(anchor for anchor in indices if 0 <= anchor < num_frames)
     if not inside:
         raise ValueError(f"anchors is {list(anchors)}; none lies inside a clip of {counted(num_frames, 'frame')}")
     return inside
 
 
 def _covering_windows(frames: Sequence[int], params: ChunkParams, chunk_len: int) -> list[tuple[int, ...]]:
-    """Cover `frames` with equally long windows, the fewest that advance by at most the stride."""
+    """Cover `frames` with as few windows of equal length as possible that advance by at most the stride."""
     size = min(chunk_len - 1, len(frames))
     stride = min(params.chunk_stride or size, size)
     if not params.interleaved:
         starts = [min(start, len(frames) - size) for start in range(0, len(frames) - size + stride, stride)]
         return [tuple(frames[start : start + size]) for start in starts]
     count = -(-len(frames) // stride) if size < len(frames) else 1
-    # Slot j of window k looks at position (j + k / count) / size of the clip. All slots together lie evenly, at most
-    # one frame apart, hence reach every frame; slots of one window lie at least one frame apart, hence differ.
+    # Slot j of window k lies at position (j + k / count) / size of the clip. All slots together are evenly spaced, at
+    # most one frame apart, so they reach every frame. Slots of one window are at least one frame apart, so they differ.
     return [
         tuple(frames[(slot * count + window) * len(frames) // (size * count)] for slot in range(size))
         for window in range(count)
@@ -124,12 +127,12 @@ def _covering_windows(frames: Sequence[int], params: ChunkParams, chunk_len: int
 
 
 def _released_windows(num_frames: int, params: ChunkParams, chunk_len: int) -> list[tuple[int, ...]]:
-    """Slide the window of the released code until every frame has been seen (quirks, section D)."""
+    """Slide the window of the released code until it has covered every frame (quirks, section D)."""
     size = chunk_len - 1
     if num_frames <= size:
         raise ValueError(
             f"the clip has {counted(num_frames, 'frame')}; the released schedule needs at least chunk_len = "
-            f"{chunk_len}. Use schedule: covering"
+            f"{chunk_len}; use schedule: covering"
         )
     step = num_frames // size if params.interleaved else 1
     advance = 1 if params.interleaved else (params.chunk_stride or size)

@@ -1,4 +1,4 @@
-"""Which clips of a folder are taken up, which are laid aside, and which come back from there."""
+"""Decide which clips of a folder are reused, kept aside, or restored."""
 
 import hashlib
 import json
@@ -16,35 +16,35 @@ __all__ = ["ClipShelf", "clip_identity"]
 
 _MOVING = threading.RLock()
 """Held where clips move: one may be written beside the caller while the caller asks for the next."""
-_OTHER_PARAMS = "other params are asked for now"
+_OTHER_PARAMS = "the params have changed"
 _RECORDS = ("made_by", "reused")
-"""Entries of a clip's details that say what made it, and not what it is."""
+"""Entries of a clip's details that record how it was made and do not define the clip."""
 
 
 @dataclass(frozen=True)
 class ClipShelf:
-    """A folder of clips, and where they are kept when nothing asks for them."""
+    """A folder of clips, with the keeper for clips that are no longer used."""
 
     root: Path
     keeper: Keeper
     reuse: Reuse = "exact"
     anew: bool = False
-    """Take no clip up: make every one again."""
+    """Reuse no clip: make every clip again."""
     above: str = ""
-    """Put before the clips' names where they are kept, for clips that are called alike in several folders."""
+    """Prefix of the kept clips' names, for clips that have the same name in several folders."""
     say: Callable[[str], None] = print
     _told: set[str] = field(default_factory=set)
 
     def take_up(self, name: str, identity: str, made_by: MadeBy, *, also: Collection[str] = ()) -> Clip | None:
-        """The clip of a name if it is whole and is what is wanted, put back from where it was kept if need be.
+        """Return the existing or restored clip of a name if it is complete and matches; None otherwise.
 
-        Another clip of that name is laid aside.
+        A different clip of that name is kept aside.
 
         Args:
-            name: Of the clip.
-            identity: From `clip_identity`.
-            made_by: What would make it now.
-            also: Files that must lie beside it.
+            name: Name of the clip.
+            identity: The clip's identity, from `clip_identity`.
+            made_by: The record that the clip would have now.
+            also: Further files that the clip's folder must contain.
         """
         with _MOVING:
             return self._take_up(name, identity, made_by, also)
@@ -62,7 +62,7 @@ class ClipShelf:
         return None if found is None else self._recorded(found, made_by)
 
     def write(self, clip: Clip, *, given_tracks: Tracks | None = None) -> None:
-        """As `write_clip`, but lay aside another clip of that name that lies there."""
+        """Write a clip as `write_clip` does, but keep a different existing clip of that name aside."""
         key = _key(clip.source, clip_identity(clip.prompt, clip.seed, clip.fps, clip.details), clip)
         with _MOVING:
             if _key_there(self.root, clip.name) not in (None, key):
@@ -72,15 +72,15 @@ class ClipShelf:
             self.keeper.drop(name=f"{self.above}{clip.name}", key=key)
 
     def lay_aside(self, name: str, *, why: str) -> None:
-        """Move a clip, whole or not, to where it is kept.
+        """Move a complete or incomplete clip to the keeper.
 
         Raises:
-            DatasetError: its folder is a link, or holds what is no part of a clip.
+            DatasetError: its folder is a link, or contains files that do not belong to a clip.
         """
         folder = self.root / name
         problem = f"{folder} is a link" if folder.is_symlink() else CLIP.stranger(folder)
         if problem:
-            raise DatasetError(f"{folder} is not laid aside: {problem}; move it elsewhere")
+            raise DatasetError(f"{folder} was not kept: {problem}; move it elsewhere")
         key = _key_there(self.root, name) or "damaged"
         self.keeper.park(folder, name=f"{self.above}{name}", key=key, why=why)
 
@@ -95,21 +95,21 @@ class ClipShelf:
         if clip_identity(found.prompt, found.seed, found.fps, found.details) != identity:
             return _OTHER_PARAMS
         changed = reuse_problem(made_by, found.details.get("made_by"), "exact" if self.anew else self.reuse)
-        return None if changed is None else f"made anew because of what changed: {changed}"
+        return None if changed is None else f"made again because of a change: {changed}"
 
     def _put_back(self, name: str, identity: str, made_by: MadeBy) -> bool:
-        if (self.root / name).exists():  # damaged, else it would have been found or laid aside
+        if (self.root / name).exists():  # it is damaged; otherwise it would have been found or kept aside
             return False
         kept_name = f"{self.above}{name}"
         key = self.keeper.fitting(kept_name, key_of(identity, made_by), self.reuse)
         return key is not None and self.keeper.take(self.root / name, name=kept_name, key=key)
 
     def _recorded(self, found: Clip, made_by: MadeBy) -> Clip:
-        """The clip, which says of itself whether it is used though something else would make it now."""
+        """Record in the clip whether it is reused although it would be made differently now."""
         difference = made_by.difference(MadeBy.from_json(found.details.get("made_by")))
         if difference is not None and difference not in self._told:
             self._told.add(difference)
-            self.say(f"taken up by params alone, as reuse says; what differs: {difference}")
+            self.say(f"reused because the params are equal (reuse: params); differences: {difference}")
         if bool(found.details.get("reused")) == (difference is not None):
             return found
         details = {name: value for name, value in found.details.items() if name != "reused"}
@@ -119,29 +119,29 @@ class ClipShelf:
 
 
 def clip_identity(prompt: str, seed: int | None, fps: float, details: Mapping[str, Any]) -> str:
-    """SHA-256 over what a clip was asked to be, whatever made it."""
+    """SHA-256 of a clip's specification, independent of how it was made."""
     known = {name: value for name, value in details.items() if name not in _RECORDS}
-    return hashlib.sha256(json.dumps(_alike([prompt, seed, fps, known]), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_with_floats([prompt, seed, fps, known]), sort_keys=True).encode()).hexdigest()
 
 
-def _alike(value: Any) -> Any:  # noqa: ANN401
-    """The value with every number as a float: params.yaml may say 6 or 6.0."""
+def _with_floats(value: Any) -> Any:  # noqa: ANN401
+    """Convert every number to a float, because params.yaml may contain 6 or 6.0."""
     if isinstance(value, Mapping):
-        return {key: _alike(each) for key, each in value.items()}
+        return {key: _with_floats(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_alike(each) for each in value]
+        return [_with_floats(each) for each in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _key(source: str, identity: str, clip: Clip) -> str:
-    """Under which a clip is kept: a sampled one by what made it, any other by its content."""
+    """Return the key of a kept clip: for a generated clip from how it was made, otherwise from its content."""
     if source == "generated":
         return key_of(identity, MadeBy.from_json(clip.details.get("made_by")))
     return f"{identity[:16]}-{clip.fingerprint()[:8]}"
 
 
 def _key_there(root: Path, name: str) -> str | None:
-    """The key of the clip that lies in a folder; None where there is none that can be read."""
+    """Return the key of the clip in a folder; None if there is none that can be read."""
     try:
         clip = read_clip(root, name)
     except (ValueError, OSError):

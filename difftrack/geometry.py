@@ -1,15 +1,15 @@
-"""How pixels, tokens, latent frames and video frames map to each other.
+"""Convert between pixels, tokens, latent frames and video frames.
 
-Conventions (the only place that states them):
+Conventions (defined only here):
 
 * Pixel coordinates are continuous raster coordinates: an image of `width` pixels spans [0, width], and the centre of
   pixel column i lies at i + 0.5. Resizing an image therefore only scales its coordinates.
 * Token coordinates index token centres: token column c covers pixels [c * stride_px, (c + 1) * stride_px), and its
   centre lies at (c + 0.5) * stride_px. So `token = px / stride_px - 0.5`.
 * A causal video autoencoder maps frame 0 to latent frame 0 and frames s*k - (s-1) ... s*k to latent frame k, where s is
-  the temporal stride; latent frame k is read as describing frame s * k.
-* One that folds s frames into every latent frame, the first included (Allegro), maps frames s*k ... s*k + s-1 to latent
-  frame k, which is read as describing their middle. `first_frames` tells the two apart.
+  the temporal stride; latent frame k represents frame s * k.
+  An autoencoder that folds s frames into every latent frame, including the first (Allegro), maps frames s*k ...
+  s*k + s-1 to latent frame k, which represents their middle. `first_frames` distinguishes the two cases.
 """
 
 from dataclasses import dataclass
@@ -29,27 +29,27 @@ __all__ = [
 ]
 
 ArrayT = TypeVar("ArrayT")
-"""A numpy array or a torch tensor; the coordinate maps are plain arithmetic on either."""
+"""A numpy array or a torch tensor; the coordinate maps are arithmetic that works on both."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """The token layout of one clip inside a backbone; video tokens run (latent_frame, row, col), row-major.
+    """The token layout of one clip in a backbone; video tokens are ordered (latent_frame, row, col), row-major.
 
     Raises:
         ValueError: a size or stride is not positive.
     """
 
     num_latent_frames: int
-    """Token frames; with frames encoded alone, one per video frame."""
+    """Number of latent frames; one per video frame if frames are encoded separately."""
     rows: int
     cols: int
     stride_px: int
-    """Pixels per token along both image axes: autoencoder downsampling times patch size."""
+    """Pixels per token along both image axes: the autoencoder's downsampling times the patch size."""
     temporal_stride: int
-    """Video frames per latent frame after the first; 1 where every frame is encoded alone."""
+    """Video frames per latent frame after the first; 1 if every frame is encoded separately."""
     first_frames: int = 1
-    """Video frames of latent frame 0: 1 of a causal autoencoder, else `temporal_stride`."""
+    """Video frames in latent frame 0: 1 for a causal autoencoder, else `temporal_stride`."""
 
     def __post_init__(self) -> None:
         for name in ("num_latent_frames", "rows", "cols", "stride_px", "temporal_stride", "first_frames"):
@@ -69,17 +69,17 @@ class TokenGrid:
 
     @property
     def num_frames(self) -> int:
-        """Video frames that the grid covers."""
+        """Number of video frames that the grid covers."""
         return self.first_frames + (self.num_latent_frames - 1) * self.temporal_stride
 
     @property
     def tokens_per_frame(self) -> int:
-        """Tokens in one latent frame."""
+        """Number of tokens in one latent frame."""
         return self.rows * self.cols
 
     @property
     def num_tokens(self) -> int:
-        """Video tokens in the clip, text not counted."""
+        """Number of video tokens in the clip, without text tokens."""
         return self.num_latent_frames * self.tokens_per_frame
 
 
@@ -99,7 +99,7 @@ def rescale_points(
     from_size: tuple[int, int],
     to_size: tuple[int, int],
 ) -> Float[np.ndarray, "*shape xy"]:
-    """Carry points from an image of one size to the same image at another.
+    """Convert points between two sizes of the same image.
 
     Args:
         points_xy_px: (x, y) in pixels of the image of `from_size`.
@@ -117,15 +117,15 @@ def rescale_points(
 def inside_picture(
     points_xy_px: Float[np.ndarray, "*shape xy"], *, height: int, width: int
 ) -> Bool[np.ndarray, "*shape"]:
-    """Tell which points lie inside the picture, its border included; a point that is no number does not."""
+    """Return which points lie inside the image, including its border; NaN points do not."""
     return np.asarray(((points_xy_px >= 0) & (points_xy_px <= (width, height))).all(axis=-1))
 
 
 def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int, first_frames: int = 1) -> range:
-    """Video frames that an autoencoder folds into one latent frame.
+    """Return the video frames that an autoencoder folds into one latent frame.
 
-    Latent frame 0 holds the first f = `first_frames` frames, latent frame k frames f + s*(k-1) ... f + s*k - 1 for
-    temporal stride s.
+    Latent frame 0 contains the first f = `first_frames` frames. Latent frame k contains frames f + s*(k-1) ...
+    f + s*k - 1, where s is the temporal stride.
     """
     if latent_frame == 0:
         return range(first_frames)
@@ -136,11 +136,11 @@ def frames_of_latent_frame(latent_frame: int, *, temporal_stride: int, first_fra
 def latent_position_of_frames(
     num_frames: int, *, temporal_stride: int, first_frames: int = 1
 ) -> Float[np.ndarray, " frame"]:
-    """Fractional latent position of each video frame t, (t - (first_frames - 1) / 2) / temporal_stride.
+    """Compute the fractional latent position of each video frame t: (t - (first_frames - 1) / 2) / temporal_stride.
 
-    That is t / temporal_stride of a causal autoencoder; of others, the outermost frames lie outside the latent axis.
+    For a causal autoencoder this is t / temporal_stride. For others, the outermost frames lie outside the latent axis.
 
-    The released code instead resizes 13 latent frames to 49 with half-pixel centres, which is up to 1.35 frames off
-    (quirk A9 of the released code); `difftrack.correspondence` offers that as its `released` preset.
+    The released code instead resizes 13 latent frames to 49 with half-pixel centres, which is wrong by up to 1.35
+    frames (quirk A9 of the released code). The `released` preset of `difftrack.correspondence` reproduces that.
     """
     return (np.arange(num_frames, dtype=np.float64) - (first_frames - 1) / 2) / temporal_stride

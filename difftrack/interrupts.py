@@ -1,4 +1,4 @@
-"""How a run ends early: Ctrl-C and SIGTERM raise once and in order, memory runs out, another library fails."""
+"""Handle early ends of a run: Ctrl-C, SIGTERM, lack of memory, and errors of other libraries."""
 
 import gc
 import os
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 TRACEBACK = "DIFFTRACK_TRACEBACK"
-"""Environment variable that asks for tracebacks in place of one line."""
+"""Environment variable that enables tracebacks instead of one-line messages."""
 
 _DOUBLE_S = 1.0
-"""A signal this soon after the first is the same one, which came by two ways: the terminal's and a parent's."""
+"""A second signal within this time, in seconds, counts as the same one, sent by the terminal and by a parent."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was told to stop, by Ctrl-C or by SIGTERM; like `KeyboardInterrupt` it is no `Exception`."""
+    """The run was stopped by Ctrl-C or SIGTERM; like `KeyboardInterrupt` this is not an `Exception`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"by {signal.Signals(number).name}")
@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """What a shell reports of a program that such a signal ended: 130 or 143."""
+        """Exit status that a shell reports for this signal: 130 or 143."""
         return 128 + self.number
 
 
@@ -50,10 +50,10 @@ class TooLargeError(ValueError):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` where Ctrl-C or SIGTERM meets the main thread.
+    """Raise `Interrupted` in the main thread on Ctrl-C or SIGTERM.
 
-    Only the first one raises, so that what is under way can be ended in order; another one, a second later or more,
-    ends the process at once. Where Ctrl-C is ignored, as in the background of a shell, it stays so.
+    Only the first signal raises, so that current work can end in order. Another signal, a second or more later, ends
+    the process immediately. A signal that is ignored, such as Ctrl-C in a background job, stays ignored.
     """
     first: list[float] = []
 
@@ -67,7 +67,7 @@ def interruptible() -> Iterator[None]:
 
     numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        numbers = []  # signals are the main thread's
+        numbers = []  # only the main thread can handle signals
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -79,18 +79,18 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def shielded(*, also_from_sigterm: bool = False) -> Iterator[None]:
-    """Keep Ctrl-C from processes and threads that are started meanwhile: a terminal sends it to all of a run's.
+    """Block Ctrl-C in processes and threads started in this context, because a terminal sends it to all of them.
 
-    This process hears afterwards of what came in between.
+    This process receives a blocked signal when the context ends.
 
     Args:
-        also_from_sigterm: Keep SIGTERM from them too, until they call `heed_sigterm`.
+        also_from_sigterm: Also block SIGTERM in them, until they call `heed_sigterm`.
     """
     numbers = {signal.SIGINT, *([signal.SIGTERM] if also_from_sigterm else [])}
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # it would let the signal through again when it is started
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -99,27 +99,27 @@ def shielded(*, also_from_sigterm: bool = False) -> Iterator[None]:
 
 
 def heed_sigterm() -> None:
-    """Hear of SIGTERM from now on, and of one that came before, in a process that was started shielded from it."""
+    """Unblock SIGTERM in a process that was started with SIGTERM blocked; a pending signal is delivered."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def failure_line(error: BaseException) -> str | None:
-    """One line for a failure that a person can mend, or that another library raises; None for a fault of this program.
+    """Return one line for a failure that the user can fix or another library raised; None for a bug in this program.
 
-    This program raises no `RuntimeError` of its own: those are libraries', with what torch and CUDA derive from it. So
-    are `ImportError` and the missing package's `PackageNotFoundError`.
+    This program never raises `RuntimeError`, so a `RuntimeError` and the classes that torch and CUDA derive from it
+    come from libraries. The same holds for `ImportError` and `PackageNotFoundError`.
     """
     if isinstance(error, ValueError | OSError):
         return " ".join(str(error).split())
     if (memory := lack_of_memory(error)) is not None:
         return memory
-    words = " ".join(str(error).split()) or "no reason is given"
+    words = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, ImportError) and not (error.name or "").startswith(__name__.partition(".")[0]):
-        return f"{words}; install the package that this names (pip install {error.name or 'PACKAGE'})"
+        return f"{words}; install the missing package (pip install {error.name or 'PACKAGE'})"
     if not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError | RecursionError):
         return None
-    where = f"with {TRACEBACK}=1 the same command shows where"
+    where = f"set {TRACEBACK}=1 to see the traceback"
     return f"{_raised_in(error)} failed with {type(error).__name__}: {words}; {where}"
 
 
@@ -160,7 +160,7 @@ def _over_one_clip(error: BaseException) -> str | None:
 
 
 def _raised_in(error: BaseException) -> str:
-    """Name of the package whose code raised an error, as far as that is Python's."""
+    """Return the name of the package whose Python code raised an error."""
     trace, name = error.__traceback__, ""
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__", ""))
@@ -170,14 +170,15 @@ def _raised_in(error: BaseException) -> str:
 
 
 def lack_of_memory(error: BaseException) -> str | None:
-    """One line about memory that has run out, with the way out; None for any other error.
+    """Return one line about a lack of memory, with the way out; None for any other error.
 
-    Python and NumPy raise `MemoryError`, a GPU `torch.OutOfMemoryError`; torch on a CPU says so in words alone.
+    Python and NumPy raise `MemoryError`, and torch raises `torch.OutOfMemoryError` on a GPU. On a CPU, torch raises a
+    generic error that is recognised by its text.
     """
     torch = sys.modules.get("torch")
-    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     text = " ".join(str(error).split())
-    if not (isinstance(error, MemoryError) or of_gpu or "DefaultCPUAllocator: can't allocate memory" in text):
+    if not (isinstance(error, MemoryError) or on_gpu or "DefaultCPUAllocator: can't allocate memory" in text):
         return None
     cause = f" ({text})" if text else ""
-    return f"memory has run out{cause}; make the size, or the number of frames, points or workers, smaller"
+    return f"out of memory{cause}; reduce the size, or the number of frames, points or workers"

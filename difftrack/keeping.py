@@ -1,18 +1,18 @@
-"""Artifacts that are not asked for any more lie aside until `difftrack gc`, or until they exceed a budget.
+"""Keep unused artifacts until `difftrack gc` removes them or they exceed a budget.
 
-Going back to earlier params takes them from there, byte for byte, and computes nothing. They lie outside the folders
-of the pipeline, so that neither a later stage nor a hash of such a folder sees them:
+Returning to earlier params restores kept artifacts byte for byte and computes nothing. They are stored outside the
+pipeline's folders, so that neither later stages nor hashes of these folders include them:
 
-    KEPT/KIND/NAME/KEY/kept.json    what this is, since when it lies here, its size
-    KEPT/KIND/NAME/KEY/content/     the artifact's folder as it was
+    KEPT/KIND/NAME/KEY/kept.json    description, time of last use, size
+    KEPT/KIND/NAME/KEY/content/     the artifact's folder, unchanged
 
-KIND is the folder that it came from (`clips`, `descriptors/BACKBONE/VIEW`), KEY says by what it was made. Nothing is
-removed or taken from here but entries that prove themselves: kept.json says so and lies where it says, nothing lies
-beside it, and the content has as many files and bytes as were laid aside.
+KIND is the folder from which the artifact came (`clips`, `descriptors/BACKBONE/VIEW`); KEY states how it was made. An
+entry is removed or restored only if it is proven: its kept.json describes it and lies in the stated place, there are no
+other files beside it, and the content has the recorded number of files and bytes.
 
-Several stages keep things in one folder. One process at a time changes it: on a disk it holds the folder's lock, for
-the moment of a move. Behind a URL there is no lock; there each group's own lock guards its entries, and an entry that
-another process removes meanwhile counts as gone.
+Several stages share one folder of kept artifacts, and only one process at a time changes it. On a disk, the process
+holds the folder's lock during a move. Behind a URL there is no such lock; each group's own lock guards its entries, and
+an entry that another process removes in the meantime counts as gone.
 """
 
 import json
@@ -31,64 +31,64 @@ __all__ = ["Keeper", "Kept", "kept_entries"]
 
 _MARK = "kept.json"
 _CONTENT = "content"
-_ON_ITS_WAY = "content.part"
-"""Content that a move between disks has not brought whole yet."""
+_PARTIAL = "content.part"
+"""Name of the content while a move between disks is incomplete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One artifact that lies aside."""
+    """One kept artifact."""
 
     root: str
-    """The folder of all that is kept."""
+    """The folder of all kept artifacts."""
     kind: str
     name: str
     key: str
     since: float
-    """When it was last in use: seconds since 1970."""
+    """Time of last use, in seconds since 1970."""
     num_bytes: int
     num_files: int
 
     @property
     def place(self) -> str:
-        """Its folder."""
+        """Folder of the entry."""
         return f"{self.root}/{self.kind}/{self.name}/{self.key}"
 
     @property
     def content(self) -> str:
-        """The artifact's own folder."""
+        """Folder of the artifact inside the entry."""
         return f"{self.place}/{_CONTENT}"
 
     def problem(self) -> str | None:
-        """Say why it is not proven to be what was laid aside; None where it is."""
+        """Return why the entry is not proven to be what was kept; None if it is proven."""
         system, place = _system(self.place)
         if others := _others(system, place):
-            return f"{others[0]} is no part of what was laid aside"
+            return f"{others[0]} is not part of a kept artifact"
         if _size(system, f"{place}/{_CONTENT}") != (self.num_files, self.num_bytes):
-            return f"{self.content} is not the {self.num_files} files of {self.num_bytes} bytes that were laid aside"
+            return f"{self.content} does not have the {self.num_files} files and {self.num_bytes} bytes that were kept"
         return None
 
     def remove(self) -> None:
-        """Remove it from disk, if it is still proven to be this project's; one that is gone is no error.
+        """Remove the entry if it is still proven to belong to this project; a missing entry is not an error.
 
         Raises:
-            OwnershipError: it is not.
+            OwnershipError: the entry is not proven.
         """
-        with _held(self.root):
+        with _locked(self.root):
             if _read(*_system(self.place), self.root) is not None:
                 _remove(self.root, self.place, self.problem())
 
 
 class Keeper:
-    """Lays artifacts of one kind aside, and takes them back.
+    """Keeps artifacts of one kind, and restores them.
 
-    The caller holds what else guards an artifact's own folder, such as a group's lock.
+    The caller holds any other lock of the artifact's folder, such as a group's lock.
 
     Args:
-        root: The folder of all that is kept: a directory or an fsspec URL.
-        kind: The artifacts' folder, as the pipeline calls it.
-        budget: Bytes that artifacts whose kinds begin alike (`descriptors`) may take together.
-        say: Told, a line each, what is kept, what is taken back and what is removed.
+        root: The folder of all kept artifacts: a directory or an fsspec URL.
+        kind: The artifacts' folder in the pipeline.
+        budget: Maximum number of bytes of all artifacts whose kind has the same first part (`descriptors`).
+        say: Called with one line for artifacts kept, restored and removed.
     """
 
     def __init__(self, root: str | Path, kind: str, *, budget: int | float, say: Callable[[str], None] = print) -> None:
@@ -100,16 +100,16 @@ class Keeper:
         self._taken: list[Kept] = []
 
     def park(self, folder: str | Path, *, name: str, key: str, why: str) -> None:
-        """Lay an artifact aside, which the caller knows to be this project's.
+        """Keep an artifact; the caller has checked that it belongs to this project.
 
         Args:
-            folder: Where it lies.
-            name: What it is called there.
-            key: By what it was made; one that lies aside under the same key gives way.
-            why: For people: why it leaves its folder.
+            folder: The artifact's folder.
+            name: Name of the artifact.
+            key: How it was made; a kept artifact with the same key is replaced.
+            why: Reason for keeping it, for messages.
 
         Raises:
-            OwnershipError: what lies in the place where it would be kept is not this project's.
+            OwnershipError: the entry's folder contains something that does not belong to this project.
         """
         system, source = _system(str(folder))
         num_files, num_bytes = _size(system, source)
@@ -123,33 +123,33 @@ class Keeper:
             num_files=num_files,
         )
         _, place = _system(kept.place)
-        with _held(self.root, self.say):
+        with _locked(self.root, self.say):
             _remove(self.root, kept.place, _not_replaceable(system, place, self.root))
             system.makedirs(place, exist_ok=True)
             system.pipe_file(f"{place}/{_MARK}", json.dumps({"difftrack": "kept", **asdict(kept)}).encode())
-            _move(system, source, f"{place}/{_CONTENT}", by=f"{place}/{_ON_ITS_WAY}")
+            _move(system, source, f"{place}/{_CONTENT}", by=f"{place}/{_PARTIAL}")
         self._parked.setdefault(why, []).append(kept)
 
     def keys(self, name: str) -> list[str]:
-        """Keys under which artifacts of a name lie aside, the one that was used last first."""
+        """List the keys of kept artifacts with a name, most recently used first."""
         return [kept.key for kept in sorted(self._named(name), key=lambda kept: -kept.since)]
 
     def fitting(self, name: str, exact: str, reuse: str) -> str | None:
-        """The key under which a wanted artifact lies aside; None where none does.
+        """Return the key of a suitable kept artifact; None if there is none.
 
         Args:
-            name: What it is called.
+            name: Name of the artifact.
             exact: Its key, from `difftrack.provenance.key_of`.
-            reuse: `params`: where nothing lies under that key, one that only something else made will do.
+            reuse: `params` also accepts an artifact with equal params that was made differently.
         """
         keys, identity = self.keys(name), exact.partition("-")[0]
         alike = (key for key in keys if reuse == "params" and key.partition("-")[0] == identity)
         return exact if exact in keys else next(alike, None)
 
     def take(self, folder: str | Path, *, name: str, key: str) -> bool:
-        """Put an artifact back where it lay, if nothing lies there; whether that was done."""
+        """Restore an artifact to its folder if the folder does not exist; return whether it was restored."""
         system, target = _system(str(folder))
-        with _held(self.root, self.say):
+        with _locked(self.root, self.say):
             found = next((kept for kept in self._named(name) if kept.key == key), None)
             if found is None or found.problem() is not None or not _make_way(system, target):
                 return False
@@ -161,29 +161,29 @@ class Keeper:
         return True
 
     def drop(self, *, name: str, key: str) -> None:
-        """Remove an artifact that lies in its folder again; one that is not proven to be what was kept stays."""
+        """Remove the kept copy of an artifact that exists in its folder again; an unproven entry is not removed."""
         for kept in self._named(name):
             if kept.key == key:
                 with suppress(OwnershipError):
                     kept.remove()
 
     def settle(self) -> None:
-        """Remove what exceeds the budget, least recently used first; say what was kept, taken back and removed."""
+        """Remove entries beyond the budget, least recently used first; report entries kept, restored and removed."""
         if self._taken:
             size = sum(kept.num_bytes for kept in self._taken)
             self.say(
-                f"took back {len(self._taken)} of {self.kind} ({size / 1e6:.1f} MB) from {self.root}: made as "
-                f"params.yaml asks, so that no model ran for them"
+                f"restored {len(self._taken)} of {self.kind} ({size / 1e6:.1f} MB) from {self.root}: they match "
+                f"params.yaml, so no model ran for them"
             )
         self._taken = []
         for why, parked in self._parked.items():
             size = sum(kept.num_bytes for kept in parked)
             self.say(
-                f"kept {len(parked)} of {self.kind} ({size / 1e6:.1f} MB) in {self.root}: {why}; going back takes "
-                f"them from there, and `difftrack gc` removes them"
+                f"kept {len(parked)} of {self.kind} ({size / 1e6:.1f} MB) in {self.root}: {why}; returning to the "
+                f"earlier params restores them, and `difftrack gc` removes them"
             )
         self._parked = {}
-        with _held(self.root, self.say):
+        with _locked(self.root, self.say):
             self._keep_to_budget()
 
     def _keep_to_budget(self) -> None:
@@ -199,8 +199,8 @@ class Keeper:
                 continue
             excess -= kept.num_bytes
             self.say(
-                f"removed {kept.kind}/{kept.name} ({kept.num_bytes / 1e6:.1f} MB) from {self.root}: keep_bytes allows "
-                f"{self.budget / 1e6:.1f} MB, and it was used least recently"
+                f"removed {kept.kind}/{kept.name} ({kept.num_bytes / 1e6:.1f} MB), the least recently used, from "
+                f"{self.root}: keep_bytes allows {self.budget / 1e6:.1f} MB"
             )
 
     def _named(self, name: str) -> list[Kept]:
@@ -208,25 +208,25 @@ class Keeper:
 
 
 def kept_entries(root: str | Path) -> list[Kept]:
-    """All that lies aside, by kind and name."""
+    """List all kept artifacts, sorted by kind and name."""
     return sorted(_entries(str(root), ""), key=lambda kept: (kept.kind, kept.name, kept.since))
 
 
 def _entries(root: str, below: str) -> list[Kept]:
-    """Entries that say what they are, and lie where they say."""
+    """List the entries with a valid description of their place."""
     system, top = _system(f"{root}/{below}" if below else root)
     found = (_read(system, place, root) for place in _places(system, top))
     return [kept for kept in found if kept is not None]
 
 
 def _places(system: Any, folder: str) -> Iterator[str]:  # noqa: ANN401
-    """Folders that hold a mark; what lies below one is an artifact's own."""
+    """Yield the folders of entries, recognised by their kept.json; folders inside an entry are not searched."""
     if system.isfile(f"{folder}/{_MARK}"):
         yield folder
         return
     try:
         entries = system.ls(folder, detail=True) if system.isdir(folder) else []
-    except FileNotFoundError:  # another process has taken the last artifact from it
+    except FileNotFoundError:  # another process removed the last artifact in it
         entries = []
     for entry in sorted(entries, key=lambda entry: str(entry["name"])):
         if entry["type"] == "directory":
@@ -234,13 +234,13 @@ def _places(system: Any, folder: str) -> Iterator[str]:  # noqa: ANN401
 
 
 def _read(system: Any, place: str, root: str) -> Kept | None:  # noqa: ANN401
-    """The entry that lies in a place; None where there is none, or not all of it."""
+    """Read the entry in a folder; None if there is none or it is incomplete."""
     kept = _marked(system, place, root)
     return kept if kept is not None and system.isdir(f"{place}/{_CONTENT}") else None
 
 
 def _marked(system: Any, place: str, root: str) -> Kept | None:  # noqa: ANN401
-    """What the mark in a place says, if it is of this place; None otherwise."""
+    """Read the kept.json in a folder if it describes this folder; None otherwise."""
     try:
         values = json.loads(system.cat_file(f"{place}/{_MARK}"))
         if values.pop("difftrack") != "kept":
@@ -249,49 +249,49 @@ def _marked(system: Any, place: str, root: str) -> Kept | None:  # noqa: ANN401
         kept = Kept(**{**values, "root": root, **numbers})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    lies_there = _system(kept.place)[1] == place
-    if _is_local(system):  # no link leads out of the folder
-        lies_there &= Path(place).resolve().is_relative_to(Path(root).resolve())
-        lies_there &= not Path(place, _CONTENT).is_symlink()
-    return kept if lies_there else None
+    is_valid = _system(kept.place)[1] == place
+    if _is_local(system):  # no link may lead out of the folder
+        is_valid &= Path(place).resolve().is_relative_to(Path(root).resolve())
+        is_valid &= not Path(place, _CONTENT).is_symlink()
+    return kept if is_valid else None
 
 
 def _not_replaceable(system: Any, place: str, root: str) -> str | None:  # noqa: ANN401
-    """Say why what lies in an entry's place may not give way; None where nothing, or an entry or part of one, does."""
+    """Return why an entry's folder must not be replaced; None if it is missing or contains (a part of) an entry."""
     if not system.exists(place):
         return None
     if _marked(system, place, root) is None:
-        return f"{place} holds no {_MARK} that says what is kept there"
+        return f"{place} contains no {_MARK} that describes a kept artifact"
     others = _others(system, place)
-    return f"{others[0]} is no part of what was laid aside" if others else None
+    return f"{others[0]} is not part of a kept artifact" if others else None
 
 
 def _others(system: Any, place: str) -> list[str]:  # noqa: ANN401
-    """Paths in an entry's folder that are no part of an entry."""
+    """List the paths in an entry's folder that do not belong to an entry."""
     paths = [str(entry["name"]).rstrip("/") for entry in system.ls(place, detail=True)]
-    return [path for path in paths if path.rpartition("/")[2] not in (_MARK, _CONTENT, _ON_ITS_WAY)]
+    return [path for path in paths if path.rpartition("/")[2] not in (_MARK, _CONTENT, _PARTIAL)]
 
 
 def _size(system: Any, folder: str) -> tuple[int, int]:  # noqa: ANN401
-    """Numbers of files and bytes below a folder."""
+    """Return the number of files and bytes in a folder."""
     sizes = [int(about["size"]) for about in system.find(folder, detail=True).values()]
     return len(sizes), sum(sizes)
 
 
 def _remove(root: str, place: str, problem: str | None) -> None:
-    """Remove an entry's folder by the rule for all that this project removes; a missing one is no error."""
+    """Remove an entry's folder under the rule of `difftrack.ownership`; a missing folder is not an error."""
     system, path = _system(place)
     if _is_local(system):
         remove(Path(path), problem, folder=Path(root))
     elif problem:
-        raise OwnershipError(f"{place} is not removed: {problem}; move it elsewhere")
+        raise OwnershipError(f"{place} was not removed: {problem}; move it elsewhere")
     else:
         with suppress(FileNotFoundError):
             system.rm(path, recursive=True)
 
 
 def _move(system: Any, source: str, target: str, *, by: str | None = None) -> None:  # noqa: ANN401
-    """Move a folder; on a disk it appears under its name when it is whole, `by` way of another name beside it."""
+    """Move a folder. On a disk, with a temporary name `by`, it appears under its name only when it is complete."""
     if by is None or not _is_local(system):
         system.mv(source, target, recursive=True)
         return
@@ -300,14 +300,14 @@ def _move(system: Any, source: str, target: str, *, by: str | None = None) -> No
 
 
 def _make_way(system: Any, target: str) -> bool:  # noqa: ANN401
-    """Whether nothing lies in a place; an empty folder goes, since a content would be moved into it."""
+    """Whether a path does not exist, after removing an empty folder there; content would be moved into that folder."""
     if _is_local(system) and Path(target).is_dir() and not any(Path(target).iterdir()):
         Path(target).rmdir()
     return not system.exists(target)
 
 
-def _held(root: str, say: Say = lambda line: None) -> AbstractContextManager[object]:
-    """The lock of a folder of what is kept; several calls in one process share it."""
+def _locked(root: str, say: Say = lambda line: None) -> AbstractContextManager[object]:
+    """Acquire the lock of a folder of kept artifacts; several calls in one process share it."""
     system, path = _system(root)
     return lock_of(Path(path)).acquire(wait_s=inf, say=say) if _is_local(system) else nullcontext()
 
@@ -317,8 +317,8 @@ def _is_local(system: Any) -> bool:  # noqa: ANN401
 
 
 def _system(path: str) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path on it."""
-    import fsspec  # takes a while, and is not needed to import this module
+    """Return the file system of a path or URL, and the path in it."""
+    import fsspec  # slow to import
 
     system, plain = fsspec.url_to_fs(path)
     system.invalidate_cache()

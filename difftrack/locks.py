@@ -1,9 +1,10 @@
-"""One writer at a time: locks that say who holds them, outlive no process, and work on shared disks.
+"""Locks for one writer at a time, which name their owner, do not outlive its process, and work on shared disks.
 
-A lock is a file that exists while it is held. Its holder renews it in the background; a waiter takes it over when the
-holder's process is gone from this host, or, on another host or in another container, when the holder has not renewed it
-for `LEASE_S` of the waiter's own clock. `filelock.SoftFileLease` does that and needs nothing of the file system but
-that a file is created once, as NFS grants. Beside it lies a file that says whose the lock is, for messages.
+A lock is a file that exists while the lock is held. Its owner renews it in the background. A waiting process takes the
+lock over when the owner's process no longer exists on this host, or, if the owner is on another host or in another
+container, when the lock has not been renewed for `LEASE_S` seconds of the waiting process's clock.
+`filelock.SoftFileLease` implements this; it only requires that the file system creates a file atomically, as NFS does.
+A second file beside the lock records the owner, for messages.
 """
 
 import json
@@ -26,19 +27,19 @@ from difftrack.params import ParamsError, parse
 __all__ = ["LOCKS", "FileLease", "Lease", "Lock", "LockError", "Owner", "Say", "lock_of"]
 
 LOCKS = ".locks"
-"""Name of the folder in which locks lie."""
+"""Name of the folder that contains the lock files."""
 
 LEASE_S = 60.0
-"""How long a lock of another host is believed without being renewed; it is renewed three times as often."""
+"""Seconds after which an unrenewed lock of another host expires; a lock is renewed three times in this period."""
 
 POLL_S = 0.1
 
 Say = Callable[[str], None]
-"""Told what a person should know while a lock is waited for, one line at a time."""
+"""Called with one-line messages for the user while a lock is awaited."""
 
 
 class LockError(ValueError):
-    """Another process holds a lock, or has taken over ours; the message says which."""
+    """Another process holds the lock or has taken it over; the message names the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,12 @@ class Owner:
 
     @classmethod
     def here(cls) -> "Owner":
-        """This process, from now on."""
+        """Describe this process as the owner from now on."""
         return cls(socket.gethostname(), os.getpid(), " ".join(sys.orig_argv)[:200], time.time())
 
     @classmethod
     def from_json(cls, values: object) -> "Owner | None":
-        """Read what `asdict` gives; None for anything else."""
+        """Read the output of `asdict`; None for any other value."""
         try:
             return parse(cls, values, "owner")
         except ParamsError:
@@ -66,19 +67,19 @@ class Owner:
 
     def __str__(self) -> str:
         command, age_s = " ".join(self.command.split()), max(time.time() - self.since, 0.0)
-        return f"process {self.pid} on {self.host} (`{command}`), which took it {age_s:.0f} s ago"
+        return f"process {self.pid} on {self.host} (`{command}`), which acquired the lock {age_s:.0f} s ago"
 
 
 class Lease(ABC):
-    """One attempt after another to hold a lock, in one place; what `Lock` needs of it."""
+    """The mechanism behind a `Lock`: acquires, renews and releases the lock at one location."""
 
     left_by: Owner | None = None
-    """The process from which the lock was taken over; None where it was free."""
+    """The process from which the lock was taken over; None if it was free."""
 
     @property
     @abstractmethod
     def owner(self) -> Owner | None:
-        """The process that holds the lock; None where that cannot be told."""
+        """The process that holds the lock; None if unknown."""
 
     @property
     @abstractmethod
@@ -87,15 +88,15 @@ class Lease(ABC):
 
     @abstractmethod
     def try_acquire(self) -> bool:
-        """Take the lock if it is free or left behind; never waits."""
+        """Acquire the lock if it is free or abandoned; never waits."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
 
 
 class FileLease(Lease):
-    """A `Lease` of a local file."""
+    """A `Lease` based on a local file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,14 +123,14 @@ class FileLease(Lease):
             self._lease.acquire(timeout=0)
         except Timeout:
             return False
-        except FileNotFoundError:  # the folder went with the last lock in it
+        except FileNotFoundError:  # another process removed the empty folder of locks
             return False
         self.left_by = self.owner
         self._about.write_text(json.dumps(asdict(Owner.here())), encoding="utf-8")
         return True
 
     def release(self) -> None:
-        """See `Lease`; the folder of locks goes with the last one."""
+        """See `Lease`; the folder is removed with the last lock in it."""
         if not self.lost:
             self._about.unlink(missing_ok=True)
         self._lease.release()
@@ -138,42 +139,42 @@ class FileLease(Lease):
 
 
 class Lock:
-    """The lock of one thing; threads of one process share it, and it is free when the last of them has let go.
+    """The lock of one resource. Threads of a process share it; it is released when the last thread has released it.
 
     Args:
-        key: The same text for the same thing in all of this process.
-        what: What is guarded, for messages.
-        lease: Makes what holds it.
+        key: Identifies the resource within this process.
+        what: Name of the resource, for messages.
+        lease: Creates the lease of the lock.
     """
 
     def __init__(self, key: str, what: str, lease: Callable[[], Lease]) -> None:
         self._key, self._what, self._lease = key, what, lease
 
     def acquire(self, *, wait_s: float = 0.0, say: Say = lambda line: None) -> "Lock":
-        """Take the lock.
+        """Acquire the lock.
 
         Args:
-            wait_s: How long to wait for another process; infinity for as long as that works.
-            say: Told which process this waits for, and from which one that ended a lock was taken over.
+            wait_s: Maximum time to wait for another process, in seconds; may be infinity.
+            say: Called with the process that is awaited, and with the ended process whose lock was taken over.
 
         Raises:
             LockError: another process holds it.
         """
-        lease, deadline, said = self._lease(), time.monotonic() + wait_s, False
+        lease, deadline, reported = self._lease(), time.monotonic() + wait_s, False
         while not self._try(lease):
             owner = lease.owner or "another process"
             if time.monotonic() >= deadline:
-                raise LockError(f"{self._what} is being written by {owner}; wait until it is done, or stop it")
-            if not said:
-                say(f"{self._what} is being written by {owner}; waiting for it")
-                said = True
+                raise LockError(f"{self._what} is being written by {owner}; wait until it has finished, or stop it")
+            if not reported:
+                say(f"{self._what} is being written by {owner}; waiting for it to finish")
+                reported = True
             time.sleep(POLL_S)
         if lease.left_by is not None:
-            say(f"{self._what}: recovered the lock of {lease.left_by}, and which ended without letting go")
+            say(f"{self._what}: recovered the lock of {lease.left_by}; that process ended without releasing it")
         return self
 
     def release(self) -> None:
-        """Let go once; nothing happens where the lock is not held."""
+        """Release the lock once; does nothing if the lock is not held."""
         with _registry_lock:
             held = _registry.get(self._key)
             if held is None:
@@ -184,15 +185,17 @@ class Lock:
                 held.lease.release()
 
     def check(self) -> None:
-        """Make sure that the lock is still ours.
+        """Check that this process still holds the lock.
 
         Raises:
-            LockError: it is not held, or another process has taken it over.
+            LockError: the lock is not held, or another process has taken it over.
         """
         held = _registry.get(self._key)
         if held is None or held.lease.lost:
             owner = None if held is None else held.lease.owner
-            raise LockError(f"{self._what} was taken over by {owner or 'another process'}; run this again after it")
+            raise LockError(
+                f"{self._what} was taken over by {owner or 'another process'}; run again after it has finished"
+            )
 
     def _try(self, lease: Lease) -> bool:
         with _registry_lock:
@@ -213,7 +216,7 @@ class Lock:
 
 @dataclass(slots=True)
 class _Held:
-    """A lock that this process holds, and how often."""
+    """A lock held by this process, with the number of acquisitions."""
 
     lease: Lease
     count: int = 1
@@ -223,18 +226,18 @@ _registry: dict[str, _Held] = {}
 _registry_lock = threading.RLock()
 
 
-def _forget_parents() -> None:
-    """Start anew in a forked child: the locks are its parent's."""
+def _clear_registry_after_fork() -> None:
+    """Clear the registry in a forked child, because the locks belong to its parent."""
     global _registry_lock
     _registry.clear()
     _registry_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents)
+    os.register_at_fork(after_in_child=_clear_registry_after_fork)
 
 
 def lock_of(path: Path) -> Lock:
-    """The lock of a local file or folder, which need not exist yet; it lies beside it."""
+    """Return the lock of a local file or folder, which need not exist; the lock file lies beside it."""
     key = Path(os.path.realpath(path))
     return Lock(str(key), str(path), lambda: FileLease(key.parent / LOCKS / f"{key.name}.lock"))

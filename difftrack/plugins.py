@@ -1,7 +1,7 @@
-"""Registries of what others may add: built-in entries, those of installed packages, and those of a notebook.
+"""Registries of extensible parts: built-in entries, entries of installed packages, and entries registered at run time.
 
-An installed package adds an entry by an entry point of the registry's group. Built-in entries are entry points as well,
-named in code in place of a package's metadata, so that a checkout needs no installation.
+An installed package adds an entry with an entry point in the registry's group. Built-in entries are also entry points,
+but defined in code instead of package metadata, so that a checkout works without installation.
 """
 
 import logging
@@ -20,24 +20,24 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class PluginError(ValueError):
-    """An entry is unknown, is no such thing, or cannot be loaded; the message is one line and says what there is."""
+    """An entry is unknown, has the wrong type, or cannot be loaded; the one-line message lists the known entries."""
 
 
 def one_line(error: BaseException) -> str:
-    """Say in one line what was raised."""
+    """Describe an exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Registry(Generic[T]):
-    """Named entries of one kind, each loaded when it is first asked for.
+    """Named entries of one kind; each is loaded at its first use.
 
     Args:
-        group: The entry points' group, such as `difftrack.trackers`.
-        noun: What messages call an entry, such as `tracker`.
+        group: Group of the entry points, such as `difftrack.trackers`.
+        noun: Word for an entry in messages, such as `tracker`.
         built_in: Name -> `module:attribute`.
-        check: Returns an entry where it is one, and raises `ValueError` or `TypeError` that says what is wrong.
-        reserved: Names that mean something else and cannot be given.
+        check: Returns a valid entry; raises `ValueError` or `TypeError` with the cause for an invalid one.
+        reserved: Names that have another meaning and cannot be used.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Registry(Generic[T]):
         self._problems: dict[str, str] = {}
 
     def names(self) -> tuple[str, ...]:
-        """All names: the built-in ones first, then those of installed packages, then registered ones.
+        """List all names: built-in entries first, then entries of installed packages, then registered ones.
 
-        No package is imported for this.
+        No package is imported.
         """
         return (*self._entries(), *(name for name in self._registered if name not in self._entries()))
 
     def get(self, name: str) -> T:
-        """The entry of a name.
+        """Return the entry with a name.
 
         Raises:
-            PluginError: there is none of that name, or it cannot be loaded.
+            PluginError: the name is unknown, or the entry cannot be loaded.
         """
         if name in self._registered:
             return self._registered[name]
@@ -84,14 +84,14 @@ class Registry(Generic[T]):
             try:
                 self._loaded[name] = self._check(name, points[name].load())
             except (Exception, SystemExit) as error:
-                line = f"{self.noun} {name!r} of {points[name].giver} cannot be loaded ({one_line(error)})"
+                line = f"{self.noun} {name!r} from {points[name].giver} cannot be loaded ({one_line(error)})"
                 self._failed[name] = line
                 self.note(name, line)
                 raise PluginError(line) from error
         return self._loaded[name]
 
     def items(self) -> dict[str, T]:
-        """All entries that can be loaded; one that cannot is named in the log, once, and left out."""
+        """Return all entries that can be loaded; the others are left out and reported once in the log."""
         found = {}
         for name in self.names():
             try:
@@ -104,50 +104,50 @@ class Registry(Generic[T]):
         """Add an entry for this process.
 
         Args:
-            name: Its name.
-            entry: The thing itself.
-            replace: Whether an entry that was registered before makes room, as when a notebook's cell runs again.
-                Built-in entries and those of installed packages never do.
+            name: Name of the entry.
+            entry: The entry itself.
+            replace: Whether to replace an entry registered earlier, for example when a notebook cell runs again.
+                Built-in entries and entries of installed packages are never replaced.
 
         Raises:
-            PluginError: the name is taken or cannot be one, or the entry is no such thing.
+            PluginError: the name is taken or invalid, or the entry is invalid.
         """
         self._refuse_name(name)
         points = self._entries()
         if name in points:
-            raise PluginError(f"{self.noun} {name!r} is there already, from {points[name].giver}; take another name")
+            raise PluginError(f"{self.noun} {name!r} already exists in {points[name].giver}; use another name")
         if name in self._registered and not replace and self._registered[name] is not entry:
-            raise PluginError(f"{self.noun} {name!r} was registered before; give replace=True, or take another name")
+            raise PluginError(f"{self.noun} {name!r} is already registered; pass replace=True, or use another name")
         try:
             self._registered[name] = self._check(name, entry)
         except (TypeError, ValueError) as error:
             raise PluginError(f"{self.noun} {name!r}: {' '.join(str(error).split())}") from error
 
     def unregister(self, name: str) -> None:
-        """Take back what `register` added; nothing happens where it added nothing."""
+        """Remove an entry that `register` added; does nothing if there is none."""
         self._registered.pop(name, None)
 
     def unknown(self, name: str) -> str:
-        """Say that there is no entry of a name, and which there are."""
+        """Return the message for an unknown name, with the known names."""
         problems = "".join(f"; {line}" for line in self.problems())
         return f"unknown {self.noun} {name!r}; known: {', '.join(sorted(self.names()))}{problems}"
 
     def problems(self) -> tuple[str, ...]:
-        """One line for each entry that was left out so far, and why."""
+        """Return one line for each entry left out so far, with the reason."""
         return tuple(self._problems.values())
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Say in the log, once, why an entry does not count."""
+        """Report once in the log why an entry is left out."""
         self.note(name, f"{self.noun} {name!r} is left out: {reason}")
 
     def note(self, key: str, line: str) -> None:
-        """Say a line in the log, once for each key, and keep it among the problems."""
+        """Log a line once for each key, and add it to the problems."""
         if key not in self._problems:
             self._problems[key] = line
             _LOG.warning("%s", line)
 
     def giver(self, name: str) -> str:
-        """What gives an entry, for messages: a package with its version, `difftrack`, or this session."""
+        """Return the provider of an entry, for messages: a package with its version, `difftrack`, or this session."""
         points = self._entries()
         return points[name].giver if name in points else "this session"
 
@@ -171,31 +171,31 @@ class Registry(Generic[T]):
             return
         first = points.setdefault(point.name, point)
         if first.value != point.value:
-            line = f"{self.noun} {point.name!r} is given by {first.giver} and by {point.giver}"
-            self.note(f"{point.name} {point.giver}", f"{line}; that of {first.giver} is used")
+            line = f"{self.noun} {point.name!r} is provided by {first.giver} and by {point.giver}"
+            self.note(f"{point.name} {point.giver}", f"{line}; the one from {first.giver} is used")
 
     def _refuse_name(self, name: str) -> None:
         if name in self._reserved or not _NAME.fullmatch(name):
-            taken = f", and none of {', '.join(sorted(self._reserved))}" if self._reserved else ""
+            taken = f", but none of {', '.join(sorted(self._reserved))}" if self._reserved else ""
             raise PluginError(
-                f"{self.noun} {name!r}: the name cannot be used; wanted: letters, digits, `_`, `.` and `-`{taken}"
+                f"{self.noun} {name!r}: the name is invalid; use letters, digits, `_`, `.` and `-`{taken}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """What counts of an entry point; the installed ones may be those of a backport of importlib.metadata."""
+    """The used part of an entry point; installed entry points may come from a backport of importlib.metadata."""
 
     name: str
     value: str
     """`module:attribute`."""
     giver: str
-    """Its package and version, for messages."""
+    """Package and version that provide the entry, for messages."""
     group: str
 
     @classmethod
     def read(cls, point: Any) -> "_Point":  # noqa: ANN401
-        """Take over an installed one."""
+        """Convert an installed entry point."""
         giver = point.value.partition(":")[0] if point.dist is None else f"{point.dist.name} {point.dist.version}"
         return cls(point.name, point.value, giver, point.group)
 

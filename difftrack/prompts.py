@@ -1,7 +1,7 @@
-"""Prompt files: one prompt per line, `#` starts a comment line, blank lines are skipped.
+"""Read prompt files: one prompt per line; blank lines and lines that start with `#` are skipped.
 
-A line ends with a line feed, a carriage return, or both. Other characters that Python calls line ends (form feed,
-U+2028 and more) may stand within a prompt.
+A line ends with a line feed, a carriage return, or both. Other characters that Python treats as line ends (form feed,
+U+2028 and more) may be part of a prompt.
 """
 
 import re
@@ -11,7 +11,7 @@ __all__ = ["PromptError", "read_prompts", "text_lines"]
 
 
 class PromptError(ValueError):
-    """A prompt file or an index file cannot be used; the message names file, line and what is wanted."""
+    """A prompt file or an index file cannot be used; the message names the file, the line and what is expected."""
 
 
 def read_prompts(path: Path, *, indices: Path | None = None) -> list[tuple[int, str]]:
@@ -19,36 +19,36 @@ def read_prompts(path: Path, *, indices: Path | None = None) -> list[tuple[int, 
 
     Args:
         path: UTF-8 text with one prompt per line.
-        indices: A text file of whole numbers, one per line: the prompts to take, in that order, counted from 0 over
-            the prompts of `path`. None takes all.
+        indices: A text file with one integer per line: the prompts to read, in this order, counted from 0 over the
+            prompts in `path`. None reads all.
 
     Returns:
         (number, prompt) pairs.
 
     Raises:
-        PromptError: a file is missing, is not UTF-8 or holds no prompt, or an index is no number or out of range.
+        PromptError: a file is missing, is not UTF-8 or contains no prompt, or an index is not a number or out of range.
     """
     prompts = [line for _, line in _lines(path)]
     if not prompts:
-        raise PromptError(f"{path} holds no prompt; wanted: one per line, lines that start with # are comments")
+        raise PromptError(f"{path} contains no prompt; write one per line (lines that start with # are comments)")
     if indices is None:
         return list(enumerate(prompts))
     chosen = []
     for number, line in _lines(indices):
         if not line.isdecimal() or int(line) >= len(prompts):
-            raise PromptError(f"{indices}, line {number}: {line!r}; wanted: a whole number below {len(prompts)}")
+            raise PromptError(f"{indices}, line {number}: {line!r} must be an integer from 0 to {len(prompts) - 1}")
         chosen.append((int(line), prompts[int(line)]))
     return chosen
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines with content and their numbers in the file."""
+    """Read the lines with content, with their line numbers."""
     stripped = [(number, line.strip()) for number, line in enumerate(text_lines(path), start=1)]
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 
 
 def text_lines(path: Path) -> list[str]:
-    """All lines of a UTF-8 text file, without their ends and without a byte order mark in front.
+    """Read all lines of a UTF-8 text file, without line ends and without a leading byte order mark.
 
     Raises:
         PromptError: the file is missing or is not UTF-8.

@@ -1,11 +1,12 @@
-"""By what an artifact was made, beside its params: the code, the libraries, and what was really loaded.
+"""Record how an artifact was made, besides its params: the code, the libraries, and the loaded weights.
 
-A stage takes up an artifact that lies there only where its params and this record are those of today. The record is no
-part of the params' fingerprint, so that it names what differs instead of a hash.
+A stage reuses an existing artifact only if its params and this record are current. The record is not part of the
+params' fingerprint, so that a message can name what differs instead of comparing hashes.
 """
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -24,38 +25,37 @@ from difftrack.params import ParamsError, parse
 __all__ = ["MadeBy", "Reuse", "code_of", "code_of_class", "has_file", "key_of", "reuse_problem", "versions_of"]
 
 Reuse = Literal["exact", "params"]
-"""exact: take up what the same params, code, libraries and loaded weights made. params: the same params are enough."""
+"""exact: reuse an artifact only for equal params, code, libraries and loaded weights. params: equal params suffice."""
 
 _WORDS = re.compile(
     r"(?P<string>'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")|#[^\n]*",
     re.DOTALL,
 )
-"""Strings, in which a `#` is a letter, and comments."""
+"""Matches strings, in which `#` has no special meaning, and comments."""
 _parsing = threading.Lock()
-"""One thread parses at a time: CPython 3.11 counts the depth of all threads' trees in one place (gh-106905)."""
 _DIGITS = 16
-"""Of a digest in a record: enough to tell two versions of a room apart, and short enough to be read."""
+"""Length of a digest in a record: long enough to distinguish versions of a room, short enough to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """What made an artifact."""
+    """How an artifact was made."""
 
     code: Mapping[str, str] = field(default_factory=dict)
-    """Room -> digest of those of its files that the making code reaches."""
+    """Room -> digest of its files that are reached by the code that made the artifact."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Library -> its public version."""
     loaded: Mapping[str, Any] = field(default_factory=dict)
-    """What is in memory, as JSON: the scheduler, the dtype, components that differ from their files."""
+    """State of the loaded model, as JSON: the scheduler, the dtype, components that differ from their files."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` restores the record."""
+        """Convert to plain JSON types; `from_json` restores the record."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
         return plain
 
     @classmethod
     def from_json(cls, values: object) -> "MadeBy | None":
-        """Restore what `to_json` wrote; None for anything else: an older artifact has no such record."""
+        """Restore a record from `to_json`; None for any other value, for example from an older artifact."""
         if not isinstance(values, Mapping):
             return None
         try:
@@ -64,17 +64,17 @@ class MadeBy:
             return None
 
     def digest(self) -> str:
-        """SHA-256 over the record."""
+        """SHA-256 of the record."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def difference(self, then: "MadeBy | None") -> str | None:
-        """What has changed since an artifact was made, for people; None where nothing has.
+        """Describe what has changed since an artifact was made; None if nothing has.
 
         Args:
-            then: The artifact's record; None where it has none.
+            then: The artifact's record; None if it has none.
         """
         if then is None:
-            return "the code that made it is not on record"
+            return "no record of the code that made it"
         now, before = self.to_json(), then.to_json()
         code = _differing(before["code"], now["code"])
         parts = [f"code of {', '.join(code)}"] if code else []
@@ -88,28 +88,28 @@ class MadeBy:
 
 
 def reuse_problem(now: MadeBy, then: object, reuse: Reuse) -> str | None:
-    """Why an artifact of the right params cannot be taken up; None where it can.
+    """Return why an artifact with equal params cannot be reused; None if it can.
 
     Args:
-        now: What would make it today.
-        then: What its file says of its making, as JSON.
-        reuse: What must agree.
+        now: The record that the artifact would have today.
+        then: The record in the artifact's file, as JSON.
+        reuse: What must be equal.
     """
     return None if reuse == "params" else now.difference(MadeBy.from_json(then))
 
 
 def key_of(identity: str, made_by: MadeBy | None) -> str:
-    """A short name for an artifact by what it was asked to be and by what made it.
+    """Return a short key for an artifact, made from its specification and from how it was made.
 
     Args:
-        identity: A digest of what it was asked to be.
-        made_by: None where that is not on record.
+        identity: A digest of the artifact's specification.
+        made_by: How it was made; None if there is no record.
     """
     return f"{identity[:16]}-{'unknown' if made_by is None else made_by.digest()[:8]}"
 
 
 def versions_of(*libraries: str) -> dict[str, str]:
-    """Public versions of libraries, without a local part such as `+cpu`; those that are not installed are left out."""
+    """Return the versions of installed libraries, without a local part such as `+cpu`."""
     found = {}
     for name in libraries:
         try:
@@ -121,31 +121,31 @@ def versions_of(*libraries: str) -> dict[str, str]:
 
 @functools.cache
 def code_of(*modules: str, without: frozenset[str] = frozenset()) -> Mapping[str, str]:
-    """Digest the code that modules reach through their imports, room by room.
+    """Compute a digest, for each room, of the code that modules reach through their imports.
 
-    Comments, docstrings and blank lines do not count. A package that passes on a name of one of its modules, or whose
-    stub says that it does, leads to that module alone, so that a neighbour that is not used does not count either. What
-    is imported by a computed name is not seen: name it among the modules.
+    Comments, docstrings and blank lines do not count. If a package or its stub re-exports a name from one of its
+    modules, only that module is followed, so that unused modules beside it do not count. Imports by a computed name are
+    not detected; add such modules to the arguments.
 
     Args:
-        modules: Dotted names, such as that of the class which makes an artifact.
-        without: Modules that do not count, and are not followed.
+        modules: Dotted names, such as the module of the class that makes an artifact.
+        without: Modules that are neither counted nor followed.
 
     Returns:
-        Room (`backbones`, `media`) -> digest. Modules outside this package are rooms by their top-level name.
+        Room (`backbones`, `media`) -> digest. For modules outside this package, the room is the top-level name.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: a module does not exist.
     """
     reached: dict[str, _Source] = {}
     waiting = list(modules)
     missing = [name for name in (*modules, *sorted(without)) if _file(name) is None]
     if missing:
-        raise ValueError(f"there is no module {missing[0]}, whose code was to be told from other code")
+        raise ValueError(f"module {missing[0]} does not exist, so its code has no digest; check the name")
     packages = {name.partition(".")[0] for name in modules}
     while waiting:
         name = waiting.pop()
-        if name in reached or name in without or name == __name__:  # this module tells, and makes nothing
+        if name in reached or name in without or name == __name__:  # this module only records
             continue
         reached[name] = source = _source(name)
         for imported in source.imports:
@@ -163,11 +163,11 @@ class _Source:
 
     digest: str
     imports: tuple[str, ...]
-    """Dotted names of modules, and of names in them."""
+    """Dotted names of imported modules and of imported names in them."""
     passes_on: Mapping[str, str]
-    """Name -> dotted name under which it was imported."""
+    """Exported name -> dotted name from which it was imported."""
     is_table: bool
-    """Whether it does nothing but pass on names."""
+    """Whether the module only re-exports names."""
 
 
 @functools.cache
@@ -182,11 +182,11 @@ def _source(name: str) -> _Source:
 
 
 def _read(content: bytes, package: str) -> _Source:
-    """What counts of a file.
+    """Parse a file into its digest and imports.
 
     Args:
-        content: Its text.
-        package: That its relative imports start from.
+        content: Content of the file.
+        package: The package from which relative imports are resolved.
     """
     lines = content.splitlines(keepends=True)
     starts = [0]
@@ -195,9 +195,7 @@ def _read(content: bytes, package: str) -> _Source:
     imports: list[str] = []
     passes_on: dict[str, str] = {}
     kept, position, is_table = [], 0, True
-    with _parsing:
-        body = ast.parse(content).body
-    for statement in _statements(body):
+    for statement in _statements(_parsed(content)):
         if isinstance(statement, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - statement.level] if statement.level else []
             source = ".".join([*above, *([statement.module] if statement.module else [])])
@@ -218,8 +216,25 @@ def _read(content: bytes, package: str) -> _Source:
     return _Source(_short(counted), tuple(imports), passes_on, is_table)
 
 
+def _parsed(content: bytes) -> list[ast.stmt]:
+    """The statements of a file, whatever other threads do meanwhile.
+
+    Up to CPython 3.12, trees of all threads are counted in one place while they are built, and one that is built in the
+    midst of another makes that a SystemError (gh-106905). No thread gets a turn there but where the garbage collector
+    runs a finalizer; so the collector waits, and other threads, libraries' own among them, parse before or after.
+    """
+    with _parsing:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return ast.parse(content).body
+        finally:
+            if collecting:
+                gc.enable()
+
+
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """All statements in their order, but those that only a type checker runs."""
+    """Yield all statements in order, except those that only a type checker runs."""
     for statement in body:
         yield statement
         if isinstance(statement, ast.If) and "TYPE_CHECKING" in (
@@ -234,7 +249,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _resolved(name: str) -> Iterator[str]:
-    """The modules that an imported name leads to; none where it is not found."""
+    """Yield the modules that define an imported name; nothing if it is not found."""
     if _file(name) is not None:
         yield name
         return
@@ -252,26 +267,26 @@ def _resolved(name: str) -> Iterator[str]:
 
 @functools.cache
 def _file(name: str) -> Path | None:
-    """A module's file, looked for beside its package's; nothing is imported but the package's name."""
+    """Find a module's file from its package's location, without importing the module."""
     package, *rest = name.split(".")
     folder = _folder(package)
     if folder is None:
         return None
-    if not rest:  # a package itself, or a module that lies beside packages
+    if not rest:  # a package, or a top-level module
         return folder if folder.is_file() else next(iter(folder.glob("__init__.py")), None)
     path = folder.joinpath(*rest)
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
 def has_file(module: str) -> bool:
-    """Whether a module's code lies in a file that can be found by its name: not so in a notebook."""
+    """Whether a module's file can be found by name, which is not the case in a notebook."""
     return _file(module) is not None
 
 
 def code_of_class(kind: type) -> str:
-    """Digest the source of a class without file, such as one of a notebook; another digest each time where it has none.
+    """Compute a digest of the source of a class that has no file, such as a class in a notebook.
 
-    What the class calls does not count.
+    Code that the class calls does not count. Without source, the digest is different each time.
     """
     try:
         return _short(inspect.getsource(kind))

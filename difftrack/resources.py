@@ -1,6 +1,6 @@
-"""Finds what comes with the package: the workspace template, its prompts, and the backbone that ships.
+"""Find the files that ship with the package: the workspace template, its prompts, and the small backbone.
 
-These files lie at the top of a checkout and in the folder `shipped` of an installed package, in the same layout.
+These files lie at the top level of a checkout, and in the folder `shipped` of an installed package, in the same layout.
 """
 
 from pathlib import Path
@@ -13,18 +13,18 @@ _PACKAGE: Final = Path(__file__).resolve().parent
 
 
 def shipped(relative: str) -> Path:
-    """Return the path of a file or folder that comes with the package.
+    """Return the path of a file or folder that ships with the package.
 
     Args:
-        relative: Its place in a workspace, such as `params.yaml` or `data/prompts`.
+        relative: Path in a workspace, such as `params.yaml` or `data/prompts`.
 
     Raises:
-        FileNotFoundError: this installation lacks it.
+        FileNotFoundError: the installation does not contain the file.
     """
     installed, checkout = _PACKAGE / "shipped", _PACKAGE.parent
     path = (installed if installed.is_dir() else checkout) / relative
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing: it comes with difftrack; install the package again (`pip install --force-reinstall`)"
+            f"{path} is missing but ships with difftrack; reinstall the package (`pip install --force-reinstall`)"
         )
     return path

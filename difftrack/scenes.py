@@ -1,9 +1,9 @@
-"""Where a video cuts from one scene to another, and which of its frames show nothing.
+"""Detect cuts between the scenes of a video, and blank frames.
 
-A cut is a change of the whole picture from one frame to the next that lasts, and that stands out from the changes
-beside it. Colours are compared in a grid of blocks. So neither a moving object is a cut nor fast motion, which changes
-every frame alike. A flash is none either, nor anything else that is over after one frame. A dissolve, whose frames
-change little by little, is not looked for. A fade to black ends a scene in its last, nearly black frames. In frames of
+A cut is a lasting change of the whole picture from one frame to the next that stands out from the neighbouring changes.
+Colours are compared in a grid of blocks. A moving object is therefore not a cut, and neither is fast motion, which
+changes every frame alike. A flash, or any other change that ends after one frame, is not a cut either. Dissolves, whose
+frames change gradually, are not detected. A fade to black ends a scene in its last, almost black frames. In a frame of
 one colour no point is visible.
 """
 
@@ -17,36 +17,36 @@ from jaxtyping import Bool, Float, Int, UInt8
 __all__ = ["SceneFinder", "Scenes", "find_scenes"]
 
 BLOCKS = 3
-"""Rows and columns of blocks whose colours are compared."""
+"""Number of rows and of columns of the blocks whose colours are compared."""
 BINS = (8, 4, 8)
-"""Of hue, saturation and value, in each block."""
+"""Histogram bins for hue, saturation and value, in each block."""
 LONGEST_SIDE = 240
-"""Larger frames are made smaller first, in pixels."""
+"""Larger frames are first shrunk to this length of their longer side, in pixels."""
 CUT = 0.47
-"""Least change at a cut. Of 702 joints of two different clips the smallest is 0.52 (python -m benchmarks.scenes)."""
+"""Minimum change at a cut. The smallest change at 702 joins of two clips is 0.52 (python -m benchmarks.scenes)."""
 STANDS_OUT = 0.15
-"""By so much a cut changes more than the frames before and after it do. Fast motion may reach 0.6, but goes on."""
+"""Minimum excess of the change at a cut over the changes before and after it. Fast motion may reach 0.6 but lasts."""
 BLANK = 2.0
-"""A frame is blank where no channel varies by more than this, one standard deviation of 256 grey levels."""
+"""Maximum standard deviation of each channel in a blank frame, in grey levels (0-255)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenes:
-    """Which frames of a video belong together.
+    """The scenes of a video, and its blank frames.
 
     Raises:
-        ValueError: the first scene does not begin at frame 0, or scenes are not in order.
+        ValueError: the first scene does not start at frame 0, or scenes are not in order.
     """
 
     starts: tuple[int, ...]
-    """First frame of every scene; 0 is the first of them."""
+    """First frame of every scene, starting with 0."""
     blank: Bool[np.ndarray, " frame"]
-    """Frames of one colour, in which nothing can be seen."""
+    """True for frames of one colour."""
 
     def __post_init__(self) -> None:
         if self.starts[:1] != (0,) or sorted(set(self.starts)) != list(self.starts):
             raise ValueError(
-                f"scenes start at {list(self.starts)}; wanted: 0 first, and each later than the one before"
+                f"scenes start at {list(self.starts)}; the first must be 0, and each must be later than the previous"
             )
 
     @property
@@ -55,7 +55,7 @@ class Scenes:
         return self.starts[1:]
 
     def shared_with(self, frames: Int[np.ndarray, " point"]) -> Bool[np.ndarray, "frame point"]:
-        """Tell which frames show the scene of each of these; a blank frame shows no scene, not even its own."""
+        """Return which frames show the same scene as each of the given frames; a blank frame shows no scene."""
         scene = np.searchsorted(self.starts, np.arange(len(self.blank)), side="right")
         same = scene[:, None] == scene[frames]
         shared: np.ndarray = same & ~self.blank[:, None] & ~self.blank[frames]
@@ -66,8 +66,8 @@ def find_scenes(frames: Iterable[UInt8[np.ndarray, "row col rgb"]], *, cuts: boo
     """Find cuts and blank frames.
 
     Args:
-        frames: The video, an array or one by one.
-        cuts: False takes the video for one scene and looks for blank frames alone.
+        frames: The video, as an array or an iterator.
+        cuts: False treats the video as one scene and only detects blank frames.
     """
     finder = SceneFinder(cuts=cuts)
     for frame in frames:
@@ -76,10 +76,10 @@ def find_scenes(frames: Iterable[UInt8[np.ndarray, "row col rgb"]], *, cuts: boo
 
 
 class SceneFinder:
-    """Looks for cuts and blank frames in a video that passes by; holds the colours of two frames.
+    """Detects cuts and blank frames in a stream of frames; stores the colours of two frames.
 
     Args:
-        cuts: False takes the video for one scene and looks for blank frames alone.
+        cuts: False treats the video as one scene and only detects blank frames.
     """
 
     def __init__(self, *, cuts: bool = True) -> None:
@@ -87,12 +87,12 @@ class SceneFinder:
         self._last: list[Float[np.ndarray, "block bin"]] = []
         self._blank: list[bool] = []
         self._change = [0.0]
-        """Of each frame from the one before it."""
+        """Change of each frame from the previous frame."""
         self._change_over_two = [0.0, 0.0]
-        """Of each frame from the one before that."""
+        """Change of each frame from the frame before the previous one."""
 
     def add(self, frame: UInt8[np.ndarray, "row col rgb"]) -> None:
-        """Look at the next frame."""
+        """Process the next frame."""
         small = _shrunk(frame)
         self._blank.append(bool(small.reshape(-1, 3).std(axis=0).max() <= BLANK))
         if not self._cuts:
@@ -105,12 +105,12 @@ class SceneFinder:
         self._last = [*self._last[-1:], colours]
 
     def scenes(self) -> Scenes:
-        """What was found in the frames that passed."""
+        """Return the scenes in the frames processed so far."""
         found = [t for t in range(1, len(self._blank)) if self._is_cut(t)] if self._cuts else []
         return Scenes(starts=(0, *found), blank=np.array(self._blank, dtype=bool))
 
     def _is_cut(self, t: int) -> bool:
-        """Tell whether frame t begins a scene."""
+        """Whether a scene starts at frame t."""
         num_frames, change = len(self._blank), self._change
         after = change[t + 1] if t + 1 < num_frames else 0.0
         if change[t] < CUT or change[t] < max(change[t - 1], after) + STANDS_OUT:
@@ -121,12 +121,12 @@ class SceneFinder:
 
 
 def _change(here: Float[np.ndarray, "block bin"], there: Float[np.ndarray, "block bin"]) -> float:
-    """Give the share of pixels whose colour has gone from its block."""
+    """Return the share of pixels whose colour no longer occurs in their block."""
     return float(1 - np.minimum(here, there).sum(axis=1).mean())
 
 
 def _colours(frame: UInt8[np.ndarray, "row col rgb"]) -> Float[np.ndarray, "block bin"]:
-    """Count colours in every block, as shares."""
+    """Compute the histogram of colours in every block, as shares."""
     hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
     blocks = [block for band in np.array_split(hsv, BLOCKS, axis=0) for block in np.array_split(band, BLOCKS, axis=1)]
     counts = [
@@ -138,7 +138,7 @@ def _colours(frame: UInt8[np.ndarray, "row col rgb"]) -> Float[np.ndarray, "bloc
 
 
 def _shrunk(frame: UInt8[np.ndarray, "row col rgb"]) -> UInt8[np.ndarray, "row col rgb"]:
-    """Make a large frame smaller."""
+    """Shrink a large frame."""
     factor = LONGEST_SIDE / max(frame.shape[:2])
     if factor >= 1:
         return np.ascontiguousarray(frame)

@@ -1,4 +1,4 @@
-"""Which part of the map of steps and layers is surveyed."""
+"""Params of the survey over steps and layers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,20 +11,20 @@ __all__ = ["SurveySection"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurveySection:
-    """`survey`: which part of the map; how clips are run is in `extract.analysis`, how they are matched in `match`."""
+    """Section `survey`: steps and layers to survey. `extract.analysis` sets how clips are run, `match` how to match."""
 
     backbones: tuple[str, ...] = ()
-    """Those to survey; none by default, since it runs a model over every step."""
+    """Names of the backbones to survey; empty by default, because a survey runs a model over every step."""
     steps: Literal["all"] | tuple[int, ...] = "all"
-    """Steps of the schedule."""
+    """Steps of the denoising schedule to survey."""
     layers: Literal["all"] | tuple[int, ...] = "all"
-    """Layers."""
+    """Layers to survey."""
     kinds: tuple[MatchKind, ...] = ("query_key", "feature")
-    """What to match by."""
+    """Descriptors to match."""
     per_head: bool = False
-    """Also match by each head alone: as many times the bytes as there are heads."""
+    """Also match each head separately; this multiplies the bytes by the number of heads."""
     reuse: Reuse = "exact"
-    """exact: take up matches that the same params, code, library versions and loaded weights made. params: the same
-    params are enough; the stage names what differs, and the matches record it."""
+    """exact: reuse matches made with equal params, code, library versions and loaded weights. params: equal params
+    suffice; the stage reports the differences, and the matches record them."""
     keep_bytes: float = 1e9
-    """Of matches that nothing asks for any more, on disk; beyond it those that were used least recently go."""
+    """Maximum number of bytes of kept, unused matches on disk; beyond it the least recently used are removed."""

@@ -1,4 +1,4 @@
-"""A grid over params: its axes, its points, and what was measured at each."""
+"""A grid over params: its axes, its points, and the measures at each point."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 SweptStage = Literal["score", "track"]
-"""A stage whose results a sweep measures; `match` runs before `score` where it has to."""
+"""A stage whose results a sweep measures; `match` runs before `score` if necessary."""
 
 MEASURES: Mapping[SweptStage, Mapping[str, str]] = {
     "score": {
@@ -33,54 +33,54 @@ MEASURES: Mapping[SweptStage, Mapping[str, str]] = {
     },
     "track": {"average_pts_within_thresh": "δ_avg", "average_jaccard": "AJ", "occlusion_accuracy": "OA"},
 }
-"""By stage, what is measured and what people call it; docs/metrics.md defines each."""
+"""Stage -> measure -> its usual name; docs/metrics.md defines the measures."""
 
 MOST_POINTS = 10_000
-"""Of a grid: more is a slip of the pen."""
+"""Maximum number of points in a grid; a larger grid is assumed to be a mistake."""
 
 _READ_BY: Mapping[str, tuple[SweptStage, ...]] = {"match": ("score",), "score": ("score",), "track": ("track",)}
-"""By section that may be swept, the stages whose results depend on it."""
+"""Section that can be swept -> stages whose results depend on it."""
 
 
 class SweepError(ValueError):
-    """A grid cannot be swept; the message names the word, and what can be."""
+    """A grid cannot be swept; the message names the argument and the valid choices."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepAxis:
-    """One key of params.yaml, and the values that it takes."""
+    """One key of params.yaml with its values in a sweep."""
 
     key: str
-    """Such as track.motion_cost."""
+    """Dotted key, for example track.motion_cost."""
     values: tuple[Any, ...]
 
     @property
     def section(self) -> str:
-        """The section that the key lies in."""
+        """The section that contains the key."""
         return self.key.partition(".")[0]
 
     @property
     def is_numeric(self) -> bool:
-        """Whether all values are numbers, which a picture can place along a line."""
+        """Whether all values are numbers, so that a plot can place them on an axis."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRow:
-    """One point of a grid, and what came out there."""
+    """One point of a grid with its measures."""
 
     backbone: str
     point: Mapping[str, Any]
     """Key -> value."""
     measures: Mapping[SweptStage, Mapping[str, float | None]]
-    """Fractions, by stage and name; None where there is no number."""
+    """Stage -> measure -> fraction; None if there is no number."""
     cells: Mapping[str, str] = field(default_factory=dict)
-    """Stage -> key of the cell that holds everything else."""
+    """Stage -> key of the cell with all other results."""
     as_in_params: bool = False
-    """Whether this is what params.yaml says now."""
+    """Whether the point equals the current params.yaml."""
 
     def row(self) -> dict[str, Any]:
-        """A row of a table of numbers."""
+        """Convert to a flat row of a table."""
         found: dict[str, Any] = {"backbone": self.backbone}
         found |= {key: show_value(value) for key, value in self.point.items()}
         for stage, values in self.measures.items():
@@ -92,73 +92,72 @@ def read_axes(words: Sequence[str]) -> list[SweepAxis]:
     """Read the axes of a grid.
 
     Args:
-        words: Each `section.key=value,value,...`, the values in YAML: `track.layers=[6],[6, 7]`.
+        words: Arguments of the form `section.key=value,value,...`, with values in YAML: `track.layers=[6],[6, 7]`.
 
     Raises:
-        SweepError: a word is none, names a key twice or a value twice, or is of a section that no stage of a sweep
-            reads.
+        SweepError: an argument is malformed, repeats a key or a value, or names a section that cannot be swept.
     """
     axes: list[SweepAxis] = []
     for word in words:
         key, separator, text = word.partition("=")
         if not separator or "." not in key or not all(key.split(".")):
             raise SweepError(
-                f"{word!r} sweeps nothing; wanted: section.key=value,value, such as track.motion_cost=0,0.1"
+                f"{word!r} is not a sweep; expected section.key=value,value, such as track.motion_cost=0,0.1"
             )
         try:
             values = yaml.safe_load(f"[{text}]")
         except yaml.YAMLError as error:
             raise SweepError(f"{word!r}: the values are not valid YAML: {' '.join(str(error).split())}") from error
         if not values:
-            raise SweepError(f"{key} has no value; wanted: {key}=value,value")
+            raise SweepError(f"{key} has no value; expected {key}=value,value")
         axis = SweepAxis(key, tuple(values))
         if axis.section not in _READ_BY:
             raise SweepError(
-                f"{key} cannot be swept: a sweep reads what is stored and runs no video model; {', '.join(_READ_BY)} "
-                f"can be. Change {axis.section} in params.yaml and run `difftrack repro`"
+                f"{key} cannot be swept: a sweep only reads stored descriptors and supports {', '.join(_READ_BY)}; "
+                f"change {axis.section} in params.yaml and run `difftrack repro` instead"
             )
         if key in [other.key for other in axes]:
-            raise SweepError(f"{key} is named twice; give all its values in one word")
+            raise SweepError(f"{key} is given twice; give all its values in one argument")
         if len({repr(value) for value in values}) < len(values):
-            raise SweepError(f"{word!r} names a value twice")
+            raise SweepError(f"{word!r} repeats a value; give each value once")
         axes.append(axis)
     if not axes:
-        raise SweepError("nothing to sweep; wanted: section.key=value,value, such as track.motion_cost=0,0.1,0.3")
+        raise SweepError("nothing to sweep; expected section.key=value,value, such as track.motion_cost=0,0.1,0.3")
     if (count := math.prod(len(axis.values) for axis in axes)) > MOST_POINTS:
-        raise SweepError(f"the grid has {count} points; at most {MOST_POINTS} are swept")
+        raise SweepError(f"the grid has {count} points; the maximum is {MOST_POINTS}")
     return axes
 
 
 def stages_of(axes: Sequence[SweepAxis], on: str | None = None) -> tuple[SweptStage, ...]:
-    """The stages whose results a sweep measures.
+    """Determine the stages whose results a sweep measures.
 
     Args:
-        axes: Of the grid.
-        on: Their names with commas between them; by default those that any axis changes.
+        axes: Axes of the grid.
+        on: Comma-separated names of stages; None selects the stages that depend on any axis.
 
     Raises:
-        SweepError: there is no such stage.
+        SweepError: a stage is unknown.
     """
     if on is None:
         reached = {stage for axis in axes for stage in _READ_BY[axis.section]}
         return tuple(stage for stage in MEASURES if stage in reached)
     named = [name.strip() for name in on.split(",")]
     if unknown := [name for name in named if name not in MEASURES]:
-        raise SweepError(f"--on names {unknown[0]!r}; wanted: {', '.join(MEASURES)}")
+        raise SweepError(f"--on names {unknown[0]!r}; the stages are {', '.join(MEASURES)}")
     return tuple(stage for stage in MEASURES if stage in named)
 
 
 def grid(axes: Sequence[SweepAxis]) -> Iterator[dict[str, Any]]:
-    """All points of a grid, key -> value; the last axis changes fastest."""
+    """Yield all points of a grid, key -> value; the last axis changes fastest."""
     for values in product(*(axis.values for axis in axes)):
         yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
 
 
 def laid_over(params: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    """Params in which each key of a point has the point's value, in place of whatever it had.
+    """Return a copy of the params with the values of a point.
 
     Raises:
-        SweepError: a key leads through something that is no section.
+        SweepError: a parent of a key is not a section.
     """
     changed = deepcopy(dict(params))
     for key, value in point.items():
@@ -169,12 +168,12 @@ def laid_over(params: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, 
                 inner[section] = {}
             inner = inner[section]
             if not isinstance(inner, dict):
-                raise SweepError(f"{key} leads through {section}, which is {inner!r} and no section")
+                raise SweepError(f"{key} cannot be set: {section} is {inner!r}, which is not a section")
         inner[last] = deepcopy(value)
     return changed
 
 
-def show_value(value: Any) -> str:  # noqa: ANN401 - whatever params.yaml may hold
-    """A value as params.yaml would have it, on one line."""
+def show_value(value: Any) -> str:  # noqa: ANN401 - any value of params.yaml
+    """Format a value as in params.yaml, on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...").strip()

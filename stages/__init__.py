@@ -1,9 +1,9 @@
-"""The pipeline's stages, as dvc.yaml runs them; what each does is in `difftrack.pipeline`."""
+"""The pipeline's stages as dvc.yaml runs them; `difftrack.pipeline` implements them."""
 
 import sys
 
 from difftrack.pipeline._loading import end_while_loading, sleep_while_waiting
 
-if sys.argv[:1] == ["-m"]:  # Python is about to run one of the modules
+if sys.argv[:1] == ["-m"]:  # `python -m stages.NAME` is about to run a module
     end_while_loading()
     sleep_while_waiting()

@@ -1,4 +1,4 @@
-"""Stage: clips -> descriptors of one backbone in one view, run by run, resumed where an earlier run stopped."""
+"""Stage: clips -> descriptors of one backbone in one view; an interrupted run is resumed."""
 
 from difftrack.pipeline.extract import main, run_stage
 

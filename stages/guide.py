@@ -1,4 +1,4 @@
-"""Stage: prompts + the best layers -> videos with and without cross-attention guidance, and what they measure."""
+"""Stage: prompts + the best layers -> videos with and without cross-attention guidance, and their measures."""
 
 from difftrack.pipeline.guide import main, run_stage
 

@@ -1,4 +1,4 @@
-"""Stage: everything that earlier stages wrote -> one page, its figures and its videos."""
+"""Stage: the results of all earlier stages -> one page with figures and videos."""
 
 from difftrack.pipeline.report import main, run_stage
 

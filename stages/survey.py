@@ -1,6 +1,7 @@
-"""Stage: the whole map of steps and layers, matched as the model computes it; no descriptor is kept.
+"""Stage: clips and tracks -> matches over the whole map of steps and layers, without storing descriptors.
 
-Writes what `match` writes, so that `score` reads it, in megabytes where the descriptors would take terabytes.
+The stage matches while the model runs and writes the same format as `match`, which `score` reads. The matches take
+megabytes where descriptors would take terabytes.
 """
 
 from difftrack.pipeline.survey import main, run_stage

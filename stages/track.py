@@ -1,4 +1,4 @@
-"""Stage: descriptors of the tracking view -> tracks, and their TAP-Vid metrics beside those of baselines."""
+"""Stage: descriptors of the tracking view -> tracks, with TAP-Vid metrics of the tracker and of baselines."""
 
 from difftrack.pipeline.track import main, run_stage
 

@@ -82,7 +82,7 @@ def test_a_mask_keeps_the_points_that_lie_on_it() -> None:
 def test_a_mask_between_the_grid_points_is_an_error() -> None:
     mask = np.zeros((67, 97), dtype=bool)
     mask[0, 0] = True
-    with pytest.raises(AnnotationError, match="none of 3 x 3 grid points"):
+    with pytest.raises(AnnotationError, match="none of the 3 x 3 grid points"):
         query_grid(67, 97, 3, mask)
 
 
@@ -94,7 +94,7 @@ def test_grabcut_finds_a_bright_object_on_a_dark_ground_every_time_alike() -> No
     mask = grabcut_mask(frame)
     assert (mask & truth).sum() / (mask | truth).sum() > 0.95
     np.testing.assert_array_equal(grabcut_mask(frame), mask)
-    with pytest.raises(AnnotationError, match="GrabCut takes"):
+    with pytest.raises(AnnotationError, match="GrabCut segmented"):
         grabcut_mask(np.full((67, 97, 3), 90, dtype=np.uint8))
 
 
@@ -267,7 +267,7 @@ def test_weights_come_from_a_file_when_one_is_given(hub: Path, tmp_path: Path) -
 
 def test_a_checkpoint_that_would_run_code_is_refused(hub: Path, tmp_path: Path) -> None:
     torch.save({"weight": types.SimpleNamespace()}, tmp_path / "weights.pth")
-    with pytest.raises(AnnotationError, match=r"cannot be loaded.*weights\.pth holds more than weights"):
+    with pytest.raises(AnnotationError, match=r"cannot be loaded.*weights\.pth contains more than weights"):
         load_cotracker3(CoTracker3Params(checkout=hub, checkpoint=tmp_path / "weights.pth"))
 
 
@@ -365,7 +365,7 @@ def test_published_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
     np.save(tmp_path / "tracks" / "000.npy", np.zeros((1, 5, 3, 2), dtype=np.float32))
     np.save(tmp_path / "visibility" / "000.npy", np.ones((1, 3, 5), dtype=bool))
-    with pytest.raises(AnnotationError, match="wanted: float"):
+    with pytest.raises(AnnotationError, match="expected float"):
         import_published(tmp_path, "000")
 
 
@@ -435,7 +435,7 @@ def test_clips_without_a_mask_get_the_scene_grid_and_with_one_the_object_grid(tm
     expected = query_grid(67, 97, 7, mask > 0)
     assert set(map(tuple, on_object.query_points.tolist())) <= set(map(tuple, expected.tolist()))
     write_image(tmp_path / "a.png", mask[:50])
-    with pytest.raises(AnnotationError, match="the mask is 97x50, the clip 97x67"):
+    with pytest.raises(AnnotationError, match="the mask is 97x50, but the clip is 97x67"):
         annotate_clip(clip_of(), params)
 
 
@@ -501,7 +501,7 @@ def test_imported_tracks_are_a_pseudo_truth_by_the_tracker_that_made_them(tmp_pa
             {"trackers": {"dino": {"patch": 14}}},
             r"unknown key annotate\.trackers\.dino\.patch; known: checkpoint, device",
         ),
-        ({"trackers": {"lucas_kanade": {}}}, r"the settings of lucas_kanade stand in annotate\.lucas_kanade"),
+        ({"trackers": {"lucas_kanade": {}}}, r"the settings of lucas_kanade belong in annotate\.lucas_kanade"),
         ({"trackers": {"rafft": {}}}, "unknown tracker 'rafft'; known: .*raft"),
         ({"tracker": "import"}, "published is null"),
         ({"object_mask": "file"}, "object_masks is null"),
@@ -516,7 +516,7 @@ def test_params_that_cannot_be_are_refused_before_anything_runs(values: dict[str
 
 
 def test_exact_tracks_of_a_clip_that_was_not_rendered_are_refused() -> None:
-    with pytest.raises(AnnotationError, match="rendered clips only, and this one is generated"):
+    with pytest.raises(AnnotationError, match="only for rendered clips, and this clip is generated"):
         annotate_clip(clip_of(), AnnotateParams(tracker="exact"))
 
 

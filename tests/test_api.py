@@ -1,7 +1,9 @@
 """The notebook API: one function per question, each on a real tiny pipeline."""
 
+import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import difftrack as dt
 from difftrack.backbones import BackboneError
 from difftrack.correspondence import MatchingParams
 from difftrack.datasets import DatasetError
-from difftrack.media import read_video
+from difftrack.media import read_video, write_video
 from difftrack.reports import query_point
 from difftrack.store import StoreError
 from difftrack.tracking import read_predictions
@@ -229,6 +231,51 @@ def test_an_overlay_is_as_long_as_the_clip_and_never_replaces_what_it_is_drawn_o
     with pytest.raises(ValueError, match="is the video that the tracks are drawn on"):
         tracks.overlay(drawn, to=drawn)
     assert "<video" in tracks._repr_html_()
+
+
+def test_saved_tracks_say_by_what_they_were_made(store: dt.Store, model: dt.Backbone, tmp_path: Path) -> None:
+    tracks = dt.track(store, points=[(20, 13)], layers=(3,), motion_cost=0.25)
+    with np.load(tracks.save(tmp_path / "tracks.npz"), allow_pickle=False) as saved:
+        about = {name: saved[name] for name in saved.files}
+    assert str(about["backbone_fingerprint"]) == model.fingerprint
+    groups = [group for group in store.groups() if group.startswith("texture/")]
+    assert about["descriptors"].tolist() == [store.fingerprint(group) for group in groups]
+    chosen = json.loads(str(about["params"]))
+    assert (chosen["track"]["layers"], chosen["track"]["motion_cost"]) == ([3], 0.25)
+    assert chosen["extract.tracking"]["num_inference_steps"] == store_steps(store, groups[0])
+    assert (str(about["source"]), about["size"].tolist(), float(about["fps"])) == ("texture", [HEIGHT, WIDTH], 24.0)
+    assert str(about["version"]) == version("difftrack-video")
+
+
+def store_steps(store: dt.Store, group: str) -> int:
+    return store.spec(group).fingerprint_parts["num_inference_steps"]
+
+
+@pytest.mark.parametrize("kind", ["overlay", "labels"])
+def test_a_video_without_a_name_is_written_beside_what_has_its_name(
+    store: dt.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The same drawing keeps its name, another one gets the next number."""
+    monkeypatch.chdir(tmp_path)
+    first, other = (
+        [dt.track(store, grid=number) for number in (2, 3)]
+        if kind == "overlay"
+        else [dt.propagate(store, points=[point], layers=(3,)) for point in [(20, 13), (31, 9)]]
+    )
+    mine = Path(f"texture-{kind}.mp4")
+    mine.write_bytes(b"a film of mine")
+    written = [first.overlay(), first.overlay(), other.overlay(), first.overlay()]
+    assert mine.read_bytes() == b"a film of mine"
+    assert [path.name for path in written] == [f"texture-{kind}-{number}.mp4" for number in (2, 2, 3, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({mine.name, *(path.name for path in written)})
+    assert first.overlay(to=mine) == mine  # a name that was given is meant
+    assert read_video(mine).frames.shape[0] == FRAMES
+
+
+def test_an_overlay_on_a_video_file_plays_at_its_rate(store: dt.Store, clip: dt.Clip, tmp_path: Path) -> None:
+    write_video(tmp_path / "slow.mp4", clip.frames, 5.0, lossless=True)
+    drawn = dt.track(store, grid=2).overlay(tmp_path / "slow.mp4", to=tmp_path / "drawn.mp4")
+    assert read_video(drawn).fps == 5.0
 
 
 def test_a_store_from_disk_wants_the_frames_for_an_overlay(model: dt.Backbone, clip: dt.Clip, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes) ->
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"^.*a\.json: [^\n]*; run the stage again$"):
         read_json(tmp_path / "a.json", way_out=WAY_OUT)
-    with pytest.raises(ArtifactError, match=r"b\.json: there is no such file; run the stage again$"):
+    with pytest.raises(ArtifactError, match=r"b\.json: the file does not exist; run the stage again$"):
         read_json(tmp_path / "b.json", way_out=WAY_OUT)
 
 

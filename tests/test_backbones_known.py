@@ -88,6 +88,37 @@ def rows() -> dict[str, object]:
     return {row.name: row for row in summaries()}
 
 
+def test_the_table_that_ships_holds_what_the_classes_count() -> None:
+    """`python -m difftrack.backbones._counts` writes it anew."""
+    assert {name: counts_of(name) for name in KNOWN} == {name: count(name) for name in KNOWN}
+    table = read_json(Path(_counts.__file__).with_name("counts.json"))
+    assert {name: row["declared"] for name, row in table.items()} == {
+        name: declaration(known) for name, known in KNOWN.items()
+    }
+
+
+def test_a_row_of_another_declaration_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = replace(KNOWN["ltx-2b"], transformer=(KNOWN["ltx-2b"].transformer[0], {"num_layers": 3}))
+    monkeypatch.setattr(_counts, "KNOWN", {**KNOWN, "ltx-2b": fewer})
+    monkeypatch.setattr("difftrack.backbones._random_init.KNOWN", {**KNOWN, "ltx-2b": fewer})
+    assert counts_of("ltx-2b").num_layers == 3
+
+
+@pytest.mark.parametrize("arguments", [[], ["cogvideox-2b"], ["--memory"], ["nosuch"], ["--check", "nosuch"]])
+def test_a_list_or_a_refusal_waits_for_no_library(arguments: list[str]) -> None:
+    script = f"""
+import sys
+from difftrack.cli import app
+try:
+    app({["models", *arguments]!r}, standalone_mode=False)
+except BaseException as end:
+    print(end)
+print("loaded:", sorted({{"torch", "diffusers", "transformers"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: []\n")
+
+
 def test_every_name_has_a_checkpoint_arguments_and_a_row(rows: dict[str, object]) -> None:
     assert list(CHECKPOINTS) == list(KNOWN) == list(rows) == list(PUBLISHED)
     assert set(ALIASES.values()) <= set(KNOWN)

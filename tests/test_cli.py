@@ -84,7 +84,7 @@ def test_query_of_a_tracking_view_asks_for_a_chunk(tmp_path: Path) -> None:
     status, _, error = run(*ask)
     assert (status, len(error.splitlines())) == (1, 1)
     assert "square is a clip in a tracking view" in error
-    assert "give --chunk 0 ... 2" in error
+    assert "choose one with --chunk 0 ... 2" in error
     assert run(*ask, "--chunk", 1)[0] == 0
 
 
@@ -224,7 +224,7 @@ def test_presets_are_listed_and_told_without_running(tmp_path: Path) -> None:
         "missing:",
     ):
         assert said in out
-    assert "is not there yet), published" in out
+    assert "does not exist yet), published" in out
     assert not work.exists()
     for wrong in (("guidance-sora",), ("guidance-cogvideox-2b", *where)):
         status, _, error = run("preset", *wrong)
@@ -417,10 +417,10 @@ def _changed(project: Path, **sections: Any) -> Path:
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
-        ({"extract": {}}, "extract.tracking is None; a mapping is wanted"),
-        ({"extract": {"tracking": None}}, "extract.tracking is None; a mapping is wanted"),
+        ({"extract": {}}, "extract.tracking is None; expected a mapping"),
+        ({"extract": {"tracking": None}}, "extract.tracking is None; expected a mapping"),
         ({"extract": {"tracking": {"hight": 3}}}, "unknown key extract.tracking.hight"),
-        ({"backbones": {}}, "backbones names none; wanted: at least one"),
+        ({"backbones": {}}, "backbones is empty; it needs at least one"),
         ({"backbones": {"tiny": 3}}, "backbones.tiny is 3"),
         ({"paths": {"scores": 3}}, "paths.scores is 3"),
         ({"track": {"layer": [2]}}, "unknown key track.layer; known: "),
@@ -646,7 +646,7 @@ def test_a_video_that_will_not_fit_is_refused_with_what_can_be_changed(
         ("https://host/v.mp4", "https://host/v.mp4: is an address"),
         ("set.PKL", "is a pickle and no video; where it is a data set like TAP-Vid, name it as synthesize.folder.path"),
         ("v.mp4.gz", "is packed; unpack it first"),
-        ("nosuch.mp4", "there is no such file"),
+        ("nosuch.mp4", "the file does not exist"),
     ],
 )
 def test_what_is_no_video_says_why(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_tracks_say_whether_they_are_exact_annotated_or_a_pseudo_truth_and_by_wh
     assert list(map(str, truths.values())) == ["pseudo-truth by lucas_kanade", "exact", "annotated"]
     assert group_by_truth(truths) == {"truth": ["exact", "annotated"], "pseudo_truth/lucas_kanade": ["lucas_kanade"]}
     for kind, tracker in (("exact", "lucas_kanade"), ("pseudo_truth", None), ("pseudo_truth", "")):
-        with pytest.raises(ValueError, match="wanted: a tracker's name for pseudo_truth"):
+        with pytest.raises(ValueError, match="pseudo_truth needs a tracker's name"):
             Truth(kind, tracker)
     with pytest.raises(DatasetError, match="tracker is empty"):
         replace(tracks_of(), tracker="")
@@ -158,7 +158,7 @@ def test_clips_are_listed_by_name_and_unfinished_ones_are_not(tmp_path: Path) ->
     (tmp_path / ".c.part" / "clip.json").write_text("{}")
     (tmp_path / "d").mkdir()
     assert clip_names(tmp_path) == ["a10", "a2", "b"]
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="the folder of clips does not exist"):
         clip_names(tmp_path / "absent")
 
 
@@ -176,7 +176,7 @@ def test_the_manifest_names_clips_that_are_deleted_or_damaged_and_no_others(tmp_
     ]
     assert not found.assumed
     assert found.remarks(tmp_path) == []
-    with pytest.raises(DatasetError, match=r"a: there is no such clip; run the synthesize stage again"):
+    with pytest.raises(DatasetError, match=r"a: the clip does not exist; run the synthesize stage again"):
         read_clip(tmp_path, "a")
     before = (tmp_path / "manifest.json").read_bytes()
     write_manifest(tmp_path, ["a", "b", "c", "c"])
@@ -192,7 +192,7 @@ def test_without_a_manifest_every_folder_of_a_clip_counts_and_that_is_said(tmp_p
     found = read_manifest(tmp_path)
     assert [(clip.name, clip.num_frames) for clip in found.clips] == [("a", None), ("b", 7), ("c", 7)]
     assert found.remarks(tmp_path) == [
-        f"{tmp_path} holds no manifest.json: the 3 clips found there are taken for all that there must be"
+        f"{tmp_path} contains no manifest.json: the 3 clips found there are assumed to be complete"
     ]
 
 
@@ -232,12 +232,12 @@ def test_the_fingerprint_is_that_of_frames_and_prompt() -> None:
 def test_frames_that_were_swapped_behind_the_back_are_noticed(tmp_path: Path) -> None:
     write_clip(tmp_path, clip_of())
     write_video(tmp_path / "a" / "frames.mp4", frames_of(seed=9), 8.0, lossless=True)
-    with pytest.raises(DatasetError, match=r"not what clip\.json says"):
+    with pytest.raises(DatasetError, match=r"does not match clip\.json"):
         read_clip(tmp_path, "a")
 
 
 def test_broken_clip_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such clip; have: none"):
+    with pytest.raises(DatasetError, match="the clip does not exist; available: none"):
         read_clip(tmp_path, "a")
     write_clip(tmp_path, clip_of())
     data = (tmp_path / "a" / "frames.mp4").read_bytes()
@@ -255,7 +255,7 @@ def test_the_kind_of_a_clip_is_told_without_its_frames(tmp_path: Path) -> None:
     (tmp_path / "filmed" / "frames.mp4").unlink()
     assert read_clip_kind(tmp_path, "drawn") == "rendered/hard"
     assert read_clip_kind(tmp_path, "filmed") == "folder"
-    with pytest.raises(DatasetError, match=r"painted: there is no such clip"):
+    with pytest.raises(DatasetError, match=r"painted: the clip does not exist"):
         read_clip_kind(tmp_path, "painted")
     (tmp_path / "filmed" / "clip.json").write_text('{"fps": 8.0}')
     with pytest.raises(DatasetError, match=r"filmed/clip\.json.*details"):
@@ -265,11 +265,11 @@ def test_the_kind_of_a_clip_is_told_without_its_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "a/b"}, "'a/b' cannot name a clip"),
-        ({"name": ".."}, "cannot name a clip"),
+        ({"name": "a/b"}, "'a/b' is not a valid clip name"),
+        ({"name": ".."}, "is not a valid clip name"),
         ({"fps": 0.0}, "fps is 0"),
         ({"fps": float("nan")}, "fps is nan"),
-        ({"frames": np.zeros((0, 31, 47, 3), dtype=np.uint8)}, "wanted: uint8 RGB"),
+        ({"frames": np.zeros((0, 31, 47, 3), dtype=np.uint8)}, "expected uint8 RGB"),
     ],
 )
 def test_a_clip_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -292,9 +292,9 @@ def test_damaged_tracks_are_named(tmp_path: Path) -> None:
     write_tracks(tmp_path, "a", tracks_of())
     data = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DatasetError, match=r"a\.npz: is no npz file, or is cut short.*run the annotate stage"):
+    with pytest.raises(DatasetError, match=r"a\.npz: is not an npz file, or is truncated.*run the annotate stage"):
         read_tracks(tmp_path, "a")
-    with pytest.raises(DatasetError, match=r"b\.npz: there are no such tracks"):
+    with pytest.raises(DatasetError, match=r"b\.npz: the tracks do not exist"):
         read_tracks(tmp_path, "b")
 
 
@@ -461,7 +461,7 @@ def test_a_pickle_written_by_python_2_is_read(tmp_path: Path) -> None:
     failures: list[ClipFailure] = []
     assert list(load_tapvid_pickle(tmp_path / "old.pkl", failures=failures)) == []
     assert failures[0].name == "a"
-    assert "is no TAP-Vid clip" in failures[0].cause
+    assert "is not a TAP-Vid clip" in failures[0].cause
 
 
 class Payload:
@@ -492,7 +492,7 @@ def test_a_pickle_that_would_run_a_command_is_refused_by_name(tmp_path: Path, pr
         ({"a": {1, 2}}, "EMPTY_SET is refused"),
         ({"a": np.zeros(3, dtype="M8[s]")}, "array of 'M8'"),
         ({"a": np.zeros(3, dtype=[("x", "f4")])}, "array of 'V4'"),
-        (7, "is no pickled dict or list"),
+        (7, "is not a pickled dict or list"),
     ],
 )
 def test_what_is_neither_array_nor_plain_container_is_refused(tmp_path: Path, content: object, message: str) -> None:
@@ -503,7 +503,7 @@ def test_what_is_neither_array_nor_plain_container_is_refused(tmp_path: Path, co
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08 gzip", b"hello"])
 def test_what_is_no_pickle_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.pkl").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"odd\.pkl: is no pickled dict or list"):
+    with pytest.raises(DatasetError, match=r"odd\.pkl: is not a pickled dict or list"):
         list(load_tapvid_pickle(tmp_path / "odd.pkl"))
 
 
@@ -521,7 +521,7 @@ def test_a_truncated_pickle_gives_the_clips_before_the_cut_and_names_the_one_wit
     assert names == (["davis_0000", "davis_0001"] if as_list else ["a", "b"])
     assert [failure.name for failure in failures] == ["davis_0002" if as_list else "c", "davis.pkl"]
     assert "ends within this clip" in failures[0].cause
-    assert "cut short" in failures[1].cause
+    assert "truncated" in failures[1].cause
 
 
 def test_wherever_a_pickle_is_cut_nothing_but_a_dataset_error_comes_out(tmp_path: Path) -> None:
@@ -559,14 +559,14 @@ def test_frames_stay_in_the_file_until_their_clip_is_wanted(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"points": np.full((5, 7, 2), np.nan, np.float32)}, "point 0 is visible and not a number"),
+        ({"points": np.full((5, 7, 2), np.nan, np.float32)}, "point 0 is visible but not a number"),
         ({"occluded": np.ones((5, 7), dtype=bool)}, "no point is visible"),
         ({"points": np.full((5, 7, 2), 1.5, np.float32)}, r"query point 0 is \(frame 0, x 70.5, y 46.5\)"),
         ({"points": np.zeros((5, 6, 2), np.float32)}, r"points are float32 \(5, 6, 2\)"),
-        ({"points": [[[0.5, 0.5]] * 7, [[0.5, 0.5]] * 6]}, "points are ragged"),
-        ({"occluded": [[False] * 7, [False] * 6]}, "occluded are ragged"),
+        ({"points": [[[0.5, 0.5]] * 7, [[0.5, 0.5]] * 6]}, "points is ragged"),
+        ({"occluded": [[False] * 7, [False] * 6]}, "occluded is ragged"),
         ({"video": frames_of().astype(np.float32)}, "video is float32"),
-        ({"video": [b"no jpeg"] * 7}, "a picture of 7 bytes"),
+        ({"video": [b"no jpeg"] * 7}, "an image of 7 bytes"),
         ({"video": None}, "video is a NoneType"),
         ({"video": []}, "video is|has 0 frame"),
         (entry(5, 1), "has 1 frame"),
@@ -613,7 +613,7 @@ def test_kinetics_shards_come_in_the_order_of_their_names_whichever_are_there(tm
     ]
     some = list(load_tapvid_folder(tmp_path, pattern="*_of_0010.pkl", start=1, end=3))
     assert [video.clip.name for video in some] == ["0002_of_0010_0001", "0007_of_0010_0000"]
-    with pytest.raises(DatasetError, match="holds no absent"):
+    with pytest.raises(DatasetError, match="contains no absent"):
         load_tapvid_folder(tmp_path, pattern="absent*.pkl")
 
 
@@ -675,7 +675,7 @@ def test_a_prompt_that_is_missing_is_an_error_of_that_clip(tmp_path: Path) -> No
     failures: list[ClipFailure] = []
     assert len(list(read_folder(FolderParams(path=tmp_path, prompts=tmp_path / "prompts.txt"), failures))) == 1
     assert [failure.name for failure in failures] == ["v3", "v10"]
-    assert "has 1 lines" in failures[0].cause
+    assert "has only 1 prompts" in failures[0].cause
 
 
 def test_a_broken_video_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -687,7 +687,7 @@ def test_a_broken_video_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     names = [clip.name for clip in read_folder(FolderParams(path=tmp_path), failures) if isinstance(clip, Clip)]
     assert names == ["v3", "v10"]
     assert [failure.name for failure in failures] == ["v2.mp4", "v9.mp4"]
-    assert "cut short" in failures[0].cause
+    assert "truncated" in failures[0].cause
     assert "has 1 frame" in failures[1].cause
 
 
@@ -741,7 +741,7 @@ def test_skipping_what_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     ):
         failures: list[ClipFailure] = []
         with pytest.raises(
-            DatasetError, match=r"^skip names v4, and there is no such clip; have: (v2, v2\.mp4|a, b, davis)"
+            DatasetError, match=r"^skip names v4, but there is no such clip; available: (v2, v2\.mp4|a, b, davis)"
         ):
             next(read_folder(params, failures))
         assert not failures
@@ -818,9 +818,9 @@ def test_a_table_that_excel_wrote_is_read(tmp_path: Path) -> None:
         ("point,frame,x\n", "columns are point, frame, x;"),
         ("point,frame,x,y\na,0,1,5\na,0,left,5\n", "line 3 cannot be read"),
         ("point,frame,x,y\na,0,1\n", "line 2 cannot be read"),
-        ("point,frame,x,y\na,7,1,5\n", "names frame 7; the clip has 7"),
+        ("point,frame,x,y\na,7,1,5\n", "names frame 7, but the clip has 7 frames"),
         ("point,frame,x,y,occluded\na,0,1,5,maybe\n", "cannot be read"),
-        ("point,frame,x,y\na,0,nan,5\n", "visible and not a number"),
+        ("point,frame,x,y\na,0,nan,5\n", "visible but not a number"),
         ("point,frame,x,y\na,0,99,5\n", "query point 0 is"),
     ],
 )
@@ -834,7 +834,7 @@ def test_a_table_that_cannot_be_used_is_named(tmp_path: Path, text: str, message
 def test_annotation_of_another_length_is_refused_unless_the_clip_was_cut(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", frames_of(), 5.0, lossless=True)
     np.savez(tmp_path / "v.npz", points=np.full((2, 11, 2), 0.5))
-    with pytest.raises(DatasetError, match="annotates 11 frames, the clip has 7"):
+    with pytest.raises(DatasetError, match="annotates 11 frames, but the clip has 7"):
         list(read_folder(FolderParams(path=tmp_path)))
     np.savez(tmp_path / "v.npz", points=np.full((2, 7, 2), 0.5))
     (tracked,) = read_folder(FolderParams(path=tmp_path, max_frames=3))
@@ -858,9 +858,9 @@ def test_params_that_cannot_be_are_refused_before_anything_runs(values: dict[str
 
 
 def test_a_folder_with_nothing_to_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds neither videos"):
+    with pytest.raises(DatasetError, match="contains no videos"):
         list(read_folder(FolderParams(path=tmp_path)))
-    with pytest.raises(DatasetError, match="absent: there is no such"):
+    with pytest.raises(DatasetError, match="absent: the file or folder does not exist"):
         list(read_folder(FolderParams(path=tmp_path / "absent")))
 
 
@@ -909,7 +909,7 @@ def test_a_name_is_one_whichever_way_its_accents_are_written_and_never_too_long(
     assert len(plain_name("影" * 300).encode()) <= 200
     assert len(set(unique_names(["影" * 300, "影" * 301]))) == 2
     for bad in ("", ".a", "a b", "a/b", "e\u0301", "a\n", "x" * 201):
-        with pytest.raises(DatasetError, match="cannot name a clip"):
+        with pytest.raises(DatasetError, match="is not a valid clip name"):
             Clip(bad, frames_of(), 5.0, "", "folder")
 
 
@@ -928,7 +928,7 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
     assert len(list(read_folder(FolderParams(path=tmp_path), say=said.append))) == 3
     assert said == [
         f"{tmp_path}: left out, hidden: ._v2.mp4",
-        f"{tmp_path}: left out, picture beside videos: v2.webp",
+        f"{tmp_path}: left out, image beside videos: v2.webp",
     ]
 
 
@@ -972,8 +972,8 @@ def test_a_pickle_is_one_whatever_its_ending_looks_like(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("davis.pkl.gz", "is packed; unpack it first"),
-        ("https://host/v.mp4", "is an address; folders and files of this machine are read here, so fetch it first"),
+        ("davis.pkl.gz", "is an archive; unpack it first"),
+        ("https://host/v.mp4", "is a URL; only local files and folders can be read, so download it first"),
     ],
 )
 def test_a_source_that_cannot_be_one_says_why(tmp_path: Path, path: str, said: str) -> None:

@@ -72,7 +72,7 @@ def test_parts_are_disjoint_complete_and_of_like_size(num_clips: int, count: int
 
 @pytest.mark.parametrize("part", ["0/4", "5/4", "1", "1/0", "-1/4", "one/4", ""])
 def test_a_part_that_is_none_is_refused(part: str) -> None:
-    with pytest.raises(PartError, match="i from 1 to n is wanted, such as 1/4"):
+    with pytest.raises(PartError, match="must be i/n with 1 <= i <= n, such as 1/4"):
         part_of(CLIPS, part)
 
 
@@ -103,7 +103,7 @@ def test_a_lost_worker_is_replaced_and_its_clips_are_done_by_others(tmp_path: Pa
 def test_a_clip_that_kills_every_worker_is_given_up_and_takes_no_other_with_it(tmp_path: Path) -> None:
     done, _ = outcomes(WriteNames(tmp_path, deadly="a", deaths=99), workers=2)
     assert {clip for clip, problem in done.items() if problem} == {"a"}
-    assert "3 workers ended while they held it, the last with status -9" in str(done["a"])
+    assert "3 workers died while running it, the last with status -9" in str(done["a"])
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class CannotBegin(WriteNames):
 
 
 def test_workers_that_cannot_begin_are_not_started_again_and_say_why(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no worker could begin; the last one says: RuntimeError: CUDA error"):
+    with pytest.raises(ValueError, match="no worker could start; the last worker's error: RuntimeError: CUDA error"):
         outcomes(CannotBegin(tmp_path), workers=2)
     assert len(list(tmp_path.glob("tried-*"))) == 2
 

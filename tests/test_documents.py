@@ -32,7 +32,7 @@ def test_what_is_whole_is_read(tmp_path: Path) -> None:
     assert read_bounded(tmp_path / "a.json", max_bytes=18) == b'{"layers": [3, 1]}'
     with pytest.raises(DocumentError, match="has 18 bytes; at most 17 are read"):
         read_bounded(tmp_path / "a.json", max_bytes=17)
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
+    with pytest.raises(FileNotFoundError, match="the file does not exist"):
         read_json(tmp_path / "none")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "a.json/none")
@@ -57,14 +57,14 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
 def test_yaml_that_stands_for_too_much_holds_itself_or_is_too_deep_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     for content, message in {
-        BOMB: r"stands for 4\.9e\+08 values with its aliases; 100000 are allowed",
-        "a: &a [*a]": "holds itself",
+        BOMB: r"expands to 4\.9e\+08 values with its aliases; at most 100000 are read",
+        "a: &a [*a]": "refers to itself",
         "[" * 20_000: "nested too deeply",
         "a: [": "is not valid YAML",
         "a: 2026-99-99": "is not valid YAML",
         "? [1]\n: 2": "is not valid YAML",
         "x: " + "1" * (1 << 20): "bytes; at most",
-        "- 1": "holds list; a mapping of sections is wanted",
+        "- 1": "contains list; expected a mapping of sections",
     }.items():
         path.write_text(content)
         with pytest.raises(ValueError, match=message) as caught:

@@ -103,8 +103,8 @@ def test_a_hostile_name_reaches_every_stage_as_it_is(tmp_path: Path, shim: Path)
         ({"guide": {"prompts": "it's.txt"}}, r"guide\.prompts is"),
         ({"backbones": {"a'; touch x; '": None}}, "a key of backbones is"),
         ({"backbones": {"a@b": None}}, r"a key of backbones is 'a@b', which holds '@'"),
-        ({"backbones": {"org/model": None}}, "a backbone's name is one of a stage and of a folder"),
-        ({"backbones": {"..": None}}, "a folder's name neither begins nor ends so"),
+        ({"backbones": {"org/model": None}}, "a backbone's name is used for stages and folders"),
+        ({"backbones": {"..": None}}, "a folder's name must not begin or end with a dot"),
         ({"survey": {"backbones": ["a@b"]}}, r"survey\.backbones\[0\] is 'a@b'"),
     ],
 )

@@ -80,7 +80,7 @@ def test_tracking_counts_the_chunks_of_the_clips_that_there_are(tmp_path: Path) 
 
     preset = read_preset("tracking-davis-cogvideox-2b")
     merged = apply_preset(preset, PARAMS)
-    with pytest.raises(ValueError, match="run `dvc repro synthesize` first"):
+    with pytest.raises(ValueError, match="run `dvc repro synthesize`"):
         plan_stages(merged, root=tmp_path, commands=list(commands(preset, merged)))
     for name, num_frames in {"long": 25, "least": 13, "short": 12}.items():
         clip = Clip(name, np.zeros((num_frames, 8, 12, 3), np.uint8), fps=8.0, prompt="", source="folder")
@@ -109,6 +109,6 @@ def test_lines_say_stages_seconds_bytes_and_their_sum() -> None:
         StageCost("score", "2 clips", 5.0),
     ]
     head, first, _, last = stage_lines(costs, Card(name="some card"))
-    assert head == "stages, from nothing, on one some card:"
+    assert head == "stages, from scratch, on one some card:"
     assert re.fullmatch(r"  synthesize  2 clips +90\.0 s  3 GB on disk, and 3 GB in DVC's cache", first)
-    assert last.split()[:3] == ["altogether", "95.0", "s"]
+    assert last.split()[:3] == ["total", "95.0", "s"]

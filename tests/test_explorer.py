@@ -34,8 +34,10 @@ from difftrack.explorer._truth import other_tracks, true_tracks
 from difftrack.explorer._wire import finite, pack, quantised
 from difftrack.explorer._words import PADDING, text_words
 from difftrack.metrics import track_scores
+from difftrack.rotary import FrequencyBands
 from difftrack.tracking import TrackParams
 
+SLOW = FrequencyBands(temporal=(0.0, 0.0), horizontal=(0.5, 1.0))
 LENS = Lens(store=toy.ANALYSIS, clip="rolling", step=17, layer=5)
 POINT = (0, 61.0, 47.5)
 
@@ -67,7 +69,11 @@ def store(data: Path, name: str) -> dt.Store:
     [
         (LENS, {}),
         (Lens(toy.ANALYSIS, "rolling", 3, 7, kind="feature"), {"kind": "feature"}),
-        (Lens(toy.ANALYSIS, "sliding", 3, 2, kind="key", heads=(1, 3)), {"kind": "key", "heads": (1, 3)}),
+        (Lens(toy.ANALYSIS, "sliding", 3, 2, kind="key_key", heads=(1, 3)), {"kind": "key_key", "heads": (1, 3)}),
+        (
+            Lens(toy.ANALYSIS, "sliding", 3, 2, kind="query_query", frequencies=SLOW),
+            {"kind": "query_query", "frequencies": SLOW},
+        ),
         (Lens(toy.ANALYSIS, "rolling", 17, 5, direction="forward"), {"params": MatchingParams(directions="forward")}),
         (Lens(toy.ANALYSIS, "rolling", 17, 5, temperature=1.7), {"params": MatchingParams(temperature=1.7)}),
         (Lens(toy.ANALYSIS, "rolling", 17, 5, window=1), {"params": MatchingParams(window_radius=1)}),

@@ -236,7 +236,8 @@ def test_layer_step_head_kind_direction_and_position_switch_the_view(view: View,
         chosen |= options  # what was changed before stays
         assert_same(view.matches(), expected(data, point, **chosen))
     params = dt.TrackParams().matching.preset(
-        "corrected", {"directions": "forward", "window_radius": 1, "temperature": 2.0}
+        "corrected",
+        {"directions": "forward", "window_radius": 1, "temperature": 2.0, "feature_temperature": 2.0},
     )
     for label, value in (("Direction", "forward"), ("Position", "1")):
         with view.repainted():

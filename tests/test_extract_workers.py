@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,38 @@ def test_parts_that_know_nothing_of_each_other_give_the_bytes_of_one(
     for thread in parts:
         thread.join()
     assert digest(tmp_path / "store") == undisturbed
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("script", ["slurm/extract.sbatch", "dask/extract.py"])
+def test_the_scripts_of_examples_give_the_bytes_of_one(
+    inputs: Path, undisturbed: dict[str, str], tmp_path: Path, script: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params(inputs)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "clips").symlink_to(inputs / "clips")
+    before = (tmp_path / "params.yaml").read_text()
+    if script.endswith(".py"):
+        runs = [([sys.executable, str(ROOT / "examples" / script), "tiny", "analysis", "--workers", "2"], {})]
+    else:
+        runs = [
+            (
+                ["bash", str(ROOT / "examples" / script), "tiny"],
+                {"SLURM_ARRAY_TASK_ID": part, "SLURM_ARRAY_TASK_COUNT": "2"},
+            )
+            for part in ("1", "2")
+        ]
+    for command, variables in runs:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert digest(tmp_path / "data" / "descriptors" / "tiny" / "analysis") == undisturbed
+    assert (tmp_path / "params.yaml").read_text() == before
 
 
 def test_a_worker_killed_at_work_loses_nothing(inputs: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:

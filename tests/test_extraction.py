@@ -447,7 +447,9 @@ def test_stage_writes_a_complete_store_names_the_clips_that_fail_or_are_left_out
     write_clip(tmp_path / "clips", replace(clip, name="gone"))
     write_manifest(tmp_path / "clips", ["first", "gone", "short"])
     (tmp_path / "clips" / "gone" / "clip.json").unlink()
-    with pytest.raises(SystemExit, match=r"1 of 2 clips failed\n  gone: .*gone/clip\.json: there is no such file; run"):
+    with pytest.raises(
+        SystemExit, match=r"1 of 2 clips failed\n  gone: .*gone/clip\.json: the file does not exist; run"
+    ):
         main(params, deps, outs)
     assert open_store(tmp_path / "analysis").manifest().clips == ["first", "gone"]
     write_manifest(tmp_path / "clips", ["first", "short"])

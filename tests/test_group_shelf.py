@@ -183,7 +183,7 @@ def test_nothing_is_laid_aside_where_something_else_lies_among_what_is_to_go(
     (tmp_path / "store" / "mine" / "notes.txt").write_text("keep")
     before = files(tmp_path / "store")
     keeper = Keeper(tmp_path / "kept", "descriptors/m/v", budget=1e9)
-    with pytest.raises(StoreError, match=r"mine is no group of the store"):
+    with pytest.raises(StoreError, match=r"mine is not a group of the store"):
         lay_others_aside(str(tmp_path / "store"), ["other"], {}, keeper)
     assert files(tmp_path / "store") == before
 

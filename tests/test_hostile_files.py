@@ -102,7 +102,7 @@ def test_postscript_in_place_of_a_picture_reaches_no_program(
     read: Callable[[Path], object], tmp_path: Path, ghostscript: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(ValueError, match=r"no picture that can be read|no video that") as error:
+    with pytest.raises(ValueError, match=r"not a readable image|not a readable video|not a video file that") as error:
         read(tmp_path / "data")
     assert one_line(error)
     assert not ghostscript.exists()
@@ -145,7 +145,7 @@ def test_a_playlist_opens_neither_other_files_nor_addresses(name: str, text: str
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (tmp_path / name).write_text(text.format(secret="secret.mp4", port=port))
-    with pytest.raises(MediaError, match=r"streams are not opened|no video that can be") as error:
+    with pytest.raises(MediaError, match=r"streams are not opened|not a readable video") as error:
         read_video(tmp_path / name)
     assert one_line(error)
 
@@ -153,7 +153,7 @@ def test_a_playlist_opens_neither_other_files_nor_addresses(name: str, text: str
 def test_a_video_whose_name_looks_like_an_address_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "secret.mp4", np.zeros((2, 16, 16, 3), np.uint8), 5.0, lossless=True)
-    with pytest.raises(MediaError, match="there is no such file"):
+    with pytest.raises(MediaError, match="the file does not exist"):
         read_video(Path("concat:secret.mp4|secret.mp4"))
     (tmp_path / "secret.mp4").rename(tmp_path / "dog: at noon.mp4")
     assert len(read_video(Path("dog: at noon.mp4")).frames) == 2
@@ -165,7 +165,7 @@ def test_a_pipe_or_device_in_place_of_a_file_is_refused_rather_than_waited_for(t
     readers: list[Callable[[Path], object]] = [read_image, read_video, read_array, read_arrays]
     for read in [*readers, lambda path: list(load_tapvid_pickle(path))]:
         for name in ("pipe", "endless"):
-            with pytest.raises(ValueError, match="no regular file"):
+            with pytest.raises(ValueError, match=r"(no|not a) regular file"):
                 read(tmp_path / name)
 
 
@@ -187,7 +187,7 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_by_its_header(side: in
     (tmp_path / "a.png").write_bytes(png_claiming(side, side))
     started = time.process_time()
     for read in (lambda: read_image(tmp_path / "a.png"), lambda: jpeg_decode(png_claiming(side, side))):
-        with pytest.raises(MediaError, match=rf"claims {side}x{side} pixels|decompression bomb") as error:
+        with pytest.raises(MediaError, match=rf"declares {side}x{side} pixels|decompression bomb") as error:
             read()
         assert one_line(error)
     assert time.process_time() - started < 0.2
@@ -202,7 +202,7 @@ def test_a_video_that_claims_too_many_pixels_is_refused_before_decoding(
 ) -> None:
     write_video(tmp_path / "a.mp4", np.zeros((3, 16, 22, 3), np.uint8), 5.0, lossless=True)
     monkeypatch.setattr(_limits, "MAX_PIXELS", 16 * 22 - 1)
-    with pytest.raises(MediaError, match=r"a\.mp4: claims 22x16 pixels"):
+    with pytest.raises(MediaError, match=r"a\.mp4: declares 22x16 pixels"):
         read_video(tmp_path / "a.mp4")
 
 
@@ -216,7 +216,7 @@ def test_frames_that_this_machine_cannot_hold_are_refused_with_the_way_out(
         Image.fromarray(frame).save(tmp_path / "folder" / f"{number}.png")
     monkeypatch.setattr(_limits, "most_bytes", lambda: frames[:3].nbytes)
     for path in (tmp_path / "a.mp4", tmp_path / "folder"):
-        with pytest.raises(MediaError, match=r"frames of 22x16 are more than half .* take fewer frames") as error:
+        with pytest.raises(MediaError, match=r"frames of 22x16 need more than half .* take fewer frames") as error:
             read_video(path)
         assert one_line(error)
         assert len(read_video(path, max_frames=3).frames) == 3
@@ -233,11 +233,11 @@ def bomb(path: Path, shape: tuple[int, ...], content: bytes) -> Path:
 
 def test_an_array_that_claims_more_than_its_file_has_is_refused_before_memory_is_set_aside(tmp_path: Path) -> None:
     path = bomb(tmp_path / "a.npz", (10**6, 10**6, 2), bytes(64))
-    with pytest.raises(ValueError, match=r"claims 16000000000000 bytes"):
+    with pytest.raises(ValueError, match=r"declares 16000000000000 bytes"):
         read_arrays(path)
     with zipfile.ZipFile(path) as archive:
         (tmp_path / "a.npy").write_bytes(archive.read("points.npy"))
-    with pytest.raises(ValueError, match=r"claims 16000000000000 bytes"):
+    with pytest.raises(ValueError, match=r"declares 16000000000000 bytes"):
         read_array(tmp_path / "a.npy")
 
 
@@ -298,7 +298,7 @@ def refused(tmp_path: Path, body: bytes, message: str) -> None:
 
 def test_a_run_of_bytes_longer_than_its_file_is_refused_before_memory_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04}\x8c\x01a\x8e" + pack("<Q", 2**40) + b"x")
-    assert "1099511627776 bytes are announced and 1 are left" in str(index_pickle(tmp_path / "a.pkl").cut)
+    assert "1099511627776 bytes are declared, but only 1 are left" in str(index_pickle(tmp_path / "a.pkl").cut)
 
 
 def test_lists_that_unfold_to_more_than_their_file_are_refused_and_not_unfolded(tmp_path: Path) -> None:
@@ -307,13 +307,15 @@ def test_lists_that_unfold_to_more_than_their_file_are_refused_and_not_unfolded(
     for _ in range(8):
         nested = [nested] * 10
     body = pickle.dumps({"a": {"video": [], "points": nested, "occluded": []}}, protocol=4)[2:]
-    refused(tmp_path, body, r"a: nested lists unfold to 1000000000 elements")
+    refused(tmp_path, body, r"a: nested lists expand to 1000000000 elements")
 
 
 def test_nesting_of_any_depth_ends_in_one_line(tmp_path: Path) -> None:
     depth = 5_000
     refused(
-        tmp_path, b"}\x8c\x01a}(\x8c\x06points" + b"]" * depth + b"a" * (depth - 1) + b"us.", "nested|no TAP-Vid clip"
+        tmp_path,
+        b"}\x8c\x01a}(\x8c\x06points" + b"]" * depth + b"a" * (depth - 1) + b"us.",
+        "nested|not a TAP-Vid clip",
     )
     code = (
         "import sys; from pathlib import Path; from difftrack.datasets import DatasetError, load_tapvid_pickle\n"

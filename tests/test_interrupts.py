@@ -255,8 +255,7 @@ def test_a_console_of_windows_has_told_all_processes_of_ctrl_c(monkeypatch: pyte
 def test_a_lack_of_memory_is_one_line_and_other_faults_are_none() -> None:
     line = lack_of_memory(MemoryError("Unable to allocate\n 9 TiB"))
     assert line == (
-        "memory has run out (Unable to allocate 9 TiB); make the size, or the number of frames, points or workers, "
-        "smaller"
+        "out of memory (Unable to allocate 9 TiB); reduce the size, or the number of frames, points or workers"
     )
     assert (
         lack_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9"))
@@ -273,19 +272,18 @@ def raised(fail: Callable[[], object]) -> BaseException:
 
 def test_a_failure_of_another_library_is_one_line_with_the_way_out() -> None:
     assert failure_line(raised(lambda: importlib.metadata.version("no-such-package"))) == (
-        "No package metadata was found for no-such-package; install the package that this names (pip install "
-        "no-such-package)"
+        "No package metadata was found for no-such-package; install the missing package (pip install no-such-package)"
     )
     assert failure_line(raised(lambda: importlib.import_module("no_such_module"))) == (
-        "No module named 'no_such_module'; install the package that this names (pip install no_such_module)"
+        "No module named 'no_such_module'; install the missing package (pip install no_such_module)"
     )
     generator = (value for value in range(3))
     line = failure_line(raised(lambda: generator.throw(RuntimeError("CUDA error:\n no kernel image"))))
     assert line is not None
     assert line.endswith(
-        "failed with RuntimeError: CUDA error: no kernel image; with DIFFTRACK_TRACEBACK=1 the same command shows where"
+        "failed with RuntimeError: CUDA error: no kernel image; set DIFFTRACK_TRACEBACK=1 to see the traceback"
     )
-    assert (failure_line(raised(lambda: np.empty(1 << 55))) or "").startswith("memory has run out")
+    assert (failure_line(raised(lambda: np.empty(1 << 55))) or "").startswith("out of memory")
     assert failure_line(ValueError("a\n  b")) == "a b"
 
 

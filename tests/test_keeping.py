@@ -61,9 +61,7 @@ def test_what_is_taken_back_is_said_once(root: str) -> None:
     assert not keeper.take(f"{root}/clips/b", name="b", key="f-2")
     keeper.settle()
     keeper.settle()
-    assert said == [
-        f"took back 1 of clips (0.5 MB) from {root}/kept: made as params.yaml asks, so that no model ran for them"
-    ]
+    assert said == [f"restored 1 of clips (0.5 MB) from {root}/kept: they match params.yaml, so no model ran for them"]
 
 
 def test_the_least_recently_used_goes_first_and_only_over_the_budget(root: str) -> None:
@@ -126,7 +124,7 @@ def test_what_was_changed_since_is_neither_taken_nor_removed(root: str) -> None:
     said.clear()
     keeper.settle()
     assert [kept.name for kept in kept_entries(f"{root}/kept")] == ["changed", "joined"]
-    assert sum("f-1 is not removed" in line for line in said) == 2
+    assert sum("f-1 was not removed" in line for line in said) == 2
     assert content(f"{root}/kept/clips/joined/f-1")["notes.txt"] == b"mine"
 
 
@@ -163,7 +161,7 @@ def test_what_a_killed_run_left_of_an_entry_gives_way_and_anything_else_does_not
     assert [kept.num_files for kept in kept_entries(tmp_path / "kept")] == [1]
     (place / "kept.json").write_text("{}")
     put(str(tmp_path), clips__a__x=b"1")
-    with pytest.raises(OwnershipError, match=r"f-1 is not removed: .*holds no kept\.json"):
+    with pytest.raises(OwnershipError, match=r"f-1 was not removed: .*contains no kept\.json"):
         keeper.park(tmp_path / "clips" / "a", name="a", key="f-1", why="gone")
     assert content(str(tmp_path / "clips")) == {"a/x": b"1"}
 

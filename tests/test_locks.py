@@ -119,7 +119,7 @@ def test_a_second_process_is_told_who_works_there_waits_and_has_its_turn(tmp_pat
         with started(HOLD, tmp_path / "clips", 60) as second:
             said = line(second)
             assert f"is being written by process {first.pid} on " in said
-            assert said.endswith("; waiting for it")
+            assert said.endswith("; waiting for it to finish")
             go_on(first)
             assert line(first) == "released"
             assert line(second) == "held"
@@ -241,7 +241,7 @@ def test_a_writer_whose_group_was_made_anew_meanwhile_does_not_declare_it_whole(
     late.close()  # its lock is another's now
     write_all(tmp_path, "clip", tiny_spec(fingerprint_parts={"a": 1}), replace=True)
     sound = content_of(tmp_path)
-    with pytest.raises(StoreError, match=r"was taken over by another process; run this again after it"):
+    with pytest.raises(StoreError, match=r"was taken over by another process; run again after it has finished"):
         late.finish()
     assert content_of(tmp_path) == sound
 

@@ -212,7 +212,7 @@ def test_a_clip_without_points_in_its_first_frame_is_empty_and_no_mean_counts_it
 def test_a_clip_without_tracks_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     deps = write_artifacts(tmp_path)
     (deps["tracks"] / "right.npz").unlink()
-    with pytest.raises(SystemExit, match=r"1 of 2 clips failed.*\n  right: .*no such tracks"):
+    with pytest.raises(SystemExit, match=r"1 of 2 clips failed.*\n  right: .*the tracks do not exist"):
         run_match(deps, tmp_path, device="cpu", per_head=False)
     assert read_results(tmp_path / "matches", "still").sizes["point"] == 2
 

@@ -69,7 +69,7 @@ def test_start_and_max_frames_cut_the_middle_out(tmp_path: Path) -> None:
 
 def test_a_start_behind_the_end_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(), 8.0, lossless=True)
-    with pytest.raises(MediaError, match=r"clip\.mp4: no frames from frame 7 on"):
+    with pytest.raises(MediaError, match=r"clip\.mp4: contains no frames from frame 7 on"):
         read_video(tmp_path / "clip.mp4", start=7)
     with pytest.raises(MediaError, match="start=-1"):
         read_video(tmp_path / "clip.mp4", start=-1)
@@ -119,7 +119,7 @@ def test_each_of_the_eight_ways_to_lie_is_shown_upright(tmp_path: Path, way: str
 def test_a_turn_that_is_no_quarter_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(), 8.0, lossless=True)
     with_matrix(tmp_path / "clip.mp4", 46341, 46341, -46341, 46341)
-    with pytest.raises(MediaError, match=r"clip\.mp4: is turned by 45 degrees; only quarter turns and mirrors"):
+    with pytest.raises(MediaError, match=r"clip\.mp4: is rotated by 45 degrees; only multiples of 90"):
         read_video(tmp_path / "clip.mp4")
 
 
@@ -169,7 +169,7 @@ def test_hdr_is_tone_mapped_and_says_so(tmp_path: Path) -> None:
         hdr_video(tmp_path / f"{name}.mp4", trc, codes)
         video = read_video(tmp_path / f"{name}.mp4")
         assert np.abs(video.frames.mean(axis=(1, 2, 3)) - wanted).max() <= 1.5
-        assert video.notes == (f"HDR ({name}) is tone-mapped to 8 bits",)
+        assert video.notes == (f"HDR ({name}) was tone-mapped to 8 bits",)
     hdr_video(tmp_path / "sdr.mp4", 1, [0.5])
     sdr = read_video(tmp_path / "sdr.mp4")
     assert np.abs(sdr.frames.astype(int) - 128).max() <= 2
@@ -196,7 +196,7 @@ def test_a_truncated_mp4_is_named_wherever_it_was_cut(tmp_path: Path, share: flo
     write_video(tmp_path / "whole.mp4", noise(), 8.0, lossless=True)
     data = (tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(MediaError, match=r"cut\.mp4: .*cut short"):
+    with pytest.raises(MediaError, match=r"cut\.mp4: .*truncated"):
         read_video(tmp_path / "cut.mp4")
 
 
@@ -206,25 +206,25 @@ def test_an_mp4_cut_between_two_frames_is_named(tmp_path: Path) -> None:
         packets = [packet for packet in container.demux(video=0) if packet.size]
         end = (packets[3].pos or 0) + packets[3].size
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:end])
-    with pytest.raises(MediaError, match=r"cut\.mp4: its index reaches .* cut short"):
+    with pytest.raises(MediaError, match=r"cut\.mp4: is truncated: its index refers to byte"):
         read_video(tmp_path / "cut.mp4")
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all"])
 def test_what_is_no_video_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "clip.mp4").write_bytes(content)
-    with pytest.raises(MediaError, match=r"clip\.mp4: is no video"):
+    with pytest.raises(MediaError, match=r"clip\.mp4: is not a readable video"):
         read_video(tmp_path / "clip.mp4")
-    with pytest.raises(MediaError, match=r"absent\.mp4: there is no such file"):
+    with pytest.raises(MediaError, match=r"absent\.mp4: the file does not exist"):
         read_video(tmp_path / "absent.mp4")
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="fps is 0"):
         write_video(tmp_path / "clip.mp4", noise(), 0.0, lossless=True)
-    with pytest.raises(MediaError, match="cannot be written"):
+    with pytest.raises(MediaError, match="cannot write the file"):
         write_video(tmp_path / "absent" / "clip.mp4", noise(), 8.0, lossless=True)
-    with pytest.raises(MediaError, match="hold no picture"):
+    with pytest.raises(MediaError, match="the first frame is empty"):
         write_video(tmp_path / "clip.mp4", noise(num_frames=0), 8.0, lossless=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -247,7 +247,7 @@ def test_natural_order_compares_digits_as_numbers() -> None:
 def test_images_of_two_sizes_are_no_video(tmp_path: Path) -> None:
     write_image(tmp_path / "f1.png", noise()[0])
     write_image(tmp_path / "f2.png", noise(width=41)[0])
-    with pytest.raises(MediaError, match="frame 1 is 41x29, the first one 43x29"):
+    with pytest.raises(MediaError, match="frame 1 is 41x29, but the first is 43x29"):
         read_video(tmp_path)
 
 
@@ -278,7 +278,7 @@ def test_a_jpeg_is_decoded_from_bytes_and_a_cut_one_refused() -> None:
     data = buffer.getvalue()
     assert np.abs(jpeg_decode(data).astype(int) - (10, 130, 250)).max() <= 3
     for broken in (data[: len(data) // 2], b"", b"text"):
-        with pytest.raises(MediaError, match=f"a picture of {len(broken)} bytes"):
+        with pytest.raises(MediaError, match=f"an image of {len(broken)} bytes"):
             jpeg_decode(broken)
 
 
@@ -353,7 +353,7 @@ def test_frames_that_come_one_by_one_are_written_as_those_that_are_held(tmp_path
     write_video(tmp_path / "held.mp4", frames, 8.0, lossless=True)
     write_frames(tmp_path / "stream.mp4", iter(frames), 8.0, lossless=True)
     assert (tmp_path / "held.mp4").read_bytes() == (tmp_path / "stream.mp4").read_bytes()
-    with pytest.raises(MediaError, match="a frame is 41x29, the first one 43x29"):
+    with pytest.raises(MediaError, match="a frame is 41x29, but the first is 43x29"):
         write_frames(tmp_path / "two.mp4", [frames[0], frames[0][:, :41]], 8.0, lossless=True)
     assert not list(tmp_path.glob(".*.part")) + list(tmp_path.glob("two*"))
 
@@ -371,15 +371,15 @@ def touch(folder: Path, *names: str) -> None:
 LISTINGS = {
     "thumbnails beside videos": (
         ["a.mp4", "a.webp", "b.mkv", "b.jpg"],
-        (["a.mp4", "b.mkv"], [], [], ["left out, picture beside videos: a.webp, b.jpg"]),
+        (["a.mp4", "b.mkv"], [], [], ["left out, image beside videos: a.webp, b.jpg"]),
     ),
     "frames in two formats": (
         ["0.png", "1.png", "0.jpg", "1.jpg", "2.jpeg"],
-        ([], ["0.jpg", "1.jpg", "2.jpeg"], [], ["left out, picture that is no jpeg: 0.png, 1.png"]),
+        ([], ["0.jpg", "1.jpg", "2.jpeg"], [], ["left out, image that is not jpeg: 0.png, 1.png"]),
     ),
     "as many of both": (
         ["0.png", "1.png", "0.jpg", "1.jpg"],
-        ([], ["0.png", "1.png"], [], ["left out, picture that is no png: 0.jpg, 1.jpg"]),
+        ([], ["0.png", "1.png"], [], ["left out, image that is not png: 0.jpg, 1.jpg"]),
     ),
     "a cover beside frames": (["0.PNG", "1.png", "cover.jpg"], ([], ["0.PNG", "1.png"], [], ["cover.jpg"])),
     "files of a Mac": (
@@ -411,11 +411,13 @@ def test_one_rule_says_what_of_a_folder_counts_and_names_what_does_not(tmp_path:
 
 def test_a_folder_of_videos_is_no_video_and_names_one(tmp_path: Path) -> None:
     touch(tmp_path / "clips", "a.mp4", "a.webp")
-    with pytest.raises(MediaError, match=r"holds 1 video\(s\), such as a\.mp4.*name the video"):
+    with pytest.raises(MediaError, match=r"contains 1 video\(s\), such as a\.mp4.*give the path of a video file"):
         read_video(tmp_path / "clips")
 
 
 def test_a_picture_of_colours_that_are_not_converted_says_which(tmp_path: Path) -> None:
     Image.new("LAB", (5, 7)).save(tmp_path / "lab.tif")
-    with pytest.raises(MediaError, match=r"lab\.tif: pixels of mode LAB are no RGB, grey or CMYK; convert it to RGB"):
+    with pytest.raises(
+        MediaError, match=r"lab\.tif: pixels of mode LAB are not RGB, grey or CMYK; convert the image to RGB"
+    ):
         read_image(tmp_path / "lab.tif")

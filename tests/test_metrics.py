@@ -107,7 +107,7 @@ def test_attention_score_sums_over_the_other_frames() -> None:
 
 
 def test_too_few_frames_for_the_latent_frames_are_named() -> None:
-    with pytest.raises(ValueError, match="visible has 3 frames, but 2 latent frames of temporal_stride 4"):
+    with pytest.raises(ValueError, match="visible has 3 frames, but 2 latent frames with temporal_stride 4"):
         confidence_score(np.zeros((2, 1)), np.zeros(1), np.ones((3, 1), dtype=bool), temporal_stride=4)
 
 
@@ -294,7 +294,7 @@ def test_a_tracker_is_not_scored_where_it_gave_the_truth_and_the_reason_is_state
         {"tracker": 0.6, "no_motion": 0.2}
     )
     assert own.not_scored == {
-        "lucas_kanade": "the pseudo-truth of this clip is by lucas_kanade; a tracker is not compared with itself"
+        "lucas_kanade": "the pseudo-truth of this clip comes from lucas_kanade; a tracker is not compared with itself"
     }
     for given_by in ("exact", "annotated", "cotracker3"):
         assert set(compared(given_by, tracker=3.0, lucas_kanade=0.5).scores) == {"tracker", "lucas_kanade"}

@@ -16,7 +16,7 @@ from difftrack.guidance._measures import check_measures
 from difftrack.guidance._samples import _drop_what_is_gone, _not_ours
 from difftrack.keeping import Keeper, kept_entries
 from difftrack.ownership import OwnershipError, check_paths, is_inside, remove
-from difftrack.planning._leftovers import _foreign, _of_unknown_backbones
+from difftrack.planning._leftovers import _foreign, _unknown_backbones
 from difftrack.presets._presets import PresetError, read_preset
 from difftrack.presets._workspace import open_workspace
 from difftrack.reports._figure_cache import Drawings
@@ -87,7 +87,7 @@ def test_a_folder_that_holds_something_and_no_report_is_not_written_into(ledger:
     if ledger is not None:
         (tmp_path / "drawn.json").write_text(ledger)
     before = files_below(tmp_path)
-    with pytest.raises(OwnershipError, match="nothing there is written over"), Drawings(tmp_path):
+    with pytest.raises(OwnershipError, match="nothing was overwritten"), Drawings(tmp_path):
         pass
     assert files_below(tmp_path) == before
 
@@ -130,7 +130,7 @@ def test_a_folder_that_bears_the_name_of_a_clip_is_not_replaced_by_it(tmp_path: 
     (tmp_path / "clip" / "notes.txt").write_text("mine")
     before = files_below(tmp_path)
     for name in ("000", "clip"):
-        with pytest.raises(DatasetError, match="is not written over"):
+        with pytest.raises(DatasetError, match="was not overwritten"):
             write_clip(tmp_path, a_clip(name))
     assert files_below(tmp_path) == before
 
@@ -154,10 +154,10 @@ def test_stale_clips_go_and_what_is_no_clip_stops_all_of_it(tmp_path: Path) -> N
     (tmp_path / "backup.part").mkdir()
     (tmp_path / "backup.part" / "mine.txt").write_text("mine")
     before = files_below(tmp_path)
-    with pytest.raises(DatasetError, match="is no clip; move it elsewhere"):
+    with pytest.raises(DatasetError, match="is not a clip; move it elsewhere"):
         clip_folders(tmp_path)
     for name in ("b", "backup.part"):
-        with pytest.raises(DatasetError, match="is not removed"):
+        with pytest.raises(DatasetError, match="was not removed"):
             drop_clips(tmp_path, {name})
     assert files_below(tmp_path) == before
 
@@ -175,9 +175,9 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
     np.savez(tmp_path / "a.npz", mine=np.zeros(3))
     before = files_below(tmp_path)
     predictions = {"tracker": PredictedTracks(np.ones((3, 1, 2)), np.ones((3, 1), bool), np.ones((3, 1)))}
-    with pytest.raises(DatasetError, match="holds no tracks and is not written over"):
+    with pytest.raises(DatasetError, match="does not contain tracks and was not overwritten"):
         write_tracks(tmp_path, "a", some_tracks())
-    with pytest.raises(ValueError, match="holds no tracks and is not written over"):
+    with pytest.raises(ValueError, match="does not contain tracks and was not overwritten"):
         write_predictions(tmp_path / "a.npz", np.zeros((1, 3)), predictions)
     (tmp_path / "a-overlay.mp4").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"a-overlay\.mp4 is there without a-tracks\.npz"):
@@ -227,7 +227,7 @@ def test_a_zarr_group_of_another_program_is_no_group_of_the_store(tmp_path: Path
     (tmp_path / "theirs" / "zarr.json").write_text(json.dumps(theirs))
     before = files_below(tmp_path)
     for drop in (lambda: keep_groups(tmp_path, []), lambda: remove_group(tmp_path, "theirs")):
-        with pytest.raises(StoreError, match="theirs is no group of the store"):
+        with pytest.raises(StoreError, match="theirs is not a group of the store"):
             drop()
     assert files_below(tmp_path) == before
 
@@ -253,16 +253,16 @@ def test_gc_offers_no_folder_that_is_not_proven_to_hold_results(tmp_path: Path) 
         (tmp_path / name / file).write_text('{"mine": 1}')
     (tmp_path / "good" / "scores.json").write_text('{"convention": "corrected", "match_convention": ["corrected"]}')
     (tmp_path / "link").symlink_to(tmp_path / "good")
-    assert [Path(left.root).name for left in _of_unknown_backbones(tmp_path, set())] == ["good"]
+    assert [Path(left.root).name for left in _unknown_backbones(tmp_path, set())] == ["good"]
 
 
 def test_what_changed_between_list_and_removal_stays(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "scores.json").write_text('{"convention": "corrected", "match_convention": ["corrected"]}')
-    (left,) = _of_unknown_backbones(tmp_path, set())
+    (left,) = _unknown_backbones(tmp_path, set())
     (tmp_path / "good" / "notes.txt").write_text("mine")
     assert _foreign(tmp_path / "good") is not None
-    with pytest.raises(OwnershipError, match="is not removed"):
+    with pytest.raises(OwnershipError, match="was not removed"):
         left.remove()
     assert (tmp_path / "good" / "notes.txt").exists()
     (tmp_path / "good" / "notes.txt").unlink()
@@ -323,6 +323,6 @@ def test_links_are_resolved_before_folders_are_compared(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_becomes_no_workspace(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("mine")
 
-    with pytest.raises(PresetError, match="is no workspace of this project"):
+    with pytest.raises(PresetError, match="not a workspace of this project"):
         open_workspace(tmp_path, ROOT, read_preset("real-cogvideox-2b"), {"paths": {}})
     assert (tmp_path / "params.yaml").read_text() == "mine"

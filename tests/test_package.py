@@ -84,7 +84,7 @@ def test_init_writes_a_workspace_and_leaves_what_is_there_alone(tmp_path: Path) 
     with pytest.raises(WorkspaceError, match=r"holds dvc\.yaml already"):
         init_workspace(folder)
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkspaceError, match="is a file; name a folder"):
+    with pytest.raises(WorkspaceError, match="is a file; give a folder"):
         init_workspace(tmp_path / "file")
 
 
@@ -106,7 +106,7 @@ def test_init_in_a_git_repository_tracks_with_it(tmp_path: Path) -> None:
 
 def test_what_ships_is_found_and_what_does_not_is_named() -> None:
     assert (shipped("data/backbones/cogvideox-mini") / "model_index.json").is_file()
-    with pytest.raises(FileNotFoundError, match="install the package again"):
+    with pytest.raises(FileNotFoundError, match="reinstall the package"):
         shipped("data/backbones/other")
 
 

@@ -54,7 +54,7 @@ def test_values_arrive_with_their_types() -> None:
         ({"threshold_px": 8, 3: 5}, ["unknown key score.3", "known: inner, layers"]),
         ({"threshold_px": 8, "inner": {"radius": 3.0}}, ["score.inner.radius is 3.0", "an integer"]),
         ({"treshold_px": 8}, ["unknown key score.treshold_px", "did you mean threshold_px?"]),
-        ({"threshold_px": 8, "mode": "x" * 5000}, ["score.mode is 'xxx", "x ...; wanted: clean | noisy"]),
+        ({"threshold_px": 8, "mode": "x" * 5000}, ["score.mode is 'xxx", "x ...; expected clean | noisy"]),
         ({"threshold_px": 8, "size": [3, 5, 7]}, ["score.size is [3, 5, 7]", "a list of an integer, an integer"]),
         ({"threshold_px": 8, "size": [3]}, ["score.size is [3]"]),
         ({"threshold_px": 8, "inner": {"radios": 2}}, ["unknown key score.inner.radios", "radius"]),
@@ -70,5 +70,5 @@ def test_a_bad_value_is_named_in_one_line_with_what_is_allowed(values: dict[str,
 
 
 def test_a_section_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(ParamsError, match=r"score\.inner is \[1\]; a mapping is wanted"):
+    with pytest.raises(ParamsError, match=r"score\.inner is \[1\]; expected a mapping"):
         parse(Section, {"threshold_px": 8, "inner": [1]}, "score")

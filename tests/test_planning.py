@@ -121,7 +121,7 @@ def plan_of(**changes: Any) -> Plan:
         raw_bytes=210_000_000,
         there_bytes=0,
         ratio=1.5,
-        ratio_source="on record",
+        ratio_source="recorded",
         max_bytes=1e9,
         free_bytes=None,
     )
@@ -133,13 +133,13 @@ def test_time_is_clips_and_forwards_over_the_workers() -> None:
     assert plan_of().seconds is None
     assert plan_of(rates=rates).seconds == 7 * 2 + 21 * 3
     assert plan_of(rates=rates, workers=7).seconds == 11
-    assert "takes" in plan_of(rates=rates).lines()[-1]
+    assert "duration" in plan_of(rates=rates).lines()[-1]
 
 
 def test_a_plan_says_what_it_knows_and_where_from() -> None:
     text = "\n".join(plan_of(there_bytes=30_000_000, free_bytes=5_000_000_000).lines())
     for said in ("7 clips x 3 steps x 5 layers = 105 units of 2 MB", "210 MB; extract.max_bytes allows 1 GB",
-                 "about 140 MB (ratio 1.50, on record)", "30 MB", "5 GB", "21 forwards"):  # fmt: skip
+                 "about 140 MB (ratio 1.50, recorded)", "30 MB", "5 GB", "21 forwards"):  # fmt: skip
         assert said in text
 
 
@@ -161,7 +161,7 @@ def test_a_written_store_tells_its_own_ratio(tmp_path: Path) -> None:
     given = write_inputs(tmp_path)
     shutil.rmtree(tmp_path / "clips/short")
     (before, _), *_ = plan_params(given, views=["analysis"])
-    assert (before.ratio, before.ratio_source) == (1.18, "on record")
+    assert (before.ratio, before.ratio_source) == (1.18, "recorded")
     run_extract(given)
     (after, _), *_ = plan_params(given, views=["analysis"])
     store = Path(given["paths"]["descriptors"]) / "tiny/analysis"
@@ -236,7 +236,7 @@ def test_a_study_adds_up_tiers_over_models() -> None:
 
 
 def test_a_model_may_have_its_own_steps_and_a_study_its_own_ratio() -> None:
-    given = yaml.safe_load((ROOT / "docs/study.yaml").read_text()) | {
+    given = yaml.safe_load((ROOT / "examples/study.yaml").read_text()) | {
         "models": {"whole": asdict(shape()), "half": asdict(shape(steps=5))},
         "steps": 10,
         "ratio": 2.0,
@@ -254,7 +254,7 @@ def test_a_model_may_have_its_own_steps_and_a_study_its_own_ratio() -> None:
 
 
 def test_a_study_that_cannot_be_is_refused() -> None:
-    given = yaml.safe_load((ROOT / "docs/study.yaml").read_text())
+    given = yaml.safe_load((ROOT / "examples/study.yaml").read_text())
     with pytest.raises(ParamsError, match="study: clips is 0; it must be positive"):
         parse(Study, given | {"clips": 0}, "study")
     given["models"]["cogvideox-2b"]["heads"] = "thirty"
@@ -263,7 +263,7 @@ def test_a_study_that_cannot_be_is_refused() -> None:
 
 
 def test_the_shipped_study_gives_the_table_in_the_documentation() -> None:
-    study = parse(Study, yaml.safe_load((ROOT / "docs/study.yaml").read_text()), "study")
+    study = parse(Study, yaml.safe_load((ROOT / "examples/study.yaml").read_text()), "study")
     assert study_table(study) in (ROOT / "docs/scale.md").read_text()
 
 
@@ -290,8 +290,8 @@ def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, 
 @pytest.mark.parametrize(
     ("section", "values", "named"),
     [
-        ("backbones", {}, "backbones names none; wanted: at least one"),
-        ("paths", {"clips": 3}, "paths.clips is 3; wanted: a string"),
+        ("backbones", {}, "backbones is empty; it needs at least one"),
+        ("paths", {"clips": 3}, "paths.clips is 3; expected a string"),
         ("paths", {}, "paths.clips is missing"),
         ("extract", {"tracking": None}, "extract.analysis is missing"),
         ("extract", {"max_bytes": "much"}, "extract."),
@@ -317,7 +317,7 @@ def test_a_study_and_a_backbone_that_cannot_be_are_named_with_their_file(inputs:
     study = tmp_path / "study.yaml"
     study.write_text("")
     result = CliRunner().invoke(app, ["plan", "--study", str(study)])
-    assert (result.exit_code, result.stderr) == (1, f"difftrack: {study}: study is None; a mapping is wanted\n")
+    assert (result.exit_code, result.stderr) == (1, f"difftrack: {study}: study is None; expected a mapping\n")
     file = written(params(inputs), tmp_path)
     result = CliRunner().invoke(app, ["plan", "--params", str(file), "--backbone", "huge"])
     assert result.stderr == f"difftrack: {file}: no backbones.huge; there are tiny\n"
@@ -336,7 +336,7 @@ def test_gc_says_what_would_go_and_removes_it_only_when_told(tmp_path: Path) -> 
     assert gone == {
         (f"{given['paths']['descriptors']}/forgotten", ""): "no params file names the backbone forgotten",
         (store, "first"): "was written with other params",
-        (store, "second"): "no clip of this name, or no such chunk of it",
+        (store, "second"): "its clip or chunk no longer exists",
     }
     assert [left.group for left in find_leftovers([other, given])] == ["", "second"]
 
@@ -362,7 +362,7 @@ def test_gc_lists_what_is_kept_but_for_what_one_of_several_params_files_needs(tm
     kept = {f"{tmp_path}/kept/descriptors/tiny/analysis/{name}" for name in ("first", "second")}
     listed = list(find_leftovers([other]))
     assert {left.root.rpartition("/")[0] for left in listed} == kept
-    assert all(left.num_bytes > 1000 and "not asked for since 20" in left.why for left in listed)
+    assert all(left.num_bytes > 1000 and "not used since 20" in left.why for left in listed)
     assert list(find_leftovers([given, other])) == []
     arguments = ["gc", "--params", str(written(other, tmp_path)), "--delete"]
     assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -71,9 +71,9 @@ def test_one_that_raises_on_import_is_named_in_one_line_and_the_others_work(
         assert registry.items() == {"three": 3}
         assert registry.items() == {"three": 3}
     assert caplog.messages == [
-        "number 'bad' of numbers_b 1.2 cannot be loaded (RuntimeError: no such card)",
+        "number 'bad' from numbers_b 1.2 cannot be loaded (RuntimeError: no such card)",
         "number 'worse' of numbers_c 1.2 cannot be loaded (SystemExit: 3)",
-        "number 'text' of numbers_d 1.2 cannot be loaded (TypeError: it is 'x'; wanted: an integer)",
+        "number 'text' from numbers_d 1.2 cannot be loaded (TypeError: it is 'x'; wanted: an integer)",
     ]
     with pytest.raises(PluginError, match=r"unknown number 'four'; known: bad, text, three, worse; number 'bad' of"):
         registry.get("four")
@@ -89,7 +89,7 @@ def test_of_two_with_one_name_the_built_in_one_stays_and_a_line_names_both(
         assert registry.names() == ("one", "six")
     assert registry.get("one") == 1
     assert caplog.messages == [
-        "number 'one' is given by math and by numbers_e 1.2; that of math is used",
+        "number 'one' is provided by math and by numbers_e 1.2; the one from math is used",
         "number 'six' is given by numbers_e 1.2 and by numbers_f 1.2; that of numbers_e 1.2 is used",
     ]
 
@@ -98,12 +98,12 @@ def test_a_notebook_registers_once_or_says_that_it_replaces() -> None:
     registry = Registry("difftrack.numbers", noun="number", built_in={}, check=checked, reserved=frozenset({"auto"}))
     registry.register("seven", 7)
     registry.register("seven", 7)
-    with pytest.raises(PluginError, match="'seven' was registered before; give replace=True"):
+    with pytest.raises(PluginError, match="'seven' is already registered; pass replace=True"):
         registry.register("seven", 8)
     registry.register("seven", 8, replace=True)
     assert registry.get("seven") == 8
     for name in ("auto", "", "a b", "../x"):
-        with pytest.raises(PluginError, match=r"the name cannot be used; wanted: letters.*none of auto"):
+        with pytest.raises(PluginError, match=r"the name is invalid; use letters.*none of auto"):
             registry.register(name, 1)
     with pytest.raises(PluginError, match="number 'eight': it is 'x'; wanted: an integer"):
         registry.register("eight", "x")
@@ -158,7 +158,7 @@ def test_a_family_takes_neither_a_class_nor_a_name_of_another(family: BackboneFa
     ):
         with pytest.raises(PluginError, match=said):
             register_backbone(replace(family, **changes))
-    with pytest.raises(PluginError, match="'wan' is there already, from difftrack"):
+    with pytest.raises(PluginError, match="'wan' already exists in difftrack"):
         register_backbone(replace(family, name="wan"))
     with pytest.raises(
         ValueError, match="'own' has the transformer MyTransformer, which its family 'mine' does not name"
@@ -224,7 +224,7 @@ def test_a_tracker_of_a_notebook_is_made_with_its_settings() -> None:
     register_tracker("still", Still)
     try:
         assert make_tracker("still", {"offset_px": 3}) == Still(3.0)
-        with pytest.raises(ValueError, match=r"trackers\.still\.offset_px is 'x'; wanted: a number"):
+        with pytest.raises(ValueError, match=r"trackers\.still\.offset_px is 'x'; expected a number"):
             make_tracker("still", {"offset_px": "x"})
     finally:
         TRACKERS.unregister("still")
@@ -235,8 +235,8 @@ def test_a_tracker_of_a_notebook_is_made_with_its_settings() -> None:
 @pytest.mark.parametrize(
     ("tracker", "said"),
     [
-        (Path, "wanted: a dataclass with a method `track`"),
-        (dataclass(type("T", (), {"__annotations__": {"a": int}, "track": 1})), "wanted"),
+        (Path, "expected a dataclass with a method `track`"),
+        (dataclass(type("T", (), {"__annotations__": {"a": int}, "track": 1})), "expected"),
     ],
 )
 def test_what_is_no_tracker_is_refused(tracker: type, said: str) -> None:

@@ -190,9 +190,9 @@ def test_our_number_stands_beside_the_papers(tmp_path: Path) -> None:
     )
     assert str(ours) == "average: ours 45.6, published 46.3 (table 1)"
     assert layers.ours == layers.published == (13, 17, 21)
-    assert "out/c/metrics.json is not there yet" in str(absent)
+    assert "out/c/metrics.json does not exist yet" in str(absent)
     assert "has no mean lucas d" in str(unknown)
-    assert "nothing here measures it" in str(unmeasured)
+    assert "no stage measures it" in str(unmeasured)
 
 
 def test_our_number_says_where_it_is_agreement_with_a_tracker_only(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_fewer_prompts_and_clips_keep_their_numbers(tmp_path: Path) -> None:
     assert list(commands(preset, fewer)) == ["run prompts.txt"]
     with pytest.raises(PresetError, match="at least 1"):
         open_workspace(work, tmp_path / "top", preset, params, first=0)
-    with pytest.raises(PresetError, match=r"holds no dvc\.yaml"):
+    with pytest.raises(PresetError, match=r"contains no dvc\.yaml"):
         open_workspace(work, tmp_path, preset, params)
 
 
@@ -385,7 +385,7 @@ def test_overrides_win_over_the_preset_and_merge() -> None:
     assert merged["backbones"] == {"b": {"dtype": "bfloat16", "path": "x"}}
     assert merged["extract"]["analysis"] == {"width": 7, "steps": [3]}
     for wrong in ("score", "=1", "score..x=1", "score={"):
-        with pytest.raises(PresetError, match=r"wanted: section|not valid YAML"):
+        with pytest.raises(PresetError, match=r"expected section|not valid YAML"):
             read_overrides([wrong])
 
 
@@ -508,7 +508,7 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
     samples = tmp_path / "work" / "data" / "samples"
     assert [folder.name for folder in samples.iterdir() if folder.is_dir()] == ["000"]
     assert (samples / "000" / "side_by_side.mp4").exists()
-    assert "ours - (data/scores/vbench.json is not there yet), published 0.9313 (table 2 by VBench)" in out
+    assert "ours - (data/scores/vbench.json does not exist yet), published 0.9313 (table 2 by VBench)" in out
     scores = tmp_path / "work" / "data" / "scores" / "vbench.json"
     result = CliRunner().invoke(app, ["vbench", str(samples), "--out", str(scores), "--executable", stand_in(tmp_path)])
     assert result.exit_code == 0, result.stderr

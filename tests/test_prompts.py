@@ -21,7 +21,7 @@ def test_an_index_file_chooses_and_orders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"a\nb\xff\n", "line 2, is not UTF-8"), (b"# only\n\n", "holds no prompt")],
+    [(b"a\nb\xff\n", "line 2, is not UTF-8"), (b"# only\n\n", "contains no prompt")],
 )
 def test_an_unusable_file_is_named_with_its_line(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "prompts.txt").write_bytes(content)
@@ -33,7 +33,7 @@ def test_an_unusable_file_is_named_with_its_line(tmp_path: Path, content: bytes,
 def test_an_index_without_a_prompt_is_named(tmp_path: Path, index: str) -> None:
     (tmp_path / "prompts.txt").write_text("a\nb\nc\n")
     (tmp_path / "indices.txt").write_text(f"0\n{index}\n")
-    with pytest.raises(PromptError, match=f"line 2: '{index}'; wanted: a whole number below 3"):
+    with pytest.raises(PromptError, match=f"line 2: '{index}' must be an integer from 0 to 2"):
         read_prompts(tmp_path / "prompts.txt", indices=tmp_path / "indices.txt")
 
 

@@ -1,6 +1,9 @@
 """What made an artifact: the code that is reached, the versions, and what is in memory."""
 
+import ast
+import gc
 import importlib
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -104,7 +107,7 @@ def test_a_module_that_is_named_counts_and_one_left_out_is_not_followed(
 
 
 def test_a_module_that_is_not_there_is_named(code: Callable[..., Mapping[str, str]]) -> None:
-    with pytest.raises(ValueError, match=r"no module rooms\.gone"):
+    with pytest.raises(ValueError, match=r"module rooms\.gone does not exist"):
         code("rooms.gone")
 
 
@@ -120,6 +123,30 @@ def test_the_families_that_a_backbone_is_not_of_have_no_part_in_its_code() -> No
     assert differing == ["backbones"]
     assert {"backbones", "datasets", "extraction", "geometry", "media"} <= set(of_family["wan"])
     assert not {"correspondence", "metrics", "reports", "tracking", "provenance"} & set(of_family["wan"])
+
+
+def test_a_file_is_read_in_one_go_though_the_collector_lets_other_threads_parse() -> None:
+    """In CPython 3.11 a tree that another thread builds in the midst of one's own makes that a SystemError."""
+    source, parsed = Path(provenance.__file__).read_bytes(), []
+    undisturbed = provenance._read(source, "difftrack")
+
+    def let_another_thread_parse(phase: str, _: object) -> None:
+        if phase == "start" and threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=lambda: parsed.append(ast.parse("a = 1")))
+            other.start()
+            other.join()
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(let_another_thread_parse)
+    gc.set_threshold(50)
+    try:
+        disturbed = provenance._read(source, "difftrack")
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(let_another_thread_parse)
+    assert disturbed == undisturbed
+    assert parsed  # around the tree, other threads have their turns
+    assert gc.isenabled()
 
 
 def test_versions_have_no_local_part_and_what_is_not_installed_is_left_out() -> None:
@@ -140,7 +167,7 @@ def test_a_difference_names_rooms_versions_and_what_is_in_memory() -> None:
     assert now.difference(then) == "code of b, c; torch 2.9 -> 3.0; scheduler"
     assert now.difference(now) is None
     assert MadeBy.from_json(now.to_json()) == now
-    assert "not on record" in str(now.difference(MadeBy.from_json({"code": 3})))
+    assert "no record of the code" in str(now.difference(MadeBy.from_json({"code": 3})))
     assert reuse_problem(now, None, "params") is None
     assert reuse_problem(now, then.to_json(), "exact") == now.difference(then)
     assert key_of("f" * 64, None) == f"{'f' * 16}-unknown"

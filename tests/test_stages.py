@@ -364,7 +364,7 @@ def test_a_clip_of_before_there_was_a_record_is_sampled_again(
     assert len(sampler.asked) == 1
     sample()
     assert len(sampler.asked) == 2
-    assert "the code that made it is not on record" in capsys.readouterr().out
+    assert "no record of the code that made it" in capsys.readouterr().out
 
 
 def test_going_back_to_a_seed_samples_nothing(sampling: tuple[Sampler, Callable[..., Clip]]) -> None:
@@ -401,7 +401,7 @@ def test_a_video_that_became_unreadable_does_not_cost_the_clip_of_the_last_run(t
     (tmp_path / "videos" / "b.mp4").write_bytes(b"damaged")
     (tmp_path / "videos" / "c.mp4").unlink()
     with pytest.raises(
-        DatasetError, match=r"^1 clip cannot be used, 1 can: b\.mp4: .*name it in synthesize\.folder\.skip$"
+        DatasetError, match=r"^1 clip cannot be used, 1 can: b\.mp4: .*add it to synthesize\.folder\.skip$"
     ):
         synthesize.main(params, {}, clips)
     assert files_below(tmp_path / "clips") == before
@@ -611,7 +611,7 @@ def test_a_clip_folder_without_manifest_is_read_and_what_is_assumed_is_said(
     (root / "clips" / "manifest.json").unlink()
     before = files_below(root / "tracks")
     rerun("annotate", root, params)
-    assert "clips holds no manifest.json: the 3 clips found there are taken for all" in capsys.readouterr().err
+    assert "clips contains no manifest.json: the 3 clips found there are assumed" in capsys.readouterr().err
     assert files_below(root / "tracks") == before
 
 

@@ -189,7 +189,7 @@ def test_chunks_of_a_clip_are_nested_groups(root: str | Path) -> None:
     values = write_all(root, clip_group("clip", 2), make_spec(frames=(0, 40, 41, 42, 43, 44, 45)))
     store = open_store(root)
     assert store.groups() == ["clip/chunk_002"]
-    with pytest.raises(StoreError, match=r"clip is a clip in a tracking view.*; give --chunk 2$"):
+    with pytest.raises(StoreError, match=r"clip is a clip in a tracking view.*; choose one with --chunk 2$"):
         store.spec("clip")
     read = store.sel(clip="clip", chunk=2, step=3, layer=0, kind="query")
     np.testing.assert_array_equal(read, values[3, 0]["query"])
@@ -311,7 +311,7 @@ def test_int8_by_hand() -> None:
     assert scale is not None
     assert scale[0] > 0
     assert tiny[0, 1] == 0
-    with pytest.raises(ValueError, match="beyond the largest that int8 holds"):
+    with pytest.raises(ValueError, match="exceeds the largest value of int8"):
         encoding_of("int8").encode(np.asarray([[1e7, 0.0]]))
 
 
@@ -333,13 +333,13 @@ def test_rounding_to_bfloat16_makes_smaller_files_and_changes_little(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays: arrays.pop("key"), "got query, text_key; wanted query, key, text_key"),
+        (lambda arrays: arrays.pop("key"), "got query, text_key; expected query, key, text_key"),
         (lambda arrays: arrays.update(feature=arrays["key"]), "got feature, key"),
         (
             lambda arrays: arrays.update(key=arrays["key"].swapaxes(2, 3)),
-            r"key has shape \[2, 2, 5, 3, 7\]; wanted \[2, 2, 3, 5, 7\]",
+            r"key has shape \[2, 2, 5, 3, 7\]; expected \[2, 2, 3, 5, 7\]",
         ),
-        (lambda arrays: arrays.update(key=arrays["key"].astype(np.int32)), "key is int32; float16"),
+        (lambda arrays: arrays.update(key=arrays["key"].astype(np.int32)), "key is int32; it must be float16"),
     ],
 )
 def test_a_unit_of_the_wrong_make_is_refused(tmp_path: Path, change: Callable[[Arrays], object], message: str) -> None:
@@ -380,10 +380,10 @@ def test_the_message_names_what_there_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "/clip", "a//b", "../clip", "a/.hidden", "x.partial", "a\\b", "__x"])
 def test_names_that_leave_the_store_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreError, match="cannot be the name of a group"):
+    with pytest.raises(StoreError, match="is not a valid name of a group"):
         create_group(tmp_path, name, tiny_spec())
     write_all(tmp_path, "clip", tiny_spec())
-    with pytest.raises(StoreError, match="cannot be the name of a group"):
+    with pytest.raises(StoreError, match="is not a valid name of a group"):
         open_store(tmp_path).spec(name)
 
 
@@ -570,6 +570,31 @@ def test_damage_to_any_file_raises_is_found_and_mended(
         assert content_of(tmp_path) == sound
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 11])
+def test_a_large_unit_is_read_by_several_threads_to_the_same_values(
+    root: str | Path, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(kinds=("query",), text_mask=())
+    values = write_all(root, "clip", spec, params=StoreParams(chunk_bytes=2 * FRAME_BYTES))  # 7 frames: 2, 2, 2, 1
+    monkeypatch.setattr("difftrack.store._shards._THREADED_BYTES", 1)
+    monkeypatch.setattr("difftrack.store._shards._num_threads", lambda: num_threads)
+    read = open_store(root).sel(clip="clip", step=3, layer=0, kind="query")
+    np.testing.assert_array_equal(read, values[3, 0]["query"])
+
+
+@pytest.mark.parametrize("place", [0.1, 0.4, 0.9])
+def test_a_damaged_chunk_is_named_whichever_thread_finds_it(
+    tmp_path: Path, place: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all(tmp_path, "clip", make_spec(kinds=("query",), text_mask=()), params=StoreParams(chunk_bytes=1))
+    shard = tmp_path / "clip/query/c.0.0.0.0.0.0.0"
+    flip_bit_at(place)(shard)
+    monkeypatch.setattr("difftrack.store._shards._THREADED_BYTES", 1)
+    monkeypatch.setattr("difftrack.store._shards._num_threads", lambda: 3)
+    with pytest.raises(StoreError, match=f"{shard} is damaged: a checksum does not match"):
+        open_store(tmp_path).sel(clip="clip", step=3, layer=0, kind="query")
+
+
 def test_a_damaged_chunk_does_not_keep_another_from_being_read(tmp_path: Path) -> None:
     spec = make_spec(kinds=("query",), text_mask=())
     values = write_all(tmp_path, "clip", spec, params=StoreParams(chunk_bytes=1))
@@ -596,7 +621,7 @@ def test_a_lost_header_is_restored_only_for_the_group_that_it_was(tmp_path: Path
     write_all(tmp_path, "clip", tiny_spec())
     (tmp_path / "clip/zarr.json").unlink()
     before = content_of(tmp_path)
-    with pytest.raises(StoreError, match="origin cannot be told"):
+    with pytest.raises(StoreError, match="contains data of unknown origin"):
         create_group(tmp_path, "clip", tiny_spec(fingerprint_parts={"backbone": "xyz"}))
     assert content_of(tmp_path) == before
     assert create_group(tmp_path, "clip", tiny_spec()).missing() == []
@@ -672,9 +697,9 @@ def test_work_that_would_not_fit_is_refused_with_the_way_out(tmp_path: Path) -> 
 
 def test_params_that_make_no_sense_are_refused() -> None:
     for change, message in [
-        ({"level": 10}, "level is 10; 0 to 9"),
+        ({"level": 10}, "level is 10; it must lie in 0-9"),
         ({"chunk_bytes": 0}, "chunk_bytes is 0"),
-        ({"dtype": "int8", "round_to_bf16": True}, "round_to_bf16 applies to dtype float16 only"),
+        ({"dtype": "int8", "round_to_bf16": True}, "round_to_bf16 applies only to dtype float16"),
     ]:
         with pytest.raises(ValueError, match=message):
             StoreParams(**change)  # type: ignore[arg-type]
@@ -741,9 +766,9 @@ def test_damaged_results_raise_and_are_found(tmp_path: Path, damage: Callable[[P
 def test_results_never_take_the_place_of_descriptors(tmp_path: Path) -> None:
     write_all(tmp_path, "clip", tiny_spec())
     before = content_of(tmp_path)
-    with pytest.raises(StoreError, match="holds descriptors"):
+    with pytest.raises(StoreError, match="contains descriptors"):
         write_results(tmp_path, "clip", make_results())
-    with pytest.raises(StoreError, match="holds descriptors; results wanted"):
+    with pytest.raises(StoreError, match="contains descriptors; expected results"):
         read_results(tmp_path, "clip")
     assert content_of(tmp_path) == before
     with pytest.raises(StoreError, match="does not exist or is incomplete; there are: none"):
@@ -810,6 +835,6 @@ def test_a_descriptor_that_is_not_finite_is_refused_by_its_step_and_layer(
     array[0, 0, 0, 0, 0, 0, 0] = wrong.astype(array.dtype)
     rewrite(tmp_path / "clip/zarr.json", lambda own: own.update(units={}))
     store = open_store(tmp_path)
-    with pytest.raises(StoreError, match=rf"clip: {kind} of step 3, layer 0 holds values that are not finite"):
+    with pytest.raises(StoreError, match=rf"clip: {kind} of step 3, layer 0 contains values that are not finite"):
         store.sel(clip="clip", step=3, layer=0, kind=kind)
     store.sel(clip="clip", step=3, layer=4, kind=kind)

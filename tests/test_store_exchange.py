@@ -164,10 +164,10 @@ def test_what_is_not_there_and_what_is_there_already_is_refused_by_name(root: Pa
     ):
         with pytest.raises(StoreError, match=problem):
             export_group(store, "camel", file, **wanted)
-    with pytest.raises(StoreError, match=r"ends in \.h5; wanted: \.nc, \.zarr, \.safetensors"):
+    with pytest.raises(StoreError, match=r"has the suffix \.h5; use one of \.nc, \.zarr, \.safetensors"):
         export_group(store, "camel", tmp_path / "part.h5")
     export_group(store, "camel", file)
-    with pytest.raises(StoreError, match="is there already; name another file, or say --force"):
+    with pytest.raises(StoreError, match="already exists; choose another file, or use --force"):
         export_group(store, "camel", file)
     export_group(store, "camel", file, steps=[3], force=True)
     import_group(file, tmp_path / "theirs")
@@ -192,18 +192,20 @@ def test_a_file_that_is_damaged_or_a_strangers_is_refused_on_one_line(root: Path
             import_group(bad, tmp_path / "theirs")
         assert "\n" not in str(error.value)
 
-    refused(None, arrays, "carries no header of a group")
-    refused({"difftrack": "{"}, arrays, "carries a damaged header")
-    refused({"difftrack": json.dumps({**header, "version": 2})}, arrays, "is of version 2; this program reads 1")
+    refused(None, arrays, "contains no header of a group")
+    refused({"difftrack": "{"}, arrays, "contains a damaged header")
+    refused({"difftrack": json.dumps({**header, "version": 2})}, arrays, "has version 2; this program reads version 1")
     whole = {"difftrack": json.dumps(header)}
-    refused(whole, {name: values for name, values in arrays.items() if name != "key"}, "key is missing; wanted")
-    refused(whole, {**arrays, "key": arrays["key"][:, :1].copy()}, r"key is \[3, 1, 5, 2, 3, 11, 7\]; wanted")
-    refused(whole, {**arrays, "key": arrays["key"] * np.float32(np.pi)}, "holds values that float16 would change")
+    refused(whole, {name: values for name, values in arrays.items() if name != "key"}, "key is missing; expected")
+    refused(whole, {**arrays, "key": arrays["key"][:, :1].copy()}, r"key is \[3, 1, 5, 2, 3, 11, 7\]; expected")
+    refused(
+        whole, {**arrays, "key": arrays["key"] * np.float32(np.pi)}, "contains values that float16 cannot represent"
+    )
     bad.write_bytes(good.read_bytes()[:-100])
-    with pytest.raises(StoreError, match="is no whole safetensors file"):
+    with pytest.raises(StoreError, match="is not a complete safetensors file"):
         import_group(bad, tmp_path / "theirs")
     (tmp_path / "bad.nc").write_bytes(b"CDF\x02nonsense")
-    with pytest.raises(StoreError, match="is no whole file of NetCDF"):
+    with pytest.raises(StoreError, match="is not a complete NetCDF"):
         import_group(tmp_path / "bad.nc", tmp_path / "theirs")
     with pytest.raises(StoreError, match="there is no"):
         import_group(tmp_path / "none.nc", tmp_path / "theirs")

@@ -173,7 +173,7 @@ def test_a_store_of_an_earlier_program_is_read_says_what_is_open_and_is_complete
     assert [check.path for check in checks if check.unproven] == [str(root / name / "zarr.json") for name in GROUPS]
     told = CliRunner().invoke(app, ["verify", str(root)])
     assert told.exit_code == 0
-    assert "cannot be proven; run what wrote it again" in told.stdout
+    assert "cannot be detected; run the stage that wrote it again" in told.stdout
     wider = root / "wider/query/c.0.1.0.0.0.0.0"
     (root / "first/query/c.0.1.0.0.0.0.0").write_bytes(wider.read_bytes())  # of another size: seen without checksums
     assert problems(root) == [str(root / "first/query/c.0.1.0.0.0.0.0")]
@@ -255,10 +255,10 @@ def names(*files: str) -> Callable[[dict[str, Any]], None]:
 
 HOSTILE = {
     "no contents": (lambda own: own.pop("contents"), "header: difftrack.contents is missing"),
-    "contents: null": (lambda own: own.update(contents=None), "difftrack.contents is None; a mapping is wanted"),
+    "contents: null": (lambda own: own.update(contents=None), "difftrack.contents is None; expected a mapping"),
     "contents of text": (lambda own: own.update(contents="x" * 10_000), r"difftrack.contents is 'x{199} \.\.\.;"),
     "no spec": (lambda own: own["contents"].pop("spec"), "contents.spec is missing"),
-    "spec: a list": (lambda own: own["contents"].update(spec=[1]), r"contents.spec is \[1\]; a mapping is wanted"),
+    "spec: a list": (lambda own: own["contents"].update(spec=[1]), r"contents.spec is \[1\]; expected a mapping"),
     "params: null": (lambda own: own["contents"].update(params=None), "contents.params is None"),
     "no fingerprint": (lambda own: own["contents"].pop("fingerprint"), "contents.fingerprint is missing"),
     "files: a list": (lambda own: own.update(files=["a"]), r"difftrack.files is \['a'\]"),
@@ -366,10 +366,10 @@ def link_to(target: str) -> Callable[[Path], None]:
 
 
 NO_FILES = {
-    "a FIFO": (put_fifo, "is a FIFO; a regular file is wanted"),
+    "a FIFO": (put_fifo, "is a FIFO; it must be a regular file"),
     "a device": (link_to("/dev/zero"), "is a link that leads out of the store, to /dev/zero"),
     "a loop": (lambda path: path.symlink_to(path.name), "cannot be read"),
-    "a folder": (Path.mkdir, "is a folder; a regular file is wanted|is missing"),
+    "a folder": (Path.mkdir, "is a folder; it must be a regular file|is missing"),
     "an escape": (link_to("/etc/hostname"), "is a link that leads out of the store, to /etc/hostname"),
     "a terabyte of nothing": (put_nothing, "damaged|bytes"),
 }
@@ -450,7 +450,7 @@ def test_a_header_that_says_more_than_its_shards_hold_takes_no_memory(tmp_path: 
         [sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, timeout=60, check=True
     )
     assert "refused" in done.stdout, done.stdout
-    assert "damaged: chunk of" in done.stdout or "more than there is memory for" in done.stdout
+    assert "damaged: a chunk has" in done.stdout or "more than is free" in done.stdout
 
 
 def test_removing_leaves_what_is_not_the_stores(tmp_path: Path) -> None:

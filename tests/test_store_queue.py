@@ -138,7 +138,7 @@ def test_a_value_that_does_not_fit_is_refused_by_name_and_the_other_groups_go_on
         units.finish(writer).result()
 
     with WriteQueue(num_threads=num_threads) as units:
-        with pytest.raises(StoreError, match=r"bad, step 3, layer 4: key: the value 70000 is beyond"):
+        with pytest.raises(StoreError, match=r"bad, step 3, layer 4: key: the value 70000 exceeds"):
             write(units, "bad", 70000)
         write(units, "good", 65504)
     assert len(list(open_store(tmp_path).dataset("good")["query"].layer)) == 3
@@ -197,7 +197,7 @@ def test_what_would_be_read_is_known_without_writing(tmp_path: Path, stored_as: 
 
 
 def test_what_could_not_be_stored_is_not_read_either() -> None:
-    with pytest.raises(ValueError, match="the value 70000 is beyond"):
+    with pytest.raises(ValueError, match="the value 70000 exceeds"):
         as_read(torch.tensor([[1.0, 70000.0]]), StoreParams())
 
 

@@ -107,7 +107,7 @@ def test_parts_cover_all_clips_and_a_clip_without_tracks_is_named(inputs: Path, 
         given["item"]["part"] = part
         survey.main(given, deps, {"matches": tmp_path / "parts"})
     assert digest(tmp_path / "parts") == digest(run_survey(inputs, tmp_path / "whole", kinds=["feature"]))
-    with pytest.raises(SystemExit, match=r"1 of 1 clip failed\n  second: .*no such tracks"):
+    with pytest.raises(SystemExit, match=r"1 of 1 clip failed\n  second: .*the tracks do not exist"):
         survey.main(given, deps | {"tracks": tmp_path}, {"matches": tmp_path / "none"})
 
 

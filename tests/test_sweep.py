@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from difftrack.interrupts import Interrupted
 from difftrack.params import ParamsError
 from difftrack.pipeline import match, score, track
 from difftrack.pipeline._sweep import measured, plan_sweep, run_sweep
+from difftrack.pipeline._sweep_leftovers import leftover_cells
 from difftrack.provenance import code_of
 from difftrack.reports import sweep_table
 from difftrack.store import DescriptorSpec, clip_group, create_group
@@ -138,11 +141,11 @@ def test_a_point_replaces_values_and_leaves_the_params_alone() -> None:
     ("words", "message"),
     [
         ([], "nothing to sweep"),
-        (["track.motion_cost"], "sweeps nothing; wanted: section.key=value,value"),
-        (["track=1"], "sweeps nothing"),
+        (["track.motion_cost"], "is not a sweep; expected section.key=value,value"),
+        (["track=1"], "is not a sweep"),
         (["track.motion_cost="], "has no value"),
         (["track.motion_cost=0,[1"], "not valid YAML"),
-        (["track.motion_cost=0,0"], "names a value twice"),
+        (["track.motion_cost=0,0"], "repeats a value"),
         (["track.motion_cost=0", "track.motion_cost=1"], "named twice"),
         (["extract.tracking.height=64,128"], "runs no video model; match, score, track can be. Change extract in"),
         (
@@ -161,7 +164,7 @@ def test_a_key_is_measured_on_the_stages_that_it_changes_unless_others_are_named
     assert stages_of(axes) == ("score",)
     assert stages_of([*axes, *read_axes(["track.motion_cost=0"])]) == ("score", "track")
     assert stages_of(axes, "track, score") == ("score", "track")
-    with pytest.raises(SweepError, match=r"--on names 'guide'; wanted: score, track"):
+    with pytest.raises(SweepError, match=r"--on names 'guide'; the stages are score, track"):
         stages_of(axes, "guide")
 
 
@@ -361,4 +364,67 @@ def test_the_verb_writes_over_nothing_that_is_not_a_sweep(project: Path, monkeyp
     assert (folder / "sweep.csv").read_text() == "mine\n"
     for name in ("cells", "../elsewhere", "a/b"):
         done = CliRunner().invoke(app, ["sweep", "track.motion_cost=0", "--name", name])
-        assert "a sweep cannot be called" in done.stderr
+        assert "a sweep cannot be named" in done.stderr
+
+
+# What is left of sweeps
+
+
+def leftovers(project: Path, *files: dict[str, Any]) -> dict[str, str]:
+    """By stage and key, or name, why a cell can go."""
+    found = leftover_cells(files or [yaml.safe_load((project / "params.yaml").read_text())], top=project)
+    return {f"{Path(cell.root).parts[-3]}/{Path(cell.root).name[-7:]}": cell.why for cell in found}
+
+
+def test_a_cell_stays_while_any_sweep_would_take_it_up(project: Path) -> None:
+    """Whatever params.yaml says today: a sweep may ask for the old values again."""
+    sweep(project, "track.motion_cost=0,0.5", "match.per_head=true", on="score,track")
+    assert leftovers(project) == {}
+    written = yaml.safe_load((project / "params.yaml").read_text())
+    written["track"]["layers"], written["score"]["threshold_px"] = [0], 3
+    assert leftovers(project, written) == {}
+    assert leftovers(project, {**written, "backbones": {"other": None}}).keys() == {
+        f"{path.parts[-3]}/{path.name[-7:]}" for path in (project / "data/sweeps/cells").glob("*/*/*")
+    }
+    assert leftovers(project, {**written, "backbones": {"other": None}}, written) == {}
+    (project / "data/descriptors").rename(project / "elsewhere")
+    assert leftovers(project, written) == {}  # it cannot be told
+
+
+def test_gc_removes_cells_of_other_inputs_and_of_killed_sweeps_and_leaves_the_rest(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = sweep(project, "track.motion_cost=0.5", on="score,track")
+    cells = project / "data/sweeps/cells"
+    (match,) = (cells / "match/tiny").iterdir()
+    killed, at_work, mine = (
+        cells / "track/tiny" / name
+        for name in (f"{'a' * 16}.{'0' * 32}.partial", f"{'a' * 16}.{'1' * 32}.partial", "b")
+    )
+    for place in (killed, at_work, mine):
+        place.mkdir()
+        (place / "metrics.json").write_text("{}")
+    (mine / "cell.json").write_text('{"difftrack": "notes"}')
+    long_ago = time.time() - 3 * 24 * 3600
+    for path in (killed / "metrics.json", killed):
+        os.utime(path, (long_ago, long_ago))
+    assert leftovers(project) == {"track/partial": "a sweep was killed here"}
+    moved = project / "data/tracks/still.npz"
+    with np.load(moved) as found:
+        arrays = dict(found)
+    np.savez(moved, **{**arrays, "visible": ~arrays["visible"]})
+    (other,) = sweep(project, "track.motion_cost=0.5", on="score,track")
+    gone = leftovers(project)
+    assert gone.keys() == {
+        "track/partial",
+        f"track/{row.cells['track'][-7:]}",
+        f"score/{row.cells['score'][-7:]}",
+        f"match/{match.name[-7:]}",
+    }
+    (match / "notes.txt").write_text("mine")
+    assert f"match/{match.name[-7:]}" not in leftovers(project)
+    for cell in leftover_cells([yaml.safe_load((project / "params.yaml").read_text())], top=project):
+        cell.remove()
+    left = {path.name for path in cells.glob("*/*/*")}
+    (new_match,) = {path.name for path in (cells / "match/tiny").iterdir()} - {match.name}
+    assert left == {other.cells["track"], other.cells["score"], new_match, match.name, at_work.name, "b"}

@@ -600,7 +600,7 @@ def test_frames_encoded_alone_know_nothing_of_each_other(batch: ClipBatch) -> No
 def test_impossible_shares_are_named() -> None:
     with pytest.raises(ValueError, match=r"-0\.1"):
         PoolParams(long_share=-0.1)
-    with pytest.raises(ValueError, match=r"refresh_share 1.0"):
+    with pytest.raises(ValueError, match=r"refresh_share is 1.0"):
         PoolParams(refresh_share=1.0)
     with pytest.raises(ValueError, match=r"hard_share is 1\.5"):
         PoolParams(hard_share=1.5)

@@ -8,6 +8,7 @@ from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
 from difftrack.datasets import write_manifest as write_clip_manifest
 from difftrack.geometry import TokenGrid
 from difftrack.rendering import RenderSpec, exact_tracks, render_clip
+from difftrack.rotary import RotaryLayout
 from difftrack.store import DescriptorSpec, create_group
 from difftrack.tracking import no_motion, write_predictions
 
@@ -70,6 +71,7 @@ def write_group(root: Path, view: str, group: str, frames: tuple[int, ...], *, s
         size=SIZE,
         text_mask=TEXT_MASK if view != "tracking" else (),
         fingerprint_parts={"backbone": "toy", "clip": group.partition("/")[0], "prompt": "clip"},
+        rotary=RotaryLayout.interleaved(2, 4, 6),
     )
     rng = np.random.default_rng(seed)
     writer = create_group(str(root / "descriptors" / "toy" / view), group, spec)

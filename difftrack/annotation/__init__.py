@@ -1,4 +1,4 @@
-"""Trackers that give (pseudo) ground truth: exact, CoTracker3, Lucas-Kanade, import; and the published layout."""
+"""Trackers that produce (pseudo) ground truth, and import and export in the published file layout."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""One clip in, its tracks out: which tracker, from which query points."""
+"""Annotate one clip: select the tracker and the query points, and return the tracks."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,21 +20,21 @@ __all__ = ["annotate_clip"]
 
 
 def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = None, number: int = 0) -> Tracks:
-    """Find the tracks of one clip.
+    """Compute the tracks of one clip.
 
-    Points start where the annotation that came with the clip has its query points; without one, on a grid in frame 0:
-    the object grid where a mask is known, else the scene grid. Points that are visible nowhere are kept: which of them
-    count is for scores and metrics to say (`score.scoring.unseen_points`).
+    The query points come from the annotation supplied with the clip. Without one, they form a grid in frame 0: the
+    object grid if a mask is known, else the scene grid. Points that are never visible are kept;
+    `score.scoring.unseen_points` decides whether they count.
 
     Args:
         clip: The clip.
-        params: Which tracker and grid.
-        given: The annotation that came with the clip.
-        number: The clip's number among all of them, in the order of their names. It finds the files of `import`, unless
-            the clip was sampled: then the number of its prompt does.
+        params: The tracker and the grid.
+        given: The annotation supplied with the clip.
+        number: The clip's index among all clips, sorted by name. `import` uses it to find the files, except for a
+            generated clip, where the number of its prompt is used.
 
     Raises:
-        AnnotationError: the tracker cannot do this clip, or no point is visible.
+        AnnotationError: the tracker cannot process this clip, or no point is visible.
         MediaError: a mask cannot be read.
     """
     tracker = _choose(clip, params, given)
@@ -55,7 +55,7 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
 def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
     rendered = "render" in clip.details
     if params.tracker == "exact" and not rendered:
-        raise AnnotationError(f"exact tracks exist for rendered clips only, and this one is {clip.source}")
+        raise AnnotationError(f"exact tracks exist only for rendered clips, and this clip is {clip.source}")
     if params.tracker != "auto":
         return params.tracker
     if rendered:
@@ -66,7 +66,7 @@ def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
 def _track(tracker: str, clip: Clip, query_points: Float32[np.ndarray, "point txy"], params: AnnotateParams) -> Tracks:
     if tracker != EXACT:
         return _registered(tracker, params).track(clip.frames, query_points)
-    from difftrack.rendering import RenderSpec, exact_tracks  # whose import of torch other trackers do without
+    from difftrack.rendering import RenderSpec, exact_tracks  # imports torch, which other trackers do not need
 
     points, visible = exact_tracks(RenderSpec.from_json(clip.details["render"]), query_points)
     return Tracks(
@@ -83,7 +83,7 @@ def _registered(name: str, params: AnnotateParams) -> Tracker:
     if name == "lucas_kanade":
         return LucasKanade(**asdict(params.lucas_kanade))
     if name == "cotracker3":
-        from difftrack.annotation._cotracker import CoTracker3  # torch, which other trackers do without
+        from difftrack.annotation._cotracker import CoTracker3  # imports torch, which other trackers do not need
 
         return CoTracker3(**asdict(params.cotracker3))
     return make_tracker(name, params.trackers.get(name), section="annotate.trackers")
@@ -109,11 +109,11 @@ def _mask(clip: Clip, params: AnnotateParams) -> Bool[np.ndarray, "row col"] | N
 def _imported(clip: Clip, params: AnnotateParams, number: int) -> Tracks:
     folder = params.published or Path()
     own = (folder / "tracks" / f"{clip.name}.npy").exists()
-    number = clip.details.get("sampling", {}).get("number", number)  # some of the prompts alone may be sampled
+    number = clip.details.get("sampling", {}).get("number", number)  # clips may be generated for a part of the prompts
     prompts = published_prompts(folder)
     if not own and clip.prompt and number < len(prompts) and prompts[number].split() != clip.prompt.split():
         raise AnnotationError(
-            f"line {number} of {folder / 'prompt.txt'} is not this clip's prompt; is the order another?"
+            f"line {number} of {folder / 'prompt.txt'} is not this clip's prompt; are the lines in another order?"
         )
     height, width = params.published_size
     name, tracker = clip.name if own else f"{number:03d}", params.published_tracker

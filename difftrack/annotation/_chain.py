@@ -1,4 +1,4 @@
-"""Points followed from frame to frame, forwards and backwards from their queries."""
+"""Follow points from frame to frame, forwards and backwards from their query frames."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,8 +11,8 @@ from difftrack.datasets import Tracks, check_query_points
 __all__ = ["Step", "follow"]
 
 Step = Callable[[int, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""`step(here, there, points_xy_px [point, xy])` gives where the points of frame `here` are in the neighbouring frame
-`there` [point, xy], and which of them were followed there [point]."""
+"""`step(here, there, points_xy_px [point, xy])` maps points of frame `here` to the neighbouring frame `there`. It
+returns their positions [point, xy] and whether each was followed [point]."""
 
 
 def follow(
@@ -22,13 +22,13 @@ def follow(
     *,
     tracker: str,
 ) -> Tracks:
-    """Chain steps between neighbouring frames; a point once lost stays lost, and its position goes on being estimated.
+    """Chain steps between neighbouring frames. A lost point stays invisible, but its position is still estimated.
 
     Args:
         frames: The clip.
         query_points: (frame, x, y), pixels.
-        step: Follows points from one frame to its neighbour.
-        tracker: What follows them.
+        step: Follows points from one frame to a neighbouring frame.
+        tracker: Name of the tracker, recorded in the tracks.
 
     Raises:
         DatasetError: a query point lies outside the clip.

@@ -1,4 +1,4 @@
-"""CoTracker3, the paper's tracker, from torch.hub or from a local checkout; clips of any length in windows."""
+"""CoTracker3, the paper's tracker, from torch.hub or a local checkout; long clips are processed in windows."""
 
 import os
 import pickle
@@ -22,22 +22,22 @@ from difftrack.geometry import inside_picture
 __all__ = ["CoTracker3", "cotracker3", "load_cotracker3"]
 
 _ENTRY = "cotracker3_offline"
-"""The published object's name in its hubconf."""
+"""Name of the model in the repository's hubconf."""
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""Environment variable that makes `torch.load` refuse everything but tensors, whatever its caller asks for."""
+"""Environment variable that makes `torch.load` refuse everything but tensors, regardless of its arguments."""
 
 
 PointModel = Callable[..., tuple[Tensor, Tensor]]
 """`model(video [1, frame, rgb, row, col] of floats 0...255, queries=[1, point, (frame, x, y)], backward_tracking=bool)`
-gives tracks [1, frame, point, xy] and visibility [1, frame, point]; pixel centres lie at whole numbers."""
+returns tracks [1, frame, point, xy] and visibility [1, frame, point]; pixel centres lie at integers."""
 
 
 @lru_cache(maxsize=1)
 def load_cotracker3(params: CoTracker3Params) -> PointModel:
-    """Load CoTracker3, once for all clips.
+    """Load CoTracker3; the model is cached for all clips.
 
     Raises:
-        AnnotationError: neither hub nor checkout gives it; the message says what would work without network.
+        AnnotationError: the model cannot be loaded; the message names an alternative that works offline.
     """
     try:
         source = str(params.checkout) if params.checkout is not None else params.repository
@@ -47,8 +47,8 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
                 _ENTRY,
                 source="local" if params.checkout is not None else "github",
                 pretrained=params.checkpoint is None,
-                trust_repo=True,  # a commit that params name, or the user's own folder
-                skip_validation=True,  # torch.hub knows branches and tags; a commit is neither
+                trust_repo=True,  # a pinned commit, or the user's own folder
+                skip_validation=True,  # torch.hub validates only branches and tags, not commits
                 verbose=False,
             )
         if params.checkpoint is not None:
@@ -57,15 +57,15 @@ def load_cotracker3(params: CoTracker3Params) -> PointModel:
         return cast(PointModel, model.to(device) if isinstance(model, torch.nn.Module) else model)
     except (OSError, RuntimeError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
         raise TrackerUnavailableError(
-            f"CoTracker3 cannot be loaded from {source} ({error}). Without network give annotate.cotracker3.checkout "
-            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth, CC-BY-NC-4.0; of a "
-            "baseline, track.trackers.cotracker3), or take annotate.tracker: lucas_kanade"
+            f"CoTracker3 cannot be loaded from {source} ({error}). Offline, set annotate.cotracker3.checkout "
+            "(a clone of the repository) and annotate.cotracker3.checkpoint (scaled_offline.pth, CC-BY-NC-4.0), for a "
+            "baseline in track.trackers.cotracker3; or set annotate.tracker: lucas_kanade"
         ) from error
 
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Have every `torch.load` within read tensors only: hub code calls it with the default, which runs pickles."""
+    """Restrict `torch.load` to tensors in this context, because hub code calls it with a default that runs pickles."""
     before = os.environ.get(_WEIGHTS_ONLY)
     os.environ[_WEIGHTS_ONLY] = "1"
     try:
@@ -78,14 +78,14 @@ def _weights_only() -> Iterator[None]:
 
 
 class CoTracker3(CoTracker3Params):
-    """CoTracker3 as a registered tracker; its fields are its settings."""
+    """CoTracker3 as a registered tracker; the fields are its settings."""
 
     __slots__ = ()
 
     def track(
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
-        """Follow the points; as `Tracker.track`."""
+        """Track the points; see `Tracker.track`."""
         return cotracker3(frames, query_points, self)
 
 
@@ -94,19 +94,19 @@ def cotracker3(
     query_points: Float32[np.ndarray, "point txy"],
     params: CoTracker3Params | None = None,
 ) -> Tracks:
-    """Track query points through a clip, forwards and backwards from each.
+    """Track query points through a clip, forwards and backwards from each query frame.
 
-    A clip longer than a window goes through in overlapping windows, forwards and then backwards. In the next window a
-    point starts from the latest frame of the overlap in which it was seen; one that was not seen there is lost, and
-    stays invisible.
+    A clip longer than a window is processed in overlapping windows, forwards and then backwards. In the next window a
+    point starts from the latest frame of the overlap in which it was visible. A point that was not visible there is
+    lost and stays invisible.
 
     Args:
         frames: The clip.
         query_points: (frame, x, y), pixels.
-        params: Which model; None for the published one.
+        params: Settings of the model; None uses the published model.
 
     Raises:
-        AnnotationError: the model cannot be loaded, or answers in another form than CoTracker3.
+        AnnotationError: the model cannot be loaded, or its output does not have CoTracker3's format.
         DatasetError: a query point lies outside the clip.
     """
     params = params or CoTracker3Params()
@@ -118,7 +118,7 @@ def cotracker3(
     for window in [*windows, *reversed(windows[:-1])]:
         seeds = state.seeds(window)
         if len(seeds.point):
-            points, visible = _ask(model, frames[window], seeds.queries, tracker_device(params.device))
+            points, visible = _predict(model, frames[window], seeds.queries, tracker_device(params.device))
             state.fill(window, seeds, points, visible & inside_picture(points, height=height, width=width))
     return Tracks(
         points_xy_px=state.points,
@@ -137,11 +137,11 @@ class _Seeds:
     queries: Float32[np.ndarray, "seed txy"]
     """(frame within the window, x, y)."""
     seen: Bool[np.ndarray, " seed"]
-    """Whether the point was seen where it is taken up."""
+    """Whether the point was visible in the frame from which it is continued."""
 
 
 class _State:
-    """What is known of each point so far: a run of frames around its query, which windows make longer."""
+    """Tracks found so far: for each point a run of frames around its query, extended window by window."""
 
     def __init__(self, num_frames: int, query_points: Float32[np.ndarray, "point txy"]) -> None:
         start, rows = query_points[:, 0].astype(int), np.arange(len(query_points))
@@ -152,7 +152,7 @@ class _State:
         self.points[start, rows], self.visible[start, rows], self.known[start, rows] = query_points[:, 1:], True, True
 
     def seeds(self, window: slice) -> _Seeds:
-        """Where the points that this window can add to are taken up."""
+        """Return the seeds from which this window can extend tracks."""
         known, seen = self.known[window], self.known[window] & self.visible[window]
         point = np.flatnonzero(known.any(axis=0) & ~known.all(axis=0))
         frame = np.asarray([self._seed_frame(known[:, p], seen[:, p], window, int(p)) for p in point], dtype=int)
@@ -166,7 +166,7 @@ class _State:
         points: Float32[np.ndarray, "frame seed xy"],
         visible: Bool[np.ndarray, "frame seed"],
     ) -> None:
-        """Take over what was not known before."""
+        """Store positions and visibility for frames that were unknown before."""
         new = ~self.known[window][:, seeds.point]
         self.points[window, seeds.point] = np.where(new[..., None], points, self.points[window, seeds.point])
         self.visible[window, seeds.point] |= new & visible & seeds.seen
@@ -188,7 +188,7 @@ def _windows(num_frames: int, params: CoTracker3Params) -> list[slice]:
     return [slice(start, min(start + length, num_frames)) for start in starts]
 
 
-def _ask(
+def _predict(
     model: PointModel,
     frames: UInt8[np.ndarray, "frame row col rgb"],
     queries: Float32[np.ndarray, "seed txy"],
@@ -197,14 +197,14 @@ def _ask(
     video = torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2)[None].float()
     shift = np.asarray(
         [0, 0.5, 0.5], dtype=np.float32
-    )  # CoTracker3's pixel centres lie at whole numbers, ours at halves
-    asked = torch.from_numpy(queries - shift)[None].to(device)
+    )  # CoTracker3's pixel centres lie at integers, ours at half-integers
+    query_tensor = torch.from_numpy(queries - shift)[None].to(device)
     with torch.inference_mode():
-        tracks, visible = model(video, queries=asked, backward_tracking=bool((queries[:, 0] > 0).any()))
+        tracks, visible = model(video, queries=query_tensor, backward_tracking=bool((queries[:, 0] > 0).any()))
     expected = (1, len(frames), len(queries))
     if tuple(tracks.shape) != (*expected, 2) or tuple(visible.shape) != expected or visible.dtype != torch.bool:
         raise AnnotationError(
-            f"the model answers with tracks {tuple(tracks.shape)} and visibility {visible.dtype} "
-            f"{tuple(visible.shape)}; CoTracker3's offline predictor gives {(*expected, 2)} and booleans {expected}"
+            f"the model returned tracks {tuple(tracks.shape)} and visibility {visible.dtype} "
+            f"{tuple(visible.shape)}; CoTracker3's offline predictor returns {(*expected, 2)} and booleans {expected}"
         )
     return tracks[0].float().cpu().numpy() + np.float32(0.5), visible[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Features of a vision transformer such as DINOv2, matched by cosine in every frame."""
+"""Track points by matching features of a vision transformer, such as DINOv2, by cosine similarity."""
 
 import inspect
 from dataclasses import dataclass
@@ -22,61 +22,62 @@ __all__ = ["Dino"]
 _LICENCES = {"facebook/dinov2-small": "Apache-2.0"}
 _WANTED_FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 _BATCH = 8
-"""Frames that go through the transformer together."""
+"""Number of frames in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dino:
-    """Matches a point's feature with every patch of every frame, by cosine; each frame is decided by itself.
+    """Matches a point's feature with every patch of every frame by cosine similarity, independently in each frame.
 
     Raises:
         ValueError: a number is out of range.
     """
 
     checkpoint: str = "facebook/dinov2-small"
-    """owner/name on the hub of any vision transformer that transformers' AutoModel loads; DINOv2 is Apache-2.0."""
+    """Hub name (owner/name) of a vision transformer that transformers' AutoModel can load; DINOv2 is Apache-2.0."""
     revision: str | None = None
     """Commit, branch or tag of the checkpoint."""
     path: Path | None = None
-    """A local folder (config.json, model.safetensors) in place of the download."""
+    """A local folder (config.json, model.safetensors) that replaces the download."""
     upsampling: int = 2
-    """Times that frames are enlarged before they are cut into patches."""
+    """Factor by which frames are enlarged before they are divided into patches."""
     window_radius: int = 1
-    """The position is the mean over (2 r + 1)^2 patches around the best one, weighted by softmax of cosine."""
+    """Radius r: the position is the mean over (2 r + 1)^2 patches around the best patch, weighted by softmax of
+    cosine."""
     temperature: float = 0.05
     """Temperature of that softmax."""
     min_cosine: float = 0.5
-    """A point is visible where the best cosine is at least this."""
+    """Minimum cosine of the best patch for a point to be visible."""
     device: str = "auto"
-    """A torch device; `auto` is CUDA where there is any."""
+    """Torch device; `auto` uses CUDA if available."""
 
     def __post_init__(self) -> None:
         if self.upsampling < 1:
-            raise ValueError(f"upsampling is {self.upsampling}; wanted: at least 1")
+            raise ValueError(f"upsampling is {self.upsampling}; it must be at least 1")
         if self.window_radius < 0:
-            raise ValueError(f"window_radius is {self.window_radius}; wanted: at least 0")
+            raise ValueError(f"window_radius is {self.window_radius}; it must be at least 0")
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; wanted: more than 0")
+            raise ValueError(f"temperature is {self.temperature}; it must be positive")
         if not -1 <= self.min_cosine <= 1:
-            raise ValueError(f"min_cosine is {self.min_cosine}; wanted: -1 ... 1")
+            raise ValueError(f"min_cosine is {self.min_cosine}; it must lie in [-1, 1]")
 
     @torch.inference_mode()
     def track(
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
-        """Match the queries' features with all patches of all frames; as `Tracker.track`."""
+        """Match the query features with all patches of all frames; see `Tracker.track`."""
         num_frames, height, width = frames.shape[:3]
         check_query_points(query_points, num_frames=num_frames, height=height, width=width)
         points = np.repeat(query_points[None, :, 1:], num_frames, axis=0)
         visible = np.ones(points.shape[:2], dtype=bool)
         if len(query_points):
             features = _features(_load(self), frames, self.upsampling, tracker_device(self.device))
-            asked = _at_points(features, query_points, height=height, width=width)
+            query_features = _at_points(features, query_points, height=height, width=width)
             start = query_points[:, 0].astype(int)
-            for frame, of_frame in enumerate(features):
-                cosine = torch.einsum("pc,crk->prk", asked, of_frame)
+            for frame, frame_features in enumerate(features):
+                cosine = torch.einsum("pc,crk->prk", query_features, frame_features)
                 place, best = _read_out(cosine, self.window_radius, self.temperature)
-                rows, cols = of_frame.shape[1:]
+                rows, cols = frame_features.shape[1:]
                 size = torch.tensor([width / cols, height / rows])
                 elsewhere = start != frame
                 points[frame, elsewhere] = (place * size).numpy()[elsewhere]
@@ -94,7 +95,7 @@ class Dino:
 def _features(
     model: "_Loaded", frames: UInt8[np.ndarray, "frame row col rgb"], upsampling: int, device: torch.device
 ) -> Float[Tensor, "frame channel patch_row patch_col"]:
-    """Normalised features of every patch, on the CPU."""
+    """Compute the normalised features of every patch, on the CPU."""
     height, width = frames.shape[1:3]
     rows, cols = (max(round(side * upsampling / model.patch_size), 1) for side in (height, width))
     size = (rows * model.patch_size, cols * model.patch_size)
@@ -116,7 +117,7 @@ def _at_points(
     height: int,
     width: int,
 ) -> Float[Tensor, "point channel"]:
-    """Features between patches at the query points, bilinear, normalised."""
+    """Interpolate features bilinearly at the query points, and normalise them."""
     grid = torch.from_numpy(query_points[:, 1:] / np.asarray([width, height], dtype=np.float32) * 2 - 1)
     start = query_points[:, 0].astype(int)
     at = [
@@ -131,7 +132,7 @@ def _at_points(
 def _read_out(
     cosine: Float[Tensor, "point patch_row patch_col"], radius: int, temperature: float
 ) -> tuple[Float[Tensor, "point xy"], Float[Tensor, " point"]]:
-    """Position of the best match in patches, the first one's centre at (0.5, 0.5), and its cosine."""
+    """Return the position of the best match in units of patches, and its cosine. The first centre is at (0.5, 0.5)."""
     cols = cosine.shape[2]
     best, where = cosine.flatten(1).max(dim=1)
     row, col = where // cols, where % cols
@@ -167,19 +168,19 @@ def _load(dino: Dino) -> _Loaded:
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise TrackerUnavailableError(
-            f"the tracker dino: weights of {dino.path or f'{dino.checkpoint} ({licence})'} cannot be loaded "
-            f"({' '.join(str(error).split())[:200]}); fetch them where there is network with `hf download "
-            f"{dino.checkpoint}`, or give trackers.dino.path, the folder of a vision transformer"
+            f"tracker dino: the weights {dino.path or f'{dino.checkpoint} ({licence})'} cannot be loaded "
+            f"({' '.join(str(error).split())[:200]}); download them with `hf download {dino.checkpoint}`, or set "
+            "trackers.dino.path to the folder of a vision transformer"
         ) from error
     patch = getattr(network.config, "patch_size", None)
     if not isinstance(patch, int):
-        raise TrackerUnavailableError(f"the tracker dino: {folder} is {type(network).__name__}, which has no patches")
+        raise TrackerUnavailableError(f"tracker dino: {folder} is {type(network).__name__}, which has no patches")
     file = folder / "preprocessor_config.json"
     settings = read_json(file) if file.is_file() else {}
     mean, std = (tuple(settings.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
-    asks = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
+    accepts_interpolation = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
     network = network.to(tracker_device(dino.device)).eval().requires_grad_(requires_grad=False)
-    return _Loaded(network, patch, mean, std, {"interpolate_pos_encoding": True} if asks else {})
+    return _Loaded(network, patch, mean, std, {"interpolate_pos_encoding": True} if accepts_interpolation else {})
 
 
 def _snapshot(dino: Dino) -> Path:

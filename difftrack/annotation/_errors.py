@@ -1,11 +1,11 @@
-"""What trackers raise."""
+"""Errors that trackers raise."""
 
 __all__ = ["AnnotationError", "TrackerUnavailableError"]
 
 
 class AnnotationError(ValueError):
-    """Points of a clip cannot be tracked, imported or exported; the message says why and what would work."""
+    """Points of a clip cannot be tracked, imported or exported; the message names the cause and the way out."""
 
 
 class TrackerUnavailableError(AnnotationError):
-    """The tracker itself cannot be loaded: every clip would fail alike."""
+    """The tracker itself cannot be loaded, so that every clip would fail."""

@@ -1,4 +1,4 @@
-"""Where tracking starts: grids of query points in frame 0, and the object that they are to stay on."""
+"""Grids of query points in frame 0, and object masks that restrict them."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from difftrack.media import read_image
 __all__ = ["grabcut_mask", "mask_from_file", "query_grid"]
 
 _MARGIN = 64
-"""The outermost points lie width / 64 inside the frame, on all four sides."""
+"""The outermost points lie width / 64 inside the frame on all four sides."""
 _BORDER = 8
-"""GrabCut starts from the frame less an eighth on every side."""
+"""GrabCut starts with a rectangle that leaves out 1/8 of the frame on every side."""
 _ITERATIONS = 5
 _SMALLEST_SHARE, _LARGEST_SHARE = 0.01, 0.9
-"""Shares of the frame that a segmented object may take."""
+"""Smallest and largest share of the frame that a segmented object may cover."""
 
 
 def query_grid(
@@ -26,15 +26,14 @@ def query_grid(
     num: int,
     mask: Bool[np.ndarray, "row col"] | None = None,
 ) -> Float32[np.ndarray, "point txy"]:
-    """Lay `num` x `num` query points over frame 0, row by row, and keep those on the mask.
+    """Place `num` x `num` query points over frame 0, row by row, and keep those on the mask.
 
-    The points that the mask drops can be put back, invisible, where a file layout wants the whole grid
-    (`export_published`).
+    `export_published` can add the dropped points again, as invisible points, for the file layout with a full grid.
 
     Args:
         height: Image height in pixels.
         width: Image width in pixels.
-        num: Points along each side; one lies in the centre.
+        num: Points along each side; a single point lies in the centre.
         mask: The object in frame 0; None keeps all points.
 
     Returns:
@@ -44,11 +43,11 @@ def query_grid(
         AnnotationError: `num` is not positive, or no point lies on the mask.
 
     Source:
-        Grid of the released code (margin width / 64); the paper takes 20 x 20 on objects and 10 x 10 over scenes
+        Grid of the released code (margin width / 64); the paper uses 20 x 20 on objects and 10 x 10 over scenes
         (arXiv 2506.17220, section 3.1).
     """
     if num < 1:
-        raise AnnotationError(f"a grid of {num} x {num} points has none; wanted: at least 1")
+        raise AnnotationError(f"the grid has {num} x {num} points; it needs at least 1 along each side")
     margin = width / _MARGIN
     xs = np.linspace(margin, width - margin, num) if num > 1 else np.asarray([width / 2])
     ys = np.linspace(margin, height - margin, num) if num > 1 else np.asarray([height / 2])
@@ -58,30 +57,30 @@ def query_grid(
         rows = np.clip(grid[:, 2].astype(int), 0, height - 1)
         grid = grid[mask[rows, cols]]
         if not len(grid):
-            raise AnnotationError(f"none of {num} x {num} grid points lies on the object mask; take a finer grid")
+            raise AnnotationError(f"none of the {num} x {num} grid points lies on the object mask; use a finer grid")
     return grid.astype(np.float32)
 
 
 def mask_from_file(path: Path, *, height: int, width: int) -> Bool[np.ndarray, "row col"]:
-    """Read a mask picture: brighter than middle grey is object.
+    """Read a mask image; pixels brighter than middle grey belong to the object.
 
     Raises:
-        AnnotationError: the picture has another size than the clip.
-        MediaError: it cannot be read.
+        AnnotationError: the sizes of mask and clip differ.
+        MediaError: the image cannot be read.
     """
     mask = np.asarray(read_image(path).mean(axis=-1) > 127)
     if mask.shape != (height, width):
-        raise AnnotationError(f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, the clip {width}x{height}")
+        raise AnnotationError(f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, but the clip is {width}x{height}")
     return mask
 
 
 def grabcut_mask(frame: UInt8[np.ndarray, "row col rgb"]) -> Bool[np.ndarray, "row col"]:
-    """Cut the object out of a frame that shows it in the middle, by GrabCut (Rother et al. 2004).
+    """Segment an object in the middle of a frame with GrabCut (Rother et al. 2004).
 
-    Everything outside a rectangle an eighth inside the frame is taken for background. Deterministic.
+    The outer 1/8 of the frame on every side counts as background. The result is deterministic.
 
     Raises:
-        AnnotationError: what was found is next to nothing or nearly everything.
+        AnnotationError: the object covers almost nothing or nearly the whole frame.
     """
     height, width = frame.shape[:2]
     labels = np.zeros((height, width), dtype=np.uint8)
@@ -94,6 +93,6 @@ def grabcut_mask(frame: UInt8[np.ndarray, "row col rgb"]) -> Bool[np.ndarray, "r
     mask: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     if not _SMALLEST_SHARE <= mask.mean() <= _LARGEST_SHARE:
         raise AnnotationError(
-            f"GrabCut takes {mask.mean():.0%} of the frame for the object; give masks by file, or take the scene grid"
+            f"GrabCut segmented {mask.mean():.0%} of the frame as object; give masks as files, or use the scene grid"
         )
     return mask

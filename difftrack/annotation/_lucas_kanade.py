@@ -1,4 +1,4 @@
-"""Pyramidal Lucas-Kanade: the classical tracker that needs no weights."""
+"""Pyramidal Lucas-Kanade, a classical tracker without weights."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ __all__ = ["LucasKanade", "lucas_kanade"]
 
 
 class LucasKanade(LucasKanadeParams):
-    """Lucas-Kanade as a registered tracker; its fields are its settings."""
+    """Lucas-Kanade as a registered tracker; the fields are its settings."""
 
     __slots__ = ()
 
     def track(
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
-        """Follow the points; as `Tracker.track`."""
+        """Track the points; see `Tracker.track`."""
         return lucas_kanade(frames, query_points, self)
 
 
@@ -31,16 +31,16 @@ def lucas_kanade(
     query_points: Float32[np.ndarray, "point txy"],
     params: LucasKanadeParams | None = None,
 ) -> Tracks:
-    """Follow each query point forwards and backwards through the clip, from frame to frame.
+    """Track each query point forwards and backwards through the clip, from frame to frame.
 
-    A point is visible as long as every step so far led back to its start (forward-backward error of Kalal et al. 2010)
-    and stayed inside the frame; a point once lost stays lost, since what lies at its place then is what covers it. Its
-    position goes on being estimated.
+    A point is visible while every step so far tracks back to its start (forward-backward error, Kalal et al. 2010) and
+    stays inside the frame. A lost point stays invisible, because the tracker then follows whatever covers it. Its
+    position is still estimated.
 
     Args:
         frames: The clip.
         query_points: (frame, x, y), pixels.
-        params: Settings; None for the defaults.
+        params: Settings; None uses the defaults.
 
     Raises:
         DatasetError: a query point lies outside the clip.
@@ -67,7 +67,7 @@ def _step(
         "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, params.iterations, params.epsilon_px),
         "minEigThreshold": params.min_eigenvalue,
     }
-    origin = points_xy_px - np.float32(0.5)  # OpenCV's pixel centres lie at whole numbers, ours at halves
+    origin = points_xy_px - np.float32(0.5)  # OpenCV's pixel centres lie at integers
     moved, found, _ = cv2.calcOpticalFlowPyrLK(here, there, origin, np.empty_like(origin), **settings)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(there, here, moved, np.empty_like(origin), **settings)
     follows = (np.ravel(found) > 0) & np.isfinite(moved).all(axis=-1)

@@ -1,4 +1,4 @@
-"""No motion at all: what a tracker must beat."""
+"""A baseline that predicts no motion."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ __all__ = ["NoMotion"]
 
 @dataclass(frozen=True, slots=True)
 class NoMotion:
-    """Leaves every point where its query put it, visible throughout. It has no settings."""
+    """Keeps every point at its query position, visible in all frames. It has no settings."""
 
     def track(
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
-        """Repeat the queries' positions in every frame; as `Tracker.track`."""
+        """Repeat the query positions in every frame; see `Tracker.track`."""
         num_frames, height, width = frames.shape[:3]
         check_query_points(query_points, num_frames=num_frames, height=height, width=width)
         points = np.repeat(query_points[None, :, 1:], num_frames, axis=0)

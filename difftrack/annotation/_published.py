@@ -1,8 +1,8 @@
-"""The published pseudo ground truth's files: tracks/NNN.npy, visibility/NNN.npy, prompt.txt.
+"""The files of the published pseudo ground truth: tracks/NNN.npy, visibility/NNN.npy, prompt.txt.
 
-`tracks/NNN.npy` is float32 [1, frame, point, xy] in pixels, `visibility/NNN.npy` bool [1, frame, point], and line NNN
-(from 0) of `prompt.txt` the prompt. Positions come from CoTracker3, whose pixel centres lie at whole numbers; here they
-lie at halves, so half a pixel is added on the way in and taken off on the way out.
+`tracks/NNN.npy` is float32 [1, frame, point, xy] in pixels, `visibility/NNN.npy` is bool [1, frame, point], and line
+NNN (from 0) of `prompt.txt` is the prompt. The positions come from CoTracker3, whose pixel centres lie at integers. In
+this project they lie at half-integers, so import adds half a pixel and export subtracts it.
 """
 
 from collections.abc import Iterable
@@ -26,27 +26,27 @@ _SAME_PLACE_PX = 0.01
 def import_published(
     folder: Path, name: str, *, height: int = 480, width: int = 720, tracker: str = "cotracker3"
 ) -> Tracks:
-    """Read the tracks of one clip, all points, those that are never visible included.
+    """Read the tracks of one clip, including points that are never visible.
 
-    Query points are the tracks' own positions in frame 0. (The released code queries at its grid instead, which lies up
-    to 1.5 px beside them.)
+    Query points are the positions of the tracks in frame 0. (The released code uses its grid instead, which differs by
+    up to 1.5 px.)
 
     Args:
-        folder: Holds `tracks/` and `visibility/`.
-        name: The files' name without ending, such as `000`.
-        height: Height in pixels of the video that was tracked.
-        width: Its width in pixels.
-        tracker: The tracker that made the tracks, which are its pseudo-truth.
+        folder: Folder that contains `tracks/` and `visibility/`.
+        name: Name of the files without suffix, such as `000`.
+        height: Height in pixels of the tracked video.
+        width: Width in pixels of the tracked video.
+        tracker: The tracker that produced the tracks, which are its pseudo-truth.
 
     Raises:
-        AnnotationError: a file is missing or holds something else.
+        AnnotationError: a file is missing or has the wrong content.
     """
     points = _load(folder / "tracks" / f"{name}.npy")
     visible = _load(folder / "visibility" / f"{name}.npy")
     if points.ndim != 4 or points.shape != (1, *visible.shape[1:], 2) or visible.dtype != bool:
         raise AnnotationError(
             f"{folder}: tracks/{name}.npy is {points.dtype} {points.shape} and visibility/{name}.npy {visible.dtype} "
-            f"{visible.shape}; wanted: float [1, frame, point, 2] and bool [1, frame, point]"
+            f"{visible.shape}; expected float [1, frame, point, 2] and bool [1, frame, point]"
         )
     points_xy_px = points[0].astype(np.float32) + _HALF_PX
     frame = np.zeros((points.shape[2], 1), dtype=np.float32)
@@ -61,23 +61,23 @@ def import_published(
 
 
 def published_prompts(folder: Path) -> list[str]:
-    """The lines of `prompt.txt`; none where there is no such file."""
+    """Read the lines of `prompt.txt`; empty if the file does not exist."""
     path = folder / "prompt.txt"
     return text_lines(path) if path.exists() else []
 
 
 def export_published(folder: Path, clips: Iterable[tuple[Tracks, str]], *, num_grid: int | None = None) -> int:
-    """Write clips in that layout, numbered from 000, in pixels of each clip.
+    """Write clips in the published layout, numbered from 000, in pixels of each clip.
 
     Args:
-        folder: Made if missing.
+        folder: Target folder; created if missing.
         clips: Tracks and prompt of each clip.
-        num_grid: Points along each side of the query grid, of which tracks may hold a part (`query_grid` with a mask);
-            the others are put back, at rest and invisible, so that every file holds the whole grid. None writes the
-            points that there are.
+        num_grid: Points along each side of the full query grid. Points that the tracks lack (`query_grid` with a mask)
+            are added, at rest and invisible, so that every file contains the full grid. None writes only the tracks'
+            points.
 
     Returns:
-        How many clips were written.
+        The number of clips written.
 
     Raises:
         AnnotationError: with `num_grid`, a query point does not lie on the grid in frame 0.

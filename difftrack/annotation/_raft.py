@@ -1,4 +1,4 @@
-"""RAFT, the optical flow of torchvision, chained from frame to frame."""
+"""Track points with RAFT, torchvision's optical flow, from frame to frame."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from difftrack.geometry import inside_picture
 __all__ = ["Flow", "Raft", "follow_flow"]
 
 Flow = Callable[[int, int], np.ndarray]
-"""`flow(here, there)` gives the displacement (x, y) in pixels of every pixel of frame `here` [row, col, xy]."""
+"""`flow(here, there)` returns the displacement (x, y) in pixels of every pixel of frame `here` [row, col, xy]."""
 
 _PUBLISHED = {"large": "raft_large_C_T_SKHT_V2-ff5fadd5.pth", "small": "raft_small_C_T_V2-01064c6d.pth"}
 _LICENCE = (
@@ -28,38 +28,38 @@ _LICENCE = (
     "Sintel, KITTI and HD1K, whose terms allow research"
 )
 _MULTIPLE, _LEAST = 8, 128
-"""Sides of pictures that RAFT takes, in pixels: multiples of one, at least the other."""
+"""RAFT needs images whose sides, in pixels, are multiples of the first value and at least the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raft:
-    """RAFT (Teed and Deng 2020) between neighbouring frames; a point is lost where the flow does not lead back.
+    """RAFT (Teed and Deng 2020) between neighbouring frames; a point is lost when the backward flow does not return.
 
     Raises:
         ValueError: a number is out of range.
     """
 
     model: Literal["large", "small"] = "large"
-    """Which of torchvision's two models."""
+    """Torchvision's large or small model."""
     checkpoint: Path | None = None
-    """A local file of weights (.pth read without code, or .safetensors) in place of torchvision's download."""
+    """A local file of weights (.pth read without code, or .safetensors) that replaces torchvision's download."""
     iterations: int = 12
-    """Times that the flow is refined."""
+    """Number of refinements of the flow."""
     max_round_trip_px: float = 1.0
-    """A point is visible while the flow there and back ends this close to where it began."""
+    """Maximum forward-backward error in pixels for a point to stay visible."""
     device: str = "auto"
-    """A torch device; `auto` is CUDA where there is any."""
+    """Torch device; `auto` uses CUDA if available."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations}; wanted: at least 1")
+            raise ValueError(f"iterations is {self.iterations}; it must be at least 1")
         if not self.max_round_trip_px > 0:
-            raise ValueError(f"max_round_trip_px is {self.max_round_trip_px}; wanted: more than 0")
+            raise ValueError(f"max_round_trip_px is {self.max_round_trip_px}; it must be positive")
 
     def track(
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
-        """Chain the flow of neighbouring frames; as `Tracker.track`."""
+        """Chain the flow between neighbouring frames; see `Tracker.track`."""
         model, device = _load(self), tracker_device(self.device)
 
         @lru_cache(maxsize=2)
@@ -79,15 +79,15 @@ def follow_flow(
 ) -> Tracks:
     """Track points along dense flow, with a forward-backward check.
 
-    A point is visible as long as every step so far stayed inside the picture and led back, by the flow from the other
-    frame, to at most `max_round_trip_px` from its start.
+    A point is visible while every step so far stays inside the image and the backward flow returns it to within
+    `max_round_trip_px` of the step's start.
 
     Args:
         frames: The clip.
         query_points: (frame, x, y), pixels.
-        flow: Between neighbouring frames.
-        max_round_trip_px: Longest way between the start of a step and the end of its way back, in pixels.
-        tracker: What gives the flow.
+        flow: Computes the flow between neighbouring frames.
+        max_round_trip_px: Maximum forward-backward error of a step, in pixels.
+        tracker: Name of the tracker, recorded in the tracks.
     """
     height, width = frames.shape[1:3]
 
@@ -105,7 +105,7 @@ def follow_flow(
 def _sampled(
     flow: Float32[np.ndarray, "row col xy"], points_xy_px: Float32[np.ndarray, "point xy"]
 ) -> Float32[np.ndarray, "point xy"]:
-    """The flow at positions between pixels, bilinear; the border's outside the picture."""
+    """Interpolate the flow bilinearly; positions outside the image get the flow at the border."""
     rows, cols = flow.shape[:2]
     at = np.clip(points_xy_px - np.float32(0.5), 0, [cols - 1, rows - 1])  # pixel centres lie at halves
     low = np.floor(at).astype(int)
@@ -133,7 +133,7 @@ def _flow(
 
 
 def _picture(frame: UInt8[np.ndarray, "row col rgb"], device: torch.device) -> Float[Tensor, "1 rgb height width"]:
-    """A frame in [-1, 1], its border repeated below and at the right up to a size that RAFT takes."""
+    """Convert a frame to [-1, 1] and pad it at the bottom and right, by repeating the border, to a size for RAFT."""
     height, width = frame.shape[:2]
     pixels = torch.from_numpy(np.array(frame)).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
     bottom, right = (max(-(-side // _MULTIPLE) * _MULTIPLE, _LEAST) - side for side in (height, width))
@@ -147,7 +147,7 @@ def _load(raft: Raft) -> Any:  # noqa: ANN401
         from torchvision.models import optical_flow
     except (ImportError, RuntimeError) as error:
         raise TrackerUnavailableError(
-            f"the tracker raft needs the package torchvision ({error}); install the torchvision that belongs to torch "
+            f"tracker raft needs the package torchvision ({error}); install the torchvision that matches torch "
             f"{torch.__version__}; its weights are {weights} ({_LICENCE})"
         ) from error
     build = getattr(optical_flow, f"raft_{raft.model}")
@@ -159,8 +159,8 @@ def _load(raft: Raft) -> Any:  # noqa: ANN401
             model.load_state_dict(read_weights(raft.checkpoint))
     except (OSError, RuntimeError, ValueError) as error:
         raise TrackerUnavailableError(
-            f"the tracker raft: its weights {weights} ({_LICENCE}) cannot be loaded from "
-            f"{raft.checkpoint or 'the download of torchvision'} ({' '.join(str(error).split())[:200]}); without "
-            "network give trackers.raft.checkpoint, a file with them"
+            f"tracker raft: the weights {weights} ({_LICENCE}) cannot be loaded from "
+            f"{raft.checkpoint or 'the download of torchvision'} ({' '.join(str(error).split())[:200]}); offline, set "
+            "trackers.raft.checkpoint to a file of these weights"
         ) from error
     return model.to(tracker_device(raft.device)).eval().requires_grad_(requires_grad=False)

@@ -1,4 +1,4 @@
-"""What a tracker is, and the trackers that there are."""
+"""The interface of a tracker, and the registry of trackers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,26 +20,26 @@ __all__ = ["TRACKERS", "Tracker", "check_trackers", "make_tracker", "register_tr
 class Tracker(Protocol):
     """Follows query points through a clip.
 
-    An entry point of the group `difftrack.trackers` leads to a frozen dataclass with this method. Its fields are the
-    tracker's settings: each has a default, and a type that params.yaml can hold. `annotate.trackers.NAME` and
-    `track.trackers.NAME` set them; wrong ones are refused before anything runs, with the name of the key. Heavy imports
-    and weights belong into `track`, behind a cache; where they are missing, it raises `TrackerUnavailableError`, which
-    names them and their licence, and ends the run instead of failing once per clip.
+    An entry point in the group `difftrack.trackers` names a frozen dataclass with this method. Its fields are the
+    tracker's settings; each needs a default and a type that params.yaml can express. `annotate.trackers.NAME` and
+    `track.trackers.NAME` set them; invalid settings are refused before anything runs, with the name of the key. Heavy
+    imports and weights belong in `track`, with a cache. If they are missing, `track` raises `TrackerUnavailableError`,
+    which names them and their licence. This error ends the run instead of failing for every clip.
     """
 
     def track(
         self, frames: UInt8[np.ndarray, "frame row col rgb"], query_points: Float32[np.ndarray, "point txy"]
     ) -> Tracks:
-        """Follow query points forwards and backwards from their frames.
+        """Track query points forwards and backwards from their frames.
 
         Args:
-            frames: The clip, 0 ... 255; it is not written to.
+            frames: The clip, 0 ... 255; it must not be modified.
             query_points: (frame, x, y): frame index, pixels; the centre of the first pixel is (0.5, 0.5).
 
         Returns:
-            `points_xy_px` [frame, point, xy], float32, finite everywhere, the query itself in its frame; `visible`
-            [frame, point], False outside the picture; the points in the order of the queries. Tracks of a point do not
-            depend on which other points are asked for.
+            Tracks with the points in the order of the queries: `points_xy_px` [frame, point, xy], float32, finite
+            everywhere, equal to the query in its frame; `visible` [frame, point], False outside the image. The track of
+            a point does not depend on the other points.
 
         Raises:
             TrackerUnavailableError: a package or weights are missing.
@@ -49,7 +49,9 @@ class Tracker(Protocol):
 
 def _checked(name: str, entry: Any) -> type[Tracker]:  # noqa: ANN401
     if not (isinstance(entry, type) and dataclasses.is_dataclass(entry) and callable(getattr(entry, "track", None))):
-        raise TypeError(f"it is {entry!r}; wanted: a dataclass with a method `track`, see difftrack.annotation.Tracker")
+        raise TypeError(
+            f"it is {entry!r}; expected a dataclass with a method `track`, see difftrack.annotation.Tracker"
+        )
     for field in dataclasses.fields(entry):
         if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise TypeError(f"its setting {field.name} has no default; every setting needs one")
@@ -74,30 +76,30 @@ TRACKERS: Registry[type[Tracker]] = Registry(
 
 
 def register_tracker(name: str, tracker: type[Tracker], *, replace: bool = False) -> None:
-    """Add a tracker for this process, as an entry point of `difftrack.trackers` does for good.
+    """Register a tracker for this process; an entry point in `difftrack.trackers` registers it permanently.
 
     Args:
-        name: What params call it.
+        name: Name of the tracker in params.yaml.
         tracker: A dataclass of its settings with the method `track`.
-        replace: Whether a tracker of that name that was registered before makes room.
+        replace: Whether to replace a tracker registered earlier under this name.
 
     Raises:
-        PluginError: the name is taken, or it is no tracker.
+        PluginError: the name is taken, or `tracker` is not a tracker.
     """
     TRACKERS.register(name, tracker, replace=replace)
 
 
 def make_tracker(name: str, settings: Mapping[str, Any] | None = None, *, section: str = "trackers") -> Tracker:
-    """Make a tracker with its settings.
+    """Create a tracker with its settings.
 
     Args:
-        name: A registered one.
-        settings: As params.yaml has them; the others keep their defaults.
-        section: Where they stand, for messages.
+        name: Name of a registered tracker.
+        settings: Settings as in params.yaml; the others keep their defaults.
+        section: Section that contains the settings, for messages.
 
     Raises:
-        TrackerUnavailableError: it is unknown or cannot be loaded.
-        ParamsError: a setting is unknown, or its value is wrong.
+        TrackerUnavailableError: the tracker is unknown or cannot be loaded.
+        ParamsError: a setting is unknown, or its value is invalid.
     """
     try:
         kind = TRACKERS.get(name)
@@ -114,17 +116,17 @@ def check_trackers(
     own: tuple[str, ...] = (),
     also: tuple[str, ...] = (),
 ) -> None:
-    """Refuse names of trackers that are not registered, and settings that their trackers do not have.
+    """Check that trackers are registered and that their settings are valid.
 
     Args:
-        names: Tracker's name by the key that names it.
-        settings: Those of `trackers`.
-        section: The section's name, for messages.
-        own: Trackers whose settings are a key of their own beside `trackers`.
-        also: Further values that a name may have, for messages.
+        names: Key in the section -> name of a tracker.
+        settings: Settings in `trackers`.
+        section: Name of the section, for messages.
+        own: Trackers with a section of their own besides `trackers`.
+        also: Further allowed values of a name, for messages.
 
     Raises:
-        ValueError: names the key, the value and what there is.
+        ValueError: a name or setting is invalid; the message names the key, the value and the allowed values.
     """
     for key, name in names.items():
         if name not in TRACKERS.names():
@@ -132,7 +134,7 @@ def check_trackers(
             raise ValueError(f"{key} is {name!r}: {TRACKERS.unknown(name)}{beside}")
     for name, values in settings.items():
         if name in own:
-            raise ValueError(f"trackers.{name}: the settings of {name} stand in {section}.{name}")
+            raise ValueError(f"trackers.{name}: the settings of {name} belong in {section}.{name}")
         if name not in TRACKERS.names():
             raise ValueError(f"trackers.{name}: {TRACKERS.unknown(name)}")
         make_tracker(name, values, section=f"{section}.trackers")

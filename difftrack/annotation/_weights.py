@@ -1,4 +1,4 @@
-"""Weights of trackers from local files, and the device that trackers run on."""
+"""Read weights of trackers from local files, and select the device of trackers."""
 
 import pickle
 from pathlib import Path
@@ -15,20 +15,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of weights, .safetensors or .pth, without running code.
 
     Raises:
-        ValueError: it holds more than weights, or is damaged.
-        OSError: it cannot be read.
+        ValueError: the file contains more than weights, or is damaged.
+        OSError: the file cannot be read.
     """
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights, or is damaged") from error
+        raise ValueError(f"{path} contains more than weights, or is damaged") from error
     return cast(dict[str, Tensor], loaded.get("model", loaded))
 
 
 def tracker_device(name: str) -> torch.device:
-    """Return the torch device of that name; `auto` is CUDA where torch sees a GPU."""
+    """Return the torch device of that name; `auto` uses CUDA if torch finds a GPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

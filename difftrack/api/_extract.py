@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from difftrack.api._clips import remember_clip
 from difftrack.api._errors import UsageError
-from difftrack.backbones import Backbone, CapturedKind
+from difftrack.backbones import Backbone, CapturedKind, FeatureKind
 from difftrack.chunks import ChunkParams, chunk_schedule
 from difftrack.datasets import Clip
 from difftrack.extraction import (
@@ -44,6 +44,7 @@ def extract(
     layers: Chosen = "all",
     heads: Chosen = "all",
     descriptors: Sequence[CapturedKind] = ("query", "key"),
+    feature: FeatureKind = "heads",
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
     num_inference_steps: int = 50,
@@ -71,7 +72,8 @@ def extract(
         steps: Denoising steps, 0 the noisiest; by default the last one.
         layers: Layers, 0-based.
         heads: Heads, 0-based.
-        descriptors: Kinds to keep: `query`, `key`, `feature`.
+        descriptors: Kinds to keep: `query`, `key`, `feature`, `value`, `query_pre_rotary`, `key_pre_rotary`.
+        feature: Which hidden state `feature` is (docs/kinds.md).
         size: (height, width) in pixels at which the backbone sees the clip; by default the size that it was trained
             on, where that is known.
         num_frames: Frames of the clip for the analysis view; by default as many as the backbone accepts.
@@ -113,6 +115,7 @@ def extract(
         "layers": _chosen(layers),
         "heads": _chosen(heads),
         "descriptors": tuple(descriptors),
+        "feature": feature,
         "mode": ModeParams(rendered=visited, generated=visited, folder=visited),
         "denoise": denoise or DenoiseParams(),
         "noise_seed": noise_seed,

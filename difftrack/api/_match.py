@@ -1,6 +1,6 @@
 """Where points of one frame are in the others, read from stored descriptors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import xarray as xr
@@ -9,8 +9,10 @@ from PIL import Image
 from difftrack.api._clips import known_clip
 from difftrack.api._errors import UsageError
 from difftrack.api._points import Points, points_array
-from difftrack.correspondence import CORRECTED, MatchingParams
+from difftrack.correspondence import CORRECTED, MATCH_KINDS, MatchingParams
 from difftrack.datasets import Clip
+from difftrack.params import parse
+from difftrack.rotary import ALL_FREQUENCIES, FrequencyBands
 from difftrack.store import Store
 from difftrack.workflows.match import clip_groups, find_points, match_heatmaps, only_clip
 
@@ -29,6 +31,7 @@ class PointMatches:
     store: Store
     heads: tuple[int, ...] | None
     params: MatchingParams
+    frequencies: FrequencyBands = ALL_FREQUENCIES
 
     def __getitem__(self, name: str) -> xr.DataArray:
         """Return one of the dataset's arrays."""
@@ -65,6 +68,7 @@ class PointMatches:
             frame=about["query_frame"],
             heads=self.heads,
             kind=about["kind"],
+            frequencies=self.frequencies,
             params=self.params,
         )
 
@@ -122,6 +126,7 @@ def match(
     clip: str | None = None,
     heads: Sequence[int] | None = None,
     kind: str = "query_key",
+    frequencies: FrequencyBands | Mapping[str, Sequence[float]] = ALL_FREQUENCIES,
     params: MatchingParams = CORRECTED,
 ) -> PointMatches:
     """Match points of one frame in all frames that went through the backbone together with it.
@@ -134,13 +139,22 @@ def match(
         frame: Video frame that the points lie in.
         clip: Name of the clip; may be left out where one is stored.
         heads: Only these heads; None takes all that are stored.
-        kind: `query_key`, or a kind that is matched with itself: `feature`, `query`, `key`.
+        kind: `query_key`, or a kind that is matched with itself by cosine: `feature`, `query_query`, `key_key` ...
+        frequencies: Bands of rotary frequencies of queries and keys that take part, such as `{"temporal": (0.5, 1)}`
+            for the slower half of those that turn by latent frame.
         params: How to match.
 
     Raises:
         StoreError: the store lacks one of these.
-        ValueError: a point lies outside the clip, or several steps or layers are stored and none is named.
+        ValueError: a point lies outside the clip, several steps or layers are stored and none is named, a kind is not
+            known, or frequencies are chosen where no rotary layout is stored.
     """
+    known = next((own for own in MATCH_KINDS if own == kind), None)
+    if known is None:
+        raise ValueError(f"kind is {kind!r}; known: {', '.join(MATCH_KINDS)}")
+    bands = (
+        frequencies if isinstance(frequencies, FrequencyBands) else parse(FrequencyBands, frequencies, "frequencies")
+    )
     name = only_clip(store, clip)
     spec = store.spec(clip_groups(store, name)[0][0])
     dataset = find_points(
@@ -151,10 +165,11 @@ def match(
         layer=_only("layer", layer, spec.layers),
         frame=frame,
         heads=heads,
-        kind=kind,
+        kind=known,
+        frequencies=bands,
         params=params,
     )
-    return PointMatches(dataset, store, None if heads is None else tuple(heads), params)
+    return PointMatches(dataset, store, None if heads is None else tuple(heads), params, bands)
 
 
 def _only(name: str, chosen: int | None, stored: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from difftrack.api._clips import known_clip
+from difftrack.api._default_names import write_unnamed
 from difftrack.api._errors import UsageError
 from difftrack.api._extract import trained_clip
 from difftrack.api._points import Points, points_array
@@ -90,7 +91,8 @@ class Propagation:
 
         Args:
             clip: The frames; by default those that were read in this session.
-            to: The file to write, `.mp4`; `NAME-labels.mp4` in the current folder by default.
+            to: The file to write, `.mp4`, in place of what it holds; by default `NAME-labels.mp4` in the current
+                folder, or `NAME-labels-2.mp4` and so on where something else has that name.
 
         Raises:
             UsageError: the frames are not known, or are of another size or number.
@@ -98,7 +100,6 @@ class Propagation:
         from difftrack.reports import draw_labels
 
         shown = clip or self.clip
-        file = Path(to) if to is not None else Path(f"{self.name}-labels.mp4")
         if shown is None:
             raise UsageError("the clip's frames are not known here; give overlay() the clip")
         if shown.num_frames < len(self.soft) or (
@@ -108,9 +109,12 @@ class Propagation:
                 f"the clip has {shown.num_frames} frames of {shown.width}x{shown.height} px, and the labels are of "
                 f"{len(self.soft)} frames of another clip; give the clip that they were carried through"
             )
-        drawn = draw_labels(shown.frames[: len(self.soft)], **_read_out(self.labels))
-        write_video(file, drawn, shown.fps, lossless=False)
-        return file
+        drawn, fps = draw_labels(shown.frames[: len(self.soft)], **_read_out(self.labels)), shown.fps
+        if to is None:
+            default = Path(f"{self.name}-labels.mp4")
+            return write_unnamed(default, lambda file: write_video(file, drawn, fps, lossless=False))
+        write_video(Path(to), drawn, fps, lossless=False)
+        return Path(to)
 
     def __repr__(self) -> str:
         frames, count = len(self.soft), len(self.labels.objects)

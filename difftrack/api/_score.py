@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import xarray as xr
 from PIL import Image
 
 from difftrack.api._errors import UsageError
-from difftrack.correspondence import MatchSection
+from difftrack.correspondence import MatchKind, MatchSection, descriptors_of
 from difftrack.datasets import Tracks
 from difftrack.metrics import ScoreSection, combine_clips, rank_layers
 from difftrack.params import Convention
@@ -59,7 +59,7 @@ class Scores:
         Raises:
             UsageError: there is no such score, or fewer layers have one.
         """
-        name = by or next(each for each in _RANKED if each in self.dataset)
+        name = by or _ranked_by(self.dataset)
         if name not in self.dataset:
             raise UsageError(f"there is no score {name}; there are {', '.join(map(str, self.dataset.data_vars))}")
         ranked = [layer for layer, _, _ in rank_layers(self.dataset[name])]
@@ -79,13 +79,13 @@ class Scores:
         from difftrack.reports import draw_score_maps, figure_pixels
 
         known = ("matching_accuracy", "confidence", "attention_score", "harmonic_mean", "feature_accuracy")
-        chosen = names or tuple(name for name in known if name in self.dataset)
+        chosen = names or tuple(name for name in known if name in self.dataset) or (_ranked_by(self.dataset),)
         titles = {name.replace("_", " ").capitalize(): self.dataset[name] for name in chosen}
         return Image.fromarray(figure_pixels(draw_score_maps(titles)))
 
     def __repr__(self) -> str:
         sizes = self.dataset.sizes
-        name = next(each for each in _RANKED if each in self.dataset)
+        name = _ranked_by(self.dataset)
         layer, step, value = rank_layers(self.dataset[name])[0]
         return (
             f"<Scores of {len(self.clips)} clip(s): {sizes['step']} step(s) x {sizes['layer']} layer(s); best "
@@ -104,6 +104,7 @@ def score(
     threshold_px: float = 8.0,
     convention: Convention = "corrected",
     per_head: bool = True,
+    kinds: Sequence[MatchKind] | None = None,
 ) -> Scores:
     """Score every stored step, layer and head by where points really are.
 
@@ -114,6 +115,7 @@ def score(
         threshold_px: A match is right when it lies strictly closer, in pixels of the size that the backbone saw.
         convention: `corrected` does what the paper says, `released` what its code does.
         per_head: Also score each head alone.
+        kinds: What to match by (docs/kinds.md); by default queries with keys, and features, as far as they are stored.
 
     Raises:
         StoreError: the store lacks a clip.
@@ -128,7 +130,7 @@ def score(
     clips = {}
     for name, own in tracks.items():
         spec = store.spec(clip_groups(store, only_clip(store, name))[0][0])
-        section = MatchSection(convention=convention, kinds=_kinds(name, spec.kinds), per_head=per_head)
+        section = MatchSection(convention=convention, kinds=_kinds(name, spec.kinds, kinds), per_head=per_head)
         matches = match_stored_clip(store, only_clip(store, name), own, section)
         if not matches.sizes["point"]:
             raise UsageError(f"{name}: no point is queried in the first stored frame, {matches.frame.values[0]}")
@@ -144,9 +146,19 @@ def score(
     return Scores(combine_clips(clips, params=scoring), tuple(clips))
 
 
-def _kinds(clip: str, stored: Sequence[str]) -> tuple[Literal["query_key", "feature"], ...]:
-    """Return what can be matched by of what is stored."""
-    kinds: list[Literal["query_key", "feature"]] = []
+def _ranked_by(scores: xr.Dataset) -> str:
+    """The score that layers are ranked by, where none is named."""
+    accuracies = (str(name) for name in scores if str(name).endswith("_accuracy"))
+    return next(each for each in (*_RANKED, *accuracies) if each in scores)
+
+
+def _kinds(clip: str, stored: Sequence[str], wanted: Sequence[MatchKind] | None) -> tuple[MatchKind, ...]:
+    """Return what is asked for, or what can be matched by of what is stored."""
+    if wanted is not None:
+        if missing := sorted({own for kind in wanted for own in descriptors_of(kind)} - set(stored)):
+            raise UsageError(f"{clip}: {', '.join(missing)} is not stored; there are {', '.join(stored)}")
+        return tuple(wanted)
+    kinds: list[MatchKind] = []
     if {"query", "key"} <= set(stored):
         kinds.append("query_key")
     if "feature" in stored:

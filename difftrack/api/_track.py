@@ -3,8 +3,10 @@
 import base64
 import dataclasses
 import html
+import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from difftrack.api._clips import known_clip
+from difftrack.api._default_names import write_unnamed
 from difftrack.api._errors import UsageError
 from difftrack.api._points import Points, points_array
 from difftrack.datasets import Clip, check_query_points
-from difftrack.media import read_video, write_video
+from difftrack.media import open_video, read_video, write_video
+from difftrack.params import parse
+from difftrack.rotary import FrequencyBands
 from difftrack.store import Store
 from difftrack.tracking import PredictedTracks, TrackParams
 from difftrack.workflows.match import clip_groups, only_clip
@@ -40,6 +45,8 @@ class PointTracks:
     """(height, width) of the clip's frames, pixels."""
     clip: Clip | None = None
     """The clip's frames, where they were given: an overlay is drawn on them."""
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    """By what the tracks were made, as JSON holds it: `save` writes it into the npz."""
 
     @property
     def points_xy_px(self) -> Float[np.ndarray, "frame point xy"]:
@@ -60,17 +67,22 @@ class PointTracks:
         """Write the tracks; the ending chooses the format.
 
         Args:
-            path: `.npz` (arrays as `read_predictions` reads them) or `.csv` (a row per frame and point).
+            path: `.npz` (arrays as `read_predictions` reads them, and by what they were made under the names that
+                `difftrack track` gives to it) or `.csv` (a row per frame and point).
 
         Raises:
             UsageError: the ending is neither.
+            ValueError: another npz of that name is there.
         """
+        from difftrack.datasets import OWN_TRACKER
         from difftrack.reports import export_tracks_table
         from difftrack.tracking import write_predictions
 
         file = Path(path)
         if file.suffix == ".npz":
-            write_predictions(file, self.query_points, {"tracker": self.tracks})
+            write_predictions(
+                file, self.query_points, {"tracker": self.tracks}, tracker=OWN_TRACKER, about=self._about()
+            )
         elif file.suffix == ".csv":
             export_tracks_table(file, self.tracks)
         else:
@@ -83,7 +95,8 @@ class PointTracks:
         Args:
             clip: The frames, or the video file that they come from; by default those that the store was made from in
                 this session.
-            to: The file to write, `.mp4`; `NAME-overlay.mp4` in the current folder by default.
+            to: The file to write, `.mp4`, in place of what it holds; by default `NAME-overlay.mp4` in the current
+                folder, or `NAME-overlay-2.mp4` and so on where something else has that name.
 
         Returns:
             The file that was written.
@@ -92,12 +105,38 @@ class PointTracks:
             UsageError: the frames are not known, or `to` is the video that is drawn on.
         """
         source = clip if clip is None or isinstance(clip, Clip) else Path(clip)
-        file = Path(to) if to is not None else Path(f"{self.name}-overlay.mp4")
+        if to is None:
+            return write_unnamed(Path(f"{self.name}-overlay.mp4"), lambda file: self._write_overlay(file, source))
+        file = Path(to)
         if isinstance(source, Path) and file.exists() and file.samefile(source):
             raise UsageError(f"{file} is the video that the tracks are drawn on; name another file with to=")
-        fps = source.fps if isinstance(source, Clip) else (self.clip.fps if self.clip else 24.0)
-        write_video(file, self._drawn(source), fps, lossless=False)
+        self._write_overlay(file, source)
         return file
+
+    def _about(self) -> dict[str, np.ndarray]:
+        """What `save` writes beside the tracks."""
+        from difftrack.reports import package_version
+
+        made_by = dict(self.made_by)
+        about = {
+            "source": np.asarray(self.name),
+            "size": np.asarray(self.size, dtype=np.int64),
+            "version": np.asarray(package_version()),
+        }
+        if self.clip is not None:
+            about["fps"] = np.asarray(self.clip.fps)
+        for name in ("backbone_fingerprint", "descriptors"):
+            if name in made_by:
+                about[name] = np.asarray(made_by.pop(name))
+        if made_by:
+            about["params"] = np.asarray(json.dumps(made_by, sort_keys=True, default=str))
+        return about
+
+    def _write_overlay(self, file: Path, source: Clip | Path | None) -> None:
+        drawn = self._drawn(source)
+        known = source or self.clip
+        fps = known.fps if isinstance(known, Clip) else open_video(Path(str(known))).fps
+        write_video(file, drawn, fps, lossless=False)
 
     def _drawn(self, source: Clip | Path | None) -> UInt8[np.ndarray, "frame row col rgb"]:
         from difftrack.reports import OverlayParams, draw_tracks
@@ -160,7 +199,8 @@ def track(
         queries: Instead of both: (frame, x, y), for points that start in other frames.
         clip: Name of the clip; may be left out where one is stored.
         params: How to track; `TrackParams()` by default.
-        options: Fields of `TrackParams` to change, such as `layers=(6, 7)` or `motion_cost=0`.
+        options: Fields of `TrackParams` to change, such as `layers=(6, 7)`, `kind="key_key"` or `motion_cost=0`;
+            `frequencies` may be a mapping, such as `{"temporal": (0.5, 1)}`.
 
     Raises:
         StoreError: the store lacks the clip, or holds no tracking view.
@@ -176,11 +216,25 @@ def track(
     num_frames = 1 + max(max(store.spec(each).frames) for each, _ in clip_groups(store, name))
     query_points = _queries(points, grid, queries, height=height, width=width)
     check_query_points(query_points, num_frames=num_frames, height=height, width=width)
+    if isinstance(options.get("frequencies"), Mapping):
+        options["frequencies"] = parse(FrequencyBands, options["frequencies"], "frequencies")
     chosen = dataclasses.replace(params or TrackParams(), **options)
     source = known_clip(store, name)
     frames = None if source is None else source.frames
     tracks, _ = track_stored_clip(store, name, query_points, chosen, frames=frames)
-    return PointTracks(name, query_points, tracks, (height, width), source)
+    return PointTracks(name, query_points, tracks, (height, width), source, _made_by(store, name, chosen))
+
+
+def _made_by(store: Store, clip: str, params: TrackParams) -> dict[str, Any]:
+    """Which descriptors were read, what they depend on, and how they were tracked."""
+    groups = [group for group, _ in clip_groups(store, clip)]
+    parts = dict(store.spec(groups[0]).fingerprint_parts)
+    made_by = {
+        "descriptors": [store.fingerprint(group) for group in groups],
+        "extract.tracking": {name: part for name, part in parts.items() if name not in ("backbone", "frames")},
+        "track": asdict(params),
+    }
+    return made_by if "backbone" not in parts else {"backbone_fingerprint": parts["backbone"], **made_by}
 
 
 def _queries(

@@ -7,10 +7,9 @@ from ._family import BackboneFamily, KnownBackbone
 from ._identity import missing_weights
 from ._live import wrap_pipeline
 from ._load import load_backbone
-from ._memory import MemoryNeed, Work, card_bytes, need_of
-from ._memory_table import memory_needs
+from ._memory import MemoryNeed, Work, card_bytes, memory_needs, need_of
 from ._names import ALIASES, CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
-from ._params import KINDS, CapturedKind, ModelParams
+from ._params import DEFAULT_KINDS, KINDS, CapturedKind, FeatureKind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
 from ._random_init import constructed_backbone
 from ._registry import KNOWN, register_backbone
@@ -30,6 +29,7 @@ from ._words import known_words, unknown_words
 __all__ = [
     "ALIASES",
     "CHECKPOINTS",
+    "DEFAULT_KINDS",
     "KINDS",
     "KNOWN",
     "SHIPPED",
@@ -42,6 +42,7 @@ __all__ = [
     "CaptureCheck",
     "CaptureError",
     "CogVideoXEveryFramePipeline",
+    "FeatureKind",
     "FlowSchedule",
     "Generated",
     "ImageConditioning",

@@ -14,6 +14,7 @@ from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._params import ModelParams
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["Architecture"]
 
@@ -29,6 +30,15 @@ class Architecture:
     """Attributes of the transformer that hold its layers, in execution order."""
     attention_key: ClassVar[str] = "attn1"
     """Attribute of a layer that holds its attention over video tokens."""
+    mlp_keys: ClassVar[Sequence[str]] = ("ff", "ffn", "feed_forward", "mlp")
+    """Attributes of a layer that may hold its MLP over video tokens; the first that is there counts."""
+    unrotated_keys: ClassVar[Sequence[tuple[str, str]]] = (
+        ("norm_q", "norm_k"),
+        ("query_norm", "key_norm"),
+        ("to_q", "to_k"),
+    )
+    """Attributes of an attention module whose outputs are its queries and keys before rotary positions turn them; the
+    first pair that is there counts."""
     num_heads_key: ClassVar[str] = "num_attention_heads"
     """Entry of the transformer's config: attention heads of a layer."""
     num_channels_key: ClassVar[str] = "attention_head_dim"
@@ -171,6 +181,15 @@ class Architecture:
         """Pixels per token along both image axes."""
         return self.spatial_stride * self.patch_size
 
+    @property
+    def rotary(self) -> RotaryLayout | None:
+        """Which channels of queries and keys rotary positions turn, where each pair turns with one axis; else None.
+
+        `difftrack.testing.BackboneLaws` holds a layout to what the transformer does. None: no rotary positions, or such
+        as mix axes (Mochi) or run over the channels of all heads together (LTX).
+        """
+        return None
+
     def attention_modules(self) -> Sequence[nn.Module]:
         """The attention over video tokens of every layer, in execution order.
 
@@ -183,8 +202,21 @@ class Architecture:
 
     def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         """The attention modules of a transformer of this class, with memory or without."""
-        layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
-        return [getattr(layer, self.attention_key) for layer in layers]
+        return [getattr(layer, self.attention_key) for layer in self.layers_of(transformer)]
+
+    def layers_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        """The layers of a transformer of this class, in execution order; each holds its attention and its MLP."""
+        return [layer for key in self.layers_key for layer in getattr(transformer, key)]
+
+    def mlp_of(self, layer: nn.Module) -> nn.Module | None:
+        """The MLP over video tokens of a layer; None where it has no module of its own."""
+        found = (getattr(layer, key, None) for key in self.mlp_keys)
+        return next((module for module in found if module is not None), None)
+
+    def unrotated_of(self, attention: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+        """The modules that give an attention's queries and keys before rotary positions turn them; None: not known."""
+        pairs = ((getattr(attention, query, None), getattr(attention, key, None)) for query, key in self.unrotated_keys)
+        return next(((query, key) for query, key in pairs if query is not None and key is not None), None)
 
     def compile_layers(self, transformer: nn.Module) -> None:
         """Compile the layers of a transformer of this class in place, for `ModelParams.compile`."""

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call
+from difftrack.backbones._descriptors import LayerDescriptors, TextPosition, describe_call, video_tokens
 from difftrack.backbones._errors import CaptureError
 from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall, intercept
+from difftrack.backbones._taps import FEATURE, NO_TAPS, UNROTATED, Taps
 from difftrack.geometry import TokenGrid
 
 __all__ = ["capture_layers"]
@@ -31,6 +33,7 @@ def capture_layers(
     text_mask: Bool[Tensor, " text_token"],
     text_position: TextPosition,
     kinds: tuple[CapturedKind, ...],
+    taps: Taps = NO_TAPS,
 ) -> None:
     """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 
@@ -43,6 +46,7 @@ def capture_layers(
         text_mask: Text tokens in the sequence; True where the model is expected to attend to them.
         text_position: Where they stand.
         kinds: Descriptors to keep.
+        taps: Modules whose inputs or outputs are kept, too.
 
     Raises:
         CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
@@ -54,34 +58,103 @@ def capture_layers(
             f"a cache hook ({cache}) serves layers from other steps, and a step that is skipped has nothing to "
             f"capture: call transformer.disable_cache() first"
         )
-    last_layer = max(modules)
-    seen: set[int] = set()
-
-    def attend(call: AttentionCall) -> Tensor:
-        if call.layer in seen:
-            raise CaptureError(
-                f"layer {call.layer} attended more than once in one forward; gradient checkpointing "
-                f"(transformer.disable_gradient_checkpointing()) or a hook runs it again"
-            )
-        output = call.run() if call.layer != last_layer or "feature" in kinds else None
-        record = describe_call(
-            call, output, grid=grid, num_text_tokens=len(text_mask), text_position=text_position, kinds=kinds
-        )
-        _check_text_mask(record, text_mask)
-        seen.add(call.layer)
-        sink(record)
-        if output is None or call.layer == last_layer:
-            raise _ForwardDone
-        return output
-
-    with torch.no_grad(), intercept(modules, attend), suppress(_ForwardDone):
+    collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps)
+    with torch.no_grad(), taps.listen(collected.hear), intercept(modules, collected.attend), suppress(_ForwardDone):
         forward()
+    if collected.waiting:
+        raise CaptureError(
+            f"layers {sorted(collected.waiting)} gave no such hidden state: the transformer does not call that module "
+            f"as one; choose another feature"
+        )
+    seen = collected.seen
     silent = sorted(set(modules) - seen)
     if silent:
         raise CaptureError(
             f"{len(seen)} records for {len(modules)} layers in one forward, none from layers {silent}; "
             f"{_likely_cause(transformer)}"
         )
+
+
+class _Collected:
+    """What one forward gave so far, layer by layer.
+
+    Args:
+        modules: Attention module of each wanted layer.
+        sink: Takes the descriptors of each layer.
+        grid: As in `capture_layers`, like the rest.
+        text_mask: As there.
+        text_position: As there.
+        kinds: As there.
+        taps: As there.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[int, nn.Module],
+        sink: Callable[[LayerDescriptors], None],
+        grid: TokenGrid,
+        text_mask: Bool[Tensor, " text_token"],
+        text_position: TextPosition,
+        kinds: tuple[CapturedKind, ...],
+        taps: Taps,
+    ) -> None:
+        self.seen: set[int] = set()
+        """Layers that attended."""
+        self.waiting: dict[int, LayerDescriptors] = {}
+        """Layers whose feature comes after their attention, and has not come yet."""
+        self._held: dict[tuple[int, str], object] = {}
+        self._last_layer, self._sink, self._grid = max(modules), sink, grid
+        self._text_mask, self._text_position, self._kinds = text_mask, text_position, kinds
+        self._of_heads, self._of_module = "feature" in kinds and not taps.features, bool(taps.features)
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Take the place of the attention in a wanted layer."""
+        if call.layer in self.seen:
+            raise CaptureError(
+                f"layer {call.layer} attended more than once in one forward; gradient checkpointing "
+                f"(transformer.disable_gradient_checkpointing()) or a hook runs it again"
+            )
+        comes_later = self._of_module and (call.layer, FEATURE) not in self._held
+        needed = call.layer != self._last_layer or self._of_heads or comes_later
+        output = call.run() if needed else None
+        record = describe_call(
+            call,
+            output if self._of_heads else None,
+            grid=self._grid,
+            num_text_tokens=len(self._text_mask),
+            text_position=self._text_position,
+            kinds=self._kinds,
+            unrotated={name: self._held.pop((call.layer, name), None) for name in UNROTATED},
+        )
+        _check_text_mask(record, self._text_mask)
+        self.seen.add(call.layer)
+        if comes_later:
+            self.waiting[call.layer] = record
+        else:
+            self._hand_over(record, self._held.pop((call.layer, FEATURE), None))
+        return call.run() if output is None else output
+
+    def hear(self, layer: int, name: str, value: object) -> None:
+        """Hold what comes before the attention; a feature that comes after it completes its layer."""
+        if name == FEATURE and layer in self.waiting:
+            self._hand_over(self.waiting.pop(layer), value)
+        elif layer not in self.seen:
+            self._held[layer, name] = value
+
+    def _hand_over(self, record: LayerDescriptors, feature: object) -> None:
+        self._sink(self._with_feature(record, feature) if self._of_module else record)
+        if record.layer == self._last_layer:
+            raise _ForwardDone
+
+    def _with_feature(self, record: LayerDescriptors, output: object) -> LayerDescriptors:
+        heads, channels, grid = record.text_key.shape[0], record.text_key.shape[-1], self._grid
+        feature = video_tokens(output, grid, len(self._text_mask), self._text_position, heads, channels)
+        if feature is None:
+            raise CaptureError(
+                f"layer {record.layer}: this hidden state has no {grid.num_tokens} video tokens of {heads} x "
+                f"{channels} channels; choose another feature, such as heads"
+            )
+        return replace(record, feature=feature)
 
 
 def _check_text_mask(record: LayerDescriptors, expected: Bool[Tensor, " text_token"]) -> None:

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from difftrack.backbones._architecture import Architecture
 from difftrack.backbones._capture import capture_layers
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._descriptors import LayerDescriptors, TextPosition
 from difftrack.backbones._errors import BackboneError
-from difftrack.backbones._params import KINDS, CapturedKind
+from difftrack.backbones._params import DEFAULT_KINDS, KINDS, CapturedKind, FeatureKind
 from difftrack.backbones._schedule import Schedule
+from difftrack.backbones._taps import UNROTATED, Taps
 from difftrack.geometry import TokenGrid
 
 __all__ = ["CapturingBackbone"]
@@ -231,7 +232,8 @@ class CapturingBackbone(Architecture, ABC):
         prompt: PromptEmbedding,
         *,
         layers: Sequence[int],
-        kinds: Sequence[CapturedKind] = KINDS,
+        kinds: Sequence[CapturedKind] = DEFAULT_KINDS,
+        feature: FeatureKind = "heads",
         conditioning: ImageConditioning | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Iterator[LayerDescriptors]:
@@ -246,6 +248,7 @@ class CapturingBackbone(Architecture, ABC):
             prompt: From `self.embed`; the empty prompt's embedding gives the unconditional branch.
             layers: 0-based layers.
             kinds: Descriptors to keep.
+            feature: Which hidden state is kept as `feature`.
             conditioning: From `self.condition`, for a backbone that `needs_image`.
             inputs: From `Trajectory.inputs_at`, of a clip that the backbone sampled.
 
@@ -265,6 +268,7 @@ class CapturingBackbone(Architecture, ABC):
             prompt,
             layers=layers,
             kinds=kinds,
+            feature=feature,
             conditioning=conditioning,
             inputs=inputs,
         )
@@ -279,7 +283,8 @@ class CapturingBackbone(Architecture, ABC):
         prompt: PromptEmbedding,
         *,
         layers: Sequence[int],
-        kinds: Sequence[CapturedKind] = KINDS,
+        kinds: Sequence[CapturedKind] = DEFAULT_KINDS,
+        feature: FeatureKind = "heads",
         conditioning: ImageConditioning | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -296,6 +301,7 @@ class CapturingBackbone(Architecture, ABC):
             prompt: As in `capture`.
             layers: As in `capture`.
             kinds: As in `capture`.
+            feature: As in `capture`.
             conditioning: As in `capture`.
             inputs: As in `capture`.
         """
@@ -318,7 +324,43 @@ class CapturingBackbone(Architecture, ABC):
             text_mask=self.text_mask(prompt),
             text_position=self.text_position,
             kinds=tuple(kinds),
+            taps=self._taps(transformer, sorted(set(layers)), kinds, feature),
         )
+
+    def _taps(
+        self,
+        transformer: Any,  # noqa: ANN401
+        layers: Sequence[int],
+        kinds: Sequence[CapturedKind],
+        feature: FeatureKind,
+    ) -> Taps:
+        """The modules to listen to beside attention.
+
+        Raises:
+            BackboneError: a layer has none that gives what is asked for.
+        """
+        attention, unrotated, features = self.attention_of(transformer), {}, {}
+        for layer in layers:
+            if wanted := [kind for kind in UNROTATED if kind in kinds]:
+                pair = self.unrotated_of(attention[layer])
+                if pair is None:
+                    raise BackboneError(f"{self.name}: where layer {layer} makes {wanted[0]} is not known")
+                unrotated[layer] = {kind: pair[UNROTATED.index(kind)] for kind in wanted}
+            if "feature" in kinds and feature != "heads":
+                module = self._feature_module(transformer, layer, feature)
+                if module is None:
+                    raise BackboneError(
+                        f"{self.name}: layer {layer} has no MLP of its own, so that feature cannot be {feature}; "
+                        f"choose block, attention or heads"
+                    )
+                features[layer] = module
+        return Taps(unrotated, features, takes_in=feature.endswith("_input"))
+
+    def _feature_module(self, transformer: Any, layer: int, feature: FeatureKind) -> nn.Module | None:  # noqa: ANN401
+        if feature.startswith("attention"):
+            return self.attention_of(transformer)[layer]
+        block = self.layers_of(transformer)[layer]
+        return block if feature == "block" else self.mlp_of(block)
 
     @torch.no_grad()
     def predict(

@@ -1,6 +1,8 @@
 """What a capture gives back: the descriptors of one layer, video and text apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -12,7 +14,9 @@ from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall
 from difftrack.geometry import TokenGrid
 
-__all__ = ["LayerDescriptors", "TextPosition", "describe_call"]
+__all__ = ["LayerDescriptors", "TextPosition", "describe_call", "video_tokens"]
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 TextPosition = Literal["first", "last", "none"]
 """Where text tokens stand in a layer's joint sequence; "none" where text enters through cross-attention only."""
@@ -30,6 +34,10 @@ class LayerDescriptors:
     """Keys of the text tokens in the same softmax; no tokens where the attention is over video alone."""
     text_mask: Bool[Tensor, " text_token"]
     """True where the model's attention attends to the text token, False on padding that it masks."""
+    value: Float[Tensor, "head latent_frame row col channel"] | None = None
+    query_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
+    """Query before rotary positions turned it, normalised as the model does."""
+    key_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
 
 
 def describe_call(
@@ -40,16 +48,18 @@ def describe_call(
     num_text_tokens: int,
     text_position: TextPosition,
     kinds: tuple[CapturedKind, ...],
+    unrotated: Mapping[str, object] = NOTHING,
 ) -> LayerDescriptors:
     """Split one attention call into the video's token grid and the text.
 
     Args:
         call: An attention call of a batch of one.
-        output: Its output; needed for the kind "feature" only.
+        output: Its output; needed for the kind "feature" only, and None where that is another hidden state.
         grid: Layout of the video tokens.
         num_text_tokens: Text tokens in the sequence.
         text_position: Where they stand.
         kinds: What to keep.
+        unrotated: `query_pre_rotary` and `key_pre_rotary` as the model's modules gave them.
 
     Returns:
         Views of the call's tensors, nothing copied.
@@ -67,7 +77,19 @@ def describe_call(
     first_video = num_text_tokens if text_position == "first" else 0
     video = slice(first_video, first_video + grid.num_tokens)
     text = slice(0, num_text_tokens) if text_position == "first" else slice(grid.num_tokens, None)
-    shape = (call.query.shape[1], grid.num_latent_frames, grid.rows, grid.cols, -1)
+    num_heads, num_channels = call.query.shape[1], call.query.shape[3]
+    shape = (num_heads, grid.num_latent_frames, grid.rows, grid.cols, -1)
+
+    def before(kind: CapturedKind) -> Tensor | None:
+        if kind not in kinds:
+            return None
+        found = video_tokens(unrotated.get(kind), grid, num_text_tokens, text_position, num_heads, num_channels)
+        if found is None:
+            raise CaptureError(
+                f"layer {call.layer}: {kind} cannot be told apart in what its module gave; are projections fused? call "
+                f"transformer.unfuse_qkv_projections(), or leave {kind} out of the descriptors"
+            )
+        return found
 
     def on_grid(tokens: Tensor | None) -> Tensor | None:
         return None if tokens is None else tokens[0, :, video].view(shape)
@@ -79,7 +101,50 @@ def describe_call(
         feature=on_grid(output) if "feature" in kinds else None,
         text_key=call.key[0, :, text],
         text_mask=_attended(call, video_row=first_video)[text],
+        value=on_grid(call.value) if "value" in kinds else None,
+        query_pre_rotary=before("query_pre_rotary"),
+        key_pre_rotary=before("key_pre_rotary"),
     )
+
+
+def video_tokens(
+    output: object,
+    grid: TokenGrid,
+    num_text_tokens: int,
+    text_position: TextPosition,
+    num_heads: int,
+    num_channels: int,
+) -> Float[Tensor, "head latent_frame row col channel"] | None:
+    """Find the video's tokens in what a module takes or gives, heads apart.
+
+    Args:
+        output: A tensor of a batch of one, or several of them: tokens, alone or with the text's, by all heads'
+            channels; or with an axis of heads before or after that of tokens.
+        grid: Layout of the video tokens.
+        num_text_tokens: Text tokens in the attention's sequence.
+        text_position: Where they stand.
+        num_heads: Of the attention.
+        num_channels: Of one head.
+
+    Returns:
+        The tokens of the first tensor that has them, or None where none has.
+    """
+    for tensor in output if isinstance(output, tuple | list) else (output,):
+        if not isinstance(tensor, Tensor) or tensor.shape[-1] not in (num_channels, num_heads * num_channels):
+            continue
+        num_tokens = tensor.numel() // (num_heads * num_channels)
+        if num_tokens not in (grid.num_tokens, grid.num_tokens + num_text_tokens):
+            continue
+        if tensor.shape[-1] == num_heads * num_channels and num_heads > 1:
+            tokens = tensor.reshape(num_tokens, num_heads, num_channels).transpose(0, 1)
+        elif tensor.ndim == 4 and tensor.shape[1:3] == (num_tokens, num_heads):
+            tokens = tensor[0].transpose(0, 1)
+        else:
+            tokens = tensor.reshape(num_heads, num_tokens, num_channels)
+        first = num_text_tokens if text_position == "first" and num_tokens > grid.num_tokens else 0
+        video = tokens[:, first : first + grid.num_tokens]
+        return video.reshape(num_heads, grid.num_latent_frames, grid.rows, grid.cols, num_channels)
+    return None
 
 
 def _attended(call: AttentionCall, *, video_row: int) -> Bool[Tensor, " token"]:

@@ -1,14 +1,18 @@
 """What a backbone needs of a card's memory, from configs and measured constants, and which switches make it fit."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-
-from difftrack.backbones._backbone import Backbone
-from difftrack.backbones._folder import PipelineFolder
+from difftrack.backbones._counts import counts_of
 from difftrack.backbones._params import ModelParams
+from difftrack.backbones._registry import KNOWN
+
+if TYPE_CHECKING:  # a table of what backbones need waits for no library
+    import torch
+
+    from difftrack.backbones._backbone import Backbone
+    from difftrack.backbones._folder import PipelineFolder
 
 __all__ = [
     "ACTIVATIONS_PER_CHANNEL",
@@ -21,6 +25,7 @@ __all__ = [
     "Work",
     "card_bytes",
     "fitted",
+    "memory_needs",
     "need_of",
 ]
 
@@ -83,6 +88,8 @@ _MAPS = {
 _SCATTERED = 1.5
 """What the allocator needs to decode whole, over what is held at a time: free blocks between those in use are too small.
 CogVideoX-5B's decoding, a peak of 37.0 GB, ran out of memory under a cap of 44.6."""
+_BFLOAT16 = 2
+"""Bytes of a number."""
 _BESIDE = 8
 """Maps that do not grow with the frames of a batch."""
 
@@ -137,11 +144,34 @@ class MemoryNeed:
         return self.sliced_bytes if work == "encode_frames" and "vae_slicing" in switches else self.working_bytes[work]
 
 
-def need_of(backbone: Backbone, values: Mapping[str, int], size: tuple[int, int, int]) -> MemoryNeed:
+def memory_needs(*names: str) -> Iterator[MemoryNeed]:
+    """One for each named backbone, or for these, in bfloat16 at the size that it is made for."""
+    for name, known in KNOWN.items():
+        if names and name not in names:
+            continue
+        counts = counts_of(name)
+        text = sum(size for component, size in counts.encoder_bytes.items() if component.startswith("text"))
+        autoencoder = _Autoencoder(known.vae[0], counts.vae_channels, counts.vae_batch_frames)
+        tokens = counts.grid.num_tokens + counts.num_text_tokens
+        encode, tiled, sliced = autoencoder.working_bytes(known.size, _BFLOAT16)
+        yield MemoryNeed(
+            name,
+            text_bytes=text,
+            transformer_bytes=sum(counts.expert_bytes),
+            running_bytes=max(counts.expert_bytes),
+            other_bytes=counts.vae_bytes + sum(counts.encoder_bytes.values()) - text,
+            activation_bytes=tokens * counts.num_heads * counts.num_channels * ACTIVATIONS_PER_CHANNEL * _BFLOAT16,
+            working_bytes=encode,
+            tiled_bytes=tiled,
+            sliced_bytes=sliced,
+        )
+
+
+def need_of(backbone: "Backbone", values: Mapping[str, int], size: tuple[int, int, int]) -> MemoryNeed:
     """What a backbone needs for clips of a size.
 
     Args:
-        backbone: Asked about its counts; nothing of it is loaded.
+        backbone: Read for its counts; none of its weights is loaded.
         values: Weights of each component that has any.
         size: (frames, height, width) of the clips.
     """
@@ -149,38 +179,51 @@ def need_of(backbone: Backbone, values: Mapping[str, int], size: tuple[int, int,
     num_bytes = {component: count * itemsize for component, count in values.items()}
     experts = [num_bytes[component] for component in backbone.experts.values() or ("transformer",)]
     full_text = sum(count for component, count in num_bytes.items() if component.startswith("text_encoder"))
-    text = int(full_text * _KEPT_BY[backbone.params.text_encoder_quantization])
     channels = backbone.num_heads * backbone.num_channels
     tokens = _num_tokens(backbone, size) + backbone.num_text_tokens
-    map_bytes = size[1] * size[2] * backbone.vae_channels * itemsize
-    maps = _MAPS.get(type(backbone.components.outline("vae")).__name__, _OF_COGVIDEOX)
-    clip = map_bytes if maps.frames is None else map_bytes * size[0] / maps.frames
-    frames = backbone.frames_of_vae_batch(*size[1:])
-    encode, encode_frames, decode = maps.tiled
+    vae_class = type(backbone.components.outline("vae")).__name__
+    autoencoder = _Autoencoder(vae_class, backbone.vae_channels, backbone.frames_of_vae_batch(*size[1:]))
+    encode, tiled, sliced = autoencoder.working_bytes(size, itemsize)
     return MemoryNeed(
         backbone.name,
-        text_bytes=text,
+        text_bytes=int(full_text * _KEPT_BY[backbone.params.text_encoder_quantization]),
         transformer_bytes=sum(experts),
         running_bytes=max(experts),
         other_bytes=sum(num_bytes.values()) - sum(experts) - full_text,
         activation_bytes=tokens * channels * ACTIVATIONS_PER_CHANNEL * itemsize,
-        working_bytes={
-            "encode": int(maps.encode * clip),
-            "encode_frames": int((maps.frame * frames + _BESIDE) * map_bytes),
-            "sample": int(_SCATTERED * maps.decode * clip),
-        },
-        tiled_bytes={
-            "encode": int(encode * map_bytes),
-            "encode_frames": int(encode_frames * map_bytes),
-            "sample": int(decode * map_bytes),
-        },
-        sliced_bytes=int((maps.frame + _BESIDE) * map_bytes),
+        working_bytes=encode,
+        tiled_bytes=tiled,
+        sliced_bytes=sliced,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Autoencoder:
+    """What the work of an autoencoder depends on."""
+
+    class_name: str
+    channels: int
+    """Of its first block."""
+    batch_frames: int
+    """Frames that are encoded alone at a time."""
+
+    def working_bytes(self, size: tuple[int, int, int], itemsize: int) -> tuple[dict[Work, int], dict[Work, int], int]:
+        """Bytes for each kind of work: of whole frames, in tiles, and of one frame at a time."""
+        maps = _MAPS.get(self.class_name, _OF_COGVIDEOX)
+        of_map = size[1] * size[2] * self.channels * itemsize
+        clip = of_map if maps.frames is None else of_map * size[0] / maps.frames
+        whole: dict[Work, int] = {
+            "encode": int(maps.encode * clip),
+            "encode_frames": int((maps.frame * self.batch_frames + _BESIDE) * of_map),
+            "sample": int(_SCATTERED * maps.decode * clip),
+        }
+        tiled: dict[Work, int] = {work: int(share * of_map) for work, share in zip(WORK, maps.tiled, strict=True)}
+        return whole, tiled, int((maps.frame + _BESIDE) * of_map)
+
+
 def fitted(
-    backbone: Backbone,
-    folder: PipelineFolder,
+    backbone: "Backbone",
+    folder: "PipelineFolder",
     num_bytes: int,
     size: tuple[int, int, int],
     works: Collection[Work] = WORK,
@@ -207,18 +250,20 @@ def fitted(
     return asked, said if found is not None else f"{said}; that is too little, so make the size smaller"
 
 
-def card_bytes(device: torch.device) -> int | None:
+def card_bytes(device: "torch.device") -> int | None:
     """Memory of a CUDA card, as far as this process may use it; None for another device.
 
     What other processes hold does not count: the choice is to be the same at every run.
     """
     if device.type != "cuda":
         return None
+    import torch
+
     share = torch.cuda.get_per_process_memory_fraction(device)
     return int(torch.cuda.get_device_properties(device).total_memory * share)
 
 
-def _num_tokens(backbone: Backbone, size: tuple[int, int, int]) -> int:
+def _num_tokens(backbone: "Backbone", size: tuple[int, int, int]) -> int:
     """Tokens of a clip, whether or not the backbone takes that size."""
     frames, height, width = size
     latents = (frames - 1) // backbone.temporal_stride + 1

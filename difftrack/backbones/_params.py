@@ -7,12 +7,29 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Expert", "KINDS", "ImageCondition", "CapturedKind", "ModelParams", "Quantization"]
+__all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
+    "CapturedKind",
+    "Expert",
+    "FeatureKind",
+    "ImageCondition",
+    "ModelParams",
+    "Quantization",
+]
 
-CapturedKind = Literal["query", "key", "feature"]
-"""Query and key as attention uses them; feature = attention output per head, before the output projection."""
+CapturedKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary"]
+"""Query, key and value as attention uses them; query and key before rotary positions turned them, normalised as the
+model normalises them; feature = one of `FeatureKind`."""
 
 KINDS: tuple[CapturedKind, ...] = get_args(CapturedKind)
+
+DEFAULT_KINDS: tuple[CapturedKind, ...] = ("query", "key", "feature")
+
+FeatureKind = Literal["heads", "attention", "mlp", "block", "attention_input", "mlp_input"]
+"""Hidden states that may be kept as `feature`: the attention's output per head, before its output projection (`heads`);
+the output of the attention, of the MLP, or of the whole block, after which the residual stream goes on; or what goes
+into attention or MLP, which is the residual stream after their norm and modulation."""
 
 Quantization = Literal["none", "int8", "nf4"]
 """Of a text encoder's weights, by bitsandbytes."""

@@ -3,11 +3,8 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-import torch
-
-from difftrack.backbones._backbone import Backbone
+from difftrack.backbones._counts import counts_of
 from difftrack.backbones._names import ALIASES, CHECKPOINTS
-from difftrack.backbones._random_init import constructed_backbone
 from difftrack.backbones._registry import KNOWN
 from difftrack.geometry import TokenGrid
 
@@ -38,7 +35,7 @@ class BackboneSummary:
 
 
 def summaries(names: Collection[str] | None = None) -> Iterator[BackboneSummary]:
-    """One row for each named backbone, as it is built; for some of them, or their aliases, where these are given."""
+    """One row for each named backbone; for some of them, or their aliases, where these are given."""
     from huggingface_hub import try_to_load_from_cache
 
     aliases = {name: alias for alias, name in ALIASES.items()}
@@ -46,28 +43,21 @@ def summaries(names: Collection[str] | None = None) -> Iterator[BackboneSummary]
     for name, checkpoint in CHECKPOINTS.items():
         if wanted is not None and name not in wanted:
             continue
-        backbone, size = constructed_backbone(name), KNOWN[name].size
-        grid = backbone.token_grid(*size)
+        counts, size = counts_of(name), KNOWN[name].size
         yield BackboneSummary(
             name=name,
-            num_layers=backbone.num_layers,
-            num_heads=backbone.num_heads,
-            num_channels=backbone.num_channels,
+            num_layers=counts.num_layers,
+            num_heads=counts.num_heads,
+            num_channels=counts.num_channels,
             size=size,
-            grid=grid,
-            query_key_bytes=query_key_bytes(backbone, grid),
-            transformer_bytes=sum(
-                weight.numel() * _ITEMSIZE for model in backbone.all_transformers() for weight in model.parameters()
-            ),
+            grid=counts.grid,
+            query_key_bytes=2 * counts.num_heads * counts.num_channels * counts.grid.num_tokens * _ITEMSIZE,
+            transformer_bytes=counts.num_parameters * _ITEMSIZE,
             checkpoint=checkpoint,
             alias=aliases.get(name),
             cached=isinstance(try_to_load_from_cache(checkpoint, "model_index.json"), str),
         )
 
 
-def query_key_bytes(backbone: Backbone, grid: TokenGrid) -> int:
-    """Bytes of one layer's queries and keys of a clip's video tokens, in bfloat16."""
-    return 2 * backbone.num_heads * backbone.num_channels * grid.num_tokens * _ITEMSIZE
-
-
-_ITEMSIZE = torch.bfloat16.itemsize
+_ITEMSIZE = 2
+"""Bytes of a number in bfloat16."""

@@ -1,6 +1,7 @@
 """The command line: one verb per question; it calls the library, or DVC."""
 
 from difftrack.cli import (
+    _doctor,
     _explore,
     _guidance,
     _labels,
@@ -15,4 +16,4 @@ from difftrack.cli._app import app
 
 __all__ = ["app"]
 
-_ = (_explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks)
+_ = (_doctor, _explore, _guidance, _labels, _models, _pipeline, _plans, _stores, _sweeps, _tracks)

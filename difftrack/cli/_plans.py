@@ -14,7 +14,7 @@ def plan(
     backbone: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     view: Annotated[list[str] | None, typer.Option(help="analysis or tracking only.")] = None,
     probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
-    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as docs/study.yaml.")] = None,
+    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as examples/study.yaml.")] = None,
 ) -> None:
     """Say what `extract` writes and whether it fits (else exit status 1), and what every stage takes."""
     if study is not None:
@@ -76,15 +76,24 @@ def gc(
     params: Annotated[list[Path] | None, typer.Option(help="Keep what this needs; may be repeated.")] = None,
     delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
 ) -> None:
-    """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept."""
+    """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept.
+
+    Of sweeps, runs that no sweep would take up again go; their tables stay.
+    """
     num_bytes = 0
     files = [read_extraction(file) for file in params or [PARAMS]]
     for values in files:
         check_made(Path(values["paths"]["clips"]))
 
-    from difftrack.planning import find_leftovers, uncertain_clips  # takes seconds, so files are checked before
+    from difftrack.pipeline._sweep_leftovers import LeftoverCell, leftover_cells
+    from difftrack.planning import (
+        Leftover,
+        find_leftovers,
+        uncertain_clips,
+    )  # takes seconds, so files are checked before
 
-    leftovers = list(find_leftovers(files))  # all are named before the first one goes
+    # All are named before the first one goes.
+    leftovers: list[Leftover | LeftoverCell] = [*find_leftovers(files), *leftover_cells(files, top=Path())]
     for leftover in leftovers:
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
         num_bytes += leftover.num_bytes

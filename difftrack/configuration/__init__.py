@@ -1,4 +1,4 @@
-"""All of params.yaml: one typed object, its check before anything runs, what its keys mean, and its JSON Schema."""
+"""The whole params.yaml: a typed object, its validation, the reference of its keys, and its JSON Schema."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Writes what is generated from the params dataclasses.
+"""Generate the params reference and the JSON Schema from the params dataclasses.
 
-python -m difftrack.configuration > docs/params.md     the page
-python -m difftrack.configuration --schema             the schema, into its file in this package
+python -m difftrack.configuration > docs/params.md     write the page
+python -m difftrack.configuration --schema             write the schema to its file in this package
 """
 
 import sys

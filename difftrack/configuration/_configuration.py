@@ -1,4 +1,4 @@
-"""The sections of params.yaml, and a whole file of them."""
+"""The sections of params.yaml and the whole file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -23,12 +23,12 @@ __all__ = ["ArtifactPaths", "Configuration", "configuration_from", "read_configu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactPaths:
-    """`paths`: where each stage writes."""
+    """Section `paths`: where each stage writes."""
 
     clips: str = "data/clips"
-    """Clips, a folder each."""
+    """Clips, one folder each."""
     tracks: str = "data/tracks"
-    """Tracks of the clips, and which of them are visible where."""
+    """Tracks of the clips, with visibility."""
     descriptors: str = "data/descriptors"
     """Stores of descriptors, by backbone and view."""
     matches: str = "data/matches"
@@ -42,52 +42,52 @@ class ArtifactPaths:
     samples: str = "data/samples"
     """Videos with and without guidance."""
     report: str = "data/report"
-    """The page, its figures and its videos."""
+    """The report's page, figures and videos."""
     sweeps: str = "data/sweeps"
-    """Tables of `difftrack sweep`, and the cells that they were read from."""
+    """Tables of `difftrack sweep`, and the results of their cells."""
     kept: str = "data/kept"
-    """What is not asked for any more, until `difftrack gc` or a budget removes it."""
+    """Unused artifacts, until `difftrack gc` or a budget removes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """All of params.yaml; a section that a file leaves out has its defaults, or is None where it has none."""
+    """The whole params.yaml; a missing section has its defaults, or is None if it has none."""
 
     paths: ArtifactPaths = field(default_factory=ArtifactPaths)
     """Where each stage writes."""
     backbones: Mapping[str, ModelParams | None] = field(default_factory=dict)
-    """By a name of the user's own with a path or a checkpoint, or by one that `difftrack models` lists."""
+    """Backbones, named by the user with a path or a checkpoint, or by a name that `difftrack models` lists."""
     synthesize: SynthesizeSection | None = None
-    """Where clips come from."""
+    """Sources of clips."""
     annotate: AnnotateParams = field(default_factory=AnnotateParams)
-    """Which tracker gives the (pseudo) ground truth."""
+    """The tracker that produces the (pseudo) ground truth."""
     extract: ExtractParams | None = None
-    """What the backbones are run on, and what is kept of them."""
+    """Inputs of the backbones, and the descriptors to store."""
     survey: SurveySection = field(default_factory=SurveySection)
-    """The whole map of steps and layers, matched on the way; opt-in."""
+    """Matches over the whole map of steps and layers, without storing descriptors; opt-in."""
     match: MatchSection = field(default_factory=MatchSection)
-    """How descriptors become matches."""
+    """How descriptors are matched."""
     score: ScoreSection = field(default_factory=ScoreSection)
-    """How matches become scores."""
+    """How matches are scored."""
     track: TrackSection = field(default_factory=TrackSection)
-    """How descriptors become tracks, and how these are evaluated."""
+    """How tracks are computed from descriptors, and how they are evaluated."""
     guide: GuideParams | None = None
-    """What is sampled with guidance, and how."""
+    """Videos sampled with guidance."""
     report: ReportParams = field(default_factory=ReportParams)
-    """What the report shows."""
+    """Contents of the report."""
 
 
 def read_configuration(path: Path, *, name: str | None = None) -> Configuration:
-    """Read a params file as all stages would.
+    """Read and validate a params file for all stages.
 
     Args:
         path: The file.
-        name: What messages call it; its path by default.
+        name: Name of the file in messages; its path by default.
 
     Raises:
-        ParamsError: a section, a key or a value that no stage can use.
-        ValueError: the file is not YAML, or no mapping.
-        OSError: it cannot be read.
+        ParamsError: a section, a key or a value is invalid.
+        ValueError: the file is not YAML, or not a mapping.
+        OSError: the file cannot be read.
     """
     return configuration_from(read_params(path), file=name or path)
 
@@ -96,18 +96,18 @@ def configuration_from(params: Mapping[str, object], *, file: Path | str) -> Con
     """Parse all sections of a params file.
 
     Args:
-        params: The sections, as YAML has them.
-        file: What messages call them.
+        params: The sections, as read from YAML.
+        file: Name of the file in messages.
 
     Raises:
-        ParamsError: a section, a key or a value that no stage can use.
-        OwnershipError: a folder in `paths` that is not the pipeline's alone.
+        ParamsError: a section, a key or a value is invalid.
+        OwnershipError: a folder in `paths` overlaps another folder or the project.
     """
     if "backbones" in params and not params["backbones"]:
-        raise ParamsError(f"{file}: backbones names none; wanted: at least one")
+        raise ParamsError(f"{file}: backbones is empty; it needs at least one backbone")
     check_names(params, file=file)
     check_folders(params, Path.cwd())
     for section in fields(Configuration):
-        if params.get(section.name, ...) is None:  # unlike one that is not there
-            raise ParamsError(f"{file}: {section.name} is None; a mapping is wanted")
+        if params.get(section.name, ...) is None:  # a missing section has its defaults
+            raise ParamsError(f"{file}: {section.name} is None; expected a mapping")
     return parse(Configuration, params, "", file=file)

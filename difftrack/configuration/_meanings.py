@@ -1,4 +1,4 @@
-"""What stands under the fields of a params dataclass, and which sections a convention completes."""
+"""Read the descriptions of fields from a params dataclass, and find sections completed by a convention."""
 
 import ast
 import dataclasses
@@ -15,11 +15,11 @@ __all__ = ["completed_sections", "meanings", "sections_in", "summary"]
 
 @cache
 def meanings(kind: type) -> Mapping[str, str]:
-    """What stands under each field in its class and the classes that it inherits from; a section's own summary else."""
+    """Return the description of each field, from this class or a base class, or from the section's own summary."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         if dataclasses.is_dataclass(each):
-            found |= _written_under_fields(each)
+            found |= _field_docstrings(each)
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         inner = next(sections_in(hints[field.name]), None)
@@ -29,12 +29,12 @@ def meanings(kind: type) -> Mapping[str, str]:
 
 
 def summary(kind: type) -> str:
-    """The first paragraph of a class's docstring."""
+    """Return the first paragraph of a class's docstring."""
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
 def sections_in(hint: Any) -> Iterator[type]:  # noqa: ANN401
-    """Dataclasses that a type is made of."""
+    """Yield the dataclasses in a type."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         yield hint
     for part in getattr(hint, "__args__", ()):
@@ -42,7 +42,7 @@ def sections_in(hint: Any) -> Iterator[type]:  # noqa: ANN401
 
 
 def completed_sections(kind: type) -> Iterator[tuple[type, ByConvention]]:
-    """Sections inside a section that its convention completes, and from what; those further inside too."""
+    """Yield the nested sections, at any depth, that a convention completes, with their defaults."""
     for field, hint in zip(dataclasses.fields(kind), get_type_hints(kind).values(), strict=True):
         for inner in sections_in(hint):
             if issubclass(kind, Conventional) and isinstance(field.default, ByConvention):
@@ -50,7 +50,7 @@ def completed_sections(kind: type) -> Iterator[tuple[type, ByConvention]]:
             yield from completed_sections(inner)
 
 
-def _written_under_fields(kind: type) -> dict[str, str]:
+def _field_docstrings(kind: type) -> dict[str, str]:
     (written,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     found, name = dict[str, str](), ""
     for line in written.body if isinstance(written, ast.ClassDef) else ():

@@ -1,4 +1,4 @@
-"""Names that become words of a shell, names of stages and names of folders: which of them can."""
+"""Check names that are used in shell commands, as names of stages and as names of folders."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,38 +9,38 @@ from difftrack.params import ParamsError
 __all__ = ["check_names"]
 
 _UNQUOTABLE = re.compile(r"['\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""A quote ends the quotes that dvc.yaml puts around a name; a line break ends the line."""
+"""Characters that end the quotes around a name in dvc.yaml, or its line."""
 _NOT_IN_A_STAGE = re.compile(r"[@/\\]")
-"""A backbone's name is part of a stage's name, in which DVC reads an `@`, and the name of one folder."""
+"""Characters not allowed in a backbone's name, which is a folder's name and part of a stage's name (DVC uses `@`)."""
 
 
 def check_names(params: Mapping[str, object], *, file: Path | str) -> None:
-    """Refuse names of folders, files and backbones that dvc.yaml cannot hand on as they are.
+    """Check that names of folders, files and backbones can be used in dvc.yaml.
 
-    Blanks, parentheses, `;`, `$` and the like are fine: dvc.yaml quotes.
+    Spaces, parentheses, `;`, `$` and similar characters are allowed, because dvc.yaml quotes names.
 
     Args:
-        params: All sections, as YAML has them; what is no text is left to its section.
-        file: What messages call them.
+        params: All sections, as read from YAML; values that are not strings are checked by their section.
+        file: Name of the file in messages.
 
     Raises:
-        ParamsError: names the key, its value and the character.
+        ParamsError: a name is invalid; the message names the key, its value and the character.
     """
     for key, name in _words(params):
         if found := _UNQUOTABLE.search(name):
-            raise ParamsError(f"{file}: {key} is {name!r}, which holds {found[0]!r}; choose a name without")
+            raise ParamsError(f"{file}: {key} is {name!r}, which contains {found[0]!r}; choose a name without it")
     for key, name in _backbones(params):
         if found := _NOT_IN_A_STAGE.search(name):
             raise ParamsError(
-                f"{file}: {key} is {name!r}, which holds {found[0]!r}; a backbone's name is one of a stage and of a "
-                "folder: choose one without, and say `path:` or `checkpoint:` below it"
+                f"{file}: {key} is {name!r}, which contains {found[0]!r}; a backbone's name is used for stages and "
+                "folders: choose a name without it, and set `path:` or `checkpoint:` for the backbone"
             )
         if name.strip(". ") != name or not name:
-            raise ParamsError(f"{file}: {key} is {name!r}; a folder's name neither begins nor ends so")
+            raise ParamsError(f"{file}: {key} is {name!r}; a folder's name must not begin or end with a dot or space")
 
 
 def _words(params: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Every text that a command in dvc.yaml names, by its key."""
+    """Yield every string used in a command of dvc.yaml, with its key."""
     paths, guide = params.get("paths"), params.get("guide")
     if isinstance(paths, Mapping):
         yield from ((f"paths.{key}", path) for key, path in paths.items() if isinstance(path, str))

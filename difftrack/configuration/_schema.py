@@ -1,4 +1,4 @@
-"""params.yaml as JSON Schema, for editors and other programs."""
+"""The JSON Schema of params.yaml, for editors and other programs."""
 
 import json
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from difftrack.params import ByConvention, type_adapter
 __all__ = ["SCHEMA_FILE", "json_schema"]
 
 SCHEMA_FILE: Final = Path(__file__).with_name("params.schema.json")
-"""The published schema; `python -m difftrack.configuration --schema` writes it."""
+"""File of the published schema, written by `python -m difftrack.configuration --schema`."""
 
 _NULL: Final = {"type": "null"}
 
 
 def json_schema() -> str:
-    """Describe a whole params file by JSON Schema, as JSON text."""
+    """Return the JSON Schema of a whole params file, as JSON text."""
     schema = type_adapter(Configuration).json_schema(schema_generator=_Generator)
     definitions: dict[str, Any] = schema["$defs"]
     whole = definitions.pop("Configuration")
-    for name, section in whole["properties"].items():  # a section is there or left out, but never null
+    for name, section in whole["properties"].items():  # a section may be missing, but not null
         (whole["properties"][name],) = (
             {"description": section["description"]} | option
             for option in section.get("anyOf", [section])
@@ -45,16 +45,16 @@ def _meaning(kind: type, field: Field[Any]) -> str:
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's description of the dataclasses, with the texts that stand under their fields."""
+    """pydantic's schema of the dataclasses, with the descriptions of their fields."""
 
     def generate(self, schema: CoreSchema, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
         self._completed: Mapping[type, ByConvention] = dict(completed_sections(Configuration))
         return super().generate(schema, mode)
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401 - one of pydantic's many
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401 - pydantic has many types
         return False
 
-    def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 - of the field's type
+    def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 - the type of the field
         return super().encode_default(dft.corrected if isinstance(dft, ByConvention) else dft)
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
@@ -66,7 +66,7 @@ class _Generator(GenerateJsonSchema):
         described.pop("title", None)
         described["description"] = summary(kind)
         completed = self._completed.get(kind)
-        if completed is not None:  # its keys have the convention's defaults, not the class's
+        if completed is not None:  # its keys have the convention's defaults, not the class's defaults
             for key in completed.beside:
                 del described["properties"][key]
         for field in fields(kind):

@@ -9,6 +9,7 @@ from ._clip_matcher import ClipMatcher, UnitMatches, label_matches
 from ._device import matching_device
 from ._features import feature_probabilities, match_features
 from ._frame_places import stored_to_frames
+from ._kinds import comparable, pair_of_kind
 from ._match_probabilities import Descriptors, match_rows
 from ._matches import Matches, without_uniform
 from ._matching import (
@@ -20,13 +21,14 @@ from ._matching import (
     match_probabilities,
     top_matches,
 )
-from ._params import CORRECTED, RELEASED, MatchingParams, MatchKind, MatchSection
+from ._params import CORRECTED, MATCH_KINDS, RELEASED, MatchingParams, MatchKind, MatchSection, descriptors_of
 from ._points import QueryTokens, points_to_tokens, query_tokens, tokens_to_points
 from ._readout import DisplacementCandidates, point_probabilities, read_moves, read_rows, without_best
 from ._temporal_upsampling import latent_to_frames
 
 __all__ = [
     "CORRECTED",
+    "MATCH_KINDS",
     "RELEASED",
     "AttentionRows",
     "UnitMatches",
@@ -39,6 +41,9 @@ __all__ = [
     "DisplacementCandidates",
     "QueryTokens",
     "TopMatches",
+    "comparable",
+    "descriptors_of",
+    "pair_of_kind",
     "attention_of_points",
     "attention_of_points_per_head",
     "attention_of_points_with_heads",

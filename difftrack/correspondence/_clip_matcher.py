@@ -19,11 +19,13 @@ from difftrack.correspondence._backends import choose_backend
 from difftrack.correspondence._cuda_graphs import Recordings, side_by_side
 from difftrack.correspondence._device import matching_device
 from difftrack.correspondence._features import match_features
+from difftrack.correspondence._kinds import pair_of_kind
 from difftrack.correspondence._matches import Matches
 from difftrack.correspondence._matching import match_points, match_points_with_heads
-from difftrack.correspondence._params import MatchingParams, MatchSection
+from difftrack.correspondence._params import MATCH_KINDS, MatchingParams, MatchKind, MatchSection, descriptors_of
 from difftrack.correspondence._points import points_to_tokens, tokens_to_points
 from difftrack.correspondence._tensor_cache import kept
+from difftrack.rotary import RotaryLayout
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +35,7 @@ __all__ = ["UnitMatches", "ClipMatcher", "label_matches"]
 UnitMatches = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
 """Name -> axes and values of everything that one (step, layer) gives."""
 
-_CHAINS = (("query_key", "feature"), ("attention",))
+_CHAINS = (MATCH_KINDS, ("attention",))
 """What a GPU does one after the other, and beside it: two of the large ones at once would need twice their memory."""
 
 Read = Callable[[str], Float[Tensor, "..."]]
@@ -54,6 +56,8 @@ class ClipMatcher:
     stride_px: int
     text_mask: tuple[bool, ...]
     """True at text tokens that count; empty where the text's keys are not kept."""
+    rotary: RotaryLayout | None = None
+    """Which channels rotary positions turn; asked where the section chooses frequencies."""
     device: str = field(init=False)
     """Where matching runs."""
     _params: MatchingParams = field(init=False, repr=False, compare=False)
@@ -68,7 +72,7 @@ class ClipMatcher:
         """Match in one (step, layer).
 
         Args:
-            read: Gives `query`, `key`, `feature` `[head, latent_frame, row, col, channel]` and, where there is a text
+            read: Gives descriptors such as `query` `[head, latent_frame, row, col, channel]` and, where there is a text
                 mask, `text_key` `[head, text_token, channel]`.
         """
         given = {kind: read(kind).to(self.device) for kind in self._kinds()}
@@ -79,23 +83,22 @@ class ClipMatcher:
         return _named_arrays(labels, numbers.cpu().numpy())
 
     def _kinds(self) -> Iterator[str]:
-        """Descriptors that are asked for."""
-        if "query_key" in self.section.kinds:
-            yield from ("query", "key")
-            if self.text_mask:
-                yield "text_key"
-        if "feature" in self.section.kinds:
-            yield "feature"
+        """Descriptors that are asked for, each once."""
+        wanted = [own for kind in MATCH_KINDS if kind in self.section.kinds for own in descriptors_of(kind)]
+        if "query_key" in self.section.kinds and self.text_mask:
+            wanted.insert(2, "text_key")
+        yield from dict.fromkeys(wanted)
 
     def _compute(self, given: Mapping[str, Tensor]) -> "tuple[_Labels, Float[Tensor, ' number']]":
         """Everything that is asked for, in one piece on the device: a GPU is then waited for once."""
         points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=self._params)
         parts: dict[str, Callable[[], _Results]] = {}
-        if "query_key" in self.section.kinds:
-            parts |= {"query_key": partial(self._by_query_key, given, points)}
-            parts |= {"attention": partial(self._by_attention, given, points)}
-        if "feature" in self.section.kinds:
-            parts |= {"feature": partial(self._by_feature, given, points)}
+        for kind in MATCH_KINDS:
+            if kind in self.section.kinds:
+                by = self._by_feature if kind == "feature" else partial(self._by_pair, kind)
+                parts |= {kind: partial(by, given, points)}
+            if kind == "query_key" and kind in self.section.kinds:
+                parts |= {"attention": partial(self._by_attention, given, points)}
 
         def one_by_one(chain: Sequence[str]) -> dict[str, _Results]:
             return {name: parts[name]() for name in chain if name in parts}
@@ -107,12 +110,23 @@ class ClipMatcher:
         labels = {name: (axes, tuple(tensor.shape)) for name, (axes, tensor) in results.items()}
         return labels, torch.cat([tensor.flatten() for _, tensor in results.values()])
 
-    def _by_query_key(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
-        query, key = given["query"], given["key"]
+    def _by_pair(self, kind: MatchKind, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
+        turned = kind != "value"
+        (query, key), params = pair_of_kind(
+            given.__getitem__,
+            kind,
+            params=self._params,
+            rotary=self.rotary,
+            **({"frequencies": self.section.frequencies} if turned else {}),
+        )
+        prefix = "" if kind == "query_key" else f"{kind}_"
         if not self.section.per_head:
-            return self._matches(match_points(query, key, points, params=self._params))
-        mean, heads = match_points_with_heads(query, key, points, params=self._params)
-        return {**self._matches(mean), **_named("head_", self._matches(heads))}
+            return _named(prefix, self._matches(match_points(query, key, points, params=params)))
+        mean, heads = match_points_with_heads(query, key, points, params=params)
+        return {
+            **_named(prefix, self._matches(mean)),
+            **_named("head_", _named(prefix, self._matches(heads))),
+        }
 
     def _by_attention(self, given: Mapping[str, Tensor], points: Tensor) -> "_Results":
         query, key = given["query"], given["key"]

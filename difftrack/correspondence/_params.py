@@ -6,11 +6,34 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from difftrack.params import Convention, Conventional, by_convention, parse
+from difftrack.rotary import ALL_FREQUENCIES, FrequencyBands
 
-__all__ = ["CORRECTED", "RELEASED", "MatchKind", "MatchSection", "MatchingParams"]
+__all__ = ["CORRECTED", "MATCH_KINDS", "RELEASED", "MatchKind", "MatchSection", "MatchingParams", "descriptors_of"]
 
-MatchKind = Literal["query_key", "feature"]
-"""Descriptors to match by: queries with keys, or features with features."""
+MatchKind = Literal[
+    "query_key",
+    "query_query",
+    "key_key",
+    "value",
+    "feature",
+    "query_key_pre_rotary",
+    "query_query_pre_rotary",
+    "key_key_pre_rotary",
+]
+"""Descriptors to match by: queries with keys as attention does, or one kind with itself; `pre_rotary`: as they were
+before rotary positions turned them."""
+
+MATCH_KINDS: tuple[MatchKind, ...] = get_args(MatchKind)
+
+
+def descriptors_of(kind: MatchKind) -> tuple[str, str]:
+    """Name the descriptors that a kind matches: those of the source frame, and those of the target frame."""
+    if not kind.startswith(("query_", "key_")):
+        return kind, kind
+    source, target = kind.removesuffix("_pre_rotary").split("_")
+    rotated = "_pre_rotary" if kind.endswith("_pre_rotary") else ""
+    return source + rotated, target + rotated
+
 
 Temperature = Literal["root_channel", "root_heads", "root_channel_per_head"]
 
@@ -50,9 +73,10 @@ class MatchingParams:
     window_temperature: float = 1.0
     """Window weights are probability ** (1 / window_temperature)."""
     feature_similarity: Literal["cosine", "dot"] = "cosine"
-    """How features are compared; the released code takes the raw dot product (A11)."""
+    """How features are compared, and every other kind that is matched with itself; the released code takes the raw dot
+    product (A11)."""
     feature_temperature: float = 0.05
-    """Divides the feature similarities before their softmax; it moves no best match, only its probability."""
+    """Divides those similarities before their softmax; of features it moves no best match, only its probability."""
     attention_axes: Literal["xy", "swapped"] = "xy"
     """`swapped` reads attention at row = x, column = y, as the released code does (A13)."""
     padded_text: Literal["masked", "counted"] = "masked"
@@ -150,7 +174,10 @@ class MatchSection(Conventional):
     matching: MatchingParams = by_convention(CORRECTED, RELEASED)
     """How descriptors become matches; what a file does not name here is the convention's."""
     kinds: tuple[MatchKind, ...] = ("query_key", "feature")
-    """What to match by: queries with keys (attention is then scored too), or features."""
+    """What to match by: queries with keys (attention is then scored too), or a kind with itself."""
+    frequencies: FrequencyBands = ALL_FREQUENCIES
+    """Bands of rotary frequencies that take part where queries and keys are matched; the model's own attention, which
+    is scored beside, has all."""
     per_head: bool = True
     """Also match, and reduce attention, for each head alone."""
     device: str = "auto"
@@ -159,4 +186,4 @@ class MatchSection(Conventional):
     def __post_init__(self) -> None:
         self._settle()
         if not self.kinds:
-            raise ValueError("kinds is empty; query_key, feature or both are wanted")
+            raise ValueError(f"kinds is empty; wanted: at least one of {', '.join(MATCH_KINDS)}")

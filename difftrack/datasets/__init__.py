@@ -1,4 +1,4 @@
-"""Clips and tracks: their files, TAP-Vid, and the user's own folders; foreign axis orders and units end here."""
+"""Clips and tracks: their files, TAP-Vid, and user folders. Foreign axis orders and units are converted here."""
 
 import lazy_loader
 

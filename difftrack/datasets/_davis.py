@@ -1,8 +1,8 @@
-"""DAVIS 2016 and 2017: folders of frames and of masks, as they are published.
+"""Read DAVIS 2016 and 2017 in their published layout: folders of frames and of masks.
 
     JPEGImages/480p/NAME/00000.jpg      or JPEGImages/NAME/..., JPEGImages/Full-Resolution/NAME/...
-    Annotations/480p/NAME/00000.png     of the same layout; 0 and 255 (2016), or a palette of object numbers (2017)
-    ImageSets/2017/val.txt              names of sequences, one a line; or lines of paths, as DAVIS 2016 has them
+    Annotations/480p/NAME/00000.png     same layout; 0 and 255 (2016), or a palette of object numbers (2017)
+    ImageSets/2017/val.txt              names of sequences, one per line; or lines of paths (DAVIS 2016)
 
 Source: Perazzi et al. 2016 (CVPR) and Pont-Tuset et al. 2017 (arXiv 1704.00675).
 """
@@ -37,32 +37,32 @@ def load_davis(
     skip: Collection[str] = (),
     failures: list[ClipFailure] | None = None,
 ) -> Iterator[MaskedVideo]:
-    """Read the sequences of DAVIS 2016 or 2017 with their masks, one at a time, in the order of their names.
+    """Read the sequences of DAVIS 2016 or 2017 with their masks, one at a time, sorted by name.
 
     Args:
-        root: Holds `JPEGImages` and `Annotations`.
-        split: A file of `ImageSets` without its ending, such as `2017/val` or `480p/val`; None takes every folder.
-        resolution: A folder of `JPEGImages`, such as `480p`; None takes the first of `480p`, `Full-Resolution` and
-            `1080p` that is there, or the sequences that lie in `JPEGImages` itself.
-        start: Sequences to leave out at the beginning.
-        end: Number of the first sequence to leave out at the end; None for none.
-        max_frames: Most frames per sequence.
-        skip: Sequences to leave out, by name.
-        failures: Takes the sequences that cannot be used, and the others go on; without it the first one raises.
+        root: Folder that contains `JPEGImages` and `Annotations`.
+        split: A file in `ImageSets` without its suffix, such as `2017/val` or `480p/val`; None reads every folder.
+        resolution: A folder in `JPEGImages`, such as `480p`; None uses the first existing folder of `480p`,
+            `Full-Resolution` and `1080p`, or else the sequences directly in `JPEGImages`.
+        start: Number of sequences to skip at the beginning.
+        end: Index of the first sequence that is not read; None reads to the end.
+        max_frames: Maximum number of frames per sequence.
+        skip: Names of sequences to leave out.
+        failures: Collects the sequences that cannot be used, and reading continues; None raises the first failure.
 
     Yields:
-        Frames and masks; object 1 alone in DAVIS 2016. Frames without a mask (of the test sets) count as not annotated.
+        Frames and masks; DAVIS 2016 has only object 1. Frames without a mask (in the test sets) count as not annotated.
 
     Raises:
-        DatasetError: the folders are not there, the split names no sequence, or nothing has a name in `skip`.
+        DatasetError: a folder is missing, the split names no sequence, or `skip` names an unknown sequence.
     """
     pictures, annotations = root / "JPEGImages", root / "Annotations"
     if not pictures.is_dir() or not annotations.is_dir():
-        raise DatasetError(f"{root}: holds no JPEGImages and Annotations; wanted: the folder of DAVIS that holds both")
+        raise DatasetError(f"{root}: does not contain JPEGImages and Annotations; give the folder of DAVIS with both")
     folder = resolution or next((name for name in _RESOLUTIONS if (pictures / name).is_dir()), "")
-    names = _of_split(root, split) if split is not None else _folders(pictures / folder)
+    names = _split_names(root, split) if split is not None else _folders(pictures / folder)
     if not names:
-        raise DatasetError(f"{pictures / folder}: holds no folder of pictures; wanted: one for each sequence")
+        raise DatasetError(f"{pictures / folder}: contains no folder of images; expected one for each sequence")
     refuse_unknown(skip, names)
     for name in islice(names, start, end):
         if name in skip:
@@ -73,18 +73,18 @@ def load_davis(
 
 def _folders(path: Path) -> list[str]:
     if not path.is_dir():
-        raise DatasetError(f"{path}: there is no such folder")
+        raise DatasetError(f"{path}: the folder does not exist")
     return [item.name for item in natural_order(item for item in path.iterdir() if is_image_folder(item))]
 
 
-def _of_split(root: Path, split: str) -> list[str]:
-    """Names of a split's sequences, each once, in the order of the file."""
+def _split_names(root: Path, split: str) -> list[str]:
+    """Read the names of a split's sequences, without duplicates, in the order of the file."""
     path = root / "ImageSets" / f"{split}.txt"
     if not path.exists():
-        have = sorted(
+        available = sorted(
             str(file.relative_to(root / "ImageSets").with_suffix("")) for file in root.glob("ImageSets/*/*.txt")
         )
-        raise DatasetError(f"{path}: there is no such split; have: {', '.join(have) or 'none'}")
+        raise DatasetError(f"{path}: the split does not exist; available: {', '.join(available) or 'none'}")
     words = [
         line.split()[0]
         for line in read_bounded(path, max_bytes=_MOST_NAMES_BYTES).decode().splitlines()
@@ -98,7 +98,7 @@ def _of_split(root: Path, split: str) -> list[str]:
 
 def _sequence(name: str, pictures: Path, annotations: Path, max_frames: int | None) -> MaskedVideo:
     if not is_image_folder(pictures):
-        raise DatasetError(f"{pictures}: holds no pictures")
+        raise DatasetError(f"{pictures}: contains no images")
     files = natural_order(file for file in pictures.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)[:max_frames]
     video = read_video(pictures, max_frames=max_frames)
     check_length(len(video.frames))
@@ -112,7 +112,7 @@ def _sequence(name: str, pictures: Path, annotations: Path, max_frames: int | No
         mask = read_mask(path)
         if mask.shape != masks.shape[1:]:
             raise DatasetError(
-                f"{path.name} is {mask.shape[1]}x{mask.shape[0]} px, its frame {clip.width}x{clip.height}"
+                f"{path.name} is {mask.shape[1]}x{mask.shape[0]} px, but its frame is {clip.width}x{clip.height}"
             )
         masks[number], annotated[number] = mask, True
     return MaskedVideo(clip, masks, annotated)

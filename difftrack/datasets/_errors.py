@@ -1,4 +1,4 @@
-"""What the readers raise, and how they report clips that they had to leave out."""
+"""Errors of the readers, and the record of clips that they left out."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 __all__ = ["ClipFailure", "DatasetError", "refuse_unknown", "setting_aside"]
 
 _MOST_NAMES = 40
-"""Names that a message lists."""
+"""Maximum number of names in a message."""
 
 
 class DatasetError(ValueError):
@@ -27,9 +27,9 @@ class ClipFailure:
 
 @contextmanager
 def setting_aside(name: str, failures: list[ClipFailure] | None) -> Iterator[None]:
-    """Turn what goes wrong with one clip into an entry of `failures`, or, without a list, into a `DatasetError`.
+    """Record an error in one clip in `failures`, or raise it as a `DatasetError` if there is no list.
 
-    Any `ValueError` counts: a foreign file's content is at fault, whether we or NumPy noticed.
+    Every `ValueError` counts as an error in the foreign file, whether raised by this project or by NumPy.
     """
     try:
         yield
@@ -41,13 +41,13 @@ def setting_aside(name: str, failures: list[ClipFailure] | None) -> Iterator[Non
 
 
 def refuse_unknown(skip: Collection[str], known: Iterable[str]) -> None:
-    """Refuse names to be left out that no clip has.
+    """Check that every name in `skip` is the name of a clip.
 
     Raises:
-        DatasetError: names them, and what there is.
+        DatasetError: a name is unknown; the message lists the unknown and the available names.
     """
-    have = dict.fromkeys(known)
-    unknown = [name for name in dict.fromkeys(skip) if name not in have]
+    available = dict.fromkeys(known)
+    unknown = [name for name in dict.fromkeys(skip) if name not in available]
     if unknown:
-        listed = ", ".join([*list(have)[:_MOST_NAMES], *(["…"] if len(have) > _MOST_NAMES else [])])
-        raise DatasetError(f"skip names {', '.join(unknown)}, and there is no such clip; have: {listed}")
+        listed = ", ".join([*list(available)[:_MOST_NAMES], *(["…"] if len(available) > _MOST_NAMES else [])])
+        raise DatasetError(f"skip names {', '.join(unknown)}, but there is no such clip; available: {listed}")

@@ -1,4 +1,4 @@
-"""The files in which clips and tracks pass from stage to stage."""
+"""Files that pass clips and tracks between stages."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -31,62 +31,62 @@ __all__ = [
 ]
 
 
-_WAY_OUT = "run the synthesize stage again, which makes the clip anew"
+_WAY_OUT = "run the synthesize stage again to recreate the clip"
 
 CLIP = ArtifactKind(
     name="a clip",
     marker="clip.json",
-    proof=lambda said: is_fingerprint(said["fingerprint"]) and said["source"] in get_args(ClipOrigin),
+    proof=lambda content: is_fingerprint(content["fingerprint"]) and content["source"] in get_args(ClipOrigin),
     files=("clip.json", "frames.mp4", "object_mask.png", "given_tracks.npz", "trajectory.safetensors", ".*.part"),
 )
-"""What a clip looks like, for all that removes clips or writes them anew."""
+"""How to recognise a clip's folder before it is removed or replaced."""
 
 _TRACKS = ("points_xy_px", "visible", "query_points", "size", "tracker")
 
 
 def clip_folders(root: Path, *, known: Collection[str] = ()) -> set[str]:
-    """Names of the folders of clips under `root`, damaged and unfinished ones among them; empty folders do not count.
+    """List the names of the clip folders in `root`, including damaged and unfinished ones; empty folders do not count.
 
     Args:
-        root: Where they lie.
-        known: Names of clips, whatever is left of their files.
+        root: The folder of clips.
+        known: Names of clips that count even if their marker file is lost.
 
     Raises:
-        DatasetError: something else lies there, which is not this project's to remove.
+        DatasetError: `root` contains a folder that does not belong to this project.
     """
     folders = [path for path in root.iterdir() if path.is_dir() and any(path.iterdir())]
     for path in folders:
         lost = path.name in known and CLIP.stranger(path) is None
         if problem := None if lost or _is_unfinished(path) else _not_replaceable(path):
             raise DatasetError(
-                f"{path} is no clip; move it elsewhere, or set paths.clips to another folder ({problem})"
+                f"{path} is not a clip; move it elsewhere, or set paths.clips to another folder ({problem})"
             )
     return {path.name for path in folders}
 
 
 def drop_clips(root: Path, names: Iterable[str]) -> None:
-    """Remove clips, unfinished ones too, that prove to be this project's.
+    """Remove finished and unfinished clips, after checking that they belong to this project.
 
     Raises:
-        DatasetError: one does not; it and those behind it stay.
+        DatasetError: a folder does not belong to this project; it and the folders after it are kept.
     """
     for name in sorted(names):
         _remove(root / name, root)
 
 
 def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> None:
-    """Write `root`/<name>/ with frames.mp4 (lossless), clip.json and, where there are any, mask and given tracks.
+    """Write `root`/<name>/ with frames.mp4 (lossless), clip.json and, if present, the mask and the given tracks.
 
-    The folder appears under its name when it is complete; a clip of that name that was there before is replaced.
+    The folder appears under its name only when it is complete. It replaces an earlier clip of the same name.
 
     Args:
-        root: Made if missing.
+        root: The folder of clips; created if missing.
         clip: The clip.
-        given_tracks: The annotation that came with a clip of the user's.
+        given_tracks: The annotation supplied with a user's clip.
 
     Raises:
-        DatasetError: the given tracks are for another clip, `clip.details` holds what JSON cannot, or a folder of that
-            name is no clip of this project.
+        DatasetError: the given tracks are for another clip, `clip.details` cannot be written as JSON, or a folder of
+            that name is not a clip of this project.
         MediaError: the frames cannot be written.
     """
     if given_tracks is not None:
@@ -95,7 +95,7 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
     part, final = root / f".{clip.name}.part", root / clip.name
     for folder in (part, final):
         if folder.is_dir() and (problem := _not_replaceable(folder)):
-            raise DatasetError(f"{folder} is not written over: {problem}; move it elsewhere")
+            raise DatasetError(f"{folder} was not overwritten: {problem}; move it elsewhere")
     _remove(part, root)
     part.mkdir(parents=True)
     write_video(part / "frames.mp4", clip.frames, clip.fps, lossless=True)
@@ -109,10 +109,10 @@ def write_clip(root: Path, clip: Clip, given_tracks: Tracks | None = None) -> No
 
 
 def describe_clip(root: Path, clip: Clip) -> None:
-    """Write what is known about a clip that lies in `root` already; its frames stay as they are.
+    """Rewrite the clip.json of a clip in `root`; its frames do not change.
 
     Raises:
-        DatasetError: `clip.details` holds what JSON cannot.
+        DatasetError: `clip.details` cannot be written as JSON.
     """
     part = root / clip.name / ".clip.json.part"
     part.write_text(_description(clip), encoding="utf-8")
@@ -120,11 +120,11 @@ def describe_clip(root: Path, clip: Clip) -> None:
 
 
 def read_clip(root: Path, name: str) -> Clip:
-    """Read what `write_clip` wrote.
+    """Read a clip that `write_clip` wrote.
 
     Raises:
-        DatasetError: the clip is missing or incomplete, or its frames are not those that were written.
-        MediaError: a picture or the video cannot be read.
+        DatasetError: the clip is missing or incomplete, or its frames differ from those that were written.
+        MediaError: the mask or the video cannot be read.
     """
     folder = root / name
     about = _about(folder)
@@ -143,7 +143,7 @@ def read_clip(root: Path, name: str) -> Clip:
     except MediaError as error:
         raise MediaError(f"{error}; {_WAY_OUT}") from error
     if clip.fingerprint() != fingerprint:
-        raise DatasetError(f"{folder}: frames.mp4 or the prompt is not what clip.json says; {_WAY_OUT}")
+        raise DatasetError(f"{folder}: frames.mp4 or the prompt does not match clip.json; {_WAY_OUT}")
     return clip
 
 
@@ -169,9 +169,9 @@ def read_clip_outline(root: Path, name: str) -> ClipOutline:
 
 
 def read_clip_kind(root: Path, name: str) -> str:
-    """Where a clip comes from, with the split of a rendered one: `rendered/easy`, `generated`, `folder`.
+    """Return a clip's source, and the split of a rendered clip: `rendered/easy`, `generated`, `folder`.
 
-    Its frames are not looked at.
+    The frames are not read.
 
     Raises:
         DatasetError: the clip is missing, or its clip.json is damaged.
@@ -185,20 +185,20 @@ def read_clip_kind(root: Path, name: str) -> str:
 
 
 def read_given_tracks(root: Path, name: str) -> Tracks | None:
-    """The annotation that came with a clip; None where none did."""
+    """Read the annotation supplied with a clip; None if there is none."""
     path = root / name / "given_tracks.npz"
     return _load_tracks(path, way_out=_WAY_OUT) if path.exists() else None
 
 
 def write_tracks(root: Path, name: str, tracks: Tracks) -> None:
-    """Write `root`/<name>.npz; the same tracks give the same bytes. `root` is made if missing.
+    """Write `root`/<name>.npz; the same tracks give the same bytes. `root` is created if missing.
 
     Raises:
-        DatasetError: a file of that name is there and holds no tracks.
+        DatasetError: a file of that name exists and does not contain tracks.
     """
     check_name(name)
     if (held := array_names(root / f"{name}.npz")) is not None and not held >= set(_TRACKS):
-        raise DatasetError(f"{root / name}.npz holds no tracks and is not written over; move it elsewhere")
+        raise DatasetError(f"{root / name}.npz does not contain tracks and was not overwritten; move it elsewhere")
     root.mkdir(parents=True, exist_ok=True)
     part = root / f".{name}.part.npz"
     _save_tracks(part, tracks)
@@ -206,21 +206,21 @@ def write_tracks(root: Path, name: str, tracks: Tracks) -> None:
 
 
 def read_tracks(root: Path, name: str) -> Tracks:
-    """Read what `write_tracks` wrote.
+    """Read tracks that `write_tracks` wrote.
 
     Raises:
-        DatasetError: the file is missing, cut short, or does not hold tracks.
+        DatasetError: the file is missing, truncated, or does not contain tracks.
     """
     return _load_tracks(root / f"{name}.npz", way_out="run the annotate stage again")
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether a folder is what a killed `write_clip` leaves."""
+    """Whether a folder was left by a killed `write_clip`."""
     return folder.name.startswith(".") and folder.name.endswith(".part") and CLIP.stranger(folder) is None
 
 
 def _not_replaceable(folder: Path) -> str | None:
-    """Say why a folder may not be written anew: a clip may, also one whose clip.json is lost or damaged."""
+    """Return why a folder must not be replaced, or None for a clip, even if its clip.json is lost or damaged."""
     if problem := CLIP.stranger(folder):
         return problem
     if (
@@ -253,7 +253,7 @@ def _save_tracks(path: Path, tracks: Tracks) -> None:
 
 def _load_tracks(path: Path, *, way_out: str) -> Tracks:
     if not path.exists():
-        raise DatasetError(f"{path}: there are no such tracks; {way_out}")
+        raise DatasetError(f"{path}: the tracks do not exist; {way_out}")
     try:
         arrays = read_arrays(path, way_out=way_out)
     except ArtifactError as error:
@@ -269,21 +269,21 @@ def _load_tracks(path: Path, *, way_out: str) -> Tracks:
             tracker=str(arrays["tracker"]),
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise DatasetError(f"{path}: holds no usable tracks ({error}); {way_out}") from error
+        raise DatasetError(f"{path}: contains no usable tracks ({error}); {way_out}") from error
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """What the clip.json of a clip says."""
+    """Read the clip.json of a clip."""
     if not folder.is_dir():
         names = clip_names(folder.parent) if folder.parent.is_dir() else []
-        way_out = _WAY_OUT if folder.name in names else f"have: {', '.join(names) or 'none'}"
-        raise DatasetError(f"{folder}: there is no such clip; {way_out}")
+        way_out = _WAY_OUT if folder.name in names else f"available: {', '.join(names) or 'none'}"
+        raise DatasetError(f"{folder}: the clip does not exist; {way_out}")
     try:
         about = read_json(folder / "clip.json", way_out=_WAY_OUT)
     except ArtifactError as error:
         raise DatasetError(str(error)) from error
     if not isinstance(about, dict):
-        raise _unusable(folder, f"it holds {type(about).__name__}")
+        raise _unusable(folder, f"it contains a {type(about).__name__} instead of an object")
     return about
 
 

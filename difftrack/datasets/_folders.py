@@ -1,4 +1,4 @@
-"""The user's own files: videos or folders of images, with annotation beside them where there is any."""
+"""Read the user's files: videos or folders of images, with optional annotation files beside them."""
 
 import csv
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,27 +32,27 @@ from difftrack.media import (
 __all__ = ["load_videos"]
 
 _LARGEST_FRACTION = 1.5
-"""With `auto`, positions that all lie below this are fractions: in pixels they would share the top left corner."""
+"""With `auto`, positions that are all below this are fractions: as pixels they would all lie in the top left corner."""
 _COLUMNS = ("point", "frame", "x", "y")
 _TRUTH = {"0": False, "1": True, "false": False, "true": True}
 
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """Which frames of a video are read, and how large they are held."""
+    """Selects the frames of a video that are read, and their size."""
 
-    frames: FrameRange = FrameRange()  # noqa: RUF009 - it is frozen
+    frames: FrameRange = FrameRange()  # noqa: RUF009 - FrameRange is frozen
     longest_side: int | None = None
-    """Most pixels of the longer side; None keeps the size."""
+    """Maximum length of the longer side in pixels; None keeps the size."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) at which frames of that size are held."""
+        """Return the (height, width) to which frames of that size are resized."""
         factor = 1.0 if self.longest_side is None else min(1.0, self.longest_side / max(height, width))
         return max(1, round(height * factor)), max(1, round(width * factor))
 
     @property
     def all_frames(self) -> bool:
-        """Whether no frame is left out."""
+        """Whether all frames are read."""
         return self.frames == FrameRange()
 
 
@@ -71,43 +71,43 @@ def load_videos(
     failures: list[ClipFailure] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Clip | TrackedVideo]:
-    """Read a video, a folder of images, or a folder of such, in natural order of their names, one at a time.
+    """Read a video, a folder of images, or a folder of both, one clip at a time, in natural order of their names.
 
-    Which of a folder's files count, `media.list_folder` says; what it leaves out is told to `say`. Clips whose names
-    would be alike get names that tell them apart (`unique_names`).
+    `media.list_folder` decides which files of a folder count; `say` is called with what it leaves out. Clips whose
+    names would be equal get different names (`unique_names`).
 
-    Beside `name.mp4` (or the image folder `name`) may lie its annotation, `name.npz` with `points`
-    [point, frame, xy] and, optionally, `occluded` [point, frame] and `tracker`, or `name.csv` with the columns point,
-    frame, x, y and, optionally, occluded; a row that is missing means occluded, a cell of `occluded` that is missing
-    does not. `tracker` is the name of the tracker that gave the points, which are then its pseudo-truth; without it
-    they count as annotated by people.
+    An annotation may lie beside `name.mp4` (or the image folder `name`). It is either `name.npz` with `points`
+    [point, frame, xy] and optionally `occluded` [point, frame] and `tracker`, or `name.csv` with the columns point,
+    frame, x, y and optionally occluded. A missing row means occluded; an empty cell of `occluded` means not occluded.
+    `tracker` is the name of the tracker that produced the points, which are then its pseudo-truth. Without it, the
+    points count as annotated by people.
 
     Args:
         path: A video file, a folder of images, or a folder of videos and image folders.
-        query_mode: How query points are chosen from annotation.
-        start: Clips to leave out at the beginning.
-        end: Number of the first clip to leave out at the end; None for none.
-        max_frames: Most frames per clip.
-        first_frame: Frames of each video to leave out at its beginning.
-        every: Take every so many frames of each video.
-        longest_side: Most pixels of the longer side of the frames, which are made smaller while they are decoded.
+        query_mode: How query points are selected from the annotation.
+        start: Number of clips to skip at the beginning.
+        end: Index of the first clip that is not read; None reads to the end.
+        max_frames: Maximum number of frames per clip.
+        first_frame: Number of frames to skip at the beginning of each video.
+        every: Read only every `every`-th frame of each video.
+        longest_side: Maximum length of the frames' longer side in pixels; frames are shrunk while they are decoded.
         point_units: Units of the annotation.
-        skip: Clips to leave out, by their name or their file's; the others keep their numbers.
-        failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
-        say: Told what was left out, and what was done to frames, a line at a time.
+        skip: Names of clips or files to leave out; the other clips keep their numbers.
+        failures: Collects the clips that cannot be used, and reading continues; None raises the first failure.
+        say: Called with one line for each item left out and each conversion of frames.
 
     Yields:
-        A `TrackedVideo` where there is annotation, else a `Clip`.
+        A `TrackedVideo` if there is an annotation, else a `Clip`.
 
     Raises:
-        DatasetError: there is nothing at `path` that could be read, or nothing has a name in `skip`.
+        DatasetError: `path` contains nothing that can be read, or `skip` names an unknown clip.
     """
     taken = _Taken(FrameRange(first_frame, max_frames, every), longest_side)
     sources, left_out = _sources(path)
     for line in left_out:
         say(f"{path}: {line}")
     if not sources:
-        raise DatasetError(f"{path}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of images")
+        raise DatasetError(f"{path}: contains no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) and no folders of images")
     names = _clip_names(sources)
     refuse_unknown(skip, [name for source, own in zip(sources, names, strict=True) for name in (own, source.name)])
     for position, (source, name) in islice(enumerate(zip(sources, names, strict=True)), start, end):
@@ -126,7 +126,7 @@ def load_videos(
 def _read(
     source: Path, name: str, position: int, taken: _Taken, say: Callable[[str], None]
 ) -> tuple[Clip, tuple[float, float]]:
-    """A clip, decoded at the size at which it is held, and that size over the file's, (x, y)."""
+    """Decode a clip at its reduced size; return it with the scale (x, y) relative to the file's size."""
     wanted = taken.frames
     stream = open_video(source, start=wanted.start, max_frames=wanted.max_frames, every=wanted.every)
     for note in stream.notes:
@@ -153,7 +153,7 @@ def _read(
 
 
 def _clip_names(sources: list[Path]) -> list[str]:
-    """Names by the files' stems; those with one stem, such as `a.mp4` and `a.mov`, by the whole names of the files."""
+    """Name clips by the stems of their files; files with equal stems, such as `a.mp4` and `a.mov`, by full name."""
     stems = [source.stem if source.is_file() else source.name for source in sources]
     return unique_names(
         [source.name if stems.count(stem) > 1 else stem for source, stem in zip(sources, stems, strict=True)]
@@ -161,11 +161,11 @@ def _clip_names(sources: list[Path]) -> list[str]:
 
 
 def _sources(path: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The clips at a path, and lines about what was left out."""
+    """List the clips at a path, with lines about what was left out."""
     if path.is_file() or is_image_folder(path):
         return [path], ()
     if not path.is_dir():
-        raise DatasetError(f"{path}: there is no such file or folder")
+        raise DatasetError(f"{path}: the file or folder does not exist")
     listing = list_folder(path)
     return natural_order([*listing.videos, *listing.image_folders]), listing.left_out
 
@@ -173,14 +173,14 @@ def _sources(path: Path) -> tuple[list[Path], tuple[str, ...]]:
 def _annotation(
     source: Path, clip: Clip, units: PointUnits, taken: _Taken, scale: tuple[float, float]
 ) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"], str] | None:
-    """Read the points beside a clip, in pixels, where the points are hidden, and what gave them."""
+    """Read a clip's annotation: points in pixels, occlusion, and the source of the points."""
     base = source.with_suffix("") if source.is_file() else source
     arrays, table = base.parent / f"{base.name}.npz", base.parent / f"{base.name}.csv"
     frames = taken.frames.start + taken.frames.every * np.arange(clip.num_frames)
     if arrays.exists():
         points, occluded, tracker = _from_arrays(arrays)
         if points.shape[1] != clip.num_frames and (taken.all_frames or points.shape[1] <= frames[-1]):
-            raise DatasetError(f"{arrays.name} annotates {points.shape[1]} frames, the clip has {clip.num_frames}")
+            raise DatasetError(f"{arrays.name} annotates {points.shape[1]} frames, but the clip has {clip.num_frames}")
         points, occluded = points[:, frames], occluded[:, frames]
     elif table.exists():
         (points, occluded), tracker = _from_table(table, frames, cut=not taken.all_frames), ANNOTATED
@@ -189,7 +189,7 @@ def _annotation(
     if units == "auto":
         largest = np.nanmax(np.abs(points[~occluded]), initial=0.0)
         units = "fraction" if largest <= _LARGEST_FRACTION else "px"
-    with np.errstate(over="ignore"):  # what becomes infinite is refused with its point and frame
+    with np.errstate(over="ignore"):  # infinite positions are reported later with their point and frame
         return points * ((clip.width, clip.height) if units == "fraction" else scale), occluded, tracker
 
 
@@ -200,10 +200,10 @@ def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[
         occluded = np.asarray(stored.get("occluded", np.zeros(points.shape[:-1])), dtype=bool)
         tracker = str(stored.get("tracker", ANNOTATED))
     except (KeyError, ValueError, OSError) as error:
-        raise DatasetError(f"{path.name}: holds no usable `points` ({error})") from error
+        raise DatasetError(f"{path.name}: contains no usable `points` ({error})") from error
     if points.shape != (*occluded.shape, 2) or points.ndim != 3:
         raise DatasetError(
-            f"{path.name}: points are {points.shape} and occluded {occluded.shape}; wanted: [point, frame, 2] and "
+            f"{path.name}: points are {points.shape} and occluded {occluded.shape}; expected [point, frame, 2] and "
             "[point, frame]"
         )
     return points, occluded, tracker
@@ -212,21 +212,21 @@ def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[
 def _from_table(
     path: Path, frames: Int[np.ndarray, " frame"], *, cut: bool
 ) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a byte order mark
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
         reader = csv.DictReader(file)
         try:
             columns = reader.fieldnames or []
             rows = [_row(cells) for cells in reader] if set(_COLUMNS) <= set(columns) else None
         except UnicodeDecodeError as error:
-            raise DatasetError(f"{path.name}: is no UTF-8 text ({error})") from error
+            raise DatasetError(f"{path.name}: is not UTF-8 text ({error})") from error
         except (TypeError, KeyError, ValueError, csv.Error) as error:
             raise DatasetError(f"{path.name}: line {reader.line_num} cannot be read ({error!r})") from error
     if rows is None:
-        raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; wanted: {', '.join(_COLUMNS)}")
+        raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; expected {', '.join(_COLUMNS)}")
     num_frames, place = len(frames), {frame: index for index, frame in enumerate(frames.tolist())}
     index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
     if (needed := len(index) * num_frames * 17) > MAX_UNPACKED_BYTES:  # two floats and a flag
-        raise DatasetError(f"{path.name}: {len(index)} points over {num_frames} frames are {needed} bytes; take fewer")
+        raise DatasetError(f"{path.name}: {len(index)} points in {num_frames} frames need {needed} bytes; use fewer")
     points = np.zeros((len(index), num_frames, 2))
     occluded = np.ones((len(index), num_frames), dtype=bool)
     for label, frame, x, y, hidden in rows:
@@ -234,7 +234,7 @@ def _from_table(
             points[index[label], place[frame]] = x, y
             occluded[index[label], place[frame]] = hidden
         elif frame < 0 or not cut:
-            raise DatasetError(f"{path.name}: names frame {frame}; the clip has {num_frames}")
+            raise DatasetError(f"{path.name}: names frame {frame}, but the clip has {num_frames} frames")
     return points, occluded
 
 

@@ -1,4 +1,4 @@
-"""The list of the clips that there must be."""
+"""The manifest: the list of clips that a folder must contain."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,32 +21,32 @@ from difftrack.params import parse
 __all__ = ["ClipEntry", "ClipManifest", "clip_names", "read_manifest", "write_manifest"]
 
 _FILES = ("clip.json", "frames.mp4")
-"""Each makes a folder one of a clip, whole or not."""
+"""A folder with one of these files counts as a clip, even if it is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipEntry:
-    """One clip as its manifest knows it, whatever became of its files since.
+    """One clip as recorded in the manifest; its files may have changed since.
 
     Raises:
-        DatasetError: it has no plain name, or its number of frames is not positive.
+        DatasetError: the name is not plain, or the number of frames is not positive.
     """
 
     name: str
     source: ClipOrigin | None
-    """None where a clip without manifest cannot be read."""
+    """None if there is no manifest and the clip cannot be read."""
     num_frames: int | None
-    """None likewise."""
+    """None if there is no manifest and the clip cannot be read."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if self.num_frames is not None and self.num_frames < 1:
-            raise DatasetError(f"num_frames is {self.num_frames!r}; wanted: a positive number")
+            raise DatasetError(f"num_frames is {self.num_frames!r}; it must be positive")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipManifest:
-    """The clips that there must be, in the order in which every stage takes them.
+    """The clips that must exist, in the order in which every stage processes them.
 
     Raises:
         DatasetError: a name occurs twice.
@@ -54,7 +54,7 @@ class ClipManifest:
 
     clips: tuple[ClipEntry, ...]
     assumed: bool = False
-    """Whether the folder holds no manifest, so that what was found in it is taken for all that there must be."""
+    """True if there is no manifest, so that the clips found in the folder are assumed to be complete."""
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.clips):
@@ -67,39 +67,39 @@ class ClipManifest:
         return [clip.name for clip in self.clips]
 
     def remarks(self, folder: Path) -> list[str]:
-        """What a reader of the folder should be told, a line each."""
+        """Return remarks for a reader of the folder, one line each."""
         return [assumption(folder, len(self.clips))] if self.assumed else []
 
 
 def write_manifest(root: Path, names: Iterable[str]) -> None:
-    """Write `root`/manifest.json, sorted by name; the same clips give the same bytes. To be written after all clips.
+    """Write `root`/manifest.json, sorted by name; the same clips give the same bytes. Call it after writing all clips.
 
     Args:
         root: Folder of clips.
-        names: Of the clips that there must be from now on; what else is said of them is read from their clip.json, or
-            from the last manifest where that cannot be read.
+        names: Names of the clips that must exist from now on. Other entries are read from their clip.json, or from the
+            last manifest if clip.json cannot be read.
     """
-    known = {clip.name: clip for clip in _last(root)}
-    found = [_found(root, name) for name in sorted(set(names))]
+    known = {clip.name: clip for clip in _previous_entries(root)}
+    found = [_entry_from_clip(root, name) for name in sorted(set(names))]
     manifest = ClipManifest(tuple(known.get(clip.name, clip) if clip.source is None else clip for clip in found))
     write_text(root / MANIFEST, manifest_text([asdict(clip) for clip in manifest.clips]))
 
 
 def read_manifest(root: Path) -> ClipManifest:
-    """Read which clips there must be under `root`.
+    """Read the manifest of `root`.
 
-    Without a manifest they are the folders that hold a clip.json or a frames.mp4, whether these can be read or not.
+    Without a manifest, every folder with a clip.json or a frames.mp4 counts, even if these files cannot be read.
 
     Raises:
-        DatasetError: there is no such folder, or its manifest is damaged.
+        DatasetError: the folder does not exist, or its manifest is damaged.
     """
     if not root.is_dir():
-        raise DatasetError(f"{root}: there is no such folder of clips")
+        raise DatasetError(f"{root}: the folder of clips does not exist")
     path = root / MANIFEST
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return ClipManifest(tuple(_found(root, name) for name in _folders(root)), assumed=True)
+        return ClipManifest(tuple(_entry_from_clip(root, name) for name in _folders(root)), assumed=True)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
     try:
@@ -112,7 +112,7 @@ def read_manifest(root: Path) -> ClipManifest:
 
 
 def clip_names(root: Path) -> list[str]:
-    """Names of the clips that there must be under `root`, in the order in which every stage takes them.
+    """Return the names of the clips that must exist in `root`, in the order in which every stage processes them.
 
     Raises:
         DatasetError: see `read_manifest`.
@@ -121,21 +121,21 @@ def clip_names(root: Path) -> list[str]:
 
 
 def _folders(root: Path) -> list[str]:
-    """Names of the folders that hold clips, whole or not, sorted."""
+    """List the folders with complete or incomplete clips, sorted by name."""
     folders = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return sorted(path.name for path in folders if any((path / file).exists() for file in _FILES))
 
 
-def _last(root: Path) -> tuple[ClipEntry, ...]:
-    """What an earlier manifest says; nothing where it cannot be read."""
+def _previous_entries(root: Path) -> tuple[ClipEntry, ...]:
+    """Read the entries of the previous manifest; empty if it cannot be read."""
     try:
         return read_manifest(root).clips
     except DatasetError:
         return ()
 
 
-def _found(root: Path, name: str) -> ClipEntry:
-    """What a clip without manifest says of itself."""
+def _entry_from_clip(root: Path, name: str) -> ClipEntry:
+    """Read a clip's entry from its clip.json."""
     try:
         about = read_json(root / name / "clip.json", way_out="")
         known = {key: about[key] for key in ("source", "num_frames")}

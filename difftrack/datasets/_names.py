@@ -1,4 +1,4 @@
-"""Names of clips: they name files and folders on every system, keep the letters of every script, and are unique."""
+"""Clip names: valid as file and folder names on every system, unique, in any script."""
 
 import hashlib
 import unicodedata
@@ -10,45 +10,45 @@ from difftrack.datasets._errors import DatasetError
 __all__ = ["check_name", "plain_name", "told_apart", "unique_names"]
 
 _MOST_BYTES = 200
-"""Of a name in UTF-8; file systems take 255, and endings such as `-tracks.npz` follow."""
+"""Maximum length of a name in UTF-8; file systems allow 255 bytes, and suffixes such as `-tracks.npz` are added."""
 _MARKS = frozenset("._-")
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a folder on every system."""
+    """Check that a name is a valid folder name on every system."""
     if not _is_plain(name):
         raise DatasetError(
-            f"{name!r} cannot name a clip; wanted: letters and digits of any script, dot, dash and underscore, no dot "
-            f"in front, at most {_MOST_BYTES} bytes"
+            f"{name!r} is not a valid clip name; use letters and digits of any script, dot, dash and underscore, no "
+            f"leading dot, at most {_MOST_BYTES} bytes"
         )
 
 
 def plain_name(name: str, *, blank: str = "_") -> str:
-    """Turn a foreign name into one that can name a folder: `a b/c` becomes `a_b_c`, `影片一` stays.
+    """Convert any name to a valid folder name: `a b/c` becomes `a_b_c`, `影片一` does not change.
 
-    Two names may become one; `unique_names` tells them apart.
+    Two names may become equal; `unique_names` prevents that.
 
     Args:
         name: Any text.
-        blank: What takes the place of everything that may not stand in a name.
+        blank: Replacement for each character that is not allowed.
     """
     composed = unicodedata.normalize("NFC", name)
-    plain = "".join(letter if _may_stand(letter) else blank for letter in composed)
+    plain = "".join(letter if _is_allowed(letter) else blank for letter in composed)
     plain = plain if plain and not plain.startswith(".") else f"_{plain}"
     return plain.encode()[:_MOST_BYTES].decode(errors="ignore")
 
 
 def told_apart(name: str) -> str:
-    """A plain name with a mark of its own, a hash of the foreign name: `a_b-1f40c2`."""
+    """Return a plain name with a suffix, a hash of the original name: `a_b-1f40c2`."""
     mark = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{plain_name(name).encode()[: _MOST_BYTES - 7].decode(errors='ignore')}-{mark}"
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Plain names, no two alike: those that would be are all told apart, whatever else is there.
+    """Convert names to different plain names; names that would be equal all get a hash suffix.
 
     Args:
-        names: Foreign names, no two alike.
+        names: The original names, all different.
     """
     counts = Counter(map(plain_name, names))
     return [told_apart(name) if counts[plain_name(name)] > 1 else plain_name(name) for name in names]
@@ -58,11 +58,11 @@ def _is_plain(name: str) -> bool:
     return (
         0 < len(name.encode(errors="replace")) <= _MOST_BYTES
         and not name.startswith(".")
-        and all(map(_may_stand, name))
+        and all(map(_is_allowed, name))
         and unicodedata.is_normalized("NFC", name)
     )
 
 
-def _may_stand(letter: str) -> bool:
-    """Whether a letter, a digit, or a mark that belongs to one, such as a vowel sign."""
+def _is_allowed(letter: str) -> bool:
+    """Whether a character is a letter, a digit, a combining mark such as a vowel sign, or one of `._-`."""
     return letter in _MARKS or unicodedata.category(letter)[0] in "LMN"

@@ -1,13 +1,13 @@
-"""Reads pickles of arrays and plain containers, and nothing else, without running any of their code.
+"""Read pickles that contain only arrays and plain containers, without running any of their code.
 
-Python's own unpickler calls what the file names; here no opcode can call anything. The standard library's opcode parser
-(`pickletools.genops`) walks the file, and a small stack machine builds dicts, lists, tuples, strings, numbers and
-stand-ins for arrays. Long runs of bytes (frames) are not kept: a stand-in remembers where in the file they lie and
-fetches them when asked. So a data set of many gigabytes is one pass to index, one clip at a time in memory, its clips
-can be visited in any order, and a file that was cut short still gives the clips before the cut.
+Python's unpickler calls functions that the file names; here no opcode can call anything. The standard library's opcode
+parser (`pickletools.genops`) walks through the file. A small stack machine builds dicts, lists, tuples, strings,
+numbers and placeholders for arrays. Long runs of bytes (frames) are not kept: a placeholder stores their position in
+the file and reads them on request. A data set of many gigabytes is therefore indexed in one pass with one clip in
+memory at a time, its clips can be read in any order, and a truncated file still gives the clips before the cut.
 
-What the file claims is held against its size: a run of bytes is never longer than the rest of the file, and nested
-lists, which a pickle can repeat by reference, never unfold to more elements than the file has bytes.
+Sizes declared in the file are checked against its length. A run of bytes is never longer than the rest of the file.
+Nested lists, which a pickle can repeat by reference, never expand to more elements than the file has bytes.
 """
 
 import pickletools
@@ -23,19 +23,19 @@ from difftrack.datasets._errors import DatasetError
 __all__ = ["PickleIndex", "check_unfolded", "fetch", "index_pickle"]
 
 _KEPT_BYTES = 256
-"""Runs of bytes up to this length are kept in memory: parts of type descriptions, not frames."""
+"""Maximum length of runs of bytes kept in memory; these are parts of type descriptions, not frames."""
 _DEEPEST = 32
-"""Most lists within lists; NumPy has 64 axes, TAP-Vid 4."""
+"""Maximum nesting of lists; NumPy allows 64 axes, TAP-Vid uses 4."""
 _KEYS = (str, bytes, int, float, bool, np.generic, type(None))
-"""Types of a dict's keys; hashing a tuple of a stranger's depth overflows the interpreter's stack."""
+"""Allowed types of dict keys; hashing a deeply nested tuple could overflow the interpreter's stack."""
 _ELEMENT_KINDS = "biufSUO"
-"""Array elements let in: booleans, numbers, text, and whatever else is let in, as objects."""
+"""Allowed kinds of array elements: booleans, numbers, text, and objects that this module allows."""
 
 _VALUES = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
     | {"STRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES"}
 )
-"""Opcodes that push the value that they carry."""
+"""Opcodes that push their argument."""
 _NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -45,7 +45,7 @@ _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
 }
 _PAYLOAD_AT = {"BINBYTES": 5, "BINBYTES8": 9, "BYTEARRAY8": 9, "BINSTRING": 5}
-"""Bytes from the opcode to its payload."""
+"""Number of bytes from an opcode to its payload."""
 _IGNORED = frozenset({"PROTO", "FRAME", "STOP"})
 
 _GLOBALS = {
@@ -61,18 +61,19 @@ _GLOBALS = {
     "builtins.bytes": "bytes",
     "__builtin__.bytes": "bytes",
 }
-"""Names let in and what each stands for here; none of them is imported or called."""
+"""Allowed names and their meaning in this module; none of them is imported or called."""
 
 
 @dataclass(frozen=True, slots=True)
 class PickleIndex:
-    """The structure of a pickle, with stand-ins for its arrays."""
+    """The structure of a pickle, with placeholders for its arrays."""
 
     root: dict[Any, Any] | list[Any]
     cut: str | None
-    """Why entries are missing at the end, for a file that was cut short; such an entry, cut in its middle, is None."""
+    """For a truncated file, why entries are missing at the end; an incomplete entry is None. None for a complete
+    file."""
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class _StoredArray:
 
 
 class _Mark:
-    """Lies on the stack where a run of items begins."""
+    """Marks the start of a run of items on the stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,8 @@ class _Global:
     name: str
 
 
-def fetch(value: Any) -> Any:  # noqa: ANN401 - a pickle holds anything
-    """Read what a stand-in stands for; any other value is returned as it is.
+def fetch(value: Any) -> Any:  # noqa: ANN401 - a pickle contains any type
+    """Read the content of a placeholder; any other value is returned unchanged.
 
     Raises:
         DatasetError: an array's content does not fill its shape.
@@ -132,11 +133,11 @@ def fetch(value: Any) -> Any:  # noqa: ANN401 - a pickle holds anything
     return value.load() if isinstance(value, _StoredArray | _StoredBytes) else value
 
 
-def check_unfolded(value: Any, most: int) -> None:  # noqa: ANN401 - a pickle holds anything
-    """Refuse nested lists that unfold to more than `most` elements, each list counted as often as it is named.
+def check_unfolded(value: Any, most: int) -> None:  # noqa: ANN401 - a pickle contains any type
+    """Check that nested lists expand to at most `most` elements; a list counts each time it is referenced.
 
     Raises:
-        DatasetError: they do, or are nested deeper than any array.
+        DatasetError: there are more elements, or the nesting is deeper than in any array.
     """
     counted: dict[int, int] = {}
 
@@ -151,17 +152,17 @@ def check_unfolded(value: Any, most: int) -> None:  # noqa: ANN401 - a pickle ho
 
     unfolded = count(value, 0)
     if unfolded > most:
-        raise DatasetError(f"nested lists unfold to {unfolded} elements, more than the {most} bytes of their file")
+        raise DatasetError(f"nested lists expand to {unfolded} elements, more than the {most} bytes of their file")
 
 
 def index_pickle(path: Path) -> PickleIndex:
-    """Read the structure of a pickle whose top is a dict or a list.
+    """Read the structure of a pickle whose top level is a dict or a list.
 
     Raises:
-        DatasetError: the file names anything but arrays and plain containers, is no pickle, or cannot be read.
+        DatasetError: the file contains anything but arrays and plain containers, is not a pickle, or cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise DatasetError(f"{path}: is no regular file")
+        raise DatasetError(f"{path}: is not a regular file")
     machine = _Machine(path)
     cut = None
     try:
@@ -174,16 +175,16 @@ def index_pickle(path: Path) -> PickleIndex:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error})") from error
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
-        cut = f"{path.name} is cut short or damaged ({error})"
+        cut = f"{path.name} is truncated or damaged ({error})"
         machine.salvage()
     root = machine.stack[0] if machine.stack else None
     if not isinstance(root, dict | list):
-        raise DatasetError(f"{path}: is no pickled dict or list of clips" + (f": {cut}" if cut else ""))
+        raise DatasetError(f"{path}: is not a pickled dict or list of clips" + (f": {cut}" if cut else ""))
     return PickleIndex(root=root, cut=cut, size=size)
 
 
 class _Bounded:
-    """A file that refuses to read more than it holds, before memory is set aside for it."""
+    """A file that refuses to read beyond its end before memory is allocated."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -193,12 +194,12 @@ class _Bounded:
         """Read exactly `count` bytes or none."""
         left = self._size - self._file.tell()
         if count > left:
-            raise ValueError(f"{count} bytes are announced and {left} are left")
+            raise ValueError(f"{count} bytes are declared, but only {left} are left")
         return self._file.read(count)
 
 
 class _Machine:
-    """The part of a pickle's stack machine that data needs."""
+    """The part of pickle's stack machine that is needed for data."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -206,7 +207,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def take(self, name: str, argument: Any, position: int) -> None:  # noqa: ANN401
-        """Carry out one opcode."""
+        """Execute one opcode."""
         if name in _NEW:
             self.stack.append(_NEW[name]())
         elif name in _VALUES:
@@ -218,10 +219,12 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         elif name not in _IGNORED:
-            raise DatasetError(f"{self.path}: the pickle operation {name} is refused; only arrays and plain containers")
+            raise DatasetError(
+                f"{self.path}: pickle opcode {name} is refused; only arrays and plain containers are read"
+            )
 
     def salvage(self) -> None:
-        """Put the top-level entries that are still on the stack where they belong; one cut in its middle is None."""
+        """Move top-level entries from the stack into the root container; an incomplete entry becomes None."""
         entries = self.stack[1:]
         if entries and isinstance(entries[0], _Mark):
             del entries[0]
@@ -236,15 +239,15 @@ class _Machine:
             root.update(zip(names, [*entries[1::2], None], strict=False))
 
     def remember(self, index: int | None) -> None:
-        """PUT and MEMOIZE: the latter numbers its entries itself."""
+        """Execute PUT or MEMOIZE; MEMOIZE has no index and numbers its entries itself."""
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
     def recall(self, index: int) -> None:
-        """GET."""
+        """Execute GET."""
         self.stack.append(self.memo[index])
 
     def since_mark(self) -> list[Any]:
-        """Pop everything down to the last mark, and the mark."""
+        """Pop all items above the last mark, and the mark."""
         at = len(self.stack) - 1
         while not isinstance(self.stack[at], _Mark):
             at -= 1
@@ -253,21 +256,21 @@ class _Machine:
         return items
 
     def pop(self, count: int) -> list[Any]:
-        """Pop the last `count` items, in the order in which they were pushed."""
+        """Pop the last `count` items and return them in the order in which they were pushed."""
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
 
     def append(self, items: list[Any]) -> None:
-        """Add to the list that is now on top."""
+        """Extend the list on top of the stack."""
         self.stack[-1].extend(items)
 
     def set(self, items: list[Any]) -> None:
-        """Add keys and values to the dict that is now on top."""
+        """Add keys and values to the dict on top of the stack."""
         self.stack[-1].update(self.paired(items))
 
     def name(self, module: str, name: str) -> None:
-        """Push what an allowed name stands for; refuse any other."""
+        """Push the meaning of an allowed name; refuse any other name."""
         known = _GLOBALS.get(".".join((module, name)))
         if known is None:
             raise DatasetError(
@@ -276,7 +279,7 @@ class _Machine:
         self.stack.append(_Global(known))
 
     def reduce(self) -> None:
-        """Stand in for a call of one of the allowed names."""
+        """Replace a call of an allowed name by its placeholder or value."""
         target, arguments = self.pop(2)
         match target, arguments:
             case _Global("array"), _:
@@ -296,7 +299,7 @@ class _Machine:
                 raise DatasetError(f"{self.path}: the pickle calls {named} in a way that arrays do not need")
 
     def build(self) -> None:
-        """Give an array its content, or an element type its byte order."""
+        """Set an array's content, or an element type's byte order."""
         target, state = self.pop(2)
         match target, state:
             case _ElementType(dtype), (_, "<" | ">" | "=" | "|" as byte_order, None, None, *_):
@@ -306,12 +309,12 @@ class _Machine:
                 target.content = content.encode("latin-1") if isinstance(content, str) else content
             case _:
                 raise DatasetError(
-                    f"{self.path}: the pickle holds {type(target).__name__} with state; only arrays are read"
+                    f"{self.path}: the pickle contains a {type(target).__name__} with state; only arrays are read"
                 )
         self.stack.append(target)
 
     def paired(self, items: list[Any]) -> dict[Any, Any]:
-        """Make a dict of keys and values in turn."""
+        """Make a dict from alternating keys and values."""
         for key in items[::2]:
             if not isinstance(key, _KEYS):
                 raise DatasetError(f"{self.path}: the pickle has a {type(key).__name__} as a key; only names are read")
@@ -320,7 +323,7 @@ class _Machine:
     def _element_type(self, text: str) -> _ElementType:
         dtype = np.dtype("O") if text.startswith("O") else np.dtype(text)
         if dtype.kind not in _ELEMENT_KINDS:
-            raise DatasetError(f"{self.path}: the pickle holds an array of {text!r}; only numbers and text are read")
+            raise DatasetError(f"{self.path}: the pickle contains an array of {text!r}; only numbers and text are read")
         return _ElementType(dtype)
 
 

@@ -1,4 +1,4 @@
-"""One way in to every kind of foreign clip: what params.yaml says under `folder`."""
+"""Read any kind of user clip, as set in the section `folder` of params.yaml."""
 
 import dataclasses
 import re
@@ -24,16 +24,16 @@ def read_folder(
     *,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Clip | TrackedVideo]:
-    """Read foreign clips one at a time; a `TrackedVideo` where they came with annotation.
+    """Read the user's clips one at a time; an annotated clip is a `TrackedVideo`.
 
     Args:
         params: What to read.
-        failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
-        say: Told what was left out of a folder, and what was done to frames, a line at a time.
+        failures: Collects the clips that cannot be used, and reading continues; None raises the first failure.
+        say: Called with one line for each item left out and each conversion of frames.
 
     Raises:
-        DatasetError: there is nothing to read, nothing has a name in `skip`, the prompts do not reach, or, without
-            `failures`, a clip is unusable.
+        DatasetError: there is nothing to read, `skip` names an unknown clip, there are too few prompts, or, without
+            `failures`, a clip cannot be used.
         PromptError: the file of prompts cannot be read.
     """
     prompts = None if params.prompts is None else [prompt for _, prompt in read_prompts(params.prompts)]
@@ -42,7 +42,9 @@ def read_folder(
         clip = item.clip if isinstance(item, TrackedVideo) else item
         with setting_aside(clip.name, failures):
             if clip.name in names:
-                raise DatasetError(f"an earlier clip has the same name; rename one of them (this is {_own(clip)})")
+                raise DatasetError(
+                    f"an earlier clip has the same name; rename one of them (this clip is {_own_name(clip)})"
+                )
             names.add(clip.name)
             changed = dataclasses.replace(clip, fps=params.fps or clip.fps, prompt=_prompt(clip, prompts))
             yield TrackedVideo(changed, item.tracks) if isinstance(item, TrackedVideo) else changed
@@ -71,7 +73,7 @@ def _read(
             say=say,
         )
     if params.first_frame or params.every > 1 or params.longest_side is not None:
-        raise DatasetError(f"{path}: first_frame, every and longest_side are for videos, and this is {kind}")
+        raise DatasetError(f"{path}: first_frame, every and longest_side apply only to videos, and this is {kind}")
     if path.is_dir():
         pattern = _SHARDS if kind == "kinetics" else "*.pkl"
         return load_tapvid_folder(
@@ -81,24 +83,24 @@ def _read(
 
 
 def _recognise(path: Path) -> FolderFormat:
-    """Go by the name of a file, in whatever case, or by what a folder holds.
+    """Detect the format from the file's name, ignoring case, or from the folder's content.
 
     Raises:
-        DatasetError: the file is packed, or lies at an address.
+        DatasetError: the file is an archive, or `path` is a URL.
     """
     if re.match(r"[a-z0-9+]{2,}:/", str(path), re.IGNORECASE):
-        raise DatasetError(f"{path}: is an address; folders and files of this machine are read here, so fetch it first")
+        raise DatasetError(f"{path}: is a URL; only local files and folders can be read, so download it first")
     suffix = path.suffix.lower()
     if suffix in (".pkl", ".pickle"):
         return "tapvid"
     if suffix in _PACKED and not path.is_dir():
-        raise DatasetError(f"{path}: is packed; unpack it first and name what comes out")
+        raise DatasetError(f"{path}: is an archive; unpack it first and give the path of its content")
     if any(path.glob(_SHARDS)):
         return "kinetics"
     return "robotap" if any(path.glob("*.pkl")) else "videos"
 
 
-def _own(clip: Clip) -> str:
+def _own_name(clip: Clip) -> str:
     return str(clip.details.get("entry", clip.details["file"]))
 
 
@@ -108,7 +110,7 @@ def _prompt(clip: Clip, prompts: list[str] | None) -> str:
     position = int(clip.details["position"])
     if position >= len(prompts):
         raise DatasetError(
-            f"is clip number {position} and the file of prompts has {len(prompts)} lines, blank ones and comments not "
-            "counted"
+            f"is clip number {position}, but the file of prompts has only {len(prompts)} prompts; blank lines and "
+            "comments do not count"
         )
     return prompts[position]

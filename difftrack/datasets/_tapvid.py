@@ -1,7 +1,7 @@
-"""TAP-Vid: its pickles, its two ways to choose query points, and its units, which end here.
+"""Read TAP-Vid: its pickles, its two protocols for query points, and its units, which are converted here.
 
-TAP-Vid stores, per clip, `video` (uint8 [frame, row, col, rgb], or one JPEG per frame), `points` [point, frame, xy] as
-fractions of the frame (0 and 1 are its outer edges) and `occluded` [point, frame]. Source: Doersch et al. 2022
+For each clip, TAP-Vid stores `video` (uint8 [frame, row, col, rgb], or one JPEG per frame), `points` [point, frame, xy]
+as fractions of the frame (0 and 1 are its outer edges) and `occluded` [point, frame]. Source: Doersch et al. 2022
 (arXiv 2211.03726), and Vecerik et al. 2023 (arXiv 2308.15975) for RoboTAP.
 """
 
@@ -34,9 +34,9 @@ __all__ = [
 
 
 _STRIDE = 5
-"""Frames between query frames in strided mode."""
+"""Distance between query frames in strided mode."""
 _FPS = 24.0
-"""TAP-Vid states no frame rate; this one is only for playing."""
+"""Frame rate for playback; TAP-Vid states none."""
 
 
 def tapvid_queries(
@@ -45,20 +45,20 @@ def tapvid_queries(
     *,
     mode: QueryMode,
 ) -> tuple[Float32[np.ndarray, "query txy"], Int[np.ndarray, " query"]]:
-    """Choose query points as TAP-Vid defines it; points that are never visible give none.
+    """Select query points as TAP-Vid defines them; points that are never visible give no query.
 
     Args:
         points_xy_px: (x, y) of each point in pixels.
-        occluded: Where the point cannot be seen.
-        mode: `first` gives one query per point, in the order of the points; `strided` one per visible point in frames
-            0, 5, 10, ..., in the order of the frames.
+        occluded: True where the point is not visible.
+        mode: `first` gives one query per point, in the order of the points; `strided` gives one query per visible point
+            in frames 0, 5, 10, ..., in the order of the frames.
 
     Returns:
-        Query points as (frame, x, y), and the index of the point that each belongs to.
+        Query points as (frame, x, y), and the index of each query's point.
 
     Source:
-        TAP-Vid's evaluation. The released DiffTrack code gives (frame, x, y) in the first mode and (frame, y, x) in
-        the other, and drops queries after frame 0; here it is one order, and all of them.
+        TAP-Vid's evaluation. The released DiffTrack code gives (frame, x, y) in `first` mode and (frame, y, x) in
+        `strided` mode, and drops queries after frame 0. This function always gives (frame, x, y) and keeps all queries.
     """
     if mode == "first":
         source = np.flatnonzero(~occluded.all(axis=1))
@@ -82,21 +82,22 @@ def load_tapvid_pickle(
 ) -> Iterator[TrackedVideo]:
     """Read the clips of one pickle (DAVIS, RGB-Stacking, one file of RoboTAP), one at a time.
 
-    A dict's clips come sorted by name, a list's in its order, named after the file and their number in it.
+    The clips of a dict are sorted by name. The clips of a list keep their order and are named after the file and their
+    index.
 
     Args:
-        path: The pickle; only arrays and plain containers are read from it, whatever it holds.
-        query_mode: How query points are chosen.
-        start: Clips to leave out at the beginning.
-        end: Number of the first clip to leave out at the end; None for none.
-        max_frames: Most frames per clip; what lies behind is unknown to the queries too.
-        skip: Clips to leave out, by their name here or in the file; the others keep their numbers. The name of the file
-            lets pass what cannot be read of it as a whole: the clips before a cut still come.
-        failures: Takes the clips that cannot be used, and the others go on; without it the first one raises.
+        path: The pickle; only arrays and plain containers are read from it.
+        query_mode: How query points are selected.
+        start: Number of clips to skip at the beginning.
+        end: Index of the first clip that is not read; None reads to the end.
+        max_frames: Maximum number of frames per clip; query points are selected only from these frames.
+        skip: Names of clips to leave out, as here or as in the file; the other clips keep their numbers. The name of
+            the file suppresses errors in the file as a whole: the clips before a truncation are still read.
+        failures: Collects the clips that cannot be used, and reading continues; None raises the first failure.
 
     Raises:
-        DatasetError: the file holds anything but arrays and plain containers, or is no such pickle, or nothing has a
-            name in `skip`.
+        DatasetError: the file contains anything but arrays and plain containers, is not a TAP-Vid pickle, or `skip`
+            names an unknown clip.
     """
     return _load([path], query_mode, slice(start, end), max_frames, skip, failures)
 
@@ -112,24 +113,24 @@ def load_tapvid_folder(
     skip: Collection[str] = (),
     failures: list[ClipFailure] | None = None,
 ) -> Iterator[TrackedVideo]:
-    """Read the clips of a folder of pickles in the order of the file names; whichever are there (Kinetics, RoboTAP).
+    """Read the clips of all pickles in a folder, sorted by file name (Kinetics, RoboTAP); the set may be incomplete.
 
     Args:
-        folder: Holds the pickles.
-        query_mode: How query points are chosen.
-        pattern: Which files; TAP-Vid-Kinetics has `*_of_0010.pkl`.
-        start: Clips to leave out at the beginning, counted over all files that are there.
-        end: Number of the first clip to leave out at the end; None for none.
-        max_frames: Most frames per clip.
-        skip: Clips to leave out and files to let pass, as for one pickle.
-        failures: Takes the clips and files that cannot be used; without it the first one raises.
+        folder: Folder that contains the pickles.
+        query_mode: How query points are selected.
+        pattern: Pattern of the file names; TAP-Vid-Kinetics has `*_of_0010.pkl`.
+        start: Number of clips to skip at the beginning, counted over all existing files.
+        end: Index of the first clip that is not read; None reads to the end.
+        max_frames: Maximum number of frames per clip.
+        skip: Clips to leave out and files whose errors are suppressed, as in `load_tapvid_pickle`.
+        failures: Collects the clips and files that cannot be used; None raises the first failure.
 
     Raises:
-        DatasetError: there is no such file in the folder, or nothing has a name in `skip`.
+        DatasetError: no file in the folder matches the pattern, or `skip` names an unknown clip.
     """
     paths = sorted(folder.glob(pattern))
     if not paths:
-        raise DatasetError(f"{folder}: holds no {pattern}; docs/datasets.md says where the data sets are to be had")
+        raise DatasetError(f"{folder}: contains no {pattern}; docs/datasets.md lists where to download the data sets")
     return _load(paths, query_mode, slice(start, end), max_frames, skip, failures)
 
 
@@ -141,26 +142,26 @@ def with_annotation(
     query_mode: QueryMode,
     tracker: str = ANNOTATED,
 ) -> TrackedVideo:
-    """Join a clip and its annotated points, a track for each query.
+    """Combine a clip with its annotated points; each query gets a track.
 
     Args:
         clip: The clip.
         points_xy_px: (x, y) of each point in pixels of the clip.
-        occluded: Where the point cannot be seen.
-        query_mode: How query points are chosen.
-        tracker: The name of the tracker that gave the points; `annotated` where people marked them.
+        occluded: True where the point is not visible.
+        query_mode: How query points are selected.
+        tracker: The name of the tracker that produced the points; `annotated` if people marked them.
 
     Raises:
-        DatasetError: a visible position is not a number, or nothing can be queried.
+        DatasetError: a visible position is not a number, or no point can be queried.
     """
     with np.errstate(over="ignore"):
         points_xy_px = points_xy_px.astype(np.float32)
     bad = np.argwhere(~occluded & ~np.isfinite(points_xy_px).all(axis=-1))
     if len(bad):
-        raise DatasetError(f"point {bad[0][0]} is visible and not a number (NaN or infinite) in frame {bad[0][1]}")
+        raise DatasetError(f"point {bad[0][0]} is visible but not a number (NaN or infinite) in frame {bad[0][1]}")
     query_points, source = tapvid_queries(points_xy_px, occluded, mode=query_mode)
     if not len(query_points):
-        raise DatasetError(f"no point is visible in any frame that {query_mode!r} queries look at")
+        raise DatasetError(f"no point is visible in a frame that query_mode {query_mode!r} uses")
     points = np.where(occluded[..., None], np.nan_to_num(points_xy_px), points_xy_px)[source]
     tracks = Tracks(
         points_xy_px=np.ascontiguousarray(points.transpose(1, 0, 2), dtype=np.float32),
@@ -175,7 +176,7 @@ def with_annotation(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A pickle that was indexed, and its size in bytes."""
+    """An indexed pickle and its size in bytes."""
 
     path: Path
     size: int
@@ -227,14 +228,14 @@ def _entries(
                 raise DatasetError(index.cut)
 
 
-def _check_claims(entry: Any, size: int) -> None:  # noqa: ANN401 - a pickle holds anything
+def _check_claims(entry: Any, size: int) -> None:  # noqa: ANN401 - a pickle contains any type
     for value in entry.values() if isinstance(entry, Mapping) else ():
         check_unfolded(value, size)
 
 
 def read_tapvid_entry(
     name: str,
-    entry: Any,  # noqa: ANN401 - a pickle holds anything
+    entry: Any,  # noqa: ANN401 - a pickle contains any type
     details: Mapping[str, Any] = MappingProxyType({}),
     query_mode: QueryMode = "first",
     max_frames: int | None = None,
@@ -247,24 +248,24 @@ def read_tapvid_entry(
             width and height, [point, frame, xy]) and `occluded` (bool [point, frame]).
         details: Provenance.
         query_mode: TAP-Vid's protocol for query points.
-        max_frames: Most frames to take; None takes all.
+        max_frames: Maximum number of frames; None reads all.
 
     Raises:
-        DatasetError: the entry is something else, or its arrays do not agree.
+        DatasetError: the entry is not a TAP-Vid clip, or its arrays do not agree.
     """
     if entry is None:
         raise DatasetError("the file ends within this clip")
     if not isinstance(entry, Mapping) or not {"video", "points", "occluded"} <= entry.keys():
-        raise DatasetError("is no TAP-Vid clip; wanted: a dict of video, points and occluded")
+        raise DatasetError("is not a TAP-Vid clip; expected a dict with video, points and occluded")
     frames = _frames(entry["video"], max_frames)
     clip = Clip(name=name, frames=frames, fps=_FPS, prompt="", source="folder", details=details)
     points, occluded = _array(entry, "points"), _array(entry, "occluded").astype(bool)
     if points.shape != (*occluded.shape, 2) or points.dtype.kind != "f" or points.shape[1] < len(frames):
         raise DatasetError(
             f"points are {points.dtype} {points.shape} and occluded {occluded.shape} for {len(frames)} frames; "
-            "wanted: [point, frame, 2] and [point, frame]"
+            "expected [point, frame, 2] and [point, frame]"
         )
-    with np.errstate(over="ignore"):  # what becomes infinite is refused with its point and frame
+    with np.errstate(over="ignore"):  # infinite positions are reported later with their point and frame
         points_px = points[:, : len(frames)].astype(np.float64) * (clip.width, clip.height)
     return with_annotation(clip, points_px, occluded[:, : len(frames)], query_mode=query_mode)
 
@@ -275,26 +276,26 @@ def _array(entry: Mapping[str, Any], key: str) -> np.ndarray:
     except DatasetError:
         raise
     except ValueError as error:
-        raise DatasetError(f"{key} are ragged, points with different numbers of frames ({error})") from error
+        raise DatasetError(f"the array {key} is ragged: points have different numbers of frames ({error})") from error
 
 
 def _bytes(stored: Any) -> bytes:  # noqa: ANN401
     content = fetch(stored)
     if not isinstance(content, bytes):
-        raise DatasetError(f"video holds a {type(content).__name__} where JPEG bytes are wanted")
+        raise DatasetError(f"video contains a {type(content).__name__}; expected JPEG bytes")
     return content
 
 
 def _frames(stored: Any, max_frames: int | None) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: ANN401
     content = fetch(stored)
     if not isinstance(content, list | tuple | np.ndarray):
-        raise DatasetError(f"video is a {type(content).__name__}; wanted: an array of frames or a list of JPEG bytes")
+        raise DatasetError(f"video is a {type(content).__name__}; expected an array of frames or a list of JPEG bytes")
     video = content[:max_frames]
     if isinstance(video, np.ndarray) and video.dtype.kind not in "OS":
         frames = video
     else:
         frames = gathered((jpeg_decode(_bytes(picture)) for picture in video), "video", expected=len(video))
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise DatasetError(f"video is {frames.dtype} {frames.shape}; wanted: uint8 [frame, row, col, 3] or JPEG bytes")
+        raise DatasetError(f"video is {frames.dtype} {frames.shape}; expected uint8 [frame, row, col, 3] or JPEG bytes")
     check_length(len(frames))
     return frames

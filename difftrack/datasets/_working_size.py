@@ -1,4 +1,4 @@
-"""Frames at the size at which a backbone sees them."""
+"""Resize frames to a backbone's input size."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from difftrack.media import resize_frames
 __all__ = ["working_frames"]
 
 _RELEASED_SIDE = 256
-"""The released reader squeezes every clip through 256 x 256 first."""
+"""The released reader first resizes every clip to 256 x 256."""
 
 
 def working_frames(
@@ -24,18 +24,18 @@ def working_frames(
     """Resize a clip for a backbone.
 
     Args:
-        frames: The clip as it is.
-        height: Wanted height in pixels.
-        width: Wanted width in pixels.
-        convention: `corrected` is one resize with a low-pass filter where it shrinks (`media.resize_frames`);
-            `released` goes to 256 x 256 and from there on, bilinear, without a filter and without rounding, which
-            loses detail before the model sees it.
+        frames: The clip in its original size.
+        height: Target height in pixels.
+        width: Target width in pixels.
+        convention: `corrected` resizes once, with a low-pass filter when shrinking (`media.resize_frames`). `released`
+            resizes to 256 x 256 and then to the target size, bilinear, without a filter and without rounding, which
+            loses detail.
 
     Returns:
-        Values in 0...255; whole numbers under `corrected`.
+        Values in 0...255; whole numbers with `corrected`.
 
     Source:
-        `released` is the released code's TAP-Vid reader, to within 5e-3 of a grey level.
+        `released` reproduces the released code's TAP-Vid reader to within 5e-3 of a grey level.
     """
     if convention == "corrected":
         return resize_frames(frames, height, width).astype(np.float32)

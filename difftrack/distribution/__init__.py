@@ -1,4 +1,4 @@
-"""Spreads clips over parts, processes, GPUs and machines; knows nothing of what is done with a clip."""
+"""Distribute clips over parts, processes, GPUs and machines; the work on each clip is defined elsewhere."""
 
 from difftrack.distribution._jobs import ClipWorker, Job, ProgressCallback
 from difftrack.distribution._parts import PartError, part_of

@@ -1,4 +1,4 @@
-"""Clips over the workers of a Dask scheduler: one on this host, or one that runs anywhere (SLURM: docs/scale.md)."""
+"""Run clips on Dask workers, with a scheduler on this host or a running scheduler anywhere (SLURM: docs/scale.md)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ CONNECT_TIMEOUT_S = 30.0
 def run_on_dask(
     job: Job, clips: Sequence[str], *, scheduler: str, workers: int, devices: Sequence[str], report: ProgressCallback
 ) -> Iterator[tuple[str, str | None]]:
-    """See `run_clips`; Dask runs the clip of a lost worker again on another one.
+    """Run clips on Dask, see `run_clips`; if a worker is lost, Dask reruns its clip on another worker.
 
     Raises:
         ValueError: Dask is not installed, or no scheduler answers.
@@ -28,7 +28,7 @@ def run_on_dask(
         from distributed import Client, as_completed
     except ImportError as error:
         raise ValueError(
-            f"scheduler is {scheduler!r}, which needs Dask: pip install 'difftrack-video[dist]'"
+            f"scheduler {scheduler!r} needs Dask; install it with: pip install 'difftrack-video[dist]'"
         ) from error
     with ExitStack() as stack:
         with shielded():
@@ -37,10 +37,10 @@ def run_on_dask(
             client: Any = stack.enter_context(Client(address, timeout=CONNECT_TIMEOUT_S))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-        run = f"difftrack-{uuid4().hex}"  # several runs may share a scheduler, and clips their names
+        run = f"difftrack-{uuid4().hex}"  # runs that share a scheduler may have clips of the same name
         client.subscribe_topic(run, lambda event: report(event[1]))
         threads = torch.get_num_threads()
-        futures = [client.submit(_do, job, clip, threads, run, key=f"{run}-{clip}", pure=False) for clip in clips]
+        futures = [client.submit(_run_clip, job, clip, threads, run, key=f"{run}-{clip}", pure=False) for clip in clips]
         clip_of = dict(zip(futures, clips, strict=True))
         for future in as_completed(futures):  # type: ignore[no-untyped-call]
             error = future.exception()
@@ -48,7 +48,7 @@ def run_on_dask(
 
 
 def _cluster(workers: int, devices: Sequence[str]) -> Any:  # noqa: ANN401 - distributed carries no types
-    """A cluster on this host; each worker sees one GPU, as far as there are GPUs."""
+    """Create a cluster on this host; if there are GPUs, each worker sees one."""
     from distributed import Nanny, Scheduler
     from distributed.deploy.spec import SpecCluster
 
@@ -63,17 +63,18 @@ def _cluster(workers: int, devices: Sequence[str]) -> Any:  # noqa: ANN401 - dis
 
 
 _opened: dict[Job, ClipWorker] = {}
-"""The worker of this process, so that weights are loaded once; at most one."""
+"""The open worker of this process, kept so that weights are loaded once; at most one entry."""
 
 
-def _do(job: Job, clip: str, threads: int, topic: str) -> str | None:
-    """Do one clip on a Dask worker, to its end.
+def _run_clip(job: Job, clip: str, threads: int, topic: str) -> str | None:
+    """Run one clip on a Dask worker and wait until it is on disk.
 
     Args:
-        job: What to do.
-        clip: With what.
-        threads: Of torch on a CPU; Dask allows its workers one, and sums over another number differ in their last bits.
-        topic: Under which to report bytes.
+        job: The job to run.
+        clip: The name of the clip.
+        threads: Torch's number of CPU threads. Dask limits its workers to one, and sums over another number of threads
+            differ in their last bits.
+        topic: The topic under which progress in bytes is reported.
     """
     from distributed import get_worker
 

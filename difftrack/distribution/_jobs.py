@@ -1,4 +1,4 @@
-"""What can be spread: a job that any process can open, and the worker that it becomes there."""
+"""Interfaces of distributed work: a job that any process can open, and the worker that it opens."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,33 +7,33 @@ from concurrent.futures import Future
 __all__ = ["EXPECTED", "ClipWorker", "Job", "ProgressCallback"]
 
 ProgressCallback = Callable[[int], None]
-"""Told the bytes that were done since it was told last; may be called by any thread."""
+"""Called with the number of bytes finished since the last call, from any thread."""
 
 EXPECTED = (ValueError, OSError)
-"""What a clip may fail with while the others go on; anything else is a fault of the program."""
+"""Exceptions with which one clip may fail while the others continue; any other exception is a bug."""
 
 
 class ClipWorker(ABC):
-    """A job in one process, its weights loaded."""
+    """A job opened in one process, with its weights loaded."""
 
-    def expect(self, clip: str) -> None:  # noqa: B027 - nobody has to
-        """Hear which clip comes after the next `run`, where that is known; what can be begun beside it may be."""
+    def expect(self, clip: str) -> None:  # noqa: B027 - overriding is optional
+        """Announce the clip that follows the next `run`, if it is known, so that its preparation can start early."""
 
     @abstractmethod
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
-        """Do one clip; return when the next one may begin.
+        """Run one clip and return when the next clip may start.
 
-        The result comes when everything of the clip is on disk; it raises what went wrong with the clip.
+        The future is done when all files of the clip are on disk; its `result` raises the clip's error.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for unfinished work."""
 
 
 class Job(ABC):
-    """What is to be done with clips; pickled to each worker, so it holds params and paths, no weights."""
+    """Work to do on each clip. Jobs are pickled to the workers, so they contain params and paths but no weights."""
 
     @abstractmethod
     def open(self) -> ClipWorker:
-        """Load the weights; called once in each process."""
+        """Load the weights and return a worker; called once in each process."""

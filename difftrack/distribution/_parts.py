@@ -1,4 +1,4 @@
-"""Parts of a list of clips, for runs that know nothing of each other."""
+"""Divide a list of clips into parts for independent runs."""
 
 import re
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ __all__ = ["PartError", "part_of"]
 
 
 class PartError(ValueError):
-    """A part is not one of a whole number of parts."""
+    """A part is not of the form i/n with 1 <= i <= n."""
 
 
 def part_of(clips: Sequence[str], part: str | None) -> list[str]:
-    """The clips of part `i/n`, i = 1 ... n: every n-th, so that neighbours of like length spread.
+    """Select the clips of part `i/n`, i = 1 ... n: every n-th clip, so that neighbours of similar length are separated.
 
     Args:
-        clips: All of them, in the same order in every part.
-        part: Such as `2/4`; None for all.
+        clips: All clips, in the same order for every part.
+        part: For example `2/4`; None selects all clips.
 
     Raises:
         PartError: `part` is not of that form.
@@ -25,5 +25,5 @@ def part_of(clips: Sequence[str], part: str | None) -> list[str]:
     matched = re.fullmatch(r"(\d+)/(\d+)", part)
     index, count = (int(number) for number in matched.groups()) if matched else (0, 0)
     if not 1 <= index <= count:
-        raise PartError(f"part is {part!r}; i/n with i from 1 to n is wanted, such as 1/4")
+        raise PartError(f"part is {part!r}; it must be i/n with 1 <= i <= n, such as 1/4")
     return list(clips[index - 1 :: count])

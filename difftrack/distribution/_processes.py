@@ -1,4 +1,4 @@
-"""Clips over processes of this host, with nothing but the standard library."""
+"""Run clips in processes on this host, using only the standard library."""
 
 import multiprocessing
 import os
@@ -18,18 +18,18 @@ from difftrack.interrupts import Interrupted, heed_sigterm, interruptible, shiel
 __all__ = ["run_in_processes"]
 
 AHEAD = 2
-"""Clips that a worker holds: one being computed, and one so that it never waits for the next."""
+"""Number of clips assigned to a worker: one being computed, and the next, so that the worker never waits."""
 
 STOPPED_AFTER_S = 30.0
-"""A worker that is told to stop finishes the operation under way, and is killed if that takes longer."""
+"""Seconds that a stopped worker has to finish its current operation before it is killed."""
 
 ATTEMPTS = 3
-"""Workers that a clip may cost before it counts as failed: it may be what kills them."""
+"""Number of workers that may die with a clip before the clip counts as failed; the clip may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class _NotOpened:
-    """What a worker says that could not open its job: another one on the same device would fare no better."""
+    """Sent by a worker that could not open its job. It is not replaced, because a new one would fail the same way."""
 
     problem: str
 
@@ -40,28 +40,28 @@ class _Worker:
     connection: Connection
     device: str | None
     clips: list[str] = field(default_factory=list)
-    """Handed to it and not yet finished."""
+    """Clips assigned to the worker and not yet finished."""
 
 
 def run_in_processes(
     job: Job, clips: Sequence[str], *, workers: int, devices: Sequence[str], report: ProgressCallback
 ) -> Iterator[tuple[str, str | None]]:
-    """See `run_clips`: clips go to whoever is free; a lost worker is replaced and its clips are handed out again."""
+    """Run clips, see `run_clips`: free workers get the next clip; a lost worker is replaced and its clips rerun."""
     waiting, attempts = deque(clips), Counter[str]()
     pool = [_start(job, devices[index % len(devices)] if devices else None) for index in range(workers)]
     try:
         while waiting or any(worker.clips for worker in pool):
-            for _ in range(AHEAD):  # one each before anybody's second
+            for _ in range(AHEAD):  # every worker gets one clip before any worker gets a second
                 for worker in pool:
                     if waiting and _has_room(worker, waiting[0], attempts):
-                        _hand(worker, waiting.popleft())
+                        _send_clip(worker, waiting.popleft())
             ready = wait([worker.connection for worker in pool])
             for worker in [worker for worker in pool if worker.connection in ready]:
                 try:
                     message = worker.connection.recv()
                 except (EOFError, OSError):
                     pool.remove(worker)
-                    yield from _give_back(worker, waiting, attempts)
+                    yield from _requeue(worker, waiting, attempts)
                     if waiting:
                         pool.append(_start(job, worker.device))
                     continue
@@ -72,7 +72,7 @@ def run_in_processes(
                     waiting.extendleft(reversed(worker.clips))
                     worker.process.join()
                     if not pool:
-                        raise ValueError(f"no worker could begin; the last one says: {message.problem}")
+                        raise ValueError(f"no worker could start; the last worker's error: {message.problem}")
                 else:
                     worker.clips.remove(message[0])
                     yield message
@@ -83,7 +83,7 @@ def run_in_processes(
 def _start(job: Job, device: str | None) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(job, theirs), daemon=True)
+    process = context.Process(target=_run_worker, args=(job, theirs), daemon=True)
     with _environment("CUDA_VISIBLE_DEVICES", device), shielded(also_from_sigterm=True):
         process.start()
     theirs.close()
@@ -91,30 +91,30 @@ def _start(job: Job, device: str | None) -> _Worker:
 
 
 def _has_room(worker: _Worker, clip: str, attempts: Counter[str]) -> bool:
-    """Whether to hand a clip over; one that may have cost a worker before is alone with the next."""
+    """Whether the worker can take a clip. A clip that was held by a lost worker is run without a second clip."""
     alone = any(attempts[held] for held in (*worker.clips, clip))
     return len(worker.clips) < (1 if alone else AHEAD)
 
 
-def _hand(worker: _Worker, clip: str) -> None:
+def _send_clip(worker: _Worker, clip: str) -> None:
     worker.clips.append(clip)
-    with suppress(OSError):  # it died; `recv` will say so, and the clip is given back
+    with suppress(OSError):  # the worker died; `recv` raises, and the clip is returned to the queue
         worker.connection.send(clip)
 
 
-def _give_back(worker: _Worker, waiting: deque[str], attempts: Counter[str]) -> Iterator[tuple[str, str | None]]:
-    """Put the clips of a lost worker in front again, but for those that have cost too many."""
+def _requeue(worker: _Worker, waiting: deque[str], attempts: Counter[str]) -> Iterator[tuple[str, str | None]]:
+    """Return the clips of a lost worker to the front of the queue; clips out of attempts have failed."""
     worker.process.join()
     for clip in reversed(worker.clips):
         attempts[clip] += 1
         if attempts[clip] < ATTEMPTS:
             waiting.appendleft(clip)
         else:
-            yield clip, f"{ATTEMPTS} workers ended while they held it, the last with status {worker.process.exitcode}"
+            yield clip, f"{ATTEMPTS} workers died while running it, the last with status {worker.process.exitcode}"
 
 
 def _stop(pool: Sequence[_Worker]) -> None:
-    """Let idle workers end by themselves; stop the others, which is where an error or an interrupt has led."""
+    """Let idle workers end by themselves; terminate the others, which are busy only after an error or an interrupt."""
     for worker in pool:
         if worker.clips:
             worker.process.terminate()
@@ -128,15 +128,15 @@ def _stop(pool: Sequence[_Worker]) -> None:
         worker.connection.close()
 
 
-def _work(job: Job, connection: Connection) -> None:
-    """A worker process, until it has done all or is told to stop."""
+def _run_worker(job: Job, connection: Connection) -> None:
+    """Run a worker process until all clips are done or the process is told to stop."""
     with suppress(Interrupted), interruptible():
         heed_sigterm()
         _serve(job, connection)
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    """Receive clips until None comes; send bytes done and clips finished."""
+    """Run the received clips until None is received; send the bytes done and the clips finished."""
     sending = threading.Lock()
 
     def send(message: int | tuple[str, str | None]) -> None:
@@ -147,7 +147,7 @@ def _serve(job: Job, connection: Connection) -> None:
         try:
             send((clip, problem_of(done)))
         except Exception:
-            os._exit(1)  # in a writer's thread, where raising would reach nobody; the parent sees the worker end
+            os._exit(1)  # an exception in a writer's thread would be lost; the parent notices that the process ended
 
     try:
         opened = job.open()
@@ -155,18 +155,18 @@ def _serve(job: Job, connection: Connection) -> None:
         connection.send(_NotOpened(str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"))
         return
     with closing(opened) as worker:
-        for clip in _handed(connection, worker.expect):
+        for clip in _received_clips(connection, worker.expect):
             done = attempt(worker, clip, send)
             done.add_done_callback(lambda done, clip=clip: finished(clip, done))
 
 
-def _handed(connection: Connection, expect: Callable[[str], None]) -> Iterator[str]:
-    """Clips as they come, until None comes; one that is there already when its turn is not yet is announced."""
+def _received_clips(connection: Connection, expect: Callable[[str], None]) -> Iterator[str]:
+    """Yield received clips until None is received; announce the next clip if it has already arrived."""
 
     def receive() -> str | None:
         try:
             clip: str | None = connection.recv()
-        except (EOFError, OSError):  # the process that hands them out is gone
+        except (EOFError, OSError):  # the parent process is gone
             return None
         return clip
 
@@ -182,7 +182,7 @@ def _handed(connection: Connection, expect: Callable[[str], None]) -> Iterator[s
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable for the processes that are started meanwhile."""
+    """Set an environment variable for processes started inside this context."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value

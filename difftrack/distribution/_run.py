@@ -1,4 +1,4 @@
-"""One call for all ways to spread clips."""
+"""One function for all ways to distribute clips."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from difftrack.distribution._serial import run_serially
 __all__ = ["run_clips"]
 
 MOST_AUTO_PROCESSES = 4
-"""Without GPUs: each holds the weights in memory."""
+"""Maximum number of automatic processes without GPUs, because each holds the weights in memory."""
 
 JobOutcome = tuple[str, str | None]
-"""A clip, and what went wrong with it."""
+"""A clip, and its error message or None."""
 
 
 def run_clips(
@@ -25,24 +25,25 @@ def run_clips(
     scheduler: str | None = None,
     report: ProgressCallback = lambda num_bytes: None,
 ) -> Iterator[JobOutcome]:
-    """Do every clip, each by one worker.
+    """Run every clip, each in one worker.
 
-    Files come out the same however many workers there are. A clip whose worker is lost is done again by another one,
-    which finds on disk what the first has finished.
+    The files do not depend on the number of workers. If a worker is lost, another worker reruns its clip and continues
+    from the files already on disk.
 
     Args:
-        job: What to do.
-        clips: With what.
-        workers: Processes on this host, with a GPU each as far as there are GPUs; 1 works in this process. `auto`: one
-            per GPU; without any, one for as many cores as torch's threads take in this process, at most 4.
-        scheduler: None for that; `dask` for a Dask cluster on this host; the address of one that runs.
-        report: Told of progress.
+        job: The job to run.
+        clips: The names of the clips.
+        workers: Number of processes on this host, each with its own GPU if there are GPUs; 1 runs in this process.
+            `auto` uses one process per GPU; without GPUs, the number of cores / torch's number of threads, at most 4.
+        scheduler: None runs processes on this host; `dask` starts a Dask cluster on this host; otherwise the address of
+            a running Dask scheduler.
+        report: Called with the progress in bytes.
 
     Yields:
-        Each clip as it is finished, with what went wrong or None.
+        Each finished clip, with its error message or None.
 
     Raises:
-        ValueError: Dask is wanted but not installed, or no scheduler answers.
+        ValueError: Dask is requested but not installed, or no scheduler answers.
     """
     devices = _visible_devices()
     count = (len(devices) or _processes_of_cores()) if workers == "auto" else workers
@@ -63,14 +64,14 @@ def _processes_of_cores() -> int:
 
 
 def _num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _visible_devices() -> list[str]:
-    """CUDA devices as CUDA_VISIBLE_DEVICES names them."""
+    """Names of the CUDA devices, as used in CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device for device in named.split(",") if device]

@@ -1,4 +1,4 @@
-"""All clips in this process."""
+"""Run all clips in this process."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ __all__ = ["attempt", "problem_of", "run_serially"]
 
 
 def run_serially(job: Job, clips: Sequence[str], *, report: ProgressCallback) -> Iterator[tuple[str, str | None]]:
-    """See `run_clips`; while one clip is computed, files of the one before may still be written."""
+    """Run clips, see `run_clips`; the previous clip's files may still be written while a clip is computed."""
     with closing(job.open()) as worker:
         under_way: deque[tuple[str, Future[None]]] = deque()
         for clip, following in zip_longest(clips, clips[1:]):
@@ -26,7 +26,7 @@ def run_serially(job: Job, clips: Sequence[str], *, report: ProgressCallback) ->
 
 
 def attempt(worker: ClipWorker, clip: str, report: ProgressCallback) -> Future[None]:
-    """Do one clip; what is expected to go wrong is kept in the result."""
+    """Run one clip; an exception in `EXPECTED` is stored in the future."""
     try:
         return worker.run(clip, report)
     except EXPECTED as error:
@@ -36,7 +36,7 @@ def attempt(worker: ClipWorker, clip: str, report: ProgressCallback) -> Future[N
 
 
 def problem_of(done: Future[None]) -> str | None:
-    """What went wrong; raises what nobody expected."""
+    """Return the message of an exception in `EXPECTED`, or None; any other exception is raised."""
     try:
         done.result()
     except EXPECTED as error:

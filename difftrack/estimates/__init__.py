@@ -1,4 +1,4 @@
-"""What every stage of a run takes before it starts: forwards, seconds on a card that was measured, bytes."""
+"""Estimate the cost of each stage of a run before it starts: forward passes, seconds on a measured GPU, bytes."""
 
 from difftrack.estimates._costs import Card, StageCost, stage_lines
 from difftrack.estimates._estimates import plan_stages

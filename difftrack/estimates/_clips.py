@@ -1,4 +1,4 @@
-"""Which clips there are, or will be."""
+"""The existing or expected clips."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ __all__ = ["Clips", "expected_clips"]
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Clips of one source and shape."""
+    """A number of clips with the same source and shape."""
 
     source: str
     count: int
@@ -25,23 +25,23 @@ class Clips:
 
     @property
     def px(self) -> float:
-        """Of all frames of all clips."""
+        """Number of pixels in all frames of all clips."""
         return float(self.count * self.num_frames * self.height * self.width)
 
 
 def expected_clips(params: Mapping[str, Any], root: Path) -> list[Clips]:
-    """Give the clips that there are, or, before there are any, those that params ask for.
+    """Return the existing clips, or the clips that params request if none exist yet.
 
     Raises:
-        ValueError: how many the user's folder holds is not known yet.
+        ValueError: the number of clips in the user's folder is not known yet.
     """
     folder = root / params["paths"]["clips"]
     section = parse(SynthesizeSection, params["synthesize"], "synthesize")
-    asked = _asked(section, root)
+    requested = _requested(section, root)
     if folder.is_dir():
-        sampled = {clips.source: clips for clips in asked}
+        sampled = {clips.source: clips for clips in requested}
         view = params["extract"]["analysis"]
-        seen = Clips("folder", 1, 0, int(view["height"]), int(view["width"]))  # its own size is in its frames alone
+        seen = Clips("folder", 1, 0, int(view["height"]), int(view["width"]))  # the manifest does not record its size
         found = []
         for clip in read_manifest(folder).clips:
             like = sampled.get(clip.source or "", seen)
@@ -49,12 +49,12 @@ def expected_clips(params: Mapping[str, Any], root: Path) -> list[Clips]:
         return found
     if "folder" in section.sources:
         raise ValueError(
-            "how many clips synthesize.folder holds is known once they are read: run `dvc repro synthesize` first"
+            "the number of clips in synthesize.folder is not known before they are read; run `dvc repro synthesize`"
         )
-    return asked
+    return requested
 
 
-def _asked(section: SynthesizeSection, root: Path) -> list[Clips]:
+def _requested(section: SynthesizeSection, root: Path) -> list[Clips]:
     found = []
     if "rendered" in section.sources:
         own = section.rendered

@@ -1,4 +1,4 @@
-"""What one stage costs, on a card that was measured, and how that is said."""
+"""The cost of a stage on a measured GPU, and its text form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,50 +10,51 @@ __all__ = ["Card", "StageCost", "stage_lines"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What one card and its host were measured to do; bfloat16, random weights at real size."""
+    """Measured speeds of one GPU and its host, with random weights at real size in bfloat16."""
 
     name: str = "NVIDIA H200"
     flops: float = 4.2e14
-    """Of a forward, per second: CogVideoX-2B's 0.313 s, -5B's 0.871 s (`backbones_gpu.json`)."""
+    """Operations per second in a forward pass: 0.313 s for CogVideoX-2B, 0.871 s for -5B (`backbones_gpu.json`)."""
     matching_s: float = 1.66e-3
-    """Per (step, layer) of CogVideoX-2B with 400 points, results on the host (`matching_recipe_cuda.json`)."""
+    """Matching seconds per (step, layer) of CogVideoX-2B with 400 points, results on the host
+    (`matching_recipe_cuda.json`)."""
     encoded_px_per_s: float = 13e6
-    """Of a clip that is read and encoded: 49 x 480 x 720 in 1.3 s (`extract.json`)."""
+    """Pixels per second for reading and encoding a clip: 49 x 480 x 720 in 1.3 s (`extract.json`)."""
     decoded_px_per_s: float = 5e6
-    """Of a sampled clip's latents."""
+    """Pixels per second for decoding a generated clip's latents."""
     written_px_per_s: float = 3.9e6
-    """As lossless video, by one thread: 49 x 480 x 720 in 4.3 s."""
+    """Pixels per second for writing lossless video in one thread: 49 x 480 x 720 in 4.3 s."""
     read_px_per_s: float = 50e6
-    """Of that video."""
+    """Pixels per second for reading lossless video."""
     startup_s: float = 15.0
-    """Of a process that imports the model's libraries."""
+    """Seconds for a process to import the model's libraries."""
     weights_bytes_per_s: float = 0.58e9
-    """Weights that are hashed, loaded and placed."""
+    """Bytes per second for hashing, loading and placing weights."""
     light_stage_s: float = 5.0
-    """Of a stage that loads no weights."""
+    """Seconds of a stage that loads no weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One stage of a run."""
+    """The cost of one stage of a run."""
 
     stage: str
     work: str
-    """What it does, for people."""
+    """Description of the work, for messages."""
     seconds: float
-    """On the card, from nothing."""
+    """Seconds on the GPU, from scratch."""
     forwards: float = 0.0
-    """Of one branch through the whole transformer; one that stops after a layer counts by the share of layers."""
+    """Forward passes of one branch through the whole transformer; a partial pass counts by its share of the layers."""
     stored_bytes: float = 0.0
     cached_bytes: float = 0.0
-    """That DVC keeps once more in its own cache."""
+    """Bytes that DVC additionally stores in its cache."""
 
 
 def stage_lines(costs: Sequence[StageCost], card: Card | None = None) -> list[str]:
-    """For people: a line per stage, and their sum."""
+    """Format the costs as one line for each stage, and their sum."""
     rows = [(cost.stage, cost.work, duration(cost.seconds), _bytes_of(cost)) for cost in costs]
     total = StageCost(
-        "altogether",
+        "total",
         "",
         sum(cost.seconds for cost in costs),
         stored_bytes=sum(cost.stored_bytes for cost in costs),
@@ -61,7 +62,7 @@ def stage_lines(costs: Sequence[StageCost], card: Card | None = None) -> list[st
     )
     rows.append((total.stage, total.work, duration(total.seconds), _bytes_of(total)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"stages, from nothing, on one {(card or Card()).name}:"]
+    lines = [f"stages, from scratch, on one {(card or Card()).name}:"]
     for stage, work, seconds, stored in rows:
         line = f"  {stage:<{widths[0]}}  {work:<{widths[1]}}  {seconds:>{widths[2]}}  {stored}"
         lines.append(line.rstrip())

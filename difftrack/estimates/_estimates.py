@@ -1,4 +1,4 @@
-"""What every stage of a run takes, from params alone."""
+"""Estimate the cost of every stage of a run from params."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ __all__ = ["plan_stages"]
 def plan_stages(
     params: Mapping[str, Any], *, root: Path, commands: Sequence[str] = (), card: Card | None = None
 ) -> list[StageCost]:
-    """Say what each stage takes from nothing.
+    """Estimate the cost of each stage from scratch.
 
     Args:
         params: All sections.
-        root: Folder that paths start from.
-        commands: What is to run; all of the pipeline by default.
-        card: The rates to expect.
+        root: Folder to which paths are relative.
+        commands: Commands to run; the whole pipeline by default.
+        card: Speeds of the GPU; None uses the measured defaults.
 
     Raises:
-        ValueError: how many clips there will be cannot be told before they are read, or params cannot be used.
+        ValueError: the number of clips is not known before they are read, or params cannot be used.
     """
     if commands:
         stages = stages_of(commands)
@@ -38,7 +38,7 @@ def plan_stages(
 
 
 def _uncached(root: Path) -> set[str]:
-    """Kinds of `paths` of which DVC keeps no copy, by the dvc.yaml there."""
+    """Return the keys of `paths` that DVC does not cache, according to dvc.yaml."""
     file = root / "dvc.yaml"
     if not file.is_file():
         return set()

@@ -1,4 +1,4 @@
-"""A backbone without weights, as far as its cost goes."""
+"""The cost of a backbone, computed without loading its weights."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ __all__ = ["Model"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A backbone without weights, and how large its weights are."""
+    """A backbone without weights, and the size of its weights."""
 
     backbone: Backbone
     parameters: int
@@ -22,7 +22,7 @@ class Model:
 
     @classmethod
     def of(cls, name: str, params: ModelParams) -> "Model":
-        """Ask a folder that is there, or what is known of a name; nothing is loaded."""
+        """Describe a backbone from its folder, or from its known name; no weights are loaded."""
         if params.path is None and params.checkpoint is None and name in KNOWN:
             return _known(name, params.dtype)
         folder = Path(params.path or "")
@@ -35,24 +35,24 @@ class Model:
         return cls(backbone, sum(weight.numel() for weight in outline.parameters()), weights)
 
     def forward_s(self, grid: TokenGrid, card: Card) -> float:
-        """Seconds of one branch: two operations per weight and token, and the attention's."""
+        """Seconds of one branch's forward pass: two operations per weight and token, plus attention."""
         backbone = self.backbone
         tokens = grid.num_latent_frames * grid.rows * grid.cols + backbone.num_text_tokens
         attention = 4 * backbone.num_layers * tokens**2 * backbone.num_heads * backbone.num_channels
         return float(2 * self.parameters * tokens + attention) / card.flops
 
     def start_s(self, card: Card) -> float:
-        """Of a process that loads it."""
+        """Seconds for a process to start and load the backbone."""
         return card.startup_s + self.weights_bytes / card.weights_bytes_per_s
 
     def num_branches(self, cfg_scale: float) -> int:
-        """Forwards of a sampling step."""
+        """Number of forward passes in a sampling step."""
         return 1 if self.backbone.reads_guidance or cfg_scale <= 1 else 2
 
 
 @cache
 def _known(name: str, dtype: Literal["float32", "bfloat16", "float16"]) -> Model:
-    """A named backbone, whose text encoder takes seconds to outline."""
+    """Describe a backbone by name; cached, because outlining its text encoder takes seconds."""
     (need,) = memory_needs(name)
     weights = need.text_bytes + need.transformer_bytes + need.other_bytes
     return Model._of(constructed_backbone(name, ModelParams(device="meta", dtype=dtype)), weights)

@@ -1,4 +1,4 @@
-"""Adds up what each stage takes."""
+"""Compute the cost of each stage."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,24 +26,24 @@ __all__ = ["Planner"]
 
 _FLOAT_BYTES = 4
 _POINTS = 400
-"""Of a clip whose tracks are imported: the published object grid."""
+"""Number of points of a clip with imported tracks: the published object grid."""
 _LIGHT_CLIP_S = 1.6
-"""Of a clip that is tracked or drawn: descriptors are read and matched (README), or videos written."""
+"""Seconds per clip for tracking or drawing: descriptors are read and matched (README), or videos written."""
 _LOSSLESS_BYTES_PER_PX = 1.8
-"""Of real clips as lossless video."""
+"""Bytes per pixel of real clips as lossless video."""
 _VIDEO_BYTES_PER_PX = 0.1
-"""Of samples as ordinary video."""
+"""Bytes per pixel of samples as lossy video."""
 
 
 class Planner:
-    """Adds up one stage after another."""
+    """Computes the costs of stages."""
 
     def __init__(self, params: Mapping[str, Any], root: Path, card: Card, uncached: set[str]) -> None:
         self._params, self._root, self._card, self._uncached = params, root, card, uncached
         self._models: dict[str, Model] = {}
 
     def costs(self, stage: str) -> Iterator[StageCost]:
-        """Of one stage; one for each backbone that it runs for."""
+        """Yield the costs of a stage, one for each backbone."""
         name, _, view = stage.partition(":")
         backbones = self._params["survey"]["backbones"] if name == "survey" else self._params["backbones"]
         if name == "synthesize":
@@ -89,12 +89,12 @@ class Planner:
             seconds += model.start_s(card) + forwards * model.forward_s(grid, card)
             seconds += count * own.px / own.count / card.decoded_px_per_s
             stored += count * sampled.num_inference_steps * self._latent_bytes(model.backbone, grid)
-            of_branches = "two branches" if branches == 2 else "one branch"
-            work += f", {count} of them sampled: {sampled.num_inference_steps} steps of {of_branches}"
+            branch_text = "two branches" if branches == 2 else "one branch"
+            work += f", {count} of them generated: {sampled.num_inference_steps} steps of {branch_text}"
         return StageCost("synthesize", work, seconds, forwards, stored, self._cached("clips", stored))
 
     def _latent_bytes(self, backbone: Backbone, grid: TokenGrid) -> float:
-        """Of a clip's latents at one step."""
+        """Size of a clip's latents at one step."""
         side = backbone.patch_size
         latents = grid.num_latent_frames * backbone.latents_per_token_frame * grid.rows * grid.cols * side * side
         itemsize = backbone.params.torch_dtype().itemsize if backbone.samples_in_own_dtype else _FLOAT_BYTES
@@ -125,7 +125,7 @@ class Planner:
         return _POINTS if annotate.tracker == "import" else max(annotate.scene_grid, annotate.object_grid) ** 2
 
     def _encode_s(self, clips: Sequence[Clips], view: AnalysisParams | TrackingParams) -> float:
-        """Seconds to read and encode clips at the size of a view."""
+        """Seconds for reading and encoding clips at the size of a view."""
         used = getattr(view, "num_frames", math.inf)
         px = sum(own.count * min(own.num_frames, used) for own in clips) * view.height * view.width
         return px / self._card.encoded_px_per_s
@@ -158,7 +158,7 @@ class Planner:
         return StageCost("extract", work, seconds, forwards)
 
     def _track_live(self, name: str) -> StageCost:
-        """As `extract` in the tracking view and `track` after it, in one process and without a store."""
+        """Cost of `extract` in the tracking view followed by `track`, in one process and without a store."""
         run, read = self._extract(name, "tracking"), self._light("track")
         return replace(run, stage="track_live", seconds=run.seconds + read.seconds - self._card.light_stage_s)
 
@@ -166,7 +166,7 @@ class Planner:
         return all(getattr(view.mode, source) == "clean" for source in ("rendered", "generated", "folder"))
 
     def _chunks(self, own: Clips, view: TrackingParams, backbone: Backbone) -> list[int]:
-        """Lengths of the chunks that a clip becomes; none where a rule leaves it out."""
+        """Return the lengths of a clip's chunks; empty if a rule leaves the clip out."""
         try:
             chunks = chunk_schedule(own.num_frames, view.chunks, native_len=backbone.native_token_frames)
         except ValueError:
@@ -182,7 +182,7 @@ class Planner:
         plain = model.num_branches(section.cfg_scale)
         num_layers = section.num_best_layers if section.layers == "best" else len(section.layers)
         first = 0.5 if section.layers == "best" else min(section.layers) / model.backbone.num_layers
-        guided = plain + (1 - first)  # the third branch shares what lies before its first perturbed layer
+        guided = plain + (1 - first)  # the third branch shares the layers before its first perturbed layer
         passes = guided + (plain if section.compare else 0)
         forwards = count * section.num_inference_steps * passes
         videos = count * (2 if section.compare else 1)
@@ -195,7 +195,7 @@ class Planner:
         return StageCost("guide", work, seconds, forwards, stored, self._cached("samples", stored))
 
     def _light(self, name: str) -> StageCost:
-        """A stage that loads no weights: it reads clips, matches or descriptors."""
+        """Cost of a stage that loads no weights and reads clips, matches or descriptors."""
         card, clips = self._card, self._clips
         seconds = card.light_stage_s
         if name in ("annotate", "track", "report"):

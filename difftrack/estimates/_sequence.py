@@ -1,4 +1,4 @@
-"""Which stages commands run, those before them included."""
+"""Determine the stages that commands run, including earlier stages."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 __all__ = ["EVERYTHING", "STAGES", "stages_of"]
 
 STAGES = ("synthesize", "annotate", "extract", "survey", "match", "score", "track", "track_live", "guide", "report")
-"""In the order in which they run."""
+"""Names of all stages, in the order in which they run."""
 
 _BEFORE = {
     "annotate": ("synthesize",),
@@ -16,27 +16,27 @@ _BEFORE = {
     "score": ("synthesize", "annotate", "extract:analysis", "match"),
     "track": ("synthesize", "annotate", "extract:tracking"),
 }
-"""What DVC runs before the target of a stage."""
+"""Target -> stages that DVC runs before it."""
 EVERYTHING = ("synthesize", "annotate", "extract:analysis", "extract:tracking", "survey", "match", "score", "track")
 
 
 def stages_of(commands: Sequence[str]) -> list[str]:
-    """Name the stages that commands run, those before them included, in order: `extract:tracking`, `survey` ...
+    """List the stages that commands run, including earlier stages, in order: `extract:tracking`, `survey` ...
 
     Args:
-        commands: `dvc repro TARGET ...` and `python -m difftrack.pipeline STAGE ...`, as a preset has them.
+        commands: `dvc repro TARGET ...` and `python -m difftrack.pipeline STAGE ...`, as in a preset.
     """
-    wanted: list[str] = []
+    stages: list[str] = []
     for command in commands:
         if found := re.match(r"python -m difftrack\.pipeline (\w+)", command):
-            wanted.append(found[1])
+            stages.append(found[1])
         for target in re.findall(
             r"(?<= )(\w+)(?:@\S+)?(?= |$)", command.removeprefix("dvc repro") if "dvc" in command else ""
         ):
-            wanted += _BEFORE.get(target, ())
+            stages += _BEFORE.get(target, ())
             if target != "extract":
-                wanted.append(target)
+                stages.append(target)
         for view in re.findall(r"extract@\S+-(analysis|tracking)", command):
-            wanted.append(f"extract:{view}")
+            stages.append(f"extract:{view}")
     order = {stage: place for place, stage in enumerate(STAGES)}
-    return sorted(dict.fromkeys(wanted), key=lambda stage: order[stage.partition(":")[0]])
+    return sorted(dict.fromkeys(stages), key=lambda stage: order[stage.partition(":")[0]])

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from difftrack.correspondence import (
     attention_rows,
     match_points,
     match_rows,
+    pair_of_kind,
     point_probabilities,
     query_tokens,
     read_rows,
@@ -29,6 +30,7 @@ from difftrack.explorer._questions import AttentionQuestion, CellsQuestion, Lens
 from difftrack.explorer._truth import true_tracks
 from difftrack.explorer._words import text_words
 from difftrack.geometry import rescale_points
+from difftrack.rotary import ALL_FREQUENCIES
 from difftrack.store import DescriptorSpec, StoreError
 from difftrack.workflows.match import clip_points_to_tokens
 
@@ -239,9 +241,14 @@ class Answers:
         self, entry: StoreEntry, lens: Lens, group: str, chunk: int | None, spec: DescriptorSpec
     ) -> tuple[Tensor, Tensor]:
         heads = _head_indices(lens, spec)
-        kinds = ("query", "key") if lens.kind == "query_key" else (lens.kind, lens.kind)
-        first = self._read(entry, lens, group, chunk, kinds[0], heads)
-        return first, first if kinds[0] == kinds[1] else self._read(entry, lens, group, chunk, kinds[1], heads)
+        pair, _ = pair_of_kind(
+            lambda kind: self._read(entry, lens, group, chunk, kind, heads),
+            lens.kind,
+            params=lens.matching(),
+            frequencies=ALL_FREQUENCIES if lens.kind in ("value", "feature") else lens.frequencies,
+            rotary=spec.rotary,
+        )
+        return pair
 
     def _read(
         self, entry: StoreEntry, lens: Lens, group: str, chunk: int | None, kind: str, heads: list[int] | None
@@ -276,9 +283,9 @@ def _match(
     cycle: bool,
 ) -> Iterator[FrameMatch]:
     """Match one point of one chunk in some of its latent frames."""
-    params, source = lens.matching(), spec.frames.index(frame)
+    params, source = _matching(lens), spec.frames.index(frame)
     points = clip_points_to_tokens(np.asarray([point_xy_px], np.float32), spec, params)
-    weights = None if lens.weights is None else torch.tensor(lens.weights)
+    weights = None if lens.weights is None or lens.kind == "feature" else torch.tensor(lens.weights)
     tokens = query_tokens(points, rows=spec.grid.rows, cols=spec.grid.cols, params=params)
 
     def rows_of(targets: range, params: MatchingParams) -> Tensor:
@@ -299,7 +306,7 @@ def _match(
     for targets in _runs(wanted):
         rows = rows_of(targets, params)
         if lens.direction == "back":  # the mean of both directions holds half of each
-            rows = (2 * rows - rows_of(targets, lens.matching("forward"))).clamp_(min=0)
+            rows = (2 * rows - rows_of(targets, _matching(lens, "forward"))).clamp_(min=0)
         matches = read_rows(rows, tokens, cols=spec.grid.cols, params=params)
         packed = torch.cat([matches.points_xy_token, matches.probability[..., None], matches.margin[..., None]], dim=-1)
         best = without_uniform(packed, spec.grid.tokens_per_frame, params)[:, 0]
@@ -315,6 +322,13 @@ def _match(
                 cycle_error_px=float("nan") if errors is None else errors[target, 0].item() * stride_px,
                 probabilities=probabilities[at].reshape(spec.grid.rows, spec.grid.cols).numpy(),
             )
+
+
+def _matching(lens: Lens, directions: Literal["both", "forward"] | None = None) -> MatchingParams:
+    """The params that fit what the kind compares; see `correspondence.comparable`."""
+    params = lens.matching(directions)
+    own = lens.kind in ("query_key", "query_key_pre_rotary")
+    return params if own else replace(params, temperature=params.feature_temperature)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[range]:

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from difftrack.configuration import SCHEMA_FILE
+from difftrack.correspondence import MATCH_KINDS, descriptors_of
 from difftrack.documents import read_json
 from difftrack.explorer._answers import Answers
 from difftrack.explorer._catalog import Catalog, StoreEntry
@@ -306,7 +307,8 @@ def _of_spec(spec: DescriptorSpec) -> dict[str, Any]:
         "timesteps": list(spec.timesteps),
         "layers": list(spec.layers),
         "heads": list(spec.heads),
-        "kinds": [*(["query_key"] if {"query", "key"} <= set(spec.kinds) else []), *spec.kinds],
+        "kinds": [kind for kind in MATCH_KINDS if set(descriptors_of(kind)) <= set(spec.kinds)],
+        "rotary": spec.rotary is not None,
         "channels": spec.num_channels,
         "rows": grid.rows,
         "cols": grid.cols,

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from difftrack.correspondence import MatchingParams
+from difftrack.correspondence import MatchingParams, MatchKind
 from difftrack.params import Convention
+from difftrack.rotary import ALL_FREQUENCIES, FrequencyBands
 
 __all__ = [
     "AttentionQuestion",
@@ -42,8 +43,10 @@ class Lens:
     clip: str
     step: int
     layer: int
-    kind: Literal["query_key", "query", "key", "feature"] = "query_key"
-    """Queries with keys, or one kind with itself."""
+    kind: MatchKind = "query_key"
+    """What is matched."""
+    frequencies: FrequencyBands = ALL_FREQUENCIES
+    """Bands of rotary frequencies of queries and keys that take part."""
     heads: Literal["all"] | tuple[int, ...] = "all"
     weights: tuple[float, ...] | None = None
     """One weight for each of `heads`, which then are listed; None weighs all alike."""
@@ -51,6 +54,7 @@ class Lens:
     """Softmax from the source over the target's tokens (`forward`), from the target over the source's (`back`), or the
     mean of the two, as in `MatchingParams.directions`."""
     temperature: Literal["root_channel", "root_heads"] | float = "root_channel"
+    """Of queries with keys; a number divides the cosines of a kind with itself, too."""
     window: int = 0
     """Soft-argmax over (2 r + 1)^2 tokens around the best one; 0 gives the best token."""
     convention: Convention = "corrected"
@@ -70,10 +74,13 @@ class Lens:
             directions: In place of what `direction` says.
         """
         wanted = directions or ("forward" if self.direction == "forward" else "both")
+        preset = MatchingParams.preset(self.convention)
+        own = preset.feature_temperature if isinstance(self.temperature, str) else self.temperature
         return replace(
-            MatchingParams.preset(self.convention),
+            preset,
             directions=wanted,
             temperature=self.temperature,
+            feature_temperature=own,
             window_radius=self.window,
         )
 

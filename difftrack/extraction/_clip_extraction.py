@@ -104,6 +104,7 @@ class ClipExtraction:
                 self._prompt,
                 layers=plan.layers_of_step[step],
                 kinds=plan.kinds,
+                feature=view.params.feature,
                 conditioning=self._conditioning(group),
                 inputs=self._inputs_at(step),
             )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from difftrack.backbones import CapturedKind
+from difftrack.backbones import CapturedKind, FeatureKind
 from difftrack.chunks import ChunkParams
 from difftrack.params import ParamsError
 from difftrack.provenance import Reuse
@@ -121,7 +121,12 @@ class ViewParams:
     heads: Literal["all"] | tuple[int, ...] = "all"
     """Heads to keep."""
     descriptors: tuple[CapturedKind, ...] = ("query", "key", "feature")
-    """Kinds to keep; the text tokens' keys go with `key`."""
+    """Kinds to keep; the text tokens' keys go with `key`. query_pre_rotary, key_pre_rotary: before rotary positions
+    turn them."""
+    feature: FeatureKind = "heads"
+    """Hidden state that is kept as `feature`. heads: the attention's output per head, before its output projection;
+    attention, mlp, block: the output of that module; attention_input, mlp_input: what goes into it, which is the
+    residual stream after its norm. All but heads are cut into as many parts as there are heads, for storing alone."""
     mode: ModeParams = field(default_factory=ModeParams)
     """How steps are visited."""
     inversion: InversionParams = field(default_factory=InversionParams)
@@ -142,6 +147,8 @@ class ViewParams:
             chosen = getattr(self, name)
             if chosen != "all" and (not chosen or len(set(chosen)) != len(chosen)):
                 raise ValueError(f"{name} is {list(chosen)}; at least one, each once, is wanted")
+        if self.feature != "heads" and self.heads != "all" and "feature" in self.descriptors:
+            raise ValueError(f"feature is {self.feature}, which has no heads, and heads is {list(self.heads)}: set all")
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
         first = self.denoise.first_step

@@ -108,6 +108,7 @@ class BackboneView:
             size=(params.height, params.width),
             kinds=params.descriptors,
             text_mask=text_mask,
+            rotary=self.backbone.rotary,
             fingerprint_parts={
                 "clip": fingerprint,
                 "frames": list(frames),
@@ -148,6 +149,7 @@ class BackboneView:
             "guidance_branch": params.guidance_branch,
             "resize": params.resize,
             **({} if mode != "denoise" else {"denoise": self._walk(start)}),
+            **({} if params.feature == "heads" or "feature" not in params.descriptors else {"feature": params.feature}),
         }
 
     def _walk(self, start: str) -> list[object]:

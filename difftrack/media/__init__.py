@@ -1,14 +1,15 @@
-"""Reads and writes video and image files; nothing else touches PyAV or Pillow.
+"""Read and write video and image files; no other room uses PyAV, and no other room opens files with Pillow.
 
-PyAV is imported where a video file is opened: what only resizes pictures, as the backbones do, needs no video library.
+PyAV is imported only when a video file is opened, so code that only resizes images, such as the backbones, runs without
+a video library.
 
-Files may be a stranger's. Every decoder is told the formats that it takes, so that no file reaches a program outside
-this process (Pillow hands PostScript to Ghostscript) or opens another file or address (playlists and scripts of
-FFmpeg). Sizes are bounded before anything is decoded: `MAX_PIXELS` for one picture, half of the machine's memory for a
-video that is held whole. `open_video` gives frames one by one and holds none.
+Files may come from untrusted sources. Every decoder gets an explicit list of formats, so no file can start a program
+outside this process (Pillow passes PostScript to Ghostscript) or open another file or address (FFmpeg's playlists and
+scripts). Sizes are checked before decoding: one image may have at most `MAX_PIXELS`, and a video that is read into
+memory may fill at most half of it. `open_video` yields frames one by one and stores none.
 
-Pictures are uint8 RGB with axes (frame, row, col, rgb). Files on the way between stages are lossless (`libx264rgb`,
-crf 0, one thread: the same frames give the same bytes and come back bit-exact); lossy files are for looking at only.
+Images are uint8 RGB with axes (frame, row, col, rgb). Files passed between stages are lossless (`libx264rgb`, crf 0,
+one thread): the same frames give the same bytes and decode bit-exactly. Lossy files are only for viewing.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Writes videos, frame by frame, and pictures."""
+"""Write videos frame by frame, and write images."""
 
 import math
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def write_video(
     *,
     lossless: bool,
 ) -> None:
-    """Write an mp4 of frames that are held; see `write_frames`."""
+    """Write an mp4 from an array of frames; see `write_frames`."""
     write_frames(path, frames, fps, lossless=lossless)
 
 
@@ -35,27 +35,27 @@ def write_frames(
     *,
     lossless: bool,
 ) -> None:
-    """Write an mp4 of frames as they come, holding one; under the final name it is either complete or absent.
+    """Write an mp4 from an iterator, with one frame in memory. The file at `path` is either complete or absent.
 
     Args:
         path: The file; its folder must exist.
-        frames: At least one frame, all of one size.
-        fps: Frames per second, kept to within 1e-4 of a frame.
-        lossless: True for RGB that decodes bit-exact; False for H.264 yuv420p at crf 18, which browsers play. The
-            latter needs even sizes: an odd last row or column is repeated once.
+        frames: At least one frame; all must have the same size.
+        fps: Frames per second, stored to within 1e-4 of a frame.
+        lossless: True for RGB that decodes bit-exactly; False for H.264 yuv420p at crf 18, which browsers play. The
+            latter needs even sizes, so the last row or column is repeated where a size is odd.
 
     Raises:
-        MediaError: there is no frame, they differ in size, the rate is not positive, or the file cannot be written.
+        MediaError: there is no frame, frames differ in size, the rate is not positive, or the file cannot be written.
     """
     import av
 
     rate = rate_of(fps)
-    coming = iter(frames)
-    first = next(coming, None)
+    remaining = iter(frames)
+    first = next(remaining, None)
     if first is None or 0 in first.shape:
-        raise MediaError(f"{path}: there is no frame to write, or frames hold no picture")
+        raise MediaError(f"{path}: there is no frame to write, or the first frame is empty")
     codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
-    # x264's macroblock tree comes out a little different now and then, above all while other threads encode.
+    # x264's macroblock tree is not deterministic, especially while other threads encode.
     options = {"preset": "veryfast", **({"crf": "0"} if lossless else {"crf": "18", "x264-params": "mbtree=0"})}
     part = path.with_name(f".{path.name}.part")
     try:
@@ -65,9 +65,9 @@ def write_frames(
             stream.height, stream.width = (size + (0 if lossless else size % 2) for size in first.shape[:2])
             stream.pix_fmt = pixels
             stream.codec_context.thread_count = 1
-            for frame in chain([first], coming):
+            for frame in chain([first], remaining):
                 if frame.shape != first.shape:
-                    raise MediaError(f"{path}: a frame is {size_of(frame)}, the first one {size_of(first)}")
+                    raise MediaError(f"{path}: a frame is {size_of(frame)}, but the first is {size_of(first)}")
                 if not lossless:
                     frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -75,24 +75,24 @@ def write_frames(
             container.mux(stream.encode())
         part.replace(path)
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path}: cannot be written ({error})") from error
+        raise MediaError(f"{path}: cannot write the file ({error})") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "row col rgb"] | UInt8[np.ndarray, "row col"]) -> None:
-    """Write RGB or grey; the ending of `path` chooses the format (.png is lossless)."""
+    """Write an RGB or grey image; the suffix of `path` selects the format (.png is lossless)."""
     try:
         Image.fromarray(image).save(path)
     except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be written ({error})") from error
+        raise MediaError(f"{path}: cannot write the file ({error})") from error
 
 
 def rate_of(fps: float) -> Fraction:
-    """Frames per second as a fraction.
+    """Convert frames per second to a fraction.
 
     Raises:
-        MediaError: it is no positive number.
+        MediaError: `fps` is not a positive number.
     """
     if not math.isfinite(fps) or fps <= 0:
         raise MediaError(f"fps is {fps}; it must be a positive number")

@@ -1,14 +1,14 @@
-"""How this room refuses."""
+"""The exception that this room raises."""
 
 __all__ = ["MediaError", "cause_of"]
 
 
 class MediaError(ValueError):
-    """A picture or video cannot be read or written; the message names the file and the cause."""
+    """An image or video cannot be read or written; the message names the file and the cause."""
 
 
 def cause_of(error: Exception) -> str:
-    """What a library's error says, in words that a person expects."""
+    """Describe a library's error in plain words."""
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return "the file does not exist"
     return str(error) or type(error).__name__

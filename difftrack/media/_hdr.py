@@ -1,7 +1,7 @@
-"""Brings HDR frames (PQ, HLG) to the range that this project works in: BT.709 primaries, sRGB-like gamma, 8 bits.
+"""Tone-map HDR frames (PQ, HLG) to BT.709 primaries with an sRGB-like gamma and 8 bits.
 
-Light up to 92 nits keeps its share of reference white, 203 nits; what is brighter is rolled off, so that 1000 nits are
-white and nothing below them is clipped.
+Light up to 92 nits keeps its ratio to reference white (203 nits). Brighter light is rolled off, so that 1000 nits map
+to white and nothing below is clipped.
 
 Source:
     Rec. ITU-R BT.2100 for PQ and HLG, BT.2408 for reference white, BT.2087 for the primaries, BT.2390 for the roll-off.
@@ -17,45 +17,45 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 __all__ = ["HDR", "hdr_name", "tone_mapped"]
 
 HDR = {16: "PQ", 18: "HLG"}
-"""FFmpeg's numbers of the two transfer characteristics of HDR."""
+"""FFmpeg's numbers for the two HDR transfer characteristics."""
 
 REFERENCE_WHITE_NITS = 203.0
 PEAK_NITS = 1000.0
-"""Of the display that a film is graded for."""
+"""Peak luminance of the mastering display."""
 _M1, _M2 = 2610 / 16384, 2523 / 4096 * 128
 _C1, _C2, _C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
 _A, _B, _C = 0.17883277, 0.28466892, 0.55991073
-"""Of HLG."""
+"""Constants of HLG's transfer function."""
 _GAMMA = 1.2
-"""Of an HLG display of 1000 nits."""
+"""System gamma of an HLG display with a peak of 1000 nits."""
 _TO_709 = np.array(
     [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]],
     dtype=np.float32,
 )
-"""Linear BT.2020 to linear BT.709."""
+"""Matrix from linear BT.2020 to linear BT.709."""
 _LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
 _STEPS = 4095
-"""Of the tables."""
+"""Number of steps in the lookup tables."""
 _MOST_ROOT = float(np.sqrt(10_000 / REFERENCE_WHITE_NITS))
-"""Of the light that PQ can say, in reference whites."""
+"""Square root of the brightest light that PQ can encode, in units of reference white."""
 
 
-def hdr_name(frame: Any) -> str | None:  # noqa: ANN401 - PyAV's types are not there before a file is opened
-    """PQ or HLG, where a frame is in one of them."""
+def hdr_name(frame: Any) -> str | None:  # noqa: ANN401 - PyAV is imported only when a file is opened
+    """Return `PQ` or `HLG` for an HDR frame, None for any other."""
     return HDR.get(int(frame.color_trc))
 
 
 def tone_mapped(picture: UInt16[np.ndarray, "row col rgb"], kind: str) -> UInt8[np.ndarray, "row col rgb"]:
-    """Bring one picture from HDR to 8 bits.
+    """Tone-map one HDR image to 8 bits.
 
     Args:
-        picture: BT.2020 as coded, 0 ... 65535.
-        kind: PQ or HLG.
+        picture: Coded BT.2020 values, 0 ... 65535.
+        kind: `PQ` or `HLG`.
 
     Returns:
-        BT.709 primaries, sRGB's curve.
+        The image with BT.709 primaries and sRGB's transfer curve.
     """
-    linear = _linear(kind)[picture >> 4]  # nits over reference white
+    linear = _linear(kind)[picture >> 4]  # in units of reference white
     if kind == "HLG":
         luma = (linear @ _LUMA_2020)[..., None]
         linear = linear * luma ** np.float32(_GAMMA - 1) * np.float32(PEAK_NITS / REFERENCE_WHITE_NITS)
@@ -69,7 +69,7 @@ def tone_mapped(picture: UInt16[np.ndarray, "row col rgb"], kind: str) -> UInt8[
 
 @cache
 def _linear(kind: str) -> Float32[np.ndarray, " code"]:
-    """Light of each code of 12 bits: of PQ in reference whites, of HLG as a share of the scene's peak."""
+    """Linear light of each 12-bit code: for PQ in units of reference white, for HLG as a share of the scene's peak."""
     code = np.arange(_STEPS + 1) / _STEPS
     if kind == "HLG":
         light = np.where(code <= 0.5, code**2 / 3, (np.exp((code - _C) / _A) + _B) / 12)
@@ -79,7 +79,7 @@ def _linear(kind: str) -> Float32[np.ndarray, " code"]:
 
 @cache
 def _shares() -> Float32[np.ndarray, " root"]:
-    """The share of light that BT.2390's curve from `PEAK_NITS` to reference white leaves, for roots of light."""
+    """Share of the light kept by BT.2390's roll-off from `PEAK_NITS` to reference white, by square root of light."""
     roots = np.linspace(0, _MOST_ROOT, _STEPS + 1)
     peak, white = _nits_to_pq(np.array([PEAK_NITS, REFERENCE_WHITE_NITS])).tolist()
     source = np.minimum(_nits_to_pq(roots**2 * REFERENCE_WHITE_NITS) / peak, 1)
@@ -93,7 +93,7 @@ def _shares() -> Float32[np.ndarray, " root"]:
 
 @cache
 def _gamma() -> UInt8[np.ndarray, " code"]:
-    """The code of sRGB for each root of light, in steps."""
+    """Return the sRGB code for each square root of linear light, on a grid of `_STEPS`."""
     light = (np.arange(_STEPS + 1) / _STEPS) ** 2
     coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     found: np.ndarray = np.rint(coded * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How much may be decoded."""
+"""Limits on the size of decoded images and videos."""
 
 import os
 from collections.abc import Iterable
@@ -11,28 +11,28 @@ from difftrack.media._errors import MediaError
 __all__ = ["MAX_PIXELS", "TOO_MUCH", "gathered", "most_bytes", "size_of", "too_large"]
 
 MAX_PIXELS = 2**26
-"""Most pixels of one picture or frame, those of two frames of 8K video; a file that claims more is not decoded."""
-TOO_MUCH = "are more than half of this machine's memory; cut the video, or take fewer frames (max_frames, every)"
+"""Most pixels in one image or frame, twice those of an 8K frame; a file that declares more is not decoded."""
+TOO_MUCH = "need more than half of this machine's memory; cut the video, or take fewer frames (max_frames, every)"
 _FEW = 64
-"""Frames for which there is room at first, where nothing says how many will come."""
+"""Initial capacity, in frames, when the number of frames is unknown."""
 
 
 def gathered(
     frames: Iterable[UInt8[np.ndarray, "row col rgb"]], name: str, *, expected: int = 0, first: int = 0
 ) -> UInt8[np.ndarray, "frame row col rgb"]:
-    """Hold frames in one array, each once, while this machine can: half of the memory is the end.
+    """Collect frames in one array, which may fill at most half of this machine's memory.
 
     Args:
-        frames: One by one.
-        name: For messages.
-        expected: How many will come, as far as that is known; the array grows where there are more.
-        first: Number of the first of them, for messages.
+        frames: An iterator of frames.
+        name: Name of the video, for messages.
+        expected: Expected number of frames, 0 if unknown; the array grows if there are more.
+        first: Number of the first frame in the video, for messages.
 
     Returns:
-        All frames; an array without any where there is none.
+        All frames; an empty array if there is none.
 
     Raises:
-        MediaError: they need more memory, or are not of one size.
+        MediaError: the frames need more memory, or differ in size.
     """
     held, count, limit = np.empty((0, 0, 0, 3), dtype=np.uint8), 0, most_bytes()
     for frame in frames:
@@ -41,7 +41,7 @@ def gathered(
             held = np.empty((room, *frame.shape), dtype=np.uint8)
         if frame.shape != held.shape[1:]:
             raise MediaError(
-                f"{name}: frame {first + count} is {size_of(frame)}, the first one {held.shape[2]}x{held.shape[1]}"
+                f"{name}: frame {first + count} is {size_of(frame)}, but the first is {held.shape[2]}x{held.shape[1]}"
             )
         if (count + 1) * frame.nbytes > limit:
             raise MediaError(f"{name}: {count + 1} frames of {size_of(frame)} {TOO_MUCH}")
@@ -54,18 +54,18 @@ def gathered(
 
 
 def most_bytes() -> int:
-    """Half of the machine's memory, which one video, decoded, may fill; 8 GiB where the system does not tell."""
+    """Return the memory that one decoded video may fill: half of the machine's, or 8 GiB where that is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):  # no such call on Windows
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 2**33
 
 
 def too_large(width: int, height: int) -> str:
-    """Say that a picture is."""
-    return f"claims {width}x{height} pixels; at most {MAX_PIXELS} are decoded, make it smaller first"
+    """Return the message for an image that is too large."""
+    return f"declares {width}x{height} pixels; at most {MAX_PIXELS} are decoded, so make it smaller first"
 
 
 def size_of(frame: UInt8[np.ndarray, "row col rgb"]) -> str:
-    """WIDTHxHEIGHT."""
+    """Format a frame's size as WIDTHxHEIGHT."""
     return f"{frame.shape[1]}x{frame.shape[0]}"

@@ -1,9 +1,8 @@
-"""What of a folder is a clip, and what of it is left out: one rule for every reader of folders.
+"""Decide which files of a folder are clips and which are left out; every reader of folders uses this rule.
 
-Hidden files and partial downloads never count. A folder that holds a video is a folder of clips: its videos, and its
-subfolders of pictures; pictures beside videos are thumbnails and are left out. A folder without videos is one clip of
-its pictures, those of the format of which there are most; where two formats are as many, the earlier one of PNG, TIFF,
-BMP, WebP, JPEG.
+Hidden files and partial downloads never count. A folder that contains a video is a folder of clips: its videos, and its
+subfolders of images. Images beside videos are treated as thumbnails and left out. A folder without videos is one clip
+that consists of its images in the most frequent format. Ties are resolved in the order PNG, TIFF, BMP, WebP, JPEG.
 """
 
 import re
@@ -17,30 +16,30 @@ from difftrack.media._images import IMAGE_SUFFIXES
 __all__ = ["VIDEO_SUFFIXES", "FolderListing", "is_image_folder", "list_folder", "natural_order"]
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
-"""Lower-case endings that a folder of videos is searched for."""
+"""Lower-case suffixes of video files in a folder."""
 
 _FORMATS = ("png", "tiff", "bmp", "webp", "jpeg")
 _ALIASES = {"jpg": "jpeg", "tif": "tiff"}
 _PARTIAL = re.compile(r"\.(part|partial|crdownload|download|temp|tmp|ytdl)(\.|-frag\d+\.|$)", re.IGNORECASE)
-"""What downloaders put into the names of files that are not whole: `a.mp4.part`, `a.temp.mp4`."""
+"""Matches the names that downloaders give to incomplete files: `a.mp4.part`, `a.temp.mp4`."""
 _MOST_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class FolderListing:
-    """What is in a folder, in natural order."""
+    """The contents of a folder, in natural order."""
 
     videos: tuple[Path, ...]
     pictures: tuple[Path, ...]
-    """The frames of one clip; none where there are videos."""
+    """The frames of one clip; empty if the folder contains videos."""
     image_folders: tuple[Path, ...]
-    """Subfolders that are clips of pictures; none where the folder is one itself."""
+    """Subfolders that are clips of images; empty if the folder itself is such a clip."""
     left_out: tuple[str, ...]
-    """A line for each kind of files that look like pictures or videos and do not count."""
+    """One line for each kind of image or video file that is left out."""
 
 
 def list_folder(path: Path) -> FolderListing:
-    """Apply the rule of this module to a folder."""
+    """Apply this module's rule to a folder."""
     files, folders, hidden, partial = list[Path](), list[Path](), list[Path](), list[Path]()
     for item in natural_order(path.iterdir()):
         if item.is_dir():
@@ -62,8 +61,8 @@ def list_folder(path: Path) -> FolderListing:
     left_out = [
         *_named("hidden", hidden),
         *_named("partial download", partial),
-        *(_named("picture beside videos", others) if videos else _named(f"picture that is no {chosen}", others)),
-        *(_named("folder beside pictures", [each for each in folders if is_image_folder(each)]) if frames else []),
+        *(_named("image beside videos", others) if videos else _named(f"image that is not {chosen}", others)),
+        *(_named("folder beside images", [each for each in folders if is_image_folder(each)]) if frames else []),
     ]
     return FolderListing(
         tuple(videos),
@@ -74,7 +73,7 @@ def list_folder(path: Path) -> FolderListing:
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether `path` is a folder that is one clip of pictures."""
+    """Whether `path` is a folder that is one clip of images."""
     if not path.is_dir():
         return False
     whole = [item for item in path.iterdir() if not item.name.startswith(".") and not _PARTIAL.search(item.name)]
@@ -83,7 +82,7 @@ def is_image_folder(path: Path) -> bool:
 
 
 def natural_order(paths: Iterable[Path]) -> list[Path]:
-    """Sort by name with digits compared as numbers; equal ones by the name itself."""
+    """Sort by name, comparing digits as numbers; equal names in that order are sorted as text."""
     return sorted(paths, key=lambda path: ([_number(part) for part in re.split(r"(\d+)", path.name)], path.name))
 
 

@@ -1,4 +1,4 @@
-"""Masks as pictures: the number of the object in each pixel."""
+"""Read and write masks as images in which each pixel holds the number of an object."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ from difftrack.media._images import IMAGE_FORMATS, decode
 __all__ = ["mask_palette", "read_mask", "write_mask"]
 
 _MOST_OBJECTS = 64
-"""Objects that a mask may show."""
-_PLAIN_MASK = "save it as PNG, one colour for each object, without smoothed edges"
+"""Maximum number of objects in a mask."""
+_PLAIN_MASK = "save it as a PNG with one colour for each object and without smoothed edges"
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "row col"]:
-    """Read one picture as the number of the object in each pixel; 0 is the background.
+    """Read one image as a mask: the number of the object in each pixel; 0 is the background.
 
-    A picture with a palette (the masks of DAVIS 2017) holds these numbers. So does a grey one, but for one of black and
-    white alone (DAVIS 2016), whose white is object 1. Colours become numbers in rising order of red, green and blue;
-    black is the background.
+    An image with a palette (DAVIS 2017) and a grey image contain these numbers directly. In a grey image with only
+    black and white (DAVIS 2016), white is object 1. In a colour image, colours are numbered in ascending order of (red,
+    green, blue); black is the background.
 
     Raises:
-        MediaError: as in `read_image`, or the picture has more than 65 colours or greys, so that it is no mask.
+        MediaError: see `read_image`; also if the image has more than 65 colours or grey levels and so is not a mask.
     """
     if path.exists() and not path.is_file():
         raise MediaError(f"{path}: is no regular file")
@@ -32,9 +32,9 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "row col"]:
 
 
 def write_mask(path: Path, mask: UInt8[np.ndarray, "row col"]) -> None:
-    """Write the numbers of objects as a PNG with a palette, as DAVIS 2017 does; `read_mask` reads them back."""
+    """Write object numbers as a PNG with a palette, as DAVIS 2017 does; `read_mask` reads the file."""
     image = Image.fromarray(np.ascontiguousarray(mask))
-    image.putpalette(mask_palette().tobytes())  # turns grey levels into places in the palette
+    image.putpalette(mask_palette().tobytes())  # grey levels become palette indices
     try:
         image.save(path, format="PNG")
     except (OSError, ValueError) as error:
@@ -42,9 +42,10 @@ def write_mask(path: Path, mask: UInt8[np.ndarray, "row col"]) -> None:
 
 
 def mask_palette() -> UInt8[np.ndarray, "number rgb"]:
-    """Give the colour of each number of a mask, that of PASCAL VOC and DAVIS: bits 0, 3, 6 of the number go to red.
+    """Return the colour of each object number, as in PASCAL VOC and DAVIS.
 
-    Bits 1, 4, 7 go to green and bits 2, 5 to blue, the lowest to the most significant place; 0 is black.
+    Bits 0, 3, 6 of the number go to red, bits 1, 4, 7 to green and bits 2, 5 to blue, the lowest bit to the most
+    significant bit of the colour. 0 is black.
     """
     numbers = np.arange(256)
     colors = np.zeros((256, 3), dtype=np.uint8)
@@ -65,8 +66,8 @@ def _object_numbers(image: Image.Image) -> UInt8[np.ndarray, "row col"]:
         colors = (red << 16) + (green << 8) + blue
         known = np.unique(np.append(colors, 0))
         if len(known) > _MOST_OBJECTS + 1:
-            raise MediaError(f"has {len(known)} colours, so that it is no mask; {_PLAIN_MASK}")
+            raise MediaError(f"has {len(known)} colours, so it is not a mask; {_PLAIN_MASK}")
         numbers = np.searchsorted(known, colors).astype(np.uint8)
     if (count := len(np.unique(numbers))) > _MOST_OBJECTS + 1:
-        raise MediaError(f"has {count} greys, so that it is no mask; {_PLAIN_MASK}")
+        raise MediaError(f"has {count} grey levels, so it is not a mask; {_PLAIN_MASK}")
     return numbers

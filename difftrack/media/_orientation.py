@@ -1,4 +1,4 @@
-"""Turns and mirrors frames as their file says: all eight ways in which a picture can lie."""
+"""Rotate and mirror frames as their file states; all eight orientations are supported."""
 
 import struct
 from typing import Any
@@ -9,47 +9,47 @@ from jaxtyping import UInt8
 __all__ = ["Orientation", "orientation_of"]
 
 _ONE = 1 << 16
-"""1 in the fixed point of a display matrix."""
+"""The value 1 in the fixed-point format of a display matrix."""
 
 
 class Orientation:
-    """What has to be done to a stored picture.
+    """The rotation and mirroring that bring a stored frame upright.
 
-    With a display matrix whose upper left part is [[a, b], [c, d]], the stored pixel (x, y), x to the right and y down,
-    is shown at (a x + c y, b x + d y), up to a shift.
+    If the upper left part of the display matrix is [[a, b], [c, d]], the stored pixel (x, y) is displayed at
+    (a x + c y, b x + d y), up to a translation; x points right and y points down.
 
     Args:
-        a: See above.
-        b: See above.
-        c: See above.
-        d: See above.
+        a: Entry of the display matrix, see above.
+        b: Entry of the display matrix, see above.
+        c: Entry of the display matrix, see above.
+        d: Entry of the display matrix, see above.
 
     Raises:
-        ValueError: the matrix turns by anything but quarter turns, or shears.
+        ValueError: the matrix shears, or rotates by an angle that is not a multiple of 90 degrees.
 
     Source:
-        ISO/IEC 14496-12, tkhd and mvhd; FFmpeg's libavutil/display.h. ffmpeg's `-autorotate` shows the same.
+        ISO/IEC 14496-12, tkhd and mvhd; FFmpeg's libavutil/display.h. The result equals that of ffmpeg's `-autorotate`.
     """
 
     def __init__(self, a: int, b: int, c: int, d: int) -> None:
         self.turned = abs(b) > abs(a)
-        """Whether height and width change places."""
+        """Whether height and width are swapped."""
         main, other = ((b, c), (a, d)) if self.turned else ((a, d), (b, c))
         if not all(main) or any(abs(value) * 1000 > min(map(abs, main)) for value in other):
             angle = np.degrees(np.arctan2(b, a))
-            raise ValueError(f"is turned by {angle:.0f} degrees; only quarter turns and mirrors can be undone")
+            raise ValueError(f"is rotated by {angle:.0f} degrees; only multiples of 90 and mirroring are supported")
         self._flip_cols = (c if self.turned else a) < 0
         self._flip_rows = (b if self.turned else d) < 0
 
     def apply(self, frame: UInt8[np.ndarray, "row col rgb"]) -> UInt8[np.ndarray, "new_row new_col rgb"]:
-        """A view of a stored picture as it is to be shown."""
+        """Return an upright view of a stored frame."""
         upright = frame.transpose(1, 0, 2) if self.turned else frame
         rows, cols = (slice(None, None, -1 if flip else 1) for flip in (self._flip_rows, self._flip_cols))
         return upright[rows, cols]
 
 
-def orientation_of(frame: Any) -> Orientation:  # noqa: ANN401 - PyAV's types are not there before a file is opened
-    """The orientation that a frame's file or codec gives it; upright where none is given.
+def orientation_of(frame: Any) -> Orientation:  # noqa: ANN401 - PyAV is imported only when a file is opened
+    """Return the orientation that a frame's file or codec states; upright if none is stated.
 
     Raises:
         ValueError: see `Orientation`.

@@ -1,4 +1,4 @@
-"""Frames at another size."""
+"""Resize frames."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,9 +12,9 @@ def resize_frames(
     height: int,
     width: int,
 ) -> UInt8[np.ndarray, "frame new_row new_col rgb"]:
-    """Resize in one step, bicubic with half-pixel centres, low-pass filtered where it shrinks.
+    """Resize frames in one step: bicubic with half-pixel centres, low-pass filtered when shrinking.
 
-    Pixel coordinates of points scale by `geometry.rescale_points`.
+    Use `geometry.rescale_points` to scale the pixel coordinates of points.
     """
     if frames.shape[1:3] == (height, width):
         return frames

@@ -1,4 +1,4 @@
-"""Videos frame by frame: what is read is held by nobody but the caller."""
+"""Read videos frame by frame, without keeping a frame after it has been yielded."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -26,9 +26,10 @@ _VIDEO_FORMATS = (
     *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "nut", "mxf", "ivf", "gif"),
     *("h264", "hevc", "av1", "obu", "m4v", "mjpeg", "yuv4mpegpipe"),
 )
-"""FFmpeg's demuxers that hold their frames themselves: no playlists, scripts, session descriptions or devices."""
+"""FFmpeg demuxers whose files contain their frames; playlists, scripts, session descriptions and devices are
+refused."""
 _FPS_OF_IMAGES = 24.0
-"""Frames per second of a folder of images, which carries none."""
+"""Frame rate of a folder of images, which states none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,19 +42,19 @@ class Video:
 
     frames: UInt8[np.ndarray, "frame row col rgb"]
     fps: float
-    """Frames per second; for a variable rate, the average."""
+    """Frames per second; the average for a variable rate."""
     notes: tuple[str, ...] = ()
-    """What was done to them or left out, a line each."""
+    """One line for each conversion applied to the frames and each kind of file left out."""
 
     def __post_init__(self) -> None:
         if 0 in self.frames.shape:
-            raise MediaError(f"a video of shape {self.frames.shape} holds no picture")
+            raise MediaError(f"a video of shape {self.frames.shape} contains no image")
         rate_of(self.fps)
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRange:
-    """Which of a video's frames are taken: `start`, `start + every`, ..., `max_frames` of them.
+    """Selects `max_frames` frames of a video: `start`, `start + every`, ...
 
     Raises:
         MediaError: a number is out of range.
@@ -61,114 +62,114 @@ class FrameRange:
 
     start: int = 0
     max_frames: int | None = None
-    """Frames that are taken; None takes all."""
+    """Maximum number of frames to select; None selects all."""
     every: int = 1
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
             raise MediaError(
-                f"start={self.start}, max_frames={self.max_frames}, every={self.every}; wanted: start >= 0, "
+                f"start={self.start}, max_frames={self.max_frames}, every={self.every}; these must be start >= 0, "
                 "max_frames >= 1 and every >= 1"
             )
 
     @property
     def stop(self) -> int | None:
-        """First frame of the video that is not looked at."""
+        """First frame of the video that is not read; None reads to the end."""
         return None if self.max_frames is None else self.start + (self.max_frames - 1) * self.every + 1
 
     def count(self, num_frames: int) -> int:
-        """How many frames of a video of that many are taken."""
+        """Number of frames selected from a video of `num_frames` frames."""
         stop = num_frames if self.stop is None else min(self.stop, num_frames)
         return len(range(self.start, stop, self.every))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameStream:
-    """A video that is decoded while it is looked at, as often as it is looked at; holds no frame."""
+    """A video that is decoded anew during each iteration; no frame is stored."""
 
     path: Path
     range: FrameRange
     height: int
-    """Of the upright frames, in pixels."""
+    """Height of the upright frames, in pixels."""
     width: int
     fps: float
-    """Frames per second of the frames that are taken."""
+    """Frames per second of the selected frames."""
     num_frames: int | None
-    """How many will come, as the header says; None where it does not say."""
+    """Number of selected frames according to the header; None if the header does not state it."""
     notes: tuple[str, ...]
-    """What is done to frames or left out, a line each."""
+    """One line for each conversion applied to the frames and each kind of file left out."""
     _frames: Callable[[], Iterator[UInt8[np.ndarray, "row col rgb"]]]
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
-        """Decode from the beginning; frames are all of one size.
+        """Decode from the beginning; all frames have the same size.
 
         Raises:
-            MediaError: a frame is damaged or of another size, or there is none in the range.
+            MediaError: a frame is damaged or differs in size, or there is no frame in the range.
         """
         index = None
         for index, frame in enumerate(self._frames()):
             if frame.shape[:2] != (self.height, self.width):
                 raise MediaError(
-                    f"{self.path}: frame {self.range.start + index * self.range.every} is {size_of(frame)}, the first "
-                    f"one {self.width}x{self.height}"
+                    f"{self.path}: frame {self.range.start + index * self.range.every} is {size_of(frame)}, but the "
+                    f"first is {self.width}x{self.height}"
                 )
             yield frame
         if index is None:
-            raise _none(self.path, self.range)
+            raise _no_frames_error(self.path, self.range)
 
 
 def open_video(path: Path, *, start: int = 0, max_frames: int | None = None, every: int = 1) -> FrameStream:
-    """Look at a video file, or a folder of images in natural order (`f2.png` before `f10.png`), and decode one frame.
+    """Open a video file, or a folder of images in natural order (`f2.png` before `f10.png`), and check one frame.
 
-    Frames are taken as they are stored, each once, turned and mirrored as the file says. Of several video streams the
-    one that FFmpeg calls the best is taken, never a cover picture. A variable frame rate is not resampled: every stored
-    frame counts as one, and `fps` is the file's average. HDR is brought to 8 bits (`_hdr`). A folder of images has no
-    rate and is given 24 frames per second; which of its files are frames, `list_folder` says.
+    Every stored frame is yielded once, rotated and mirrored as the file states. If a file has several video streams,
+    FFmpeg's best stream is used, but never a cover image. A variable frame rate is not resampled: every stored frame
+    counts as one, and `fps` is the average. HDR is tone-mapped to 8 bits (`_hdr`). A folder of images has no frame
+    rate, so 24 frames per second are assumed; `list_folder` decides which of its files are frames.
 
     Args:
-        path: A video file that holds its own frames, or a folder with images of one size.
-        start: Frames to leave out at the beginning.
-        max_frames: Most frames to take; None for all.
-        every: Take every so many frames only; the rate falls likewise.
+        path: A video file that contains its frames, or a folder of images of one size.
+        start: Number of frames to skip at the beginning.
+        max_frames: Maximum number of frames; None reads all.
+        every: Read only every `every`-th frame; `fps` decreases accordingly.
 
     Raises:
-        MediaError: the file is missing, unreadable, cut short, without frames in the wanted range, of a format that is
-            not taken, or larger than this machine can hold.
+        MediaError: the file is missing, unreadable, truncated, in an unsupported format, has no frames in the selected
+            range, or its frames have more than `MAX_PIXELS`.
     """
     try:
-        wanted = FrameRange(start, max_frames, every)
+        selected = FrameRange(start, max_frames, every)
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from error
     if path.is_dir():
-        return _open_folder(path, wanted)
+        return _open_folder(path, selected)
     with _opened(path) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > _limits.MAX_PIXELS:
             raise MediaError(f"{path}: {too_large(width, height)}")
         first = next(_upright(path, container, stream, FrameRange(max_frames=1)), None)
         if first is None:
-            raise MediaError(f"{path}: no frames from frame 0 on; is it empty?")
+            raise MediaError(f"{path}: contains no frames; is the file empty?")
         picture, notes = first
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
-            raise MediaError(f"{path}: states no frame rate; is it cut short?")
+            raise MediaError(f"{path}: states no frame rate; is the file truncated?")
         stored = stream.frames or _by_duration(container, stream, float(rate))
     return FrameStream(
         path,
-        wanted,
+        selected,
         *picture.shape[:2],
         fps=float(rate) / every,
-        num_frames=wanted.count(stored) if stored else max_frames,
+        num_frames=selected.count(stored) if stored else max_frames,
         notes=notes,
-        _frames=lambda: _decoded(path, wanted),
+        _frames=lambda: _decoded(path, selected),
     )
 
 
 def read_video(path: Path, *, start: int = 0, max_frames: int | None = None, every: int = 1) -> Video:
-    """Read a video whole; arguments and errors are those of `open_video`.
+    """Read a whole video into memory; arguments and errors are those of `open_video`.
 
     Raises:
-        MediaError: also where the frames fill more than half of this machine's memory.
+        MediaError: also if the frames fill more than half of this machine's memory.
     """
     stream = open_video(path, start=start, max_frames=max_frames, every=every)
     expected = stream.num_frames or 0
@@ -178,7 +179,7 @@ def read_video(path: Path, *, start: int = 0, max_frames: int | None = None, eve
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a video file, or of the names and contents of a folder's pictures: the same for the same video.
+    """Compute the SHA-256 of a video file, or of the names and contents of a folder's images.
 
     Raises:
         MediaError: the file cannot be read.
@@ -187,40 +188,40 @@ def content_digest(path: Path) -> str:
     try:
         for file in list_folder(path).pictures if path.is_dir() else (path,):
             with file.open("rb") as content:
-                of_file = hashlib.file_digest(content, "sha256").hexdigest()
-            digest.update(f"{file.name if path.is_dir() else ''} {of_file}\n".encode())
+                file_digest = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.name if path.is_dir() else ''} {file_digest}\n".encode())
     except OSError as error:
         raise MediaError(f"{path}: {cause_of(error)}") from error
     return digest.hexdigest()
 
 
 def is_lossless(path: Path) -> bool:
-    """Whether a file is a video as `write_video` writes it without loss: H.264 in RGB, which cameras never write."""
+    """Whether a file is a lossless video from `write_video`: H.264 in RGB, which cameras do not produce."""
     import av
 
     try:
-        with av.open(f"file:{path}", options=_only()) as container:
+        with av.open(f"file:{path}", options=_open_options()) as container:
             context = container.streams.video[0].codec_context
             return bool(context.name == "h264" and context.pix_fmt == "gbrp")
     except (av.FFmpegError, OSError, IndexError):
         return False
 
 
-def _open_folder(path: Path, wanted: FrameRange) -> FrameStream:
+def _open_folder(path: Path, selected: FrameRange) -> FrameStream:
     listing = list_folder(path)
     if listing.videos:
         raise MediaError(
-            f"{path}: holds {len(listing.videos)} video(s), such as {listing.videos[0].name}, and a folder is read as "
-            "one video where it holds pictures alone; name the video"
+            f"{path}: contains {len(listing.videos)} video(s), such as {listing.videos[0].name}; only a folder of "
+            "images is read as one video, so give the path of a video file"
         )
-    files = listing.pictures[wanted.start : wanted.stop : wanted.every]
+    files = listing.pictures[selected.start : selected.stop : selected.every]
     if not files:
-        raise _none(path, wanted)
+        raise _no_frames_error(path, selected)
     return FrameStream(
         path,
-        wanted,
+        selected,
         *image_size(files[0]),
-        fps=_FPS_OF_IMAGES / wanted.every,
+        fps=_FPS_OF_IMAGES / selected.every,
         num_frames=len(files),
         notes=listing.left_out,
         _frames=lambda: map(read_image, files),
@@ -229,36 +230,36 @@ def _open_folder(path: Path, wanted: FrameRange) -> FrameStream:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A container and its best stream; what FFmpeg says of the file becomes one line."""
+    """Open a container and its best video stream; FFmpeg's errors become one-line messages."""
     import av
 
     if path.exists() and not path.is_file():
-        raise MediaError(f"{path}: is no regular file")
+        raise MediaError(f"{path}: is not a regular file")
     try:
-        with av.open(f"file:{path}", options=_only()) as container:  # the prefix: a name is never an address
+        with av.open(f"file:{path}", options=_open_options()) as container:  # the prefix prevents URLs
             stream = _best(container)
             if stream is None:
-                raise MediaError(f"{path}: holds no video stream; is it cut short?")
+                raise MediaError(f"{path}: contains no video stream; is the file truncated?")
             stream.codec_context.options = {"max_pixels": str(_limits.MAX_PIXELS)}
             stream.thread_type = "AUTO"
             yield container, stream
     except av.error.InvalidDataError as error:
-        raise MediaError(f"{path}: is no video that can be read, or is cut short") from error
-    except av.error.ArgumentError as error:  # how FFmpeg says that a format is not on the list
+        raise MediaError(f"{path}: is not a readable video, or is truncated") from error
+    except av.error.ArgumentError as error:  # FFmpeg's error for a format that is not on the list
         raise MediaError(
-            f"{path}: is no video that holds its own frames, as mp4, mov, mkv, webm and avi do; playlists, scripts and "
-            "streams are not opened"
+            f"{path}: is not a video file that contains its frames, such as mp4, mov, mkv, webm or avi; playlists, "
+            "scripts and streams are not opened"
         ) from error
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: {cause_of(error)}") from error
 
 
-def _only() -> dict[str, str]:
+def _open_options() -> dict[str, str]:
     return {"protocol_whitelist": "file", "format_whitelist": ",".join(_VIDEO_FORMATS)}
 
 
-def _best(container: Any) -> Any:  # noqa: ANN401 - as below
-    """The stream that FFmpeg calls the best, or, where that is a cover picture, the best of the others."""
+def _best(container: Any) -> Any:  # noqa: ANN401 - PyAV is imported only when a file is opened
+    """Return FFmpeg's best video stream; if that is a cover image, the best of the other streams."""
     from av.stream import Disposition
 
     films = [
@@ -273,32 +274,32 @@ def _best(container: Any) -> Any:  # noqa: ANN401 - as below
 
 
 def _by_duration(container: Any, stream: Any, rate: float) -> int:  # noqa: ANN401
-    """How many frames a file without a count has, about; 0 where it does not say how long it is."""
+    """Estimate the number of frames from the duration; 0 if the file states no duration."""
     if stream.duration and stream.time_base:
         return round(float(stream.duration * stream.time_base) * rate)
     return round(container.duration / 1_000_000 * rate) if container.duration else 0
 
 
-def _decoded(path: Path, wanted: FrameRange) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
+def _decoded(path: Path, selected: FrameRange) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
     with _opened(path) as (container, stream):
-        for picture, _ in _upright(path, container, stream, wanted):
+        for picture, _ in _upright(path, container, stream, selected):
             yield picture
 
 
 def _upright(
     path: Path,
-    container: Any,  # noqa: ANN401 - PyAV's types are not there before a file is opened
+    container: Any,  # noqa: ANN401 - PyAV is imported only when a file is opened
     stream: Any,  # noqa: ANN401
-    wanted: FrameRange,
+    selected: FrameRange,
 ) -> Iterator[tuple[UInt8[np.ndarray, "row col rgb"], tuple[str, ...]]]:
-    """The wanted frames as they are to be shown, and what was done to each."""
+    """Yield the selected frames upright, each with notes on the conversions applied."""
     end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if end > container.size:
-        raise MediaError(f"{path}: its index reaches to byte {end} and it ends at {container.size}: it is cut short")
-    for index, frame in enumerate(islice(container.decode(stream), wanted.stop)):
+        raise MediaError(f"{path}: is truncated: its index refers to byte {end}, but it has {container.size} bytes")
+    for index, frame in enumerate(islice(container.decode(stream), selected.stop)):
         if frame.is_corrupt:
             raise MediaError(f"{path}: frame {index} is damaged")
-        if index < wanted.start or (index - wanted.start) % wanted.every:
+        if index < selected.start or (index - selected.start) % selected.every:
             continue
         if frame.width * frame.height > _limits.MAX_PIXELS:
             raise MediaError(f"{path}: frame {index}: {too_large(frame.width, frame.height)}")
@@ -310,9 +311,9 @@ def _upright(
         if hdr is None:
             yield orientation.apply(frame.to_ndarray(format="rgb24")), ()
         else:
-            note = f"HDR ({hdr}) is tone-mapped to 8 bits"
+            note = f"HDR ({hdr}) was tone-mapped to 8 bits"
             yield orientation.apply(tone_mapped(frame.to_ndarray(format="rgb48le"), hdr)), (note,)
 
 
-def _none(path: Path, wanted: FrameRange) -> MediaError:
-    return MediaError(f"{path}: no frames from frame {wanted.start} on; is it empty or shorter than that?")
+def _no_frames_error(path: Path, selected: FrameRange) -> MediaError:
+    return MediaError(f"{path}: contains no frames from frame {selected.start} on; is it empty or shorter than that?")

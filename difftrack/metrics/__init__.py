@@ -1,4 +1,4 @@
-"""Tracks or attention + truth -> numbers; knows nothing of models or files."""
+"""Compute scores from tracks or attention and the truth; independent of models and files."""
 
 import lazy_loader
 

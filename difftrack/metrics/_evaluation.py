@@ -1,4 +1,4 @@
-"""Which trackers are scored on which clips, and what is averaged: no tracker is compared with its own answer."""
+"""Score trackers on clips and average the scores; a tracker is never compared with its own pseudo-truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from difftrack.metrics._tapvid import survival_rate, tapvid_metrics
 __all__ = ["EVALUATED_SIZE", "ClipScores", "FoundTracks", "scores_by_truth", "track_scores", "why_not_scored"]
 
 EVALUATED_SIZE = (256, 256)
-"""TAP-Vid measures at this (height, width)."""
+"""(height, width) at which TAP-Vid's metrics are computed."""
 
 _OWN_METHOD = "tracker"
-"""The name under which the tracks of the backbone are evaluated."""
+"""Name under which the backbone's tracks are evaluated."""
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class FoundTracks(Protocol):
 
     @property
     def visible(self) -> Bool[np.ndarray, "frame point"]:
-        """True where the tracker sees the point."""
+        """True where the tracker reports the point as visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class ClipScores:
     """The metrics of every tracker on one clip."""
 
     truth: Truth
-    """The standing of the tracks that the trackers were compared with."""
+    """Kind and source of the tracks that the trackers were compared with."""
     scores: Mapping[str, Mapping[str, float]]
-    """Tracker -> metric -> value; NaN where there is nothing to measure."""
+    """Tracker -> metric -> value; NaN if there is nothing to measure."""
     not_scored: Mapping[str, str]
     """Tracker that is not scored on this clip -> the reason."""
 
@@ -50,12 +50,12 @@ class ClipScores:
     def compare(
         cls, found: Mapping[str, FoundTracks], truth: Tracks, *, query_mode: Literal["first", "strided"] = "first"
     ) -> "ClipScores":
-        """Compare the tracks of several trackers with the truth, except those of the tracker that gave the truth.
+        """Compare the tracks of several trackers with the truth; the tracker that produced the truth is not scored.
 
         Args:
-            found: Tracker -> its tracks; the tracks of the backbone are called `tracker`.
-            truth: The clip's tracks; points that are queried after the last tracked frame are left out.
-            query_mode: Evaluate the frames after a point's query (`first`), or all others (`strided`).
+            found: Tracker -> its tracks; the backbone's tracks are named `tracker`.
+            truth: The clip's tracks; points queried after the last tracked frame are left out.
+            query_mode: Evaluate the frames after a point's query frame (`first`), or all other frames (`strided`).
         """
         reasons = {name: why_not_scored(name, truth.truth) for name in found}
         scores = {
@@ -67,52 +67,52 @@ class ClipScores:
 
 
 def why_not_scored(tracker: str, truth: Truth) -> str | None:
-    """Give the reason why a tracker is not scored against a truth; None where the tracker is scored.
+    """Return the reason why a tracker is not scored against a truth; None if it is scored.
 
     Args:
-        tracker: The tracker's name; `tracker` for this project's own, whichever the backbone.
-        truth: The standing of the tracks to compare with.
+        tracker: The tracker's name; `tracker` for this project's tracker with any backbone.
+        truth: Kind and source of the tracks to compare with.
     """
     name = OWN_TRACKER if tracker == _OWN_METHOD else tracker
     if truth.tracker != name:
         return None
-    return f"the pseudo-truth of this clip is by {name}; a tracker is not compared with itself"
+    return f"the pseudo-truth of this clip comes from {name}; a tracker is not compared with itself"
 
 
 def track_scores(
     found: FoundTracks, truth: Tracks, *, query_mode: Literal["first", "strided"] = "first"
 ) -> dict[str, float]:
-    """Give TAP-Vid's metrics and survival of one clip at 256x256, over the frames that were tracked.
+    """Compute TAP-Vid's metrics and survival for one clip at 256x256, over the tracked frames.
 
     Args:
         found: Tracks of the points that `truth` queries in those frames, in pixels of the truth.
         truth: The clip's tracks.
-        query_mode: Evaluate the frames after a point's query, or all others.
+        query_mode: Evaluate the frames after a point's query frame (`first`), or all other frames (`strided`).
     """
     num_frames, size = len(found.visible), (truth.height, truth.width)
     kept = truth.select(np.asarray(truth.query_points[:, 0] < num_frames))
     predicted = rescale_points(found.points_xy_px, from_size=size, to_size=EVALUATED_SIZE)
     true = rescale_points(kept.points_xy_px[:num_frames], from_size=size, to_size=EVALUATED_SIZE)
     visible, query_frames = kept.visible[:num_frames], kept.query_points[:, 0].astype(np.int64)
-    of_batch = tapvid_metrics(
+    batch = tapvid_metrics(
         predicted[None], found.visible[None], true[None], visible[None], query_frames[None], query_mode=query_mode
     ).as_dict()
     survival = survival_rate(predicted, true, visible, query_frames)
-    return {name: float(of_video[0]) for name, of_video in of_batch.items()} | {"survival": survival}
+    return {name: float(videos[0]) for name, videos in batch.items()} | {"survival": survival}
 
 
 def scores_by_truth(clips: Mapping[str, ClipScores], *, params: ScoringParams = CORRECTED) -> dict[str, Any]:
-    """Average the scores of clips with exact or annotated truth; list those of pseudo-truth apart, by its tracker.
+    """Average the scores of clips with exact or annotated truth; clips with pseudo-truth are averaged separately.
 
     Args:
         clips: Clip name -> its scores.
-        params: `nan_cells` matters here.
+        params: Only `nan_cells` is used.
 
     Returns:
-        `mean`: tracker -> its means over the clips of exact or annotated truth, empty where there are none.
-        `pseudo_truth`: tracker that gave the pseudo-truth -> its `clips`, and their `mean` by tracker, null for that
-        tracker itself. `truth`: clip -> `kind` and `tracker`. `clips`: clip -> tracker -> scores, null where the
-        tracker is not scored. `not_scored`: clip -> tracker -> the reason. Null in place of a number is no number.
+        `mean`: tracker -> its means over the clips with exact or annotated truth; empty if there are none.
+        `pseudo_truth`: tracker that produced the pseudo-truth -> its `clips`, and their `mean` by tracker, null for
+        that tracker itself. `truth`: clip -> `kind` and `tracker`. `clips`: clip -> tracker -> scores, null where the
+        tracker is not scored. `not_scored`: clip -> tracker -> the reason. A null in place of a number means NaN.
     """
     means: dict[str, Any] = {"mean": {}, "pseudo_truth": {}}
     for names in group_by_truth({name: own.truth for name, own in clips.items()}).values():
@@ -134,7 +134,7 @@ def scores_by_truth(clips: Mapping[str, ClipScores], *, params: ScoringParams = 
 
 
 def _trackers(clips: Sequence[ClipScores]) -> list[str]:
-    """All trackers, those that are scored first."""
+    """List all trackers, the scored ones first."""
     scored = [tracker for own in clips for tracker in own.scores]
     return list(dict.fromkeys([*scored, *(tracker for own in clips for tracker in own.not_scored)]))
 
@@ -150,5 +150,5 @@ def _mean(clips: Sequence[ClipScores], tracker: str, params: ScoringParams) -> d
 
 
 def _finite(scores: Mapping[str, float] | None) -> dict[str, float | None] | None:
-    """Put null where there is no number."""
+    """Replace NaN by None, which JSON writes as null."""
     return None if scores is None else {key: None if np.isnan(value) else value for key, value in scores.items()}

@@ -1,4 +1,4 @@
-"""From scores per clip to one map over layer and step, and to the layers worth using."""
+"""Average scores over clips, combine them, and rank layers and steps."""
 
 from dataclasses import dataclass
 
@@ -12,23 +12,23 @@ __all__ = ["ClipMean", "harmonic_mean", "mean_over_clips", "rank_cells"]
 
 @dataclass(frozen=True, slots=True)
 class ClipMean:
-    """A mean over clips that says how many of them had nothing to say."""
+    """A mean over clips, with the number of clips that have no value."""
 
     mean: Float[np.ndarray, "*grid"]
-    """NaN where every clip is empty."""
+    """NaN where no clip has a value."""
     num_clips: int
     num_empty: Int[np.ndarray, "*grid"]
-    """Clips whose value is NaN, and which the mean leaves out."""
+    """Number of clips whose value is NaN; the mean leaves them out."""
 
 
 def mean_over_clips(values: Float[np.ndarray, "clip *grid"], *, params: ScoringParams = CORRECTED) -> ClipMean:
-    """Average over clips, leaving out empty ones (or, with `nan_cells: spread`, letting one of them empty the mean).
+    """Average over clips without NaN values; with `nan_cells: spread`, one NaN makes the mean NaN.
 
     Raises:
         ValueError: there is no clip.
     """
     if not len(values):
-        raise ValueError("values holds 0 clips; a mean over clips needs at least one")
+        raise ValueError("values contains 0 clips; a mean over clips needs at least one")
     empty = np.isnan(values)
     num_empty = np.asarray(empty.sum(axis=0))
     num_full = len(values) - num_empty
@@ -48,15 +48,15 @@ def harmonic_mean(
 ) -> Float[np.ndarray, "*grid"]:
     """Combine three scores, each min-max normalised over the whole grid: H = 3 / (1/a + 1/c + 1/s).
 
-    A cell at the minimum of any of the three is 0, so H is relative to the sweep that it was computed in. A score that
-    is the same everywhere tells no cells apart and makes H 0 everywhere.
+    A cell at the minimum of any of the three scores is 0, so H depends on the sweep over which it is computed. A score
+    that is equal in all cells makes H 0 everywhere.
 
     Args:
         accuracy: Matching accuracy over layer and step (any axes, the same for all three).
         confidence: Cross-frame confidence.
         attention: Cross-frame attention.
-        params: `nan_cells: ignored` takes the bounds over the other cells and leaves empty ones NaN; `spread` makes
-            H 0 everywhere as soon as one cell is empty, as the released code does.
+        params: `nan_cells: ignored` computes the bounds without NaN cells and leaves those cells NaN; `spread` makes H
+            0 everywhere if one cell is NaN, as the released code does.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), section 3.2.
@@ -71,7 +71,7 @@ def harmonic_mean(
 
 
 def rank_cells(scores: Float[np.ndarray, "*grid"], *, num: int, worst: bool = False) -> list[tuple[int, ...]]:
-    """Give the indices of the `num` best cells, best first, or of the worst, worst first; empty cells are left out."""
+    """Return the indices of the `num` best cells, best first, or of the worst, worst first; NaN cells are left out."""
     flat = np.ravel(scores)
     order = np.argsort(flat if worst else -flat, kind="stable")
     ranked = [index for index in order if not np.isnan(flat[index])][:num]
@@ -79,7 +79,7 @@ def rank_cells(scores: Float[np.ndarray, "*grid"], *, num: int, worst: bool = Fa
 
 
 def _normalise(table: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
-    """Min-max over the cells that hold a value; 0 where all are equal."""
+    """Min-max normalise over the cells that are not NaN; 0 if all are equal."""
     values = np.asarray(table, dtype=np.float64)
     if np.isnan(values).all():
         return values

@@ -1,4 +1,4 @@
-"""Scores of clips as labelled maps over step, layer and head; their means, and the layers worth using."""
+"""Score clips as labelled maps over step, layer and head; average the maps and rank the layers."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,7 +13,7 @@ from difftrack.metrics._scores import attention_score, confidence_score, matchin
 __all__ = ["combine_clips", "rank_layers", "score_clip"]
 
 ToFrames = Callable[[np.ndarray], np.ndarray]
-"""Positions per latent frame [*grid, latent_frame, point, xy] to positions per video frame."""
+"""Converts positions per latent frame [*grid, latent_frame, point, xy] to positions per video frame."""
 
 
 def score_clip(
@@ -29,32 +29,30 @@ def score_clip(
     """Score every step, layer and head of one clip.
 
     Args:
-        matches: What the match stage wrote: `match_xy_px`, `attention_max`, `attention_mass`, `text_max`, `text_mass`
-            over (step, layer, ...), with `head_` in front over (step, layer, head, ...), and `feature_match_xy_px`.
-            What is absent is not scored.
-        true_xy_px: True positions in pixels of the size that the backbone saw, of the video frames that the latent
-            frames hold.
-        visible: True where a point is seen.
-        to_frames: Brings matches from latent frames to those video frames.
-        temporal_stride: Video frames per latent frame after the first.
-        first_frames: Video frames of the first.
-        params: How to score.
+        matches: The match stage's output: `match_xy_px`, `attention_max`, `attention_mass`, `text_max`, `text_mass`
+            over (step, layer, ...), the same names with the prefix `head_` over (step, layer, head, ...), and
+            `KIND_match_xy_px` of every other kind, such as `feature_match_xy_px`. Missing arrays are not scored.
+        true_xy_px: True positions, in pixels of the backbone's input, in the video frames that the latent frames
+            encode.
+        visible: True where a point is visible.
+        to_frames: Converts matches from latent frames to those video frames.
+        temporal_stride: Video frames per latent frame after the first latent frame.
+        first_frames: Video frames in the first latent frame.
+        params: The scoring choices.
 
     Returns:
-        `matching_accuracy`, `feature_accuracy`, `confidence`, `attention_score`, and the confidence and mass of the own
-        frame (`self_`) and the text (`text_`), over (step, layer); with `head_` in front also over head.
+        `matching_accuracy`, `KIND_accuracy` of every other kind, such as `feature_accuracy`, `confidence`,
+        `attention_score`, and the confidence and mass on the own frame (`self_`) and the text (`text_`), over (step,
+        layer); with the prefix `head_` also over head.
     """
     scores: dict[str, xr.DataArray] = {}
-    for name, source in (
-        ("matching_accuracy", "match_xy_px"),
-        ("feature_accuracy", "feature_match_xy_px"),
-        ("head_matching_accuracy", "head_match_xy_px"),
-    ):
-        if source in matches:
+    known = (_MATCH, f"feature_{_MATCH}", f"head_{_MATCH}")
+    for source in dict.fromkeys((*known, *sorted(map(str, matches)))):
+        if source.endswith(_MATCH) and source in matches:
             by_step = [
                 matching_accuracy(to_frames(xy), true_xy_px, visible, params=params) for xy in matches[source].values
             ]
-            scores[name] = _labelled(np.stack(by_step), matches[source])
+            scores[_accuracy_name(source)] = _labelled(np.stack(by_step), matches[source])
     for prefix in ("", "head_"):
         if f"{prefix}attention_max" in matches:
             arrays = {name: matches[prefix + name].values for name in _ATTENTION}
@@ -64,6 +62,15 @@ def score_clip(
             for name, values in found:
                 scores[prefix + name] = _labelled(values, matches[f"{prefix}attention_max"])
     return xr.Dataset(scores)
+
+
+_MATCH = "match_xy_px"
+
+
+def _accuracy_name(source: str) -> str:
+    """Name the accuracy of an array of matches: that of queries with keys, which have no prefix, is `matching`."""
+    kind = source.removesuffix(_MATCH)
+    return f"{kind}accuracy" if kind.removeprefix("head_") else f"{kind}matching_accuracy"
 
 
 _ATTENTION = ("attention_max", "attention_mass", "text_max", "text_mass")
@@ -95,26 +102,26 @@ def _attention_scores(
 
 
 def _labelled(values: np.ndarray, like: xr.DataArray) -> xr.DataArray:
-    """Give values the leading axes of an array of matches, with their labels."""
+    """Label values with the leading axes and coordinates of an array of matches."""
     axes = like.dims[: values.ndim]
     return xr.DataArray(values, dims=axes, coords={axis: like.coords[axis] for axis in axes})
 
 
 def combine_clips(clips: Mapping[str, xr.Dataset], *, params: ScoringParams = CORRECTED) -> xr.Dataset:
-    """Average the scores of clips, and combine the averages into the harmonic mean.
+    """Average the scores over clips and combine the averages into the harmonic mean.
 
-    Clips may hold different steps or layers; each cell is the mean over the clips that have it.
+    Clips may have different steps or layers; each cell is the mean over the clips that have it.
 
     Returns:
-        The mean of every score, `harmonic_mean` (and `head_harmonic_mean`, normalised over heads too) where its three
-        parts are there, and `num_clips` over (step, layer): clips with an accuracy there. The attribute `empty_clips`
-        names clips that have no accuracy anywhere.
+        The mean of every score; `harmonic_mean` (and `head_harmonic_mean`, normalised over heads too) if its three
+        parts are present; and `num_clips` over (step, layer), the number of clips with an accuracy there. The attribute
+        `empty_clips` names the clips without any accuracy.
 
     Raises:
         ValueError: there is no clip.
     """
     if not clips:
-        raise ValueError("clips is empty; there is nothing to average")
+        raise ValueError("clips is empty; pass the scores of at least one clip")
     stacked = xr.concat([clips[name] for name in clips], dim="clip", join="outer")
     means = xr.Dataset()
     for name, values in stacked.items():
@@ -122,7 +129,12 @@ def combine_clips(clips: Mapping[str, xr.Dataset], *, params: ScoringParams = CO
         if str(name).endswith("accuracy"):
             mean = round_accuracy(mean, params=params)
         means[name] = _labelled(mean, values.isel(clip=0))
-    accuracy = stacked["matching_accuracy" if "matching_accuracy" in stacked else "feature_accuracy"]
+    ranked = (
+        "matching_accuracy",
+        "feature_accuracy",
+        *(name for name in map(str, stacked) if name.endswith("accuracy")),
+    )
+    accuracy = next(stacked[name] for name in ranked if name in stacked)
     means["num_clips"] = accuracy.notnull().sum("clip")
     empty = accuracy.isnull().all([axis for axis in accuracy.dims if axis != "clip"]).values
     means.attrs["empty_clips"] = [name for name, is_empty in zip(clips, empty, strict=True) if is_empty]
@@ -139,10 +151,10 @@ def rank_layers(score: xr.DataArray, *, worst: bool = False) -> list[tuple[int, 
 
     Args:
         score: A score over (step, layer).
-        worst: Begin with the layer whose best step is lowest.
+        worst: Start with the layer whose best step has the lowest score.
 
     Returns:
-        (layer, its best step, score) for every layer that has a score, in order.
+        (layer, its best step, score) for every layer with a score, in order.
     """
     by_layer = score.transpose("layer", "step").values
     best = np.array([np.nan if np.isnan(row).all() else np.nanmax(row) for row in by_layer])

@@ -1,4 +1,4 @@
-"""Every choice in which scoring can depart from the paper, and the two presets that name a whole set of them."""
+"""All choices in which scoring can differ from the paper, and the two presets of these choices."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,25 +11,28 @@ __all__ = ["CORRECTED", "RELEASED", "ScoreSection", "ScoringParams"]
 
 @dataclass(frozen=True, slots=True)
 class ScoringParams:
-    """How matches become scores; the defaults are the `corrected` preset.
+    """How scores are computed from matches; the defaults are the `corrected` preset.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
     threshold_px: float = 8.0
-    """A match is right when it lies strictly closer to the truth, in pixels of the size that the backbone saw."""
+    """A match is correct if its distance to the truth is strictly smaller, in pixels of the backbone's input."""
     count_source_frame: bool = False
-    """Count the frame of the query points, where the answer is given (B1)."""
+    """Count the frame of the query points, in which the positions are given (B1)."""
     unseen_points: Literal["left_out", "counted"] = "left_out"
-    """Points that are never visible when they would count: out of the mean, or in it, with 0 across frames (B3)."""
+    """Points that are never visible in the frames that count: left out of the mean, or counted as 0 across frames
+    (B3)."""
     decimals: int | None = None
-    """Round every cell before anything is averaged, accuracy as percent; the released code keeps 4 decimals (B5)."""
+    """Decimals to which every cell is rounded before averaging, accuracy as a percentage; the released code uses 4
+    (B5)."""
     nan_cells: Literal["ignored", "spread"] = "ignored"
-    """Cells without a value stay empty, or one of them empties a whole table or mean (B6, B7, B10)."""
+    """NaN cells are left out (`ignored`), or one NaN cell invalidates its whole table or mean (`spread`) (B6, B7,
+    B10)."""
     occlusion_accuracy: Literal["per_video", "per_batch"] = "per_video"
-    """Whose evaluated points divide a video's right occlusions: its own, or those of all videos together (B9).
-    `tapvid_metrics` alone reads it, and the track stage gives it one video at a time, where both are the same."""
+    """Denominator of a video's occlusion accuracy: its own evaluated points, or those of all videos in the batch (B9).
+    Only `tapvid_metrics` reads it. The track stage passes one video at a time, for which both values give the same."""
 
     def __post_init__(self) -> None:
         if not self.threshold_px > 0:
@@ -45,15 +48,15 @@ class ScoringParams:
         *,
         section: str = "score.scoring",
     ) -> "ScoringParams":
-        """Build the params of a convention, with some of them replaced.
+        """Build the params of a convention, with some fields replaced.
 
         Args:
-            convention: `corrected` does what the paper says, `released` what the released code does.
-            overrides: Fields to replace; a null leaves the preset's value.
-            section: Where the overrides stand in params.yaml, for messages.
+            convention: `corrected` follows the paper, `released` follows the released code.
+            overrides: Fields to replace; a null keeps the preset's value.
+            section: Section of params.yaml that contains the overrides, for messages.
 
         Raises:
-            ParamsError: an override is unknown or has a wrong value.
+            ParamsError: an override is unknown or has an invalid value.
             ValueError: the convention is unknown.
         """
         if convention not in get_args(Convention):
@@ -75,18 +78,19 @@ RELEASED = ScoringParams(
 
 @dataclass(frozen=True, slots=True)
 class ScoreSection(Conventional):
-    """`score`: everything between matches and their scores.
+    """Section `score`: how matches are scored.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
     convention: Convention = "corrected"
-    """`corrected` does what the paper says, `released` what the released code does."""
+    """`corrected` follows the paper, `released` follows the released code."""
     threshold_px: float = 8.0
-    """A match is right when it lies strictly closer, in pixels of the size that the backbone saw."""
+    """A match is correct if its distance to the truth is strictly smaller, in pixels of the backbone's input."""
     scoring: ScoringParams = by_convention(CORRECTED, RELEASED, beside=("threshold_px",))
-    """How matches become scores, `threshold_px` included; what a file does not name here is the convention's."""
+    """How scores are computed from matches, with this `threshold_px`; fields that are not set take the convention's
+    value."""
 
     def __post_init__(self) -> None:
         self._settle()

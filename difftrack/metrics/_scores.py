@@ -1,4 +1,4 @@
-"""The paper's three scores of one (layer, step): matching accuracy, confidence, attention."""
+"""The paper's three scores for one (layer, step): matching accuracy, confidence and attention score."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,13 @@ __all__ = ["AttentionScores", "attention_score", "confidence_score", "matching_a
 
 @dataclass(frozen=True, slots=True)
 class AttentionScores:
-    """A score of the attention of query points, by where it goes; NaN where no point counts."""
+    """A score of the query points' attention, separated by its target; NaN if no point counts."""
 
     cross: Float[np.ndarray, "*grid"]
-    """Onto the other latent frames: the paper's score."""
+    """Attention to the other latent frames: the paper's score."""
     self_frame: Float[np.ndarray, "*grid"]
-    """Onto the points' own latent frame."""
+    """Attention to the points' own latent frame."""
+
     text: Float[np.ndarray, "*grid"]
 
 
@@ -29,16 +30,16 @@ def matching_accuracy(
     *,
     params: ScoringParams = CORRECTED,
 ) -> Float[np.ndarray, "*grid"]:
-    """Give the fraction of visible (frame, point) pairs matched within `threshold_px` (PCK).
+    """Compute the fraction of visible (frame, point) pairs matched within `threshold_px` (PCK).
 
     Args:
-        points_xy_px: Matches, in pixels of the size that the backbone saw; frame 0 is that of the query points.
+        points_xy_px: Matches, in pixels of the backbone's input; frame 0 is the frame of the query points.
         true_xy_px: True positions in the same pixels.
-        visible: True where a point is seen.
-        params: `threshold_px`, `count_source_frame` and `decimals` matter here.
+        visible: True where a point is visible.
+        params: Only `threshold_px`, `count_source_frame` and `decimals` are used.
 
     Returns:
-        Fractions in 0...1 over the leading axes; NaN when nothing is visible.
+        Fractions in [0, 1] over the leading axes; NaN if no point is visible.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), section 3.2 and appendix E (8 px), over frames after the first.
@@ -54,7 +55,7 @@ def matching_accuracy(
 def round_accuracy(
     fraction: Float[np.ndarray, "*grid"], *, params: ScoringParams = CORRECTED
 ) -> Float[np.ndarray, "*grid"]:
-    """Round accuracies to `decimals` of a percent, as the released code does per clip and again in their mean."""
+    """Round accuracies to `decimals` of a percent, as the released code does for each clip and again for the mean."""
     return fraction if params.decimals is None else np.asarray(np.round(fraction * 100, params.decimals) / 100)
 
 
@@ -67,19 +68,20 @@ def confidence_score(
     first_frames: int = 1,
     params: ScoringParams = CORRECTED,
 ) -> AttentionScores:
-    """Average the largest attention weight of query points of frame 0.
+    """Average the largest attention weight of the query points in frame 0.
 
-    Per point over the latent frames j >= 1 all of whose video frames show it, then over points that have any:
+    The mean is first taken for each point over the latent frames j >= 1 in which the point is visible in all video
+    frames, then over the points with at least one such latent frame:
 
         cross = mean_points mean_j max_x A(p, x in frame j)
 
     Args:
-        frame_max: Largest weight per latent frame; latent frame 0 is the points' own.
-        text_max: Largest weight over text tokens.
-        visible: True where a point is seen, per video frame.
-        temporal_stride: Video frames per latent frame after the first.
-        first_frames: Video frames of the first.
-        params: `unseen_points` and `decimals` matter here.
+        frame_max: Largest weight in each latent frame; latent frame 0 is the points' own.
+        text_max: Largest weight over the text tokens.
+        visible: True where a point is visible, per video frame.
+        temporal_stride: Video frames per latent frame after the first latent frame.
+        first_frames: Video frames in the first latent frame.
+        params: Only `unseen_points` and `decimals` are used.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eq. 8.
@@ -88,12 +90,12 @@ def confidence_score(
     num_seen = seen.sum(axis=0)
     total = np.where(seen, frame_max[..., 1:, :], 0).sum(axis=-2, dtype=np.float64)
     cross = np.divide(total, num_seen, out=np.zeros_like(total), where=num_seen > 0)
-    everyone = np.ones(visible.shape[1], dtype=bool)
+    all_points = np.ones(visible.shape[1], dtype=bool)
     counted = params.unseen_points == "counted"
     return AttentionScores(
-        cross=_mean_over_points(cross, everyone if counted else num_seen > 0, params),
-        self_frame=_mean_over_points(frame_max[..., 0, :], everyone if counted else visible[0], params),
-        text=_mean_over_points(text_max, everyone if counted else visible[0], params),
+        cross=_mean_over_points(cross, all_points if counted else num_seen > 0, params),
+        self_frame=_mean_over_points(frame_max[..., 0, :], all_points if counted else visible[0], params),
+        text=_mean_over_points(text_max, all_points if counted else visible[0], params),
     )
 
 
@@ -104,15 +106,15 @@ def attention_score(
     *,
     params: ScoringParams = CORRECTED,
 ) -> AttentionScores:
-    """Average the attention mass of the query points visible in frame 0.
+    """Average the attention mass of the query points that are visible in frame 0.
 
         cross = mean_points sum_{j >= 1} sum_x A(p, x in frame j)
 
     Args:
-        frame_mass: Mass per latent frame; latent frame 0 is the points' own.
-        text_mass: Mass over text tokens.
-        visible: True where a point is seen, per video frame.
-        params: `decimals` matters here.
+        frame_mass: Attention mass in each latent frame; latent frame 0 is the points' own.
+        text_mass: Attention mass on the text tokens.
+        visible: True where a point is visible, per video frame.
+        params: Only `decimals` is used.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), eq. 9.
@@ -127,7 +129,7 @@ def attention_score(
 def _latent_visibility(
     visible: Bool[np.ndarray, "frame point"], num_latent_frames: int, temporal_stride: int, first_frames: int
 ) -> Bool[np.ndarray, "latent_frame point"]:
-    """True where a point is seen in every video frame that a latent frame holds."""
+    """True where a point is visible in every video frame that a latent frame encodes."""
     held = [
         frames_of_latent_frame(k, temporal_stride=temporal_stride, first_frames=first_frames)
         for k in range(num_latent_frames)
@@ -135,8 +137,8 @@ def _latent_visibility(
     last = held[-1][-1]
     if last >= len(visible):
         raise ValueError(
-            f"visible has {len(visible)} frames, but {num_latent_frames} latent frames of temporal_stride"
-            f" {temporal_stride} reach frame {last}"
+            f"visible has {len(visible)} frames, but {num_latent_frames} latent frames with temporal_stride"
+            f" {temporal_stride} extend to frame {last}"
         )
     return np.stack([visible[f.start : f.stop].all(axis=0) for f in held])
 
@@ -149,5 +151,5 @@ def _mean_over_points(
 
 
 def _divide(numerator: np.ndarray | np.number, count: np.integer) -> np.ndarray:
-    """Divide, giving NaN where nothing was counted."""
+    """Divide by a count; NaN if the count is 0."""
     return np.asarray(numerator / count if count else np.full(np.shape(numerator), np.nan))

@@ -1,4 +1,4 @@
-"""TAP-Vid metrics: position accuracy, Jaccard, occlusion accuracy; and survival."""
+"""TAP-Vid's metrics (position accuracy, Jaccard, occlusion accuracy) and survival."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,30 +11,30 @@ from difftrack.metrics._params import CORRECTED, ScoringParams
 __all__ = ["THRESHOLDS_PX", "TapvidMetrics", "survival_rate", "tapvid_metrics"]
 
 THRESHOLDS_PX = (1, 2, 4, 8, 16)
-"""At 256x256, as TAP-Vid defines them."""
+"""TAP-Vid's distance thresholds, in pixels of a 256x256 image."""
 
 
 @dataclass(frozen=True, slots=True)
 class TapvidMetrics:
-    """Metrics per video, as fractions; NaN where a video has nothing to evaluate."""
+    """Metrics for each video, as fractions; NaN if a video has nothing to evaluate."""
 
     occlusion_accuracy: Float[np.ndarray, "*video"]
     points_within: Float[np.ndarray, "threshold *video"]
-    """Share of visible points closer than each of `THRESHOLDS_PX`."""
+    """Share of visible points whose error is below each of `THRESHOLDS_PX`."""
     jaccard: Float[np.ndarray, "threshold *video"]
 
     @property
     def average_points_within(self) -> Float[np.ndarray, "*video"]:
-        """The mean over thresholds, called delta_avg."""
+        """Mean of `points_within` over the thresholds, called delta_avg."""
         return np.asarray(self.points_within.mean(axis=0))
 
     @property
     def average_jaccard(self) -> Float[np.ndarray, "*video"]:
-        """AJ."""
+        """Mean Jaccard over the thresholds, called AJ."""
         return np.asarray(self.jaccard.mean(axis=0))
 
     def as_dict(self) -> dict[str, Float[np.ndarray, "*video"]]:
-        """Give the metrics under the names that the TAP-Vid benchmark uses."""
+        """Return the metrics under the names of the TAP-Vid benchmark."""
         within = {f"pts_within_{px}": self.points_within[i] for i, px in enumerate(THRESHOLDS_PX)}
         jaccard = {f"jaccard_{px}": self.jaccard[i] for i, px in enumerate(THRESHOLDS_PX)}
         return {
@@ -56,16 +56,17 @@ def tapvid_metrics(
     query_mode: Literal["first", "strided"] = "first",
     params: ScoringParams = CORRECTED,
 ) -> TapvidMetrics:
-    """Evaluate tracks of one video, or of a batch of videos of one shape.
+    """Evaluate the tracks of one video, or of a batch of videos of one shape.
 
     Args:
         predicted_xy_px: Predicted (x, y), in pixels of a 256x256 image.
-        predicted_visible: True where the tracker says that the point is seen.
+        predicted_visible: True where the tracker reports the point as visible.
         true_xy_px: True (x, y), in pixels of a 256x256 image.
-        true_visible: True where the point is seen.
-        query_frames: Frame of each point's query.
-        query_mode: Evaluate the frames after the query (`first`), or all but the query's (`strided`).
-        params: `occlusion_accuracy` matters here.
+        true_visible: True where the point is visible.
+        query_frames: Query frame of each point.
+        query_mode: Evaluate the frames after the query frame (`first`), or all frames except the query frame
+            (`strided`).
+        params: Only `occlusion_accuracy` is used.
 
     Source:
         Doersch et al. 2022, TAP-Vid (arXiv 2211.03726).
@@ -103,20 +104,20 @@ def survival_rate(
     *,
     failure_px: float = 50.0,
 ) -> float:
-    """Give the mean share of frames after its query for which a track lasts until it first fails.
+    """Compute the mean share of the frames after the query for which a track survives.
 
-    A track fails in the first visible frame in which it is more than `failure_px` away, or nowhere (NaN), and does not
-    recover.
+    A track fails in the first visible frame in which its error exceeds `failure_px` or its position is NaN. A failed
+    track does not recover.
 
     Args:
         predicted_xy_px: Predicted (x, y), in pixels of a 256x256 image.
         true_xy_px: True (x, y), in the same pixels.
-        true_visible: True where the point is seen.
-        query_frames: Frame of each point's query; points queried at the last frame have nothing to survive.
-        failure_px: Distance of failure.
+        true_visible: True where the point is visible.
+        query_frames: Query frame of each point; points queried in the last frame are not counted.
+        failure_px: Largest error of a track that has not failed.
 
     Returns:
-        A fraction; NaN when no point has a frame after its query.
+        A fraction; NaN if no point has a frame after its query frame.
 
     Source:
         Zheng et al. 2023, PointOdyssey (arXiv 2307.15055), at 50 px of 256x256.
@@ -138,5 +139,5 @@ def _count(flags: Bool[np.ndarray, "*video frame point"]) -> Int[np.ndarray, "*v
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray | np.integer) -> Float[np.ndarray, "*video"]:
-    """Divide, giving NaN for 0 / 0."""
+    """Divide; NaN where the denominator is 0."""
     return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0))

@@ -1,4 +1,4 @@
-"""Parses one section of a params file into the frozen dataclass that its room owns."""
+"""Parse one section of a params file into the frozen dataclass of its room."""
 
 from difftrack.params._conventions import ByConvention, Convention, Conventional, by_convention
 from difftrack.params._files import PARAMS_FILE, read_params

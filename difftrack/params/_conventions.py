@@ -1,4 +1,4 @@
-"""Params of which a convention decides some: what the paper says, or what the released code does."""
+"""Params whose defaults depend on a convention: the paper or the released code."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 __all__ = ["ByConvention", "Convention", "Conventional", "by_convention"]
 
 Convention = Literal["corrected", "released"]
-"""`corrected` does what the paper says, `released` what the released code does."""
+"""`corrected` follows the paper, `released` follows the released code."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByConvention:
-    """A default that each convention has for itself."""
+    """A default with one value for each convention."""
 
     corrected: Any
     released: Any
     beside: tuple[str, ...] = ()
-    """Keys of a nested section that its parent has, so that the nested one may not name them."""
+    """Keys of a nested section that are set in its parent and must not be set in the nested section."""
 
-    def of(self, convention: Convention) -> Any:  # noqa: ANN401 - of the field's type
-        """The default under a convention."""
+    def of(self, convention: Convention) -> Any:  # noqa: ANN401 - the type of the field
+        """Return the default of a convention."""
         return self.released if convention == "released" else self.corrected
 
     def laid_under(self, given: object, convention: Convention, name: str) -> object:
-        """What a file gives, completed from the convention where that is a section; its nulls name nothing.
+        """Complete a section of a file with the convention's values, also for nulls; keep other values unchanged.
 
         Raises:
-            PydanticCustomError: a key is given that stands beside the section.
+            PydanticCustomError: the section sets a key that belongs to its parent.
         """
         from pydantic_core import PydanticCustomError
 
@@ -40,27 +40,27 @@ class ByConvention:
         if not isinstance(given, Mapping) or not dataclasses.is_dataclass(default):
             return given
         if twice := next((key for key in self.beside if key in given), None):
-            raise PydanticCustomError("stands_beside", "{inner} names {key}", {"inner": name, "key": twice})
+            raise PydanticCustomError("parent_key", "{inner} sets {key}", {"inner": name, "key": twice})
         own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
         return own | {key: value for key, value in given.items() if value is not None}
 
 
-def by_convention(corrected: object, released: object, *, beside: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - of the field's type
-    """A field's default, decided by the field `convention` of its `Conventional` dataclass.
+def by_convention(corrected: object, released: object, *, beside: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - the type of the field
+    """Declare a field's default that depends on the field `convention` of its `Conventional` dataclass.
 
     Args:
-        corrected: What it is under `corrected`.
-        released: What it is under `released`.
-        beside: Keys of a nested section that the dataclass itself has.
+        corrected: Default with `corrected`.
+        released: Default with `released`.
+        beside: Keys of a nested section that are fields of the dataclass itself.
     """
     return ByConvention(corrected, released, beside)
 
 
 class Conventional:
-    """Mixin of a dataclass with a field `convention` that decides other fields' defaults, once and for good.
+    """Mixin for a dataclass whose field `convention` determines the defaults of other fields.
 
-    Whoever builds one reads concrete values from it: `TrackParams(convention="released").motion_cost` is 0.0. In a
-    file, a nested section such as `matching` replaces single values of the convention's, and null names no value.
+    Instances contain concrete values: `TrackParams(convention="released").motion_cost` is 0.0. In a file, a nested
+    section such as `matching` replaces single values of the convention, and null keeps the convention's value.
     """
 
     __slots__ = ()
@@ -71,14 +71,14 @@ class Conventional:
         self._settle()
 
     def _settle(self) -> None:
-        """Put the convention's values where none are given; the first thing that a `__post_init__` does."""
+        """Replace unset fields by the convention's values. Call this first in `__post_init__`."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # a dataclass mixes this in
             if isinstance(value := getattr(self, field.name), ByConvention):
                 object.__setattr__(self, field.name, value.of(self.convention))
 
     @classmethod
-    def _completed(cls, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-        """What a file gives for this section, over what its convention says."""
+    def _completed(cls, given: Any) -> Any:  # noqa: ANN401 - any value in a file
+        """Complete this section of a file with the convention's values."""
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # as above
         convention: Any = given.get("convention", defaults["convention"]) if isinstance(given, Mapping) else None
         if convention not in get_args(Convention):

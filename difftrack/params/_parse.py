@@ -1,8 +1,8 @@
-"""Parse one section of a params file into the frozen dataclass that its room owns.
+"""Parse one section of a params file into the frozen dataclass of its room.
 
-pydantic checks keys and types; unknown, missing and mistyped ones raise `ParamsError` with the key, the value and what
-is allowed. Range checks are the dataclass's own: a `ValueError` from its `__post_init__` is reported with the section's
-name.
+pydantic checks keys and types. Unknown keys, missing keys and wrong types raise `ParamsError` with the key, the value
+and what is allowed. The dataclass itself checks ranges: a `ValueError` from its `__post_init__` is reported with the
+name of the section.
 """
 
 import dataclasses
@@ -25,25 +25,24 @@ __all__ = ["ParamsError", "parse", "parse_each", "type_adapter"]
 T = TypeVar("T")
 
 _MOST_SHOWN = 200
-"""Characters of a value that a message shows."""
+"""Maximum number of characters of a value in a message."""
 
 
 class ParamsError(ValueError):
-    """A value of a params file cannot be used; the message is one line and says what would be."""
+    """A value in a params file cannot be used; the one-line message states what is allowed."""
 
 
 def parse(kind: type[T], values: object, section: str, *, file: Path | str = PARAMS_FILE) -> T:
     """Build `kind` from a mapping read from YAML.
 
     Supported field types: bool, int, float, str, Path, Literal, tuples, mappings, optionals, unions and nested
-    dataclasses. An int is accepted where a float is wanted, a list where a tuple, a string where a path; nothing else
-    is converted.
+    dataclasses. An int is accepted for a float, a list for a tuple, and a string for a path; nothing else is converted.
 
     Args:
-        kind: A dataclass; fields without default must be given.
-        values: The section's content; anything but a mapping is refused.
+        kind: A dataclass; fields without a default are required.
+        values: The section's content; only a mapping is accepted.
         section: Dotted name of the section, for messages; empty for a whole file.
-        file: Where the values were read from, for messages.
+        file: The file that contains the values, for messages.
 
     Raises:
         ParamsError: a key is unknown or missing, a value has the wrong type, or the dataclass refuses it.
@@ -53,26 +52,26 @@ def parse(kind: type[T], values: object, section: str, *, file: Path | str = PAR
 
 
 def parse_each(kind: Any, values: object, section: str, *, file: Path | str = PARAMS_FILE) -> dict[str, Any]:  # noqa: ANN401
-    """Build the values of a mapping whose keys are the user's own, such as `backbones`.
+    """Build the values of a mapping whose keys the user chooses, such as `backbones`.
 
     Args:
-        kind: Type of each value, such as a field of a params dataclass may have.
-        values: The section's content; anything but a mapping is refused.
-        section: Its dotted name, for messages.
-        file: Where the values were read from, for messages.
+        kind: Type of each value; any type that a field of a params dataclass may have.
+        values: The section's content; only a mapping is accepted.
+        section: Dotted name of the section, for messages.
+        file: The file that contains the values, for messages.
 
     Raises:
-        ParamsError: a key is no string, or a value cannot be used.
+        ParamsError: a key is not a string, or a value cannot be used.
     """
     parsed: dict[str, Any] = _validated(types.GenericAlias(dict, (str, kind)), values, section, file)
     return parsed
 
 
 def type_adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401
-    """What pydantic makes of a params dataclass, in a list of one."""
+    """Return pydantic's adapter for a tuple that contains one value of a type."""
     from pydantic import ConfigDict, TypeAdapter
 
-    # A config belongs to an adapter of anything but a dataclass, which inherits it.
+    # pydantic accepts a config only for types other than dataclasses, so the dataclass is wrapped in a tuple.
     alone: Any = types.GenericAlias(tuple, (kind,))
     return TypeAdapter(alone, config=ConfigDict(extra="forbid"))
 
@@ -94,10 +93,10 @@ def _validator(kind: Any) -> "SchemaValidator":  # noqa: ANN401
     return SchemaValidator(_with_strict_scalars(type_adapter(kind).core_schema))
 
 
-def _with_strict_scalars(schema: Any) -> Any:  # noqa: ANN401 - a part of pydantic's description of a type
-    """Convert lists to tuples and strings to paths, as YAML demands, and no number, bool or string to another.
+def _with_strict_scalars(schema: Any) -> Any:  # noqa: ANN401 - a part of pydantic's core schema
+    """Make numbers, booleans and strings strict in a core schema; lists still become tuples, and strings paths.
 
-    Strictness of a whole adapter would refuse the former too.
+    A strict adapter would also refuse these two conversions, which YAML needs.
     """
     if isinstance(schema, list):
         return [_with_strict_scalars(part) for part in schema]
@@ -107,34 +106,34 @@ def _with_strict_scalars(schema: Any) -> Any:  # noqa: ANN401 - a part of pydant
     return {key: _with_strict_scalars(part) for key, part in schema.items()} | strict
 
 
-_OF_KEYS = ("unexpected_keyword_argument", "invalid_key", "missing")
+_KEY_ERRORS = ("unexpected_keyword_argument", "invalid_key", "missing")
 
 
 def _precedence(error: "ErrorDetails") -> tuple[int, int]:
-    """A key that is misspelt explains one that is missing; of a union, the type that fits best is spoken of."""
-    of_keys = _OF_KEYS.index(error["type"]) if error["type"] in _OF_KEYS else len(_OF_KEYS)
-    return of_keys, -len(error["loc"])
+    """Sort errors: a misspelt key before the missing key that it causes; in a union, the best-fitting type first."""
+    is_key_error = _KEY_ERRORS.index(error["type"]) if error["type"] in _KEY_ERRORS else len(_KEY_ERRORS)
+    return is_key_error, -len(error["loc"])
 
 
 def _message(error: "ErrorDetails", kind: Any, values: object, section: str) -> str:  # noqa: ANN401
-    at, of_keys = error["loc"][1:], error["type"] in _OF_KEYS
-    hint, value, name = _found(at[:-1] if of_keys else at, kind, values, section)
+    at, is_key_error = error["loc"][1:], error["type"] in _KEY_ERRORS
+    hint, value, name = _found(at[:-1] if is_key_error else at, kind, values, section)
     section_kind = next(filter(dataclasses.is_dataclass, options_of(hint)), None)
-    if of_keys and section_kind is not None:
+    if is_key_error and section_kind is not None:
         return _about_key(str(at[-1]), section_kind, name, missing=error["type"] == "missing")
-    if error["type"] == "stands_beside":
+    if error["type"] == "parent_key":
         inner, key = error["ctx"]["inner"], error["ctx"]["key"]
-        return f"{_dotted(name, inner)} names {key}, which stands beside it: set {_dotted(name, key)}"
+        return f"{_dotted(name, inner)} must not contain {key}; set {_dotted(name, key)} instead"
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}".removeprefix(": ")
     if describe_type(hint) == "a mapping":
-        return f"{name} is {_shown(value)}; a mapping is wanted"
-    return f"{name} is {_shown(value)}; wanted: {describe_type(hint)}"
+        return f"{name} is {_shown(value)}; expected a mapping"
+    return f"{name} is {_shown(value)}; expected {describe_type(hint)}"
 
 
 def _about_key(key: str, kind: Any, section: str, *, missing: bool) -> str:  # noqa: ANN401
     if missing:
-        return f"{_dotted(section, key)} is missing; wanted: {describe_type(get_type_hints(kind)[key])}"
+        return f"{_dotted(section, key)} is missing; expected {describe_type(get_type_hints(kind)[key])}"
     known = sorted(field.name for field in dataclasses.fields(kind))
     near = "".join(f"; did you mean {other}?" for other in get_close_matches(key, known, n=1))
     what = "key" if section else "section"
@@ -142,12 +141,12 @@ def _about_key(key: str, kind: Any, section: str, *, missing: bool) -> str:  # n
 
 
 def _found(at: tuple[int | str, ...], kind: Any, values: Any, section: str) -> tuple[Any, Any, str]:  # noqa: ANN401
-    """Follow the location of an error as far as it names what a file can hold: type and value there, and its name."""
+    """Follow the location of an error into the file; return the type, the value and the dotted name there."""
     hint, value, name = kind, values, section
     steps = list(at)
     while steps:
         options = options_of(hint)
-        if len(options) > 1:  # the next step names an option, in pydantic's words
+        if len(options) > 1:  # the next step is pydantic's name of an option
             chosen = _option_like(value, options)
             if chosen is None or len(steps) == 1:
                 break
@@ -170,7 +169,7 @@ def _found(at: tuple[int | str, ...], kind: Any, values: Any, section: str) -> t
 
 
 def _option_like(value: object, options: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    """The one of a union's types that can hold what a value of several parts can be meant for."""
+    """Return the only type in a union that fits a mapping or a list; None otherwise."""
     if isinstance(value, Mapping):
         fitting = [each for each in options if describe_type(each) == "a mapping"]
     elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -189,6 +188,6 @@ def _dotted(name: str, key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as messages show it, cut where it is long."""
+    """Format a value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."

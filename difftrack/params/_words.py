@@ -1,4 +1,4 @@
-"""What a field may hold, in words."""
+"""Describe the type of a field in words."""
 
 import dataclasses
 import types
@@ -19,7 +19,7 @@ _NAMES: Mapping[Any, str] = {
 
 
 def describe_type(hint: Any) -> str:  # noqa: ANN401
-    """Say what a field of this type may hold, in the words of messages: `a list of an integer`, `all | stored`."""
+    """Describe the values of a type, for messages: `a list of an integer`, `all | stored`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(describe_type(option) for option in args)
@@ -34,6 +34,6 @@ def describe_type(hint: Any) -> str:  # noqa: ANN401
 
 
 def options_of(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """The types of which a value is to have one, without null."""
+    """List the types in a union, without null."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return tuple(option for option in options if option is not type(None))

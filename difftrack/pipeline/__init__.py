@@ -1,5 +1,5 @@
-"""The stages of the pipeline: each parses its params, opens what earlier stages wrote, calls the library and writes.
+"""The stages of the pipeline. Each parses its params, reads earlier results, calls the library and writes its results.
 
-`python -m difftrack.pipeline STAGE ...` runs one; a checkout's dvc.yaml runs the same through `python -m stages.STAGE`.
-Import the modules by name; this one imports none, so that a stage reaches the rooms that it needs and no more.
+`python -m difftrack.pipeline STAGE ...` runs one stage; a checkout's dvc.yaml uses `python -m stages.STAGE` instead.
+Import the modules by name. This package imports none of them, so that a stage only depends on the rooms that it uses.
 """

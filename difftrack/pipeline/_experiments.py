@@ -1,8 +1,8 @@
-"""What a stage owes to the DVC that runs it: the artifacts of the workspace in a run elsewhere, and an end with it.
+"""Support for DVC: reuse the workspace's artifacts in an experiment's clone, and end with the DVC process.
 
-`dvc exp run --temp` and `--queue` run in a clone below `.dvc/tmp/exps`, which holds nothing that DVC does not cache:
-no descriptors, and before dvc.lock is committed no clips. The stages that load a model take up there what the workspace
-has, by the same proof as ever, so that an experiment about anything else runs none.
+`dvc exp run --temp` and `--queue` run in a clone in `.dvc/tmp/exps`. The clone lacks everything that DVC does not
+cache: the descriptors, and, before dvc.lock is committed, the clips. Stages that load a model therefore borrow the
+workspace's artifacts and reuse them under the usual conditions, so that an experiment on later stages runs no model.
 """
 
 import os
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["Borrows", "borrow", "end_with", "is_orphan", "running_dvc", "workspace_of"]
 
 Borrows = Literal["links", "copies"]
-"""How artifacts are brought from the workspace: as links to the same bytes, for files that are only ever replaced as a
-whole, as a store's are; or as copies."""
+"""How artifacts are borrowed from the workspace: as hard links, for files that are only replaced as a whole, such as a
+store's, or as copies."""
 
 _EXPERIMENTS = (".dvc", "tmp", "exps")
-"""The folder, below a project, in which DVC runs experiments."""
+"""The folder inside a project in which DVC runs experiments."""
 _LEFT_OUT = shutil.ignore_patterns(".locks", "*.partial", ".*.part")
-"""Files of those that write there at this moment."""
+"""Ignores files of processes that are currently writing."""
 
 
 def workspace_of(folder: Path) -> Path | None:
-    """The project that DVC runs an experiment of in this folder; None where the folder is no such place."""
+    """Return the project of a DVC experiment that runs in this folder; None for any other folder."""
     for place in folder.parents:
         if place.parts[-len(_EXPERIMENTS) :] == _EXPERIMENTS:
             return place.parents[len(_EXPERIMENTS) - 1]
@@ -39,17 +39,17 @@ def workspace_of(folder: Path) -> Path | None:
 
 
 def borrow(out: Path, how: Borrows, *, here: Path | None = None) -> Path | None:
-    """Bring an output of the workspace into an experiment's folder, where that has none yet.
+    """Borrow an output from the workspace if an experiment's folder does not contain it yet.
 
-    The stage decides what of it can be taken up, as it does in the workspace.
+    The stage then decides what it can reuse, as in the workspace.
 
     Args:
         out: The output, relative to the project.
-        how: As links or as copies.
+        how: Borrow as links or as copies.
         here: The experiment's project; the current folder by default.
 
     Returns:
-        Where it was taken from; None where nothing was.
+        The source; None if nothing was borrowed.
     """
     here = here or Path.cwd()
     workspace, target = workspace_of(here), here / out
@@ -71,7 +71,7 @@ def borrow(out: Path, how: Borrows, *, here: Path | None = None) -> Path | None:
 
 
 def _link(source: str, target: str) -> None:
-    """Link a file, or copy it where links do not reach."""
+    """Link a file, or copy it if linking fails."""
     try:
         os.link(source, target)
     except OSError:
@@ -79,11 +79,11 @@ def _link(source: str, target: str) -> None:
 
 
 def running_dvc() -> "psutil.Process | None":
-    """The process of DVC that runs this stage; None where none does."""
-    if "DVC_STAGE" not in os.environ:  # which DVC sets for its stages
+    """Return the DVC process that runs this stage; None if there is none."""
+    if "DVC_STAGE" not in os.environ:  # DVC sets it for its stages
         return None
     try:
-        import psutil  # comes with DVC
+        import psutil  # a dependency of DVC
 
         for process in psutil.Process().parents():
             if any(Path(word).stem.lower() == "dvc" for word in process.cmdline()):
@@ -94,7 +94,7 @@ def running_dvc() -> "psutil.Process | None":
 
 
 def is_orphan() -> bool:
-    """Whether DVC started this stage and was killed before the stage, busy with its imports, could look for it."""
+    """Whether DVC started this stage and was killed while the stage was still importing modules."""
     return "DVC_STAGE" in os.environ and os.getppid() == 1 and running_dvc() is None
 
 
@@ -104,21 +104,21 @@ def end_with(
     every_s: float = 1.0,
     then: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGTERM),
 ) -> threading.Thread:
-    """End this process, in order, once another one is gone.
+    """End this process in order when another process ends.
 
-    `dvc queue stop --kill` kills DVC and not the stage that it runs, which would go on with a model for hours.
+    `dvc queue stop --kill` kills DVC but not the stage, which would continue to run a model for hours.
 
     Args:
-        process: The one to watch.
-        every_s: How often to look.
-        then: What ends this one: SIGTERM to itself.
+        process: The process to watch.
+        every_s: Interval between checks, in seconds.
+        then: Ends this process; by default it sends SIGTERM to itself.
     """
     import psutil
 
     def watch() -> None:
         while True:
             with suppress(psutil.TimeoutExpired):
-                process.wait(every_s)  # returns once it is gone
+                process.wait(every_s)  # returns when the process has ended
                 break
             with suppress(psutil.NoSuchProcess):
                 if process.status() == psutil.STATUS_ZOMBIE:

@@ -1,4 +1,4 @@
-"""What a program does before it loads anything: it can be interrupted, and shares the processor with others."""
+"""Set up a program before its slow imports: handle interrupts, and do not block the processor."""
 
 import os
 import signal
@@ -9,21 +9,22 @@ __all__ = ["end_while_loading", "sleep_while_waiting"]
 
 
 def end_while_loading() -> None:
-    """Let Ctrl-C and SIGTERM end the process with one line, until the stage takes over."""
+    """Let Ctrl-C and SIGTERM end the process with one line until the stage starts."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
 
 
 def sleep_while_waiting() -> None:
-    """Let OpenMP's threads sleep while one waits for another, unless the environment says otherwise.
+    """Let OpenMP's threads sleep while they wait, unless the environment sets another policy.
 
-    By default they spin. That costs little where the cores are idle, and on two busy ones more than the work itself:
-    docs/performance.md. The numbers stay the same. OpenMP reads this when torch is imported: it has to be said before.
+    By default they spin. That costs little on idle cores, but on two busy cores it costs more than the work itself:
+    docs/performance.md. The results do not change. OpenMP reads the setting when torch is imported, so call this
+    earlier.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(sys.stderr.fileno(), b"interrupted before the stage began; the next run begins anew\n")
+    os.write(sys.stderr.fileno(), b"interrupted before the stage started; the next run starts from the beginning\n")
     os._exit(128 + number)

@@ -1,10 +1,10 @@
-"""What every stage shares: read params.yaml and the paths on the command line, run, and turn errors into one line.
+"""Shared code of all stages: read params.yaml and the command line, run the stage, and print errors as one line.
 
 Usage, as written in dvc.yaml:
 
     python -m stages.NAME [key=value ...] [item.key=value ...] -- [key=path ...]
 
-Paths before `--` are read, paths after it are written. `item.*` names one cell of a DVC matrix.
+Paths before `--` are inputs, paths after it are outputs. `item.*` selects one cell of a DVC matrix.
 """
 
 import math
@@ -36,12 +36,12 @@ T = TypeVar("T")
 Paths = Mapping[str, Path]
 ITEM = "item."
 KEPT = "kept"
-"""The output into which several stages lay things aside at once; `difftrack.keeping` lets one at a time do so."""
+"""The output folder of kept artifacts, which several stages share; `difftrack.keeping` locks it."""
 FORCE = "DIFFTRACK_FORCE"
-"""Set to 1 it makes stages take up nothing that is there already; `difftrack repro --force` sets it."""
+"""Environment variable that, set to 1, keeps stages from reusing artifacts; `difftrack repro --force` sets it."""
 
 _to_do: dict[str, bool] = {}
-"""Clips of the loop under way, and whether they are done: what is said where the stage is interrupted."""
+"""Clips of the current loop, and whether each is done; reported when the stage is interrupted."""
 
 
 def run(
@@ -53,18 +53,18 @@ def run(
     alone: bool = True,
     borrows: Borrows | None = None,
 ) -> None:
-    """Call a stage's `main(params, deps, outs)` with what the command line names; exit 1 on an error.
+    """Call a stage's `main(params, deps, outs)` with the paths on the command line; exit with status 1 on an error.
 
-    Ctrl-C ends it with one line and status 130, SIGTERM with 143, once what is under way has been ended in order.
+    Ctrl-C ends the stage with one line and status 130, SIGTERM with status 143, after current work has ended in order.
 
     Args:
-        stage: The stage's name, which is its section of params.yaml.
+        stage: Name of the stage and of its section in params.yaml.
         main: Reads `deps` and writes `outs`. Expected errors are ValueError and OSError; they are printed as one line.
-        whole: Give `main` all of params.yaml, with the matrix cell as its `item` section and whether all is to be made
-            anew as `force`, instead of one section.
-        resumes: Whether another run keeps the clips that are done.
-        alone: Let one process at a time write `outs`; the next waits. Otherwise that is the stage's own care.
-        borrows: How an experiment elsewhere takes over what the workspace's `outs` hold; by default it does not.
+        whole: Pass all of params.yaml to `main` instead of one section, with the matrix cell as section `item`, and
+            whether everything must be made again as `force`.
+        resumes: Whether a later run keeps finished clips.
+        alone: Let only one process at a time write `outs`; others wait. False leaves locking to the stage.
+        borrows: How an experiment borrows the workspace's `outs`; None borrows nothing.
     """
     before, separator, after = _split(sys.argv[1:])
     if not separator or not all("=" in word for word in [*before, *after]):
@@ -89,27 +89,27 @@ def run(
                 held.enter_context(lock_of(out).acquire(wait_s=math.inf, say=partial(say, stage)))
             for out in written:
                 if borrows is not None and not forced() and (source := borrow(out, borrows)) is not None:
-                    say(stage, f"an experiment: takes up what {source} holds")
+                    say(stage, f"an experiment: reuses the contents of {source}")
             main(values, deps, outs)
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError, Interrupted) as error:
         if os.environ.get(TRACEBACK):
             raise
         if isinstance(error, Interrupted):
-            traceback.clear_frames(error.__traceback__)  # ends workers that a loop under way has started
+            traceback.clear_frames(error.__traceback__)  # ends the workers of the current loop
             tell([f"interrupted during {stage}{_left(resumes=resumes)}"])
             sys.exit(error.status)
-        if (said := failure_line(error)) is None:
-            raise  # a fault of the program
-        sys.exit(f"{stage}: {said}")
+        if (line := failure_line(error)) is None:
+            raise  # a bug in this program
+        sys.exit(f"{stage}: {line}")
 
 
 def each(items: Iterable[T], description: str, *, names: Sequence[str] = ()) -> Iterator[T]:
-    """Loop over clips with a progress bar where somebody watches.
+    """Loop over clips, with a progress bar if stderr is a terminal.
 
     Args:
-        items: One by one, in the order of `names`.
-        description: Of the bar.
-        names: Of the clips, where they are not the items themselves; those that are not known beforehand are counted.
+        items: The items, in the order of `names`.
+        description: Text of the bar.
+        names: Names of the clips, if they are not the items themselves; unknown names are replaced by numbers.
     """
     listed = list(names) or ([str(item) for item in items] if isinstance(items, list) else [])
     _begin(listed)
@@ -123,8 +123,8 @@ def finished(outcomes: Iterable[tuple[str, T]], names: Sequence[str]) -> Iterato
     """Loop over clips in the order in which workers finish them.
 
     Args:
-        outcomes: Clips and what came of them.
-        names: All clips.
+        outcomes: Pairs of a clip and its outcome.
+        names: Names of all clips.
     """
     _begin(names)
     for clip, outcome in outcomes:
@@ -138,51 +138,51 @@ def _begin(names: Iterable[str]) -> None:
 
 
 def _left(*, resumes: bool) -> str:
-    """What an interrupted stage says of its clips."""
+    """Describe the progress of an interrupted stage."""
     waiting = [name for name, done in _to_do.items() if not done]
     if not _to_do:
-        return "; the next run begins anew"
-    said = f": {len(_to_do) - len(waiting)} of {counted(len(_to_do), 'clip')} are done"
+        return "; the next run starts from the beginning"
+    progress = f": {len(_to_do) - len(waiting)} of {counted(len(_to_do), 'clip')} are done"
     if not resumes:
-        return f"{said}; the next run does them all again"
-    return f"{said}; the next run goes on with {waiting[0]}" if waiting else f"{said}; the next run keeps them"
+        return f"{progress}; the next run repeats all of them"
+    return f"{progress}; the next run {f'continues with {waiting[0]}' if waiting else 'keeps them'}"
 
 
 def tell(remarks: Iterable[str]) -> None:
-    """Say on stderr what a person should know of a run that goes on."""
+    """Print remarks to stderr; the run continues."""
     for remark in remarks:
         print(remark, file=sys.stderr)
 
 
 def end(stage: str, failures: Mapping[str, str], *, total: int, of: str = "") -> None:
-    """End a stage that has done all that it could: by naming the clips that failed, with exit status 1, if any did.
+    """Report the clips that failed, and exit with status 1 if there are any.
 
     Args:
-        stage: Its name.
-        failures: By clip, why.
-        total: Clips that there had to be.
-        of: The stage that makes what may be missing or damaged.
+        stage: Name of the stage.
+        failures: Clip -> error message.
+        total: Number of clips.
+        of: The stage whose outputs may be missing or damaged.
     """
     if failures:
         listed = "\n".join(f"  {name}: {cause}" for name, cause in sorted(failures.items()))
-        way_out = f" (what is missing or damaged: run the {of} stage again)" if of else ""
+        way_out = f" (if files are missing or damaged, run the {of} stage again)" if of else ""
         sys.exit(f"{stage}: {len(failures)} of {counted(total, 'clip')} failed{way_out}\n{listed}")
 
 
 def say(stage: str, line: str) -> None:
-    """Say something beside the progress."""
+    """Print a message to stderr."""
     print(f"{stage}: {line}", file=sys.stderr, flush=True)
 
 
 def forced() -> bool:
-    """Whether everything is to be made anew: by the environment, or by `-f` of the `dvc repro` that runs this stage.
+    """Whether everything must be made again: set in the environment, or by `-f` of the `dvc repro` above.
 
-    DVC tells a stage nothing of its options, so that its command line is looked up among the processes above this one.
+    DVC does not pass its options to a stage, so this function looks up the command lines of the parent processes.
     """
     if FORCE in os.environ:
         return os.environ[FORCE] not in ("", "0")
     try:
-        import psutil  # comes with DVC; without both there is nothing to look up
+        import psutil  # a dependency of DVC
 
         return any(asks_for_force(process.cmdline()) for process in psutil.Process().parents())
     except (ImportError, psutil.Error):
@@ -190,7 +190,7 @@ def forced() -> bool:
 
 
 def asks_for_force(command: Sequence[str]) -> bool:
-    """Whether a command line is one of `dvc repro` or `dvc exp run` with the option `-f`."""
+    """Whether a command line is `dvc repro` or `dvc exp run` with the option `-f`."""
     words = list(command)
     at = next((place for place, word in enumerate(words) if Path(word).stem.lower() == "dvc"), None)
     if at is None:
@@ -202,11 +202,11 @@ def asks_for_force(command: Sequence[str]) -> bool:
 
 
 def kept_folder(outs: Paths, out: str) -> Path:
-    """The folder of what is not asked for any more: `kept`, where the command line names it, else one beside an output.
+    """Return the folder of kept artifacts: `kept` on the command line, or else a folder beside an output.
 
     Args:
-        outs: What the command line names.
-        out: The output that things leave.
+        outs: The outputs on the command line.
+        out: The output whose unused artifacts are kept.
     """
     return outs.get(KEPT, outs[out].with_name(f"{outs[out].name}.kept"))
 

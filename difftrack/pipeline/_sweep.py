@@ -1,7 +1,7 @@
-"""A sweep: the stages that read descriptors, run at every point of a grid of their params; no video model runs.
+"""Run the stages that read descriptors at every point of a grid of their params, without running a video model.
 
-A cell is one run of one stage. Its folder holds what the stage writes in the pipeline, under a key that covers the
-stage's params, code and inputs, so that sweeps share cells, and an interrupted one goes on where it stopped:
+A cell is one run of one stage. Its folder contains the files that the stage writes in the pipeline. The folder's key
+covers the stage's params, code and inputs, so sweeps share cells, and an interrupted sweep resumes where it stopped:
 
     SWEEPS/cells/STAGE/BACKBONE/KEY/    cell.json, written last, and the stage's own files
     SWEEPS/NAME/                        sweep.json, sweep.csv, sweep.png, sweep.svg
@@ -31,7 +31,17 @@ from difftrack.provenance import code_of
 from difftrack.store import open_store, stored_group
 from difftrack.sweeps import MEASURES, SweepAxis, SweepError, SweepRow, SweptStage, grid, laid_over, show_value
 
-__all__ = ["SweepCell", "CellStage", "Sweep", "measured", "plan_sweep", "run_sweep", "write_sweep"]
+__all__ = [
+    "CellStage",
+    "MARKER",
+    "Sweep",
+    "SweepCell",
+    "SweepPlanner",
+    "measured",
+    "plan_sweep",
+    "run_sweep",
+    "write_sweep",
+]
 
 CellStage = Literal["match", "score", "track"]
 
@@ -47,57 +57,57 @@ _OUTS: Mapping[CellStage, Mapping[str, str]] = {
     },
     "track": {"predictions": ""},
 }
-"""By stage, what it writes, and where in the cell."""
+"""Stage -> output -> its path in the cell."""
 _SWEEP = ArtifactKind(
     "a sweep",
     "sweep.json",
-    lambda said: said["difftrack"] == "sweep",
+    lambda content: content["difftrack"] == "sweep",
     tuple(f"sweep.{end}" for end in ("json", "csv", "png", "svg")),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SweepCell:
-    """One run of one stage; small enough to be pickled to any worker."""
+    """One run of one stage; small enough to be pickled to workers."""
 
     stage: CellStage
     backbone: str
     key: str
-    """Covers everything that its files depend on."""
+    """Digest of everything that its files depend on."""
     place: str
-    """Its folder."""
+    """Folder of the cell."""
     section: str
-    """The stage's section of params, as YAML."""
+    """The stage's section of the params, as YAML."""
     deps: tuple[tuple[str, str], ...]
-    """What the stage reads, by the names that it gives to it."""
+    """(name, path) of the stage's inputs."""
 
     @property
     def is_done(self) -> bool:
-        """Whether its folder is whole."""
+        """Whether the folder is complete."""
         return (Path(self.place) / MARKER).is_file()
 
     @property
     def summary(self) -> Path:
-        """The numbers of the stage."""
+        """File with the stage's summary numbers."""
         return Path(self.place) / "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All cells that a grid needs, and what its table will hold."""
+    """All cells of a grid, and the rows of its table."""
 
     axes: tuple[SweepAxis, ...]
     folder: Path
     matches: Mapping[str, SweepCell]
-    """By key; these run first."""
+    """Key -> cell of the stage match; these run first."""
     cells: Mapping[str, SweepCell]
-    """By key: those whose numbers are asked for."""
+    """Key -> cell whose numbers are requested."""
     rows: tuple[tuple[str, Mapping[str, Any], Mapping[SweptStage, str], bool], ...]
-    """Backbone, point, key of the cell by stage, and whether params.yaml says so now."""
+    """Backbone, point, stage -> key of its cell, and whether the point equals the current params.yaml."""
 
     @property
     def waiting(self) -> list[SweepCell]:
-        """The cells that are not done, in the order in which they can run."""
+        """The unfinished cells, in an order in which they can run."""
         scored = [cell for cell in self.cells.values() if not cell.is_done]
         read = {place for cell in scored for _, place in cell.deps}
         return [cell for cell in self.matches.values() if not cell.is_done and cell.place in read] + scored
@@ -114,48 +124,48 @@ def plan_sweep(
     folder: Path | None = None,
     name: str | None = None,
 ) -> Sweep:
-    """Find the cells of a grid; nothing runs yet, and what cannot run is refused.
+    """Determine and validate the cells of a grid, without running them.
 
     Args:
         params: All sections of params.yaml.
-        axes: Of the grid.
-        on: Stages whose results are asked for.
-        top: The project, to which paths are relative.
-        file: What messages call the params.
-        backbones: Of the params; all of them by default.
-        folder: Of all sweeps; by default `paths.sweeps`.
-        name: Of this one; by default its keys.
+        axes: Axes of the grid.
+        on: Stages whose results are requested.
+        top: The project's folder, to which paths are relative.
+        file: Name of the params file in messages.
+        backbones: Names of backbones in the params; all by default.
+        folder: Folder of all sweeps; `paths.sweeps` by default.
+        name: Name of this sweep; by default its keys.
 
     Raises:
-        ParamsError: a value of the grid is one that the stage cannot use.
-        SweepError: there is no such backbone, or what the stages read is not there.
-        OwnershipError: something else lies where the table is to be.
+        ParamsError: a value of the grid is invalid.
+        SweepError: a backbone is unknown, the name is invalid, or an input is missing.
+        OwnershipError: the sweep's folder contains other files.
     """
     base = configuration_from(params, file=file)
     if unknown := [backbone for backbone in backbones if backbone not in base.backbones]:
-        raise SweepError(f"{file} has no backbone {unknown[0]}; there are {', '.join(base.backbones)}")
+        raise SweepError(f"{file} has no backbone {unknown[0]}; known: {', '.join(base.backbones)}")
     root = (top / base.paths.sweeps if folder is None else folder).resolve()
-    planner = _Planner(top.resolve(), base, root / "cells")
+    planner = SweepPlanner(top.resolve(), base, root / "cells")
     named = tuple(backbones) or tuple(base.backbones)
     rows = []
     for backbone in named:
         now = {stage: planner.cell(stage, backbone, base, params).key for stage in on}
         for point in grid(axes):
             values = laid_over(params, point)
-            said = ", ".join(f"{key}={show_value(value)}" for key, value in point.items())
-            found = configuration_from(values, file=f"{file} with {said}")
+            assignments = ", ".join(f"{key}={show_value(value)}" for key, value in point.items())
+            found = configuration_from(values, file=f"{file} with {assignments}")
             keys = {stage: planner.cell(stage, backbone, found, values).key for stage in on}
             rows.append((backbone, point, keys, keys == now))
     cells = {key: planner.cells[key] for _, _, keys, _ in rows for key in keys.values()}
     own = root / (name or "+".join(axis.key for axis in axes))
     if own == root / "cells" or own.parent != root:
-        raise SweepError(f"a sweep cannot be called {name!r}; name it like a folder")
+        raise SweepError(f"a sweep cannot be named {name!r}; use a valid folder name")
     claim(own, _SWEEP)
     return Sweep(tuple(axes), own, planner.matches, cells, tuple(rows))
 
 
-class _Planner:
-    """Makes the cells of one sweep, each once."""
+class SweepPlanner:
+    """Creates the cells of one sweep, each once."""
 
     def __init__(self, top: Path, base: Configuration, folder: Path) -> None:
         self._top, self._paths, self._folder = top, base.paths, folder
@@ -164,7 +174,7 @@ class _Planner:
         self.cells: dict[str, SweepCell] = {}
 
     def cell(self, stage: SweptStage, backbone: str, found: Configuration, values: Mapping[str, Any]) -> SweepCell:
-        """The cell of a stage under params, parsed and as YAML has them."""
+        """Create the cell of a stage from params, given parsed and as YAML values."""
         if stage == "track":
             inputs = {
                 "descriptors": self._store(backbone, "tracking"),
@@ -196,14 +206,14 @@ class _Planner:
         values: Mapping[str, Any],
         inputs: Mapping[str, tuple[str, str]],
     ) -> SweepCell:
-        """A cell.
+        """Create a cell.
 
         Args:
-            stage: What runs.
-            backbone: Whose descriptors.
-            section: The stage's params, parsed: what they are, however they were written.
-            values: All params, as YAML has them.
-            inputs: What it reads, each with a digest.
+            stage: The stage to run.
+            backbone: The backbone whose descriptors are read.
+            section: The stage's parsed params, which are independent of their notation in YAML.
+            values: All params, as read from YAML.
+            inputs: Name -> (path, digest) of each input.
         """
         covered = {
             "version": _VERSION,
@@ -223,19 +233,19 @@ class _Planner:
         )
 
     def _store(self, backbone: str, view: str) -> tuple[str, str]:
-        """A store of descriptors, and a digest over what its groups say of themselves."""
+        """Return a store of descriptors, and a digest of its groups' metadata."""
         path = f"{self._paths.descriptors}/{backbone}/{view}"
         place = path if "://" in path else str(self._top / path)
         if place not in self._digests:
             self._check(place, "extract")
             store = open_store(place)
             groups = {name: stored_group(place, name) for name in store.groups()}
-            said = {name: None if group is None else group.contents for name, group in groups.items()}
-            self._digests[place] = _digest(json.dumps([store.manifest().to_text(), said], sort_keys=True).encode())
+            contents = {name: None if group is None else group.contents for name, group in groups.items()}
+            self._digests[place] = _digest(json.dumps([store.manifest().to_text(), contents], sort_keys=True).encode())
         return place, self._digests[place]
 
     def _files(self, path: str, pattern: str, *, file: bool = False) -> tuple[str, str]:
-        """A folder of the pipeline, and a digest over those of its files that a stage reads."""
+        """Return a folder of the pipeline, and a digest of the files in it that a stage reads."""
         folder = self._top / getattr(self._paths, path)
         place = str(folder / pattern if file else folder)
         known = f"{folder}/{pattern}"
@@ -249,8 +259,8 @@ class _Planner:
     def _check(self, place: str, stage: str) -> None:
         if "://" not in place and not Path(place).exists():
             raise SweepError(
-                f"there is no {place}, which the stage {stage} writes; run `difftrack repro` first: a sweep reads what "
-                "is stored and runs no video model"
+                f"{place} does not exist; the stage {stage} writes it. Run `difftrack repro` first: a sweep only reads "
+                "stored results and runs no video model"
             )
 
 
@@ -260,12 +270,12 @@ def _digest(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class SweepJob(Job):
-    """Runs cells by their keys."""
+    """Job that runs cells, identified by their keys."""
 
     cells: tuple[SweepCell, ...]
 
     def open(self) -> ClipWorker:
-        """Nothing is loaded before the first cell."""
+        """Return a worker; it loads nothing before the first cell."""
         return _CellWorker({cell.key: cell for cell in self.cells})
 
 
@@ -274,37 +284,37 @@ class _CellWorker(ClipWorker):
         self._cells = cells
 
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
-        """Run the cell of this key."""
+        """Run the cell with this key."""
         done: Future[None] = Future()
         _run_cell(self._cells[clip])
         done.set_result(None)
         return done
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing, because `run` finishes its work."""
 
 
 def _run_cell(cell: SweepCell) -> None:
-    """Run a cell's stage into a folder beside its place, and put it there once it is whole.
+    """Run a cell's stage into a temporary folder, and move it to its place when it is complete.
 
     Raises:
-        ValueError: the stage says why it cannot.
+        ValueError: the stage failed; the message is the stage's.
     """
     place = Path(cell.place)
     partial = place.with_name(f"{place.name}.{uuid4().hex}.partial")
     partial.mkdir(parents=True)
-    said = StringIO()
+    output = StringIO()
     try:
         outs = {name: partial / file for name, file in _OUTS[cell.stage].items()}
         main: Callable[..., None] = import_module(f"difftrack.pipeline.{cell.stage}").main
         try:
-            with redirect_stdout(said), redirect_stderr(said):
+            with redirect_stdout(output), redirect_stderr(output):
                 main(yaml.safe_load(cell.section), {name: Path(path) for name, path in cell.deps}, outs)
-        except SystemExit as error:  # a stage's way to name the clips that failed
+        except SystemExit as error:  # a stage reports failed clips in this way
             raise ValueError(" ".join(str(error.code).split())) from error
         about = {"difftrack": "cell", "version": _VERSION, **dataclasses.asdict(cell)}
         (partial / MARKER).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        if not place.exists():  # else another sweep has been as fast
+        if not place.exists():  # otherwise another sweep finished the same cell
             partial.rename(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -317,19 +327,19 @@ def run_sweep(
     scheduler: str | None = None,
     say: Callable[[SweepCell, int, int], object] = lambda cell, number, of: None,
 ) -> dict[str, str]:
-    """Run the cells that are not done.
+    """Run the unfinished cells.
 
     Args:
         sweep: From `plan_sweep`.
-        workers: As `extract.workers`.
-        scheduler: As `extract.scheduler`.
-        say: Told of each cell that is done, which one it is, and of how many.
+        workers: See `extract.workers`.
+        scheduler: See `extract.scheduler`.
+        say: Called with each finished cell, its number, and the number of cells.
 
     Returns:
-        By key of a cell that failed, why.
+        Key of a failed cell -> error message.
 
     Raises:
-        ValueError: Dask is wanted but not installed, or no scheduler answers.
+        ValueError: Dask is requested but not installed, or no scheduler answers.
     """
     waiting, failures, number = sweep.waiting, dict[str, str](), 0
     by_key = {cell.key: cell for cell in waiting}
@@ -350,14 +360,14 @@ def run_sweep(
 
 
 def _lacks_matches(cell: SweepCell, failures: Mapping[str, str], matches: Mapping[str, SweepCell]) -> str | None:
-    """Why the matches that a cell scores are not there; None where they are."""
+    """Return why the matches that a cell scores are missing; None if they exist."""
     places = {place for _, place in cell.deps}
     failed = (key for key, match in matches.items() if match.place in places and key in failures)
     return next((failures[key] for key in failed), None)
 
 
 def measured(sweep: Sweep) -> list[SweepRow]:
-    """The table of a sweep; a cell that failed has no numbers."""
+    """Return the table of a sweep; a failed cell has no numbers."""
     return [
         SweepRow(
             backbone=backbone,
@@ -371,24 +381,24 @@ def measured(sweep: Sweep) -> list[SweepRow]:
 
 
 def _numbers(stage: SweptStage, cell: SweepCell) -> Iterator[tuple[str, float | None]]:
-    """What a stage's summary says; of scores, the best layer at its best step, and which these are."""
-    said = read_json(cell.summary) if cell.is_done else {}
+    """Yield the numbers in a stage's summary; for scores, the value, layer and step of the best layer."""
+    summary = read_json(cell.summary) if cell.is_done else {}
     if stage == "track":
-        of_tracker = said.get("tracker") or {}
-        yield from ((name, of_tracker.get(name)) for name in MEASURES[stage])
+        tracker = summary.get("tracker") or {}
+        yield from ((name, tracker.get(name)) for name in MEASURES[stage])
         return
     for name in MEASURES[stage]:
-        best = said.get(name) or {}
+        best = summary.get(name) or {}
         yield name, best.get("value")
         yield f"{name}.layer", best.get("layer")
         yield f"{name}.step", best.get("step")
 
 
 def write_sweep(sweep: Sweep) -> list[Path]:
-    """Write a sweep's table and picture, in place of those of an earlier sweep of that name.
+    """Write a sweep's table and figure; they replace those of an earlier sweep of the same name.
 
     Raises:
-        OwnershipError: something else lies in its folder.
+        OwnershipError: the sweep's folder contains other files.
     """
     from difftrack.reports import write_sweep_files
 

@@ -1,4 +1,4 @@
-"""What tracking leaves beside the tracks, stored descriptors or not: which queries count, and the metrics."""
+"""Select the queries to score, and write the metrics, for tracking with or without stored descriptors."""
 
 import csv
 import json
@@ -18,17 +18,17 @@ from difftrack.pipeline._stage import Paths, tell
 __all__ = ["Queries", "ScoredQueries", "TrackedScores", "best_layers_of", "scored_queries"]
 
 SUMMARY = ("average_pts_within_thresh", "average_jaccard", "occlusion_accuracy")
-"""delta_avg, AJ and OA."""
+"""Metrics in the summary: delta_avg, AJ and OA."""
 
 
 def best_layers_of(deps: Paths, section: TrackSection) -> list[int] | None:
-    """Read the ranking where `layers: best` wants it."""
+    """Read the ranking of layers if `layers` is `best`; None otherwise."""
     if section.layers != "best":
         return None
     if "best_layers" not in deps:
         raise ValueError(
-            "track.layers is best, and this call names no best_layers=FILE; name the layers, or add the file of the "
-            "score stage to the stage's command and deps (tracking then runs again when the ranking changes)"
+            "track.layers is best, but the command has no best_layers=FILE; set the layers, or add the score stage's "
+            "file to the stage's command and deps (tracking then runs again when the ranking changes)"
         )
     layers: list[int] = read_json(deps["best_layers"])["layers"]
     return layers
@@ -36,12 +36,12 @@ def best_layers_of(deps: Paths, section: TrackSection) -> list[int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """How many of a clip's queries are scored."""
+    """Numbers of a clip's queries that are scored and left out."""
 
     scored: int
     others: int
-    """That are left out by rule: after the last tracked frame, of points that are visible nowhere, or, where only
-    those of frame 0 count, in later frames."""
+    """Queries left out by a rule: after the last tracked frame, of points that are never visible, or in later frames if
+    only queries in frame 0 count."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,29 +50,29 @@ class ScoredQueries:
 
     counts: Queries
     truth: Tracks
-    """Tracks of these points alone."""
+    """Tracks of these points."""
     points: Int[np.ndarray, " point"]
-    """Their places among all points of the clip."""
+    """Indices of these points among all points of the clip."""
 
     @property
     def places(self) -> Int[np.ndarray, " point"] | None:
-        """As predictions name them: None where all of the clip's points are there."""
+        """Indices for the predictions file: None if all of the clip's points are scored."""
         return self.points if self.counts.others else None
 
 
 def scored_queries(truth: Tracks, section: TrackSection, *, num_frames: int) -> ScoredQueries:
-    """Choose the queries that are tracked and scored.
+    """Select the queries that are tracked and scored.
 
     Args:
         truth: All tracks of the clip.
-        section: `queries` and `query_mode` matter here.
-        num_frames: Frames that are tracked.
+        section: Only `queries` and `query_mode` are used.
+        num_frames: Number of tracked frames.
 
     Raises:
-        ValueError: the tracks are shorter than that, or hold queries of another protocol.
+        ValueError: the tracks have fewer frames, or contain queries of another protocol.
     """
     if num_frames > truth.num_frames:
-        raise ValueError(f"{num_frames} frames were extracted and the tracks hold {truth.num_frames}; extract again")
+        raise ValueError(f"{num_frames} frames were extracted, but the tracks have {truth.num_frames}; extract again")
     _check_protocol(truth, section.query_mode)
     kept = section.evaluated(truth, num_frames=num_frames)
     points = np.flatnonzero(kept)
@@ -80,19 +80,19 @@ def scored_queries(truth: Tracks, section: TrackSection, *, num_frames: int) -> 
 
 
 def _check_protocol(truth: Tracks, query_mode: str) -> None:
-    """Only strided queries ask for a point more than once, and `first` would leave out the frames before them."""
-    of_points = truth.points_xy_px.swapaxes(0, 1).reshape(truth.num_points, -1)
-    of_queries = np.column_stack([truth.query_points[:, 0], of_points])
-    if query_mode == "first" and len(np.unique(of_points, axis=0)) < len(np.unique(of_queries, axis=0)):
+    """Check the protocol: only strided queries repeat a point, and `first` would ignore the frames before them."""
+    point_tracks = truth.points_xy_px.swapaxes(0, 1).reshape(truth.num_points, -1)
+    query_tracks = np.column_stack([truth.query_points[:, 0], point_tracks])
+    if query_mode == "first" and len(np.unique(point_tracks, axis=0)) < len(np.unique(query_tracks, axis=0)):
         raise ValueError(
-            "the tracks hold points that are queried in several frames, as the strided protocol does, and "
+            "the tracks contain points that are queried in several frames, as in the strided protocol, but "
             "track.query_mode is first; set it to strided"
         )
 
 
 @dataclass(eq=False)
 class TrackedScores:
-    """Takes what came of one clip after another, says what was left out, and writes the metrics."""
+    """Collects the results of all clips, reports what was left out, and writes the metrics."""
 
     section: TrackSection
     scores: dict[str, ClipScores] = field(default_factory=dict)
@@ -101,25 +101,25 @@ class TrackedScores:
     queries: dict[str, Queries] = field(default_factory=dict)
 
     def takes(self, name: str, chosen: ScoredQueries) -> bool:
-        """Count a clip's queries; False where it has none that count, and is left out by rule."""
+        """Count a clip's queries; return False if none is scored, so that the clip is left out."""
         self.queries[name] = chosen.counts
         if not len(chosen.points):
             self.left_out[name] = f"clip {name} has no query to score; {self._rule}"
         return name not in self.left_out
 
     def write(self, folder: Path) -> None:
-        """Write metrics.json, summary.json and metrics.csv, and say which queries and clips were left out."""
+        """Write metrics.json, summary.json and metrics.csv, and report which queries and clips were left out."""
         tell(f"left out: {reason}" for reason in self.left_out.values())
         if others := sum(own.others for own in self.queries.values()):
             scored = sum(own.scored for own in self.queries.values())
-            print(f"{scored} queries are scored and {others} are not: {self._rule}")
+            print(f"{scored} queries are scored and {others} are left out: {self._rule}")
         _write_scores(folder, self.scores, self.failures, self.section, queries=self.queries, left_out=self.left_out)
 
     @property
     def _rule(self) -> str:
-        """What leaves queries out, for people."""
-        wanted = "in frame 0" if self.section.queries == "first_frame" else "in a frame that is tracked"
-        return f"wanted is a query {wanted}, of a point that is visible somewhere"
+        """Description of the rule that leaves queries out."""
+        place = "in frame 0" if self.section.queries == "first_frame" else "in a tracked frame"
+        return f"a query must be {place} and its point must be visible in some frame"
 
 
 def _write_scores(
@@ -131,7 +131,7 @@ def _write_scores(
     queries: Mapping[str, Queries],
     left_out: Mapping[str, str],
 ) -> None:
-    """Write metrics.json (means, clips, queries, failures, params; null is no number), summary.json and metrics.csv."""
+    """Write metrics.json (means, clips, queries, failures, params; null for NaN), summary.json and metrics.csv."""
     found = scores_by_truth(scores, params=ScoringParams.preset(section.convention))
     chosen = {key: value for key, value in asdict(section).items() if key != "trackers" or value}
     counts = {
@@ -155,5 +155,5 @@ def _write_scores(
 
 
 def _summary(means: Mapping[str, Mapping[str, float | None] | None]) -> dict[str, dict[str, float | None]]:
-    """Keep delta_avg, AJ and OA of the trackers that were scored."""
+    """Select delta_avg, AJ and OA of the scored trackers."""
     return {tracker: {name: values[name] for name in SUMMARY} for tracker, values in means.items() if values}

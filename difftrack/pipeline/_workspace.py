@@ -1,4 +1,4 @@
-"""A folder of one's own in which the pipeline runs with the installed package alone."""
+"""Workspaces: user folders in which the pipeline runs with the installed package, without a checkout."""
 
 import re
 import shutil
@@ -12,11 +12,11 @@ from difftrack.resources import shipped
 __all__ = ["WorkspaceError", "init_workspace", "workspace_pipeline"]
 
 _IGNORED = ("/data/*", "!/data/prompts/", "__pycache__/", "*.partial")
-"""Not dvc.lock: committed, it lets DVC compare later runs with this one."""
+"""Lines of .gitignore. dvc.lock is not ignored, because DVC compares later runs with a committed dvc.lock."""
 _FOLDERS = ("data/prompts",)
 _FINGERPRINTS = "data/fingerprints"
 _INSIDE = re.compile(r"      - (stages|difftrack|data/backbones)/")
-"""Dependencies of a checkout's stages that a workspace does not hold."""
+"""Dependencies of a checkout's stages that a workspace does not contain."""
 _FINGERPRINT_STAGE = f"""
   fingerprint:
     cmd: python -m difftrack.pipeline fingerprint -- fingerprints={_FINGERPRINTS}
@@ -27,29 +27,28 @@ _FINGERPRINT_STAGE = f"""
 
 
 class WorkspaceError(ValueError):
-    """A folder cannot become a workspace; the message names what stands in the way."""
+    """A folder cannot become a workspace; the message names the obstacle."""
 
 
 def init_workspace(folder: Path) -> list[Path]:
-    """Write a workspace: params.yaml, dvc.yaml, prompts, .gitignore and DVC's own settings, without analytics.
+    """Write a workspace: params.yaml, dvc.yaml, prompts, .gitignore and DVC's settings without analytics.
 
-    A folder that git tracks keeps that; any other gets a DVC project without version control. Files that are there
-    already are left alone.
+    In a git repository, DVC uses git; elsewhere it runs without version control. Existing files are not changed.
 
     Args:
-        folder: Made where it does not exist.
+        folder: The workspace's folder; created if missing.
 
     Returns:
         The files and folders that were written.
 
     Raises:
-        WorkspaceError: the folder is a workspace already, or a file stands in its place.
+        WorkspaceError: the folder is already a workspace, or the path is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise WorkspaceError(f"{folder} is a file; name a folder")
+        raise WorkspaceError(f"{folder} is a file; give a folder")
     if taken := [name for name in ("dvc.yaml", "params.yaml") if (folder / name).exists()]:
         raise WorkspaceError(
-            f"{folder} holds {taken[0]} already; choose another folder, or run `difftrack repro` there"
+            f"{folder} already contains {taken[0]}; choose another folder, or run `difftrack repro` there"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dvc.yaml").write_text(workspace_pipeline(), encoding="utf-8")
@@ -66,33 +65,33 @@ def init_workspace(folder: Path) -> list[Path]:
 
 
 def _params() -> str:
-    """Return the params that come with the package; editors complete and explain them by the schema beside them."""
+    """Return the params that ship with the package, with a reference to the schema beside them for editors."""
     text = shipped("params.yaml").read_text(encoding="utf-8")
     return re.sub(r"(?m)^(# yaml-language-server: \$schema=).*$", rf"\1{SCHEMA_FILE.name}", text)
 
 
 def workspace_pipeline() -> str:
-    """Return the text of a workspace's dvc.yaml: the checkout's, its stages run from the package.
+    """Return the text of a workspace's dvc.yaml: the checkout's file, with stages run from the package.
 
-    A workspace holds neither source files nor the shipped weights. Its stages depend on what the stage `fingerprint`
-    writes of both, which runs every time and takes a second.
+    A workspace contains neither source files nor the shipped weights. Its stages depend on their fingerprints instead,
+    which the stage `fingerprint` writes in every run within a second.
     """
     lines = shipped("dvc.yaml").read_text(encoding="utf-8").splitlines()
-    stage, told, found = "", False, [_FINGERPRINT_STAGE.rstrip()]
+    stage, has_fingerprint, found = "", False, [_FINGERPRINT_STAGE.rstrip()]
     for line in lines[1:]:
         if name := re.fullmatch(r"  (\w+):", line):
-            stage, told = name[1], False
+            stage, has_fingerprint = name[1], False
         if _INSIDE.match(line):
-            if not told:
+            if not has_fingerprint:
                 found.append(f"      - {_FINGERPRINTS}/{_fingerprint_of(stage)}.json")
-            told = True
+            has_fingerprint = True
             continue
         found.append(re.sub(r"python -m stages\.(\w+)", r"python -m difftrack.pipeline \1", line))
     return "\n".join([lines[0], *found]) + "\n"
 
 
 def _fingerprint_of(stage: str) -> str:
-    """Name a stage's file, one per backbone where the stage runs once for each and loads it."""
+    """Return the name of a stage's fingerprint; a stage that runs for each backbone has one per backbone."""
     return f"{stage}/${{item.backbone}}" if stage in ("extract", "survey") else stage
 
 
@@ -111,7 +110,7 @@ def _init_dvc(folder: Path) -> None:
     try:
         subprocess.run([*dvc, "init", "--quiet", *how], cwd=folder, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        raise WorkspaceError(f"{folder}: DVC cannot be set up there: {' '.join(error.stderr.split())}") from error
+        raise WorkspaceError(f"{folder}: DVC cannot be initialised: {' '.join(error.stderr.split())}") from error
     for key in ("core.analytics", "core.check_update", "core.autostage"):
         subprocess.run([*dvc, "config", "--quiet", key, "false"], cwd=folder, check=True, capture_output=True)
 

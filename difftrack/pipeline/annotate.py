@@ -10,14 +10,14 @@ from difftrack.pipeline._stage import Paths, each, end, run, tell
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`; write `tracks`. A clip that cannot be annotated is named at the end, after the others.
+    """Read `clips`; write `tracks`. Clips that cannot be annotated are reported at the end.
 
-    A tracker that cannot be loaded ends the run at once: it would fail, slowly, for every clip.
+    If a tracker cannot be loaded, the run ends immediately, because the tracker would fail for every clip.
     """
     annotate = parse(AnnotateParams, params, "annotate")
-    wanted = read_manifest(deps["clips"])
-    names = wanted.names
-    tell(wanted.remarks(deps["clips"]))
+    manifest = read_manifest(deps["clips"])
+    names = manifest.names
+    tell(manifest.remarks(deps["clips"]))
     failures = {}
     for number, name in enumerate(each(names, "annotate")):
         try:
@@ -31,5 +31,5 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("annotate", main)

@@ -1,4 +1,4 @@
-"""Stage: clips -> descriptors of one backbone in one view, run by run, resumed where an earlier run stopped."""
+"""Stage: clips -> descriptors of one backbone in one view; an interrupted run is resumed."""
 
 import gc
 import json
@@ -33,11 +33,11 @@ from difftrack.store.torch_writer import WriteQueue
 from difftrack.workflows.extract import queue_descriptors
 
 MOST_WRITERS = 8
-"""Threads that write beside a GPU unless told otherwise: nothing else is waited for after a clip's last layer."""
+"""Maximum number of automatic writer threads with a GPU; after a clip's last layer only they delay the next clip."""
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`; write the store `descriptors` of the backbone and view that `params["item"]` names."""
+    """Read `clips`; write the store `descriptors` of the backbone and view in `params["item"]`."""
     item, store = params["item"], str(outs["descriptors"])
     job = ExtractJob(json.dumps(params), deps["clips"], store, str(kept_folder(outs, "descriptors")))
     section, wanted = job.section, read_manifest(deps["clips"])
@@ -45,7 +45,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     manifest = job.source().manifest(wanted.clips)
     names, left_out = manifest.clips, manifest.left_out
     if not names:
-        raise ValueError("; ".join(["no clip is left", *left_out.values()]))
+        raise ValueError("; ".join(["no clip can be extracted", *left_out.values()]))
     mine = part_of(names, item.get("part"))
     outlines, failures = outline_clips(job.source(), mine)
     name = f"extract {item['backbone']}, {item['view']}"
@@ -59,7 +59,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     todo = list(outlines)
     if section.workers != 1 or section.scheduler is not None:
         todo = [clip for clip in todo if job.create(clip, failures)]
-        job.source.cache_clear()  # the workers load weights of their own
+        job.source.cache_clear()  # the workers load their own weights
         job.shelf.cache_clear()
         gc.collect()
         torch.cuda.empty_cache()
@@ -79,42 +79,42 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 @dataclass(frozen=True)
 class ExtractJob(Job):
-    """What every process needs to extract clips."""
+    """Job that extracts clips in any process."""
 
     params: str
     """All of params.yaml and the matrix cell, as JSON."""
     clips: Path
     store: str
     kept: str
-    """The folder of what no clip asks for any more."""
+    """The folder of kept artifacts."""
 
     @cached_property
     def sections(self) -> Mapping[str, Any]:
-        """The sections of params.yaml, and the matrix cell under `item`; parsed once in each process."""
+        """The sections of params.yaml, with the matrix cell as `item`; parsed once in each process."""
         sections: Mapping[str, Any] = json.loads(self.params)
         return sections
 
     @cached_property
     def section(self) -> ExtractParams:
-        """`extract`."""
+        """The section `extract`."""
         return parse(ExtractParams, self.sections["extract"], "extract")
 
-    @cache  # noqa: B019 - one job a process, and its weights are to stay
+    @cache  # noqa: B019 - one job per process, which keeps its weights
     def source(self) -> ClipReader:
-        """The clips and their backbone, once in each process."""
+        """The reader of clips with its backbone, opened once in each process."""
         item = self.sections["item"]
         return ClipReader.open(self.sections, backbone=item["backbone"], view=item["view"], folder=self.clips)
 
-    @cache  # noqa: B019 - one job a process
+    @cache  # noqa: B019 - one job per process
     def keeper(self) -> Keeper:
-        """Keeps what leaves the store."""
+        """The keeper of groups that are removed from the store."""
         item = self.sections["item"]
         kind = f"descriptors/{item['backbone']}/{item['view']}"
         return Keeper(kept_in(self.kept, self.store), kind, budget=self.section.keep_bytes)
 
-    @cache  # noqa: B019 - one job a process
+    @cache  # noqa: B019 - one job per process
     def shelf(self) -> GroupShelf:
-        """The store and what is kept of it."""
+        """The store with its keeper."""
         section = self.section
         return GroupShelf(
             self.store,
@@ -128,7 +128,7 @@ class ExtractJob(Job):
         )
 
     def create(self, clip: str, failures: dict[str, str]) -> bool:
-        """Create the groups of a clip, without values; note a clip that cannot be used."""
+        """Create the groups of a clip without values; record a clip that cannot be used in `failures`."""
         try:
             for group, spec in self.source().prepare(clip).groups.items():
                 self.shelf().open(group, spec).close()
@@ -142,7 +142,7 @@ class ExtractJob(Job):
 
 
 class _Extractor(ClipWorker):
-    """Writes the groups of one clip after another; files of the last may still be on their way."""
+    """Writes the groups of clips; the previous clip's files may still be written while a clip is computed."""
 
     def __init__(self, job: ExtractJob) -> None:
         section, on_gpu = job.section, job.source().extractor.backbone.device.type == "cuda"
@@ -182,5 +182,5 @@ def _progress() -> Progress:
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("extract", main, whole=True, resumes=True, alone=False, borrows="links")

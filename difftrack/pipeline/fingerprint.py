@@ -1,9 +1,9 @@
-"""Stage: the installed code and the weights that params.yaml names -> one small file per stage, which DVC watches.
+"""Stage: the installed code and the weights named in params.yaml -> one small file per stage, which DVC tracks.
 
-A workspace holds no source tree that a stage could depend on. This stage runs every time, takes a second, and writes
-what the other stages depend on besides their inputs: the code that they reach, room by room, the versions of the
-libraries that compute, and which weights are meant. Comments and docstrings do not count, so that an upgrade of the
-package runs exactly the stages whose code changed.
+A workspace contains no source tree on which a stage could depend. This stage runs every time, takes a second, and
+writes what the other stages depend on besides their inputs: digests of the code that they use, by room, the versions of
+the computing libraries, and the identity of the weights. Comments and docstrings do not count, so an upgrade of the
+package reruns exactly the stages whose code changed.
 """
 
 import json
@@ -23,22 +23,22 @@ _STAGES = ("synthesize", "annotate", "extract", "survey", "match", "score", "tra
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Write the folder `fingerprints`; a file whose content stays the same is not touched."""
+    """Write the folder `fingerprints`; files with unchanged content are not touched."""
     folder = outs["fingerprints"]
-    wanted = dict(stage_fingerprints(params))
-    for name, content in wanted.items():
+    fingerprints = dict(stage_fingerprints(params))
+    for name, content in fingerprints.items():
         file = folder / name
         text = json.dumps(content, indent=1, sort_keys=True) + "\n"
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
     for stale in sorted(folder.rglob("*.json")):
-        if stale.relative_to(folder).as_posix() not in wanted:
+        if stale.relative_to(folder).as_posix() not in fingerprints:
             stale.unlink()
 
 
 def stage_fingerprints(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give what each stage depends on: file name, and content as JSON.
+    """Yield what each stage depends on: file name, and content as JSON.
 
     Args:
         params: All sections of params.yaml.
@@ -62,7 +62,7 @@ def stage_fingerprints(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 
 
 def _used_by(stage: str, params: Mapping[str, Any]) -> list[str]:
-    """Name the backbones that a stage outside the matrix runs."""
+    """Return the names of the backbones that a stage outside the matrix runs."""
     section = params.get(stage) or {}
     if stage == "guide":
         return [section["backbone"]] if "backbone" in section else []
@@ -71,5 +71,5 @@ def _used_by(stage: str, params: Mapping[str, Any]) -> list[str]:
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("fingerprint", main, whole=True)

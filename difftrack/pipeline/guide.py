@@ -1,4 +1,4 @@
-"""Stage: prompts + the best layers -> videos with and without cross-attention guidance, and what they measure."""
+"""Stage: prompts + the best layers -> videos with and without cross-attention guidance, and their measures."""
 
 import sys
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from difftrack.prompts import read_prompts
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `prompts` and, for `layers: best`, `best_layers`; write the folder `samples`."""
+    """Read `prompts` and, with `layers: best`, `best_layers`; write the folder `samples`."""
     section = parse(GuideParams, params["guide"], "guide")
     model = parse(ModelParams, params["backbones"].get(section.backbone) or {}, f"backbones.{section.backbone}")
     prompts = read_prompts(deps["prompts"])
@@ -40,5 +40,5 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("guide", main, whole=True, resumes=True, borrows="copies")

@@ -14,7 +14,7 @@ from difftrack.workflows.match import match_stored_clip
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `descriptors` and `tracks`; write a group of `matches` per clip."""
+    """Read `descriptors` and `tracks`; write a group of `matches` for each clip."""
     section = parse(MatchSection, params, "match")
     store = open_store(deps["descriptors"])
     manifest = store.manifest()
@@ -32,7 +32,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 
 def _provenance(store: Store, clip: str, section: MatchSection) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return what the matches depend on."""
     spec = store.spec(clip)
     return {
         "convention": section.convention,
@@ -41,9 +41,10 @@ def _provenance(store: Store, clip: str, section: MatchSection) -> dict[str, Any
         "size": list(spec.size),
         "temporal_stride": spec.grid.temporal_stride,
         "first_frames": spec.grid.first_frames,
+        **({} if section.frequencies.keeps_all else {"frequencies": asdict(section.frequencies)}),
     }
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("match", main)

@@ -1,4 +1,4 @@
-"""Stage: everything that earlier stages wrote -> one page, its figures and its videos."""
+"""Stage: the results of all earlier stages -> one page with figures and videos."""
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,16 +31,15 @@ from difftrack.store import Store, StoreError, open_store
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`, `tracks`, `samples`, and per backbone `descriptors`, `scores` and `predictions`; write `report`.
+    """Read `clips`, `tracks`, `samples`, and each backbone's `descriptors`, `scores`, `predictions`; write `report`.
 
-    The page shows the backbones of params.yaml in its order, each as far as it was scored, tracked and kept; what
-    earlier ones left in the folders is not shown. What
-    there must be and cannot be read is named at the end, after a page without it.
+    The page shows the backbones of params.yaml in their order, each with its available results. Results of other
+    backbones are not shown. Missing or unreadable results are left out and reported at the end.
     """
     section = parse(ReportParams, params["report"], "report")
-    wanted = read_manifest(deps["clips"])
-    tell(wanted.remarks(deps["clips"]))
-    found = _Found(deps, section, wanted.names)
+    manifest = read_manifest(deps["clips"])
+    tell(manifest.remarks(deps["clips"]))
+    found = _Results(deps, section, manifest.names)
     backbones = [found.results(name) for name in _with_results(params["backbones"], deps)]
     with Progress(disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("report", total=None)
@@ -55,40 +54,40 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
         )
     if found.problems:
         listed = "\n".join(f"  {problem}" for problem in found.problems)
-        sys.exit(f"report: the page lacks what cannot be used, {len(found.problems)} in all\n{listed}")
+        sys.exit(f"report: the page was written without {len(found.problems)} unusable results\n{listed}")
 
 
 def _with_results(backbones: Iterable[str], deps: Paths) -> list[str]:
-    """Those of the wanted backbones that have been scored, or have tracked."""
+    """Select the backbones that have scores or predictions."""
     scores = deps["scores"]
     found = {path.parent.name for path in (*scores.glob("*/scores.json"), *deps["predictions"].glob("*/metrics.json"))}
     if not (names := [name for name in backbones if name in found]):
-        others = f"; there are scores of {', '.join(sorted(found))}" if found else ""
-        raise ValueError(f"{scores} holds no scores of {', '.join(backbones)}{others}; run the score stage first")
+        others = f"; there are scores for {', '.join(sorted(found))}" if found else ""
+        raise ValueError(f"{scores} contains no scores for {', '.join(backbones)}{others}; run the score stage first")
     return names
 
 
-class _Found:
-    """What earlier stages wrote, and what of it there must be and cannot be used."""
+class _Results:
+    """Reads the results of earlier stages, and collects problems with missing or unusable results."""
 
-    def __init__(self, deps: Paths, section: ReportParams, wanted: Sequence[str]) -> None:
+    def __init__(self, deps: Paths, section: ReportParams, names: Sequence[str]) -> None:
         self.problems: list[str] = []
-        self._deps, self._section, self._wanted = deps, section, wanted
+        self._deps, self._section, self._names = deps, section, names
         self.footage = self._footage()
 
     def _footage(self) -> ReportClips:
-        """The clips that there must be, less those that cannot be read or have no tracks."""
+        """Return the clips of the manifest, without clips that cannot be read or have no tracks."""
         clips, most = self._deps["clips"], self._section.max_videos
         read = lru_cache(maxsize=most)(partial(read_clip, clips))  # checked, drawn, then listed
         truth: dict[str, Tracks] = {}
-        for name in self._wanted:
+        for name in self._names:
             with self._noting(name):
                 read(name)
                 truth[name] = read_tracks(self._deps["tracks"], name)
         return ReportClips(truth=truth, read=read, kind=partial(read_clip_kind, clips))
 
     def results(self, name: str) -> BackboneResults:
-        """Open what was found out about one backbone; where it was not tracked at all there is nothing on tracking."""
+        """Read the results of one backbone; tracking results are empty if it was not tracked."""
         folder = self._deps["descriptors"] / name / "analysis"
         scored = (self._deps["scores"] / name / "scores.json").exists()
         store = open_store(folder) if folder.is_dir() else None
@@ -115,13 +114,13 @@ class _Found:
         )
 
     def samples(self) -> Samples | None:
-        """Samples with and without guidance; None where there are none."""
+        """Read samples with and without guidance; None if there are none."""
         with self._noting("samples"):
             return read_samples(self._deps["samples"]) if "samples" in self._deps else None
         return None
 
     def _tracking(self, name: str) -> tuple[list[TrackedClip], list[TrackingResults], dict[str, Any]]:
-        """Tracks of one backbone over the clips that its tracking view was to hold, their means and their making."""
+        """Read a backbone's tracks for the clips of its tracking view, their means, and their provenance."""
         predictions, descriptors = self._deps["predictions"] / name, self._deps["descriptors"] / name / "tracking"
         if not (predictions / "metrics.json").exists() and not any(predictions.glob("*.npz")):
             return [], [], {}
@@ -139,14 +138,16 @@ class _Found:
         return tracked, results, {**made_with, "tracks": metrics.get("params", {})}
 
     def _compare(self, expected: Sequence[str], found: Collection[str], what: str, stage: str) -> None:
-        """Note where the means of an earlier stage are over other clips than there must be."""
+        """Record a problem if an earlier stage's means cover other clips than the manifest."""
         if fewer := [clip for clip in expected if clip not in found]:
-            self.problems.append(f"{what} is without {', '.join(fewer)}; run the {stage} stage again")
-        if more := [clip for clip in found if clip not in self._wanted]:
-            self.problems.append(f"{what} counts {', '.join(more)}, not wanted any more; run all stages again")
+            self.problems.append(f"{what} does not contain {', '.join(fewer)}; run the {stage} stage again")
+        if more := [clip for clip in found if clip not in self._names]:
+            self.problems.append(
+                f"{what} contains {', '.join(more)}, which the manifest no longer lists; run all stages again"
+            )
 
     def _made_with(self, store: Store, clips: Sequence[str], view: str) -> dict[str, Any]:
-        """What the descriptors of a view depend on besides the clip: once for each mode in which it was made."""
+        """Return what the descriptors of a view depend on besides the clip, once for each mode."""
         parts, groups = [], store.manifest().groups
         for group in (group for clip in clips for group in groups.get(clip, ())):
             with self._noting(view):
@@ -159,7 +160,7 @@ class _Found:
 
     @contextmanager
     def _noting(self, what: str) -> Iterator[None]:
-        """Keep what cannot be used for the end."""
+        """Record errors as problems, for the end of the run."""
         try:
             yield
         except StoreError as error:
@@ -172,10 +173,10 @@ def _json(path: Path, stage: str) -> dict[str, Any]:
     way_out = f"run the {stage} stage again"
     content = read_json(path, way_out=way_out)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds {type(content).__name__}, no results; {way_out}")
+        raise ValueError(f"{path}: contains a {type(content).__name__} instead of results; {way_out}")
     return content
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("report", main, whole=True, borrows="copies")

@@ -23,8 +23,8 @@ from difftrack.workflows.score import score_matches
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     """Read `matches`, `tracks` and `clips`; write `scores`, `summary`, `best_layers` (JSON) and `table` (CSV).
 
-    A clip that cannot be scored is named at the end, and the means are over the others. The summary and the ranking are
-    over the clips of exact or annotated truth; over pseudo-truth only where every clip has that.
+    Clips that cannot be scored are reported at the end and left out of the means. The summary and the ranking cover the
+    clips with exact or annotated truth; they cover pseudo-truth only if every clip has it.
     """
     section = parse(ScoreSection, params, "score")
     manifest = read_manifest(deps["matches"])
@@ -42,7 +42,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             failures[name] = str(error)
     if not clips:
         end("score", failures, total=len(manifest.clips), of="match")
-        raise ValueError(f"{deps['matches']} holds no clip; run the match stage first")
+        raise ValueError(f"{deps['matches']} contains no clip; run the match stage first")
     names = list(clips)
     by_truth = group_by_truth({name: truths[name] for name in names})
     groups = {"all": names, **by_truth, **_by_source({name: kinds[name] for name in names})}
@@ -70,7 +70,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 
 def _score(matches: xr.Dataset, tracks: Tracks, params: ScoringParams) -> xr.Dataset:
-    """Score one clip by what its matches say of how they were made."""
+    """Score one clip with the parameters recorded in its matches."""
     height, width = matches.attrs["size"]
     return score_matches(
         matches,
@@ -84,7 +84,7 @@ def _score(matches: xr.Dataset, tracks: Tracks, params: ScoringParams) -> xr.Dat
 
 
 def _by_source(kinds: Mapping[str, str]) -> dict[str, list[str]]:
-    """Group clips by where they come from: `rendered/easy`, `generated`, `folder` ..."""
+    """Group clips by source: `rendered/easy`, `generated`, `folder` ..."""
     groups: dict[str, list[str]] = {}
     for name, kind in kinds.items():
         groups.setdefault(kind, []).append(name)
@@ -92,7 +92,7 @@ def _by_source(kinds: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _tables(means: xr.Dataset) -> dict[str, Any]:
-    """A map of scores as plain lists, with their axes and labels."""
+    """Convert maps of scores to plain lists, with axes and labels."""
     return {
         "empty_clips": means.attrs["empty_clips"],
         "labels": {str(axis): means[axis].values.tolist() for axis in means.dims},
@@ -104,7 +104,7 @@ def _tables(means: xr.Dataset) -> dict[str, Any]:
 
 
 def _rankings(means: xr.Dataset) -> dict[str, list[dict[str, float | int]]]:
-    """For each score the layers from best to worst, each at the step where it is best."""
+    """For each score, rank the layers from best to worst, each at its best step."""
     return {
         name: [{"layer": layer, "step": step, "value": value} for layer, step, value in rank_layers(means[name])]
         for name in ("harmonic_mean", "matching_accuracy", "feature_accuracy")
@@ -113,26 +113,26 @@ def _rankings(means: xr.Dataset) -> dict[str, list[dict[str, float | int]]]:
 
 
 def _best_layers(rankings: Mapping[str, list[dict[str, float | int]]]) -> dict[str, Any]:
-    """Layers from best to worst and nothing else, so that what reads them runs again only when their order changes."""
+    """Return only the order of the layers, so that dependent stages rerun only when the order changes."""
     by = next(iter(rankings))
     return {"ranked_by": by, "layers": [cell["layer"] for cell in rankings[by]]}
 
 
 def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:
-    """A row per group, step, layer and head; `head` is empty in rows over all heads together."""
+    """Write a row for each group, step, layer and head; `head` is empty in rows for all heads together."""
     rows: list[dict[str, Any]] = []
     for group, maps in means.items():
         whole = [str(name) for name in maps.data_vars if not str(name).startswith("head_")]
-        of_heads = [str(name) for name in maps.data_vars if str(name).startswith("head_")]
+        head_names = [str(name) for name in maps.data_vars if str(name).startswith("head_")]
         values = {name: maps[name].transpose("step", "layer", ...).values.tolist() for name in whole}
-        of_head = {name: maps[name].transpose("step", "layer", "head").values.tolist() for name in of_heads}
+        head_values = {name: maps[name].transpose("step", "layer", "head").values.tolist() for name in head_names}
         for (i, step), (j, layer) in product(
             enumerate(maps.step.values.tolist()), enumerate(maps.layer.values.tolist())
         ):
             at = {"group": group, "step": step, "layer": layer}
             rows.append({**at, "head": None, **{name: values[name][i][j] for name in whole}})
-            for k, head in enumerate(maps["head"].values.tolist() if of_heads else ()):
-                found = {name.removeprefix("head_"): of_head[name][i][j][k] for name in of_heads}
+            for k, head in enumerate(maps["head"].values.tolist() if head_names else ()):
+                found = {name.removeprefix("head_"): head_values[name][i][j][k] for name in head_names}
                 rows.append({**at, "head": head, **found})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -142,7 +142,7 @@ def _write_csv(path: Path, means: Mapping[str, xr.Dataset]) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with null where there is no number."""
+    """Write JSON with null for NaN."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -156,5 +156,5 @@ def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("score", main)

@@ -1,6 +1,7 @@
-"""Stage: the whole map of steps and layers, matched as the model computes it; no descriptor is kept.
+"""Stage: clips and tracks -> matches over the whole map of steps and layers, without storing descriptors.
 
-Writes what `match` writes, so that `score` reads it, in megabytes where the descriptors would take terabytes.
+The stage matches while the model runs and writes the same format as `match`, which `score` reads. The matches take
+megabytes where descriptors would take terabytes.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from difftrack.correspondence import ClipMatcher, MatchSection, label_matches
+from difftrack.correspondence import ClipMatcher, MatchSection, descriptors_of, label_matches
 from difftrack.datasets import read_manifest, read_tracks
 from difftrack.distribution import ClipWorker, Job, ProgressCallback, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipReader, ExtractParams, ResultShelf, kept_in, result_identity
@@ -28,18 +29,16 @@ from difftrack.store import fingerprint_of, write_manifest, write_results
 from difftrack.store.torch_writer import as_read
 from difftrack.survey import SurveySection
 
-KINDS_OF = {"query_key": ("query", "key"), "feature": ("feature",)}
-
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips` and `tracks`; write a group of `matches` per clip."""
+    """Read `clips` and `tracks`; write a group of `matches` for each clip."""
     kept = str(kept_folder(outs, "matches"))
     job = SurveyJob(json.dumps(params), deps["clips"], deps["tracks"], str(outs["matches"]), kept)
     extract = parse(ExtractParams, params["extract"], "extract")
-    wanted = read_manifest(deps["clips"])
-    manifest = job.source().manifest(wanted.clips)
+    listed = read_manifest(deps["clips"])
+    manifest = job.source().manifest(listed.clips)
     backbone = job.source().extractor.backbone
-    tell([*wanted.remarks(deps["clips"]), *manifest.remarks(outs["matches"]), *backbone.remarks])
+    tell([*listed.remarks(deps["clips"]), *manifest.remarks(outs["matches"]), *backbone.remarks])
     write_manifest(job.matches, manifest)
     job.shelf().lay_others_aside(manifest.clips)
     job.shelf().keeper.settle()
@@ -53,7 +52,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 @dataclass(frozen=True)
 class SurveyJob(Job):
-    """What every process needs to survey clips."""
+    """Job that surveys clips in any process."""
 
     params: str
     """All of params.yaml and the matrix cell, as JSON."""
@@ -61,30 +60,30 @@ class SurveyJob(Job):
     tracks: Path
     matches: str
     kept: str
-    """The folder of what no clip asks for any more."""
+    """The folder of kept artifacts."""
 
     @cached_property
     def sections(self) -> Mapping[str, Any]:
-        """The sections of params.yaml, and the matrix cell under `item`; parsed once in each process."""
+        """The sections of params.yaml, with the matrix cell as `item`; parsed once in each process."""
         sections: Mapping[str, Any] = json.loads(self.params)
         return sections
 
     @cached_property
     def section(self) -> SurveySection:
-        """`survey`."""
+        """The section `survey`."""
         return parse(SurveySection, self.sections["survey"], "survey")
 
-    @cache  # noqa: B019 - one job a process
+    @cache  # noqa: B019 - one job per process
     def shelf(self) -> ResultShelf:
-        """The matches and what is kept of them."""
+        """The matches with their keeper."""
         kind = f"survey/{self.sections['item']['backbone']}"
         keeper = Keeper(kept_in(self.kept, self.matches), kind, budget=self.section.keep_bytes)
         return ResultShelf(self.matches, keeper, reuse=self.section.reuse, anew=self.sections.get("force", False))
 
-    @cache  # noqa: B019 - one job a process, and its weights are to stay
+    @cache  # noqa: B019 - one job per process, which keeps its weights
     def source(self) -> ClipReader:
-        """The clips and their backbone, over the part of the map that is surveyed."""
-        kinds = [kind for name in self.section.kinds for kind in KINDS_OF[name]]
+        """The reader of clips with its backbone, restricted to the surveyed steps and layers."""
+        kinds = list(dict.fromkeys(own for kind in self.section.kinds for own in descriptors_of(kind)))
         view = {"steps": self.section.steps, "layers": self.section.layers, "heads": "all", "descriptors": kinds}
         extract = self.sections["extract"]
         surveyed = {**self.sections, "extract": {**extract, "analysis": {**extract["analysis"], **view}}}
@@ -97,7 +96,7 @@ class SurveyJob(Job):
 
 
 class _Surveyor(ClipWorker):
-    """Matches one clip after another while the model runs over it."""
+    """Matches clips while the model runs on them."""
 
     def __init__(self, job: SurveyJob) -> None:
         match = parse(MatchSection, job.sections["match"], "match")
@@ -110,7 +109,7 @@ class _Surveyor(ClipWorker):
         self._job.source().expect(clip)
 
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
-        """See `ClipWorker`; a clip that is there already with the same provenance is left alone."""
+        """See `ClipWorker`; stored matches with the same provenance are reused."""
         done: Future[None] = Future()
         with one_too_large(self._job.source().if_too_large):
             self._survey(clip)
@@ -129,6 +128,7 @@ class _Surveyor(ClipWorker):
             "first_frames": spec.grid.first_frames,
             "kinds": list(self._match.kinds),
             "per_head": self._match.per_head,
+            **({} if self._match.frequencies.keeps_all else {"frequencies": asdict(self._match.frequencies)}),
         }
         tracks = read_tracks(self._job.tracks, clip)
         points = np.flatnonzero(tracks.query_points[:, 0] == spec.frames[0])
@@ -140,7 +140,7 @@ class _Surveyor(ClipWorker):
         )
         identity = result_identity(provenance, points, points_xy_px)
         if not self._job.shelf().take_up(clip, identity, made_by):
-            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask)
+            matcher = ClipMatcher(self._match, points_xy_px, spec.grid.stride_px, spec.text_mask, spec.rotary)
             cells = {}
 
             def match(unit: CapturedUnit) -> None:
@@ -155,5 +155,5 @@ class _Surveyor(ClipWorker):
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("survey", main, whole=True, resumes=True, alone=False, borrows="links")

@@ -1,4 +1,4 @@
-"""Stage: descriptors of the tracking view -> tracks, and their TAP-Vid metrics beside those of baselines."""
+"""Stage: descriptors of the tracking view -> tracks, with TAP-Vid metrics of the tracker and of baselines."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from difftrack.workflows.track import num_stored_frames, track_by_baselines, tra
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `descriptors`, `tracks`, `clips` and, for `layers: best`, `best_layers`; write the folder `predictions`."""
+    """Read `descriptors`, `tracks`, `clips` and, with `layers: best`, `best_layers`; write the folder `predictions`."""
     section = parse(TrackSection, params, "track")
     best_layers = best_layers_of(deps, section)
     store, folder = open_store(deps["descriptors"]), outs["predictions"]
@@ -27,7 +27,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     scored = TrackedScores(section)
     tell(store.manifest().remarks(deps["descriptors"]))
     if not (names := stored_clips(store)):
-        raise ValueError(f"{deps['descriptors']} holds no clip of a tracking view; run the extract stage first")
+        raise ValueError(f"{deps['descriptors']} contains no clip of a tracking view; run the extract stage first")
     for name in each(names, "track"):
         try:
             num_frames = num_stored_frames(store, name, kind=section.kind)
@@ -58,7 +58,7 @@ def _track(
     section: TrackSection,
     best_layers: list[int] | None,
 ) -> tuple[dict[str, PredictedTracks], Scenes]:
-    """Track the truth's queries with the tracker and the baselines, in pixels of the clip's own frames."""
+    """Track the truth's queries with the tracker and the baselines, in pixels of the clip's frames."""
     queries, frames = truth.query_points, read_clip(clips, name).frames[:num_frames]
     tracks, scenes = track_stored_clip(store, name, queries, section, frames=frames, best_layers=best_layers)
     others = track_by_baselines(frames, queries, section, scenes=scenes)
@@ -66,5 +66,5 @@ def _track(
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("track", main)

@@ -1,7 +1,8 @@
-"""Stage: clips and tracks -> predicted tracks and their metrics, while the model runs; no descriptor is kept.
+"""Stage: clips and tracks -> predicted tracks and their metrics, computed while the model runs.
 
-Writes what `track` writes, from the same numbers to the last bit, in megabytes where a store of descriptors would take
-terabytes. No part of dvc.yaml: `python -m difftrack.pipeline track_live`, as the Kinetics presets do.
+The stage writes the same files as `track`, from bit-identical numbers, and stores no descriptors: its output takes
+megabytes where a store would take terabytes. It is not part of dvc.yaml; run `python -m difftrack.pipeline track_live`,
+as the Kinetics presets do.
 """
 
 import hashlib
@@ -32,25 +33,25 @@ from difftrack.workflows.track_live import captured_chunks
 
 
 def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
-    """Read `clips`, `tracks` and, for `layers: best`, `best_layers`; write the folder `predictions`.
+    """Read `clips`, `tracks` and, with `layers: best`, `best_layers`; write the folder `predictions`.
 
-    A clip whose tracks lie there already, made by the same params, code and weights of the same clip and queries, is
-    left alone. One that the chunk schedule cannot cut, or that has no query to score, is left out by rule.
+    Existing tracks are reused if params, code, weights, clip and queries are equal. Clips that the chunk schedule does
+    not support, and clips without a query to score, are left out.
     """
     section = parse(TrackSection, params["track"], "track")
     extract = parse(ExtractParams, params["extract"], "extract")
     folder = outs["predictions"]
     folder.mkdir(parents=True, exist_ok=True)
     job = TrackJob(json.dumps(params), deps["clips"], deps["tracks"], folder, best_layers_of(deps, section))
-    wanted = read_manifest(deps["clips"])
-    manifest = job.source.manifest(wanted.clips)
+    listed = read_manifest(deps["clips"])
+    manifest = job.source.manifest(listed.clips)
     remarks = job.source.extractor.backbone.remarks
-    tell([*wanted.remarks(deps["clips"]), *manifest.remarks(folder), *remarks])
+    tell([*listed.remarks(deps["clips"]), *manifest.remarks(folder), *remarks])
     scored = TrackedScores(section)
     outcomes = run_clips(job, manifest.clips, workers=extract.workers, scheduler=extract.scheduler)
     watched = track(outcomes, "track", total=len(manifest.clips), disable=not sys.stderr.isatty())
     scored.failures |= {clip: problem for clip, problem in finished(watched, manifest.clips) if problem}
-    lengths = {clip.name: clip.num_frames or 0 for clip in wanted.clips}
+    lengths = {clip.name: clip.num_frames or 0 for clip in listed.clips}
     for name in manifest.clips:
         if name not in scored.failures:
             chosen = job.queries(name, num_frames=job.num_frames(lengths[name]))
@@ -63,7 +64,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
 
 @dataclass(frozen=True)
 class TrackJob(Job):
-    """What every process needs to track clips."""
+    """Job that tracks clips in any process."""
 
     params: str
     """All of params.yaml and the matrix cell, as JSON."""
@@ -74,33 +75,33 @@ class TrackJob(Job):
 
     @cached_property
     def sections(self) -> Mapping[str, Any]:
-        """The sections of params.yaml, and the matrix cell under `item`; parsed once in each process."""
+        """The sections of params.yaml, with the matrix cell as `item`; parsed once in each process."""
         sections: Mapping[str, Any] = json.loads(self.params)
         return sections
 
     @cached_property
     def section(self) -> TrackSection:
-        """`track`."""
+        """The section `track`."""
         return parse(TrackSection, self.sections["track"], "track")
 
     @cached_property
     def extract(self) -> ExtractParams:
-        """`extract`."""
+        """The section `extract`."""
         return parse(ExtractParams, self.sections["extract"], "extract")
 
     @cached_property
     def source(self) -> ClipReader:
-        """The clips and their backbone, once in each process."""
+        """The reader of clips with its backbone, opened once in each process."""
         backbone = self.sections["item"]["backbone"]
         return ClipReader.open(self.sections, backbone=backbone, view="tracking", folder=self.clips)
 
     def num_frames(self, num_frames: int) -> int:
-        """Frames of a clip that are tracked."""
+        """Return the number of a clip's frames that are tracked."""
         most = self.extract.tracking.chunks.video_max_len
         return num_frames if most is None else min(num_frames, most)
 
     def queries(self, clip: str, *, num_frames: int) -> ScoredQueries:
-        """The queries of a clip that are tracked and scored."""
+        """Return the queries of a clip that are tracked and scored."""
         return scored_queries(read_tracks(self.tracks, clip), self.section, num_frames=num_frames)
 
     def open(self) -> ClipWorker:
@@ -109,7 +110,7 @@ class TrackJob(Job):
 
 
 class _Tracker(ClipWorker):
-    """Tracks one clip after another while the model runs over it."""
+    """Tracks points in clips while the model runs on them."""
 
     def __init__(self, job: TrackJob) -> None:
         self._job = job
@@ -119,7 +120,7 @@ class _Tracker(ClipWorker):
         self._job.source.expect(clip)
 
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
-        """See `ClipWorker`; a clip that is there already is left alone."""
+        """See `ClipWorker`; existing tracks with the same identity are reused."""
         done: Future[None] = Future()
         with one_too_large(self._job.source.if_too_large):
             self._track(clip)
@@ -141,24 +142,24 @@ class _Tracker(ClipWorker):
             write_predictions(file, queries, predictions, points=chosen.places, cuts=scenes.cuts, identity=identity)
 
     def _identity(self, extraction: ClipExtraction, chosen: ScoredQueries) -> str:
-        """SHA-256 over all that the tracks depend on."""
+        """SHA-256 of everything that the tracks depend on."""
         job, section = self._job, asdict(self._job.section)
         made_by = job.source.extractor.backbone.made_by(
             ClipReader.__module__, captured_chunks.__module__, track_chunks.__module__
         )
-        asked = [
+        parts = [
             [fingerprint_of(spec, job.extract.store) for spec in extraction.groups.values()],
             {name: value for name, value in section.items() if name != "device"},
             job.best_layers,
             chosen.truth.query_points.tolist(),
             made_by.to_json(),
         ]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def close(self) -> None:
         """See `ClipWorker`."""
 
 
 def run_stage() -> None:
-    """Run this stage with what the command line names."""
+    """Run this stage with the paths on the command line."""
     run("track_live", main, whole=True, resumes=True)

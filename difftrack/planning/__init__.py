@@ -1,4 +1,4 @@
-"""What a run will cost, in bytes and hours, before it starts; and what lies there that no run needs."""
+"""Estimate the bytes and hours of a run before it starts, and find stored data that no run needs."""
 
 from difftrack.planning._extract import plan_extraction, probe
 from difftrack.planning._leftovers import Leftover, find_leftovers, uncertain_clips

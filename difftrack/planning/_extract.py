@@ -1,4 +1,4 @@
-"""Plans of the stage `extract`, from params and clips; and the probe that times one step."""
+"""Plan the stage `extract` from params and clips, and time one step with a probe."""
 
 import time
 from collections.abc import Mapping
@@ -25,25 +25,25 @@ def plan_extraction(
     workers: int = 1,
     left_out: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Add up what a run will write.
+    """Compute the plan of one store.
 
     Args:
         source: The clips and their backbone.
         params: The section `extract`.
-        outlines: For each clip what its groups will hold.
-        name: Of the run, for people.
-        store: Where it goes; shards that lie there already tell how well such values compress.
-        rates: From `probe`.
-        workers: That share the work.
-        left_out: Clips that a rule leaves out, and why.
+        outlines: Clip -> group -> spec of what the group will contain.
+        name: Name of the run, for messages.
+        store: Path or URL of the store; existing shards are used to measure the compression ratio.
+        rates: Measured rates from `probe`.
+        workers: Number of workers that share the work.
+        left_out: Clip that a rule leaves out -> the reason.
     """
     specs = [spec for groups in outlines.values() for spec in groups.values()]
     ratio, ratio_source = measured_ratio(store, params.store), f"measured in {store}"
     if ratio is None and rates is not None:
-        ratio, ratio_source = rates.ratio, "of the probe's step"
+        ratio, ratio_source = rates.ratio, "from the probe's step"
     if ratio is None:
         ratio = recorded_ratio(params.store, computed_in=source.extractor.backbone.params.dtype)
-        ratio_source = "on record"
+        ratio_source = "recorded"
     return Plan(
         name=name,
         store=store,
@@ -72,12 +72,12 @@ def _captures(outlines: Mapping[str, Mapping[str, DescriptorSpec]]) -> tuple[str
 
 
 def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
-    """Time one step of one clip, its weights loaded beforehand.
+    """Time one step of one clip, after the weights have been loaded.
 
     Args:
         source: The clips and their backbone.
         params: The section `extract`.
-        clip: One that can be run.
+        clip: Name of a clip that can be run.
     """
     extractor, values = source.extractor, dict[str, np.ndarray]()
 
@@ -85,7 +85,7 @@ def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
         values.update({entry: tensor.float().cpu().clone().numpy() for entry, tensor in unit.tensors.items()})
 
     def one_step() -> tuple[DescriptorSpec, float, float]:
-        """Seconds of a whole clip of one step, and of its step alone."""
+        """Return the spec, the seconds of a clip with one step, and the seconds of the step alone."""
         started = _now()
         extraction = source.prepare(clip)
         group, spec = next(iter(extraction.groups.items()))
@@ -105,29 +105,30 @@ def probe(source: ClipReader, params: ExtractParams, clip: str) -> Rates:
 
 
 def _forwards(source: ClipReader, spec: DescriptorSpec) -> int:
-    """Forwards that a group takes.
+    """Count the forward passes of a group.
 
-    The inversion walks every step from the clean end to the first that is wanted, `denoise` every step from its first.
+    The inversion runs every step from the clean end to the first requested step; `denoise` runs every step from its
+    first.
     """
     params = source.extractor.params
     mode: Mode = spec.fingerprint_parts["mode"]
-    on_the_way, first = 0, min(spec.steps)
+    sampled, first = 0, min(spec.steps)
     if mode == "denoise":
         first = params.first_step(spec.steps)
         guided = (
             params.denoise.cfg_scale != 1 and params.prompt == "clip" and not source.extractor.backbone.reads_guidance
         )
-        on_the_way = (max(spec.steps) - first) * (2 if guided else 1)
+        sampled = (max(spec.steps) - first) * (2 if guided else 1)
     if "ddim_inversion" not in (mode, params.denoise.start if mode == "denoise" else None):
-        return len(spec.steps) + on_the_way
+        return len(spec.steps) + sampled
     span = params.num_inference_steps - first
     each = 1 + params.inversion.iterations if params.inversion.form == "fixed_point" else 1
     back = span if params.inversion.report_round_trip else 0
-    return len(spec.steps) + on_the_way + span * each + back
+    return len(spec.steps) + sampled + span * each + back
 
 
 def _now() -> float:
-    """Seconds, once the device has done all that it was asked to."""
+    """Read the clock, in seconds, after the device has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

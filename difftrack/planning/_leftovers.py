@@ -1,4 +1,4 @@
-"""What lies in the folders of the pipeline and is needed by none of the given params files."""
+"""Find data in the pipeline's folders that no given params file needs."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,41 +29,41 @@ from difftrack.store import (
 __all__ = ["Leftover", "find_leftovers", "uncertain_clips"]
 
 BY_BACKBONE = ("descriptors", "matches", "survey", "scores", "predictions")
-"""Of `paths`: folders with one folder per backbone."""
+"""Keys of `paths` whose folder contains one folder per backbone."""
 
 
 SCORES = ArtifactKind(
     name="a folder of scores",
     marker="scores.json",
-    proof=lambda said: {"convention", "match_convention"} <= said.keys(),
+    proof=lambda content: {"convention", "match_convention"} <= content.keys(),
     files=("scores.json", "scores.csv", "best_layers.json", "summary.json"),
 )
 PREDICTIONS = ArtifactKind(
     name="a folder of predictions",
     marker="metrics.json",
-    proof=lambda said: {"mean", "clips", "failed", "params"} <= said.keys(),
+    proof=lambda content: {"mean", "clips", "failed", "params"} <= content.keys(),
     files=("*.npz", "metrics.json", "metrics.csv", "summary.json"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that can go."""
+    """Data that can be removed."""
 
     root: str
-    """A store, or a folder of results."""
+    """Path of a store or a folder of results."""
     group: str
-    """Of the store; empty for all of it."""
+    """Group in the store; empty for the whole folder."""
     num_bytes: int
     why: str
     kept: Kept | None = None
-    """What lies aside there, if it is that."""
+    """The entry, if the data is a kept artifact."""
 
     def remove(self) -> None:
-        """Remove it from disk, if it is still proven to be this project's.
+        """Remove the data if it is still proven to belong to this project.
 
         Raises:
-            ValueError: it is not, or lies outside the folder that params name.
+            ValueError: it is not proven, or lies outside the folder named in params.
         """
         if self.kept is not None:
             self.kept.remove()
@@ -75,13 +75,13 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """What a params file wants in one store."""
+    """What a params file needs in one store."""
 
     params: StoreParams
     specs: Mapping[str, DescriptorSpec] | None
-    """By group; None where that cannot be told, and then everything is needed."""
+    """Group -> spec; None if unknown, so that everything is needed."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """Clips that cannot be read for now, and why; their groups are needed."""
+    """Clip that cannot be read at present -> the reason; its groups are needed."""
 
     def covers(self, group: StoredGroup) -> bool:
         if self.specs is None or group.name.split("/")[0] in self.unreadable:
@@ -93,16 +93,16 @@ class _Need:
 
 
 def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftover]:
-    """Find what no params file needs.
+    """Find data that no params file needs.
 
-    Needed is what the stages would keep: every backbone that a params file names, and of its descriptors every group
-    that one of them would write as it is. A backbone that cannot be opened here, because its weights are elsewhere,
-    keeps all of its descriptors, and so does a clip that cannot be read for now (`uncertain_clips`). What lies aside in
-    `paths.kept` is a leftover, but for descriptors that one of several params files needs. What does not prove to be
-    this project's own is never named.
+    The stages need every backbone named in a params file, and every group of its descriptors that a params file would
+    write unchanged. If a backbone cannot be opened here because its weights are elsewhere, all of its descriptors are
+    needed. The same holds for a clip that cannot be read at present (`uncertain_clips`). Artifacts in `paths.kept` are
+    leftovers, except for descriptors that one of several params files needs. Data that is not proven to belong to this
+    project is never listed.
 
     Args:
-        params_files: Whole params files.
+        params_files: Contents of whole params files.
     """
     needs: dict[str, list[_Need]] = {}
     for params in params_files:
@@ -112,19 +112,19 @@ def find_leftovers(params_files: Sequence[Mapping[str, Any]]) -> Iterator[Leftov
     named = {backbone for params in params_files for backbone in params["backbones"]}
     folders = {params["paths"][kind] for params in params_files for kind in BY_BACKBONE if kind in params["paths"]}
     for folder in sorted(folders):
-        yield from _of_unknown_backbones(Path(folder), named)
-    for store, wanted in needs.items():
+        yield from _unknown_backbones(Path(folder), named)
+    for store, store_needs in needs.items():
         for group in stored_groups(store):
-            if not any(need.covers(group) for need in wanted):
-                known = any(need.specs is None or group.name in need.specs for need in wanted)
-                why = "was written with other params" if known else "no clip of this name, or no such chunk of it"
+            if not any(need.covers(group) for need in store_needs):
+                known = any(need.specs is None or group.name in need.specs for need in store_needs)
+                why = "was written with other params" if known else "its clip or chunk no longer exists"
                 yield Leftover(store, group.name, group.num_bytes, why)
     for folder in sorted({folder for params in params_files for folder in _kept_folders(params)}):
         yield from _kept(folder, needs)
 
 
 def _kept_folders(params: Mapping[str, Any]) -> Iterator[str]:
-    """Where stages keep what is not asked for any more; without `paths.kept` that is beside each output."""
+    """Yield the folders of kept artifacts: `paths.kept`, or, if it is not set, a folder beside each output."""
     paths = params["paths"]
     stores = [store_of(params, name, view) for name in params["backbones"] for view in VIEWS]
     if "kept" in paths:
@@ -140,11 +140,11 @@ def _kept(folder: str, needs: Mapping[str, Sequence[_Need]]) -> Iterator[Leftove
         stores = {store: own for store, own in needs.items() if kind == "descriptors" and store.endswith(f"/{below}")}
         if kept.problem() is None and not any(_is_missed(kept, store, own) for store, own in stores.items()):
             since = time.strftime("%Y-%m-%d", time.localtime(kept.since))
-            yield Leftover(kept.place, "", kept.num_bytes, f"not asked for since {since}", kept)
+            yield Leftover(kept.place, "", kept.num_bytes, f"not used since {since}", kept)
 
 
 def _is_missed(kept: Kept, store: str, needs: Sequence[_Need]) -> bool:
-    """Whether a params file needs a group that lies aside and that its store does not hold."""
+    """Whether a params file needs a kept group that its store does not contain."""
     aside, there = stored_group(kept.place, "content"), stored_group(store, kept.name)
     if aside is None:
         return False
@@ -152,14 +152,14 @@ def _is_missed(kept: Kept, store: str, needs: Sequence[_Need]) -> bool:
     return any(need.covers(named) and not (there is not None and need.covers(there)) for need in needs)
 
 
-def _of_unknown_backbones(folder: Path, named: set[str]) -> Iterator[Leftover]:
+def _unknown_backbones(folder: Path, named: set[str]) -> Iterator[Leftover]:
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.is_dir() and entry.name not in named and _foreign(entry) is None:
             yield Leftover(str(entry), "", stored_bytes(entry), f"no params file names the backbone {entry.name}")
 
 
 def uncertain_clips(params_files: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Clips that cannot be read for now, and why: what is stored of them is kept."""
+    """Return clips that cannot be read at present, with the reason; their stored data is needed."""
     found: dict[str, str] = {}
     for params in params_files:
         for backbone in params["backbones"]:
@@ -169,7 +169,7 @@ def uncertain_clips(params_files: Sequence[Mapping[str, Any]]) -> dict[str, str]
 
 
 def _foreign(folder: Path) -> str | None:
-    """Say what in a backbone's folder of results is not proven to be this project's; None where all of it is."""
+    """Return what in a backbone's folder of results is not proven to belong to this project; None if all of it is."""
     if folder.is_symlink():
         return f"{folder} is a link"
     problems = [kind.problem(folder) for kind in (SCORES, PREDICTIONS)]
@@ -181,10 +181,10 @@ def _foreign(folder: Path) -> str | None:
 
 
 def _foreign_store(folder: Path) -> str | None:
-    """Say what in a store is not a group of this project; files beside the groups are not, but for the manifest."""
+    """Return what in a store is not a group of this project; besides groups only the manifest is expected."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink() or not (entry.is_dir() or entry.name in ("zarr.json", MANIFEST, ".gitignore")):
-            return f"{entry} is no group of a store"
+            return f"{entry} is not a group of a store"
     try:
         read_manifest(folder)
     except StoreError as error:
@@ -193,9 +193,9 @@ def _foreign_store(folder: Path) -> str | None:
 
 
 def _unreadable(clips: Path, outlined: Collection[str], problems: Mapping[str, str]) -> dict[str, str]:
-    """Folders of clips of which it cannot be told what they need: damaged, empty, or not for this backbone to read."""
+    """Return folders of clips whose needs are unknown: damaged, empty, or unsuitable for this backbone."""
     folders = [entry.name for entry in clips.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    unknown = {name: f"{clips / name} holds no clip that can be read" for name in folders if name not in outlined}
+    unknown = {name: f"{clips / name} contains no readable clip" for name in folders if name not in outlined}
     return unknown | dict(problems)
 
 
@@ -212,5 +212,5 @@ def _need(params: Mapping[str, Any], backbone: str, view: str) -> _Need:
 
 
 def _comparable(spec: DescriptorSpec, params: StoreParams) -> tuple[dict[str, Any], StoreParams]:
-    """All but which text tokens count, which only the text encoder knows."""
+    """Return all comparable parts; the text mask is left out, because only the text encoder can compute it."""
     return {key: value for key, value in spec.to_json().items() if key != "text_mask"}, params

@@ -1,4 +1,4 @@
-"""Plans of everything that a params file asks for."""
+"""Plan all stores of a params file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,16 +23,16 @@ def plan_params(
     views: Sequence[str] = VIEWS,
     with_probe: bool = False,
 ) -> Iterator[tuple[Plan, dict[str, str]]]:
-    """Plan every store that a params file asks for, of the clips that there must be.
+    """Plan every store of a params file, for the clips in the manifest.
 
     Args:
         params: All sections.
-        backbones: Only these of the params' backbones; all by default.
-        views: Only these.
+        backbones: Names of the backbones to plan; all by default.
+        views: Views to plan.
         with_probe: Time one step of the first clip; loads the weights.
 
     Yields:
-        A plan per store, and what is wrong with clips that cannot be read.
+        A plan for each store, with the errors of clips that cannot be read.
 
     Raises:
         ParamsError: a backbone is not in the params.
@@ -40,7 +40,7 @@ def plan_params(
     extract, clips = parse(ExtractParams, params["extract"], "extract"), Path(params["paths"]["clips"])
     unknown = sorted(set(backbones) - set(params["backbones"]))
     if unknown:
-        raise ParamsError(f"params.yaml: no backbones.{unknown[0]}; there are {', '.join(params['backbones'])}")
+        raise ParamsError(f"params.yaml: no backbones.{unknown[0]}; known: {', '.join(params['backbones'])}")
     workers = 1 if extract.workers == "auto" else extract.workers
     for backbone in backbones or params["backbones"]:
         for view in views:
@@ -65,7 +65,7 @@ def plan_params(
 def outline_clips(
     source: ClipReader, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, DescriptorSpec]], dict[str, str]]:
-    """What the groups of each clip will hold, and what is wrong with those that cannot be run."""
+    """Return the specs of each clip's groups, and the errors of clips that cannot be run."""
     outlines, problems = {}, {}
     for name in names:
         try:
@@ -76,5 +76,5 @@ def outline_clips(
 
 
 def store_of(params: Mapping[str, Any], backbone: str, view: str) -> str:
-    """Where the stage `extract` writes."""
+    """Return the path of the store that the stage `extract` writes."""
     return f"{params['paths']['descriptors']}/{backbone}/{view}"

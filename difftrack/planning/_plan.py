@@ -1,4 +1,4 @@
-"""One store's plan: what it will hold, and what that takes."""
+"""The plan of one store: its content and cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,78 +11,78 @@ __all__ = ["Plan", "Rates", "duration", "size"]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one step of one clip took, somewhere."""
+    """Measured cost of one step of one clip."""
 
     seconds_per_clip: float
-    """Reading it, its prompt and its encoding, beside its forwards."""
+    """Seconds for reading a clip, embedding its prompt and encoding it, without the forward passes."""
     seconds_per_forward: float
-    """One forward through the wanted layers, their descriptors on their way to disk."""
+    """Seconds of one forward pass through the captured layers, while descriptors are written."""
     ratio: float | None = None
-    """Bytes before compression per stored byte of what that step gave."""
+    """Compression ratio of that step: bytes before compression per stored byte."""
     encoded_bytes_per_s: float | None = None
-    """Bytes before compression that one process compresses per second."""
+    """Compression speed of one process: bytes before compression per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run of `extract` for one backbone in one view comes to."""
+    """Size and cost of a run of `extract` for one backbone and view."""
 
     name: str
     store: str
-    """Where it will lie."""
+    """Path or URL of the store."""
     clips: int
     groups: int
-    """Clips, or chunks of clips in the tracking view."""
+    """Number of clips, or of chunks of clips in the tracking view."""
     steps: int
-    """Per group, at most."""
+    """Maximum number of steps per group."""
     layers: int
     units: int
-    """(group, step, layer), those that are there already included."""
+    """Number of (group, step, layer) units, including stored ones."""
     forwards: int
-    """From nothing: there are none for what lies there, or is taken back from where it was kept."""
+    """Number of forward passes from scratch; stored and restored units need none."""
     raw_bytes: int
-    """Before compression, of the store when it is whole."""
+    """Size of the complete store before compression."""
     there_bytes: int
-    """On disk already."""
+    """Bytes already on disk."""
     ratio: float
-    """Bytes before compression per stored byte to expect."""
+    """Expected compression ratio: bytes before compression per stored byte."""
     ratio_source: str
-    """Where that number comes from."""
+    """Source of the ratio."""
     max_bytes: float
-    """What extract.max_bytes allows, before compression."""
+    """extract.max_bytes, before compression."""
     free_bytes: int | None
-    """On the disk where the store lies; None where that has no meaning."""
+    """Free space on the store's disk; None where that is undefined."""
     rates: Rates | None = None
-    """From a probe."""
+    """Measured rates from a probe."""
     workers: int = 1
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Clips that a rule leaves out, and why."""
+    """Clip that a rule leaves out -> the reason."""
     captures: tuple[str, ...] = ()
-    """What is captured of a group: its steps, layers, heads and kinds; one line for all groups that agree."""
+    """Steps, layers, heads and kinds captured in a group; one line for all equal groups."""
 
     @property
     def expected_bytes(self) -> float:
-        """The whole store on disk."""
+        """Expected size of the complete store on disk."""
         return self.raw_bytes / self.ratio
 
     @property
     def remaining_bytes(self) -> float:
-        """What is still to be written, on disk."""
+        """Expected number of bytes still to be written to disk."""
         return max(self.expected_bytes - self.there_bytes, 0.0)
 
     @property
     def seconds(self) -> float | None:
-        """From nothing, on workers like the one that was probed; writing overlaps with the model."""
+        """Expected duration from scratch on workers like the probed one; writing overlaps with the model."""
         if self.rates is None:
             return None
         model = self.clips * self.rates.seconds_per_clip + self.forwards * self.rates.seconds_per_forward
         return model / self.workers
 
     def check(self, *, share: float = 1.0) -> None:
-        """Refuse what would not fit; the message names the setting to change.
+        """Check that the store fits; the message names the setting to change.
 
         Args:
-            share: Of the store that this plan covers, where other runs write the rest.
+            share: Share of the store that this plan covers, if other runs write the rest.
 
         Raises:
             StoreError: extract.max_bytes or the free space is exceeded.
@@ -91,7 +91,7 @@ class Plan:
         check_space(self.store, raw_bytes, max_bytes=self.max_bytes, expected_bytes=self.remaining_bytes)
 
     def lines(self) -> list[str]:
-        """For people: a line per question."""
+        """Format the plan as lines of text."""
         clips = counted(self.clips, "clip")
         clips += f" in {counted(self.groups, 'chunk')}" if self.groups != self.clips else ""
         cells = f"{counted(self.steps, 'step')} x {counted(self.layers, 'layer')}"
@@ -102,26 +102,26 @@ class Plan:
             *(("captures", asked) for asked in self.captures),
             ("uncompressed", f"{size(self.raw_bytes)}; extract.max_bytes allows {size(self.max_bytes)}"),
             ("on disk", f"about {size(self.expected_bytes)} (ratio {self.ratio:.2f}, {self.ratio_source})"),
-            ("there already", size(self.there_bytes)),
+            ("already stored", size(self.there_bytes)),
             ("free", free),
             ("model", f"at most {counted(self.forwards, 'forward')}"),
             *(("left out", f"{clip}: {why}") for clip, why in self.left_out.items()),
         ]
         if self.rates is not None and self.seconds is not None:
             workers = counted(self.workers, "worker")
-            rows.append(("takes", f"{duration(self.seconds)} on {workers}, {self._rates(self.rates)}"))
+            rows.append(("duration", f"{duration(self.seconds)} on {workers}, {self._rates(self.rates)}"))
         width = max(len(label) for label, _ in rows)
         return [f"{self.name}:", *(f"  {label:<{width}}  {text}" for label, text in rows)]
 
     def _rates(self, rates: Rates) -> str:
-        text = f"probed: {rates.seconds_per_clip:.2f} s a clip and {rates.seconds_per_forward:.3f} s a forward"
+        text = f"probed: {rates.seconds_per_clip:.2f} s per clip and {rates.seconds_per_forward:.3f} s per forward"
         if rates.encoded_bytes_per_s is not None:
-            text += f"; {rates.encoded_bytes_per_s / 1e6:.0f} MB/s compressed by one core"
+            text += f"; one core compresses {rates.encoded_bytes_per_s / 1e6:.0f} MB/s"
         return text
 
 
 def size(num_bytes: int | float) -> str:
-    """Bytes for people, in powers of a thousand."""
+    """Format a number of bytes with decimal prefixes."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -130,7 +130,7 @@ def size(num_bytes: int | float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Format a duration in seconds with a suitable unit."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

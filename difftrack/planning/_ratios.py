@@ -1,4 +1,4 @@
-"""How well descriptors compressed where it was measured."""
+"""Recorded compression ratios of descriptors."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,22 +16,22 @@ _RATIOS: Mapping[tuple[str, str], float] = MappingProxyType({
     ("bfloat16", "zstd"): 1.27,
     ("int8", "blosc-zstd"): 1.08,
 })  # fmt: skip
-"""(dtype, codec) -> bytes before compression per stored byte, of values that have bfloat16's eight bits of mantissa."""
+"""(dtype, codec) -> bytes before compression per stored byte, for values with bfloat16's mantissa of 8 bits."""
 
 _FLOAT32_RATIO = 1.18
-"""The same for float16 with blosc-zstd, of values that have all of float16's eleven bits."""
+"""The same for float16 with blosc-zstd, for values with float16's full mantissa of 11 bits."""
 
 
 def recorded_ratio(params: StoreParams, *, computed_in: str) -> float:
-    """Bytes before compression per stored byte to expect where nothing better is known.
+    """Return the recorded compression ratio, bytes before compression per stored byte, if nothing better is known.
 
     Args:
-        params: How the store is written.
-        computed_in: The backbone's dtype. What was computed in float32 or float16 has more mantissa to keep.
+        params: Format of the store.
+        computed_in: The backbone's dtype. Values computed in float32 or float16 have more mantissa bits to store.
 
     Source:
-        blosc-zstd: 16 units of the shipped backbone, float32 and rounded to bfloat16. Other codecs: synthetic values in
-        the shape of CogVideoX-2B's (`python -m benchmarks.store`, docs/store.md).
+        blosc-zstd: 16 units of the shipped backbone, float32 and rounded to bfloat16. Other codecs: synthetic values
+        with CogVideoX-2B's shapes (`python -m benchmarks.store`, docs/store.md).
     """
     ratio = _RATIOS.get((params.dtype, params.codec), 1.0)
     if params.dtype == "float16" and computed_in != "bfloat16" and not params.round_to_bf16:

@@ -1,4 +1,4 @@
-"""A study on paper: models whose weights need not be here, many clips, both tiers."""
+"""Estimate the cost of a study over many clips in both tiers, for models whose weights are not needed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What a model's cost depends on: counts from its config, and the clips that it is run on.
+    """Quantities that determine a model's cost: counts from its config, and the clips that it processes.
 
     Raises:
         ValueError: `steps` is not positive.
@@ -25,22 +25,22 @@ class ModelShape:
     layers: int
     heads: int
     channels: int
-    """Per head."""
+    """Channels per head."""
     height: int
     width: int
     num_frames: int
-    """Of its clips in the study, pixels and video frames."""
+    """Number of video frames of its clips in the study; `height` and `width` are in pixels."""
     steps: int | None = None
-    """Denoising steps; null takes the study's."""
+    """Denoising steps; null uses the study's."""
     stride_px: int = 16
     temporal_stride: int = 4
     text_tokens: int
     parameters: float
-    """Of the transformer."""
+    """Number of parameters of the transformer."""
     seconds_per_forward: float | None = None
-    """Measured; null estimates it from the arithmetic."""
+    """Measured seconds per forward pass; null estimates it from the number of operations."""
     seconds_per_clip: float | None = None
-    """Measured, beside the forwards: reading, prompt, encoding; null takes the study's."""
+    """Measured seconds per clip without forward passes: reading, prompt, encoding; null uses the study's."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps <= 0:
@@ -48,7 +48,7 @@ class ModelShape:
 
     @property
     def grid(self) -> TokenGrid:
-        """Of its video tokens."""
+        """Grid of its video tokens."""
         return TokenGrid(
             num_latent_frames=(self.num_frames - 1) // self.temporal_stride + 1,
             rows=self.height // self.stride_px,
@@ -59,7 +59,7 @@ class ModelShape:
 
     @property
     def flops_per_forward(self) -> float:
-        """Multiplications and additions of one forward of one clip: two per weight and token, and the attention's.
+        """Multiplications and additions in one forward pass of one clip: two per weight and token, plus attention.
 
         2 * parameters * tokens + 4 * layers * tokens^2 * heads * channels
         """
@@ -68,10 +68,10 @@ class ModelShape:
         return 2 * self.parameters * tokens + 4 * self.layers * tokens**2 * self.heads * self.channels
 
     def flops_per_match(self, points: int) -> float:
-        """The same of the products that match points in one layer at one step, by query and key, in both directions.
+        """Multiplications and additions to match points in one layer at one step, by query and key, in both directions.
 
-        The rows of the tokens around the points are wanted, four a point, in three products: for their normalisers, and
-        for their probabilities forth and back; and the normaliser of every other token.
+        The four tokens around each point need their rows in three products: for their normalisers, and for their
+        forward and backward probabilities. In addition, every token needs its normaliser.
         """
         grid = self.grid
         tokens = grid.rows * grid.cols
@@ -81,7 +81,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Models, clips, and the rates to expect.
+    """Models, clips, and expected rates of a study.
 
     Raises:
         ValueError: a count is not positive.
@@ -90,24 +90,24 @@ class Study:
     models: Mapping[str, ModelShape]
     clips: int
     steps: int
-    """Where a model has none of its own."""
+    """Denoising steps of models that set none."""
     points: int
-    """Query points of a clip."""
+    """Query points per clip."""
     kept_layers: int
-    """Of each model, in the tier that keeps full descriptors."""
+    """Layers of each model in the tier that keeps full descriptors."""
     kept_steps: int
     kinds: tuple[DescriptorKind, ...] = ("query", "key")
     tflops: float
-    """That a forward achieves where `seconds_per_forward` is null, 10^12 per second."""
+    """Speed of a forward pass, in 10^12 operations per second, for models without `seconds_per_forward`."""
     matching_tflops: float
-    """That matching achieves in the survey."""
+    """Speed of matching in the survey, in 10^12 operations per second."""
     seconds_per_clip: float
-    """Where a model has none of its own."""
+    """Seconds per clip without forward passes, for models that set none."""
     encoded_bytes_per_s: float
-    """Bytes before compression that one core compresses per second."""
+    """Compression speed of one core: bytes before compression per second."""
     store: StoreParams = field(default_factory=StoreParams)
     ratio: float | None = None
-    """Bytes before compression per stored byte; null takes the one on record."""
+    """Bytes before compression per stored byte; null uses the recorded ratio."""
 
     def __post_init__(self) -> None:
         counts = ("clips", "steps", "points", "kept_layers", "kept_steps")
@@ -118,23 +118,23 @@ class Study:
             raise ValueError(f"ratio is {self.ratio}; it must be positive")
 
     def steps_of(self, model: ModelShape) -> int:
-        """Denoising steps at which a model is looked at."""
+        """Number of denoising steps at which a model is studied."""
         return self.steps if model.steps is None else model.steps
 
 
 @dataclass(frozen=True, slots=True)
 class _Tier:
-    """What one tier of the study comes to, over all clips of one model."""
+    """Cost of one tier of the study, over all clips of one model."""
 
     raw_bytes: float
     stored_bytes: float
     gpu_seconds: float
     core_seconds: float
-    """Of compression."""
+    """Core seconds of compression."""
 
 
 def study_table(study: Study) -> str:
-    """The study as a Markdown table: a row per model and tier, and their sums."""
+    """Format the study as a Markdown table with a row for each model and tier, and their sums."""
     tiers = {"full descriptors, all": _everything, "full descriptors, kept": _kept, "survey, all": _surveyed}
     header = ("model", "tier", "before compression", "on disk", "GPU hours", "core hours")
     rows = [header, ("---",) * len(header)]
@@ -184,7 +184,11 @@ def _descriptors(study: Study, model: ModelShape, *, layers: int, steps: int) ->
 
 
 def _surveyed(study: Study, model: ModelShape) -> _Tier:
-    """Per latent frame and point: match (x, y), probability, margin, attention (max, mass); per point: text's two."""
+    """Cost of the survey.
+
+    It stores 6 numbers per latent frame and point (match x, y; probability; margin; attention max, mass) and 2 numbers
+    per point for the text.
+    """
     per_unit = study.points * (6 * model.grid.num_latent_frames + 2) * FLOAT_BYTES
     num_units = study.clips * study.steps_of(model) * model.layers
     num_bytes = float(num_units * per_unit)

@@ -1,4 +1,4 @@
-"""Presets: one small file per script of the released code, laid over params.yaml, with the numbers published for it."""
+"""Presets: one file for each script of the released code, with params to override and the published numbers."""
 
 from difftrack.presets._compare import Comparison, compare_with_published
 from difftrack.presets._presets import Preset, PresetError, PublishedNumber, apply_preset, preset_names, read_preset

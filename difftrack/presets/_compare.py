@@ -1,4 +1,4 @@
-"""Our numbers beside the paper's."""
+"""Compare this project's numbers with the paper's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ Number = float | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One number twice."""
+    """One published number and this project's value."""
 
     what: str
     published: Number
     ours: Number | None
-    """In the paper's unit; None where it has not been measured."""
+    """This project's value in the paper's unit; None if it has not been measured."""
     source: str
     remark: str = ""
-    """Why ours is missing, what ours is measured against where that is no truth, and which queries it is over where
-    there are others."""
+    """Why this project's value is missing; or, where they apply, the source of the pseudo-truth and the queries left
+    out."""
 
     def __str__(self) -> str:
         ours = "-" if self.ours is None else _text(self.ours)
@@ -34,12 +34,12 @@ class Comparison:
 
 
 def compare_with_published(preset: Preset, params: Mapping[str, Any], root: Path) -> list[Comparison]:
-    """Look our numbers up.
+    """Look up this project's values for all published numbers of a preset.
 
     Args:
-        preset: Says what was published, and where ours lies.
-        params: All sections, the preset laid over them; `paths` says where results are.
-        root: Folder that `paths` start from.
+        preset: Names the published numbers and the files of this project's values.
+        params: All sections, with the preset applied; `paths` locates the results.
+        root: Folder to which `paths` are relative.
     """
     return [_compare(number, params["paths"], root) for number in preset.published]
 
@@ -49,13 +49,13 @@ def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -
         return Comparison(published.what, published.value, ours, published.source, remark)
 
     if published.file is None:
-        return row(None, "nothing here measures it")
+        return row(None, "no stage measures it")
     folder, _, rest = published.file.partition("/")
     if folder not in paths:
         return row(None, f"paths.{folder} is not set")
     file = root / paths[folder] / rest
     if not file.is_file():
-        return row(None, f"{file.relative_to(root)} is not there yet")
+        return row(None, f"{file.relative_to(root)} does not exist yet")
     content = read_json(file)
     found: Any = content
     for key in published.at.split():
@@ -69,16 +69,16 @@ def _compare(published: PublishedNumber, paths: Mapping[str, str], root: Path) -
 
 
 def _about_truth(content: Mapping[str, Any]) -> str:
-    """Say by which tracker the truth is a guess, where there is no other; as the stages score and track write it."""
+    """Name the trackers of the pseudo-truth if no clip has real truth, as recorded by the stages score and track."""
     group, _, tracker = str(content.get("group", "")).partition("/")
     trackers = [tracker] if group == "pseudo_truth" else []
     if not content.get("mean", True):
         trackers = list(content.get("pseudo_truth", {}))
-    return f"the truth of every clip is pseudo-truth by {' or '.join(trackers)}" if trackers else ""
+    return f"the truth of every clip is pseudo-truth from {' or '.join(trackers)}" if trackers else ""
 
 
 def _about_queries(content: Mapping[str, Any]) -> str:
-    """Say how many queries and clips the number is without, as the stage track writes it."""
+    """Describe how many queries and clips are left out, as recorded by the stage track."""
     queries, left_out = content.get("queries", {}), content.get("left_out", {})
     others = (
         f"over {queries['scored']} queries; {queries['others']} others are left out" if queries.get("others") else ""

@@ -1,4 +1,4 @@
-"""What a preset is, where it lies, and how it is laid over somebody's params."""
+"""Read presets and apply them to params."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -14,48 +14,49 @@ from difftrack.params import parse
 __all__ = ["Preset", "PresetError", "PublishedNumber", "apply_preset", "merge", "preset_names", "read_preset"]
 
 _REPLACED = ("backbones",)
-"""Sections of which a preset replaces everything: other backbones would be run as well."""
+"""Sections that a preset replaces completely; otherwise the user's other backbones would also run."""
 
 
 class PresetError(ValueError):
-    """A preset cannot be found; the message lists those that can."""
+    """A preset or its workspace cannot be used; the message names the cause and the way out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedNumber:
-    """A number of the paper, and where ours will stand."""
+    """A number from the paper, and the place of this project's value."""
 
     what: str
     value: float | tuple[int, ...]
-    """As printed; layers where the paper names layers."""
+    """Value as printed; a list of layers if the paper names layers."""
     source: str
     """Table or figure of arXiv 2506.17220."""
     file: str | None = None
-    """Ours, below a folder of `paths`: predictions/cogvideox-2b/metrics.json; null where nothing here measures it."""
+    """File with this project's value, in a folder of `paths`: predictions/cogvideox-2b/metrics.json; null if no stage
+    measures it."""
     at: str = ""
-    """Keys down to the number, separated by blanks; of a list of layers, as many are taken as the paper names."""
+    """Keys that lead to the number, separated by spaces; a list of layers is cut to the paper's length."""
     scale: float = 1.0
-    """Ours times this is in the paper's unit."""
+    """Factor that converts this project's value to the paper's unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One released script in this project's params."""
+    """One released script, expressed in this project's params."""
 
     about: str
     script: str
-    """Command of the released code that it stands for."""
+    """The corresponding command of the released code."""
     departs: tuple[str, ...] = ()
-    """Where paper and script disagree, or ours has to differ from both."""
+    """Differences between paper and script, or between both and this project."""
     run: tuple[str, ...]
-    """Commands, one after the other."""
+    """Commands to run, in order."""
     params: Mapping[str, Any]
-    """Sections and keys to lay over params.yaml."""
+    """Sections and keys that override params.yaml."""
     published: tuple[PublishedNumber, ...] = ()
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names of all presets."""
+    """Return the names of all presets."""
     here = files("difftrack.presets")
     return tuple(sorted(file.name.removesuffix(".yaml") for file in here.iterdir() if file.name.endswith(".yaml")))
 
@@ -64,7 +65,7 @@ def read_preset(name: str) -> Preset:
     """Read a preset.
 
     Raises:
-        PresetError: there is none of that name.
+        PresetError: the name is unknown.
     """
     if name not in preset_names():
         raise PresetError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
@@ -75,12 +76,12 @@ def read_preset(name: str) -> Preset:
 def apply_preset(
     preset: Preset, params: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Lay a preset over params, and a person's own wishes over both.
+    """Override params with a preset, and both with the user's values.
 
     Args:
-        preset: Its keys win; `backbones` is replaced as a whole, of other sections what it does not name stays.
+        preset: Overrides params; `backbones` is replaced completely, other sections are merged.
         params: All sections of a params.yaml; not changed.
-        overrides: Their keys win over the preset's.
+        overrides: Values that override the preset.
 
     Returns:
         All sections.
@@ -91,7 +92,7 @@ def apply_preset(
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested mapping over another; neither is changed."""
+    """Merge two nested mappings, where `above` takes precedence; neither is changed."""
     merged = dict(deepcopy(dict(below)))
     for key, value in above.items():
         under = merged.get(key)

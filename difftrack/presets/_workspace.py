@@ -1,4 +1,4 @@
-"""A folder in which a preset runs without touching the project's own params and results."""
+"""Workspaces: folders in which a preset runs without changing the project's params and results."""
 
 import re
 import shlex
@@ -23,23 +23,25 @@ _INPUTS = (
     "annotate.published",
     "guide.prompts",
 )
-"""Keys that name files or folders of the user's."""
+"""Keys that name the user's files or folders."""
 
 
 def read_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Values to lay over a preset's.
+    """Parse the user's values, which override a preset.
 
     Args:
-        words: Each `section.key=value`, the value in YAML; mappings are merged, everything else is replaced.
+        words: Arguments `section.key=value` with the value in YAML; mappings are merged, other values replaced.
 
     Raises:
-        PresetError: a word is no such assignment.
+        PresetError: an argument is not such an assignment.
     """
     overrides: dict[str, Any] = {}
     for word in words:
         keys, separator, text = word.partition("=")
         if not separator or not all(keys.split(".")):
-            raise PresetError(f"{word!r} sets nothing; wanted: section.key=value, such as score.threshold_px=4")
+            raise PresetError(
+                f"{word!r} is not an assignment; expected section.key=value, such as score.threshold_px=4"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -51,12 +53,12 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def missing_inputs(preset: Preset, params: Mapping[str, Any], top: Path) -> list[str]:
-    """What a preset reads and is not there, a line each: the key, the path and the way out.
+    """List the missing inputs of a preset, one line each: the key, the path and the way out.
 
     Args:
-        preset: Only sections that it names are looked at.
+        preset: Only its sections are checked.
         params: All sections.
-        top: Folder that relative paths start from.
+        top: Folder to which paths are relative.
     """
     found = []
     for name in _INPUTS:
@@ -66,12 +68,12 @@ def missing_inputs(preset: Preset, params: Mapping[str, Any], top: Path) -> list
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         if isinstance(value, str) and not unused and not (top / value).exists():
-            found.append(f"{name} is {value}, which is not there; put it there, or say --set {name}=WHERE")
+            found.append(f"{name} is {value}, which does not exist; create it, or give its path with --set {name}=PATH")
     return found
 
 
 def commands(preset: Preset, params: Mapping[str, Any]) -> Iterator[str]:
-    """The preset's commands, `${section.key}` replaced by its value, where there is one, quoted as a shell wants it."""
+    """Yield the preset's commands, with each `${section.key}` replaced by its value, if set, quoted for a shell."""
     for command in preset.run:
         yield re.sub(r"[^\s]*\$\{[\w.]+\}[^\s]*", lambda found: shlex.quote(_filled(found[0], params)), command)
 
@@ -79,29 +81,29 @@ def commands(preset: Preset, params: Mapping[str, Any]) -> Iterator[str]:
 def open_workspace(
     work: Path, top: Path, preset: Preset, params: Mapping[str, Any], *, first: int | None = None, name: str = ""
 ) -> dict[str, Any]:
-    """Make a folder that looks like the project, with params and results of its own.
+    """Create a copy of the project's layout with its own params and results.
 
-    Everything else is a link to the project's, so that code and data are never copied and a relative path means the
-    same. Opened again, it keeps its results, and only what changed runs again.
+    Everything else is linked to the project, so code and data are not copied and relative paths stay valid. A workspace
+    that exists keeps its results, and only changed parts run again.
 
     Args:
-        work: The folder.
-        top: The project.
-        preset: What is to run there.
-        params: All sections, the preset laid over them.
-        first: Only so many prompts, or clips of a folder.
-        name: Of the preset, for `preset_of`.
+        work: The workspace's folder.
+        top: The project's folder.
+        preset: The preset to run.
+        params: All sections, with the preset applied.
+        first: Limit to this number of prompts, or of clips in a folder; None for no limit.
+        name: Name of the preset, for `preset_of`.
 
     Returns:
-        The params that the folder holds.
+        The workspace's params.
 
     Raises:
-        PresetError: `top` holds no pipeline, `first` is less than 1, or the folder holds something else.
+        PresetError: `top` contains no pipeline, `first` is less than 1, or the folder is not a workspace.
     """
     if not (top / "dvc.yaml").is_file():
-        raise PresetError(f"{top} holds no dvc.yaml; run this where the project is")
+        raise PresetError(f"{top} contains no dvc.yaml; run this in the project's folder")
     if work.is_dir() and any(work.iterdir()) and not _is_workspace(work, top):
-        raise PresetError(f"{work} holds something and is no workspace of this project; name another folder")
+        raise PresetError(f"{work} is not empty and not a workspace of this project; choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     own = [(top / path).resolve() for path in params["paths"].values()]
     _link(top.resolve(), work.resolve(), own=own, work=work.resolve())
@@ -116,20 +118,20 @@ def open_workspace(
 
 
 def preset_of(folder: Path) -> str | None:
-    """The name of the preset that a folder was opened for; None where it is no such folder."""
+    """Return the name of a workspace's preset; None if the folder is not a workspace."""
     file = folder / _NAME
     name = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return name if name in preset_names() else None
 
 
 def narrowed_params(work: Path, top: Path, preset: Preset, params: Mapping[str, Any], first: int) -> dict[str, Any]:
-    """Params for the first prompts or clips only; the prompts' numbers, or they themselves, are written into `work`.
+    """Limit params to the first prompts or clips; writes the numbers or texts of the prompts into `work`.
 
     Raises:
         PresetError: `first` is less than 1.
     """
     if first < 1:
-        raise PresetError(f"{first} prompts or clips are none; wanted: at least 1")
+        raise PresetError(f"first is {first}; it must be at least 1")
     changes: dict[str, Any] = {}
     sources = params["synthesize"]["sources"] if "synthesize" in preset.params else ()
     if "generated" in sources:
@@ -149,7 +151,7 @@ def narrowed_params(work: Path, top: Path, preset: Preset, params: Mapping[str, 
 
 
 def _is_workspace(work: Path, top: Path) -> bool:
-    """Whether a folder holds links into the project beside params, as `open_workspace` leaves it, and is not it."""
+    """Whether `open_workspace` made a folder: it has params and links into the project, and is not the project."""
     project = top.resolve()
     links = [path for path in [*work.glob("*"), *work.glob("*/*")] if path.is_symlink()]
     return (
@@ -160,7 +162,7 @@ def _is_workspace(work: Path, top: Path) -> bool:
 
 
 def _link(source: Path, target: Path, *, own: Sequence[Path], work: Path) -> None:
-    """Link what is in a folder, but for what the workspace has of its own, and for workspaces."""
+    """Link the contents of a folder, except for other workspaces and for the workspace's own files."""
     for entry in source.iterdir():
         place = target / entry.name
         hidden = entry.name.startswith(".") or entry.name in ("params.yaml", "dvc.yaml", "dvc.lock")

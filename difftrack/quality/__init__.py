@@ -1,4 +1,4 @@
-"""Frames → numbers on motion and consistency, without any model's weights; knows nothing of models or clips."""
+"""Measure the motion and consistency of frames without any network; independent of backbones and clips."""
 
 from difftrack.quality._errors import QualityError
 from difftrack.quality._intervals import Interval, mean_with_interval

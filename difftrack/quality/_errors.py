@@ -1,7 +1,7 @@
-"""How this room refuses."""
+"""The exception that this room raises."""
 
 __all__ = ["QualityError"]
 
 
 class QualityError(ValueError):
-    """A video cannot be measured as asked; the message says what is wanted."""
+    """A video cannot be measured as requested; the message states what is required."""

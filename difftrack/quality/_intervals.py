@@ -1,4 +1,4 @@
-"""How sure a mean over a few videos is."""
+"""Confidence intervals of a mean over a few videos."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ __all__ = ["Interval", "mean_with_interval"]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the interval around it; None where there is one value only."""
+    """A mean and its confidence interval; the bounds are None for a single value."""
 
     mean: float
     low: float | None
@@ -22,19 +22,19 @@ class Interval:
 def mean_with_interval(
     values: Float[np.ndarray, " video"], *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Give a mean and its percentile bootstrap interval (Efron 1979).
+    """Compute a mean and its percentile bootstrap interval (Efron 1979).
 
     Args:
-        values: One per video; differences, where two ways of sampling are compared from the same seeds.
+        values: One value per video; pass differences to compare two ways of sampling with the same seeds.
         confidence: Share of resampled means inside the interval.
-        num_resamples: How often the videos are drawn with replacement.
-        seed: Of the draws.
+        num_resamples: Number of times the videos are drawn with replacement.
+        seed: Seed of the random draws.
 
     Raises:
-        QualityError: there is no value.
+        QualityError: `values` is empty.
     """
     if not len(values):
-        raise QualityError("there is no value to take the mean of")
+        raise QualityError("values is empty; a mean needs at least one value")
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, None, None)

@@ -1,6 +1,6 @@
-"""Motion, and how consistent it is, from optical flow and a classical tracker.
+"""Measure motion and its consistency with optical flow and a classical tracker.
 
-Lengths are in pixels of a frame whose shorter side is 256, so that sizes of video compare.
+Lengths are in pixels of a frame whose shorter side is 256, so that videos of different sizes are comparable.
 """
 
 from dataclasses import dataclass
@@ -16,31 +16,32 @@ __all__ = ["VideoMeasures", "measure_video"]
 
 _SHORTER_SIDE = 256.0
 _FASTEST = 0.05
-"""Share of the pixels of a frame, the fastest ones, that say how much it moves."""
+"""Share of a frame's pixels, the fastest ones, whose speed measures its motion."""
 _MOVING_PX = 6.0
-"""Speed per frame beyond which a pair of frames moves."""
+"""Speed, in pixels per frame, above which a pair of frames counts as moving."""
 _MOVING_PAIRS = 4 / 16
-"""Share of frames, to be rounded, in which a dynamic video moves."""
+"""Share of frames in which a dynamic video moves; the count is rounded."""
 _GRID = 24
-"""Points along each axis that are tracked there and back."""
+"""Number of points along each axis that are tracked forward and back."""
 _LOST_PX = 32.0
-"""What a point counts that is lost on the way, and the most that any counts."""
+"""Error of a point that the tracker loses, and the largest error of any point."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoMeasures:
-    """What can be said of one video without any weights. Only the first two grow with motion as such."""
+    """Measures of one video that need no network. Only the first two increase with motion as such."""
 
     motion_px: float
-    """Speed of the fastest twentieth of the pixels, mean over pairs of frames, px per frame."""
+    """Speed of the fastest 5 % of the pixels, in pixels per frame; mean over pairs of frames."""
     dynamic_degree: float
-    """1 if that speed is above 6 px in a quarter of the frames, else 0: VBench's rule, on this flow."""
+    """1 if that speed exceeds 6 px in a quarter of the frames, else 0: VBench's rule with this room's optical flow."""
     warped_error: float
-    """Mean squared difference in [0, 1] between a frame and the next one warped onto it by the flow, where the flow
-    there and back agrees; lower is more consistent, 0 for a still video."""
+    """Mean squared difference, in [0, 1], between a frame and the next frame warped onto it by the flow, where forward
+    and backward flow agree. Lower is more consistent; 0 for a still video."""
     cycle_error_px: float
-    """How far from its start a point ends that is tracked to the last frame and back, mean over those points of a grid
-    that stay in the picture; lower is more consistent, 32 px at most, which is also what a lost point counts."""
+    """Distance from its start at which a point ends when it is tracked to the last frame and back; mean over the points
+    of a grid that stay inside the image. Lower is more consistent. It is at most 32 px, which is also a lost point's
+    error."""
     sharpness: float
     """Variance of the Laplacian of luminance (0 ... 255), mean over frames; higher is sharper."""
 
@@ -49,20 +50,21 @@ def measure_video(frames: UInt8[np.ndarray, "frame row col rgb"]) -> VideoMeasur
     """Measure one video.
 
     Args:
-        frames: At least two; at 8 frames per second where numbers are to compare with VBench's.
+        frames: At least two frames; use 8 frames per second for numbers comparable with VBench's.
 
     Raises:
         QualityError: there are fewer than two frames, or a side is shorter than 32 px.
 
     Source:
-        The dynamic degree's rule is that of VBench (Huang et al. 2024, arXiv 2311.17982), whose flow is RAFT's; here
-        it is DIS (Kroeger et al. 2016). The warped error is that of Lai et al. 2018 (arXiv 1808.00449), occlusion by
-        forward-backward disagreement as in Sundaram et al. 2010. Tracks are pyramidal Lucas-Kanade.
+        The rule for the dynamic degree is VBench's (Huang et al. 2024, arXiv 2311.17982). VBench uses RAFT; this room
+        uses DIS optical flow (Kroeger et al. 2016). The warped error is that of Lai et al. 2018 (arXiv 1808.00449),
+        with occlusion detected by forward-backward disagreement as in Sundaram et al. 2010. Points are tracked with
+        pyramidal Lucas-Kanade.
     """
     num_frames, height, width, _ = frames.shape
     if num_frames < 2 or min(height, width) < 32:
         raise QualityError(
-            f"a video of {num_frames} frames of {width}x{height} px; wanted: at least 2 of at least 32x32"
+            f"the video has {num_frames} frames of {width}x{height} px; at least 2 frames of 32x32 px are needed"
         )
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
     scale = _SHORTER_SIDE / min(height, width)
@@ -82,7 +84,7 @@ def measure_video(frames: UInt8[np.ndarray, "frame row col rgb"]) -> VideoMeasur
 
 
 def _flow(here: UInt8[np.ndarray, "row col"], there: UInt8[np.ndarray, "row col"]) -> Float32[np.ndarray, "row col xy"]:
-    """Where each pixel goes, px."""
+    """Compute the displacement of each pixel, in pixels."""
     found = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(
         here, there, np.zeros((*here.shape, 2), np.float32)
     )
@@ -102,7 +104,7 @@ def _warped_error(
     forward: Float32[np.ndarray, "row col xy"],
     backward: Float32[np.ndarray, "row col xy"],
 ) -> float:
-    """Mean squared difference where a pixel is seen in both frames; over all pixels if none is."""
+    """Mean squared difference over the pixels visible in both frames; over all pixels if none is visible in both."""
     height, width = forward.shape[:2]
     at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32) + forward
     x, y = np.ascontiguousarray(at[..., 0]), np.ascontiguousarray(at[..., 1])
@@ -116,16 +118,16 @@ def _warped_error(
 def _agree(
     forward: Float32[np.ndarray, "row col xy"], back: Float32[np.ndarray, "row col xy"]
 ) -> Bool[np.ndarray, "row col"]:
-    """Whether flow there and back leads to where it began, as far as such lengths of flow allow."""
+    """Whether forward and backward flow cancel, within a tolerance that grows with the length of the flow."""
     apart = ((forward + back) ** 2).sum(axis=-1)
     agree: np.ndarray = apart <= 0.01 * ((forward**2).sum(axis=-1) + (back**2).sum(axis=-1)) + 0.5
     return agree
 
 
 def _cycle_error(grey: list[UInt8[np.ndarray, "row col"]], scale: float) -> float:
-    """Track a grid of points to the last frame and back; mean distance from where each began.
+    """Track a grid of points to the last frame and back; return the mean distance from their starts.
 
-    Nothing is said of points that leave the picture on the way, unless all do.
+    Points that leave the image are not counted; if all points leave it, the result is the error of a lost point.
     """
     height, width = grey[0].shape
     start = points = _grid(height, width)
@@ -141,6 +143,6 @@ def _cycle_error(grey: list[UInt8[np.ndarray, "row col"]], scale: float) -> floa
 
 
 def _grid(height: int, width: int) -> Float32[np.ndarray, "point xy"]:
-    """Centres of equal cells, in OpenCV's pixel indices."""
+    """Centres of equal grid cells, in OpenCV's pixel indices."""
     x, y = ((np.arange(_GRID) + 0.5) * side / _GRID - 0.5 for side in (width, height))
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)

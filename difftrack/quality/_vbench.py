@@ -1,4 +1,4 @@
-"""VBench's own dimensions, where somebody has installed it and its weights."""
+"""Run VBench, if it is installed, and read its dimensions."""
 
 import json
 import os
@@ -21,37 +21,37 @@ VBENCH_DIMENSIONS = (
     "aesthetic_quality",
     "imaging_quality",
 )
-"""Those that VBench gives for videos of one's own."""
+"""Dimensions that VBench computes for custom videos."""
 
 
 def vbench_scores(
     videos: Mapping[str, Path], *, dimensions: Sequence[str] = VBENCH_DIMENSIONS, executable: str = "vbench"
 ) -> dict[str, dict[str, float]]:
-    """Run VBench on videos of one's own.
+    """Run VBench on custom videos.
 
-    It runs as a program, since it pins versions of transformers and numpy that this project cannot share: install it
-    in an environment of its own. Its networks' weights are fetched by VBench itself at their first use.
+    VBench pins versions of transformers and numpy that this project cannot use, so it runs as a separate program:
+    install it in its own environment. VBench downloads the weights of its networks at their first use.
 
     Args:
-        videos: mp4 files by the name under which each is scored.
-        dimensions: Some of `VBENCH_DIMENSIONS`.
+        videos: Name -> mp4 file.
+        dimensions: A selection of `VBENCH_DIMENSIONS`.
         executable: The `vbench` program, by name or path.
 
     Returns:
-        Dimension -> name of the video -> score. Scores of `imaging_quality` are fractions: VBench writes 0 ... 100 per
-        video and divides only the mean by 100, which is what it publishes.
+        Dimension -> name of the video -> score. Scores of `imaging_quality` are fractions: VBench writes 0 ... 100 for
+        each video and divides only the published mean by 100.
 
     Raises:
-        QualityError: a dimension is unknown, there is no such program, or it fails.
+        QualityError: a dimension is unknown, the program does not exist, or it fails.
     """
     unknown = sorted(set(dimensions) - set(VBENCH_DIMENSIONS))
     if unknown or not dimensions:
-        raise QualityError(f"VBench dimensions {unknown or '[]'}; wanted: some of {', '.join(VBENCH_DIMENSIONS)}")
+        raise QualityError(f"dimensions are {list(dimensions)}; choose from {', '.join(VBENCH_DIMENSIONS)}")
     program = shutil.which(executable)
     if program is None:
         raise QualityError(
-            f"there is no program {executable!r}: VBench is not installed here. Install the package vbench in an "
-            f"environment of its own and name its program; the measures of difftrack.quality need none of it"
+            f"program {executable!r} was not found: VBench is not installed. Install the package vbench in a separate "
+            f"environment and pass the path of its program; difftrack's own measures do not need it"
         )
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "videos"), Path(scratch, "results")
@@ -59,8 +59,8 @@ def vbench_scores(
         for name, video in videos.items():
             shutil.copy(video, inputs / f"{name}.mp4")
         command = [program, "evaluate", "--videos_path", str(inputs), "--output_path", str(outputs)]
-        command += ["--mode=custom_input", "--dimension", " ".join(dimensions)]  # one word; VBench splits it itself
-        path = f"{Path(program).resolve().parent}{os.pathsep}{os.environ.get('PATH', '')}"  # it calls its own `python`
+        command += ["--mode=custom_input", "--dimension", " ".join(dimensions)]  # one argument; VBench splits it itself
+        path = f"{Path(program).resolve().parent}{os.pathsep}{os.environ.get('PATH', '')}"  # VBench calls `python`
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
         results = sorted(outputs.glob("*_eval_results.json"))
         if done.returncode or not results:
@@ -72,7 +72,7 @@ def vbench_scores(
 
 
 def _by_video(dimension: str, result: Any) -> dict[str, float]:  # noqa: ANN401
-    """One dimension's result: the mean, and a record per video."""
+    """Convert one dimension's result, which consists of the mean and a record for each video."""
     _, records = result
     unit = 100 if dimension == "imaging_quality" else 1
     return {Path(record["video_path"]).stem: float(record["video_results"]) / unit for record in records}

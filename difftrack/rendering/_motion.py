@@ -1,4 +1,4 @@
-"""Where the points of a scene's layers are at a time, and back; batched over scenes, on any device."""
+"""Map points between a scene's layers and the image at any time; batched over scenes, on any device."""
 
 from dataclasses import dataclass, fields
 
@@ -14,13 +14,13 @@ _FIXED_POINT_STEPS = 24
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """A batch of scenes as tensors; every field of `Scene` that is an array, with a leading scene axis."""
+    """A batch of scenes as tensors: every array field of `Scene`, with a leading scene axis."""
 
     tensors: dict[str, Tensor]
 
     @classmethod
     def stack(cls, scenes: list[Scene], *, device: torch.device, dtype: torch.dtype = torch.float32) -> "Motion":
-        """Stack scenes; nested paths become `name.field`."""
+        """Stack scenes; the fields of an `Oscillation` are named `name.field`."""
         tensors: dict[str, Tensor] = {}
         for entry in fields(Scene):
             values = [getattr(scene, entry.name) for scene in scenes]
@@ -36,15 +36,15 @@ class Motion:
         return self.tensors[name]
 
     def path(self, name: str, time: Float[Tensor, "scene time"]) -> Float[Tensor, "scene time layer"]:
-        """Value of the path `name` at each time, zero at time 0."""
+        """Value of the oscillation `name` at each time, zero at time 0."""
         amplitude, rate, phase = (self[f"{name}.{part}"][:, None] for part in ("amplitude", "rate", "phase"))
         return amplitude * (torch.sin(rate * time[:, :, None] + phase) - torch.sin(phase))
 
 
 def layer_homographies(motion: Motion, time: Float[Tensor, "scene time"]) -> Float[Tensor, "scene time layer 3 3"]:
-    """Maps from a layer's own plane to the image, both in scene units from their centres.
+    """Compute the maps from each layer's own plane to the image, both in scene units from their centres.
 
-    Similarity with aspect and perspective, placed in the world, then seen by the camera.
+    Each map is a similarity with aspect and perspective, then the layer's position, then the camera.
     """
     angle = motion["angle"][:, None] + motion.path("spin", time)
     zoom, stretch = motion.path("zoom", time), motion.path("stretch", time)
@@ -60,7 +60,7 @@ def layer_homographies(motion: Motion, time: Float[Tensor, "scene time"]) -> Flo
     placed[..., 1, 0], placed[..., 1, 1] = sin * scale_x, cos * scale_y
     placed[..., 2, :2] = tilt
     placed[..., 2, 2] = 1
-    # Moving the centre after the perspective division: T @ placed.
+    # T @ placed: the translation acts after the perspective division.
     placed[..., :2, :] = placed[..., :2, :] + center[..., :, None] * placed[..., 2:, :]
     return _camera(motion, time) @ placed
 
@@ -93,7 +93,7 @@ def apply_homography(
 def unbend(
     motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]
 ) -> Float[Tensor, "scene time layer point 2"]:
-    """From the bent plane to the texture's plane: `p = u + sum_i a_i sin(k_i . u + rate_i t + phase_i)`."""
+    """Map points u of the bent plane to the texture's plane: `p = u + sum_i a_i sin(k_i . u + rate_i t + phase_i)`."""
     phase = motion["wave_rate"][:, None] * time[:, :, None, None] + motion["wave_phase"][:, None]
     bent = points
     for wave in range(motion["wave_vector"].shape[2]):
@@ -106,7 +106,7 @@ def unbend(
 def bend(
     motion: Motion, points: Float[Tensor, "scene time layer point 2"], time: Float[Tensor, "scene time"]
 ) -> Float[Tensor, "scene time layer point 2"]:
-    """Inverse of `unbend` by fixed-point iteration; converges because the deformation is a contraction."""
+    """Invert `unbend` by fixed-point iteration, which converges because the deformation is a contraction."""
     solution = points
     for _ in range(_FIXED_POINT_STEPS):
         solution = solution + (points - unbend(motion, solution, time))
@@ -116,9 +116,10 @@ def bend(
 def outline_distance(
     motion: Motion, points: Float[Tensor, "scene time layer point 2"]
 ) -> Float[Tensor, "scene time layer point"]:
-    """Distance from the layer's outline along the ray from its centre, in units; negative inside.
+    """Distance from the layer's outline along the ray from its centre, in scene units; negative inside.
 
-    The background's radius is far outside every image and an unused layer's is negative, so neither needs a case here.
+    The background's radius lies far outside every image and the radius of an unused layer is negative, so neither needs
+    a special case here.
     """
     table = motion["radius"]
     samples = table.shape[-1]

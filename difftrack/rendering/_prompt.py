@@ -1,4 +1,4 @@
-"""The sentence that describes a scene: colour, texture, shape and motion, from a closed vocabulary."""
+"""Describe a scene in one sentence: colour, texture, shape and motion, from a closed vocabulary."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -31,7 +31,7 @@ VOCABULARY: Final = tuple(
 
 
 def describe(spec: RenderSpec, scene: Scene, textures: Sequence[Texture]) -> str:
-    """Describe a scene, frontmost object first; directions are those of the motion over the clip's frames."""
+    """Describe a scene, frontmost object first; directions refer to the total motion over the clip's frames."""
     last = float(spec.num_frames - 1)
     objects = [
         f"a {textures[layer].color} {textures[layer].pattern} {shape} {_object_motion(scene, layer, last)}"
@@ -59,7 +59,7 @@ def _object_motion(scene: Scene, layer: int, last: float) -> str:
 
 
 def _camera_motion(scene: Scene, last: float) -> str:
-    # The picture's content moves against the camera.
+    # The content of the picture moves opposite to the camera.
     panned, _, zoomed = scene.camera.at(last)
     words = f"the camera pans {_direction(-scene.camera_heading * panned)}"
     return words + (" and zooms in" if zoomed > 0.07 else " and zooms out" if zoomed < -0.07 else "")

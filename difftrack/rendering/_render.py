@@ -1,4 +1,4 @@
-"""Frames and exact tracks of scenes."""
+"""Render the frames of scenes and compute their exact tracks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from difftrack.rendering._textures import TEXTURE_SIZE, Texture, make_texture
 _SUPERSAMPLING = 2
 SHUTTER_SAMPLES = 4
 SHADOW_SOFTNESS = 1.5
-"""Units over which a shadow's edge fades."""
+"""Width over which a shadow's edge fades, in scene units."""
 
 LayerDrawer = Callable[..., tuple[Tensor, Tensor]]
-"""`draw_layer`, or a compiled form of it."""
+"""`draw_layer` or its compiled form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Rendered:
     frames: UInt8[np.ndarray, "frame row col rgb"]
     prompt: str
     object_mask: Bool[np.ndarray, "row col"]
-    """Pixels of frame 0 that show an object rather than the background."""
+    """True where frame 0 shows an object, False where it shows the background."""
     textures: tuple[str, ...]
     """Source of each layer's texture, back to front."""
 
@@ -47,7 +47,7 @@ def render_clip(spec: RenderSpec) -> Rendered:
     samples = SHUTTER_SAMPLES if scene.shutter > 0 else 1
     size = (spec.height, spec.width)
     with torch.no_grad():
-        # One frame at a time bounds the memory; a few frames at once would be no faster.
+        # One frame at a time bounds the memory; batches of frames are not faster.
         frames = torch.cat(
             [render_batch(motion, texels, t[None, None], size, shutter_samples=samples)[0] for t in times]
         )
@@ -62,7 +62,7 @@ def render_clip(spec: RenderSpec) -> Rendered:
 
 
 def on_object(spec: RenderSpec, points_xy_px: Float[np.ndarray, "point xy"]) -> Bool[np.ndarray, " point"]:
-    """Whether points of frame 0 lie on an object rather than the background; nothing is drawn for it."""
+    """Whether points of frame 0 lie on an object rather than the background; computed without rendering."""
     scene = sample_scene(spec)
     motion = Motion.stack([scene], device=torch.device("cpu"))
     points = _to_units(torch.from_numpy(points_xy_px).float(), spec)[None]
@@ -71,15 +71,15 @@ def on_object(spec: RenderSpec, points_xy_px: Float[np.ndarray, "point xy"]) -> 
 
 
 def exact_masks(spec: RenderSpec) -> UInt8[np.ndarray, "frame row col"]:
-    """Say which layer of a rendered clip each pixel of each frame shows, exactly; nothing is drawn for it.
+    """Compute exactly which layer each pixel of each frame shows, without rendering.
 
     Args:
         spec: The clip.
 
     Returns:
-        0 for the background, k for object k, back to front: the k-th of `Scene.shapes`, and of the layers of
-        `layer_textures` after the background's. A pixel belongs to the frontmost layer whose outline contains its
-        centre, outlines taken where their drawn opacity is one half; motion blur is left out.
+        0 for the background, k for object k, back to front: the k-th of `Scene.shapes`, and the k-th layer of
+        `layer_textures` after the background. A pixel belongs to the frontmost layer whose outline contains its centre.
+        An outline lies where the rendered opacity is one half. Motion blur is ignored.
     """
     scene = sample_scene(spec)
     motion = Motion.stack([scene], device=torch.device("cpu"))
@@ -95,17 +95,17 @@ def exact_masks(spec: RenderSpec) -> UInt8[np.ndarray, "frame row col"]:
 def exact_tracks(
     spec: RenderSpec, query_points: Float[np.ndarray, "point txy"]
 ) -> tuple[Float[np.ndarray, "frame point xy"], Bool[np.ndarray, "frame point"]]:
-    """Follow surface points of a rendered clip through all of its frames, exactly.
+    """Compute the exact positions and visibility of surface points in all frames of a rendered clip.
 
-    A query point belongs to the frontmost layer at its place. It is visible where it lies inside the image and no layer
-    in front covers it; outlines are taken where their drawn opacity is one half.
+    A query point belongs to the frontmost layer at its position. It is visible where it lies inside the image and no
+    layer in front covers it. An outline lies where the rendered opacity is one half.
 
     Args:
         spec: The clip.
         query_points: (frame, x, y); x and y in pixels of the clip, frame an integer in 0 ... num_frames - 1.
 
     Returns:
-        Positions (x, y) in pixels, also where invisible, and visibility.
+        Positions (x, y) in pixels, also for points that are not visible, and visibility.
 
     Raises:
         ValueError: a query point lies outside the clip.
@@ -147,15 +147,15 @@ def render_batch(
     shutter_samples: int,
     draw: LayerDrawer | None = None,
 ) -> UInt8[Tensor, "scene time row col rgb"]:
-    """Render frames of many scenes at any times, on the device that holds them.
+    """Render frames of a batch of scenes at arbitrary times, on the device of the tensors.
 
     Args:
         motion: The scenes.
-        texels: One texture per layer; layers beyond the textures are left out.
-        time: In frames; need not be whole numbers.
+        texels: One texture per layer; layers without a texture are not drawn.
+        time: Times in frames; need not be whole numbers.
         size: (height, width) in pixels.
-        shutter_samples: Moments averaged over the scenes' open shutters; 1 = no motion blur.
-        draw: A compiled `draw_layer`, where speed matters.
+        shutter_samples: Number of moments averaged while the shutter is open; 1 = no motion blur.
+        draw: A compiled `draw_layer`, for speed; None uses `draw_layer` itself.
     """
     shutter = motion["shutter"][:, None]
     offsets = [(i + 0.5) / shutter_samples - 0.5 for i in range(shutter_samples)]
@@ -169,7 +169,7 @@ def render_batch(
 def layer_at(
     motion: Motion, points: Float[Tensor, "scene point 2"], time: Float[Tensor, "scene 1"], *, num_layers: int
 ) -> Int[Tensor, "scene point"]:
-    """Index of the frontmost layer at points (scene units) at one time."""
+    """Index of the frontmost layer at points (in scene units) at one time."""
     return _planes(motion, points, time, num_layers=num_layers)[0]
 
 
@@ -214,17 +214,17 @@ def draw_layer(
     grid: Float[Tensor, "point 2"],
     unit: float,
 ) -> tuple[Float[Tensor, "scene time rgb point"], Float[Tensor, "scene time 2 point"]]:
-    """Colour of one layer at every grid point, and how much it covers and shades what lies behind it.
+    """Compute one layer's colour at every grid point, its opacity, and the shade that it casts on the layers behind.
 
-    Stands alone so that it can be compiled: nearly all of the renderer's time is spent here.
+    This is a separate function so that it can be compiled: the renderer spends nearly all of its time here.
 
     Args:
         one: The layer's part of a `Motion`.
         texels: The layer's texture.
         inverse: Maps from the image to the layer's plane.
-        time: In frames.
+        time: Times in frames.
         grid: Points of the image in scene units.
-        unit: Distance of neighbouring grid points; outlines fade over it.
+        unit: Distance between neighbouring grid points; an outline fades over this distance.
     """
     points = grid.expand(*time.shape, 1, -1, -1)
     planes = unbend(one, apply_homography(inverse, points), time)
@@ -272,7 +272,7 @@ def _to_pixels(points: Float[Tensor, "*batch 2"], spec: RenderSpec) -> Float[Ten
 
 
 def layer_textures(spec: RenderSpec, scene: Scene) -> tuple[Texture, ...]:
-    """The texture of each of a scene's layers, back to front, unused layers included."""
+    """Return the texture of each layer of a scene, back to front, including unused layers."""
     numbers = zip(scene.texture_index.tolist(), scene.texture_repetitive.tolist(), strict=True)
     return tuple(_texture(spec.role, index, bool(repetitive)) for index, repetitive in numbers)
 

@@ -1,7 +1,8 @@
-"""What moves in a clip: layers, their shapes and motions, all drawn from one seed.
+"""The layers of a clip with their shapes and motions, all sampled from one seed.
 
-Lengths are in units of 1/128 of the image height, measured from the image's centre; time is in frames. All motion is a
-function of continuous time, so frames may be taken at any times and motion blur is an average over a shutter.
+Lengths are in scene units: 1/128 of the image height, measured from the centre of the image. Time is in frames. All
+motion is a function of continuous time, so frames can be taken at any time, and motion blur is an average over the open
+shutter.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,24 +30,24 @@ RADIUS_SAMPLES: Final = 128
 MAX_OBJECTS: Final = 4
 REFERENCE_HEIGHT: Final = 128
 FAR: Final = 1e6
-"""Radius of the background; minus it, of a layer that is not used."""
+"""Radius of the background; an unused layer has radius -FAR."""
 _SCENE_STREAM: Final = 15_485_863
 _AROUND_THE_MIDDLE: Final = 0.35
-"""Of an object's distance from the middle of the picture, what is left of it when its path is centred."""
+"""Factor on the distance between an object's path and the middle of the picture when the path is centred."""
 _CLOSER: Final = 1.5
-"""How much larger an object is in a close-up."""
+"""Factor on the size of an object in a close-up."""
 _CARD_RADIUS: Final = 42.0
-"""Of the circle that covers as much as the object of a card, in units."""
+"""Radius of the circle with the same area as the object of a card, in scene units."""
 _LEANING: Final = 0.1
-"""Of an object's angle, half a turn either way, what is left of it in a close-up."""
+"""Factor on an object's angle (up to half a turn either way) in a close-up."""
 _UPRIGHT: Final = {"square": np.pi / 4, "triangle": -np.pi / 2, "pentagon": -np.pi / 2, "star": -np.pi / 2}
-"""Angles at which shapes stand as people draw them, where it is not 0."""
+"""Angles, in radians, at which shapes stand upright, where the angle is not 0."""
 _POLYGON_CORNERS: Final = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far motion goes in one split: (low, high) of uniform draws unless said otherwise."""
+    """Limits of the motion in one split; a pair is (low, high) of a uniform distribution unless stated otherwise."""
 
     speed: tuple[float, float]
     """Object speed, units per frame."""
@@ -65,7 +66,7 @@ class Limits:
     bend: float
     """Largest product of amplitude and wave number of the deformation; below 1 keeps it invertible."""
     num_objects: tuple[int, int]
-    """Inclusive."""
+    """(fewest, most), both inclusive."""
     exposure: float
     """Largest amplitude of log gain over time."""
     shadow: float
@@ -90,14 +91,14 @@ LIMITS: Final[dict[Split, Limits]] = {
 
 @dataclass(frozen=True, slots=True)
 class Oscillation:
-    """A bounded path: `amplitude * (sin(rate * t + phase) - sin(phase))`, zero at time 0."""
+    """A bounded oscillation, zero at time 0: `amplitude * (sin(rate * t + phase) - sin(phase))`."""
 
     amplitude: Float[np.ndarray, " layer"]
     rate: Float[np.ndarray, " layer"]
     phase: Float[np.ndarray, " layer"]
 
     def at(self, time: float) -> Float[np.ndarray, " layer"]:
-        """Where every layer is at one time, in frames."""
+        """Value for every layer at one time, in frames."""
         swing: np.ndarray = self.amplitude * (np.sin(self.rate * time + self.phase) - np.sin(self.phase))
         return swing
 
@@ -114,7 +115,7 @@ class Scene:
     heading: Float[np.ndarray, "layer xy"]
     travel: Oscillation
     sway: Oscillation
-    """Motion across the heading."""
+    """Motion perpendicular to the heading."""
     angle: Float[np.ndarray, " layer"]
     spin: Oscillation
     zoom: Oscillation
@@ -126,10 +127,10 @@ class Scene:
     wave_rate: Float[np.ndarray, "layer wave"]
     wave_phase: Float[np.ndarray, "layer wave"]
     parallax: Float[np.ndarray, " layer"]
-    """How much of the camera's translation a layer follows; 1 = background."""
+    """Factor with which a layer follows the camera's translation; the background has 1."""
     camera_heading: Float[np.ndarray, " xy"]
     camera: Oscillation
-    """Three one-entry paths: travel, roll, log zoom."""
+    """Three paths, one entry each: travel, roll, log zoom."""
     exposure: Float[np.ndarray, " four"]
     """Amplitude, rate, phase of log gain over time; strength of a static left-right gradient."""
     shadow: Float[np.ndarray, " three"]
@@ -139,16 +140,16 @@ class Scene:
 
     @property
     def num_layers(self) -> int:
-        """Background and objects that exist."""
+        """Number of layers in use: the background and the objects."""
         return 1 + len(self.shapes)
 
 
 def sample_scene(spec: RenderSpec, *, num_textures: int | None = None) -> Scene:
-    """Draw a scene.
+    """Sample a scene.
 
     Args:
-        spec: What to draw; two roles never share a random stream.
-        num_textures: Draw texture numbers below this, so that a bank of textures can be kept; None = unlimited.
+        spec: The clip to sample a scene for; two roles never share a random stream.
+        num_textures: Sample texture numbers below this, for a bank of this many textures; None = unlimited.
     """
     rng = np.random.default_rng(
         [ROLE_KEYS[spec.role], _SCENE_STREAM, spec.seed, spec.kind == "scene", spec.split == "hard"]
@@ -212,26 +213,26 @@ def sample_scene(spec: RenderSpec, *, num_textures: int | None = None) -> Scene:
 
 
 def centred(scene: Scene, *, num_frames: int) -> Scene:
-    """The scene with its objects' paths around the middle of the picture: where one begins tells where it will go.
+    """Move the objects' paths around the middle of the picture, so that "moves left" implies a start on the right.
 
-    In scenes as they are drawn nearly nothing of the picture follows from "moves left" before the object is seen.
+    In scenes as sampled, the direction in the prompt says almost nothing about where an object starts.
 
     Args:
-        scene: Any; camera, sway and the background stay as they are.
-        num_frames: Between the first and last of which an object's way is halved.
+        scene: Any scene; camera, sway and background do not change.
+        num_frames: Number of frames; an object passes the middle of its path halfway between the first and the last.
     """
     moved = scene.travel.at(float(num_frames - 1))
     return replace(scene, center=_AROUND_THE_MIDDLE * scene.center - scene.heading * moved[:, None] / 2)
 
 
 def close_up(scene: Scene) -> Scene:
-    """The scene with its hindmost object alone, larger, nearly upright and rigid: its shape is much of the picture.
+    """Keep only the rearmost object, larger, nearly upright and rigid, so that its shape fills much of the picture.
 
-    In scenes as they are drawn a shape's word says how a few tokens at outlines look, at an angle that nobody knows.
-    Hard ones bend and tilt the outline until the word is hardly true.
+    In scenes as sampled, the shape word affects only a few tokens at outlines, at an unknown angle. Hard scenes also
+    bend and tilt the outline until the word barely describes it.
 
     Args:
-        scene: Any; travel, turns, growth, camera, light and the background stay as they are.
+        scene: Any scene; travel, rotation, zoom, camera, light and background do not change.
     """
     shape = scene.shapes[0]
     radius, angle = scene.radius.copy(), scene.angle.copy()
@@ -252,14 +253,13 @@ def close_up(scene: Scene) -> Scene:
 
 
 def shape_card(scene: Scene) -> Scene:
-    """The scene as a card that teaches a shape's word: one object, upright, of one area, that only travels.
+    """Turn the scene into a card that teaches a shape word: one upright object of fixed area that only travels.
 
-    What is left of the picture to be told by the word is the outline: of close-ups, most of what it tells is how much
-    of the picture is covered, and how wide that is. Light and camera stand still, and so that the outline stays sharp
-    nothing is blurred.
+    In a card the shape word determines only the outline. In a close-up it mostly determines the object's area and
+    width. Light and camera are static, and there is no motion blur, so that the outline stays sharp.
 
     Args:
-        scene: Any with an object that travels; textures, heading and travel stay as they are.
+        scene: Any scene with an object that travels; textures, heading and travel do not change.
     """
     card = close_up(scene)
     radius, angle = card.radius.copy(), card.angle.copy()
@@ -301,7 +301,7 @@ def _unit(angle: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape xy"]:
 
 
 def _radius(rng: np.random.Generator, shape: str) -> Float[np.ndarray, " angle"]:
-    """Distance of a shape's outline from its centre at equally spaced angles; about 1."""
+    """Distance of a shape's outline from its centre at equally spaced angles; near 1."""
     angle = np.linspace(0, 2 * np.pi, RADIUS_SAMPLES, endpoint=False)
     if shape in _POLYGON_CORNERS:
         sector = 2 * np.pi / _POLYGON_CORNERS[shape]

@@ -1,4 +1,4 @@
-"""Textures: crops of photographs that dependencies ship, and procedural patterns; disjoint between roles."""
+"""Textures: crops of photographs from installed packages, and procedural patterns; roles share none."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -29,17 +29,17 @@ PALETTE: Final[dict[str, tuple[float, float, float]]] = {
     "gray": (0.50, 0.50, 0.50),
     "black": (0.08, 0.08, 0.09),
 }
-"""Colour words of the prompts, as linear positions in [0, 1] RGB."""
+"""Colour words of the prompts, with their RGB values in [0, 1]."""
 
 _LEAST_CHROMA: Final = 12.0
-"""Of CIELAB; below it, a colour is called white, gray or black."""
+"""CIELAB chroma below which a colour is named white, gray or black."""
 
 PHOTO_WORDS: Final = ("brick", "grassy", "painted", "photo", "printed", "rocky", "spotted", "starry", "veined")
-"""Texture words of photographs. Words are never taken out: a tokenizer that was trained with them counts on its own."""
+"""Texture words of photographs. Do not remove words: a trained tokenizer depends on the complete list."""
 PATTERNS: Final = ("marbled", "striped", "checkered", "dotted", "cellular", "cloudy")
 REPETITIVE: Final = ("striped", "checkered", "dotted")
 PHOTO_SHARE: Final = 0.7
-"""Share of textures cut from photographs; the rest is procedural."""
+"""Share of textures cut from photographs; the others are procedural."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Photo:
     package: str
     path: str
     word: str
-    """Its texture's word in prompts."""
+    """The word for its texture in prompts."""
 
 
 PHOTOS: Final[dict[Role, tuple[Photo, ...]]] = {
@@ -82,9 +82,9 @@ PHOTOS: Final[dict[Role, tuple[Photo, ...]]] = {
 }
 
 _WANTED_DETAIL: Final = 0.03
-"""Photographs with flatter parts than this get a faint grain, as rough surfaces have."""
+"""Contrast of the flattest parts below which a photograph gets a faint grain, like a rough surface."""
 _CROPS_TRIED: Final = 6
-"""Of so many crops of a photograph the one with the most detail in its flattest parts is taken."""
+"""Number of random crops of a photograph; the one with the most detail in its flattest parts is used."""
 
 ROLE_KEYS: Final[dict[Role, int]] = {"train": 1, "tune": 2, "eval": 3}
 _TEXTURE_STREAM: Final = 104_729
@@ -105,9 +105,9 @@ def make_texture(role: Role, index: int, *, repetitive: bool = False) -> Texture
     """Make texture number `index` of a role; the same arguments give the same texels.
 
     Args:
-        role: Whose photographs and whose random stream are used.
+        role: The role whose photographs and random stream are used.
         index: Any non-negative number.
-        repetitive: Draw one of the repeating patterns, without the variation that makes each place unique.
+        repetitive: Draw one of the repeating patterns, without the shading that makes each place unique.
     """
     rng = np.random.default_rng([ROLE_KEYS[role], _TEXTURE_STREAM, index, int(repetitive)])
     if repetitive:
@@ -119,7 +119,7 @@ def make_texture(role: Role, index: int, *, repetitive: bool = False) -> Texture
 
 
 _FORMATS = ("JPEG", "PNG")
-"""Pillow's decoders for the photographs; no other is tried."""
+"""The only Pillow decoders that may open the photographs."""
 
 
 @cache
@@ -152,7 +152,7 @@ def _crop(rng: np.random.Generator, photo: Photo) -> Float[np.ndarray, "row col 
 
 
 def least_detail(texels: Float[np.ndarray, "row col rgb"]) -> float:
-    """Contrast of the flattest tenth of a texture's 16 x 16 blocks: where it is 0, no tracker can know the place."""
+    """Contrast of the flattest tenth of a texture's 16 x 16 blocks. At 0, no tracker can locate a point there."""
     blocks = texels.mean(axis=2).reshape(TEXTURE_SIZE // 16, 16, TEXTURE_SIZE // 16, 16)
     return float(np.quantile(blocks.std(axis=(1, 3)), 0.1))
 
@@ -197,7 +197,7 @@ def _procedural(rng: np.random.Generator, patterns: tuple[str, ...], *, unique: 
 
 
 def _pattern(rng: np.random.Generator, pattern: str) -> Float[np.ndarray, "row col"]:
-    """Positions in [0, 1] between a pattern's two colours."""
+    """Blend weights in [0, 1] between a pattern's two colours."""
     row, col = np.meshgrid(*[np.arange(TEXTURE_SIZE, dtype=np.float32)] * 2, indexing="ij")
     angle, period = rng.uniform(0, np.pi), rng.uniform(10, 30)
     across = (np.cos(angle) * col + np.sin(angle) * row) / period
@@ -234,10 +234,10 @@ def _cells(
 
 
 def nearest_color(texels: Float[np.ndarray, "row col rgb"]) -> str:
-    """The palette's word for the colour that most of a texture's middle, which objects show, is nearest to.
+    """Find the palette word nearest to most pixels in the middle of a texture, the part that objects show.
 
-    People go by hue where there is any, so pale and dark shades keep their word: between coloured places and words,
-    hue counts first and CIELAB's lightness second. Places without chroma take the word of their lightness.
+    People name a colour by its hue where it has one, so pale and dark shades keep their word. For pixels with chroma,
+    hue therefore weighs more than CIELAB lightness. Pixels without chroma get the word nearest in lightness.
     """
     quarter = TEXTURE_SIZE // 4
     middle = rgb2lab(texels[quarter:-quarter:4, quarter:-quarter:4].reshape(-1, 1, 3))
@@ -250,5 +250,5 @@ def nearest_color(texels: Float[np.ndarray, "row col rgb"]) -> str:
 
 
 def _hue(lab: Float[np.ndarray, "place word lab"]) -> tuple[np.ndarray, np.ndarray]:
-    """Angle in radians, and where there is chroma enough to speak of a hue."""
+    """Return the hue angle in radians, and whether the chroma is high enough for a hue to be meaningful."""
     return np.arctan2(lab[..., 2], lab[..., 1]), np.hypot(lab[..., 1], lab[..., 2]) >= _LEAST_CHROMA

@@ -12,7 +12,7 @@ from ._report_clips import ReportClips
 from ._strips import draw_match_strip, spread_indices
 from ._style import figure_pixels
 from ._sweeps import draw_sweep, sweep_table, write_sweep_files
-from ._track_export import ExportedVideo, Provenance, export_name, export_tracks, export_tracks_table
+from ._track_export import ExportedVideo, Provenance, export_name, export_tracks, export_tracks_table, package_version
 from ._tracking import Method, TapVidScores, TrackedClip, TrackingResults
 
 __all__ = [
@@ -55,4 +55,5 @@ __all__ = [
     "write_report",
     "write_sweep_files",
     "export_tracks_table",
+    "package_version",
 ]

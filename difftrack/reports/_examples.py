@@ -1,6 +1,6 @@
 """The sections on single points: where their match probability goes, and what the descriptors look like."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -268,7 +268,7 @@ def trajectories_section(
             size + size % 2 for size in size_beside(example.clip.height, example.clip.width, 1, params.overlay)
         )
         for kind, view in ((kind, view) for kind in params.kinds for view in views):
-            label, name = f"{view.label} {_KIND_NAMES[kind]}".replace("\n", ", "), example.clip.name
+            label, name = f"{view.label} {KIND_NAMES[kind]}".replace("\n", ", "), example.clip.name
             video = f"videos/{backbone}-{name}-{kind}-{view.slug}.mp4"
             drawings.draw(partial(_write_trajectories, example, view, matching, kind, label, params.overlay), video)
             detail = f"{len(example.followed_xy_px)} points, by {label}"
@@ -301,7 +301,16 @@ def _write_trajectories(
     )
 
 
-_KIND_NAMES = {"query_key": "query-key", "feature": "feature"}
+KIND_NAMES: Mapping[MatchKind, str] = {
+    "query_key": "query-key",
+    "query_query": "query-query",
+    "key_key": "key-key",
+    "value": "value",
+    "feature": "feature",
+    "query_key_pre_rotary": "query-key before rotary positions",
+    "query_query_pre_rotary": "query-query before rotary positions",
+    "key_key_pre_rotary": "key-key before rotary positions",
+}
 
 
 def examples_sections(
@@ -388,12 +397,16 @@ def _match_blocks(
             row.append(Strip(view.label, image))
     for (x, y), strips in zip(example.points_xy_px, rows, strict=True):
         yield Strips(
-            title=f"{name}, point ({x:.0f}, {y:.0f}){'' if kind == 'query_key' else ', by features'}.",
+            title=f"{name}, point ({x:.0f}, {y:.0f}){_by(kind)}.",
             caption="First column: the point in frame 0. Then its match probability over the tokens of later frames, "
             f"each picture scaled to its own maximum. Ring: the most probable token{_about_cross(example)}.",
             columns=["query point", *(f"frame {example.frames[target]}" for target in targets)],
             rows=strips,
         )
+
+
+def _by(kind: MatchKind) -> str:
+    return {"query_key": "", "feature": ", by features"}.get(kind, f", by {KIND_NAMES[kind]}")
 
 
 def _about_cross(example: ExampleClip) -> str:

@@ -85,7 +85,8 @@ class ReportParams:
     """Instead of `positions`: (row, column) of tokens, whose centres are the points; the released flags --pos_h and
     --pos_w."""
     kinds: tuple[MatchKind, ...] = ("query_key",)
-    """What those points are matched by in the pictures, and in the trajectories: queries with keys, or features."""
+    """What those points are matched by in the pictures, and in the trajectories: queries with keys, or a kind with
+    itself; all frequencies take part."""
     frames: Literal["auto", "all"] = "auto"
     """Latent frames that are drawn: five of the match-probability maps and three of the colour pictures, or all."""
     trajectories: bool = False

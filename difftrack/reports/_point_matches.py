@@ -13,6 +13,7 @@ from difftrack.correspondence import (
     match_features,
     match_points,
     match_probabilities,
+    pair_of_kind,
     points_to_tokens,
     tokens_to_points,
     top_matches,
@@ -22,7 +23,7 @@ from difftrack.geometry import token_to_px
 __all__ = ["match_maps", "matched_positions"]
 
 Read = Callable[[str], Float[np.ndarray, "head latent_frame row col channel"]]
-"""Gives the descriptors of a name: query, key or feature."""
+"""Gives the descriptors of a name, such as query, key or feature."""
 
 
 def match_maps(
@@ -52,8 +53,8 @@ def match_maps(
         feature = _tensor(read("feature"))
         maps = [feature_probabilities(feature, points, target_frame=target, params=matching) for target in targets]
     else:
-        query, key = _tensor(read("query")), _tensor(read("key"))
-        maps = [match_probabilities(query, key, points, target_frame=target, params=matching) for target in targets]
+        (query, key), own = pair_of_kind(lambda entry: _tensor(read(entry)), kind, params=matching)
+        maps = [match_probabilities(query, key, points, target_frame=target, params=own) for target in targets]
     best = torch.stack([top_matches(of_frame, k=1).points_xy_token[:, 0] for of_frame in maps])
     return torch.stack(maps).numpy(), token_to_px(best, stride_px=stride_px).numpy()
 
@@ -79,7 +80,8 @@ def matched_positions(
     if kind == "feature":
         matches = match_features(_tensor(read("feature")), points, params=matching)
     else:
-        matches = match_points(_tensor(read("query")), _tensor(read("key")), points, params=matching)
+        (query, key), own = pair_of_kind(lambda entry: _tensor(read(entry)), kind, params=matching)
+        matches = match_points(query, key, points, params=own)
     return tokens_to_points(matches.points_xy_token, stride_px=stride_px, params=matching).numpy()
 
 

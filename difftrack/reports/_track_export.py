@@ -19,7 +19,7 @@ from difftrack.reports._overlay import drawn_frames, side_by_side, with_legend
 from difftrack.reports._params import OverlayParams
 from difftrack.tracking import PredictedTracks, write_predictions
 
-__all__ = ["ExportedVideo", "Provenance", "export_name", "export_tracks", "export_tracks_table"]
+__all__ = ["ExportedVideo", "Provenance", "export_name", "export_tracks", "export_tracks_table", "package_version"]
 
 _ENDINGS = ("tracks.npz", "tracks.csv", "overlay.mp4")
 _SOURCE = "source_sha256"
@@ -59,7 +59,7 @@ class Provenance:
             "fps": np.asarray(self.fps),
             "size": np.asarray(self.size, dtype=np.int64),
             "video_frames": np.asarray(self.video_frames, dtype=np.int64),
-            "version": np.asarray(_version()),
+            "version": np.asarray(package_version()),
         }
 
 
@@ -193,7 +193,8 @@ def export_tracks_table(path: Path, tracks: PredictedTracks) -> None:
             writer.writerow([frame, point, x, y, int(visible), float(tracks.confidence[frame, point])])
 
 
-def _version() -> str:
+def package_version() -> str:
+    """This package's version; `unknown` in a checkout that is not installed."""
     try:
         return version("difftrack-video")
     except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""The descriptor store: zarr v3 groups that are checksummed, labelled and resumable; it needs no torch.
+"""The descriptor store: zarr v3 groups that are checksummed, labelled and resumable; it does not need torch.
 
-`torch_dataset.DescriptorDataset` serves the same store to a DataLoader and has to be imported by that name.
+`torch_dataset.DescriptorDataset` reads the same store in a DataLoader; import it by this name.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
-"""Codecs of the stored chunks: their zarr v3 description, the encoder and the decoder.
+"""Codecs of the stored chunks: zarr v3 metadata, encoder and decoder.
 
-Every chunk ends in a CRC-32C of its compressed bytes, whatever the codec.
+With every codec, a chunk ends with a CRC-32C of its compressed bytes.
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ from difftrack.store._params import CodecName
 __all__ = ["CHECKSUM_BYTES", "check_decoded_size", "decode_into", "encode", "zarr_codecs"]
 
 BLOSC_BLOCK_BYTES = 1 << 20
-"""Blosc's own choice of block is smaller and halves what byte shuffling gains."""
+"""Blosc's block size in bytes; its smaller default halves the gain of byte shuffling."""
 
 BLOSC_SIZE = slice(4, 8)
-"""Where a Blosc chunk says, as a little-endian number, how many bytes it decodes to."""
+"""Position of the decoded size, a little-endian number, in a Blosc chunk."""
 
 MOST_ZSTD_RATIO = 1 << 16
-"""Zstandard makes no block of 128 KiB smaller than some bytes."""
+"""Upper bound of Zstandard's compression ratio: a block of 128 KiB always takes a few bytes."""
 
 CHECKSUM_BYTES = 4
-"""Of a CRC-32C."""
+"""Size of a CRC-32C."""
 
 _BLOSC: Mapping[str, tuple[Literal["zstd", "lz4"], Literal["shuffle", "bitshuffle"]]] = {
     "blosc-zstd": ("zstd", "shuffle"),
     "blosc-lz4": ("lz4", "bitshuffle"),
 }
-"""Compressor and shuffle of the codecs that are Blosc's."""
+"""Blosc codecs: name -> compressor and shuffle."""
 
 _SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
@@ -39,7 +39,7 @@ _DECODERS = {"blosc-zstd": Blosc(), "blosc-lz4": Blosc(), "zstd": Zstd()}
 
 
 def zarr_codecs(name: CodecName, level: int, itemsize: int) -> list[Any]:
-    """The compressors of a zarr array: the named codec, then the checksum."""
+    """Return the compressors of a zarr array: the named codec, then the checksum."""
     from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec  # reading needs no zarr
 
     if name == "none":
@@ -52,7 +52,7 @@ def zarr_codecs(name: CodecName, level: int, itemsize: int) -> list[Any]:
 
 
 def encode(name: CodecName, level: int, chunk: Num[np.ndarray, "*chunk"]) -> bytes:
-    """Encode one chunk, without its checksum, to the bytes that `zarr_codecs` would give."""
+    """Encode one chunk, without its checksum, to the same bytes as `zarr_codecs`."""
     if name == "none":
         return chunk.tobytes()
     if name == "zstd":
@@ -62,10 +62,10 @@ def encode(name: CodecName, level: int, chunk: Num[np.ndarray, "*chunk"]) -> byt
 
 
 def check_decoded_size(name: CodecName, content: UInt8[np.ndarray, " byte"], num_bytes: int) -> None:
-    """Refuse a chunk that cannot decode to `num_bytes`, before memory is taken for them.
+    """Check that a chunk decodes to `num_bytes` before memory is allocated.
 
     Raises:
-        ValueError: it decodes to another number of bytes.
+        ValueError: the chunk decodes to another number of bytes.
     """
     if name == "none":
         found = content.size
@@ -74,19 +74,19 @@ def check_decoded_size(name: CodecName, content: UInt8[np.ndarray, " byte"], num
     else:
         found = int.from_bytes(content[BLOSC_SIZE].tobytes(), "little")
     if found != num_bytes:
-        raise ValueError(f"chunk of {found} bytes; {num_bytes} wanted")
+        raise ValueError(f"a chunk has {found} bytes; expected {num_bytes}")
 
 
 def decode_into(name: CodecName, content: UInt8[np.ndarray, " byte"], out: UInt8[np.ndarray, " value_byte"]) -> None:
-    """Decode one chunk, its checksum already removed.
+    """Decode one chunk whose checksum has been removed.
 
     Raises:
-        ValueError: the content is not such a chunk, or not of the size of `out`.
-        RuntimeError: likewise, as the codec library says it.
+        ValueError: the content is not such a chunk, or its size differs from that of `out`.
+        RuntimeError: the same, raised by the codec library.
     """
     if name != "none":
         _DECODERS[name].decode(content, out=out)
     elif content.size == out.size:
         out[:] = content
     else:
-        raise ValueError(f"chunk of {content.size} bytes; {out.size} wanted")
+        raise ValueError(f"a chunk has {content.size} bytes; expected {out.size}")

@@ -1,4 +1,4 @@
-"""How much a group will take, how well it compresses, and whether there is room for it."""
+"""Estimate the size and compression of groups, and check the free space."""
 
 import math
 import time
@@ -19,37 +19,37 @@ from difftrack.store._verify import group_names
 __all__ = ["check_space", "free_bytes", "measured_ratio", "planned_bytes", "stored_bytes", "trial_encoding"]
 
 SAMPLED_SHARDS = 64
-"""Enough for a ratio; layers differ by a tenth or so."""
+"""Number of shards used to measure a ratio; layers differ by about a tenth."""
 
 
 def planned_bytes(spec: DescriptorSpec, params: StoreParams | None = None) -> int:
-    """Bytes of a group's shards before compression, checksums and indices included; an upper bound in practice.
+    """Return the size of a group's shards before compression, with checksums and indices; in practice an upper bound.
 
-    What compression leaves depends on the values: `measured_ratio`, and docs/store.md for ratios on record.
+    The compressed size depends on the values: see `measured_ratio`, and docs/store.md for recorded ratios.
     """
     return sum(map(_raw_bytes, array_layouts(spec, params or StoreParams()))) * len(spec.units)
 
 
 def free_bytes(root: StorePath) -> int | None:
-    """Free space where a store lies or will lie; None where that has no meaning, as in a bucket."""
+    """Return the free space at a store's location; None where that is undefined, as in a bucket."""
     return open_files(root).free_bytes()
 
 
 def stored_bytes(root: StorePath, groups: Iterable[str] = ("",)) -> int:
-    """Bytes of all files below a store, or below some of its groups; 0 where there is none."""
+    """Return the size of all files in a store, or in some of its groups; 0 if there are none."""
     files = open_files(root)
     return sum(files.size(group) for group in groups)
 
 
 def measured_ratio(root: StorePath, params: StoreParams) -> float | None:
-    """Bytes before compression per stored byte, of shards that lie in a store already.
+    """Measure the compression ratio, bytes before compression per stored byte, of a store's shards.
 
     Args:
         root: The store.
-        params: Only groups that are stored so count.
+        params: Only groups stored with these params count.
 
     Returns:
-        The ratio, or None where the store has no such shard.
+        The ratio; None if the store has no such shard.
     """
     files = open_files(root)
     sizes = list(islice(_shard_sizes(files, params), SAMPLED_SHARDS))
@@ -59,18 +59,18 @@ def measured_ratio(root: StorePath, params: StoreParams) -> float | None:
 def trial_encoding(
     spec: DescriptorSpec, params: StoreParams, values: Mapping[str, Num[np.ndarray, "..."]]
 ) -> tuple[float, float]:
-    """Encode one unit and write it nowhere.
+    """Encode one unit without writing it, to measure compression.
 
     Args:
-        spec: Of its group.
-        params: How it would be stored.
-        values: As for `GroupWriter.write`.
+        spec: Spec of the group.
+        params: Format of the store.
+        values: See `GroupWriter.write`.
 
     Returns:
-        Bytes before compression per stored byte, and bytes before compression encoded per second by one thread.
+        Bytes before compression per stored byte, and bytes before compression that one thread encodes per second.
 
     Raises:
-        ValueError: a value cannot be stored so.
+        ValueError: a value cannot be stored in this format.
     """
     from difftrack.store._encoder import encode_shard
     from difftrack.store._encodings import encoding_of
@@ -90,40 +90,40 @@ def trial_encoding(
 def check_space(
     root: StorePath, num_bytes: int, *, max_bytes: int | float, expected_bytes: float | None = None
 ) -> None:
-    """Refuse work whose result would not fit.
+    """Check that planned data fits.
 
     Args:
-        root: Where the store lies or will lie.
-        num_bytes: What is still to be written, before compression.
-        max_bytes: The limit that params.yaml sets on it.
-        expected_bytes: What that will take on disk; by default as much.
+        root: Location of the store.
+        num_bytes: Planned bytes before compression.
+        max_bytes: The limit in params.yaml.
+        expected_bytes: Expected bytes on disk; `num_bytes` by default.
 
     Raises:
-        StoreError: `num_bytes` exceeds the limit, or what it will take the free space.
+        StoreError: `num_bytes` exceeds the limit, or the expected bytes exceed the free space.
     """
     files = open_files(root)
     remedy = "keep fewer extract.layers, extract.steps or extract.descriptors"
     if num_bytes > max_bytes:
         raise StoreError(
             f"{files.path('')}: {num_bytes / 1e9:.3g} GB planned, extract.max_bytes allows {max_bytes / 1e9:.3g} GB;"
-            f" {remedy}, or raise it"
+            f" {remedy}, or raise the limit"
         )
     free, expected = files.free_bytes(), num_bytes if expected_bytes is None else expected_bytes
     if free is not None and expected > free:
-        raise StoreError(f"{files.path('')}: {expected / 1e9:.3g} GB planned, {free / 1e9:.3g} GB free; {remedy}")
+        raise StoreError(f"{files.path('')}: {expected / 1e9:.3g} GB planned, but {free / 1e9:.3g} GB free; {remedy}")
 
 
 def _raw_bytes(layout: ArrayLayout) -> int:
-    """Of one shard without compression."""
+    """Return the size of one shard without compression."""
     return math.prod(layout.shard_shape) * np.dtype(layout.dtype).itemsize + 20 * layout.num_chunks + 4
 
 
 def _shard_sizes(files: Files, params: StoreParams) -> Iterator[tuple[int, int]]:
-    """Bytes before compression and stored bytes of each shard that is there."""
+    """Yield the bytes before compression and the stored bytes of each existing shard."""
     for group in group_names(files, SCHEMA):
         try:
             found = read_schema(files, group)
-        except StoreError:  # measured is what can be read
+        except StoreError:  # only readable groups are measured
             continue
         if found is None or found[1].params != params:
             continue

@@ -1,8 +1,8 @@
-"""Writing one shard: the bytes that zarr itself would write, made in the calling thread.
+"""Encode one shard in the calling thread, to the same bytes that zarr writes.
 
-zarr-python 3.1 passes every chunk of a process through one event loop, behind which writers queue and which takes the
-interpreter from whatever launches a GPU's work; and it reads a shard before it overwrites one, so that it cannot
-replace a damaged one. The tests hold this module to zarr's own bytes, codec by codec.
+zarr-python 3.1 passes every chunk of a process through one event loop. Writers wait for this loop, and it takes the
+interpreter from the thread that launches GPU work. zarr also reads a shard before overwriting it, so it cannot replace
+a damaged shard. Tests compare this module's bytes with zarr's for every codec.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from difftrack.store._spec import ArrayLayout
 
 __all__ = ["encode_chunk", "encode_shard", "join_chunks"]
 
-# Blosc's own threads finish their blocks in any order, and so would a file's bytes be.
+# Blosc's threads finish blocks in any order, which would make a file's bytes depend on timing.
 numcodecs.blosc.use_threads = False
 
 
 def encode_shard(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"]) -> list[bytes]:
-    """Encode one unit: each chunk and its checksum, then the index; `_shards` reads what they make together.
+    """Encode one unit to the parts of a shard: each chunk and its checksum, then the index; `_shards` reads it.
 
     Args:
-        layout: The array that the shard belongs to.
-        numbers: Of `layout.shape` and `layout.dtype`.
+        layout: The array that contains the shard.
+        numbers: Stored values, with `layout.shape` and `layout.dtype`.
     """
     return join_chunks([encode_chunk(layout, numbers, index) for index in range(layout.num_chunks)])
 
 
 def encode_chunk(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"], index: int) -> tuple[bytes, bytes]:
-    """Encode one of a unit's chunks, and give its checksum; the interpreter is free while it is compressed."""
+    """Encode one chunk of a unit and compute its checksum; compression releases the interpreter lock."""
     chunk = np.empty(layout.chunk_shape, np.dtype(layout.dtype).newbyteorder("<"))
     if layout.frames_per_chunk is None:
         chunk[...] = numbers
@@ -46,7 +46,7 @@ def encode_chunk(layout: ArrayLayout, numbers: Num[np.ndarray, "*unit"], index: 
 
 
 def join_chunks(chunks: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    """Lay the chunks of one array's unit one behind the other, and the index of where they are behind them."""
+    """Return the parts of a shard: the chunks of one unit, followed by their index."""
     ends = np.cumsum([0, *(len(encoded) + CHECKSUM_BYTES for encoded, _ in chunks)])
     table = np.stack([ends[:-1], np.diff(ends)], axis=1).astype("<u8").tobytes()
     return [*chain.from_iterable(chunks), table, _checksum(table)]

@@ -1,11 +1,11 @@
-"""The exceptions of the store."""
+"""Exceptions of the store."""
 
 __all__ = ["IrregularFileError", "StoreError"]
 
 
 class StoreError(ValueError):
-    """Something stored is missing, damaged, of other parameters, or cannot be stored; the message names it."""
+    """Stored data is missing, damaged or has other params, or data cannot be stored; the message names it."""
 
 
 class IrregularFileError(StoreError):
-    """A file is of a kind, of a size or in a place in which no file of a store is; other files may be sound."""
+    """A file has a kind, size or place that no file of a store has; other files may still be valid."""

@@ -1,13 +1,13 @@
-"""A part of one group as a file for a colleague, and back into a store.
+"""Export a part of one group to a file, and import it into a store.
 
-| file | holds | opened by |
+| file | contents | opened by |
 | --- | --- | --- |
-| `.zarr` | a store of that one group, checksums and all | `open_store`, stock xarray and zarr |
+| `.zarr` | a store with only this group, including checksums | `open_store`, xarray and zarr |
 | `.safetensors` | one tensor per entry, [step, layer, *unit], float16 or float32 | safetensors, with or without torch |
-| `.nc` | the same as float32 variables with labels (NetCDF 3, which knows no float16) | xarray, Matlab, R |
+| `.nc` | the same as float32 variables with labels (NetCDF 3, which has no float16) | xarray, Matlab, R |
 
-Each carries the whole header: spec, params, and by what the values were made. A part is the group that an extraction of
-these steps, layers, heads and kinds alone would have written, and an import restores it bit for bit.
+Each file contains the whole header: spec, params, and how the values were made. A part equals the group that an
+extraction of only these steps, layers, heads and kinds would write, and an import restores it bit for bit.
 """
 
 import json
@@ -36,13 +36,13 @@ from difftrack.store._writer import create_group
 __all__ = ["FORMATS", "export_group", "import_group", "part_bytes"]
 
 FORMATS = (".nc", ".zarr", ".safetensors")
-"""Suffixes of what `export_group` writes."""
+"""File suffixes that `export_group` supports."""
 
 MAX_NETCDF_BYTES = (1 << 31) - 4
-"""Most bytes of a variable of NetCDF 3."""
+"""Maximum size of a NetCDF 3 variable in bytes."""
 
 _KEY = "difftrack"
-"""Attribute, or entry of the metadata, that holds the header as JSON."""
+"""Attribute or metadata entry that contains the header as JSON."""
 
 _VERSION = 1
 
@@ -58,7 +58,7 @@ class _Part:
     made_by: Mapping[str, Any] | None = None
 
     def to_text(self) -> str:
-        """The header as JSON; the same part gives the same text."""
+        """Return the header as JSON; the same part gives the same text."""
         content = {
             "version": self.version,
             "group": self.group,
@@ -70,25 +70,25 @@ class _Part:
 
     @classmethod
     def from_text(cls, text: object, file: Path) -> "_Part":
-        """Read a header.
+        """Parse a header.
 
         Raises:
-            StoreError: it is none, or of another version.
+            StoreError: the text is not a header, or has another version.
         """
-        wanted = "wanted: a file that `difftrack export` wrote"
+        expected = "expected a file from `difftrack export`"
         if not isinstance(text, str):
-            raise StoreError(f"{file} carries no header of a group; {wanted}")
+            raise StoreError(f"{file} contains no header of a group; {expected}")
         try:
             part = parse(cls, parse_json(text.encode()), "header", file=file)
         except (ParamsError, ValueError) as error:
-            raise StoreError(f"{file} carries a damaged header: {error}; {wanted}") from error
+            raise StoreError(f"{file} contains a damaged header: {error}; {expected}") from error
         if part.version != _VERSION:
-            raise StoreError(f"{file} is of version {part.version}; this program reads {_VERSION}")
+            raise StoreError(f"{file} has version {part.version}; this program reads version {_VERSION}")
         return part
 
 
 def part_bytes(spec: DescriptorSpec, suffix: str) -> int:
-    """Bytes of a part's values as a file of this suffix holds them, before compression."""
+    """Return the size of a part's values in a file with this suffix, before compression."""
     width = 4 if suffix == ".nc" else 2
     return len(spec.units) * sum(int(np.prod(spec.entry_shape(entry))) * width for entry in spec.entries)
 
@@ -104,30 +104,30 @@ def export_group(
     kinds: Sequence[str] | None = None,
     force: bool = False,
 ) -> DescriptorSpec:
-    """Write a part of a group as one file, or as a zarr folder.
+    """Export a part of a group to a file or a zarr folder.
 
     Args:
-        store: Where the group lies.
-        group: Its name, as `clip_group` gives it.
-        file: What to write, ending in `.nc`, `.zarr` or `.safetensors`.
-        steps: These only, in the group's order; all by default, and so for what follows.
-        layers: These layers only.
-        heads: These heads only.
-        kinds: Of query, key and feature, these only.
-        force: Replace a file that is there already; a folder never is.
+        store: The store.
+        group: Name of the group, from `clip_group`.
+        file: Target path, ending in `.nc`, `.zarr` or `.safetensors`.
+        steps: Steps to export, in the group's order; None exports all.
+        layers: Layers to export; None exports all.
+        heads: Heads to export; None exports all.
+        kinds: Kinds to export (query, key, feature); None exports all.
+        force: Replace an existing file; a folder is never replaced.
 
     Returns:
-        What the file holds.
+        The spec of the exported part.
 
     Raises:
-        StoreError: the group is unknown or damaged, it lacks what is asked for, the suffix is another one, something
-            lies there already, or the format cannot hold so much.
+        StoreError: the group is unknown, damaged or lacks a requested part, the suffix is unsupported, the target
+            exists, or the part is too large for the format.
     """
     target = Path(file)
     if target.suffix not in FORMATS:
-        raise StoreError(f"{target} ends in {target.suffix or 'nothing'}; wanted: {', '.join(FORMATS)}")
+        raise StoreError(f"{target} has the suffix {target.suffix or 'none'}; use one of {', '.join(FORMATS)}")
     if target.exists() and (target.is_dir() or not force):
-        raise StoreError(f"{target} is there already; name another file{'' if target.is_dir() else ', or say --force'}")
+        raise StoreError(f"{target} already exists; choose another file{'' if target.is_dir() else ', or use --force'}")
     whole = store.spec(group)
     spec = _narrowed(whole, group, steps=steps, layers=layers, heads=heads, kinds=kinds)
     part = _Part(_VERSION, group, spec, store.params(group), _made_by(store, group))
@@ -136,7 +136,7 @@ def export_group(
         _write_store(target, part, _units(store, group, whole, spec))
         return spec
     _check_memory(target, part_bytes(spec, target.suffix))
-    with _in_one_step(target) as partial:
+    with _atomic_write(target) as partial:
         (_write_netcdf if target.suffix == ".nc" else _write_safetensors)(
             partial, part, _stacked(store, group, whole, spec)
         )
@@ -144,26 +144,26 @@ def export_group(
 
 
 def import_group(file: StorePath, root: StorePath, *, group: str | None = None, force: bool = False) -> str:
-    """Write what `export_group` exported into a store, as the group that it is a part of.
+    """Import a file from `export_group` into a store as a group.
 
     Args:
         file: The exported file or zarr folder.
-        root: The store; created where it does not exist.
-        group: Name of the group there; by default the one that it had.
-        force: Replace a group of other contents.
+        root: The store; created if missing.
+        group: Name of the group in the store; its original name by default.
+        force: Replace an existing group with other contents.
 
     Returns:
         The group's name.
 
     Raises:
-        StoreError: the file is none that `export_group` wrote, or it is damaged, or the store holds another group of
-            that name.
+        StoreError: the file is not from `export_group`, or is damaged, or the store contains another group of that
+            name.
     """
     source = Path(file)
     if source.suffix not in FORMATS:
-        raise StoreError(f"{source} ends in {source.suffix or 'nothing'}; wanted: {', '.join(FORMATS)}")
+        raise StoreError(f"{source} has the suffix {source.suffix or 'none'}; use one of {', '.join(FORMATS)}")
     if not source.exists():
-        raise StoreError(f"there is no {source}")
+        raise StoreError(f"{source} does not exist")
     if source.suffix == ".zarr":
         part, units = _read_store(source)
     else:
@@ -174,10 +174,10 @@ def import_group(file: StorePath, root: StorePath, *, group: str | None = None, 
         root, name, part.spec, params=part.params, made_by=part.made_by, replace=force, wait_s=0.0
     ) as writer:
         missing = set(writer.missing())
-        for (step, layer), of_unit in units:
+        for (step, layer), unit_values in units:
             if (step, layer) in missing:
-                _check_exact(source, part, step, layer, of_unit)
-                writer.write(step, layer, of_unit)
+                _check_exact(source, part, step, layer, unit_values)
+                writer.write(step, layer, unit_values)
         writer.finish()
     return name
 
@@ -195,15 +195,15 @@ def _narrowed(
     heads: Sequence[int] | None,
     kinds: Sequence[str] | None,
 ) -> DescriptorSpec:
-    """The spec of a part; labels stay in the group's order."""
+    """Return the spec of a part; labels keep the group's order."""
     chosen: dict[str, Any] = {}
-    for name, wanted in (("steps", steps), ("layers", layers), ("heads", heads), ("kinds", kinds)):
-        there = getattr(spec, name)
-        if wanted is None:
+    for name, requested in (("steps", steps), ("layers", layers), ("heads", heads), ("kinds", kinds)):
+        available = getattr(spec, name)
+        if requested is None:
             continue
-        if lacking := [label for label in wanted if label not in there]:
-            raise StoreError(f"{group} has no {name[:-1]} {lacking[0]}; there are {', '.join(map(str, there))}")
-        chosen[name] = tuple(label for label in there if label in wanted)
+        if missing := [label for label in requested if label not in available]:
+            raise StoreError(f"{group} has no {name[:-1]} {missing[0]}; there are {', '.join(map(str, available))}")
+        chosen[name] = tuple(label for label in available if label in requested)
     if "steps" in chosen:
         chosen["timesteps"] = tuple(spec.timesteps[spec.steps.index(step)] for step in chosen["steps"])
     try:
@@ -213,14 +213,14 @@ def _narrowed(
 
 
 def _check_memory(target: Path, num_bytes: int) -> None:
-    """Refuse a file that is made in memory where half of what is free would not hold it."""
+    """Check that a file that is built in memory needs at most half of the free memory."""
     import psutil
 
     free = psutil.virtual_memory().available
     if num_bytes > free // 2:
         raise StoreError(
-            f"{target} would hold {num_bytes / 1e9:.1f} GB, which is made in memory, of which {free / 1e9:.1f} GB are "
-            "free; take fewer steps, layers or heads, or export to .zarr, which is written piece by piece"
+            f"{target} needs {num_bytes / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free; "
+            "export fewer steps, layers or heads, or export to .zarr, which is written unit by unit"
         )
 
 
@@ -231,7 +231,7 @@ def _made_by(store: Store, group: str) -> Mapping[str, Any] | None:
 
 
 def _units(store: Store, group: str, whole: DescriptorSpec, spec: DescriptorSpec) -> Iterator[Unit]:
-    """The units of a part, one after the other."""
+    """Yield the units of a part."""
     heads = [whole.heads.index(head) for head in spec.heads]
     for step, layer in spec.units:
         read = {entry: store.sel(clip=group, step=step, layer=layer, kind=entry) for entry in spec.entries}
@@ -241,26 +241,26 @@ def _units(store: Store, group: str, whole: DescriptorSpec, spec: DescriptorSpec
 def _stacked(
     store: Store, group: str, whole: DescriptorSpec, spec: DescriptorSpec
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """A part in memory: [step, layer, *unit] by entry."""
+    """Read a part into memory: entry -> [step, layer, *unit]."""
     found: dict[str, Float[np.ndarray, ...]] = {}
     for number, (_, values) in enumerate(_units(store, group, whole, spec)):
-        for entry, of_unit in values.items():
+        for entry, unit_values in values.items():
             if entry not in found:
-                found[entry] = np.empty((len(spec.units), *of_unit.shape), of_unit.dtype)
-            found[entry][number] = of_unit
+                found[entry] = np.empty((len(spec.units), *unit_values.shape), unit_values.dtype)
+            found[entry][number] = unit_values
     axes = (len(spec.steps), len(spec.layers))
     return {entry: values.reshape(*axes, *values.shape[1:]) for entry, values in found.items()}
 
 
 def _unstacked(source: Path, part: _Part, values: Mapping[str, Float[np.ndarray, "..."]]) -> Iterator[Unit]:
-    """The units of a file, once the shapes of its arrays are those of its header."""
+    """Yield the units of a file, after checking the shapes of its arrays."""
     spec = part.spec
     for entry in spec.entries:
         shape = (len(spec.steps), len(spec.layers), *spec.entry_shape(entry))
-        there = values[entry].shape if entry in values else None
-        if there != shape:
+        found = values[entry].shape if entry in values else None
+        if found != shape:
             raise StoreError(
-                f"{source}: {entry} is {'missing' if there is None else list(there)}; wanted {list(shape)}"
+                f"{source}: {entry} is {'missing' if found is None else list(found)}; expected {list(shape)}"
             )
     for row, step in enumerate(spec.steps):
         for col, layer in enumerate(spec.layers):
@@ -268,17 +268,17 @@ def _unstacked(source: Path, part: _Part, values: Mapping[str, Float[np.ndarray,
 
 
 def _check_exact(source: Path, part: _Part, step: int, layer: int, values: Mapping[str, Any]) -> None:
-    """Refuse values that the store would not give back as they are."""
+    """Check that the store would return the values unchanged."""
     encoding = encoding_of(part.params.dtype)
-    for entry, of_entry in values.items():
+    for entry, entry_values in values.items():
         try:
-            read = encoding.decode(*encoding.encode(of_entry))
+            read = encoding.decode(*encoding.encode(entry_values))
         except ValueError as error:
             raise StoreError(f"{source}: {entry} of step {step}, layer {layer}: {error}") from error
-        if not np.array_equal(read, of_entry):
+        if not np.array_equal(read, entry_values):
             raise StoreError(
-                f"{source}: {entry} of step {step}, layer {layer} holds values that {part.params.dtype} would change; "
-                "the file was changed since its export"
+                f"{source}: {entry} of step {step}, layer {layer} contains values that {part.params.dtype} cannot "
+                "represent; the file was changed after its export, so export it again"
             )
 
 
@@ -296,7 +296,7 @@ def _read_store(source: Path) -> tuple[_Part, Iterator[Unit]]:
     store = open_store(source)
     groups = store.groups()
     if len(groups) != 1:
-        raise StoreError(f"{source} holds {len(groups)} groups; wanted: one, as `difftrack export` writes")
+        raise StoreError(f"{source} contains {len(groups)} groups; expected one, as written by `difftrack export`")
     spec = store.spec(groups[0])
     part = _Part(_VERSION, groups[0], spec, store.params(groups[0]), _made_by(store, groups[0]))
     return part, _units(store, groups[0], spec, spec)
@@ -306,7 +306,7 @@ def _write_safetensors(target: Path, part: _Part, values: Mapping[str, Float[np.
     from safetensors.numpy import save_file
 
     save_file(
-        {entry: np.ascontiguousarray(of_entry) for entry, of_entry in values.items()},
+        {entry: np.ascontiguousarray(entry_values) for entry, entry_values in values.items()},
         target,
         metadata={_KEY: part.to_text()},
     )
@@ -320,7 +320,7 @@ def _read_safetensors(source: Path) -> tuple[_Part, dict[str, Float[np.ndarray, 
             part = _Part.from_text((file.metadata() or {}).get(_KEY), source)
             return part, {name: file.get_tensor(name) for name in file.keys() if name in part.spec.entries}  # noqa: SIM118
     except SafetensorError as error:
-        raise StoreError(f"{source} is no whole safetensors file: {error}") from error
+        raise StoreError(f"{source} is not a complete safetensors file: {error}") from error
 
 
 def _write_netcdf(target: Path, part: _Part, values: Mapping[str, Float[np.ndarray, "..."]]) -> None:
@@ -330,13 +330,13 @@ def _write_netcdf(target: Path, part: _Part, values: Mapping[str, Float[np.ndarr
 
     layouts = GroupSchema(part.spec, part.params).layouts
     variables: dict[str, Any] = {}
-    for entry, of_entry in values.items():
-        if of_entry.size * 4 > MAX_NETCDF_BYTES:
+    for entry, entry_values in values.items():
+        if entry_values.size * 4 > MAX_NETCDF_BYTES:
             raise StoreError(
-                f"{entry} takes {of_entry.size * 4} bytes, and a variable of NetCDF 3 holds {MAX_NETCDF_BYTES}; "
-                "take fewer steps, layers or heads, or export to .zarr"
+                f"{entry} takes {entry_values.size * 4} bytes, but a NetCDF 3 variable has at most {MAX_NETCDF_BYTES}; "
+                "export fewer steps, layers or heads, or export to .zarr"
             )
-        variables[entry] = (("step", "layer", *layouts[entry].axes), of_entry.astype(np.float32))
+        variables[entry] = (("step", "layer", *layouts[entry].axes), entry_values.astype(np.float32))
     labels = coordinates(part.spec)
     mask = labels.pop("text_mask", None)
     if mask is not None:
@@ -351,7 +351,7 @@ def _read_netcdf(source: Path) -> tuple[_Part, dict[str, Float[np.ndarray, "..."
     try:
         dataset = xr.load_dataset(source, engine="scipy")
     except (ValueError, TypeError, OSError, IndexError, KeyError, MemoryError) as error:
-        raise StoreError(f"{source} is no whole file of NetCDF 3: {error}") from error
+        raise StoreError(f"{source} is not a complete NetCDF 3 file: {error}") from error
     part = _Part.from_text(dataset.attrs.get(_KEY), source)
     kept = {str(name): dataset[name].values for name in dataset.data_vars if name in part.spec.entries}
     dtype = encoding_of(part.params.dtype).read_as
@@ -359,11 +359,11 @@ def _read_netcdf(source: Path) -> tuple[_Part, dict[str, Float[np.ndarray, "..."
 
 
 @contextmanager
-def _in_one_step(target: Path) -> Iterator[Path]:
-    """Give a path beside a file that takes its place once it is whole."""
+def _atomic_write(target: Path) -> Iterator[Path]:
+    """Yield a temporary path, which replaces the target when it is complete."""
     partial = target.with_name(f".{target.name}.{uuid4().hex}.partial{target.suffix}")
     try:
         yield partial
-        os.replace(partial, target)  # noqa: PTH105 - pathlib's way gives another name
+        os.replace(partial, target)  # noqa: PTH105 - os.replace works with both paths
     finally:
         partial.unlink(missing_ok=True)

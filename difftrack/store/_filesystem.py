@@ -1,7 +1,7 @@
-"""Files under one root, on a local disk or behind an fsspec URL.
+"""Access files in one root folder, on a local disk or behind an fsspec URL.
 
-Keys are relative paths with forward slashes. A local write goes to a `.partial` file beside its target and is renamed,
-so that a reader sees the old file or the new one; an object store's put has the same property by itself.
+Keys are relative paths with forward slashes. A local write creates a `.partial` file beside its target and renames it,
+so a reader sees either the old or the new file. An object store's put is atomic by itself.
 """
 
 import os
@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,43 +26,46 @@ from difftrack.store._errors import IrregularFileError, StoreError
 __all__ = ["Blob", "Files", "StorePath", "open_files"]
 
 StorePath = str | os.PathLike[str]
-"""A directory, or a URL that fsspec understands (`s3://bucket/prefix`, `memory://name`)."""
+"""A directory, or a URL that fsspec supports (`s3://bucket/prefix`, `memory://name`)."""
 
 ABANDONED_AFTER_S = 3600.0
-"""A `.partial` file this old belongs to no running writer: one is written in seconds."""
+"""Age in seconds at which a `.partial` file is considered abandoned; writing one takes seconds."""
 
 
 MAX_SMALL_BYTES = 4 << 30
-"""Most bytes of a file that is read whole: headers, labels, and the arrays of results."""
+"""Maximum size of a file that is read at once: headers, labels, and arrays of results."""
 
 _CONTENT_ADDRESSED = re.compile(r"/(files/md5/[0-9a-f]{2}/[0-9a-f]{30}|blobs/[0-9a-f]{40,64})$")
-"""Where DVC's cache and the Hugging Face cache keep the files that they link to."""
+"""Matches files in DVC's cache and the Hugging Face cache, which links may point to."""
 
 
 class Blob(ABC):
     """One open file."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
     @abstractmethod
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
-        """Yield the bytes of each (offset, length); an array is valid until the next one is asked for."""
+        """Yield the bytes of each (offset, length); an array is valid only until the next one is read.
+
+        Several threads may call this method on one file at once.
+        """
 
 
 class Files(ABC):
-    """Reading, atomic writing and listing below one root."""
+    """Reads, writes atomically and lists files in one root folder."""
 
     @abstractmethod
     def path(self, key: str) -> str:
-        """The full path or URL of a key, for messages."""
+        """Return the full path or URL of a key, for messages."""
 
     @abstractmethod
     def read(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Read whole files; those that do not exist are left out.
+        """Read whole files; files that do not exist are left out.
 
         Raises:
-            StoreError: one cannot be read, is no regular file, lies outside the root, or is too large.
+            StoreError: a file cannot be read, is not regular, lies outside the root, or is too large.
         """
 
     @abstractmethod
@@ -69,66 +73,68 @@ class Files(ABC):
         """Open one file for reading.
 
         Raises:
-            FileNotFoundError: there is none.
-            StoreError: it cannot be read, is no regular file, or lies outside the root.
+            FileNotFoundError: the file does not exist.
+            StoreError: the file cannot be read, is not regular, or lies outside the root.
         """
 
     @abstractmethod
     def write(self, key: str, *parts: bytes) -> None:
-        """Create or replace one file, made of `parts` one behind the other, in one step."""
+        """Atomically create or replace a file with the concatenation of `parts`."""
 
     @abstractmethod
     def create(self, key: str, content: bytes) -> bool:
-        """Create a file where there is none, in one step, and say whether that was so."""
+        """Atomically create a file if it does not exist; return whether it was created."""
 
     @abstractmethod
     def remove(self, key: str) -> None:
-        """Remove a file, or a directory with all that is in it; nothing happens where there is none."""
+        """Remove a file, or a directory with its contents; does nothing if it does not exist."""
 
     @abstractmethod
     def remove_file(self, key: str) -> None:
-        """Remove a file that this process has made; nothing happens where there is none."""
+        """Remove a file made by this process; does nothing if it does not exist."""
 
     @abstractmethod
     def directories(self, key: str) -> list[str]:
-        """Names of the directories directly below `key`, sorted; empty where `key` does not exist.
+        """List the directories in `key`, sorted by name; empty if `key` does not exist.
 
-        Hidden ones are left out, and those that begin with two underscores: locks, and what other programs leave.
+        Hidden directories and names that begin with two underscores are left out: locks, and files of other programs.
         """
 
     @abstractmethod
     def identity(self, key: str) -> str:
-        """One text per directory, whatever links lead to it."""
+        """Return a string that identifies a directory independently of links."""
 
     @abstractmethod
     def size(self, key: str) -> int:
-        """Bytes of a file, or of all files in a directory; 0 where there is neither."""
+        """Return the size of a file, or of all files in a directory; 0 if it does not exist."""
 
     @abstractmethod
     def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
-        """Remove what killed writers left below `key`; with `abandoned_only` spare what may still be written."""
+        """Remove partial files of killed writers; `abandoned_only` keeps files that may still be written."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Free space where the root is or would be; None where that has no meaning."""
+        """Return the free space at the root's location; None where that is undefined."""
 
 
 class _LocalBlob(Blob):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._place = Lock()
         self.size = os.fstat(file.fileno()).st_size
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
-        # One scratch buffer for all ranges stays in the processor's cache.
+        # One buffer for all ranges stays in the processor's cache.
         scratch = np.empty(max((length for _, length in ranges), default=0), np.uint8)
         for offset, length in ranges:
-            self._file.seek(offset)
-            count = self._file.readinto(scratch[:length].data)  # type: ignore[attr-defined]
+            with self._place:
+                self._file.seek(offset)
+                count = self._file.readinto(scratch[:length].data)  # type: ignore[attr-defined]
             yield scratch[:count]
 
 
 class LocalFiles(Files):
-    """`Files` in a directory, which need not exist yet."""
+    """`Files` in a local directory, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -160,10 +166,10 @@ class LocalFiles(Files):
             yield _LocalBlob(file)
 
     def _inside(self, key: str) -> Path:
-        """The path of a file to read; a folder may be a link, a file only within the store or into a cache.
+        """Return the path of a file to read. Folders may be links; a file may only link into the store or a cache.
 
         Raises:
-            StoreError: the file is a link that leads elsewhere.
+            StoreError: the file is a link to another place.
         """
         path = self._root / key
         if not path.is_symlink():
@@ -173,9 +179,7 @@ class LocalFiles(Files):
         if not target.startswith(tuple(f"{folder}{os.sep}" for folder in inside)) and (
             _CONTENT_ADDRESSED.search(target) is None
         ):
-            raise IrregularFileError(
-                f"{path} is a link that leads out of the store, to {target}; put the file itself there"
-            )
+            raise IrregularFileError(f"{path} is a link to {target} outside the store; replace it with the file itself")
         return path
 
     def write(self, key: str, *parts: bytes) -> None:
@@ -200,14 +204,14 @@ class LocalFiles(Files):
         return True
 
     def local(self, key: str) -> Path:
-        """The path of a key, for libraries that take one."""
+        """Return the local path of a key."""
         return self._root / key
 
     def remove(self, key: str) -> None:
         """See `Files`."""
         path = self._root / key
         if key and not is_inside(path, self._root):
-            raise StoreError(f"{path} lies outside {self._root}, behind a link; it is not removed")
+            raise StoreError(f"{path} lies outside {self._root}, behind a link, and was not removed; remove the link")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -240,7 +244,7 @@ class LocalFiles(Files):
             try:
                 if partial.stat().st_mtime < newest:
                     partial.unlink()
-            except FileNotFoundError:  # its writer finished, or another process cleans up too
+            except FileNotFoundError:  # its writer finished, or another process removed it
                 continue
 
     def free_bytes(self) -> int | None:
@@ -250,11 +254,11 @@ class LocalFiles(Files):
 
 
 @contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Whatever the library behind a URL raises becomes one error of ours, but for what says that nothing is there.
+def _remote_errors(url: str) -> Iterator[None]:
+    """Convert any error of an fsspec library, except FileNotFoundError, to a StoreError.
 
     Raises:
-        StoreError: the library is missing, or has no answer.
+        StoreError: the library is missing, or the URL cannot be reached.
     """
     try:
         yield
@@ -268,25 +272,25 @@ def _reaching(url: str) -> Iterator[None]:
 class _RemoteBlob(Blob):
     def __init__(self, system: Any, path: str, url: str) -> None:  # noqa: ANN401
         self._system, self._path, self._url = system, path, url
-        with _reaching(url):
+        with _remote_errors(url):
             self.size = int(system.size(path))
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[UInt8[np.ndarray, " byte"]]:
         starts, ends = [offset for offset, _ in ranges], [offset + length for offset, length in ranges]
-        with _reaching(self._url):
+        with _remote_errors(self._url):
             contents = self._system.cat_ranges([self._path] * len(ranges), starts, ends, on_error="raise")
         for content in contents:
             yield np.frombuffer(content, np.uint8)
 
 
 class RemoteFiles(Files):
-    """`Files` below a URL."""
+    """`Files` behind a URL."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # only where a URL is used
+        import fsspec  # needed only for URLs
 
         self._url = url.rstrip("/")
-        with _reaching(self._url):
+        with _remote_errors(self._url):
             self._system, root = fsspec.url_to_fs(self._url)
         self._root = root.rstrip("/")
 
@@ -301,14 +305,14 @@ class RemoteFiles(Files):
         """See `Files`."""
         if not keys:
             return {}
-        with _reaching(self._url):
+        with _remote_errors(self._url):
             contents = self._system.cat([self._full(key) for key in keys], on_error="return")
         found = {}
         for key in keys:
             content = contents[self._full(key)]
             if isinstance(content, FileNotFoundError | IsADirectoryError):
                 continue
-            with _reaching(self.path(key)):
+            with _remote_errors(self.path(key)):
                 if isinstance(content, Exception):
                     raise content
             found[key] = content
@@ -321,12 +325,12 @@ class RemoteFiles(Files):
 
     def write(self, key: str, *parts: bytes) -> None:
         """See `Files`."""
-        with _reaching(self.path(key)):
+        with _remote_errors(self.path(key)):
             self._system.pipe_file(self._full(key), b"".join(parts))
 
     def create(self, key: str, content: bytes) -> bool:
-        """See `Files`; a file system that cannot put only where there is none puts always."""
-        with _reaching(self.path(key)):
+        """See `Files`; a file system without conditional put always writes and returns True."""
+        with _remote_errors(self.path(key)):
             try:
                 self._system.pipe_file(self._full(key), content, mode="create")
             except FileExistsError:
@@ -338,20 +342,20 @@ class RemoteFiles(Files):
     def remove(self, key: str) -> None:
         """See `Files`."""
         self._system.invalidate_cache()
-        with _reaching(self.path(key)):
+        with _remote_errors(self.path(key)):
             if self._system.exists(self._full(key)):
                 self._system.rm(self._full(key), recursive=True)
 
     def remove_file(self, key: str) -> None:
         """See `Files`."""
-        with suppress(FileNotFoundError), _reaching(self.path(key)):
+        with suppress(FileNotFoundError), _remote_errors(self.path(key)):
             self._system.rm_file(self._full(key))
 
     def directories(self, key: str) -> list[str]:
         """See `Files`."""
         self._system.invalidate_cache()
         try:
-            with _reaching(self.path(key)):
+            with _remote_errors(self.path(key)):
                 entries = self._system.ls(self._full(key), detail=True)
         except FileNotFoundError:
             return []
@@ -365,11 +369,11 @@ class RemoteFiles(Files):
     def size(self, key: str) -> int:
         """See `Files`."""
         self._system.invalidate_cache()
-        with _reaching(self.path(key)):
+        with _remote_errors(self.path(key)):
             return int(self._system.du(self._full(key))) if self._system.exists(self._full(key)) else 0
 
     def remove_partials(self, key: str, *, abandoned_only: bool) -> None:
-        """See `Files`; a put that was cut short leaves nothing."""
+        """See `Files`; an interrupted put leaves no file, so there is nothing to remove."""
 
     def free_bytes(self) -> int | None:
         """See `Files`."""
@@ -377,14 +381,14 @@ class RemoteFiles(Files):
 
 
 def _is_shown(name: str) -> bool:
-    """Whether a folder of this name may hold a group."""
+    """Whether a folder of this name may contain a group."""
     return not name.startswith((".", "__"))
 
 
 def open_files(root: StorePath) -> Files:
-    """Files below a local directory or an fsspec URL; nothing is created or read yet.
+    """Return the files in a local directory or behind an fsspec URL; nothing is created or read yet.
 
-    A URL may have gone through `Path`, which leaves one slash of two.
+    A URL that was converted to a `Path` has only one slash, which is repaired.
     """
     text = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])", r"\1://", os.fspath(root))
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))

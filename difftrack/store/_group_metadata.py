@@ -1,8 +1,8 @@
-"""The header of a group: one zarr.json whose attributes say what the group holds and prove that nothing was changed.
+"""The header of a group: a zarr.json whose attributes describe the group and prove its integrity.
 
-Its attributes hold `difftrack`: schema, contents, the SHA-256 of every small file of the group, whether the group is
-complete, the checksum of every chunk of its units once it is, and a checksum over all of that. A header may come from
-anywhere: it is parsed into typed fields within bounds before a file that it names is opened.
+Its attribute `difftrack` contains the schema, the contents, the SHA-256 of every small file, whether the group is
+complete, the checksums of all chunks of a complete group, and a checksum of all of that. A header may come from an
+untrusted source, so it is parsed into typed, bounded fields before any file named in it is opened.
 """
 
 import base64
@@ -39,24 +39,24 @@ __all__ = [
 PLAIN_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 
 CONSOLIDATED = "consolidated_metadata"
-"""What `zarr.consolidate_metadata` adds to a zarr.json: a copy of metadata, for zarr alone."""
+"""Key that `zarr.consolidate_metadata` adds to a zarr.json: a copy of metadata, used only by zarr."""
 
 MAX_HEADER_BYTES = 64 << 20
-"""Most bytes of a header; one of 30 layers, 50 steps and 13 chunks a unit has a third of a megabyte."""
+"""Maximum size of a header; with 30 layers, 50 steps and 13 chunks per unit it has a third of a megabyte."""
 
 MAX_FILES = 4096
-"""Most small files of a group; a group of descriptors has some twenty."""
+"""Maximum number of small files in a group; a group of descriptors has about twenty."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,9}")
-"""What a small file may be called below its group: no absolute path, no way up, nothing hidden."""
+"""Valid keys of small files in a group: no absolute path, no parent folder, no hidden file."""
 
 UnitChecksums = Mapping[str, UInt32[np.ndarray, "unit chunk"]]
-"""CRC-32C of each chunk of each unit, by array: what proves that a shard is the one that was written there."""
+"""Array -> CRC-32C of each chunk of each unit; proves that a shard is the one that was written there."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """The store's own part of a zarr.json, as JSON has it."""
+    """The store's own part of a zarr.json, as JSON values."""
 
     schema: Literal["descriptors", "results"]
     version: int
@@ -69,22 +69,22 @@ class _Fields:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the zarr.json of a group says."""
+    """The content of a group's zarr.json."""
 
     schema: str
     """`descriptors` or `results`."""
     contents: Mapping[str, Any]
     files: Mapping[str, str]
-    """SHA-256 of each small file, by its key below the group."""
+    """Key of each small file in the group -> its SHA-256."""
     complete: bool
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """The group's other attributes, for readers that know zarr only."""
+    """The group's other attributes, for readers that only use zarr."""
     version: int = SCHEMA_VERSION
     units: Mapping[str, str] = field(default_factory=dict)
-    """`UnitChecksums` in base64; empty while the group is incomplete, and where an earlier program finished it."""
+    """`UnitChecksums` in base64; empty for an incomplete group, and for a group finished by an earlier version."""
 
     def to_bytes(self) -> bytes:
-        """The zarr.json."""
+        """Return the content of the zarr.json."""
         own = {
             "schema": self.schema,
             "version": self.version,
@@ -100,10 +100,10 @@ class Header:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Header":
-        """Read a zarr.json.
+        """Parse a zarr.json.
 
         Raises:
-            ValueError: it is damaged, or of a version that is not known.
+            ValueError: the content is damaged, or has an unknown version.
         """
         if len(content) > MAX_HEADER_BYTES:
             raise ValueError(f"has {len(content)} bytes; a header has at most {MAX_HEADER_BYTES}")
@@ -114,7 +114,7 @@ class Header:
         attributes = dict(document["attributes"])
         own = attributes.pop("difftrack", None)
         if not isinstance(own, dict):
-            raise ValueError("is not a group that difftrack wrote")
+            raise ValueError("is not a group written by difftrack")
         if own.get("version") not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise ValueError(f"has schema version {own.get('version')!r}; this program reads {known}")
@@ -127,18 +127,18 @@ class Header:
         )
 
     def unit_checksums(self, shapes: Mapping[str, tuple[int, int]]) -> UnitChecksums:
-        """The checksums of `units`, by array.
+        """Decode the checksums in `units`, by array.
 
         Args:
-            shapes: Numbers of units and of chunks in a unit, by array.
+            shapes: Array -> number of units, and of chunks in a unit.
 
         Raises:
-            ValueError: there are others, or of other numbers.
+            ValueError: the arrays or the numbers of checksums differ from `shapes`.
         """
         if not self.units:
             return {}
         if self.units.keys() != shapes.keys():
-            raise ValueError(f"has checksums of {', '.join(self.units)}; it holds {', '.join(shapes)}")
+            raise ValueError(f"has checksums of {', '.join(self.units)}, but contains {', '.join(shapes)}")
         checksums = {}
         for name, text in self.units.items():
             try:
@@ -150,15 +150,15 @@ class Header:
 
 
 def units_as_text(checksums: UnitChecksums) -> dict[str, str]:
-    """What `Header.unit_checksums` reads."""
+    """Encode checksums for `Header.unit_checksums`."""
     return {name: base64.b64encode(numbers.astype("<u4").tobytes()).decode() for name, numbers in checksums.items()}
 
 
 def _parse_fields(own: Mapping[str, Any]) -> _Fields:
-    """Parse the store's own part of a zarr.json; fields that a later program may add are left alone.
+    """Parse the store's own part of a zarr.json; unknown fields from later versions are ignored.
 
     Raises:
-        ValueError: a field is missing, or holds something else than it may.
+        ValueError: a field is missing or invalid.
     """
     known = [item.name for item in dataclasses.fields(_Fields)]
     try:
@@ -166,10 +166,10 @@ def _parse_fields(own: Mapping[str, Any]) -> _Fields:
     except ParamsError as error:
         raise ValueError(f"is damaged: {error}") from error
     if len(fields.files) > MAX_FILES:
-        raise ValueError(f"names {len(fields.files)} files; a group has at most {MAX_FILES}")
+        raise ValueError(f"lists {len(fields.files)} files; a group has at most {MAX_FILES}")
     for name in fields.files:
         if _FILE_NAME.fullmatch(name) is None:
-            raise ValueError(f"names the file {name[:200]!r}; files lie inside their group")
+            raise ValueError(f"lists the file {name[:200]!r}; files must lie inside their group")
     return fields
 
 
@@ -179,7 +179,7 @@ def join(*parts: str) -> str:
 
 
 def parents(group: str) -> list[str]:
-    """The groups above a group, the root ("") first.
+    """Return the parents of a group, starting with the root ("").
 
     Raises:
         StoreError: `group` is not a relative path of plain names.
@@ -187,15 +187,15 @@ def parents(group: str) -> list[str]:
     names = group.split("/")
     for name in names:
         if not name or name.startswith((".", "__")) or name.endswith(".partial") or "\\" in name or name == "zarr.json":
-            raise StoreError(f"group {group!r}: {name!r} cannot be the name of a group")
+            raise StoreError(f"group {group!r}: {name!r} is not a valid name of a group")
     return ["/".join(names[:depth]) for depth in range(len(names))]
 
 
 def read_header(files: Files, group: str, *, schema: str) -> Header | None:
-    """The header of a group; None where there is none.
+    """Read the header of a group; None if there is none.
 
     Raises:
-        StoreError: it is damaged, or of another schema.
+        StoreError: the header is damaged, or has another schema.
     """
     key = join(group, "zarr.json")
     content = files.read([key]).get(key)
@@ -206,12 +206,12 @@ def read_header(files: Files, group: str, *, schema: str) -> Header | None:
     except ValueError as error:
         raise StoreError(f"{files.path(key)} {error}") from error
     if header.schema != schema:
-        raise StoreError(f"{files.path(key)} holds {header.schema}; {schema} wanted")
+        raise StoreError(f"{files.path(key)} contains {header.schema}; expected {schema}")
     return header
 
 
 def small_file_problems(files: Files, group: str, header: Header) -> dict[str, str]:
-    """What is wrong with each of a group's small files, by key below the root."""
+    """Return the problems of a group's small files, by key in the root."""
     keys = {join(group, name): digest for name, digest in header.files.items()}
     found, problems = read_each(files, list(keys))
     for key, digest in keys.items():
@@ -225,7 +225,7 @@ def small_file_problems(files: Files, group: str, header: Header) -> dict[str, s
 
 
 def read_each(files: Files, keys: list[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Read files, and say of each that cannot be read why not."""
+    """Read files; return their contents and, by key, the problems of files that cannot be read."""
     try:
         return files.read(keys), {}
     except IrregularFileError:
@@ -240,7 +240,7 @@ def read_each(files: Files, keys: list[str]) -> tuple[dict[str, bytes], dict[str
 
 
 def plain_group_problem(content: bytes | None) -> str | None:
-    """What is wrong with the zarr.json of a group that only holds groups."""
+    """Return the problem of the zarr.json of a group that only contains groups; None if it is valid."""
     if content is None:
         return "is missing"
     try:
@@ -249,14 +249,14 @@ def plain_group_problem(content: bytes | None) -> str | None:
         return f"is damaged: {error}"
     if isinstance(document, dict):
         document.pop(CONSOLIDATED, None)
-    return None if document == PLAIN_GROUP else "is not a group of groups"
+    return None if document == PLAIN_GROUP else "is not a plain group of groups"
 
 
 def check_parents(files: Files, group: str) -> None:
-    """Make sure that all groups above `group` are what they should be.
+    """Check all parents of `group`.
 
     Raises:
-        StoreError: one is missing or damaged.
+        StoreError: a parent is missing or damaged.
     """
     keys = [join(parent, "zarr.json") for parent in parents(group)]
     found = files.read(keys)
@@ -267,17 +267,17 @@ def check_parents(files: Files, group: str) -> None:
 
 
 def write_parents(files: Files, group: str) -> None:
-    """Create or repair all groups above `group`.
+    """Create or repair all parents of `group`.
 
     Raises:
-        StoreError: one of them is a group with contents of its own.
+        StoreError: a parent is a group with its own contents.
     """
     keys = [join(parent, "zarr.json") for parent in parents(group)]
     found, _ = read_each(files, keys)
     for key in keys:
         content = found.get(key)
         if content is not None and _has_attributes(content):
-            raise StoreError(f"{files.path(key)} is a group with contents of its own; {group!r} cannot lie in it")
+            raise StoreError(f"{files.path(key)} is a group with its own contents, so it cannot contain {group!r}")
     for key in keys:
         if plain_group_problem(found.get(key)):
             files.write(key, json.dumps(PLAIN_GROUP).encode())
@@ -295,4 +295,4 @@ def _checksum(own: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
     try:
         return hashlib.sha256(canonical_json([own, attributes]).encode()).hexdigest()
     except RecursionError as error:
-        raise ValueError("is JSON that is nested too deeply") from error
+        raise ValueError("contains JSON that is nested too deeply") from error

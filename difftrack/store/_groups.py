@@ -1,4 +1,4 @@
-"""Groups as a whole: what lies in a store, and removing what should not."""
+"""List, lock and remove the groups of a store."""
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,27 +30,27 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StoredGroup:
-    """One group of descriptors, complete or not."""
+    """One group of descriptors, complete or incomplete."""
 
     name: str
     num_bytes: int
-    """Of all its files."""
+    """Size of all its files."""
     contents: dict[str, Any]
-    """What its header says that it holds: `spec`, `params`, `fingerprint` and perhaps `made_by`, as JSON."""
+    """Contents in its header: `spec`, `params`, `fingerprint` and optionally `made_by`, as JSON."""
 
 
 def store_url(root: StorePath) -> str:
-    """A store's path or URL as other libraries want it: a URL that went through `Path` has both its slashes again."""
+    """Return a store's path or URL for other libraries; a URL that was converted to a `Path` is repaired."""
     return open_files(root).path("").rstrip("/")
 
 
 def descriptor_groups(root: StorePath) -> list[str]:
-    """Names of all groups of descriptors whose headers can be read, sorted."""
+    """List the names of all groups of descriptors with readable headers, sorted."""
     return group_names(open_files(root), SCHEMA)
 
 
 def stored_group(root: StorePath, name: str) -> StoredGroup | None:
-    """A group of descriptors; None where there is none, or none whose header can be read."""
+    """Return a group of descriptors; None if there is none with a readable header."""
     files = open_files(root)
     try:
         found = read_schema(files, name)
@@ -60,23 +60,23 @@ def stored_group(root: StorePath, name: str) -> StoredGroup | None:
 
 
 def stored_groups(root: StorePath) -> list[StoredGroup]:
-    """All groups of descriptors whose headers can be read, sorted by name."""
+    """List all groups of descriptors with readable headers, sorted by name."""
     groups = (stored_group(root, name) for name in descriptor_groups(root))
     return [group for group in groups if group is not None]
 
 
 @contextmanager
 def hold_group(root: StorePath, group: str, *, wait_s: float = 0.0, say: Say = lambda line: None) -> Iterator[None]:
-    """Keep other processes from writing a group, which need not be there; this process may write, move or remove it.
+    """Lock a group, which need not exist, so that only this process can write, move or remove it.
 
     Args:
         root: The store.
         group: Name of the group.
-        wait_s: How long to wait while another process writes it.
-        say: Told which process that is, and of a lock that one left that was killed.
+        wait_s: Maximum time to wait for another process, in seconds.
+        say: Called with the process that is awaited, and with a killed process whose lock was recovered.
 
     Raises:
-        StoreError: another process writes it, and has not let go after `wait_s`.
+        StoreError: another process still writes the group after `wait_s`.
     """
     parents(group)
     with held_group(open_files(root), group, wait_s=wait_s, say=say):
@@ -84,10 +84,10 @@ def hold_group(root: StorePath, group: str, *, wait_s: float = 0.0, say: Say = l
 
 
 def foreign_group(root: StorePath, group: str = "") -> str | None:
-    """Name the first folder, at a place in a store or below it, that this project did not write; None for none.
+    """Return the first folder, at or inside a group, that this project did not write; None if there is none.
 
-    A group proves itself by its zarr.json: the header that `difftrack` wrote, whole or not, or, for a group of groups,
-    zarr's plain one with nothing else inside.
+    The zarr.json proves a group: it is a header from `difftrack`, complete or not, or, for a group of groups, zarr's
+    plain metadata with only groups inside.
     """
     files = open_files(root)
     key = join(group, "zarr.json")
@@ -106,53 +106,53 @@ def foreign_group(root: StorePath, group: str = "") -> str | None:
 
 
 def remove_group(root: StorePath, group: str) -> None:
-    """Remove a group with all that is in it, or with an empty name the whole store.
+    """Remove a group with its contents, or, with an empty name, the whole store.
 
     Raises:
-        StoreError: it, or something in it, is no group that this project wrote, or another process writes one; nothing
-            is removed then.
+        StoreError: the group contains something that this project did not write, or another process writes a group in
+            it; nothing is removed.
     """
     files = open_files(root)
     if not files.size(group):
         return
     if stranger := foreign_group(root, group):
-        raise StoreError(f"{stranger} is no group of the store and is not removed; move it elsewhere")
+        raise StoreError(f"{stranger} is not a group of the store and was not removed; move it elsewhere")
     with ExitStack() as held:
         for name in [name for name, _, problem in walk(files, group) if problem != "is missing"]:
             held.enter_context(held_group(files, name))
-        files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: half a group must not look like one
+        files.remove(f"{group}/zarr.json" if group else "zarr.json")  # first: a partial group must not be read
         files.remove(group)
 
 
 def keep_groups(root: StorePath, names: Collection[str], *, inside: str = "") -> None:
-    """Remove every group at the top of a store, or group of groups, but those that are named.
+    """Remove all top-level groups of a store, or of a group of groups, except those in `names`.
 
     Args:
         root: The store.
-        names: Of groups that stay, whether they are there or not.
-        inside: A group of groups in which to do so instead.
+        names: Names of groups to keep; they need not exist.
+        inside: A group of groups to clean instead of the store.
 
     Raises:
-        StoreError: something else lies there; nothing is removed then.
+        StoreError: there is something that is not a group; nothing is removed.
     """
     for name in surplus_groups(root, names, inside=inside):
         remove_group(root, name)
 
 
 def surplus_groups(root: StorePath, names: Collection[str], *, inside: str = "") -> list[str]:
-    """Names of the groups at the top of a store, or of a group of groups, but those that are named.
+    """List the top-level groups of a store, or of a group of groups, except those in `names`.
 
     Args:
         root: The store.
-        names: Of groups that are wanted, whether they are there or not.
-        inside: A group of groups in which to look instead.
+        names: Names of groups to leave out; they need not exist.
+        inside: A group of groups to list instead of the store.
 
     Raises:
-        StoreError: one of them is no group, or holds something that is none.
+        StoreError: a folder is not a group, or contains something that is not a group.
     """
     files = open_files(root)
     gone = [join(inside, name) for name in files.directories(inside) if name not in names]
     for name in gone:
         if stranger := foreign_group(root, name):
-            raise StoreError(f"{stranger} is no group of the store; move it elsewhere")
+            raise StoreError(f"{stranger} is not a group of the store; move it elsewhere")
     return gone

@@ -1,4 +1,4 @@
-"""A group as an xarray dataset whose variables read shards when they are indexed."""
+"""Open a group as an xarray dataset whose variables read shards when they are indexed."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from difftrack.store._schema import coordinates
 __all__ = ["lazy_dataset"]
 
 Index = int | np.integer | slice | np.ndarray
-"""Along one axis, as xarray hands it over."""
+"""Index along one axis, as passed by xarray."""
 
 
 class LazyEntry(BackendArray):
-    """One entry, [step, layer, *unit]; an index reads the shards it touches, one latent frame where that is enough."""
+    """One entry, [step, layer, *unit]; indexing reads only the needed shards, and only one latent frame if possible."""
 
     def __init__(self, reader: GroupReader, entry: str) -> None:
         spec = reader.schema.spec
@@ -63,7 +63,7 @@ def lazy_dataset(reader: GroupReader) -> xr.Dataset:
         entry: xr.Variable(
             ("step", "layer", *schema.layouts[entry].axes),
             indexing.LazilyIndexedArray(LazyEntry(reader, entry)),
-            encoding={"dtype": "float32"},  # NetCDF knows no float16, and no number changes
+            encoding={"dtype": "float32"},  # NetCDF has no float16, and the values do not change
         )
         for entry in spec.entries
     }
@@ -81,7 +81,7 @@ def lazy_dataset(reader: GroupReader) -> xr.Dataset:
 
 
 def _along_axes(values: np.ndarray, key: tuple[Index, ...]) -> np.ndarray:
-    """Index every axis for itself; from the last on, since an integer drops its axis."""
+    """Index every axis separately, starting with the last, because an integer drops its axis."""
     for axis in reversed(range(len(key))):
         values = values[(slice(None),) * axis + (key[axis],)]
     return values

@@ -1,9 +1,9 @@
-"""The lock of a group: one process writes it at a time, on a disk or behind a URL.
+"""Lock groups so that one process at a time writes each, on a disk or behind a URL.
 
-Behind a URL a lock is an object that is put only where there is none (S3's `If-None-Match`). Its holder puts it again
-and again; one that stays the same for `locks.LEASE_S` of the waiter's own clock was left behind, and is taken over by
-the one waiter that puts a claim on its token. A file system that cannot put so has no locks: there the last writer of a
-unit wins, and the header, which names the checksums of its own run's units, tells of any other.
+Behind a URL, a lock is an object that is created with a conditional put (S3's `If-None-Match`). Its owner rewrites it
+regularly. A lock that does not change for `locks.LEASE_S` seconds of a waiting process's clock is abandoned; the
+waiting process that creates a claim on its token takes it over. A file system without conditional put has no locks:
+there the last writer of a unit wins, and the checksums in the header reveal units from another run.
 """
 
 import json
@@ -24,7 +24,7 @@ __all__ = ["group_lock", "held_group"]
 
 
 def group_lock(files: Files, group: str) -> Lock:
-    """The lock of a group, which need not exist yet."""
+    """Return the lock of a group, which need not exist yet."""
     key, path = f"{LOCKS}/{group.replace('/', '+')}.lock", files.path(group)
 
     def lease() -> Lease:
@@ -35,10 +35,10 @@ def group_lock(files: Files, group: str) -> Lock:
 
 @contextmanager
 def held_group(files: Files, group: str, *, wait_s: float = 0.0, say: Say = lambda line: None) -> Iterator[Lock]:
-    """Hold a group's lock.
+    """Hold a group's lock in this context.
 
     Raises:
-        StoreError: another process holds it, and has not let go after `wait_s`.
+        StoreError: another process still holds the lock after `wait_s`.
     """
     try:
         lock = group_lock(files, group).acquire(wait_s=wait_s, say=say)
@@ -49,7 +49,7 @@ def held_group(files: Files, group: str, *, wait_s: float = 0.0, say: Say = lamb
 
 
 class RemoteLease(Lease):
-    """A `Lease` of an object behind a URL."""
+    """A `Lease` based on an object behind a URL."""
 
     def __init__(self, files: Files, key: str) -> None:
         self._files, self._key, self._token = files, key, uuid.uuid4().hex
@@ -81,14 +81,14 @@ class RemoteLease(Lease):
             self._files.remove_file(self._key)
 
     def _take_over(self, there: bytes) -> bool:
-        """Replace a lock that was not renewed for long; only one waiter can claim the token of one."""
+        """Replace an abandoned lock; only one waiting process can claim its token."""
         if there != self._seen[0]:
             self._seen = (there, time.monotonic())
         if not there or time.monotonic() - self._seen[1] < locks.LEASE_S:
             return False
         claim = f"{self._key}.{_token(there)}"
         if not self._files.create(claim, self._content):
-            if time.monotonic() - self._seen[1] > 2 * locks.LEASE_S:  # a waiter ended while it took over
+            if time.monotonic() - self._seen[1] > 2 * locks.LEASE_S:  # a waiting process ended during its takeover
                 self._files.remove_file(claim)
             return False
         try:

@@ -1,4 +1,4 @@
-"""Which clips a store ought to hold, whether their groups can be read or not."""
+"""The manifest of a store: the clips and groups that it must contain."""
 
 import re
 
@@ -13,20 +13,20 @@ _CHUNK = re.compile(r"chunk_\d+")
 
 
 def write_manifest(root: StorePath, manifest: Manifest) -> None:
-    """Say which clips a store ought to hold; to be written before their groups, of which some may fail."""
+    """Write the manifest of a store; call this before writing the groups, some of which may fail."""
     files, content = open_files(root), manifest.to_text().encode()
     if files.read([MANIFEST]).get(MANIFEST) != content:
         files.write(MANIFEST, content)
 
 
 def read_manifest(root: StorePath) -> Manifest:
-    """Read which clips a store ought to hold.
+    """Read the manifest of a store.
 
-    Without a manifest every folder in it stands for a clip, and every folder in that which is named as a chunk for one
-    of its chunks, whether a header is there or not.
+    Without a manifest, every folder counts as a clip, and every folder in it that is named like a chunk counts as a
+    chunk, with or without a header.
 
     Raises:
-        StoreError: the manifest is damaged, or lies behind a URL that has no answer.
+        StoreError: the manifest is damaged, or its URL cannot be reached.
     """
     files = open_files(root)
     content = files.read([MANIFEST]).get(MANIFEST)

@@ -1,4 +1,4 @@
-"""Opening a store and asking it something. Needs neither torch nor a model."""
+"""Open and read a store, without torch and without a model."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from difftrack.artifacts import Manifest
-from difftrack.store._encodings import encoding_of
+from difftrack.store._encodings import encoding_of, fills_exponent
 from difftrack.store._errors import StoreError
 from difftrack.store._filesystem import Files, StorePath, open_files
 from difftrack.store._group_metadata import (
@@ -37,7 +37,7 @@ _CHUNK = "chunk_"
 
 
 def clip_group(clip: str, chunk: int | None = None) -> str:
-    """The group of a clip, or of one chunk of it in the tracking view."""
+    """Return the name of a clip's group, or of one chunk's group in the tracking view."""
     return clip if chunk is None else f"{clip}/{_CHUNK}{chunk:03d}"
 
 
@@ -49,12 +49,12 @@ class GroupReader:
     group: str
     schema: GroupSchema
     checksums: UnitChecksums
-    """What proves that a shard is the one that was written there; empty in a store of an earlier program."""
+    """Prove that a shard is the one that was written there; empty for a store from an earlier version."""
 
     def read(
         self, step_index: int, layer_index: int, entry: str, latent_frame: int | None = None
     ) -> Float[np.ndarray, "..."]:
-        """Values of one unit by position, or of one latent frame of it; see `Store.sel`."""
+        """Read the values of one unit, or of one of its latent frames, by position; see `Store.sel`."""
         unit = self.schema.unit_index(step_index, layer_index)
         numbers = [
             read_shard(
@@ -70,7 +70,7 @@ class GroupReader:
 
 
 class Store:
-    """A store of descriptors, for reading. Everything that is missing or damaged raises; fill values never appear."""
+    """Reads a store of descriptors. Missing or damaged data raises an error; fill values are never returned."""
 
     def __init__(self, root: StorePath) -> None:
         self._root = root
@@ -79,15 +79,15 @@ class Store:
 
     @property
     def root(self) -> StorePath:
-        """The directory or URL."""
+        """Directory or URL of the store."""
         return self._root
 
     def groups(self) -> list[str]:
-        """Names of all groups of descriptors, sorted; complete ones and others."""
+        """List the names of all groups of descriptors, complete and incomplete, sorted."""
         return group_names(self._files, SCHEMA)
 
     def manifest(self) -> Manifest:
-        """What there ought to be, whether it can be read or not.
+        """Read the manifest: the clips and groups that must exist.
 
         Raises:
             StoreError: the manifest is damaged.
@@ -95,7 +95,7 @@ class Store:
         return read_manifest(self._root)
 
     def spec(self, group: str) -> DescriptorSpec:
-        """What a group holds.
+        """Return the spec of a group.
 
         Raises:
             StoreError: the group is unknown, incomplete or damaged.
@@ -103,7 +103,7 @@ class Store:
         return self._reader(group).schema.spec
 
     def params(self, group: str) -> StoreParams:
-        """How a group is stored.
+        """Return the params with which a group is stored.
 
         Raises:
             StoreError: the group is unknown, incomplete or damaged.
@@ -111,7 +111,7 @@ class Store:
         return self._reader(group).schema.params
 
     def fingerprint(self, group: str) -> str:
-        """SHA-256 over everything that a group's values depend on.
+        """Return the SHA-256 of everything that a group's values depend on.
 
         Raises:
             StoreError: the group is unknown, incomplete or damaged.
@@ -133,20 +133,20 @@ class Store:
 
         Args:
             clip: Name of the clip.
-            step: A step by its label, as all that follow.
-            layer: A layer.
+            step: Label of the step.
+            layer: Label of the layer.
             kind: `query`, `key`, `feature` or `text_key`.
-            chunk: The chunk, in a tracking view.
-            latent_frame: This one only, which reads one chunk of the file; its axis is dropped.
-            head: This one only; its axis is dropped.
+            chunk: Number of the chunk, in a tracking view.
+            latent_frame: Read only this latent frame, and so only one chunk of the file; its axis is dropped.
+            head: Return only this head; its axis is dropped.
 
         Returns:
-            [head, latent_frame, row, col, channel], for `text_key` [head, text_token, channel]; float16 where that is
-            the store's dtype, else float32. A fresh array.
+            A new array [head, latent_frame, row, col, channel], or [head, text_token, channel] for `text_key`; float16
+            if that is the store's dtype, else float32.
 
         Raises:
-            StoreError: there is no such thing, and the message says what there is; or it is incomplete, damaged, or not
-                finite.
+            StoreError: a label does not exist (the message lists the existing ones), or the data is incomplete,
+                damaged, or not finite.
         """
         group = clip_group(clip, chunk)
         reader = self._reader(group)
@@ -155,35 +155,37 @@ class Store:
             indices = reader.schema.indices(step, layer)
             head_index = None if head is None else reader.schema.head_index(head)
             if latent_frame is not None and (kind == "text_key" or not 0 <= latent_frame < shape[1]):
-                raise ValueError(f"no latent_frame {latent_frame} of {kind}; {list(shape)} is all")
+                raise ValueError(f"no latent_frame {latent_frame} of {kind}; its shape is {list(shape)}")
         except ValueError as error:
             raise StoreError(f"{self._files.path(group)}: {error}") from error
         values = reader.read(*indices, kind, latent_frame)
         if not _is_finite(values):
             raise StoreError(
-                f"{self._files.path(group)}: {kind} of step {step}, layer {layer} holds values that are not finite; "
-                "the backbone gave them, often for want of precision: try dtype float32 or bfloat16"
+                f"{self._files.path(group)}: {kind} of step {step}, layer {layer} contains values that are not finite; "
+                "the backbone computed them, often because of low precision: try dtype float32 or bfloat16"
             )
         return values if head_index is None else values[head_index].copy()
 
     def dataset(self, group: str) -> "xarray.Dataset":
-        """A group as a labelled xarray dataset, read where and when it is used.
+        """Open a group as a labelled xarray dataset that reads shards on demand.
 
-        Axes (step, layer, head, latent_frame, row, col, channel); bfloat16 and int8 appear as float32. The dataset, or
-        a part of it, is saved onwards by `to_netcdf(file)` or `to_zarr(folder)`, float16 as float32 of the same values.
+        Axes: (step, layer, head, latent_frame, row, col, channel); bfloat16 and int8 are read as float32. The dataset
+            or a
+        part of it can be saved with `to_netcdf(file)` or `to_zarr(folder)`, which write float16 as float32 with the
+        same values.
 
         Raises:
-            StoreError: the group is unknown, incomplete or damaged; later, a shard that is read.
+            StoreError: the group is unknown, incomplete or damaged; also during later reads of a damaged shard.
         """
         from difftrack.store._lazy import lazy_dataset  # xarray takes half a second to import
 
         return lazy_dataset(self._reader(group))
 
     def verify(self) -> Iterator[FileCheck]:
-        """Check every byte of every file, in order; yields one result a file.
+        """Check every byte of every file, in order; yields one result per file.
 
-        What it accepts reads back as it was written, and what a read refuses it names; a group that was never finished
-        yields a problem too. `FileCheck.unproven` says where a store of an earlier program leaves something open.
+        Accepted files read back exactly as written. Every file that a read would refuse has a problem, and so has an
+        unfinished group. `FileCheck.unproven` marks groups from an earlier version that cannot be fully proven.
         """
         return check_files(self._files)
 
@@ -199,16 +201,16 @@ class Store:
             found = read_schema(files, group)
         except StoreError as error:
             if chunks := _chunks(files, group):
-                where = f"{files.path(group)} is a clip in a tracking view, which holds chunks of it"
-                raise StoreError(f"{where}; give --chunk {chunks}") from error
+                where = f"{files.path(group)} is a clip in a tracking view, which contains its chunks"
+                raise StoreError(f"{where}; choose one with --chunk {chunks}") from error
             raise
         if found is None:
             known = self.groups()
-            there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-            raise StoreError(f"{files.path(group)} does not exist; the store holds {there or 'nothing'}")
+            available = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            raise StoreError(f"{files.path(group)} does not exist; the store contains {available or 'nothing'}")
         header, schema = found
         if not header.complete:
-            raise StoreError(f"{files.path(group)} is incomplete; run what writes it again")
+            raise StoreError(f"{files.path(group)} is incomplete; run the stage that writes it again")
         check_parents(files, group)
         for key, problem in small_file_problems(files, group, header).items():
             raise StoreError(f"{files.path(key)} {problem}")
@@ -222,7 +224,7 @@ class Store:
 
 
 def _chunks(files: Files, group: str) -> str:
-    """The numbers of the chunks of a clip, as `0 ... 4`; empty where the group is something else."""
+    """Return the chunk numbers of a clip, as `0 ... 4`; empty for any other group."""
     if plain_group_problem(files.read([join(group, "zarr.json")]).get(join(group, "zarr.json"))):
         return ""
     names = files.directories(group)
@@ -234,7 +236,7 @@ def open_store(path: StorePath) -> Store:
     """Open a store of descriptors, on disk or behind an fsspec URL.
 
     Raises:
-        StoreError: there is nothing, or something else.
+        StoreError: the path does not exist, is empty, or is not a store.
     """
     store = Store(path)
     files = open_files(path)
@@ -242,13 +244,14 @@ def open_store(path: StorePath) -> Store:
         folders = files.directories("")
         if not folders:
             raise StoreError(f"{files.path('')} is not a store: it does not exist or is empty")
-        if not any(read_each(files, [join(folder, "zarr.json") for folder in folders])):  # else it only lost its own
-            raise StoreError(f"{files.path('')} is not a store: neither it nor a folder in it holds a zarr.json")
+        # If a folder has a zarr.json, only the root's own zarr.json is lost.
+        if not any(read_each(files, [join(folder, "zarr.json") for folder in folders])):
+            raise StoreError(f"{files.path('')} is not a store: neither it nor a folder in it contains a zarr.json")
     return store
 
 
 def _is_finite(values: Float[np.ndarray, "..."]) -> bool:
-    """Whether all values are finite; of float16 by their bits, which takes a twentieth of the time."""
+    """Whether all values are finite."""
     if values.dtype == np.float16:
-        return not bool((values.view(np.uint16) & 0x7FFF).max(initial=0) >= 0x7C00)
+        return not fills_exponent(values.view(np.uint16), 0x7C00)
     return bool(np.isfinite(values).all())

@@ -1,6 +1,6 @@
-"""Small labelled results (matches, scores per point) as checksummed zarr groups.
+"""Read and write small labelled results (matches, scores per point) as checksummed zarr groups.
 
-Everything of a group is made in memory and then written with the header last, so these are for tens of megabytes.
+A group is built in memory and then written, with the header last, so this is suitable for tens of megabytes.
 """
 
 import hashlib
@@ -31,22 +31,22 @@ __all__ = ["read_results", "result_groups", "write_results"]
 SCHEMA = "results"
 
 WAIT_S = 600.0
-"""How long to wait for a process that writes the same group of results: that takes it seconds."""
+"""Maximum time in seconds to wait for a process that writes the same group, which takes seconds."""
 
 
 def write_results(
     path: StorePath, group: str, dataset: "xarray.Dataset", attrs: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one group of results, in place of what the group held; the same input gives the same bytes.
+    """Write one group of results, which replaces an existing one; the same input gives the same bytes.
 
     Args:
         path: The store: a directory or an fsspec URL.
         group: Name of the group; may be nested.
-        dataset: Numbers, booleans or strings with labels; loaded if it is lazy.
-        attrs: Provenance, as JSON; added to the dataset's own attributes.
+        dataset: Numbers, booleans or strings with labels; a lazy dataset is loaded.
+        attrs: Provenance as JSON, added to the dataset's attributes.
 
     Raises:
-        StoreError: the group is one that holds groups, or holds descriptors.
+        StoreError: the group contains groups or descriptors.
         ValueError: an attribute is not JSON.
     """
     files = open_files(path)
@@ -62,7 +62,7 @@ def write_results(
 
 
 def _is_there(files: Files, group: str, header: bytes) -> bool:
-    """Whether a group is whole and has this header, which proves its files."""
+    """Whether a group is complete and has this header, which proves its files."""
     key = join(group, "zarr.json")
     try:
         check_parents(files, group)
@@ -74,15 +74,15 @@ def _is_there(files: Files, group: str, header: bytes) -> bool:
 
 
 def _write(files: Files, group: str, header: bytes, small_files: Mapping[str, bytes]) -> None:
-    """Put a group's files in place of what is there, the header last."""
+    """Replace a group's files, with the header last."""
     key = join(group, "zarr.json")
     content = read_each(files, [key])[0].get(key)
     if content is not None and plain_group_problem(content) is None:
         raise StoreError(f"{files.path(key)} is a group of groups; results cannot be written into it")
     if _holds_descriptors(content):
-        raise StoreError(f"{files.path(group)} holds descriptors; results go elsewhere")
+        raise StoreError(f"{files.path(group)} contains descriptors; write results to another group")
     if content is None and (other := _stranger(files, group)):
-        raise StoreError(f"{files.path(other)} is no part of results and is not written over; move it elsewhere")
+        raise StoreError(f"{files.path(other)} is not part of results and was not overwritten; move it elsewhere")
     write_parents(files, group)
     files.remove(key)
     files.remove(group)
@@ -92,7 +92,7 @@ def _write(files: Files, group: str, header: bytes, small_files: Mapping[str, by
 
 
 def _stranger(files: Files, group: str) -> str | None:
-    """Name a folder that no killed `write_results` leaves in a group without header: one without a zarr array."""
+    """Return a folder without a zarr array in a group without header; a killed `write_results` leaves none."""
     folders = [join(group, name) for name in files.directories(group)]
     arrays = files.read([f"{folder}/zarr.json" for folder in folders])
     return next((folder for folder in folders if f"{folder}/zarr.json" not in arrays), None)
@@ -104,7 +104,7 @@ def read_results(path: StorePath, group: str) -> "xarray.Dataset":
     Raises:
         StoreError: the group is missing, incomplete or damaged.
     """
-    import xarray as xr  # takes half a second
+    import xarray as xr  # takes half a second to import
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
@@ -112,7 +112,7 @@ def read_results(path: StorePath, group: str) -> "xarray.Dataset":
     header = read_header(files, group, schema=SCHEMA)
     if header is None:
         known = ", ".join(result_groups(path)[:20])
-        raise StoreError(f"{files.path(group)} does not exist or is incomplete; there are: {known or 'none'}")
+        raise StoreError(f"{files.path(group)} does not exist or is incomplete; available: {known or 'none'}")
     check_parents(files, group)
     for key, problem in small_file_problems(files, group, header).items():
         raise StoreError(f"{files.path(key)} {problem}")
@@ -126,12 +126,12 @@ def read_results(path: StorePath, group: str) -> "xarray.Dataset":
 
 
 def result_groups(path: StorePath) -> list[str]:
-    """Names of all groups of results, sorted."""
+    """List the names of all groups of results, sorted."""
     return group_names(open_files(path), SCHEMA)
 
 
 def _encode(dataset: "xarray.Dataset") -> dict[str, bytes]:
-    """The files of a dataset, less the group's own zarr.json."""
+    """Return the files of a dataset, without the group's own zarr.json."""
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
     from zarr.storage import MemoryStore

@@ -1,6 +1,6 @@
-"""What makes up a descriptor group: its arrays, its labels, its header, and every small file byte for byte.
+"""The schema of a descriptor group: its arrays, labels, header and small files.
 
-The files are made in memory before anything is written, so they can be compared with what is there, and repaired.
+The small files are built in memory before anything is written, so that existing files can be compared and repaired.
 """
 
 import dataclasses
@@ -36,24 +36,24 @@ SCHEMA = "descriptors"
 
 @dataclass(frozen=True)
 class GroupSchema:
-    """A spec and how it is stored: all that is needed to find and read a value of the group."""
+    """A spec and its storage format: everything that is needed to find and read a value of the group."""
 
     spec: DescriptorSpec
     params: StoreParams
     version: int = SCHEMA_VERSION
     made_by: Mapping[str, Any] | None = None
-    """What wrote the values, as `difftrack.provenance` has it, in JSON; no part of the fingerprint. None: not known."""
+    """How the values were made, as JSON from `difftrack.provenance`; not part of the fingerprint. None if unknown."""
     reused: bool = False
-    """Whether a later run took the values up though it would have made them by something else."""
+    """Whether a later run reused the values although it would have made them differently."""
 
     @property
     def separator(self) -> Separator:
-        """What the version puts between the indices of a key."""
+        """Separator between the indices of a key, which depends on the version."""
         return "/" if self.version == 1 else "."
 
     @cached_property
     def layouts(self) -> dict[str, ArrayLayout]:
-        """The stored arrays by name."""
+        """Name -> layout of the stored arrays."""
         return {layout.name: layout for layout in array_layouts(self.spec, self.params, separator=self.separator)}
 
     @cached_property
@@ -62,23 +62,23 @@ class GroupSchema:
         return fingerprint_of(self.spec, self.params)
 
     def entry_layouts(self, entry: str) -> list[ArrayLayout]:
-        """The arrays that hold an entry: its numbers, and for int8 its scales."""
+        """Return the arrays of an entry: its numbers, and for int8 its scales."""
         return [self.layouts[name] for name in (entry, f"{entry}_scale") if name in self.layouts]
 
     def indices(self, step: int, layer: int) -> tuple[int, int]:
-        """Positions of a unit along the first two axes.
+        """Return the position of a unit along the first two axes.
 
         Raises:
-            ValueError: the group has no such step or layer; the message lists those that it has.
+            ValueError: the group has no such step or layer; the message lists the existing ones.
         """
         return _index(self.spec.steps, step, "step"), _index(self.spec.layers, layer, "layer")
 
     def unit_index(self, step_index: int, layer_index: int) -> int:
-        """Position of a unit among `spec.units`."""
+        """Return the position of a unit in `spec.units`."""
         return step_index * len(self.spec.layers) + layer_index
 
     def head_index(self, head: int) -> int:
-        """Position of a head along its axis.
+        """Return the position of a head along its axis.
 
         Raises:
             ValueError: the group has no such head.
@@ -87,13 +87,13 @@ class GroupSchema:
 
     @property
     def unit_shapes(self) -> dict[str, tuple[int, int]]:
-        """Numbers of units and of chunks in a unit, by array."""
+        """Array -> number of units, and of chunks in a unit."""
         return {name: (len(self.spec.units), layout.num_chunks) for name, layout in self.layouts.items()}
 
     def header(
         self, files: Mapping[str, bytes], *, complete: bool, units: UnitChecksums = MappingProxyType({})
     ) -> Header:
-        """The header of a group with these small files and, once they are known, checksums of its units."""
+        """Build the header of a group with these small files and, for a complete group, checksums of its units."""
         return Header(
             schema=SCHEMA,
             contents={
@@ -112,10 +112,10 @@ class GroupSchema:
 
     @classmethod
     def from_header(cls, header: Header) -> "GroupSchema":
-        """What a header describes.
+        """Parse the schema in a header.
 
         Raises:
-            ValueError: it describes nothing that can be stored.
+            ValueError: the header does not describe a valid group.
         """
         known = {
             item.name: header.contents[item.name]
@@ -134,19 +134,19 @@ class GroupSchema:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What every array says of its origin, should the header be lost."""
+        """Attributes of every array, which identify its origin if the header is lost."""
         made_by = {} if self.made_by is None else {"made_by": made_by_digest(self.made_by)}
         return {"fingerprint": self.fingerprint, "stored_as": self.params.dtype, **made_by}
 
 
 def made_by_digest(made_by: Mapping[str, Any]) -> str:
-    """SHA-256 over a record of what wrote the values."""
+    """Compute the SHA-256 of a record of how the values were made."""
     return hashlib.sha256(canonical_json(made_by).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """The contents of a header, as JSON has them."""
+    """The contents of a header, as JSON values."""
 
     spec: DescriptorSpec
     params: StoreParams
@@ -156,10 +156,10 @@ class _Contents:
 
 
 def read_schema(files: Files, group: str) -> tuple[Header, GroupSchema] | None:
-    """The header of a group of descriptors and what it describes; None where there is none.
+    """Read the header of a group of descriptors and its schema; None if there is no header.
 
     Raises:
-        StoreError: it is damaged, or of another schema.
+        StoreError: the header is damaged, or has another schema.
     """
     header = read_header(files, group, schema=SCHEMA)
     if header is None:
@@ -173,7 +173,7 @@ def read_schema(files: Files, group: str) -> tuple[Header, GroupSchema] | None:
 def coordinates(
     spec: DescriptorSpec,
 ) -> dict[str, tuple[str, Num[np.ndarray, " label"] | Bool[np.ndarray, " label"]]]:
-    """The labels along the axes: name -> (axis, values)."""
+    """Return the labels along the axes: name -> (axis, values)."""
     labels: dict[str, tuple[str, Any]] = {
         "step": ("step", np.asarray(spec.steps, np.int64)),
         "timestep": ("step", np.asarray(spec.timesteps, np.float64)),
@@ -188,8 +188,8 @@ def coordinates(
 
 
 def group_files(schema: GroupSchema) -> dict[str, bytes]:
-    """Every file of a group but its header and its shards, by key below the group."""
-    from difftrack.store._zarr_metadata import small_files  # reading needs no zarr, whose import takes 0.4 s
+    """Build all files of a group except its header and its shards, by key in the group."""
+    from difftrack.store._zarr_metadata import small_files  # importing zarr takes 0.4 s, and reading does not need it
 
     return small_files(
         schema.layouts.values(),

@@ -1,4 +1,4 @@
-"""What a group of descriptors holds, known in full before the first value is written."""
+"""The spec of a group of descriptors, which is completely known before the first value is written."""
 
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from difftrack.geometry import TokenGrid
 from difftrack.params import parse
+from difftrack.rotary import RotaryLayout
 from difftrack.store._encodings import encoding_of
 from difftrack.store._params import CodecName, StoreParams
 
@@ -22,33 +23,33 @@ __all__ = [
     "fingerprint_of",
 ]
 
-DescriptorKind = Literal["query", "key", "feature"]
+DescriptorKind = Literal["query", "key", "feature", "value", "query_pre_rotary", "key_pre_rotary"]
 
 Separator = Literal[".", "/"]
-"""Between the indices in the key of a chunk or shard."""
+"""Separator between the indices in the key of a chunk or shard."""
 
 SCHEMA_VERSION = 2
-"""Of what is written: the shards of an array lie side by side. Version 1, still read and taken up where it lies, has a
-folder per index."""
+"""Version of the written schema, in which all shards of an array lie in one folder. Version 1, which has a folder per
+index, can still be read and continued."""
 
 READABLE_VERSIONS = (1, 2)
 
 MAX_UNITS = 1 << 20
-"""Most (step, layer) of a group: a thousand steps of a thousand layers."""
+"""Maximum number of (step, layer) in a group: a thousand steps of a thousand layers."""
 
 MAX_TOKENS = 1 << 26
-"""Most video tokens of a unit: 500 times those of 129 frames of 720p."""
+"""Maximum number of video tokens in a unit: 500 times those of 129 frames of 720p."""
 
 MAX_UNIT_VALUES = 1 << 36
-"""Most values of one kind in a unit: 180 times those of the largest backbone that is known here."""
+"""Maximum number of values of one kind in a unit: 180 times those of the largest known backbone."""
 
 FINGERPRINT_VERSION = 1
-"""Of the fingerprint, which covers what is stored and not where."""
+"""Version of the fingerprint, which covers the stored data but not its location."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorSpec:
-    """One group: a clip as one backbone saw it, or one chunk of a clip in the tracking view.
+    """One group: the descriptors of one clip from one backbone, or of one chunk of a clip in the tracking view.
 
     Raises:
         ValueError: an axis is empty, repeats a label, or two fields contradict each other.
@@ -61,19 +62,22 @@ class DescriptorSpec:
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     num_channels: int
-    """Per head."""
+    """Channels per head."""
     grid: TokenGrid
     frames: tuple[int, ...]
-    """Video frame that each latent frame describes, in frames of the clip."""
+    """Video frame of the clip that each latent frame represents."""
     clip_size: tuple[int, int]
-    """(height, width) of the clip's own frames, pixels."""
+    """(height, width) of the clip's frames, in pixels."""
     size: tuple[int, int]
-    """(height, width) at which the backbone saw them, pixels."""
+    """(height, width) of the backbone's input, in pixels."""
     kinds: tuple[DescriptorKind, ...] = ("query", "key", "feature")
     text_mask: tuple[bool, ...] = ()
-    """True at real text tokens; empty where the text's keys are not kept."""
+    """True for real text tokens; empty if text keys are not stored."""
     fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else the values depend on (backbone, params, clip), as JSON."""
+    """Everything else that the values depend on (backbone, params, clip), as JSON."""
+    rotary: RotaryLayout | None = None
+    """Which channels rotary positions turn, if each channel turns with one axis. It describes the values and changes
+    none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "heads", "kinds", "frames"):
@@ -106,42 +110,44 @@ class DescriptorSpec:
 
     @property
     def num_text_tokens(self) -> int:
-        """Text tokens whose keys are kept."""
+        """Number of text tokens whose keys are stored."""
         return len(self.text_mask)
 
     @property
     def units(self) -> list[tuple[int, int]]:
-        """All (step, layer), in order; what is written, checked and redone as one."""
+        """All (step, layer) in order; a unit is written, checked and repeated as a whole."""
         return [(step, layer) for step in self.steps for layer in self.layers]
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """Names of the arrays that every unit consists of: the kinds, and `text_key` where the text is kept."""
+        """Names of the arrays in every unit: the kinds, and `text_key` if text is stored."""
         return (*self.kinds, "text_key") if self.text_mask else self.kinds
 
     def entry_shape(self, entry: str) -> tuple[int, ...]:
-        """Shape of one unit's values: [head, latent_frame, row, col, channel], or [head, text_token, channel].
+        """Return the shape of a unit's values: [head, latent_frame, row, col, channel] or [head, text_token, channel].
 
         Raises:
-            ValueError: there is no such entry.
+            ValueError: the entry does not exist.
         """
         if entry not in self.entries:
-            raise ValueError(f"no {entry!r} here; there are {', '.join(self.entries)}")
+            raise ValueError(f"no entry {entry!r}; there are {', '.join(self.entries)}")
         if entry == "text_key":
             return (len(self.heads), self.num_text_tokens, self.num_channels)
         grid = self.grid
         return (len(self.heads), grid.num_latent_frames, grid.rows, grid.cols, self.num_channels)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` restores the spec."""
+        """Convert to plain JSON types; `from_json` restores the spec."""
         restored: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
-        if self.grid.first_frames == 1:  # came later than the rest: fingerprints of causal backbones stay as they were
+        if self.grid.first_frames == 1:  # added later; leaving it out keeps the fingerprints of causal backbones
             del restored["grid"]["first_frames"]
+        if self.rotary is None:
+            del restored["rotary"]
         return restored
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DescriptorSpec":
-        """Restore what `to_json` wrote.
+        """Restore a spec from `to_json`.
 
         Raises:
             ValueError: the values are not such a spec.
@@ -151,49 +157,49 @@ class DescriptorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ArrayLayout:
-    """One stored array: [step, layer] and the axes of a unit; a shard is one unit, chunks divide `latent_frame`."""
+    """One stored array: [step, layer] and the axes of a unit. A shard is one unit; chunks divide `latent_frame`."""
 
     name: str
     axes: tuple[str, ...]
-    """Of a unit."""
+    """Axes of a unit."""
     shape: tuple[int, ...]
-    """Of a unit."""
+    """Shape of a unit."""
     dtype: str
     fill_value: float | int = field(compare=False)
-    """Follows from `dtype`; NaN, which equals nothing, is not compared."""
+    """Determined by `dtype`; not compared, because NaN does not equal itself."""
     frames_per_chunk: int | None
-    """Latent frames in a chunk; None where the unit is one chunk."""
+    """Latent frames in a chunk; None if the unit is one chunk."""
     codec: CodecName
     level: int
     separator: Separator = "."
 
     @property
     def num_chunks(self) -> int:
-        """Chunks in a shard."""
+        """Number of chunks in a shard."""
         return 1 if self.frames_per_chunk is None else math.ceil(self.shape[1] / self.frames_per_chunk)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Shape of a chunk; the last one may reach beyond the array."""
+        """Shape of a chunk; the last chunk may extend beyond the array."""
         if self.frames_per_chunk is None:
             return self.shape
         return (self.shape[0], self.frames_per_chunk, *self.shape[2:])
 
     @property
     def shard_shape(self) -> tuple[int, ...]:
-        """Shape of a shard: whole chunks."""
+        """Shape of a shard, in whole chunks."""
         if self.frames_per_chunk is None:
             return self.shape
         return (self.shape[0], self.frames_per_chunk * self.num_chunks, *self.shape[2:])
 
     def shard_key(self, step_index: int, layer_index: int) -> str:
-        """Where a unit's shard lies below its group, as zarr's default key encoding has it."""
+        """Return the key of a unit's shard in its group, in zarr's default key encoding."""
         indices = [str(step_index), str(layer_index), *("0" for _ in self.shape)]
         return f"{self.name}/{self.separator.join(['c', *indices])}"
 
 
 def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separator = ".") -> list[ArrayLayout]:
-    """All arrays of a group, an entry's scales directly behind it."""
+    """Return all arrays of a group; an entry's scales follow it directly."""
     encoding = encoding_of(params.dtype)
     itemsize = {"float16": 2, "uint16": 2, "int8": 1}[encoding.stored]
     layouts = []
@@ -213,16 +219,17 @@ def array_layouts(spec: DescriptorSpec, params: StoreParams, *, separator: Separ
 
 
 def fingerprint_of(spec: DescriptorSpec, params: StoreParams) -> str:
-    """SHA-256 over everything that the stored bytes depend on."""
-    parts = {"version": FINGERPRINT_VERSION, "spec": spec.to_json(), "params": dataclasses.asdict(params)}
+    """Compute the SHA-256 of everything that the stored bytes depend on. What only describes them is left out."""
+    described = dataclasses.replace(spec, rotary=None)
+    parts = {"version": FINGERPRINT_VERSION, "spec": described.to_json(), "params": dataclasses.asdict(params)}
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
 def canonical_json(values: Any) -> str:  # noqa: ANN401
-    """One text per value, whatever the order of keys.
+    """Return the canonical JSON text of a value, independent of the order of keys.
 
     Raises:
-        ValueError: something is not JSON, or is not finite.
+        ValueError: a value is not JSON, or is not finite.
     """
     try:
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

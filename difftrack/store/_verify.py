@@ -1,4 +1,4 @@
-"""Listing the groups of a store and checking every file of them."""
+"""List the groups of a store and check all of their files."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,35 +14,35 @@ from difftrack.store._shards import shard_problem
 __all__ = ["FileCheck", "check_files", "group_names", "walk"]
 
 UNPROVEN = (
-    "was finished by a program that kept no checksums of units in the header: that no unit lies in the place of another"
-    " of the same shape cannot be proven; run what wrote it again, which adds them and keeps the units"
+    "was finished by an earlier version without checksums of units in the header, so swapped units of the same shape"
+    " cannot be detected; run the stage that wrote it again, which adds the checksums and keeps the units"
 )
 
 DEEPEST = 16
-"""Levels of groups that are looked at; the store itself makes two."""
+"""Maximum depth of nested groups; the store itself uses two levels."""
 
 MOST_ALIASES = 8
-"""Names under which one folder of groups is looked at."""
+"""Maximum number of names (links) under which one folder of groups is visited."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """What checking one file found."""
+    """The result of checking one file."""
 
     path: str
     problem: str | None
-    """None where the file is sound."""
+    """The problem; None if the file is valid."""
     unproven: str | None = None
-    """What cannot be known of the group whose header this is; None where everything is."""
+    """What cannot be proven about the header's group; None if everything can."""
 
 
 def group_names(files: Files, schema: str) -> list[str]:
-    """All groups of a schema below the root, sorted; groups with damaged headers are left out."""
+    """List all groups with a schema in the root, sorted; groups with damaged headers are left out."""
     return [group for group, header, _ in walk(files) if header is not None and header.schema == schema]
 
 
 def check_files(files: Files) -> Iterator[FileCheck]:
-    """Check every file that the headers name, every byte of it."""
+    """Check every byte of every file that the headers list."""
     for group, header, problem in walk(files):
         path, schema = files.path(join(group, "zarr.json")), None
         if header is None:
@@ -73,7 +73,7 @@ def _check_shards(files: Files, group: str, header: Header, schema: GroupSchema)
 
 
 def walk(files: Files, start: str = "") -> Iterator[tuple[str, Header | None, str | None]]:
-    """Every group from one on, its header (None for groups of groups and damaged ones), what is wrong with it."""
+    """Yield a group and all groups in it, each with its header (None for plain or damaged groups) and its problem."""
     waiting: list[tuple[str, frozenset[str]]] = [(start, frozenset())]
     seen = Counter[str]()
     while waiting:
@@ -82,7 +82,7 @@ def walk(files: Files, start: str = "") -> Iterator[tuple[str, Header | None, st
         yield group, header, problem
         identity = files.identity(group)
         if header is not None or identity in above or seen[identity] == MOST_ALIASES or len(above) == DEEPEST:
-            continue  # links may lead in circles, or one folder have many names
+            continue  # links may form cycles, or give one folder many names
         seen[identity] += 1
         below = [join(group, name) for name in files.directories(group)]
         waiting += [(name, above | {identity}) for name in reversed(below) if _is_group(files, name)]
@@ -98,7 +98,7 @@ def _read_group(files: Files, group: str) -> tuple[Header | None, str | None]:
         header = Header.from_bytes(content)
     except IrregularFileError as error:
         return None, str(error).removeprefix(f"{files.path(key)} ")
-    except StoreError:  # a URL that has no answer says nothing of its files
+    except StoreError:  # if the URL cannot be reached, nothing is known about its files
         raise
     except ValueError as error:
         return None, str(error)
@@ -106,18 +106,18 @@ def _read_group(files: Files, group: str) -> tuple[Header | None, str | None]:
 
 
 def _is_group(files: Files, key: str, levels: int = 2) -> bool:
-    """Whether a folder is a group, or was one before it lost its zarr.json; no array, and nothing of other programs."""
+    """Whether a folder is a group, or was one before its zarr.json was lost; arrays and foreign folders are not."""
     try:
         content = files.read([join(key, "zarr.json")])
     except IrregularFileError:
-        return True  # and what is wrong with it is to be said
+        return True  # so that its problem is reported
     if content:
         return not any(map(_is_array, content.values()))
     return levels > 0 and any(_holds_metadata(files, join(key, name), levels) for name in files.directories(key))
 
 
 def _is_array(content: bytes) -> bool:
-    """Whether a zarr.json is of an array, sound or not."""
+    """Whether a zarr.json, valid or damaged, describes an array."""
     try:
         document = parse_json(content)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Writing a group of descriptors: created, resumed, and declared complete."""
+"""Create, write, resume and finish a group of descriptors."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -41,10 +41,11 @@ ResultT = TypeVar("ResultT")
 class GroupWriter:
     """Writes the units of one group.
 
-    A unit is one (step, layer): all its arrays' shards. Writers in several processes may share a group as long as each
-    unit belongs to one of them: call `create_group` once, `open_writer` in each process, `finish` once at the end.
+    A unit is one (step, layer) and consists of one shard of each array. Writers in several processes may share a group
+    if each unit is written by only one of them: call `create_group` once, `open_writer` in each process, and `finish`
+    once.
 
-    A writer that `create_group` gives holds the group's lock until `finish` or `close`, or until it is forgotten.
+    A writer from `create_group` holds the group's lock until `finish` or `close`, or until it is garbage collected.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class GroupWriter:
         checksums: UnitChecksums = MappingProxyType({}),
         lock: Lock | None = None,
     ) -> None:
-        """Write into a group that is there.
+        """Open a writer for an existing group.
 
         Args:
             root: The store.
             group: Name of the group.
-            schema: What the group holds.
-            checksums: Those of the units that the group's header names.
-            lock: The group's lock, held; this writer lets go of it.
+            schema: Schema of the group.
+            checksums: Checksums of units in the group's header.
+            lock: The acquired lock of the group; this writer releases it.
         """
         self._files = open_files(root)
         self._group = group
@@ -71,12 +72,12 @@ class GroupWriter:
         self._known = checksums
         self._written: dict[tuple[str, int], UInt32[np.ndarray, " chunk"]] = {}
         self._lock = lock
-        self._let_go = None if lock is None else finalize(self, lock.release)
+        self._release_lock = None if lock is None else finalize(self, lock.release)
 
     def close(self) -> None:
-        """Let go of the group's lock; nothing happens where that was done, or another writer holds it."""
-        if self._let_go is not None:
-            self._let_go()
+        """Release the group's lock; does nothing if this writer no longer holds it."""
+        if self._release_lock is not None:
+            self._release_lock()
 
     def __enter__(self) -> "GroupWriter":
         return self
@@ -91,20 +92,20 @@ class GroupWriter:
 
     @property
     def params(self) -> StoreParams:
-        """How the group is stored."""
+        """Params with which the group is stored."""
         return self._schema.params
 
     @property
     def spec(self) -> DescriptorSpec:
-        """What the group holds."""
+        """Spec of the group."""
         return self._schema.spec
 
     def missing(self, *, checksums: bool = True) -> list[tuple[int, int]]:
-        """Units that are not there or are damaged, in order.
+        """List the units that are missing or damaged, in order.
 
         Args:
-            checksums: Read all that is there and check every byte (about 2 GB/s from a warm disk). Without, a shard's
-                size and index only: 0.1 ms, finds everything but changed bytes inside chunks.
+            checksums: Check every byte of the existing shards (about 2 GB/s from a warm disk). False checks only each
+                shard's size and index in 0.1 ms, which finds everything except changed bytes in chunks.
         """
         return [unit for unit in self.spec.units if self._unit_problem(unit, checksums=checksums) is not None]
 
@@ -117,50 +118,52 @@ class GroupWriter:
         checked: bool = False,
         pool: Executor | None = None,
     ) -> None:
-        """Write one unit, in place of what may be there.
+        """Write one unit, which replaces existing data.
 
-        Each file appears in one step, so that a killed writer leaves nothing that reads as whole but is not. Several
-        threads may write units of one group at once.
+        Each file is written atomically, so a killed writer leaves no file that seems complete but is not. Several
+        threads may write units of one group at the same time.
 
         Args:
             step: One of the spec's steps.
             layer: One of the spec's layers.
-            values: For each of the spec's entries its array of `spec.entry_shape(entry)`: float16, float32 or float64,
-                or uint16 holding the bits of bfloat16.
-            checked: The values are of the stored type and known to be finite: where they were computed, both is cheap.
-            pool: Threads that convert, encode and write the unit's chunks side by side; one after the other without.
+            values: Entry -> array with `spec.entry_shape(entry)` in float16, float32 or float64, or in uint16 with the
+                bits of bfloat16.
+            checked: True skips conversion and the check for finite values; both are cheap on the device that computed
+                the values.
+            pool: Threads that convert, encode and write the unit's chunks in parallel; None works sequentially.
 
         Raises:
-            StoreError: an entry is missing, not asked for, of another shape, or holds values that the dtype cannot.
+            StoreError: an entry is missing, unknown, has another shape, or contains values that the dtype cannot
+                represent.
         """
         try:
             indices = self._schema.indices(step, layer)
         except ValueError as error:
             raise StoreError(f"{self._name(step, layer)}: {error}") from error
         if set(values) != set(self.spec.entries):
-            wanted = ", ".join(self.spec.entries)
+            expected = ", ".join(self.spec.entries)
             raise StoreError(
-                f"{self._name(step, layer)}: got {', '.join(sorted(values)) or 'nothing'}; wanted {wanted}"
+                f"{self._name(step, layer)}: got {', '.join(sorted(values)) or 'nothing'}; expected {expected}"
             )
         number = self._schema.unit_index(*indices)
         encoded = _each(pool, lambda entry: self._encode(step, layer, entry, values[entry], checked), self.spec.entries)
         arrays = [
             array
-            for entry, of_entry in zip(self.spec.entries, encoded, strict=True)
-            for array in zip(self._schema.entry_layouts(entry), of_entry, strict=True)
+            for entry, entry_arrays in zip(self.spec.entries, encoded, strict=True)
+            for array in zip(self._schema.entry_layouts(entry), entry_arrays, strict=True)
         ]
 
-        from difftrack.store._encoder import encode_chunk, join_chunks  # settles how Blosc runs, which readers need not
+        from difftrack.store._encoder import encode_chunk, join_chunks  # configures Blosc, which readers need not
 
         encoded_chunks: list[dict[int, tuple[bytes, bytes]]] = [{} for _ in arrays]
-        taking_turns = ThreadLock()
+        chunks_lock = ThreadLock()
 
         def encode_and_write(job: tuple[int, int]) -> None:
-            """Encode a chunk; whoever encodes an array's last one writes the shard and lets go of its bytes."""
+            """Encode a chunk; the thread that encodes an array's last chunk writes the shard and frees its bytes."""
             which, index = job
             layout, numbers = arrays[which]
             chunk, chunks = encode_chunk(layout, numbers, index), encoded_chunks[which]
-            with taking_turns:
+            with chunks_lock:
                 chunks[index] = chunk
                 whole = len(chunks) == layout.num_chunks
             if whole:
@@ -176,18 +179,19 @@ class GroupWriter:
         )
 
     def finish(self) -> None:
-        """Declare the group complete, after checking that every unit is there, and let go of its lock.
+        """Check that every unit exists, declare the group complete, and release its lock.
 
-        The header then names the checksums of all units: of those that this writer wrote, as they were computed.
+        The header then contains the checksums of all units. For units of this writer, they are the checksums computed
+        during writing.
 
         Raises:
-            StoreError: units are missing, and it names them; or another run has made the group anew meanwhile.
+            StoreError: units are missing (the message names them), or another run has replaced the group.
         """
         missing = self.missing(checksums=False)
         if missing:
             named = ", ".join(f"(step {step}, layer {layer})" for step, layer in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise StoreError(f"{self._files.path(self._group)}: {named}{more} not written")
+            raise StoreError(f"{self._files.path(self._group)}: {named}{more} not written; write them before finishing")
         self._files.remove_partials(self._group, abandoned_only=False)
         checksums = self._unit_checksums()
         header = self._schema.header(group_files(self._schema), complete=True, units=checksums).to_bytes()
@@ -198,26 +202,26 @@ class GroupWriter:
         self.close()
 
     def _unit_checksums(self) -> UnitChecksums:
-        """The checksums of all units: as this writer computed them, as the header named them, or as they lie there."""
+        """Collect the checksums of all units: from this writer, else from the header, else from the shards."""
         checksums = {}
         for name, layout in self._schema.layouts.items():
             units = []
             for number, unit in enumerate(self.spec.units):
-                of_unit = self._checksums(name, number)
-                if of_unit is None:
+                unit_checksums = self._checksums(name, number)
+                if unit_checksums is None:
                     key = self._key(layout, *self._schema.indices(*unit))
-                    of_unit = shard_checksums(self._files, key, layout.num_chunks)
-                units.append(of_unit)
+                    unit_checksums = shard_checksums(self._files, key, layout.num_chunks)
+                units.append(unit_checksums)
             checksums[name] = np.stack(units)
         return checksums
 
     def _checksums(self, name: str, number: int) -> UInt32[np.ndarray, " chunk"] | None:
-        """What is known of a unit without looking at it."""
+        """Return the known checksums of a unit, without reading it."""
         written = self._written.get((name, number))
         return self._known[name][number] if written is None and self._known else written
 
     def _refuse_another_run(self) -> None:
-        """Make sure that the group is still the one that this writer was given."""
+        """Check that no other run has replaced the group."""
         if self._lock is not None:
             try:
                 self._lock.check()
@@ -226,7 +230,7 @@ class GroupWriter:
         found = read_schema(self._files, self._group)
         if found is None or found[0].contents["fingerprint"] != self._schema.fingerprint:
             raise StoreError(
-                f"{self._files.path(self._group)} was replaced by another run; run this one again after it"
+                f"{self._files.path(self._group)} was replaced by another run; run this one again after that run"
             )
 
     def _encode(
@@ -235,10 +239,10 @@ class GroupWriter:
         name = f"{self._name(step, layer)}: {entry}"
         shape = self.spec.entry_shape(entry)
         if values.shape != shape:
-            raise StoreError(f"{name} has shape {list(values.shape)}; wanted {list(shape)}")
+            raise StoreError(f"{name} has shape {list(values.shape)}; expected {list(shape)}")
         if values.dtype.name not in ("float16", "float32", "float64", "uint16"):
             raise StoreError(
-                f"{name} is {values.dtype}; float16, float32, float64 or uint16 (bfloat16 bits) are stored"
+                f"{name} is {values.dtype}; it must be float16, float32, float64 or uint16 (bfloat16 bits)"
             )
         params = self._schema.params
         if checked and values.dtype == np.dtype(self._schema.layouts[entry].dtype):
@@ -278,27 +282,27 @@ def create_group(
     wait_s: float = 0.0,
     say: Say = lambda line: None,
 ) -> GroupWriter:
-    """Create a group, or take up one that an earlier run of the same spec and params left, in its own schema version.
+    """Create a group, or continue a group with the same spec and params from an earlier run, in its schema version.
 
-    Damaged metadata is repaired, what killed writers left is removed, good units are kept (`GroupWriter.missing`).
-    The group is this process's until its writer is done; its threads, and processes that it tells to call
-    `open_writer`, share it.
+    Damaged metadata is repaired, partial files of killed writers are removed, and valid units are kept
+    (`GroupWriter.missing`). This process owns the group until its writer is closed. Its threads may share the writer,
+    and other processes may call `open_writer`.
 
     Args:
-        root: The store: a directory or an fsspec URL; created where it does not exist.
+        root: The store: a directory or an fsspec URL; created if missing.
         group: Name of the group; may be nested (`clip/chunk_000`).
-        spec: What the group will hold.
-        params: How it is stored.
-        replace: Remove a group of another fingerprint instead of refusing.
-        made_by: What writes the values, as JSON; by default what the group's header says of it already.
-        reused: Say that values which are there were made by something else than would make them today.
-        anew: Declare a complete group incomplete, since all its units are about to be written again.
-        wait_s: How long to wait while another process writes the group.
-        say: Told which process that is, and of a lock that one left that was killed.
+        spec: Spec of the group.
+        params: Format of the store.
+        replace: Replace a group with another fingerprint instead of raising an error.
+        made_by: How the values are made, as JSON; by default the record in the group's header.
+        reused: Record that existing values are reused although they would be made differently now.
+        anew: Declare a complete group incomplete, because all its units will be written again.
+        wait_s: Maximum time to wait for another process that writes the group, in seconds.
+        say: Called with the process that is awaited, and with a killed process whose lock was recovered.
 
     Raises:
-        StoreError: the group was written with another spec or params, and `replace` is false; or another process
-            writes it.
+        StoreError: the group was written with another spec or params and `replace` is false, or another process writes
+            it.
     """
     files, params = open_files(root), params or StoreParams()
     parents(group)
@@ -312,18 +316,18 @@ def create_group(
             _take_up(files, group, schema, replace=False)
         header = _existing(files, group)
         known = {} if header is None else header.unit_checksums(schema.unit_shapes)
-        lock.acquire()  # once more: the writer lets go of this one
+        lock.acquire()  # a second time; the writer releases this one
         return GroupWriter(root, group, schema, checksums=known, lock=lock)
 
 
 def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool, anew: bool = False) -> bool:
-    """Make a group as it is to be, but for its units; or remove another that is there, and return whether that was so.
+    """Write a group's metadata; if another group is in its place, remove that group instead and return True.
 
-    With `anew` the header forgets the checksums of units that are about to be written again: a run that is killed
-    meanwhile leaves some of either kind, and both are good.
+    With `anew`, the header drops the checksums of units, because a killed run may leave both old and new units, which
+    are all valid.
 
     Raises:
-        StoreError: another is there, and `replace` is false.
+        StoreError: another group is in its place, and `replace` is false.
     """
     header, header_key = _existing(files, group), join(group, "zarr.json")
     content = group_files(schema)
@@ -342,7 +346,7 @@ def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool, an
         or (header.files, header.contents) != (fresh.files, fresh.contents)
         or (anew and _is_known(header))
     ):
-        files.write(header_key, fresh.to_bytes())  # first, so that whatever follows can be told by its fingerprint
+        files.write(header_key, fresh.to_bytes())  # first, so that all later files can be identified by the fingerprint
     found = read_each(files, [join(group, key) for key in content])[0]
     for key, expected in content.items():
         if found.get(join(group, key)) != expected:
@@ -352,14 +356,14 @@ def _take_up(files: Files, group: str, schema: GroupSchema, *, replace: bool, an
 
 
 def _is_known(header: Header) -> bool:
-    """Whether a header vouches for units as they are."""
+    """Whether a header records that units are valid."""
     return header.complete or bool(header.units)
 
 
 def open_writer(root: StorePath, group: str) -> GroupWriter:
-    """A writer for a group that `create_group` made, in another process for instance; changes nothing.
+    """Open a writer for a group from `create_group`, for example in another process, without changing the group.
 
-    It takes no lock: it belongs to the process that called `create_group`, which holds the group for both.
+    The writer acquires no lock, because the process that called `create_group` holds it.
 
     Raises:
         StoreError: the group does not exist or its header is damaged.
@@ -368,26 +372,26 @@ def open_writer(root: StorePath, group: str) -> GroupWriter:
     parents(group)
     found = read_schema(files, group)
     if found is None:
-        raise StoreError(f"{files.path(group)} does not exist; create_group makes it")
+        raise StoreError(f"{files.path(group)} does not exist; call create_group first")
     header, schema = found
     return GroupWriter(root, group, schema, checksums=header.unit_checksums(schema.unit_shapes))
 
 
 def _each(pool: Executor | None, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-    """Apply a function side by side, and wait for all, whatever happens to one: the caller takes its memory back."""
+    """Apply a function in parallel. Wait for all calls even if one fails, because the caller then reuses the memory."""
     if pool is None:
         return [function(item) for item in items]
-    under_way: list[Future[ResultT]] = []
+    futures: list[Future[ResultT]] = []
     try:
         for item in items:
-            under_way.append(pool.submit(function, item))  # noqa: PERF401 - those that are under way count at once
+            futures.append(pool.submit(function, item))  # noqa: PERF401 - submitted calls must be waited for even if a later submit fails
     finally:
-        wait(under_way)
-    return [future.result() for future in under_way]
+        wait(futures)
+    return [future.result() for future in futures]
 
 
 def _existing(files: Files, group: str) -> Header | None:
-    """The header of a group that may be taken up; None where there is none, or none that can be read."""
+    """Read the header of an existing group; None if there is none that can be read."""
     key = join(group, "zarr.json")
     content = read_each(files, [key])[0].get(key)
     if content is not None and plain_group_problem(content) is None:
@@ -400,9 +404,9 @@ def _existing(files: Files, group: str) -> Header | None:
 
 
 def _problem(files: Files, group: str, schema: GroupSchema, header: Header | None, keys: list[str]) -> str | None:
-    """Why a group cannot be taken up with this very schema, if so.
+    """Return why an existing group cannot be continued with this schema; None if it can.
 
-    Where the header is lost, the fingerprint that every array carries says whose the group is.
+    If the header is lost, the fingerprint in the attributes of every array identifies the group.
     """
     if header is not None:
         return _difference(header, schema)
@@ -410,18 +414,18 @@ def _problem(files: Files, group: str, schema: GroupSchema, header: Header | Non
     if any(_own_attributes(content, schema) for content in found.values()):
         return None
     if files.directories(group) or any(read_each(files, [join(group, "zarr.json")])):
-        return "holds data whose origin cannot be told: its zarr.json is missing or damaged"
+        return "contains data of unknown origin: its zarr.json is missing or damaged"
     return None
 
 
 def _version_of(files: Files, group: str, spec: DescriptorSpec) -> int:
-    """The schema version of a group; the newest where there is none."""
+    """Return the schema version of a group; the newest version if it does not exist."""
     header = _existing(files, group)
     return _version_of_arrays(files, group, spec) if header is None else header.version
 
 
 def _version_of_arrays(files: Files, group: str, spec: DescriptorSpec) -> int:
-    """The schema version of a group that lacks its header; the newest where there is no array either."""
+    """Return the schema version of a group without header, from its arrays; the newest version if there are none."""
     found = read_each(files, [join(group, entry, "zarr.json") for entry in spec.entries])[0].values()
     separators = {_array_value(content, "chunk_key_encoding", "configuration", "separator") for content in found}
     return 1 if "/" in separators else SCHEMA_VERSION
@@ -430,12 +434,12 @@ def _version_of_arrays(files: Files, group: str, spec: DescriptorSpec) -> int:
 def _difference(header: Header, schema: GroupSchema) -> str | None:
     if header.contents["fingerprint"] == schema.fingerprint:
         return None
-    wanted = schema.header({}, complete=False).contents
-    there, here = _flatten(header.contents), _flatten(wanted)
+    requested = schema.header({}, complete=False).contents
+    stored, new = _flatten(header.contents), _flatten(requested)
     differing = [
-        f"{name} is {_short(there.get(name))}, not {_short(here.get(name))}"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and name.partition(".")[0] in ("spec", "params")
+        f"{name} is {_short(stored.get(name))}, not {_short(new.get(name))}"
+        for name in sorted(stored.keys() | new.keys())
+        if stored.get(name) != new.get(name) and name.partition(".")[0] in ("spec", "params")
     ]
     return f"was written with other parameters: {'; '.join(islice(differing, 5))}"
 
@@ -456,13 +460,13 @@ def _short(value: Any) -> str:  # noqa: ANN401
 
 
 def _own_attributes(content: bytes, schema: GroupSchema) -> bool:
-    """Whether an array's zarr.json says that it belongs to a group of this schema, made by the same."""
+    """Whether an array's zarr.json identifies it as part of a group with this schema and record."""
     known = [name for name in ("fingerprint", "made_by") if name in schema.attributes]
     return all(_array_value(content, "attributes", name) == schema.attributes[name] for name in known)
 
 
 def _array_value(content: bytes, *path: str) -> str | None:
-    """One text of an array's zarr.json; None where it cannot be had."""
+    """Read one string from an array's zarr.json; None if it cannot be read."""
     try:
         value = parse_json(content)
         for name in path:

@@ -1,7 +1,7 @@
-"""zarr at work: every file of a group but its header and its shards, made in memory.
+"""Build all files of a group except its header and its shards in memory, with zarr.
 
-zarr passes each of its calls through an event loop of its own, twenty of them for a group; while a GPU waits for the
-next clip that is long. Groups that differ in their attributes alone, as those of many clips do, are made once.
+zarr passes each call through its event loop, twenty calls for a group, which is slow while a GPU waits for the next
+clip. Groups that differ only in their attributes, such as those of many clips, are therefore built once.
 """
 
 import json
@@ -22,13 +22,13 @@ __all__ = ["create_array", "small_files"]
 
 
 def create_array(
-    group: Any,  # noqa: ANN401 - zarr carries no usable types
+    group: Any,  # noqa: ANN401 - zarr has no usable types
     layout: ArrayLayout,
     *,
     num_units: tuple[int, int],
     attributes: Mapping[str, Any],
 ) -> Any:  # noqa: ANN401
-    """Create the array of a layout, without values."""
+    """Create the zarr array of a layout, without values."""
     return group.create_array(
         layout.name,
         shape=(*num_units, *layout.shape),
@@ -40,7 +40,7 @@ def create_array(
         dimension_names=["step", "layer", *layout.axes],
         attributes=dict(attributes),
         chunk_key_encoding={"name": "default", "separator": layout.separator},
-        config={"write_empty_chunks": True},  # no chunk equals the fill value, so zarr need not look for such chunks
+        config={"write_empty_chunks": True},  # no chunk equals the fill value, so zarr need not compare
     )
 
 
@@ -52,7 +52,7 @@ def small_files(
     attributes: Mapping[str, Any],
     separator: Separator,
 ) -> dict[str, bytes]:
-    """Every file of a group but its header and its shards, by key below the group."""
+    """Build all files of a group except its header and its shards, by key in the group."""
     layouts = tuple(layouts)
     labels = tuple((name, axis, values.dtype.str, values.tobytes()) for name, (axis, values) in coordinates.items())
     files = dict(_files_without_attributes(layouts, labels, num_units, separator))

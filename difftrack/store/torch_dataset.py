@@ -1,4 +1,4 @@
-"""Descriptors as a torch dataset; the only module of the store that imports torch, and nothing else imports it."""
+"""Descriptors as a torch dataset. Import this module by name; no other module imports it, because it needs torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ __all__ = ["DescriptorDataset"]
 
 
 class DescriptorDataset(Dataset[dict[str, Any]]):
-    """All units of a store, one (group, step, layer) an item.
+    """All units of a store; an item is one (group, step, layer).
 
-    An item is a dict of `group`, `step`, `layer` and, for each kind, a tensor [head, latent_frame, row, col, channel].
-    Files are opened where items are read, so any number of DataLoader workers may share the dataset, forked or spawned;
-    use `batch_size=None`, since clips differ in shape.
+    An item is a dict with `group`, `step`, `layer` and, for each kind, a tensor [head, latent_frame, row, col,
+    channel]. Files are opened when items are read, so any number of forked or spawned DataLoader workers may share the
+    dataset. Use `batch_size=None`, because clips differ in shape.
 
     Raises:
-        StoreError: the store lacks something of what is asked for.
+        StoreError: the store does not contain a requested group, step or layer.
     """
 
     def __init__(
@@ -33,25 +33,25 @@ class DescriptorDataset(Dataset[dict[str, Any]]):
         steps: Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
     ) -> None:
-        """Choose what to read.
+        """Select the units to read.
 
         Args:
             path: The store.
             kinds: Kinds of descriptor in an item.
-            groups: These only; all by default. `steps` and `layers` likewise.
-            steps: Steps by label.
-            layers: Layers by label.
+            groups: Names of groups; None reads all.
+            steps: Labels of steps; None reads all.
+            layers: Labels of layers; None reads all.
         """
         self._store: Store = open_store(path)
         self._kinds = tuple(kinds)
         self._units: list[tuple[str, int, int]] = []
         for group in self._store.groups() if groups is None else groups:
             spec = self._store.spec(group)
-            for asked, there, axis in ((steps, spec.steps, "step"), (layers, spec.layers, "layer")):
-                absent = sorted(set(asked or ()) - set(there))
+            for requested, available, axis in ((steps, spec.steps, "step"), (layers, spec.layers, "layer")):
+                absent = sorted(set(requested or ()) - set(available))
                 if absent:
                     raise StoreError(
-                        f"group {group!r} has no {axis} {absent[0]}; there are {', '.join(map(str, there))}"
+                        f"group {group!r} has no {axis} {absent[0]}; there are {', '.join(map(str, available))}"
                     )
             self._units += [
                 (group, step, layer)

@@ -1,10 +1,10 @@
-"""Writing tensors behind the back of the model that computes them; imported by name, since it imports torch.
+"""Write tensors in the background while a model computes; import this module by name, because it needs torch.
 
-    capture -> cast and finite check on the device -> pinned buffer, by a side stream -> bounded queue -> threads that
-    share the chunks of a unit; who encodes the last chunk of an array writes its shard
+    capture -> cast and finite check on the device -> copy to a pinned buffer on a side stream -> bounded queue ->
+    threads that share the chunks of a unit; the thread that encodes the last chunk of an array writes its shard
 
-Nothing in `put` waits for the device. It waits for a free slot: what is on its way never exceeds `depth` units, however
-slow the disk is.
+`put` never waits for the device. It only waits for a free slot, so at most `depth` units are queued, even if the disk
+is slow.
 """
 
 import queue
@@ -25,17 +25,17 @@ from difftrack.store._writer import GroupWriter
 __all__ = ["WriteQueue", "as_read"]
 
 Written = Callable[[int], None]
-"""Told the bytes of each unit (before compression) that has reached its files; called by any thread."""
+"""Called, from any thread, with the bytes before compression of each unit that has been written."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """Room for one unit on its way to disk."""
+    """Memory for one queued unit."""
 
     buffer: Tensor | None = None
-    """Pinned memory, kept from unit to unit; None until a tensor comes from a GPU."""
+    """Pinned memory, reused for later units; None until a tensor comes from a GPU."""
     held: list[Tensor] = field(default_factory=list)
-    """What the device still reads, and what is needed again if a value is refused."""
+    """Tensors that the device still reads, or that are needed if a value is refused."""
 
     def pinned(self, num_bytes: int) -> Tensor:
         if self.buffer is None or self.buffer.numel() < num_bytes:
@@ -45,21 +45,21 @@ class _Slot:
 
 @dataclass(slots=True)
 class _Staged:
-    """One unit in, or on its way to, host memory."""
+    """One unit that is, or is being copied, in host memory."""
 
     entries: dict[str, Tensor]
-    """On the host; whole once `copied` has happened."""
+    """Tensors on the host; complete after the event `copied`."""
     finite: Tensor | None
-    """One boolean on the host; None where the writer is to convert and check."""
+    """One boolean on the host; None if the writer must convert and check."""
     copied: torch.cuda.Event | None
 
 
 class WriteQueue:
-    """Takes units of several groups and writes them while their successors are computed.
+    """Writes units of several groups while later units are computed.
 
     Args:
-        num_threads: Threads that encode and write; 0 writes inside `put`.
-        depth: Units on their way at most: in pinned memory, waiting, or being written.
+        num_threads: Number of threads that encode and write; 0 writes inside `put`.
+        depth: Maximum number of queued units, in pinned memory, waiting, or being written.
 
     Raises:
         ValueError: a number is out of range.
@@ -67,9 +67,9 @@ class WriteQueue:
 
     def __init__(self, *, num_threads: int, depth: int = 4) -> None:
         if num_threads < 0 or depth < 1:
-            raise ValueError(f"num_threads is {num_threads}, depth is {depth}; at least 0 and 1 are wanted")
+            raise ValueError(f"num_threads is {num_threads}, depth is {depth}; they must be at least 0 and 1")
         self._encoders = ThreadPoolExecutor(num_threads, thread_name_prefix="encoder") if num_threads else None
-        # Threads that wait, for the device and for the encoders: one per unit on its way, and some for whole groups.
+        # These threads wait for the device and the encoders: one for each queued unit, and some for whole groups.
         self._threads = ThreadPoolExecutor(2 * depth, thread_name_prefix="writer") if num_threads else None
         self._all_slots = tuple(_Slot() for _ in range(depth))
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -87,17 +87,18 @@ class WriteQueue:
         *,
         written: Written = lambda num_bytes: None,
     ) -> None:
-        """Take one unit; waits while `depth` units are on their way.
+        """Queue one unit; waits while `depth` units are queued.
 
         Args:
-            writer: Of the unit's group.
+            writer: Writer of the unit's group.
             step: One of the group's steps.
-            layer: One of its layers.
-            tensors: By entry, float32, float16 or bfloat16, on any device; copied before `put` returns.
-            written: Told when the unit is on disk.
+            layer: One of the group's layers.
+            tensors: Entry -> tensor in float32, float16 or bfloat16, on any device; copied before `put` returns.
+            written: Called when the unit is on disk.
 
         Raises:
-            ValueError: an earlier unit of the group, or this one, could not be written; so do OSErrors surface.
+            ValueError: this unit or an earlier unit of the group could not be written.
+            OSError: an earlier unit of the group could not be written.
         """
         for unit in [unit for unit in self._units[writer] if unit.done()]:
             unit.result()
@@ -110,7 +111,7 @@ class WriteQueue:
         self._submit(writer, self._write, writer, step, layer, slot, staged, written)
 
     def finish(self, writer: GroupWriter) -> Future[None]:
-        """Declare a group complete once its units are written, and let go of it; the result raises what went wrong."""
+        """Finish a group when its units are written, and release its lock; the future raises any error."""
         units = self._units.pop(writer, [])
 
         def complete() -> None:
@@ -122,7 +123,7 @@ class WriteQueue:
         return _run(complete) if self._threads is None else self._threads.submit(complete)
 
     def close(self) -> None:
-        """Wait for what has been taken, and let go of pinned memory: the next queue is given the same."""
+        """Wait for queued units and free the pinned memory, which the next queue then reuses."""
         for threads in (self._threads, self._encoders):
             if threads is not None:
                 threads.shutdown()
@@ -142,7 +143,7 @@ class WriteQueue:
             self._units[writer].append(self._threads.submit(action, *args))
 
     def _stage(self, slot: _Slot, tensors: Mapping[str, Tensor], params: StoreParams) -> _Staged:
-        """Cast and check where the tensors are, and start their way to the host."""
+        """Cast and check the tensors on their device, and start copying them to the host."""
         stored = {entry: _as_stored(tensor.detach(), params) for entry, tensor in tensors.items()}
         finite = None
         if params.dtype != "int8" and all(tensor.is_floating_point() for tensor in tensors.values()):
@@ -162,7 +163,7 @@ class WriteQueue:
             if staged.copied is not None:
                 staged.copied.synchronize()
             entries, sound = staged.entries, staged.finite is not None and bool(staged.finite)
-            if staged.finite is not None and not sound:  # the writer refuses them, and says what is wrong
+            if staged.finite is not None and not sound:  # the writer refuses the values with a detailed message
                 entries = dict(zip(entries, slot.held, strict=False))
             arrays = {entry: _numbers(tensor) for entry, tensor in entries.items()}
             writer.write(step, layer, arrays, checked=sound, pool=self._encoders)
@@ -176,10 +177,10 @@ class WriteQueue:
 
 
 def as_read(tensor: Float[Tensor, "..."], params: StoreParams) -> Float[Tensor, "..."]:
-    """What a store would give back for a tensor, on the tensor's device and without the store.
+    """Return a tensor as a store would return it, on the tensor's device and without a store.
 
     Raises:
-        ValueError: a value cannot be stored so.
+        ValueError: a value cannot be stored in this format.
     """
     if params.dtype != "int8":
         stored = _as_stored(tensor.detach(), params)
@@ -191,7 +192,7 @@ def as_read(tensor: Float[Tensor, "..."], params: StoreParams) -> Float[Tensor, 
 
 
 def _as_stored(tensor: Tensor, params: StoreParams) -> Tensor:
-    """A copy in the type that reaches the files, contiguous; of its own type where the host has to encode it."""
+    """Return a contiguous copy in the stored dtype, or in its own dtype if the host must encode it."""
     if params.dtype == "int8" or not tensor.is_floating_point():
         return tensor.clone(memory_format=torch.contiguous_format)
     if params.dtype == "float16" and params.round_to_bf16:
@@ -203,7 +204,7 @@ def _as_stored(tensor: Tensor, params: StoreParams) -> Tensor:
 def _copy_to_host(
     slot: _Slot, stored: Mapping[str, Tensor], finite: Tensor | None, stream: torch.cuda.Stream
 ) -> _Staged:
-    """Queue the copies on a side stream; the compute stream goes on at once."""
+    """Queue the copies on a side stream, without blocking the compute stream."""
     sizes = {entry: tensor.numel() * tensor.element_size() for entry, tensor in stored.items()}
     offsets = np.cumsum([0, *(-(-size // 16) * 16 for size in sizes.values())]).tolist()
     pinned = slot.pinned(offsets[-1] + 1)
@@ -225,14 +226,14 @@ def _copy_to_host(
 
 
 def _numbers(tensor: Tensor) -> Num[np.ndarray, "..."]:
-    """As an array; bfloat16 as the uint16 of its bits."""
+    """Convert to a numpy array; bfloat16 becomes uint16 with the same bits."""
     tensor = tensor.cpu().contiguous()
     array: np.ndarray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array
 
 
 def _run(action: Callable[[], None]) -> Future[None]:
-    """Run now; what it raises is kept in the result, as a thread would."""
+    """Run an action immediately; an exception is stored in the future, as by a thread."""
     done: Future[None] = Future()
     try:
         action()

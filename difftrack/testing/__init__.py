@@ -1,6 +1,6 @@
-"""Laws that backbones, trackers and stores obey, as pytest classes: derive from one, and give it the thing under test.
+"""Laws for backbones, trackers and stores, as pytest classes: derive a class and provide the object under test.
 
-Needs pytest, which nothing else of the library imports.
+This room needs pytest, which no other room imports.
 """
 
 import pytest
@@ -9,7 +9,7 @@ pytest.register_assert_rewrite(
     "difftrack.testing._backbones", "difftrack.testing._trackers", "difftrack.testing._stores"
 )
 
-from difftrack.testing._backbones import BackboneLaws  # noqa: E402 - after its asserts are made to speak
+from difftrack.testing._backbones import BackboneLaws  # noqa: E402 - after register_assert_rewrite
 from difftrack.testing._stores import StoreLaws  # noqa: E402
 from difftrack.testing._trackers import TrackerLaws, moving_texture  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Laws of capture that every backbone obeys."""
+"""Laws of capture for every backbone."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -8,9 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from difftrack.backbones import AttentionCall, Backbone, BackboneError, LayerDescriptors, intercept
+from difftrack.backbones import (
+    DEFAULT_KINDS,
+    AttentionCall,
+    Backbone,
+    BackboneError,
+    CapturedKind,
+    CaptureError,
+    FeatureKind,
+    LayerDescriptors,
+    intercept,
+)
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, InversionParams, ModeParams, TrackingViewParams
+from difftrack.rotary import AXES, RotaryLayout
 from difftrack.store import DescriptorSpec
 
 __all__ = ["BackboneLaws"]
@@ -20,64 +31,83 @@ _MODES = ("add_noise", "ddim_inversion", "clean")
 
 
 class BackboneLaws:
-    """Laws of a family of backbones, tried on a small one.
+    """Laws of a family of backbones, tested on a small backbone.
 
-    A subclass overrides the fixture `backbone`, with a backbone of random weights, and `clip_size`, with the (frames,
-    height, width) of a clip that it takes: two token frames or more, 3 x 4 tokens or more. The backbone has at least
-    two layers, and encodes clips and prompts.
+    A subclass overrides two fixtures: `backbone`, a backbone with random weights, and `clip_size`, the (frames, height,
+    width) of a clip that it accepts, with at least two token frames and 3 x 4 tokens. The backbone needs at least two
+    layers and must encode clips and prompts.
     """
 
     prompt = "a red disc moves left"
-    """A prompt to run with."""
+    """Prompt of the test clips."""
     cfg_scale = 1.0
-    """Guidance scale at which the stock pipeline runs one branch alone."""
+    """Guidance scale at which the unmodified pipeline runs only one branch."""
     frames_alone_together = 3
-    """Frames of the tracking view that are run together; a multiple of what the transformer attends over at once."""
+    """Frames processed together in the tracking view; a multiple of the transformer's attention window."""
+    rotary_tolerance = 1e-4
+    """How far a turned query may be from the model's own, as a share of the largest number in it."""
+    features: tuple[FeatureKind, ...] = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
+    """Hidden states that its first and last layer give; the others are refused."""
 
     @pytest.fixture
     def backbone(self) -> Backbone:
         """The backbone under test."""
-        raise NotImplementedError("a subclass of BackboneLaws gives the fixture `backbone`")
+        raise NotImplementedError("a subclass of BackboneLaws must override the fixture `backbone`")
 
     @pytest.fixture
     def clip_size(self) -> tuple[int, int, int]:
-        """(frames, height, width) of a clip that it takes."""
-        raise NotImplementedError("a subclass of BackboneLaws gives the fixture `clip_size`")
+        """(frames, height, width) of a clip that the backbone accepts."""
+        raise NotImplementedError("a subclass of BackboneLaws must override the fixture `clip_size`")
 
     @pytest.fixture
     def frames(self, clip_size: tuple[int, int, int]) -> np.ndarray:
-        """The clip's frames [frame, row, col, rgb]: noise, so that no two patches are alike."""
+        """Frames of the clip [frame, row, col, rgb]: noise, so that all patches differ."""
         return np.random.default_rng(0).integers(0, 256, (*clip_size, 3), dtype=np.uint8)
 
     @pytest.fixture
     def latents(self, backbone: Backbone, frames: np.ndarray) -> Tensor:
-        """The clip encoded [latent_frame, channel, row, col]."""
+        """The encoded clip [latent_frame, channel, row, col]."""
         return backbone.encode(frames, frames_alone=False)
 
     def predict(self, backbone: Backbone, latents: Tensor, frames: np.ndarray) -> Tensor:
-        """The transformer's output for the clip's latents."""
+        """Run the transformer on the clip's latents."""
         embedding = backbone.embed(self.prompt)
         return backbone.predict(latents, torch.tensor(500), embedding, **_conditions(backbone, latents, frames))
 
     def capture(
-        self, backbone: Backbone, latents: Tensor, frames: np.ndarray, layers: Sequence[int]
+        self,
+        backbone: Backbone,
+        latents: Tensor,
+        frames: np.ndarray,
+        layers: Sequence[int],
+        kinds: Sequence[CapturedKind] = DEFAULT_KINDS,
+        feature: FeatureKind = "heads",
     ) -> dict[int, LayerDescriptors]:
-        """Descriptors of layers at one step, by layer."""
+        """Capture descriptors of layers at one step, by layer."""
         schedule = backbone.schedule(10, grid=backbone.grid_of(latents))
         conditions = _conditions(backbone, latents, frames)
-        records = backbone.capture(latents, 4, schedule, backbone.embed(self.prompt), layers=layers, **conditions)
+        records = backbone.capture(
+            latents,
+            4,
+            schedule,
+            backbone.embed(self.prompt),
+            layers=layers,
+            kinds=kinds,
+            feature=feature,
+            **conditions,
+        )
         return {record.layer: record for record in records}
 
     def check_analysis(self, units: Sequence[Any], spec: DescriptorSpec) -> None:
-        """Hold a clip's units of the analysis view, of two layers at one step, to more; nothing by default."""
+        """Check more properties of a clip's units in the analysis view (two layers, one step); nothing by default."""
 
     def check_tracking(self, unit: Any, spec: DescriptorSpec) -> None:  # noqa: ANN401
-        """Hold the unit of one chunk of the tracking view to more; nothing by default."""
+        """Check more properties of one chunk's unit in the tracking view; nothing by default."""
 
     def test_capture_leaves_the_output_as_it_is_and_sees_what_attention_uses(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Layers in execution order; the output bit-identical; attention recomputed from the captured tensors, too."""
+        """Layers run in order, the output is bit-identical, and captured tensors reproduce the attention exactly."""
         before = self.predict(backbone, latents, frames)
         order: list[int] = []
         errors: list[float] = []
@@ -100,10 +130,10 @@ class BackboneLaws:
     def test_descriptors_have_heads_grid_and_channels(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray, clip_size: tuple[int, int, int]
     ) -> None:
-        """The shapes are those that the backbone says, and the grid is that of the clip's size and of its latents."""
-        grid, of_latents = backbone.token_grid(*clip_size), backbone.grid_of(latents)
+        """The shapes agree with the backbone, and the grid with the clip's size and with its latents."""
+        grid, latent_grid = backbone.token_grid(*clip_size), backbone.grid_of(latents)
         tokens = (grid.num_latent_frames, grid.rows, grid.cols)
-        assert tokens == (of_latents.num_latent_frames, of_latents.rows, of_latents.cols)
+        assert tokens == (latent_grid.num_latent_frames, latent_grid.rows, latent_grid.cols)
         last = backbone.num_layers - 1
         for record in self.capture(backbone, latents, frames, [0, last]).values():
             for kind in (record.query, record.key, record.feature):
@@ -113,7 +143,7 @@ class BackboneLaws:
     def test_tokens_run_latent_frame_row_col_and_text_is_apart(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """In layer 0 one latent patch changes one query and nothing else."""
+        """In layer 0, a change of one latent patch changes exactly one query."""
         changed = latents.clone()
         fold, patch = backbone.latents_per_token_frame, backbone.patch_size
         changed[fold * 1, :, patch * 2, patch * 3] += 1
@@ -129,7 +159,7 @@ class BackboneLaws:
     def test_text_has_its_length_and_comes_before_its_padding(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Where text stands in the sequence, its mask is as long as its keys, and padding comes last."""
+        """The text mask is as long as the text keys, and padding comes last."""
         record = self.capture(backbone, latents, frames, [0])[0]
         assert record.text_key is not None
         mask = record.text_mask.tolist()
@@ -140,25 +170,97 @@ class BackboneLaws:
     def test_early_exit_and_one_layer_at_a_time_give_bit_equal_descriptors(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """What is captured of a layer does not depend on the other layers that are asked for."""
+        """The descriptors of a layer do not depend on which other layers are captured."""
         middle = backbone.num_layers // 2
         every = self.capture(backbone, latents, frames, range(backbone.num_layers))
         alone = self.capture(backbone, latents, frames, [middle])[middle]
         for kind in ("query", "key", "feature", "text_key"):
             assert torch.equal(getattr(alone, kind), getattr(every[middle], kind)), kind
 
+    def test_the_rotary_layout_says_which_channels_turn_with_which_axis(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """Turning the unrotated queries and keys by the layout gives the model's own; lengths stay in any case.
+
+        One angle per pair of channels and place along its axis has to do for all heads, and for all places along the
+        other axes: a wrong pair, a wrong axis, or a channel that is not named fails. Frequencies fall.
+        """
+        last = backbone.num_layers - 1
+        wanted: tuple[CapturedKind, ...] = ("query", "key", "query_pre_rotary", "key_pre_rotary")
+        for record in self.capture(backbone, latents, frames, [0, last], kinds=wanted).values():
+            for turned, plain in ((record.query, record.query_pre_rotary), (record.key, record.key_pre_rotary)):
+                assert turned is not None
+                assert plain is not None
+                limit = self.rotary_tolerance * float(turned.abs().max())
+                lengths = [part.double().square().sum(dim=(0, -1)).sqrt() for part in (turned, plain)]
+                most = limit * (turned.shape[0] * turned.shape[-1]) ** 0.5
+                torch.testing.assert_close(lengths[0], lengths[1], rtol=0, atol=most)
+                if backbone.rotary is not None:
+                    again = _turned(plain.double(), turned.double(), backbone.rotary)
+                    torch.testing.assert_close(again, turned.double(), rtol=0, atol=limit)
+
+    def test_values_are_those_that_attention_mixes(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """As the attention call had them, with the video's shape."""
+        values: list[Tensor] = []
+
+        def keep(call: AttentionCall) -> Tensor:
+            values.append(call.value.clone())
+            return call.run()
+
+        schedule = backbone.schedule(10, grid=backbone.grid_of(latents))
+        conditions = _conditions(backbone, latents, frames)
+        with intercept({0: backbone.attention_of(backbone.transformer_at(schedule.timesteps[4]))[0]}, keep):
+            backbone.predict(latents, schedule.timesteps[4], backbone.embed(self.prompt), **conditions)
+        (record,) = self.capture(backbone, latents, frames, [0], kinds=["value"]).values()
+        assert record.value is not None
+        first = backbone.num_text_tokens if backbone.text_position == "first" else 0
+        tokens = record.value.flatten(1, 3)
+        assert torch.equal(tokens, values[0][0, :, first : first + tokens.shape[1]])
+
+    def test_every_hidden_state_is_given_or_refused(
+        self, backbone: Backbone, latents: Tensor, frames: np.ndarray
+    ) -> None:
+        """Those of `features` are finite, have the shape of a feature, and differ from each other.
+
+        Only the attention's output may be that of its heads: some single-stream layers project it later.
+        """
+        every: tuple[FeatureKind, ...] = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
+        layers = [0, backbone.num_layers - 1]
+        found: list[Tensor] = []
+        for feature in every:
+            if feature not in self.features:
+                with pytest.raises((BackboneError, CaptureError)) as raised:
+                    self.capture(backbone, latents, frames, layers, ["feature"], feature)
+                assert "\n" not in str(raised.value)
+                continue
+            own = [
+                record.feature
+                for record in self.capture(backbone, latents, frames, layers, ["feature"], feature).values()
+            ]
+            assert len(own) == len(layers)
+            for each in own:
+                assert each is not None
+                assert each.shape[0] == backbone.num_heads
+                assert each.shape[-1] == backbone.num_channels
+                assert bool(each.isfinite().all())
+                assert feature == "attention" or not any(torch.equal(each, other) for other in found)
+                found.append(each)
+
     def test_nothing_of_the_pipeline_is_left_changed(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Capture takes away what it put into the modules."""
+        """Capture leaves no attributes in the modules."""
         attributes = [set(module.__dict__) for module in backbone.transformer.modules()]
         self.capture(backbone, latents, frames, [0, backbone.num_layers - 1])
+        self.capture(backbone, latents, frames, [0], ["query_pre_rotary", "feature"], "attention")
         assert [set(module.__dict__) for module in backbone.transformer.modules()] == attributes
 
     def test_sampling_records_the_latents_that_enter_every_step(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray, clip_size: tuple[int, int, int]
     ) -> None:
-        """Captures from the trajectory equal captures while the pipeline samples one branch, bit by bit."""
+        """Captures from the recorded trajectory are bit-equal to captures during sampling with one branch."""
         num_frames, height, width = clip_size
         queries: list[Tensor] = []
         image = {"image": frames[0]} if backbone.needs_image else {}
@@ -203,7 +305,7 @@ class BackboneLaws:
     def test_real_clips_go_through_every_mode(
         self, backbone: Backbone, frames: np.ndarray, clip_size: tuple[int, int, int], mode: Mode
     ) -> None:
-        """The analysis view of a clip: its units have the shapes that its spec says, and their numbers are finite."""
+        """In the analysis view, units have the shapes of the spec, and their values are finite."""
         num_frames, height, width = clip_size
         last = backbone.num_layers - 1
         params = AnalysisParams(
@@ -232,7 +334,7 @@ class BackboneLaws:
     def test_frames_encoded_alone_make_a_token_frame_each(
         self, backbone: Backbone, frames: np.ndarray, clip_size: tuple[int, int, int], mode: Mode
     ) -> None:
-        """The tracking view of a clip: every frame has tokens of its own."""
+        """In the tracking view, every frame has its own tokens."""
         _, height, width = clip_size
         num_frames, layer = self.frames_alone_together, backbone.num_layers - 1
         params = TrackingViewParams(
@@ -254,7 +356,7 @@ class BackboneLaws:
     def test_a_size_that_does_not_fit_is_refused_in_one_line(
         self, backbone: Backbone, clip_size: tuple[int, int, int]
     ) -> None:
-        """The message names the backbone or the size."""
+        """The message names the size."""
         num_frames, height, width = clip_size
         with pytest.raises(BackboneError) as raised:
             backbone.check_size(num_frames, height + 1, width)
@@ -262,11 +364,30 @@ class BackboneLaws:
         assert str(height + 1) in str(raised.value)
 
     def test_the_code_that_makes_descriptors_is_on_record(self, backbone: Backbone) -> None:
-        """Of the family's own module, so that a change of it makes its descriptors anew."""
+        """The record includes the family's module, so that a change of the module invalidates its descriptors."""
         made_by = backbone.made_by("difftrack.extraction")
         assert made_by.to_json() == backbone.made_by("difftrack.extraction").to_json()
         room = type(backbone).__module__.partition(".")[0]
         assert ("backbones" if room == "difftrack" else room) in made_by.code
+
+
+def _turned(plain: Tensor, turned: Tensor, layout: RotaryLayout) -> Tensor:
+    """Turn descriptors [head, latent_frame, row, col, channel] by the angles that fit best to what the model made.
+
+    One angle for each pair of channels at each place along its axis; channels that are in no pair stay.
+    """
+    again = plain.clone()
+    for place, axis in enumerate(AXES, start=1):
+        pairs = torch.tensor(getattr(layout, axis)).reshape(-1, 2)
+        before, after = (torch.complex(part[..., pairs[:, 0]], part[..., pairs[:, 1]]) for part in (plain, turned))
+        others = [other for other in range(4) if other != place]
+        turn = (after * before.conj()).sum(dim=others, keepdim=True)
+        turn = turn / turn.abs()
+        by_pair = (turn * turn.roll(1, dims=place).conj()).narrow(place, 1, 1).angle().abs().flatten()
+        assert len(by_pair) == 0 or float(by_pair[-1]) == float(by_pair.min()), f"{axis}: frequencies do not fall"
+        now = before * turn
+        again[..., pairs[:, 0]], again[..., pairs[:, 1]] = now.real, now.imag
+    return again
 
 
 def _conditions(backbone: Backbone, latents: Tensor, frames: np.ndarray) -> dict[str, Any]:

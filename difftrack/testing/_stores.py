@@ -1,4 +1,4 @@
-"""Laws that the descriptor store obeys at every place and in every layout."""
+"""Laws of the descriptor store for every location and layout."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ Values = dict[tuple[int, int], dict[str, np.ndarray]]
 
 
 def spec_of_primes() -> DescriptorSpec:
-    """Describe a small group with a different prime on every axis."""
+    """Describe a small group with a different size on every axis."""
     return DescriptorSpec(
         steps=(3, 49),
         timesteps=(961.5, 20.0),
@@ -32,33 +32,33 @@ def spec_of_primes() -> DescriptorSpec:
 
 
 class StoreLaws:
-    """Laws of a store at one place.
+    """Laws of a store at one location.
 
-    A subclass overrides the fixture `root`, an empty place: a folder or a URL. `params` and `spec` may be overridden as
-    well, to try another layout; `tolerance` says how far a value may come back from what was written, as a share of the
-    largest one of its vector.
+    A subclass overrides the fixture `root`, an empty folder or URL. It may also override `params` and `spec` to test
+    another layout. `tolerance` is the largest allowed difference between a stored value and the written value, as a
+    share of the largest value in its vector.
     """
 
     tolerance = 0.0
 
     @pytest.fixture
     def root(self) -> str | Path:
-        """The place under test, empty."""
-        raise NotImplementedError("a subclass of StoreLaws gives the fixture `root`")
+        """The empty location under test."""
+        raise NotImplementedError("a subclass of StoreLaws must override the fixture `root`")
 
     @pytest.fixture
     def params(self) -> StoreParams:
-        """How the store is laid out."""
+        """Layout of the store."""
         return StoreParams()
 
     @pytest.fixture
     def spec(self) -> DescriptorSpec:
-        """What is stored: a different prime on every axis."""
+        """Spec of the stored group."""
         return spec_of_primes()
 
     @pytest.fixture
     def values(self, spec: DescriptorSpec) -> Values:
-        """Numbers that float16 and bfloat16 hold exactly: whole ones up to 128."""
+        """Integers up to 128, which float16 and bfloat16 represent exactly."""
         rng = np.random.default_rng(0)
         return {
             unit: {entry: rng.integers(-128, 129, spec.entry_shape(entry)).astype(np.float16) for entry in spec.entries}
@@ -68,7 +68,7 @@ class StoreLaws:
     def test_what_was_written_is_read(
         self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
     ) -> None:
-        """Every value comes back, under the labels that the spec gives."""
+        """Every value is read back under the labels of the spec."""
         write(root, params, spec, values)
         store = open_store(root)
         assert store.groups() == ["clip"]
@@ -82,7 +82,7 @@ class StoreLaws:
     def test_a_frame_and_a_head_are_parts_of_the_whole(
         self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
     ) -> None:
-        """A part that is asked for by its label is that part of the whole."""
+        """Selecting a part by its label equals indexing the whole."""
         write(root, params, spec, values)
         store = open_store(root)
         whole = store.sel(clip="clip", step=49, layer=4, kind="key")
@@ -96,7 +96,7 @@ class StoreLaws:
     def test_the_labelled_dataset_agrees_with_sel(
         self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
     ) -> None:
-        """Xarray's labels lead to the same numbers."""
+        """Selection by xarray labels gives the same numbers."""
         write(root, params, spec, values)
         store = open_store(root)
         query = store.dataset("clip")["query"]
@@ -108,7 +108,7 @@ class StoreLaws:
     def test_an_interrupted_writer_is_taken_up_where_it_stopped(
         self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
     ) -> None:
-        """What is missing is what was not written, and another writer can go on."""
+        """Exactly the unwritten units are missing, and another writer can continue."""
         writer = create_group(root, "clip", spec, params=params)
         done = spec.units[:2]
         for unit in done:
@@ -123,7 +123,7 @@ class StoreLaws:
     def test_a_label_that_is_not_there_is_refused_in_one_line(
         self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
     ) -> None:
-        """The message says which labels there are."""
+        """The message lists the available labels."""
         write(root, params, spec, values)
         with pytest.raises(StoreError, match="no layer 8; there are 0, 4, 7") as raised:
             open_store(root).sel(clip="clip", step=3, layer=8, kind="query")
@@ -132,7 +132,7 @@ class StoreLaws:
     def test_a_value_that_is_not_finite_is_refused_and_nothing_of_it_stays(
         self, root: str | Path, params: StoreParams, spec: DescriptorSpec, values: Values
     ) -> None:
-        """The unit is still missing afterwards."""
+        """The unit is still missing after the error."""
         writer = create_group(root, "clip", spec, params=params)
         unit = spec.units[0]
         bad = {entry: array.copy() for entry, array in values[unit].items()}

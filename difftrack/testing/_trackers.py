@@ -1,4 +1,4 @@
-"""Laws that every tracker obeys."""
+"""Laws for every tracker."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ __all__ = ["TrackerLaws", "moving_texture"]
 def moving_texture(
     *, velocity_px: tuple[float, float] = (1.5, -0.75), num_frames: int = 11, height: int = 67, width: int = 97
 ) -> UInt8[np.ndarray, "frame row col rgb"]:
-    """A smooth texture that moves, sampled where it is: without resampling errors.
+    """Make a clip of a smooth moving texture, evaluated analytically and so free of resampling errors.
 
     Args:
-        velocity_px: Pixels per frame, (x, y).
-        num_frames: Frames of the clip.
-        height: In pixels.
-        width: In pixels.
+        velocity_px: Velocity (x, y) in pixels per frame.
+        num_frames: Number of frames.
+        height: Height in pixels.
+        width: Width in pixels.
     """
     rng = np.random.default_rng(0)
     waves = rng.uniform(0.1, 0.45, (23, 2)) * rng.choice([-1, 1], (23, 2))
@@ -41,27 +41,26 @@ _OUTSIDE = [
     (0.0, 30.0, -9.0),
     (0.0, float("nan"), 3.0),
 ]
-"""(frame, x, y) that no clip of 11 frames and 97 x 67 pixels has."""
+"""Query points (frame, x, y) outside a clip of 11 frames and 97 x 67 pixels."""
 
 
 class TrackerLaws:
     """Laws of a tracker.
 
-    A subclass overrides the fixture `tracker`. Where the tracker is good enough for it, `motion_tolerance_px` says how
-    far it may be from a known motion.
+    A subclass overrides the fixture `tracker`. `motion_tolerance_px` enables the test of known motion.
     """
 
     motion_tolerance_px: float | None = None
-    """Largest error on a smooth texture that moves 1.5 pixels per frame; None where it is not held to one."""
+    """Largest allowed error on a smooth texture that moves 1.5 pixels per frame; None skips the test."""
     velocity_px = (1.5, -0.75)
     num_frames = 11
     queries = ((0, 30.5, 40.25), (5, 50.0, 33.0), (10, 60.0, 21.5))
-    """(frame, x, y) of the points that are followed, whose motion stays inside 97 x 67 pixels."""
+    """Query points (frame, x, y) whose motion stays inside 97 x 67 pixels."""
 
     @pytest.fixture
     def tracker(self) -> Tracker:
         """The tracker under test."""
-        raise NotImplementedError("a subclass of TrackerLaws gives the fixture `tracker`")
+        raise NotImplementedError("a subclass of TrackerLaws must override the fixture `tracker`")
 
     @pytest.fixture
     def frames(self) -> np.ndarray:
@@ -70,11 +69,11 @@ class TrackerLaws:
 
     @pytest.fixture
     def query_points(self) -> Float32[np.ndarray, "point txy"]:
-        """Points in the first, a middle and the last frame."""
+        """Query points in the first, a middle and the last frame."""
         return np.asarray(self.queries, dtype=np.float32)
 
     def follow(self, tracker: Tracker, frames: np.ndarray, query_points: np.ndarray) -> Tracks:
-        """Tracks, held to what all tracks are."""
+        """Run the tracker and check the format of its tracks."""
         tracks = tracker.track(frames, query_points)
         shape = (len(frames), len(query_points))
         assert tracks.points_xy_px.shape == (*shape, 2)
@@ -88,7 +87,7 @@ class TrackerLaws:
     def test_tracks_pass_through_their_queries_and_are_numbers_everywhere(
         self, tracker: Tracker, frames: np.ndarray, query_points: np.ndarray
     ) -> None:
-        """A point is visible where it was asked for, at the very place."""
+        """At its query, a point is visible and has exactly the query's position."""
         tracks = self.follow(tracker, frames, query_points)
         start, points = query_points[:, 0].astype(int), np.arange(len(query_points))
         assert np.isfinite(tracks.points_xy_px).all()
@@ -99,7 +98,7 @@ class TrackerLaws:
     def test_permuting_queries_permutes_tracks(
         self, tracker: Tracker, frames: np.ndarray, query_points: np.ndarray
     ) -> None:
-        """No point has a part in another's track."""
+        """The track of a point does not depend on other points."""
         order = [2, 0, 1]
         tracks = self.follow(tracker, frames, query_points)
         other = self.follow(tracker, frames, query_points[order])
@@ -111,7 +110,7 @@ class TrackerLaws:
     def test_the_same_clip_gives_the_same_tracks_and_is_not_written_to(
         self, tracker: Tracker, frames: np.ndarray, query_points: np.ndarray
     ) -> None:
-        """Frames and queries may come from a file that is open for reading only."""
+        """Frames and queries may be read-only arrays."""
         frames.setflags(write=False)
         query_points.setflags(write=False)
         one, other = (self.follow(tracker, frames, query_points) for _ in range(2))
@@ -121,7 +120,7 @@ class TrackerLaws:
     def test_points_outside_the_picture_are_not_visible(
         self, tracker: Tracker, frames: np.ndarray, query_points: np.ndarray
     ) -> None:
-        """A query close to the border leaves the picture, or stays in it; it is never seen outside."""
+        """Points that leave the image near the border are never visible outside it."""
         height, width = frames.shape[1:3]
         border = np.asarray([(0, width - 0.5, 0.5), (0, width - 2.0, 3.0)], dtype=np.float32)
         tracks = self.follow(tracker, frames, border)
@@ -130,19 +129,19 @@ class TrackerLaws:
         assert not (tracks.visible & outside).any()
 
     def test_a_single_frame_gives_the_queries_back(self, tracker: Tracker, frames: np.ndarray) -> None:
-        """There is nowhere to go."""
+        """In a single frame, tracks equal the queries."""
         queries = np.asarray([(0, 30.5, 40.25)], dtype=np.float32)
         tracks = self.follow(tracker, frames[:1], queries)
         np.testing.assert_array_equal(tracks.points_xy_px, queries[None, :, 1:])
 
     @pytest.mark.parametrize(
         "query",
-        [(11.0, 30.0, 40.0), (0.5, 30.0, 40.0), (0.0, 300.0, 40.0), (0.0, 30.0, -9.0), (0.0, float("nan"), 3.0)],
+        _OUTSIDE,
     )
     def test_a_query_outside_the_clip_is_refused_in_one_line(
         self, tracker: Tracker, frames: np.ndarray, query: tuple[float, float, float]
     ) -> None:
-        """The message is a `ValueError`'s."""
+        """The error is a `ValueError`."""
         with pytest.raises(ValueError, match="query point 0") as raised:
             tracker.track(frames, np.asarray([query], dtype=np.float32))
         assert "\n" not in str(raised.value)
@@ -150,9 +149,9 @@ class TrackerLaws:
     def test_known_motion_is_followed_both_ways(
         self, tracker: Tracker, frames: np.ndarray, query_points: np.ndarray
     ) -> None:
-        """From the first, a middle and the last frame, to within `motion_tolerance_px`."""
+        """Tracks follow known motion from the first, a middle and the last frame, to within `motion_tolerance_px`."""
         if self.motion_tolerance_px is None:
-            pytest.skip("motion_tolerance_px is None: the tracker is not held to known motion")
+            pytest.skip("motion_tolerance_px is None: known motion is not tested")
         elapsed = np.arange(len(frames))[:, None] - query_points[:, 0]
         expected = query_points[:, 1:] + elapsed[..., None] * np.asarray(self.velocity_px, dtype=np.float32)
         tracks = self.follow(tracker, frames, query_points)

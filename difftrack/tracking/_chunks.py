@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from difftrack.correspondence import Descriptors
+from difftrack.correspondence import Descriptors, comparable
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 from difftrack.tracking._params import TrackParams
 
 __all__ = ["ChunkDescriptors", "FusionInputs", "Sources", "fused_sources"]
@@ -28,9 +28,11 @@ class ChunkDescriptors:
     frames: tuple[int, ...]
     """Video frame of each latent frame; the anchor first."""
     read: Callable[[int, int], Descriptors]
-    """(step, layer) to query and key; a feature is given as both."""
+    """(step, layer) to query and key; a kind that is matched with itself is given as both, one object twice."""
     heads: tuple[int, ...] | None = None
     """Labels of the head axis; None where it holds all heads in order."""
+    rotary: RotaryLayout | None = None
+    """Which channels rotary positions turn; asked where frequencies are chosen."""
 
     def __post_init__(self) -> None:
         if len(self.frames) < 2 or len(set(self.frames)) < len(self.frames):
@@ -71,21 +73,38 @@ def fused_sources(chunk: ChunkDescriptors, fusion: FusionInputs) -> tuple[list[D
                 f"[head, latent_frame, row, col, channel] with {list(shape)} in the middle"
             )
     if fusion.params.kind == "feature":
-        return [(_joined(query, fusion.params), _joined(key, fusion.params)) for query, key in pairs], None
+        return [_comparable(pair, chunk, fusion.params) for pair in pairs], None
     layers, by_channel = [layer for _, layer in fusion.sources], fusion.params.fusion == "channel"
     if fusion.params.head_weights is not None:
         weights = [_weights_of_heads(layer, fusion.params) for layer in layers]
+        pairs = [_comparable(pair, chunk, fusion.params) for pair in pairs]
         return _side_by_side(pairs, weights) if by_channel else (pairs, weights)
     places = [
         _places_of_heads(query, layer, chunk, fusion.params) for layer, (query, _) in zip(layers, pairs, strict=True)
     ]
     if by_channel and any(own != places[0] for own in places):
-        return _side_by_side(pairs, [_mask(own, len(query)) for own, (query, _) in zip(places, pairs, strict=True)])
-    pairs = [
-        (query, key) if own == list(range(len(query))) else (query[own], key[own])
-        for own, (query, key) in zip(places, pairs, strict=True)
-    ]
+        masks = [_mask(own, len(query)) for own, (query, _) in zip(places, pairs, strict=True)]
+        return _side_by_side([_comparable(pair, chunk, fusion.params) for pair in pairs], masks)
+    chosen = (_of_heads(pair, own) for own, pair in zip(places, pairs, strict=True))
+    pairs = [_comparable(pair, chunk, fusion.params) for pair in chosen]
     return (_side_by_side(pairs)[0] if by_channel else pairs), None
+
+
+def _comparable(pair: Descriptors, chunk: ChunkDescriptors, params: TrackParams) -> Descriptors:
+    """What the kind compares; the temperature that goes with it is `matching_of`."""
+    found, _ = comparable(
+        pair, params.kind, params=params.matching, frequencies=params.frequencies, rotary=chunk.rotary
+    )
+    return found
+
+
+def _of_heads(pair: Descriptors, places: Sequence[int]) -> Descriptors:
+    """Some heads of both; all of them are not copied, and one object twice stays that."""
+    query, key = pair
+    if list(places) == list(range(len(query))):
+        return pair
+    chosen = query[list(places)]
+    return chosen, chosen if key is query else key[list(places)]
 
 
 def _side_by_side(
@@ -94,12 +113,6 @@ def _side_by_side(
     """Join the channels of several pairs head by head; a head has the mean of its weights."""
     joined = (torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))
     return [joined], [torch.stack(list(weights)).mean(dim=0)] if weights else None
-
-
-def _joined(feature: Tensor, params: TrackParams) -> Tensor:
-    """Fold the heads of a feature into its channels; with length 1, products are cosines."""
-    joined = feature.float().movedim(0, -2).flatten(-2)[None]
-    return normalize(joined, dim=-1) if params.matching.feature_similarity == "cosine" else joined
 
 
 def _weights_of_heads(layer: int, params: TrackParams) -> Tensor:

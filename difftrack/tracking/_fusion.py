@@ -75,7 +75,7 @@ def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], fusio
     """Match the source frames of one chunk in its other frames, as many at a time as memory allows."""
     pairs, weights = fused_sources(chunk, fusion)
     matching = fusion.params.matching
-    if fusion.params.kind == "feature":  # its products have a temperature of their own
+    if fusion.params.kind not in ("query_key", "query_key_pre_rotary"):  # cosines have a temperature of their own
         matching = replace(matching, temperature=matching.feature_temperature)
     num_tokens = fusion.grid.tokens_per_frame
     every_token = torch.arange(num_tokens, device=pairs[0][0].device)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from difftrack.correspondence import CORRECTED, RELEASED, MatchingParams, MatchKind
 from difftrack.params import Convention, Conventional, by_convention
+from difftrack.rotary import ALL_FREQUENCIES, FrequencyBands
 
 __all__ = ["TrackParams", "VisibilityParams"]
 
@@ -57,7 +58,9 @@ class TrackParams(Conventional):
     steps: Literal["stored"] | tuple[int, ...] = "stored"
     """Denoising steps to fuse."""
     kind: MatchKind = "query_key"
-    """Descriptors to match: queries with keys, or features with features by cosine."""
+    """Descriptors to match: queries with keys, or a kind with itself by cosine."""
+    frequencies: FrequencyBands = ALL_FREQUENCIES
+    """Bands of rotary frequencies of queries and keys that take part."""
     heads: Literal["all"] | tuple[int, ...] | Mapping[int, tuple[int, ...]] = "all"
     """Heads that take part, with equal weight within their layer: the same in every layer, or `{layer: heads}`."""
     head_weights: Mapping[int, tuple[float, ...]] | None = None
@@ -104,8 +107,10 @@ class TrackParams(Conventional):
             raise ValueError(f"motion_limit_token is {self.motion_limit_token}; it must be positive")
         if not self.smoothing_limit_token > 0:
             raise ValueError(f"smoothing_limit_token is {self.smoothing_limit_token}; it must be positive")
-        if self.kind == "feature":
-            self._check_feature()
+        if self.kind in ("value", "feature") and not self.frequencies.keeps_all:
+            raise ValueError(f"kind is {self.kind}, which rotary positions do not turn: leave frequencies out")
+        if self.kind not in ("query_key", "query_key_pre_rotary"):
+            self._check_same_kind()
         if self.head_weights is not None and self.heads != "all":
             raise ValueError(f"heads is {_plain(self.heads)} beside head_weights; give one of the two")
         for name in ("layers", "steps", "heads"):
@@ -114,12 +119,12 @@ class TrackParams(Conventional):
         if isinstance(self.heads, Mapping) and (empty := sorted(k for k, heads in self.heads.items() if not heads)):
             raise ValueError(f"heads is empty for layers {empty}; name at least one each")
 
-    def _check_feature(self) -> None:
-        """Refuse what has no meaning where all heads of a feature are one vector."""
-        if self.heads != "all" or self.head_weights is not None:
+    def _check_same_kind(self) -> None:
+        """Refuse what has no meaning where a kind is matched with itself, and where all heads are one vector."""
+        if self.kind == "feature" and (self.heads != "all" or self.head_weights is not None):
             raise ValueError("kind is feature, which joins all heads: set heads to all, and no head_weights")
         if self.matching.temperature != (_RELEASED if self.convention == "released" else _CORRECTED).temperature:
-            raise ValueError("kind is feature and matching names temperature; its own is feature_temperature")
+            raise ValueError(f"kind is {self.kind} and matching names temperature; its own is feature_temperature")
 
     def heads_of(self, layer: int, stored: Sequence[int]) -> tuple[int, ...]:
         """Heads of a layer that take part, out of those that are stored; `head_weights` is not looked at.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difftrack.correspondence import Descriptors
+from difftrack.correspondence import Descriptors, MatchKind, descriptors_of
 from difftrack.store import DescriptorSpec, Store, StoreError, clip_group
 from difftrack.tracking._chunks import ChunkDescriptors, Sources
 from difftrack.tracking._params import TrackParams
@@ -20,14 +20,14 @@ def stored_clips(store: Store) -> list[str]:
 
 
 def stored_chunks(
-    store: Store, clip: str, *, kind: str = "query_key", device: torch.device | str = "cpu"
+    store: Store, clip: str, *, kind: MatchKind = "query_key", device: torch.device | str = "cpu"
 ) -> tuple[list[ChunkDescriptors], DescriptorSpec]:
     """Open the chunks of one clip; values are read when they are matched.
 
     Args:
         store: A tracking view.
         clip: Name of the clip.
-        kind: `query_key`, or a kind that is matched with itself.
+        kind: What is going to be matched.
         device: Where the descriptors go.
 
     Returns:
@@ -74,7 +74,7 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
     for name, wanted, stored in (("steps", steps, spec.steps), ("layers", layers, spec.layers)):
         if missing := sorted(set(wanted) - set(stored)):
             raise ValueError(f"{name} {missing} are not stored; there are {list(stored)}")
-    if params.kind == "query_key" and params.head_weights is None:
+    if params.kind != "feature" and params.head_weights is None:
         for layer in layers:
             params.heads_of(layer, spec.heads)
     return [(step, layer) for step in steps for layer in layers]
@@ -86,16 +86,15 @@ def _made_of(spec: DescriptorSpec) -> dict[str, Any]:
 
 
 def _stored_chunk(
-    store: Store, clip: str, number: int, spec: DescriptorSpec, kind: str, device: torch.device | str
+    store: Store, clip: str, number: int, spec: DescriptorSpec, kind: MatchKind, device: torch.device | str
 ) -> ChunkDescriptors:
     def values(step: int, layer: int, entry: str) -> Tensor:
         array = store.sel(clip=clip, chunk=number, step=step, layer=layer, kind=entry)
         return torch.from_numpy(array).to(device)
 
     def read(step: int, layer: int) -> Descriptors:
-        if kind == "query_key":
-            return values(step, layer, "query"), values(step, layer, "key")
-        feature = values(step, layer, kind)
-        return feature, feature
+        source, target = descriptors_of(kind)
+        first = values(step, layer, source)
+        return first, first if target == source else values(step, layer, target)
 
-    return ChunkDescriptors(frames=spec.frames, read=read, heads=spec.heads)
+    return ChunkDescriptors(frames=spec.frames, read=read, heads=spec.heads, rotary=spec.rotary)

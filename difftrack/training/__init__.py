@@ -1,4 +1,4 @@
-"""Trains the small CogVideoX that ships: autoencoder and text encoder first, each alone, then the transformer."""
+"""Train the small CogVideoX that ships: first the autoencoder and the text encoder, then the transformer."""
 
 from difftrack.training._accuracy import ProbeClip, probe_clips
 from difftrack.training._autoencoder import (

@@ -1,4 +1,4 @@
-"""Rendered clips with exact tracks, on which a network is measured while it is trained."""
+"""Rendered clips with exact tracks, used to measure a network's matching accuracy during training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from difftrack.rendering import (
 __all__ = ["ProbeClip", "probe_clips"]
 
 Mapper = Callable[[Callable[[RenderSpec], Any], Sequence[RenderSpec]], Iterator[Any]]
-"""`map`, or that of a pool of processes."""
+"""The built-in `map`, or the `map` of a process pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeClip:
-    """A clip with exact tracks of points of frame 0."""
+    """A rendered clip with exact tracks of points queried in frame 0."""
 
     spec: RenderSpec
     frames: UInt8[Tensor, "frame row col rgb"]
@@ -44,13 +44,15 @@ class ProbeClip:
 def probe_clips(
     specs: Sequence[RenderSpec], *, device: torch.device, grid: int = 12, mapper: Mapper = map
 ) -> list[ProbeClip]:
-    """Render clips on the training device and follow a grid of points, on objects alone in object clips.
+    """Render clips on the training device and compute the exact tracks of a grid of points.
+
+    In object clips only grid points on an object are kept, unless no grid point lies on one.
 
     Args:
-        specs: What to render.
-        device: Renders.
-        grid: Points along each axis.
-        mapper: Spreads textures and tracks over processes.
+        specs: The clips to render.
+        device: The device that renders.
+        grid: Number of points along each axis.
+        mapper: Maps the CPU work (textures and tracks) over the specs; a process pool's `map` runs it in parallel.
     """
     clips = []
     for spec, (scene, textures, tracks, visible) in zip(
@@ -69,7 +71,7 @@ def probe_clips(
 
 
 def _prepare(spec: RenderSpec, *, grid: int) -> tuple[Scene, tuple[Texture, ...], np.ndarray, np.ndarray]:
-    """What needs no accelerator."""
+    """Compute on the CPU a clip's scene, textures, tracks and visibility."""
     scene = sample_scene(spec)
     x, y = np.meshgrid((np.arange(grid) + 0.5) * spec.width / grid, (np.arange(grid) + 0.5) * spec.height / grid)
     points = np.stack([x, y], axis=-1).reshape(-1, 2)

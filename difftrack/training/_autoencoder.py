@@ -27,41 +27,41 @@ __all__ = [
 ]
 
 LATENT_BATCHES = 4
-"""Batches from which the scale of the latents is taken."""
+"""Number of batches from which the scale of the latents is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderTraining:
-    """Schedule of the autoencoder's training."""
+    """Training schedule of the autoencoder."""
 
     start_from: str | None = None
-    """Pipeline folder whose weights are trained on; null starts from random ones."""
+    """Pipeline folder whose weights the training starts from; null starts from random weights."""
     train_encoder: bool = True
-    """False trains the decoder alone: the latents, and what a transformer has learnt of them, stay as they are."""
+    """False trains only the decoder: the latents do not change, so a transformer trained on them stays valid."""
     max_steps: int = 20_000
     max_seconds: float = 300.0
-    """The schedule ends at whichever of the two limits comes first; 0 leaves the weights as they are."""
+    """The schedule ends at whichever of the two limits comes first; 0 leaves the weights unchanged."""
     batch_size: int = 8
-    """Clips per step; every third step encodes every second frame of the last clips alone."""
+    """Clips per step. Every third step reuses the last clips and encodes every second frame as a single image."""
     peak_learning_rate: float = 1.5e-3
     constant_share: float = 0.2
     """Share of the schedule at the peak, before the cosine."""
     l1_weight: float = 1.0
-    """Of the mean absolute error beside 8 times the squared one; 0 trains for the reconstruction's PSNR alone."""
+    """Weight of the mean absolute error; the mean squared error has weight 8. 0 optimises only the PSNR."""
     kl_weight: float = 1e-6
     average_decay: float = 0.995
     precision: Precision = "bfloat16"
     channels_last: bool = True
-    """Keep the channels of a pixel side by side in memory."""
+    """Use the channels-last memory layout."""
     compile: Literal["none", "largest", "all"] = "largest"
-    """Which residual blocks are compiled, on CUDA: those at full resolution, or all."""
+    """Which residual blocks are compiled on CUDA: none, those at full resolution ("largest"), or all."""
     log_every: int = 50
     save_seconds: float = 60.0
-    """Between checkpoints."""
+    """Seconds between checkpoints."""
 
 
 def to_model_range(frames: UInt8[Tensor, "clip frame row col rgb"]) -> Float[Tensor, "clip rgb frame row col"]:
-    """Bytes to [-1, 1], channels first."""
+    """Convert bytes to [-1, 1], channels first."""
     return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
@@ -73,17 +73,18 @@ def train_autoencoder(
     *,
     replicas: Replicas = ALONE,
 ) -> None:
-    """Train in place and leave the averaged weights and the latents' scale in the autoencoder.
+    """Train the autoencoder in place; afterwards it holds the averaged weights and the scale of its latents.
 
-    Loss: L1 + 8 MSE of the reconstruction, plus a slight pull of the latents to a unit Gaussian. The configuration's
-    `scaling_factor` becomes one over the latents' deviation on some last batches, unless the encoder is frozen.
+    Loss: L1 + 8 MSE of the reconstruction, plus a small KL term that pulls the latents towards a unit Gaussian. Unless
+    the encoder is frozen, `scaling_factor` in the configuration becomes 1 / (standard deviation of the latents),
+    measured on the last batches.
 
     Args:
         autoencoder: Trained in place.
-        batches: Clips of one shape, without end.
+        batches: An endless iterator of clips of one shape.
         params: Schedule.
-        folder: Receives `autoencoder.jsonl` and `autoencoder.pt`, from which an interrupted run goes on.
-        replicas: Processes that train the same weights, each with batches of its own.
+        folder: Receives `autoencoder.jsonl` and `autoencoder.pt`; an interrupted run resumes from them.
+        replicas: Processes that train the same weights, each on its own batches.
     """
     device = next(autoencoder.parameters()).device
     autoencoder.train().requires_grad_(True)
@@ -109,8 +110,8 @@ def train_autoencoder(
         average.update(budget.step)
         budget.step += 1
         if budget.step % params.log_every == 0:
-            said = {name: float(part) for name, part in parts.items()}
-            log.write(**said | {"dropped": int(dropped)}, frames=videos.shape[2])
+            terms = {name: float(part) for name, part in parts.items()}
+            log.write(**terms | {"dropped": int(dropped)}, frames=videos.shape[2])
         if budget.seconds - saved > params.save_seconds:
             saved = budget.seconds
             optimizer = optimizers[0].state_dict()
@@ -133,7 +134,7 @@ def time_autoencoder(
     *,
     rounds: int = 3,
 ) -> tuple[float, float]:
-    """Seconds of the first round of steps (compilation included), and seconds per step thereafter.
+    """Time the training steps: seconds of the first round (compilation included) and seconds per step after it.
 
     A round is two steps on whole clips and one on single frames.
     """
@@ -163,7 +164,7 @@ def _step(
     seed: int,
     replicas: Replicas,
 ) -> dict[str, Float[Tensor, ""]]:
-    """One step of the optimizer; gives what is logged of the loss."""
+    """Take one optimizer step and return the loss terms to log."""
     generator = torch.Generator(videos.device).manual_seed(seed)
     loss, parts = autoencoder_loss(worker, videos, params, generator)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -182,7 +183,7 @@ def autoencoder_loss(
     params: AutoencoderTraining,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """The loss, and what is logged of it."""
+    """Return the loss and the detached terms to log."""
     module = cast(AutoencoderKLCogVideoX, worker.module)
     with worker.context():
         posterior = module.encode(videos.to(worker.dtype)).latent_dist
@@ -198,7 +199,7 @@ def autoencoder_loss(
 def reconstruction_psnr(
     autoencoder: AutoencoderKLCogVideoX, clips: UInt8[Tensor, "clip frame row col rgb"], *, frames_alone: bool
 ) -> float:
-    """Mean over clips of the PSNR of decoded posterior modes, in dB."""
+    """Mean PSNR over clips, in dB, when the posterior mode is decoded."""
     dtype = next(autoencoder.parameters()).dtype
     ratios = []
     for clip in clips:
@@ -211,7 +212,7 @@ def reconstruction_psnr(
 
 
 def _steps(batches: Iterator[ClipBatch], budget: Budget, *, channels_last: bool) -> Iterator[Tensor]:
-    """Videos to train on, until the budget is spent: every third step takes single frames of the last clips."""
+    """Yield training videos until the budget is spent; every third step uses single frames of the previous clips."""
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     videos: Tensor | None = None
     while budget.look() < 1:
@@ -223,7 +224,7 @@ def _steps(batches: Iterator[ClipBatch], budget: Budget, *, channels_last: bool)
 
 
 def _blocks(autoencoder: nn.Module, which: Literal["none", "largest", "all"]) -> list[nn.Module]:
-    """Residual blocks to compile."""
+    """Select the residual blocks to compile."""
     levels: list[nn.Module] = [*autoencoder.encoder.down_blocks, *autoencoder.decoder.up_blocks]  # type: ignore[union-attr]
     choose: dict[str, Callable[[], list[nn.Module]]] = {
         "none": list,

@@ -1,4 +1,4 @@
-"""Training clips: scenes drawn by many processes, rendered on the device that trains."""
+"""Training clips: worker processes sample the scenes, the training device renders them."""
 
 import os
 from collections import deque
@@ -41,12 +41,12 @@ _PREFETCH = 4
 _CENTRED_DRAWS = 32_452_843
 _CLOSE_UP_DRAWS = 49_979_687
 _REPETITIVE_SHARE = 5
-"""One repetitive texture is kept for so many others."""
+"""Number of other textures per repetitive texture in the bank."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipShape:
-    """What all clips of one batch have in common."""
+    """Size and frame times shared by all clips of one batch."""
 
     num_frames: int
     height: int
@@ -57,36 +57,36 @@ class ClipShape:
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """Rendered clips on the training device, and what they show."""
+    """Rendered clips on the training device, with their prompts."""
 
     frames: UInt8[Tensor, "clip frame row col rgb"]
     prompts: tuple[str, ...]
 
 
 def worker_pool(num_processes: int | None = None) -> ProcessPoolExecutor:
-    """Processes that draw scenes, one thread each: with more, they would wait for each other.
+    """Start a pool of processes that sample scenes. Each uses one thread, because more would compete for the cores.
 
     Args:
-        num_processes: None for one less than there are cores.
+        num_processes: None uses one process fewer than there are cores.
     """
     context: BaseContext = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    context.set_forkserver_preload(["difftrack.rendering"])  # nothing to a process that is spawned, as on Windows
+    context.set_forkserver_preload(["difftrack.rendering"])  # has no effect where processes are spawned, as on Windows
     count = num_processes or max(1, (os.cpu_count() or 2) - 1)
     return ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class ClipStream:
-    """Endless batches of rendered clips of one role: each easy or hard, object and scene clips mixed.
+    """Endless batches of rendered clips of one role. A batch is easy or hard and mixes object and scene clips.
 
-    Textures come from a bank drawn once, so that a scene costs its motion only. The bank is begun at once and waited
-    for when the first batch is asked for.
+    Textures come from a bank that is drawn once, so a new scene only costs its motion. The pool starts to draw the bank
+    immediately; the first batch waits until the bank is complete.
 
     Args:
-        role: Whose textures and seeds.
-        num_textures: Size of the bank; a fifth as many repetitive ones come on top.
-        device: Renders.
-        seed: Of the first clip; every clip takes the next.
-        pool: Draws textures and scenes.
+        role: The role whose textures and seeds are used.
+        num_textures: Number of textures in the bank; a fifth as many repetitive textures are added.
+        device: The device that renders.
+        seed: Seed of the first clip; each further clip adds 1.
+        pool: Runs the processes that draw textures and scenes.
     """
 
     def __init__(self, *, role: Role, num_textures: int, device: torch.device, seed: int, pool: Executor) -> None:
@@ -101,7 +101,7 @@ class ClipStream:
         self._texture_futures = [pool.submit(_make_textures, chunk) for chunk in chunks]
 
     def map(self, function: Callable[[JobT], ResultT], jobs: Iterable[JobT]) -> Iterator[ResultT]:
-        """Give jobs of another kind to the same processes; results in order."""
+        """Run other jobs in the same processes and yield the results in order."""
         return self._pool.map(function, jobs)
 
     @cached_property
@@ -122,17 +122,15 @@ class ClipStream:
         close_up_share: float = 0.0,
         cards: bool = False,
     ) -> Iterator[ClipBatch]:
-        """Yield batches without end, a few of them drawn ahead.
+        """Yield batches endlessly; a few are sampled in advance.
 
         Args:
-            shape: Of all clips.
-            batch_size: Clips in each batch.
-            hard_share: Of all batches, those that are hard, spread evenly.
-            centred_share: Of the clips whose objects move, those where they do so around the middle of the picture
-                (`centred`).
-            close_up_share: Of the same clips, those that show one object, large, upright and around the middle
-                (`close_up`).
-            cards: All clips are `shape_card`s around the middle, whatever the shares say.
+            shape: Size and frame times of all clips.
+            batch_size: Number of clips in each batch.
+            hard_share: Share of batches that are hard; they are evenly spaced.
+            centred_share: Share of object clips whose objects move around the middle of the picture (`centred`).
+            close_up_share: Share of object clips that show one large, upright object around the middle (`close_up`).
+            cards: True makes every clip a centred `shape_card` and ignores the two shares above.
         """
         pending: deque[Future[tuple[list[RenderSpec], list[Scene]]]] = deque()
         number = 0
@@ -178,10 +176,10 @@ class ClipStream:
 
 
 def frame_times(spec: RenderSpec, times: Literal["whole", "apart"]) -> Float[np.ndarray, " frame"]:
-    """Times at which a clip's frames are taken.
+    """Times, in frames, at which a clip's frames are taken.
 
-    `whole`: 0, 1, 2, ... as an autoencoder with temporal compression sees them. `apart`: frame 0 followed by frames a
-    constant stride apart that start anywhere, as in the chunks of the tracker, where every frame is encoded alone.
+    `whole`: 0, 1, 2, ... as an autoencoder with temporal compression encodes them. `apart`: frame 0, then frames at a
+    constant stride from a random start, as in the tracker's chunks, where every frame is encoded separately.
     """
     frames = np.arange(spec.num_frames, dtype=np.float64)
     if times == "whole":
@@ -222,5 +220,5 @@ def _sample_scenes(
 
 
 def _chosen(spec: RenderSpec, draws: int, share: float) -> bool:
-    """Whether a clip is of those, by its own number, whose scene is arranged for training; objects move in all."""
+    """Whether an object clip belongs to the given share. The clip's seed decides, so the answer is reproducible."""
     return spec.kind == "object" and bool(np.random.default_rng([draws, spec.seed]).random() < share)

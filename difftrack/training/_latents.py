@@ -1,4 +1,4 @@
-"""Pools of encoded clips: rendered and encoded while training goes on, each drawn from many times."""
+"""Pools of encoded clips that are rendered and encoded during training; each clip is drawn many times."""
 
 import time
 from collections.abc import Iterator
@@ -23,67 +23,69 @@ PoolName = Literal["whole", "apart", "long", "other", "cards"]
 
 @dataclass(frozen=True, slots=True)
 class PoolParams:
-    """Which encoded clips are kept, and how often each kind is trained on.
+    """Sizes of the pools of encoded clips, and how often training draws from each.
 
     Raises:
-        ValueError: a share is out of range, or all are 0.
+        ValueError: a share is out of range, or all shares of the pools are 0.
     """
 
     whole: int = 16_000
-    """Clips kept of 17 frames, encoded with temporal compression."""
+    """Number of 17-frame clips in the pool, encoded with temporal compression."""
     apart: int = 8_000
-    """Sequences kept of 13 frames, each encoded alone; half of those drawn are cut to 5 ... 12."""
+    """Number of 13-frame sequences in the pool, each frame encoded separately. Half of the draws are cut to 5 ...
+    12."""
     long: int = 2_000
-    """Clips kept of 49 frames, encoded with temporal compression; half of those drawn are cut to 33."""
+    """Number of 49-frame clips in the pool, encoded with temporal compression. Half of the draws are cut to 33
+    frames."""
     other: int = 1_000
-    """Clips kept of each other size, whole, and as many sequences."""
+    """Number of 17-frame clips, and of 13-frame sequences, in the pools of each size in `other_sizes`."""
     cards: int = 4_000
-    """Easy clips kept of 17 frames that teach the words of shapes (`rendering.shape_card`)."""
+    """Number of easy 17-frame clips in the pool that teach shape words (`rendering.shape_card`)."""
     other_sizes: tuple[tuple[int, int], ...] = ((96, 160), (160, 128))
-    """(height, width), multiples of 8."""
+    """(height, width) in pixels, multiples of 8."""
     whole_share: float = 0.5
-    """Share of steps that take each kind."""
+    """Relative share of steps that draw from the pool of whole clips; the next four name the other pools."""
     apart_share: float = 0.35
     long_share: float = 0.1
     other_share: float = 0.05
     cards_share: float = 0.0
     hard_share: float = 0.5
-    """Share of hard clips among all; the rest is easy."""
+    """Share of hard clips; the others are easy."""
     centred_share: float = 0.0
-    """Share of clips whose objects move around the middle of the picture, among those that are encoded whole and whose
-    objects move: there a prompt's direction says where things begin, which the loss at high noise feels."""
+    """Share of the whole object clips whose objects move around the middle of the picture. In these clips the direction
+    in the prompt tells where an object starts, which affects the loss at high noise."""
     close_up_share: float = 0.0
-    """Share of the same clips that show one object, large and upright, around the middle: there a shape's word says
-    what much of the picture is."""
+    """Share of the whole object clips that show one large, upright object around the middle. In these clips the shape
+    word determines much of the picture."""
     tokens_per_step: int = 122_880
-    """Video tokens of a batch, over all replicas: 64 whole clips of 128 x 192."""
+    """Video tokens per batch, summed over all replicas: 64 whole clips of 128 x 192."""
     fill_seconds: float = 30.0
-    """Longest time that clips are encoded before training begins."""
+    """Maximum time, in seconds, spent encoding clips before training begins."""
     fill_share: float = 1.0
-    """Share of the pools that is enough to begin."""
+    """Filled share of the pools at which training begins."""
     refresh_share: float = 0.2
-    """Largest share of the training time that goes into new clips."""
+    """Maximum share of the training time spent on new clips."""
 
     def __post_init__(self) -> None:
         shares = [getattr(self, f"{name}_share") for name in get_args(PoolName)]
         if min(shares) < 0 or sum(shares) <= 0:
-            raise ValueError(f"shares of the pools are {shares}; none may be negative and one must be positive")
+            raise ValueError(f"pool shares are {shares}; no share may be negative and at least one must be positive")
         for name in ("hard_share", "centred_share", "close_up_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share of clips, 0...1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         if not (0 < self.fill_share <= 1 and 0 <= self.refresh_share < 1):
             raise ValueError(
-                f"fill_share is {self.fill_share} and refresh_share {self.refresh_share}; both are shares, and some"
-                " clips are needed to begin"
+                f"fill_share is {self.fill_share} and refresh_share is {self.refresh_share};"
+                " fill_share must lie in (0, 1] and refresh_share in [0, 1)"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class LatentBatch:
-    """What one step trains on."""
+    """The clips of one training step."""
 
     latents: Float[Tensor, "clip latent_frame channel row col"]
-    """Scaled."""
+    """Latents multiplied by the autoencoder's `scaling_factor`."""
     tokens: Int[Tensor, "clip text_token"]
     frames_alone: bool
     cards: bool = False
@@ -92,20 +94,20 @@ class LatentBatch:
 
 @runtime_checkable
 class LatentSource(Protocol):
-    """Where the transformer's training takes its clips from."""
+    """Supplies clips to the training of the transformer."""
 
     def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
-        """Clips at random: `choice` decides what kind, `generator` which clips."""
+        """Draw random clips: `choice` selects the pool, `generator` the clips in it."""
         ...
 
     def refresh(self, seconds: float) -> None:
-        """Add new clips if the share of `seconds`, those trained so far, allows it."""
+        """Add new clips if the time spent on them is below its share of `seconds`, the training time so far."""
         ...
 
 
 @dataclass
 class _Ring:
-    """Scaled latents and prompts of clips of one shape; the newest replace the oldest."""
+    """Ring buffer of scaled latents and prompt tokens for clips of one shape; new clips replace the oldest."""
 
     shape: ClipShape
     latents: Float[Tensor, "clip latent_frame channel row col"]
@@ -120,7 +122,7 @@ class _Ring:
 
     @property
     def filled(self) -> float:
-        """Clips written over the ring's length; above 1 once old ones are replaced."""
+        """Clips written so far / length of the ring; above 1 once old clips have been replaced."""
         return self.written / len(self.latents)
 
     def write(self, latents: Tensor, tokens: Tensor) -> None:
@@ -131,7 +133,7 @@ class _Ring:
 
 
 class LatentPools:
-    """Encoded clips of every kind on the training device."""
+    """All pools of encoded clips, on the training device."""
 
     def __init__(
         self,
@@ -167,11 +169,11 @@ class LatentPools:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Clips encoded so far, by kind."""
+        """Number of clips encoded so far, for each pool."""
         return {name: sum(ring.written for ring in rings) for name, rings in self._rings.items()}
 
     def fill(self) -> None:
-        """Encode until there is enough to begin or the time is up; at least one batch of every kind."""
+        """Encode clips until `fill_share` or `fill_seconds` is reached, and at least one batch per ring."""
         start = time.monotonic()
         rings = [ring for rings in self._rings.values() for ring in rings]
         while min(ring.filled for ring in rings) < self._params.fill_share:
@@ -180,16 +182,16 @@ class LatentPools:
             self._encode_next()
 
     def refresh(self, seconds: float) -> None:
-        """Encode one batch if that keeps the time spent on new clips below its share."""
+        """Encode one batch if the time spent on new clips is still below its share."""
         if self._spent >= self._params.refresh_share * seconds:
             return
         start = self._clock()
         self._encode_next()
-        # Agreed on, so that all replicas stop for new clips at the same steps.
+        # Replicas agree on the time, so that all of them encode new clips at the same steps.
         self._spent += self._replicas.agree(self._clock() - start)
 
     def draw(self, choice: np.random.Generator, generator: torch.Generator) -> LatentBatch:
-        """Clips at random, with replacement, all of one shape; sequences and long clips are cut at random."""
+        """Draw random clips of one shape, with replacement; half of the draws shorten sequences and long clips."""
         names = list(self._rings)
         name = names[int(choice.choice(len(names), p=self._shares))]
         rings = self._rings[name]
@@ -204,7 +206,7 @@ class LatentPools:
         return LatentBatch(ring.latents[chosen, :length].float(), ring.tokens[chosen], frames_alone, ring.cards)
 
     def _encode_next(self) -> None:
-        """One batch for the ring that is most behind: all are filled, and later replaced, at the same pace."""
+        """Encode one batch for the least filled ring, so that all rings are filled and replaced at the same rate."""
         ring = min((ring for rings in self._rings.values() for ring in rings), key=lambda ring: ring.filled)
         batch = next(ring.batches)
         latents = encode_batch(self._autoencoder, batch.frames, frames_alone=ring.shape.times == "apart")
@@ -235,14 +237,14 @@ class LatentPools:
         )
 
     def _clock(self) -> float:
-        """Seconds, once the device has done what it was given."""
+        """Read the clock, in seconds, after the device has finished all queued work."""
         if next(self._autoencoder.parameters()).is_cuda:
             torch.cuda.synchronize()
         return time.monotonic()
 
 
 def tokenize(tokenizer: T5Tokenizer, prompts: tuple[str, ...], length: int, device: torch.device) -> Tensor:
-    """Token numbers padded to `length`, as the pipeline pads them."""
+    """Tokenize prompts, padded to `length` as the pipeline pads them."""
     encoded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     tokens: Tensor = encoded.input_ids.to(device)
     return tokens
@@ -252,7 +254,7 @@ def tokenize(tokenizer: T5Tokenizer, prompts: tuple[str, ...], length: int, devi
 def encode_batch(
     autoencoder: AutoencoderKLCogVideoX, frames: UInt8[Tensor, "clip frame row col rgb"], *, frames_alone: bool
 ) -> Float[Tensor, "clip latent_frame channel height width"]:
-    """Scaled posterior modes of a batch of clips, in the autoencoder's own dtype."""
+    """Encode a batch of clips to scaled posterior modes, in the autoencoder's dtype."""
     dtype = next(autoencoder.parameters()).dtype
     videos = to_model_range(frames).to(dtype)
     clips, _, num_frames = videos.shape[:3]

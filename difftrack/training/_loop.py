@@ -1,4 +1,4 @@
-"""What both trainings share: the budget, the learning rate, averaged weights, a log, and a checkpoint to go on from."""
+"""Parts shared by both training loops: budget, learning rate, weight averaging, log, and checkpoint."""
 
 import json
 import math
@@ -17,13 +17,13 @@ __all__ = ["Average", "Budget", "Checkpoint", "TrainingLog", "learning_rate"]
 
 
 def learning_rate(progress: float, *, peak: float, warmup: float = 0.02, constant: float = 0.0) -> float:
-    """Linear warm-up, the peak, then a cosine to 2 % of it.
+    """Learning rate: linear warm-up, constant at the peak, then a cosine decay to 2 % of the peak.
 
     Args:
-        progress: From 0 to 1.
-        peak: Highest rate.
-        warmup: Share of the run that warms up.
-        constant: Share of the run, after the warm-up, that stays at the peak.
+        progress: Progress of the run, 0 to 1.
+        peak: Highest learning rate.
+        warmup: Share of the run spent in the warm-up.
+        constant: Share of the run spent at the peak, after the warm-up.
     """
     if progress < warmup:
         return peak * progress / warmup
@@ -34,10 +34,10 @@ def learning_rate(progress: float, *, peak: float, warmup: float = 0.02, constan
 
 @dataclass
 class Budget:
-    """How far a run is; it ends at whichever of its two limits comes first.
+    """Progress of a run, which ends at whichever of its two limits comes first.
 
-    Seconds are those of the training loop, over all parts of a run that was interrupted. They are those of the first
-    replica's clock and stand still between two calls of `look`, so that all replicas take the same turns.
+    Seconds count time in the training loop, summed over all parts of an interrupted run. They come from the first
+    replica's clock and change only when `look` is called, so that all replicas take the same branches.
     """
 
     max_steps: int
@@ -50,18 +50,18 @@ class Budget:
     _since_start: float = 0.0
 
     def look(self) -> float:
-        """Read the clock; gives `progress`."""
+        """Read the clock and return `progress`."""
         self._since_start = self.replicas.agree(time.monotonic() - self.start)
         return self.progress
 
     @property
     def seconds(self) -> float:
-        """Seconds spent when the clock was last read."""
+        """Seconds spent up to the last reading of the clock."""
         return self.spent + self._since_start
 
     @property
     def progress(self) -> float:
-        """From 0 to 1, and 1 where nothing is allowed."""
+        """Progress from 0 to 1; 1 if a limit is not positive."""
         if self.max_steps <= 0 or self.max_seconds <= 0:
             return 1.0
         return min(1.0, max(self.step / self.max_steps, self.seconds / self.max_seconds))
@@ -76,7 +76,7 @@ class Average:
         self.values = {name: value.detach().clone().float() for name, value in self._parameters.items()}
 
     def update(self, step: int) -> None:
-        """Move toward the module's present parameters; early steps move faster."""
+        """Move the average towards the module's current parameters; early steps move it faster."""
         decay = min(self._decay, (1 + step) / (10 + step))
         parameters = [value.detach() for value in self._parameters.values()]
         torch._foreach_lerp_(list(self.values.values()), parameters, 1 - decay)
@@ -90,13 +90,13 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """One JSON object per line, flushed at once, so that a killed run keeps its curve."""
+    """Log with one JSON object per line. Each line is written at once, so a killed run keeps its curve."""
 
     path: Path
     budget: Budget
 
     def write(self, **values: Any) -> None:  # noqa: ANN401
-        """Append a line; the run's step and seconds stand in front. The first replica alone writes."""
+        """Append a line that begins with the run's step and seconds. Only the first replica writes."""
         if not self.budget.replicas.first:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class TrainingLog:
             file.write(json.dumps(line) + "\n")
 
     def rewind(self) -> None:
-        """Drop lines past the present step, and a line cut short: they are of a part of the run that was lost."""
+        """Remove incomplete lines and lines after the current step: they belong to a part of the run that was lost."""
         if self.budget.replicas.first and self.path.exists():
             lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= self.budget.step]
@@ -114,12 +114,12 @@ class TrainingLog:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that a training run needs to go on, in one file."""
+    """One file with everything that a training run needs to resume."""
 
     path: Path
 
     def save(self, budget: Budget, parts: Mapping[str, Any]) -> None:
-        """Write beside the old checkpoint, then replace it. The first replica alone writes."""
+        """Write a new file, then replace the old checkpoint with it. Only the first replica writes."""
         if not budget.replicas.first:
             return
         partial = self.path.with_suffix(".partial")
@@ -128,7 +128,7 @@ class Checkpoint:
         partial.replace(self.path)
 
     def load(self, budget: Budget, device: torch.device) -> dict[str, Any] | None:
-        """Read the checkpoint, if there is one, and set the budget to where it was; no pickled objects."""
+        """Read the checkpoint, if it exists, and restore the budget; pickled objects are refused."""
         if not self.path.exists():
             return None
         loaded: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)

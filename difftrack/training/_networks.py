@@ -1,4 +1,4 @@
-"""The networks of the small CogVideoX that ships: stock diffusers and transformers classes, small."""
+"""Networks of the small CogVideoX that ships, built from unmodified diffusers and transformers classes."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from difftrack.rendering import VOCABULARY
 __all__ = [
     "ArchitectureParams",
     "VideoDenoiser",
-    "goes_on_from",
+    "explained_load_errors",
     "load_weights",
     "make_autoencoder",
     "make_scheduler",
@@ -37,7 +37,7 @@ _SPECIAL_TOKENS: Final = ("<pad>", "</s>", "<unk>")
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureParams:
-    """Sizes of the backbone; lengths in pixels and frames."""
+    """Sizes of the backbone; `height` and `width` in pixels."""
 
     height: int = 128
     width: int = 192
@@ -53,7 +53,7 @@ class ArchitectureParams:
 
 
 def make_autoencoder(params: ArchitectureParams) -> AutoencoderKLCogVideoX:
-    """A causal autoencoder with 4x spatial and 4x temporal compression, random weights."""
+    """Make a causal autoencoder with 4x spatial and 4x temporal compression and random weights."""
     return AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * LEVELS,
         up_block_types=("CogVideoXUpBlock3D",) * LEVELS,
@@ -68,7 +68,7 @@ def make_autoencoder(params: ArchitectureParams) -> AutoencoderKLCogVideoX:
 
 
 def make_transformer(params: ArchitectureParams) -> CogVideoXTransformer3DModel:
-    """A CogVideoX transformer with rotary positions, random weights."""
+    """Make a CogVideoX transformer with rotary positions and random weights."""
     return CogVideoXTransformer3DModel(
         num_attention_heads=params.num_heads,
         attention_head_dim=params.num_channels,
@@ -88,7 +88,7 @@ def make_transformer(params: ArchitectureParams) -> CogVideoXTransformer3DModel:
 
 
 def make_tokenizer(params: ArchitectureParams) -> T5Tokenizer:
-    """A T5 tokenizer over the renderer's words, with single letters for all others."""
+    """Make a T5 tokenizer over the renderer's vocabulary; all other words are split into letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = [(token, 0.0) for token in _SPECIAL_TOKENS] + [("▁", -4.0)]
     pieces += [(f"▁{word}", -2.0) for word in VOCABULARY if f"▁{word}" not in dict(pieces)]
@@ -97,7 +97,7 @@ def make_tokenizer(params: ArchitectureParams) -> T5Tokenizer:
 
 
 def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """A small T5 encoder, random weights."""
+    """Make a small T5 encoder with random weights."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=TEXT_WIDTH,
@@ -114,7 +114,7 @@ def make_text_encoder(params: ArchitectureParams, tokenizer: T5Tokenizer) -> T5E
 
 
 class VideoDenoiser(nn.Module):
-    """The two networks that denoise, trained together or the transformer alone."""
+    """The transformer and the text encoder; training updates both or only the transformer."""
 
     def __init__(self, transformer: CogVideoXTransformer3DModel, text_encoder: T5EncoderModel) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class VideoDenoiser(nn.Module):
         self.text_encoder = text_encoder
 
     def embed(self, tokens: Int[Tensor, "clip text_token"]) -> Float[Tensor, "clip text_token width"]:
-        """Prompt embeddings, as the pipeline makes them: padding takes part."""
+        """Embed prompts as the pipeline does, without masking the padding tokens."""
         embedded: Tensor = self.text_encoder(tokens)[0]
         return embedded
 
@@ -141,12 +141,12 @@ class VideoDenoiser(nn.Module):
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Take over the weights of a component's folder, whatever precision they are stored in.
+    """Load the weights of a component's folder into a float32 module; the stored precision may differ.
 
     Raises:
-        ValueError: the folder holds no such component, or one of other sizes.
+        ValueError: the folder does not hold this component, or its sizes differ.
     """
-    with goes_on_from(folder):
+    with explained_load_errors(folder):
         stored = type(module).from_pretrained(folder, dtype=torch.float32)  # type: ignore[attr-defined]
         module.load_state_dict(stored.state_dict())
     if isinstance(module, AutoencoderKLCogVideoX):
@@ -154,22 +154,23 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 
 
 @contextmanager
-def goes_on_from(folder: Path) -> Iterator[None]:
-    """Say what to do where a folder's weights cannot be had.
+def explained_load_errors(folder: Path) -> Iterator[None]:
+    """Turn a failure to load a folder's weights into an error that names the way out.
 
     Raises:
-        ValueError: they are not there, or do not fit.
+        ValueError: the weights are missing or do not fit.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{folder} cannot be trained on: {error}; set start_from to a pipeline folder of this architecture, or null"
+            f"training cannot start from {folder}: {error}; set start_from to a pipeline folder of this architecture,"
+            " or to null"
         ) from error
 
 
 def make_scheduler() -> CogVideoXDDIMScheduler:
-    """CogVideoX's schedule: v-prediction, zero terminal SNR, trailing steps, no SNR shift."""
+    """Make CogVideoX's scheduler: v-prediction, zero terminal SNR, trailing timesteps, no SNR shift."""
     return CogVideoXDDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -190,9 +191,12 @@ def save_pipeline(
     text_encoder: T5EncoderModel,
     tokenizer: T5Tokenizer,
 ) -> None:
-    """Write a pipeline folder that stock `CogVideoXPipeline.from_pretrained` loads; float16 safetensors.
+    """Write a pipeline folder that the unmodified `CogVideoXPipeline.from_pretrained` loads; float16 safetensors.
 
-    Weights are split into files of at most 12 MB. A folder that is there is replaced once the new one is whole.
+    Weights are split into files of at most 12 MB. An existing pipeline folder is replaced once the new one is complete.
+
+    Raises:
+        ValueError: `folder` exists, is not empty and is not a pipeline.
     """
     pipeline = CogVideoXPipeline(
         tokenizer=tokenizer,
@@ -202,19 +206,19 @@ def save_pipeline(
         scheduler=make_scheduler(),
     )
     new, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
-    if old.exists() and not folder.exists():  # killed between the two renames below
+    if old.exists() and not folder.exists():  # an earlier process was killed between the two renames below
         old.rename(folder)
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     pipeline.save_pretrained(new, safe_serialization=True, max_shard_size="12MB")
-    # Where a component was loaded from is nobody else's business.
+    # Remove the local path that each component was loaded from.
     for file in new.glob("*/config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if folder.exists():
         if any(folder.iterdir()) and not (folder / "model_index.json").is_file():
-            raise ValueError(f"{folder} is no pipeline and is not replaced; the new one is {new}")
+            raise ValueError(f"{folder} is not a pipeline folder, so it was not replaced; the new pipeline is in {new}")
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Optimizers of a network: AdamW for all of it, or Muon for the matrices inside its blocks."""
+"""Optimizers: AdamW for the whole network, or Muon for the matrices inside its blocks and AdamW for the rest."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +14,9 @@ OptimizerName = Literal["adamw", "muon"]
 
 
 def limit_gradients(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    """Scale the gradients of all replicas down to a norm of 1, and give the norm that they had.
+    """Clip the gradients to a norm of 1 and return the norm before clipping.
 
-    A gradient that is not finite counts as none: it would end in every weight.
+    If the norm is not finite, all gradients are set to 0; otherwise one NaN would spread to every weight.
     """
     own = list(parameters)
     norm: Tensor = nn.utils.clip_grad_norm_(own, 1.0)
@@ -25,7 +25,7 @@ def limit_gradients(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
 
 
 def _drop_unless(keep: Bool[Tensor, ""], parameters: Iterable[nn.Parameter]) -> None:
-    """Set all gradients to 0 unless told otherwise; the decision stays on the device, which nothing waits for."""
+    """Set all gradients to 0 unless `keep` is true. `keep` stays on the device, so the CPU does not wait for it."""
     gradients = [value.grad for value in parameters if value.grad is not None]
     flat = torch.where(keep, torch.cat([gradient.flatten() for gradient in gradients]), 0.0)
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
@@ -35,19 +35,19 @@ def _drop_unless(keep: Bool[Tensor, ""], parameters: Iterable[nn.Parameter]) -> 
 def make_optimizers(
     module: nn.Module, name: OptimizerName, *, betas: tuple[float, float], weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Optimizers for the parameters that want a gradient; learning rates are 0 until they are set.
+    """Make optimizers for the parameters that require a gradient; learning rates are 0 until they are set.
 
-    With `muon`, the weights of linear layers inside repeated blocks go to Muon, scaled so that AdamW's learning rate
-    suits them; modulation by time, embeddings, biases and norms stay with AdamW.
+    With `muon`, Muon updates the weights of linear layers inside repeated blocks, scaled so that AdamW's learning rate
+    suits them. AdamW updates time modulation, embeddings, biases and norms.
 
     Args:
-        module: What is trained.
-        name: Which.
+        module: The network to train.
+        name: Name of the optimizer.
         betas: AdamW's decay rates.
-        weight_decay: Of both.
+        weight_decay: Decoupled weight decay of both optimizers.
 
     Source:
-        Jordan et al. 2024 (Muon); update scale of Liu et al. 2025 (arXiv 2502.16982).
+        Jordan et al. 2024 (Muon); update scale from Liu et al. 2025 (arXiv 2502.16982).
     """
     hidden = _hidden_matrices(module) if name == "muon" else {}
     rest = [value for value in module.parameters() if value.requires_grad and id(value) not in hidden]
@@ -58,15 +58,15 @@ def make_optimizers(
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, all matrices of one shape at once.
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, computed for all matrices of one shape together.
 
-    Torch orthogonalises one matrix after the other: some 2,000 launches a step for the 62 of the small backbone, 20 ms
-    of 150 on an H200 that waits for them. Stacked by shape, there are 100.
+    Torch orthogonalises the matrices one by one. For the 62 matrices of the small backbone that takes some 2,000 kernel
+    launches per step, 20 of 150 ms on an H200. Stacking matrices by shape takes 100 launches.
 
     Args:
-        matrices: What is trained, two axes each.
-        weight_decay: Decoupled.
-        momentum: Of Nesterov's kind.
+        matrices: The parameters to train, each `[row, col]`.
+        weight_decay: Decoupled weight decay.
+        momentum: Nesterov momentum.
     """
 
     _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonalised(stack: Tensor) -> Tensor:
-    """Matrices `[matrix, row, col]` with all singular values brought near 1, in bfloat16, by Newton-Schulz."""
+    """Bring all singular values of `[matrix, row, col]` near 1 by Newton-Schulz iterations in bfloat16."""
     a, b, c = Muon._COEFFICIENTS
     tall = stack.shape[1] > stack.shape[2]
     x = stack.bfloat16().mT if tall else stack.bfloat16()
@@ -110,7 +110,7 @@ def _orthogonalised(stack: Tensor) -> Tensor:
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """Set the rate of every parameter."""
+    """Set the learning rate of every parameter group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate

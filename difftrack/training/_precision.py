@@ -1,4 +1,4 @@
-"""How a network computes on the device that trains: its precision, its memory layout, and which parts are compiled."""
+"""Precision, memory layout and compilation of a network during training."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,19 +12,19 @@ from torch import nn
 __all__ = ["Precision", "PrecisionWorker", "compile_parts"]
 
 Precision = Literal["float32", "autocast", "bfloat16"]
-"""`autocast` keeps norms in float32; `bfloat16` runs forward and backward on a bfloat16 copy of float32 weights, which
-halves the memory traffic of a network that is mostly norms and convolutions."""
+"""`autocast` keeps norms in float32. `bfloat16` runs the forward and backward passes on a bfloat16 copy of the float32
+weights, which halves the memory traffic of a network that consists mostly of norms and convolutions."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class PrecisionWorker:
-    """The module that runs forward and backward for a module whose float32 weights are trained.
+    """Runs the forward and backward passes, in a chosen precision, for a module with float32 weights.
 
     Attributes:
         master: The module whose weights are trained.
         module: The trained module itself, or its bfloat16 copy.
-        dtype: What it wants to be given.
+        dtype: The dtype of its inputs.
     """
 
     def __init__(self, master: nn.Module, precision: Precision, *, channels_last: bool = False) -> None:
@@ -39,26 +39,26 @@ class PrecisionWorker:
         self._own: list[torch.Tensor] = [value for value in self.module.parameters() if value.requires_grad]
 
     def context(self) -> AbstractContextManager[object]:
-        """Around the forward."""
+        """Return the context manager that the forward pass needs."""
         return torch.autocast(self._device.type, torch.bfloat16) if self._precision == "autocast" else nullcontext()
 
     def hand_over(self) -> None:
-        """Give the trained weights their gradients."""
+        """Copy the gradients from the bfloat16 copy to the float32 weights."""
         if self._precision == "bfloat16":
             for weight, own in zip(self._weights, self._own, strict=True):
-                # Laid out as the weight, since the copy may keep its channels last.
+                # The gradient takes the weight's memory layout; the copy's may be channels last.
                 weight.grad = None if own.grad is None else torch.empty_like(weight).copy_(own.grad)
                 own.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the trained weights after a step."""
+        """Copy the float32 weights to the bfloat16 copy after a step."""
         if self._precision == "bfloat16":
             torch._foreach_copy_(self._own, self._weights)
 
 
 def _put_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of convolutions over pictures and over videos with channels last."""
+    """Store the weights of 2D and 3D convolutions with channels last."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in module.parameters():
         if weight.dim() in formats:
@@ -66,16 +66,16 @@ def _put_channels_last(module: nn.Module) -> None:
 
 
 def compile_parts(parts: Iterable[nn.Module], *, dynamic: bool | None) -> None:
-    """Compile modules in place; whatever cannot be compiled runs as it is.
+    """Compile modules in place; code that cannot be compiled runs uncompiled.
 
     Args:
-        parts: Modules.
-        dynamic: False compiles anew for every shape, None leaves sizes open once a second one is seen.
+        parts: The modules to compile.
+        dynamic: False compiles once per shape; None compiles with dynamic sizes from the second shape on.
     """
     config = torch._dynamo.config
     config.suppress_errors = True
     config.recompile_limit = max(config.recompile_limit, 64)
-    # Torch 2.11 cannot analyse blocks of open sizes and would run them as they are, at half the speed.
+    # Torch 2.11 cannot analyse blocks with dynamic sizes and would run them uncompiled, at half the speed.
     torch._inductor.config.triton.coalesce_tiling_analysis = False
     for part in parts:
         part.compile(dynamic=dynamic)

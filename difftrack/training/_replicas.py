@@ -1,4 +1,4 @@
-"""Several GPUs that train one set of weights, one process each; alone is a case of it."""
+"""Data-parallel training on several GPUs, one process each; a single process is the special case `ALONE`."""
 
 import os
 from collections.abc import Iterable
@@ -14,20 +14,19 @@ __all__ = ["ALONE", "Replicas"]
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """Processes that hold the same weights and train on clips of their own.
+    """Processes that hold the same weights and train on different clips.
 
-    Whoever loops asks for nothing that depends on a clock or on a file but through `agree`: every process must take the
-    same turns, or they wait for each other for ever.
+    Read clocks and files only through `agree`: every process must take the same branches, otherwise the ranks deadlock.
     """
 
     rank: int = 0
     count: int = 1
     _control: Any = None
-    """Process group of plain numbers, on the CPU, so that agreeing does not wait for the GPU."""
+    """Process group on the CPU, so that `agree` and `wait` do not wait for the GPU."""
 
     @classmethod
     def join(cls) -> "Replicas":
-        """Meet the other processes that torchrun has started; alone if it has not."""
+        """Join the processes started by torchrun; without torchrun, return `ALONE`."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return ALONE
@@ -39,11 +38,11 @@ class Replicas:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and looks at the clock."""
+        """Whether this is the process that writes files and reads the clock."""
         return self.rank == 0
 
     def agree(self, value: float) -> float:
-        """The first process's value."""
+        """Return the first process's value on every process."""
         if self.count == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64)
@@ -51,12 +50,12 @@ class Replicas:
         return float(shared)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has called this method."""
         if self.count > 1:
             dist.barrier(group=self._control)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their mean over the processes, which must have gradients of the same parameters."""
+        """Replace the gradients by their mean over the processes; all need gradients for the same parameters."""
         if self.count == 1:
             return
         gradients: list[Tensor] = [value.grad for value in parameters if value.grad is not None]
@@ -67,10 +66,10 @@ class Replicas:
         torch._foreach_copy_(gradients, means)
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the process group."""
         if self.count > 1:
             dist.destroy_process_group()
 
 
 ALONE = Replicas()
-"""One process."""
+"""A single process without a process group."""

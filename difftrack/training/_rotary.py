@@ -1,4 +1,4 @@
-"""Rotary tables as the stock pipeline prepares them."""
+"""Tables of rotary position embeddings, computed as the unmodified pipeline computes them."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ __all__ = ["rotary_tables"]
 def rotary_tables(
     transformer: CogVideoXTransformer3DModel, num_latent_frames: int, rows: int, cols: int
 ) -> tuple[Tensor, Tensor]:
-    """Rotary tables for latents of this size, as the stock pipeline prepares them."""
+    """Compute the rotary tables for latents of this size, as the unmodified pipeline does."""
     config, device = transformer.config, next(transformer.parameters()).device
     patch = config.patch_size
     sample = (config.sample_width // patch, config.sample_height // patch)

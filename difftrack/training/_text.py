@@ -1,4 +1,4 @@
-"""Train the text encoder on prompts alone, before any diffusion: every embedding shall know the phrase it stands in."""
+"""Train the text encoder on prompts only, before diffusion, so that each embedding encodes its phrase."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -17,7 +17,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from difftrack.rendering import PALETTE, PATTERNS, PHOTO_WORDS, RenderSpec, Texture, describe, sample_scene
 from difftrack.training._latents import tokenize
 from difftrack.training._loop import learning_rate
-from difftrack.training._networks import goes_on_from
+from difftrack.training._networks import explained_load_errors
 
 __all__ = [
     "TextTraining",
@@ -29,40 +29,41 @@ __all__ = [
 ]
 
 Embed = Callable[[Tensor], Tensor]
-"""From tokens (prompt, text_token) to embeddings (prompt, text_token, width)."""
+"""Maps tokens (prompt, text_token) to embeddings (prompt, text_token, width)."""
 
 BACKGROUND: Final = 3
 CAMERA: Final = 4
 NO_ROLE: Final = 5
-"""Of words between phrases; 0, 1 and 2 are the objects."""
+"""Role of a word between phrases. Roles 0, 1 and 2 are the objects."""
 _HELD_OUT: Final = 512
-_PACE_OF_PLACES: Final = 10.0
-"""Learning rate of the attention's bias by distance, which starts near 0, over that of all else."""
+_BIAS_RATE_FACTOR: Final = 10.0
+"""Learning-rate multiplier of the relative attention bias, which starts near 0."""
 _RIDGE: Final = 1e-12
-"""Relative to the mean square of the embeddings."""
+"""Ridge term of the least-squares fit, relative to the mean square of the embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextTraining:
-    """Schedule of the text encoder's training on prompts alone."""
+    """Schedule for training the text encoder on prompts only."""
 
     num_prompts: int = 16_000
-    """Different prompts, from which batches are drawn."""
+    """Number of different prompts from which batches are drawn."""
     max_steps: int = 1000
-    """0 leaves the weights as they are."""
+    """Number of training steps; 0 leaves the weights unchanged."""
     batch_size: int = 16
     peak_learning_rate: float = 2e-3
     constant_share: float = 0.3
     """Share of the schedule at the peak, before the cosine."""
     weight_decay: float = 0.0
     phrase_weight: float = 1.0
-    """Of the error in a phrase's words, summed over the vocabulary, beside those in a token's own word and its role."""
+    """Weight of the loss on a phrase's words, summed over the vocabulary; the own-word and role losses have weight
+    1."""
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompts:
-    """Prompts and what is asked of their tokens; -1 where nothing is."""
+    """Prompts with the phrase number and role of each token; -1 where a token has none."""
 
     tokens: Int[Tensor, "prompt text_token"]
     phrases: Int[Tensor, "prompt text_token"]
@@ -73,7 +74,7 @@ class _Prompts:
 
 
 class _ReadOuts(nn.Module):
-    """What a linear map finds in an embedding: its own token, its role, the tokens of its phrase."""
+    """Linear read-outs of an embedding: its own token, its role, and the tokens of its phrase."""
 
     def __init__(self, width: int, num_tokens: int) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class _ReadOuts(nn.Module):
 
 
 def random_prompts(seeds: range) -> list[str]:
-    """Prompts as the renderer describes clips, one per seed, with colours and patterns at random; nothing is drawn."""
+    """Make one prompt per seed in the renderer's wording, with random colours and patterns; no clip is rendered."""
     return [_random_prompt(seed) for seed in seeds]
 
 
@@ -102,11 +103,11 @@ def _random_prompt(seed: int) -> str:
 
 
 def phrases_of(prompt: str) -> tuple[list[int], list[int]]:
-    """Take a prompt apart into what it says of every object, of the background and of the camera.
+    """Split a prompt into the phrases about each object, the background and the camera.
 
     Returns:
-        For every word the number of the phrase that it stands in, -1 for an "and" between two objects; for every phrase
-        its role: 0, 1, 2 = first, second, third object, 3 = background, 4 = camera.
+        For each word, the number of its phrase, or -1 for an "and" between two objects. For each phrase, its role:
+        0, 1, 2 = first, second, third object, 3 = background, 4 = camera.
     """
     words = prompt.split()
     phrases: list[int] = []
@@ -128,22 +129,22 @@ def phrases_of(prompt: str) -> tuple[list[int], list[int]]:
 def train_text_encoder(
     encoder: T5EncoderModel, tokenizer: T5Tokenizer, params: TextTraining, *, text_length: int, device: torch.device
 ) -> dict[str, float]:
-    """Train in place so that every word's embedding tells, by linear maps that are thrown away, what it belongs to.
+    """Train the encoder in place so that linear maps can read each word's phrase and role from its embedding.
 
-    Loss per word: cross-entropies of its own token and of its phrase's role, and the binary cross-entropy of which
-    tokens its phrase contains, summed over the vocabulary. Padding takes part in attention, as in
-    `VideoDenoiser.embed`.
+    The linear maps are discarded afterwards. Loss per word: the cross-entropy of its own token, the cross-entropy of
+    its phrase's role, and the binary cross-entropy of the tokens in its phrase, summed over the vocabulary. Padding
+    tokens are not masked, as in `VideoDenoiser.embed`.
 
     Args:
-        encoder: Trained in place; no weight of it wants a gradient afterwards.
+        encoder: Trained in place; afterwards none of its weights requires a gradient.
         tokenizer: Has one token per word of the renderer.
         params: Schedule.
         text_length: Tokens per prompt, padding included.
-        device: Where to train; the encoder stays there.
+        device: Device to train on; the encoder stays there.
 
     Returns:
-        Shares in [0, 1] of the words of 512 prompts that were not trained on: `own_word`, `role`, and `phrase_words`,
-        where all tokens of the phrase and no others are found.
+        Accuracies in [0, 1] over the words of 512 held-out prompts: `own_word`, `role` and `phrase_words`. The last
+        counts a word as correct only if exactly the tokens of its phrase are predicted.
     """
     first = params.seed * 10**8
     seeds = range(first, first + params.num_prompts)
@@ -156,7 +157,7 @@ def train_text_encoder(
     trained = [*encoder.parameters(), *read_outs.parameters()]
     places = [value for name, value in encoder.named_parameters() if "relative_attention_bias" in name]
     others = [value for value in trained if all(value is not place for place in places)]
-    groups = [{"params": others, "pace": 1.0}, {"params": places, "pace": _PACE_OF_PLACES}]
+    groups = [{"params": others, "pace": 1.0}, {"params": places, "pace": _BIAS_RATE_FACTOR}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=params.weight_decay)
     generator = torch.Generator().manual_seed(params.seed)
     for step in range(params.max_steps):
@@ -175,18 +176,20 @@ def train_text_encoder(
 def adopt_text_encoder(
     projection: nn.Linear, before: Embed, after: Embed, tokens: Int[Tensor, "prompt text_token"]
 ) -> nn.Linear:
-    """Fit the map with which a transformer that knows one encoder's embeddings understands another's.
+    """Fit a projection that lets a trained transformer use the embeddings of another text encoder.
 
-    Least squares in float64: new_projection(after(tokens)) ~= projection(before(tokens)) over all tokens, padding too.
+    Least squares in float64: new_projection(after(tokens)) ~= projection(before(tokens)), over all tokens including
+    padding.
 
     Args:
-        projection: The transformer's map from embeddings.
+        projection: The transformer's projection of text embeddings.
         before: The encoder that the transformer was trained with.
-        after: The encoder that takes its place; its embeddings may be of another width.
-        tokens: Prompts of the kind that the transformer knows, with more tokens in all than the embeddings are wide.
+        after: The new encoder; the width of its embeddings may differ.
+        tokens: Prompts like those of the training. Their total number of tokens must exceed the width of the
+            embeddings.
 
     Returns:
-        The new map, in float32, where the tokens are.
+        The new projection, in float32, on the device of the tokens.
     """
     wanted = deepcopy(projection).double()
     with torch.no_grad():
@@ -209,41 +212,41 @@ def load_transformer_of_another_text_encoder(
     folder: Path,
     tokens: Int[Tensor, "prompt text_token"],
 ) -> None:
-    """Take over a pipeline folder's transformer, but for the map from embeddings, which is fitted to `text_encoder`.
+    """Load a pipeline folder's transformer and fit its text projection to another text encoder.
 
     Args:
         transformer: Receives the weights.
-        text_encoder: The one that it shall listen to.
-        folder: Of the pipeline, whose text encoder the transformer was trained with.
+        text_encoder: The new text encoder.
+        folder: The pipeline folder; the transformer was trained with the text encoder in it.
         tokens: See `adopt_text_encoder`.
 
     Raises:
-        ValueError: the folder holds no such pipeline, or a transformer of other sizes.
+        ValueError: the folder does not hold such a pipeline, or the sizes of its transformer differ.
     """
-    with goes_on_from(folder):
+    with explained_load_errors(folder):
         before = T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
         trained = CogVideoXTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32)
         trained.patch_embed.text_proj = adopt_text_encoder(
-            trained.patch_embed.text_proj, lambda some: before(some)[0], lambda some: text_encoder(some)[0], tokens
+            trained.patch_embed.text_proj, lambda part: before(part)[0], lambda part: text_encoder(part)[0], tokens
         )
         transformer.load_state_dict(trained.state_dict())
 
 
 def _prepare(prompts: Sequence[str], tokenizer: T5Tokenizer, text_length: int, device: torch.device) -> _Prompts:
-    """Tokens, phrases and roles of prompts; a prompt that is too long loses its last words, as in `tokenize`."""
+    """Compute the tokens, phrases and roles of prompts; long prompts are truncated, as in `tokenize`."""
     phrases = np.full((len(prompts), text_length), -1)
     roles = np.full((len(prompts), text_length), -1)
     for row, prompt in enumerate(prompts):
-        of_words, of_phrases = phrases_of(prompt)
-        kept = of_words[: text_length - 1]
+        phrase_of_word, role_of_phrase = phrases_of(prompt)
+        kept = phrase_of_word[: text_length - 1]
         phrases[row, : len(kept)] = kept
-        roles[row, : len(kept)] = [of_phrases[phrase] if phrase >= 0 else NO_ROLE for phrase in kept]
+        roles[row, : len(kept)] = [role_of_phrase[phrase] if phrase >= 0 else NO_ROLE for phrase in kept]
     tokens = tokenize(tokenizer, tuple(prompts), text_length, device)
     return _Prompts(tokens, torch.from_numpy(phrases).to(device), torch.from_numpy(roles).to(device))
 
 
 def _phrase_tokens(prompts: _Prompts, num_tokens: int) -> Float[Tensor, "prompt text_token vocabulary"]:
-    """1 where a token of the vocabulary is in a word's phrase."""
+    """Return 1 where a token of the vocabulary occurs in a word's phrase, else 0."""
     together = (prompts.phrases[:, :, None] == prompts.phrases[:, None, :]).float()
     return (together @ functional.one_hot(prompts.tokens, num_tokens).float()).clamp(max=1)
 

@@ -1,4 +1,4 @@
-"""Train the transformer and its text encoder on pools of encoded clips."""
+"""Train the transformer, and optionally its text encoder, on pools of encoded clips."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -23,36 +23,38 @@ from difftrack.training._rotary import rotary_tables
 __all__ = ["AccuracyProbe", "TransformerTraining", "train_transformer"]
 
 CLEANEST = 19
-"""Timestep of the last of 50 steps, where matching is read while training goes on."""
+"""Timestep of the last of 50 steps, at which matching accuracy is measured during training."""
 _OUTLINES_HIDDEN = 0.74
-"""Share of the schedule above which noise hides most of an outline."""
+"""Noise level (share of the schedule) above which noise hides most of an outline."""
 LEVELS = range(199, 1000, 200)
-"""Timesteps that are measured besides at the end."""
+"""Further timesteps at which accuracy is measured when training ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerTraining:
-    """Schedule of the transformer's training."""
+    """Training schedule of the transformer."""
 
     start_from: str | None = None
-    """Pipeline folder whose weights are trained on, with a fresh optimizer; null starts from random ones."""
+    """Pipeline folder whose weights the training starts from, with a new optimizer; null starts from random weights."""
     train_text_encoder: bool = True
-    """False leaves it as it is, as is done where it was trained on text alone."""
+    """False freezes the text encoder, as when it was trained on prompts only."""
     optimizer: OptimizerName = "adamw"
     max_steps: int = 100_000
     max_seconds: float = 1000.0
-    """The schedule ends at whichever of the two limits comes first; 0 leaves the weights as they are."""
+    """The schedule ends at whichever of the two limits comes first; 0 leaves the weights unchanged."""
     uniform_levels: float = 0.3
-    """Share of noise levels drawn uniformly; the rest is logit-normal."""
+    """Share of noise levels drawn uniformly; the others are drawn from a logit-normal distribution."""
     logit_mean: float = 0.0
-    """Of the logit-normal levels: 0 puts most in the middle; 1.5 above three fifths, where prompts matter."""
+    """Mean of the logit-normal levels. 0 puts most of them in the middle, 1.5 above three fifths, where prompts
+    matter."""
     card_levels: float = 0.8
-    """Of the noise levels of `PoolParams.cards`, the share drawn above `_OUTLINES_HIDDEN`, an eighth of them the
-    noisiest of all, where sampling begins: there an outline has to be told, below it is seen."""
+    """Share of the noise levels of `PoolParams.cards` drawn above `_OUTLINES_HIDDEN`; an eighth of these are the
+    noisiest level, where sampling begins. Above `_OUTLINES_HIDDEN` outlines are hidden, so only the prompt reveals the
+    shape."""
     drop_prompt: float = 0.1
-    """Share of prompts replaced by the empty one, for guidance."""
+    """Share of prompts replaced by the empty prompt, for classifier-free guidance."""
     drop_prompt_alone: float = 0.5
-    """The same for sequences of single frames: trackers have no prompt."""
+    """The same share for sequences of separately encoded frames. It is higher because trackers have no prompt."""
     peak_learning_rate: float = 1e-3
     constant_share: float = 0.3
     """Share of the schedule at the peak, before the cosine."""
@@ -60,20 +62,20 @@ class TransformerTraining:
     average_decay: float = 0.999
     log_every: int = 50
     probe_seconds: float = 60.0
-    """Between measurements of matching accuracy."""
+    """Seconds between measurements of matching accuracy."""
     save_seconds: float = 120.0
-    """Between checkpoints, and averaged pipelines."""
+    """Seconds between checkpoints; each also saves a pipeline with the averaged weights."""
     seed: int = 0
 
 
 @runtime_checkable
 class AccuracyProbe(Protocol):
-    """Measures matching accuracy while a network is trained; `workflows.curves.LayerCurves` is one."""
+    """Measures matching accuracy during training; `workflows.curves.LayerCurves` implements it."""
 
     def accuracy(
         self, denoiser: VideoDenoiser, scheduler: CogVideoXDDIMScheduler, timestep: int
     ) -> Mapping[str, Mapping[str, Sequence[float]]]:
-        """Give the share of visible points that each layer matches at a noise level: view -> split -> layers."""
+        """Return the share of visible points that each layer matches at a timestep: view -> split -> layers."""
 
 
 def train_transformer(
@@ -88,22 +90,24 @@ def train_transformer(
     save: Callable[[VideoDenoiser], None],
     replicas: Replicas = ALONE,
 ) -> VideoDenoiser:
-    """Train in place; returns a copy with the averaged weights.
+    """Train the denoiser in place and return a copy with the averaged weights.
 
-    Loss: mean squared error of the velocity (v-prediction) at random noise levels. What a step draws depends on its
-    number and the seed alone, so that a resumed run goes on as if it had never stopped, as far as its clips allow.
+    Loss: mean squared error of the velocity (v-prediction) at random noise levels. The random draws of a step depend
+        only
+    on its number and the seed, so a resumed run continues as if it had not stopped, except that its pools may hold
+    other clips.
 
     Args:
         denoiser: Trained in place.
-        source: Gives encoded clips.
-        scheduler: Its noise levels are used.
+        source: Supplies encoded clips.
+        scheduler: Defines the noise levels.
         params: Schedule.
         probe: Measured every `params.probe_seconds`.
         empty_prompt: Tokens of the empty prompt, `[1, text_token]`.
-        folder: Receives `transformer.jsonl` and `transformer.pt`, from which an interrupted run goes on.
-        save: Given the averaged weights at every checkpoint, in the first replica alone; the last of them before they
-            are measured, which takes long enough for a machine to be gone.
-        replicas: Processes that train the same weights, each with a source and noise of its own.
+        folder: Receives `transformer.jsonl` and `transformer.pt`; an interrupted run resumes from them.
+        save: Receives the averaged weights at every checkpoint, only in the first replica. The final weights are saved
+            before they are measured, because the measurement is long and the machine may be lost during it.
+        replicas: Processes that train the same weights, each with its own source and noise.
     """
     device = empty_prompt.device
     budget = Budget(params.max_steps, params.max_seconds, replicas=replicas)
@@ -113,7 +117,7 @@ def train_transformer(
     averaged = deepcopy(denoiser).eval().requires_grad_(False)
     log, checkpoint = TrainingLog(folder / "transformer.jsonl", budget), Checkpoint(folder / "transformer.pt")
     if (state := checkpoint.load(budget, device)) is not None:
-        _go_on(state, denoiser, optimizers, average)
+        _resume(state, denoiser, optimizers, average)
     log.rewind()
     if device.type == "cuda":
         compile_parts(denoiser.transformer.transformer_blocks, dynamic=None)
@@ -139,7 +143,7 @@ def train_transformer(
         )
         source.refresh(budget.seconds - begun)
         loss, batch = _loss(denoiser, source, scheduler, params, budget=budget, empty_prompt=empty_prompt)
-        norm = _descend(denoiser, loss, optimizers, replicas)
+        norm = _optimize(denoiser, loss, optimizers, replicas)
         dropped += ~norm.isfinite()
         average.update(budget.step)
         budget.step += 1
@@ -159,10 +163,10 @@ def train_transformer(
     return averaged
 
 
-def _descend(
+def _optimize(
     denoiser: VideoDenoiser, loss: Float[Tensor, ""], optimizers: list[torch.optim.Optimizer], replicas: Replicas
 ) -> Float[Tensor, ""]:
-    """One step of every optimizer; gives the norm of the gradient."""
+    """Take one step of every optimizer and return the norm of the gradient."""
     loss.backward()  # type: ignore[no-untyped-call]
     replicas.average_gradients(denoiser.parameters())
     norm = limit_gradients(denoiser.parameters())
@@ -182,7 +186,7 @@ def _loss(
     empty_prompt: Tensor,
 ) -> tuple[Float[Tensor, ""], LatentBatch]:
     device = empty_prompt.device
-    # All replicas take clips of the same shape, which last equally long, but other ones.
+    # All replicas draw clips of the same shape, so that their steps take equally long, but different clips.
     generator = torch.Generator(device).manual_seed(params.seed * 2**32 + budget.replicas.rank * 2**24 + budget.step)
     batch = source.draw(np.random.default_rng([params.seed, budget.step]), generator)
     count, num_latent_frames, _, rows, cols = batch.latents.shape
@@ -217,7 +221,7 @@ def _noise_levels(
 def _levels_of_cards(
     levels: Int[Tensor, " clip"], num_timesteps: int, params: TransformerTraining, generator: torch.Generator
 ) -> Int[Tensor, " clip"]:
-    """Of levels as other clips have them, most put where outlines are hidden."""
+    """Move most noise levels of a batch of cards above `_OUTLINES_HIDDEN`."""
     place, choose = torch.rand((2, len(levels)), generator=generator, device=generator.device)
     hidden = ((_OUTLINES_HIDDEN + (1 - _OUTLINES_HIDDEN) * place) * num_timesteps).long()
     noisiest = choose < params.card_levels / 8
@@ -233,10 +237,10 @@ def _state(denoiser: VideoDenoiser, optimizers: list[torch.optim.Optimizer], ave
     }
 
 
-def _go_on(
+def _resume(
     state: Mapping[str, Any], denoiser: VideoDenoiser, optimizers: list[torch.optim.Optimizer], average: Average
 ) -> None:
-    """Undo `_state`."""
+    """Load what `_state` returned."""
     denoiser.load_state_dict(state["denoiser"])
     average.values = state["average"]
     for optimizer, values in zip(optimizers, state["optimizers"], strict=True):

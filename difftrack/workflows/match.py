@@ -14,16 +14,19 @@ from difftrack.correspondence import (
     CORRECTED,
     ClipMatcher,
     MatchingParams,
+    MatchKind,
     MatchSection,
     UnitMatches,
     label_matches,
     match_points,
     match_probabilities,
+    pair_of_kind,
     points_to_tokens,
     tokens_to_points,
 )
 from difftrack.datasets import Tracks
 from difftrack.geometry import rescale_points
+from difftrack.rotary import ALL_FREQUENCIES, FrequencyBands
 from difftrack.store import DescriptorSpec, Store, StoreError, clip_group
 
 __all__ = [
@@ -77,7 +80,8 @@ def find_points(
     layer: int,
     frame: int = 0,
     heads: Sequence[int] | None = None,
-    kind: str = "query_key",
+    kind: MatchKind = "query_key",
+    frequencies: FrequencyBands = ALL_FREQUENCIES,
     params: MatchingParams = CORRECTED,
 ) -> xr.Dataset:
     """Match points of one frame in every frame that went through the backbone together with it.
@@ -90,7 +94,8 @@ def find_points(
         layer: Layer, 0-based.
         frame: Video frame that the points lie in.
         heads: Only these heads; None takes all that are stored.
-        kind: `query_key`, or the one kind that is matched with itself, such as `feature`.
+        kind: What is matched.
+        frequencies: Bands of rotary frequencies of queries and keys that take part.
         params: How to match.
 
     Returns:
@@ -106,8 +111,14 @@ def find_points(
         spec = store.spec(group)
         specs.append(spec)
         if frame in spec.frames:
-            query, key = _pair(store, spec, clip, chunk, step, layer, heads, kind)
-            parts.append(_matches(query, key, spec, points_xy_px, spec.frames.index(frame), params))
+            (query, key), own = pair_of_kind(
+                _reader(store, spec, clip, chunk, step, layer, heads),
+                kind,
+                params=params,
+                frequencies=frequencies,
+                rotary=spec.rotary,
+            )
+            parts.append(_matches(query, key, spec, points_xy_px, spec.frames.index(frame), own))
     if not parts:
         known = sorted({shown for spec in specs for shown in spec.frames})
         raise StoreError(f"no stored latent frame describes frame {frame} of {clip}; there are {known}")
@@ -127,7 +138,8 @@ def match_heatmaps(
     layer: int,
     frame: int = 0,
     heads: Sequence[int] | None = None,
-    kind: str = "query_key",
+    kind: MatchKind = "query_key",
+    frequencies: FrequencyBands = ALL_FREQUENCIES,
     params: MatchingParams = CORRECTED,
 ) -> xr.DataArray:
     """Give the match probabilities of one point over the tokens of every frame that shares a chunk with its own.
@@ -141,6 +153,7 @@ def match_heatmaps(
         frame: As in `find_points`.
         heads: As in `find_points`.
         kind: As in `find_points`.
+        frequencies: As in `find_points`.
         params: As in `find_points`.
 
     Returns:
@@ -151,12 +164,18 @@ def match_heatmaps(
         spec = store.spec(group)
         if frame not in spec.frames:
             continue
-        query, key = _pair(store, spec, clip, chunk, step, layer, heads, kind)
+        (query, key), own = pair_of_kind(
+            _reader(store, spec, clip, chunk, step, layer, heads),
+            kind,
+            params=params,
+            frequencies=frequencies,
+            rotary=spec.rotary,
+        )
         tokens = clip_points_to_tokens(np.asarray([point_xy_px], np.float32), spec, params)
         source = spec.frames.index(frame)
         for target, shown in enumerate(spec.frames):
             if target != source and shown not in maps:
-                found = match_probabilities(query, key, tokens, target_frame=target, source_frame=source, params=params)
+                found = match_probabilities(query, key, tokens, target_frame=target, source_frame=source, params=own)
                 maps[shown] = found[0].numpy()
     if not maps:
         raise StoreError(f"no stored latent frame describes frame {frame} of {clip}")
@@ -166,7 +185,7 @@ def match_heatmaps(
     )
 
 
-def _pair(
+def _reader(
     store: Store,
     spec: DescriptorSpec,
     clip: str,
@@ -174,10 +193,8 @@ def _pair(
     step: int,
     layer: int,
     heads: Sequence[int] | None,
-    kind: str,
-) -> tuple[Tensor, Tensor]:
-    """Read query and key, or one kind as both."""
-    kinds = ("query", "key") if kind == "query_key" else (kind, kind)
+) -> Callable[[str], Tensor]:
+    """Give what reads a descriptor by its name, of the heads that are asked for."""
     if unknown := sorted(set(heads or ()) - set(spec.heads)):
         raise StoreError(f"heads {unknown} of {clip} are not stored; there are {list(spec.heads)}")
     chosen = None if heads is None else [spec.heads.index(head) for head in heads]
@@ -186,8 +203,7 @@ def _pair(
         values = torch.from_numpy(store.sel(clip=clip, step=step, layer=layer, kind=entry, chunk=chunk)).float()
         return values if chosen is None else values[chosen]
 
-    first = read(kinds[0])
-    return first, first if kinds[0] == kinds[1] else read(kinds[1])
+    return read
 
 
 def clip_points_to_tokens(
@@ -267,7 +283,7 @@ def _match_group(
     points_xy_px = rescale_points(
         tracks.query_points[points, 1:], from_size=(tracks.height, tracks.width), to_size=spec.size
     )
-    matcher = ClipMatcher(section, points_xy_px, spec.grid.stride_px, spec.text_mask)
+    matcher = ClipMatcher(section, points_xy_px, spec.grid.stride_px, spec.text_mask, spec.rotary)
 
     def match(unit: tuple[int, int]) -> UnitMatches:
         step, layer = unit

@@ -1,6 +1,6 @@
 """Carry masks, boxes or keypoints through a clip, along stored descriptors or those of a backbone that runs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -12,13 +12,12 @@ from torch import Tensor
 
 from difftrack.backbones import Backbone
 from difftrack.chunks import ChunkParams, chunk_schedule
-from difftrack.correspondence import Descriptors, matching_device
+from difftrack.correspondence import Descriptors, MatchKind, descriptors_of, matching_device
 from difftrack.datasets import Clip, check_query_points
 from difftrack.extraction import CapturedUnit, ClipExtraction, Extractor, TrackingParams
 from difftrack.geometry import px_to_token, rescale_points, token_to_px
 from difftrack.propagation import (
     DescriptorChunk,
-    PropagationKind,
     PropagationParams,
     box_labels,
     boxes_of_labels,
@@ -31,17 +30,9 @@ from difftrack.propagation import (
 from difftrack.store import DescriptorSpec, Store
 from difftrack.tracking import ChunkDescriptors, stored_chunks
 
-__all__ = ["STORED_KIND", "LabelsGiven", "PropagatedLabels", "label_chunks", "propagate_stored", "propagate_video"]
+__all__ = ["LabelsGiven", "PropagatedLabels", "label_chunks", "propagate_stored", "propagate_video"]
 
 LabelKind = Literal["mask", "boxes", "points"]
-
-STORED_KIND: Mapping[PropagationKind, str] = {
-    "query_key": "query_key",
-    "feature": "feature",
-    "query_query": "query",
-    "key_key": "key",
-}
-"""What is read of a store for each kind; a single kind is compared with itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +106,7 @@ def propagate_stored(store: Store, clip: str, given: LabelsGiven, params: Propag
             stored.
     """
     device = matching_device(params.device)
-    chunks, spec = stored_chunks(store, clip, kind=STORED_KIND[params.kind], device=device)
+    chunks, spec = stored_chunks(store, clip, kind=params.kind, device=device)
     sources = params.sources(spec.steps, spec.layers)
     readers = [DescriptorChunk(chunk.frames, partial(_read, chunk, sources, params)) for chunk in chunks]
     return _propagate(readers, spec, given, params)
@@ -144,9 +135,8 @@ def propagate_video(
     Raises:
         ValueError: the labels do not fit the clip, or a wanted layer, step or head is not captured.
     """
-    kinds = {"query_key": ("query", "key"), "query_query": ("query",), "key_key": ("key",), "feature": ("feature",)}
     chosen = replace(view.chunks, anchors=(given.frame,))
-    view = replace(view, descriptors=kinds[params.kind], chunks=chosen)  # type: ignore[arg-type]
+    view = replace(view, descriptors=tuple(dict.fromkeys(descriptors_of(params.kind))), chunks=chosen)  # type: ignore[arg-type]
     schedule = chunk_schedule(clip.num_frames, chosen, native_len=backbone.native_token_frames)
     extraction = Extractor(backbone, view).prepare(clip, chunks=schedule)
     spec = next(iter(extraction.groups.values()))
@@ -154,7 +144,7 @@ def propagate_video(
     device = matching_device(params.device)
 
     def run(group: str) -> list[Descriptors]:
-        chunk = _captured(extraction, group, sources, device, kind=STORED_KIND[params.kind])
+        chunk = _captured(extraction, group, sources, device, kind=params.kind)
         return _read(chunk, sources, params)
 
     with Progress(disable=not progress, transient=True) as bar:
@@ -237,14 +227,14 @@ def _read(chunk: ChunkDescriptors, sources: Sequence[tuple[int, int]], params: P
 
 
 def _captured(
-    extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, int]], device: str, *, kind: str
+    extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, int]], device: str, *, kind: MatchKind
 ) -> ChunkDescriptors:
     """Run one chunk of frames and hold what is asked for, where it is matched."""
     held: dict[tuple[int, int], Descriptors] = {}
-    first, second = ("query", "key") if kind == "query_key" else (kind, kind)
+    entries = dict.fromkeys(descriptors_of(kind))
 
     def keep(unit: CapturedUnit) -> None:
-        pair = [unit.tensors[entry].to(device, copy=True) for entry in dict.fromkeys((first, second))]
+        pair = [unit.tensors[entry].to(device, copy=True) for entry in entries]
         held[unit.step, unit.layer] = (pair[0], pair[-1])
 
     extraction.run(extraction.plan(group).only(sources), keep)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from difftrack.annotation import make_tracker
-from difftrack.correspondence import matching_device
+from difftrack.correspondence import MatchKind, matching_device
 from difftrack.evaluation import TrackSection
 from difftrack.geometry import rescale_points
 from difftrack.scenes import Scenes, find_scenes
@@ -25,7 +25,7 @@ from difftrack.tracking import (
 __all__ = ["num_stored_frames", "track_by_baselines", "track_chunks", "track_stored_clip"]
 
 
-def num_stored_frames(store: Store, clip: str, *, kind: str = "query_key") -> int:
+def num_stored_frames(store: Store, clip: str, *, kind: MatchKind = "query_key") -> int:
     """Return how many frames of a clip a tracking view covers, from frame 0 on."""
     chunks, _ = stored_chunks(store, clip, kind=kind)
     return 1 + max(max(chunk.frames) for chunk in chunks)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from difftrack.correspondence import Descriptors, matching_device
+from difftrack.correspondence import Descriptors, descriptors_of, matching_device
 from difftrack.extraction import CapturedUnit, ClipExtraction
 from difftrack.store import DescriptorSpec, StoreParams
 from difftrack.store.torch_writer import as_read
@@ -34,8 +34,8 @@ def captured_chunks(
         ValueError: a wanted step, layer, head or kind is not captured.
     """
     spec = next(iter(extraction.groups.values()))
-    kinds = ("query", "key") if params.kind == "query_key" else (params.kind,)
-    if missing := [kind for kind in kinds if kind not in spec.kinds]:
+    kinds = descriptors_of(params.kind)
+    if missing := [kind for kind in dict.fromkeys(kinds) if kind not in spec.kinds]:
         raise ValueError(
             f"track.kind is {params.kind}, and {', '.join(missing)} is not in extract.tracking.descriptors"
         )
@@ -56,12 +56,12 @@ def _captured(
     held: dict[tuple[int, int], Mapping[str, Tensor]] = {}
 
     def keep(unit: CapturedUnit) -> None:
-        held[unit.step, unit.layer] = {kind: as_read(unit.tensors[kind], stored).cpu() for kind in kinds}
+        held[unit.step, unit.layer] = {kind: as_read(unit.tensors[kind], stored).cpu() for kind in set(kinds)}
 
     def read(step: int, layer: int) -> Descriptors:
-        tensors = [held[step, layer][kind].to(torch.device(device)) for kind in kinds]
+        tensors = [held[step, layer][kind].to(torch.device(device)) for kind in dict.fromkeys(kinds)]
         return tensors[0], tensors[-1]
 
     extraction.run(extraction.plan(group).only(sources), keep)
     spec = extraction.groups[group]
-    return ChunkDescriptors(frames=spec.frames, read=read, heads=spec.heads)
+    return ChunkDescriptors(frames=spec.frames, read=read, heads=spec.heads, rotary=spec.rotary)

@@ -1,6 +1,6 @@
 """Track points through one video that passes by: run the backbone over it, and keep neither frames nor a store."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from difftrack.backbones import Backbone
 from difftrack.chunks import chunk_schedule
-from difftrack.correspondence import matching_device
+from difftrack.correspondence import MatchKind, descriptors_of, matching_device
 from difftrack.extraction import ClipExtraction, EncodedClip, Extractor, TrackingParams, encode_frames
 from difftrack.geometry import rescale_points
 from difftrack.scenes import SceneFinder, Scenes
@@ -143,7 +143,7 @@ class VideoTracker:
         seen[:, 1:] = rescale_points(query_points[:, 1:], from_size=clip_size, to_size=spec.size)
         with Progress(disable=not progress) as bar:
             task = bar.add_task("track", total=len(extraction.groups))
-            runs = _Runs(extraction, sources, self._device, lambda: bar.advance(task))
+            runs = _Runs(extraction, self._params.kind, sources, self._device, lambda: bar.advance(task))
             chunks = [runs.chunk(group) for group in extraction.groups]
             tracks = track_clip(chunks, seen, sources=sources, grid=spec.grid, params=self._params, scenes=scenes)
         return tracks.rescaled(from_size=spec.size, to_size=clip_size)
@@ -156,9 +156,15 @@ class _Runs:
     """Runs the backbone over a chunk when its descriptors are read, and holds those of the last chunk alone."""
 
     def __init__(
-        self, extraction: ClipExtraction, sources: Sequence[tuple[int, int]], device: str, ran: Callable[[], None]
+        self,
+        extraction: ClipExtraction,
+        kind: MatchKind,
+        sources: Sequence[tuple[int, int]],
+        device: str,
+        ran: Callable[[], None],
     ) -> None:
         self._extraction, self._sources, self._device, self._ran = extraction, sources, device, ran
+        self._entries = descriptors_of(kind)
         self._group = ""
         self._units: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
@@ -166,20 +172,24 @@ class _Runs:
         """A chunk that is run when it is read."""
         spec = self._extraction.groups[group]
         return ChunkDescriptors(
-            frames=spec.frames, read=lambda step, layer: self._read(group, step, layer), heads=spec.heads
+            frames=spec.frames,
+            read=lambda step, layer: self._read(group, step, layer),
+            heads=spec.heads,
+            rotary=spec.rotary,
         )
 
     def _read(self, group: str, step: int, layer: int) -> tuple[Tensor, Tensor]:
         if group != self._group:
             self._units, self._group = {}, ""
             plan = self._extraction.plan(group).only(self._sources)
-            self._units = {
-                (unit.step, unit.layer): (self._tensor(unit.arrays["query"]), self._tensor(unit.arrays["key"]))
-                for unit in self._extraction.units(plan)
-            }
+            self._units = {(unit.step, unit.layer): self._pair(unit.arrays) for unit in self._extraction.units(plan)}
             self._group = group
             self._ran()
         return self._units[step, layer]
+
+    def _pair(self, arrays: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+        found = [self._tensor(arrays[entry]) for entry in dict.fromkeys(self._entries)]
+        return found[0], found[-1]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         found = torch.from_numpy(values)

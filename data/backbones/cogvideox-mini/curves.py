@@ -1,15 +1,18 @@
-"""Draw how this folder's weights came to be: figures/emergence.png, from curves/*.jsonl, and say what it took.
+"""Draw how this folder's weights came to be: figures/emergence.png, from curves.csv, and say what it took.
 
     python curves.py
 
-Runs that continued each other are joined in the order of their numbers; steps and seconds add up.
+curves.csv holds all runs, one after the other: steps and seconds add up. A row is one number that was logged: `loss`,
+`psnr_db whole` and `psnr_db single`, or `accuracy VIEW SPLIT LAYER` (share of points matched within one token at the
+cleanest step). A row `end` closes a run and has no value.
 """
 
+import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +24,15 @@ HERE = Path(__file__).resolve().parent
 CLEANEST = 19
 PANELS = (("whole", "easy"), ("whole", "hard"), ("apart", "easy"), ("apart", "hard"))
 TITLES = {"whole": "encoded whole", "apart": "frames encoded alone", "easy": "easy clips", "hard": "hard clips"}
+
+
+class Row(NamedTuple):
+    """One number of a log."""
+
+    step: int
+    seconds: float
+    what: str
+    value: float
 
 
 def main() -> None:
@@ -36,36 +48,71 @@ def main() -> None:
         place.xaxis.set_major_formatter(EngFormatter(sep=""))
     (HERE / "figures").mkdir(exist_ok=True)
     figure.savefig(HERE / "figures" / "emergence.png", dpi=110)
-    for name, lines in (("autoencoder", autoencoder), ("transformer", transformer)):
-        if lines:
-            sys.stdout.write(f"{name}: {lines[-1]['step']} steps, {lines[-1]['seconds']:.0f} s\n")
+    for name, rows in (("autoencoder", autoencoder), ("transformer", transformer)):
+        if rows:
+            sys.stdout.write(f"{name}: {rows[-1].step} steps, {rows[-1].seconds:.0f} s\n")
 
 
-def read(name: str) -> list[dict[str, Any]]:
-    """All runs of one network, one after the other."""
-    lines: list[dict[str, Any]] = []
-    for file in sorted((HERE / "curves").glob(f"{name}-*.jsonl"), key=lambda file: int(file.stem.split("-")[-1])):
-        before = lines[-1] if lines else {"step": 0, "seconds": 0.0}
-        for text in file.read_text().splitlines():
-            line = json.loads(text)
-            moved = {key: line[key] + before[key] for key in ("step", "seconds")}
-            lines.append({**line, **moved})
-    return lines
+def read(network: str) -> list[Row]:
+    """All numbers of one network, in the order in which they were logged."""
+    with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["network"] == network]
+    return [Row(int(row["step"]), float(row["seconds"]), row["what"], float(row["value"] or "nan")) for row in rows]
 
 
-def draw_autoencoder(axes: Axes, lines: list[dict[str, Any]]) -> None:
+def last_run() -> int:
+    """Number of the latest run, 0 where there is none."""
+    with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:
+        return max((int(row["run"]) for row in csv.DictReader(file)), default=0)
+
+
+def append(log: Path, network: str, *, run: int) -> None:
+    """Add the log of a finished run.
+
+    Args:
+        log: What train.py wrote, a JSON object a line.
+        network: `autoencoder` or `transformer`.
+        run: Number of the run.
+    """
+    earlier = read(network)
+    before = earlier[-1] if earlier else Row(0, 0.0, "end", float("nan"))
+    with (HERE / "curves.csv").open("a", encoding="utf-8", newline="") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        at = (network, run, before.step, f"{before.seconds:.1f}")
+        for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
+            at = (network, run, line["step"] + before.step, f"{line['seconds'] + before.seconds:.1f}")
+            writer.writerows((*at, what, f"{value:.5g}") for what, value in _logged(line))
+        writer.writerow(
+            (network, run, line["step"] + before.step, f"{line['seconds'] + before.seconds:.1f}", "end", "")
+        )
+
+
+def _logged(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Numbers of one line of a log; the first run measured easy and hard clips together, which counts for both."""
+    if "loss" in line and "psnr_db" not in line:
+        yield "loss", line["loss"]
+    if "psnr_db" in line:
+        yield f"psnr_db {'single' if line.get('single', line.get('frames') == 1) else 'whole'}", line["psnr_db"]
+    if "accuracy" in line and line["timestep"] == CLEANEST:
+        for view, split in PANELS:
+            shares = line["accuracy"][view]
+            for layer, share in enumerate(shares[split] if isinstance(shares, dict) else shares):
+                yield f"accuracy {view} {split} {layer}", share
+
+
+def draw_autoencoder(axes: Axes, rows: list[Row]) -> None:
     """PSNR of training batches, whole clips apart from single frames."""
-    for alone, label in ((False, "whole clips"), (True, "single frames")):
-        points = [(line["step"], line["psnr_db"]) for line in lines if "psnr_db" in line and _single(line) == alone]
+    for what, label in (("psnr_db whole", "whole clips"), ("psnr_db single", "single frames")):
+        points = [(row.step, row.value) for row in rows if row.what == what]
         if points:
             axes.plot(*zip(*points, strict=True), ".-", ms=3, lw=0.8, label=label)
     axes.set(title="autoencoder", xlabel="step", ylabel="reconstruction PSNR, dB")
     axes.legend(frameon=False)
 
 
-def draw_loss(axes: Axes, lines: list[dict[str, Any]]) -> None:
+def draw_loss(axes: Axes, rows: list[Row]) -> None:
     """Training loss, smoothed over ten logged steps."""
-    points = np.array([(line["step"], line["loss"]) for line in lines if "loss" in line])
+    points = np.array([(row.step, row.value) for row in rows if row.what == "loss"])
     if len(points):
         width = min(10, len(points))
         smooth = np.convolve(points[:, 1], np.ones(width) / width, mode="valid")
@@ -73,9 +120,9 @@ def draw_loss(axes: Axes, lines: list[dict[str, Any]]) -> None:
     axes.set(title="transformer", xlabel="step", ylabel="velocity error", yscale="log")
 
 
-def draw_accuracy(axes: Axes, lines: list[dict[str, Any]], view: str, split: str) -> None:
+def draw_accuracy(axes: Axes, rows: list[Row], view: str, split: str) -> None:
     """Share of points matched within one token at the cleanest step, one line per layer."""
-    found = dict(_measured(lines, view, split))
+    found = _measured(rows, view, split)
     shares = np.array(list(found.values()))
     for layer in range(shares.shape[1] if found else 0):
         color = mpl.colormaps["viridis"](layer / max(shares.shape[1] - 1, 1))
@@ -85,16 +132,13 @@ def draw_accuracy(axes: Axes, lines: list[dict[str, Any]], view: str, split: str
         axes.legend(frameon=False, ncols=2, fontsize=8)
 
 
-def _measured(lines: list[dict[str, Any]], view: str, split: str) -> Iterator[tuple[int, list[float]]]:
-    """(step, shares per layer); the first run measured easy and hard clips together, which counts for both."""
-    for line in lines:
-        if "accuracy" in line and line["timestep"] == CLEANEST:
-            shares = line["accuracy"][view]
-            yield line["step"], shares[split] if isinstance(shares, dict) else shares
-
-
-def _single(line: dict[str, Any]) -> bool:
-    return bool(line.get("single", line.get("frames") == 1))
+def _measured(rows: list[Row], view: str, split: str) -> dict[int, list[float]]:
+    """Shares per layer by step."""
+    shares: dict[int, list[float]] = {}
+    for row in rows:
+        if row.what.startswith(f"accuracy {view} {split} "):
+            shares.setdefault(row.step, []).append(row.value)
+    return shares
 
 
 if __name__ == "__main__":

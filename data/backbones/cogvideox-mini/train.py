@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import curves
 import torch
 import yaml
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
@@ -40,13 +41,13 @@ from difftrack.training import (
     AutoencoderTraining,
     ClipShape,
     ClipStream,
-    VideoDenoiser,
     LatentPools,
     PoolParams,
     ProbeClip,
     Replicas,
     TextTraining,
     TransformerTraining,
+    VideoDenoiser,
     load_transformer_of_another_text_encoder,
     load_weights,
     make_autoencoder,
@@ -345,10 +346,10 @@ def ship(runs: Path) -> None:
         _ship_autoencoder(autoencoder)
     else:
         raise SystemExit(f"{runs} holds no pipeline and no autoencoder; is the run finished?")
-    number = 1 + max((int(file.stem.split("-")[-1]) for file in (HERE / "curves").glob("*.jsonl")), default=0)
+    run = 1 + curves.last_run()
     for name in ("autoencoder", "transformer"):
         if (runs / f"{name}.jsonl").exists():
-            shutil.copyfile(runs / f"{name}.jsonl", HERE / "curves" / f"{name}-{number}.jsonl")
+            curves.append(runs / f"{name}.jsonl", name, run=run)
 
 
 def _ship_autoencoder(folder: Path) -> None:

@@ -53,7 +53,7 @@ export function compose(page) {
   page.panes.forEach((pane, at) => {
     const { lens } = pane;
     const heads = lens.heads === "all" ? "mean of all heads" : `head ${lens.heads.join(", ")}`;
-    write(`${lens.store} · step ${lens.step} · layer ${lens.layer} · ${lens.kind.replace("_", "–")} · ${heads} · ${lens.direction}`, gap + tile + gap, y + 20, ink, 14, 600);
+    write(`${lens.store} · step ${lens.step} · layer ${lens.layer} · ${lens.kind.replaceAll("_", "–")} · ${heads} · ${lens.direction}`, gap + tile + gap, y + 20, ink, 14, 600);
     y += top;
     rows[at].forEach((element, index) => {
       const x = gap + (1 + (index % columns)) * (tile + gap);

@@ -11,7 +11,13 @@ import { TrackPanel } from "./tracking.js";
 /** Products of a full match between all frames beyond which the page does not ask for both directions by itself. */
 const COSTLY = 3e9;
 
-export const KINDS = { query_key: "query – key", query: "query – query", key: "key – key", feature: "feature" };
+export const KINDS = {
+  query_key: "query – key", query_query: "query – query", key_key: "key – key", value: "value", feature: "feature",
+  query_key_pre_rotary: "query – key, unrotated", query_query_pre_rotary: "query – query, unrotated", key_key_pre_rotary: "key – key, unrotated",
+};
+/** What addresses of earlier versions call two of them. */
+const FORMER = { query: "query_query", key: "key_key" };
+const AXES = { temporal: "time", vertical: "rows", horizontal: "columns" };
 const DIRECTIONS = [["both", "both ways"], ["forward", "forward"], ["back", "back"]];
 export const MEASURES = { error: "error, px", cycle: "cycle error, px", margin: "margin", entropy: "entropy", probability: "probability" };
 const LOWER_IS_BETTER = new Set(["error", "cycle", "entropy"]);
@@ -32,7 +38,8 @@ export function fitted(lens, store) {
   const kept = heads === "all" || heads.length ? heads : "all";
   return {
     ...lens, store: store.name, step: nearest(lens.step, store.steps), layer: nearest(lens.layer, store.layers),
-    kind: store.kinds.includes(lens.kind) ? lens.kind : store.kinds[0], heads: kept,
+    kind: [lens.kind, FORMER[lens.kind], store.kinds[0]].find((own) => store.kinds.includes(own)), heads: kept,
+    frequencies: store.rotary ? lens.frequencies : {},
     weights: lens.weights && kept !== "all" && kept.length === lens.weights.length ? lens.weights : null,
   };
 }
@@ -120,6 +127,7 @@ export class Pane {
     const window = select(this.lens.window, [[0, "best token"], [1, "3 × 3 mean"], [2, "5 × 5 mean"], [3, "7 × 7 mean"]], (own) => this.edit({ window: Number(own) }));
     const convention = select(this.lens.convention, ["corrected", "released"], (own) => this.edit({ convention: own }));
     this.selects = { kind, direction, window, convention };
+    this.bands = Object.fromEntries(Object.keys(AXES).map((axis) => [axis, h("input", { type: "text", size: 6, "aria-label": `Frequencies of ${AXES[axis]}`, onchange: (event) => this.setBand(axis, event.target) })]));
     this.temperature = temperature;
     this.controls.replaceChildren(
       h("div", { class: "row" }, this.layerSlider, this.stepSlider),
@@ -129,6 +137,8 @@ export class Pane {
         labelled("Temperature", temperature, { hint: "root_channel, root_heads or a number" }),
         labelled("Position", window, { hint: "The best token, or a mean of the window around it, weighted by probability" }),
         labelled("Convention", convention)),
+      this.store.rotary ? h("div", { class: "row selects" }, Object.entries(AXES).map(([axis, name]) => labelled(`Frequencies of ${name}`, this.bands[axis],
+        { hint: "Rotary frequencies of queries and keys that take part, from-to in shares: 0 is the fastest, 1 past the slowest" }))) : "",
     );
     this.tabs.replaceChildren(...Object.entries(TABS).map(([tab, text]) => button(text, () => change(() => { state.tab = tab; }), {
       role: "tab", "data-tab": tab, "aria-selected": "false",
@@ -152,6 +162,7 @@ export class Pane {
     this.layerSlider.slider.show(lens.layer);
     for (const [name, element] of Object.entries(this.selects)) element.value = String(lens[name]);
     this.temperature.value = String(lens.temperature);
+    for (const [axis, element] of Object.entries(this.bands)) element.value = (lens.frequencies[axis] || [0, 1]).join("–");
     for (const chip of this.headRow.children) {
       const { head } = chip.dataset;
       const on = head === "all" ? lens.heads === "all" : head === "weights" ? !!lens.weights : lens.heads !== "all" && lens.heads.includes(Number(head));
@@ -191,6 +202,14 @@ export class Pane {
     const right = typeof value === "string" || (Number.isFinite(value) && value > 0);
     input.setAttribute("aria-invalid", !right);
     if (right) this.edit({ temperature: value });
+  }
+
+  setBand(axis, input) {
+    const [, from, to] = input.value.trim().match(/^([\d.]+)\s*[-–]\s*([\d.]+)$/) || [];
+    const band = [Number(from), Number(to)];
+    const right = from !== undefined && band.every(Number.isFinite) && band[0] >= 0 && band[0] <= band[1] && band[1] <= 1;
+    input.setAttribute("aria-invalid", !right);
+    if (right) this.edit({ frequencies: { ...this.lens.frequencies, [axis]: band } });
   }
 
   say(text) {

@@ -1,7 +1,7 @@
 // What is looked at. All of it stands in the address, so that a link reproduces the view.
 
-const LENS = { store: "", step: 0, layer: 0, kind: "query_key", heads: "all", weights: null, direction: "both", temperature: "root_channel", window: 0, convention: "corrected" };
-const SHORT = { store: "s", step: "t", layer: "l", kind: "k", heads: "h", weights: "w", direction: "d", temperature: "T", window: "r", convention: "c" };
+const LENS = { store: "", step: 0, layer: 0, kind: "query_key", heads: "all", weights: null, direction: "both", temperature: "root_channel", window: 0, convention: "corrected", frequencies: {} };
+const SHORT = { store: "s", step: "t", layer: "l", kind: "k", heads: "h", weights: "w", direction: "d", temperature: "T", window: "r", convention: "c", frequencies: "f" };
 export const DISPLAY = { opacity: 0.9, map: "inferno", log: false, smooth: false, own: true, top: 1, truth: true, others: false };
 const FRESH = () => ({
   clip: "", points: [], active: 0, frame: 0, target: null, layout: "frames", tab: "map", measure: "", panes: [],

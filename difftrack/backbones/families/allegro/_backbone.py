@@ -13,6 +13,7 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._masked_text import MaskedTextBackbone
 from difftrack.backbones._schedule import NoiseSchedule
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["AllegroBackbone"]
 
@@ -28,6 +29,11 @@ class AllegroBackbone(MaskedTextBackbone):
     text_position = "none"
     text_channels_key = "caption_channels"
     samples_in_own_dtype = True
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        of_axis = self.num_channels // 3
+        return RotaryLayout.halves_of_axes(of_axis, of_axis, of_axis)
 
     @property
     def frames_past_period(self) -> int:

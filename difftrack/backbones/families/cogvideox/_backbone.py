@@ -16,6 +16,7 @@ from difftrack.backbones._schedule import VelocitySchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.backbones.families.cogvideox._single_frames import taps_summed
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["CogVideoXBackbone"]
 
@@ -30,6 +31,13 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
     @property
     def spatial_stride(self) -> int:
         return int(2 ** (len(self.vae_config.block_out_channels) - 1))
+
+    @property
+    def rotary(self) -> RotaryLayout | None:
+        if not self.transformer_config.use_rotary_positional_embeddings:
+            return None
+        spatial = self.num_channels // 8 * 3
+        return RotaryLayout.interleaved(self.num_channels // 4, spatial, spatial)
 
     @property
     def native_latent_frames(self) -> int:

@@ -20,6 +20,7 @@ from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import WanLatentsBackbone
 from difftrack.backbones.families.cosmos._pipeline import CosmosFirstFramePipeline
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["CosmosBackbone"]
 
@@ -40,6 +41,11 @@ class CosmosBackbone(WanLatentsBackbone):
     """
 
     text_position = "none"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        spatial = self.num_channels // 6 * 2
+        return RotaryLayout.halves(self.num_channels - 2 * spatial, spatial, spatial)
 
     @property
     def text_channels(self) -> int:

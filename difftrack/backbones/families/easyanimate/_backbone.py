@@ -12,6 +12,7 @@ from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["EasyAnimateBackbone"]
 
@@ -24,6 +25,11 @@ class EasyAnimateBackbone(ScaledLatentsBackbone):
     text_position = "first"
     channels_before_frames = True
     samples_in_own_dtype = True
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        spatial = self.num_channels // 8 * 3
+        return RotaryLayout.interleaved(self.num_channels // 4, spatial, spatial)
 
     @property
     def text_length(self) -> int:

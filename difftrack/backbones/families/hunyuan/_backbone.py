@@ -11,6 +11,7 @@ from difftrack.backbones._conditions import PromptEmbedding
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["HunyuanVideoBackbone"]
 
@@ -25,6 +26,10 @@ class HunyuanVideoBackbone(ScaledLatentsBackbone):
     reads_guidance = True
     layers_key = ("transformer_blocks", "single_transformer_blocks")
     attention_key = "attn"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        return RotaryLayout.interleaved(*self.transformer_config.rope_axes_dim)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

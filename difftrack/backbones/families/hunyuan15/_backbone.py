@@ -15,6 +15,7 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["HunyuanVideo15Backbone"]
 
@@ -32,6 +33,10 @@ class HunyuanVideo15Backbone(Backbone):
     channels_before_frames = True
     samples_in_own_dtype = True
     attention_key = "attn"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        return RotaryLayout.interleaved(*self.transformer_config.rope_axes_dim)
 
     @property
     def text_length(self) -> int:

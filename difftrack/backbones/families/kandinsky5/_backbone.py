@@ -11,6 +11,7 @@ from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import ScaledLatentsBackbone
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["Kandinsky5Backbone"]
 
@@ -30,6 +31,10 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
     layers_key = ("visual_transformer_blocks",)
     attention_key = "self_attention"
     text_channels_key = "in_text_dim"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        return RotaryLayout.interleaved(*self.transformer_config.axes_dims)
 
     @property
     def num_channels(self) -> int:

@@ -25,8 +25,8 @@ class Kandinsky6Backbone(Kandinsky5Backbone):
     it embedded.
     """
 
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
-        return [block.video_dec_block.self_attention for block in transformer.visual_transformer_blocks]
+    def layers_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+        return [block.video_dec_block for block in transformer.visual_transformer_blocks]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

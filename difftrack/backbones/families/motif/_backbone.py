@@ -17,6 +17,7 @@ from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import WanLatentsBackbone
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["MotifVideoBackbone"]
 
@@ -32,10 +33,15 @@ class MotifVideoBackbone(MaskedTextBackbone, WanLatentsBackbone):
     text_position = "last"
     samples_in_own_dtype = True
 
-    def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    attention_key = "attn"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        return RotaryLayout.interleaved(*self.transformer_config.rope_axes_dim)
+
+    def layers_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         single, num_decoders = transformer.single_transformer_blocks, transformer.config.num_decoder_layers
-        blocks = [*transformer.transformer_blocks, *single[: len(single) - num_decoders]]
-        return [block.attn for block in blocks]
+        return [*transformer.transformer_blocks, *single[: len(single) - num_decoders]]
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:

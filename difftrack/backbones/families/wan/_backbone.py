@@ -14,6 +14,7 @@ from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families._latents import WanLatentsBackbone
 from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
 
 __all__ = ["WanBackbone"]
 
@@ -34,6 +35,11 @@ class WanBackbone(WanLatentsBackbone):
     text_position = "none"
     layers_key = ("blocks",)
     text_channels_key = "text_dim"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        spatial = 2 * (self.num_channels // 6)
+        return RotaryLayout.interleaved(self.num_channels - 2 * spatial, spatial, spatial)
 
     @property
     def needs_image(self) -> bool:

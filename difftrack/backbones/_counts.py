@@ -1,0 +1,122 @@
+"""What each named backbone counts: read from a table that ships, so that a list of them waits for no library.
+
+    python -m difftrack.backbones._counts        # counts all anew, and writes the table
+
+The table holds what the classes of a checkpoint say when they are built without memory (`count`), which takes tens of
+seconds. A row serves as long as the family declares the checkpoint as it did when the row was written; any other
+checkpoint, and one of a family that an entry point adds, is counted when it is asked for. Tests count all of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from difftrack.backbones._family import KnownBackbone
+from difftrack.backbones._registry import KNOWN
+from difftrack.documents import read_json
+from difftrack.geometry import TokenGrid
+
+__all__ = ["BackboneCounts", "count", "counts_of"]
+
+_TABLE = Path(__file__).with_name("counts.json")
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneCounts:
+    """One named backbone at the size of clip that it is made for.
+
+    Bytes are of weights in bfloat16, but for those that a class of diffusers keeps in float32.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_channels: int
+    num_text_tokens: int
+    """That its attention sees beside the video's."""
+    grid: TokenGrid
+    """Video tokens."""
+    num_parameters: int
+    """Weights of the transformer, or of both experts."""
+    expert_bytes: tuple[int, ...]
+    """Of the transformer; one number for each of the experts where several share the steps."""
+    vae_bytes: int
+    vae_channels: int
+    """Of the autoencoder's first block."""
+    vae_batch_frames: int
+    """Frames that are encoded alone at a time."""
+    encoder_bytes: Mapping[str, int]
+    """Of the encoders of text and image, by component."""
+
+
+def counts_of(name: str) -> BackboneCounts:
+    """A named backbone's counts, from the table where that has them.
+
+    Args:
+        name: Of the table of backbones, no alias.
+    """
+    row = _table().get(name)
+    if row is None or row["declared"] != declaration(KNOWN[name]):
+        return count(name)
+    counts = dict(row["counts"])
+    grid, expert_bytes = TokenGrid(**counts.pop("grid")), tuple(counts.pop("expert_bytes"))
+    return BackboneCounts(**counts, grid=grid, expert_bytes=expert_bytes)
+
+
+def count(name: str) -> BackboneCounts:
+    """Build a named backbone's classes without memory, and count."""
+    import torch
+
+    from difftrack.backbones._folder import values_not_drawn
+    from difftrack.backbones._params import ModelParams
+    from difftrack.backbones._random_init import constructed_backbone
+    from difftrack.backbones._registry import find_class
+
+    def encoder_bytes(class_name: str, arguments: Mapping[str, Any]) -> int:
+        kind = find_class(class_name)
+        with torch.device("meta"), values_not_drawn():
+            encoder: torch.nn.Module = kind(kind.config_class(**arguments))
+        return sum(weight.numel() for weight in encoder.parameters()) * torch.bfloat16.itemsize
+
+    def num_bytes(model: torch.nn.Module) -> int:
+        return sum(weight.numel() * weight.itemsize for weight in model.parameters())
+
+    known, backbone = KNOWN[name], constructed_backbone(name, ModelParams(device="meta", dtype="bfloat16"))
+    return BackboneCounts(
+        num_layers=backbone.num_layers,
+        num_heads=backbone.num_heads,
+        num_channels=backbone.num_channels,
+        num_text_tokens=backbone.num_text_tokens,
+        vae_channels=backbone.vae_channels,
+        vae_batch_frames=backbone.frames_of_vae_batch(*known.size[1:]),
+        grid=backbone.token_grid(*known.size),
+        num_parameters=sum(weight.numel() for model in backbone.all_transformers() for weight in model.parameters()),
+        expert_bytes=tuple(num_bytes(transformer) for transformer in backbone.all_transformers()),
+        vae_bytes=num_bytes(backbone.vae),
+        encoder_bytes={component: encoder_bytes(*made_of) for component, made_of in known.encoders.items()},
+    )
+
+
+def declaration(known: KnownBackbone) -> str:
+    """A hash of all that a family says of a checkpoint."""
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+@cache
+def _table() -> dict[str, Any]:
+    found: dict[str, Any] = read_json(_TABLE) if _TABLE.is_file() else {}
+    return found
+
+
+def _write() -> None:
+    """Count all that the project's own families declare."""
+    table = {name: {"declared": declaration(known), "counts": asdict(count(name))} for name, known in KNOWN.items()}
+    rows = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in table.items())
+    _TABLE.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write()
