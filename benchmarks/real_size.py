@@ -10,7 +10,8 @@ the weights are random.
     python -m benchmarks.real_size --work /tmp/real_size --tiny --presets real-cogvideox-2b
 
 `--direct` calls the stages themselves one after the other, as DVC would, for a machine without it (`report` and
-`score`, which load no model, are left out); `--clips` takes more of them, so that what is done once a process weighs less.
+`score`, which load no model, are left out); `--clips` takes more of them, so that what is done once a process weighs
+less.
 
 `--tiny` builds a pipeline of a few thousand weights and lowers sizes and steps, so that the script can be tried without
 a GPU.  Results go to

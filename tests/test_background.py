@@ -44,9 +44,14 @@ def test_an_error_is_kept_for_the_one_who_asks_and_the_next_call_runs() -> None:
 
 def test_what_was_begun_is_whole_when_the_block_is_left_by_an_interrupt() -> None:
     done = threading.Event()
-    with pytest.raises(KeyboardInterrupt), Background() as background:
-        background.submit(lambda: (threading.Event().wait(0.1), done.set()))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Background() as background:
+            background.submit(lambda: (threading.Event().wait(0.1), done.set()))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done.is_set()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from difftrack.backbones._counts import counts_of
 from difftrack.backbones._params import ModelParams
@@ -86,7 +86,7 @@ _MAPS = {
 """The classes that were measured; the others are taken to need as much as CogVideoX's, the most of a batch."""
 
 _SCATTERED = 1.5
-"""What the allocator needs to decode whole, over what is held at a time: free blocks between those in use are too small.
+"""What the allocator needs to decode whole, over what is held at a time: free blocks between others are too small.
 CogVideoX-5B's decoding, a peak of 37.0 GB, ran out of memory under a cap of 44.6."""
 _BFLOAT16 = 2
 """Bytes of a number."""
@@ -240,7 +240,7 @@ def fitted(
     need = need_of(backbone, folder.num_values(), size)
     found = need.switches_for(num_bytes, works)
     chosen = SWITCHES[-1] if found is None else found
-    asked = replace(backbone.params, **dict.fromkeys(chosen, True))
+    asked = replace(backbone.params, **dict[str, Any](dict.fromkeys(chosen, True)))
     clips = "x".join(map(str, size))
     switched = " and ".join(chosen) or "no switch"
     said = (

@@ -71,8 +71,9 @@ def weights_without_memory() -> Iterator[None]:
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
-        held = weight is None or weight.is_meta  # a weight that two modules share stays one
-        register(module, name, weight if held else nn.Parameter(weight.to("meta"), requires_grad=False))
+        if weight is not None and not weight.is_meta:  # a weight that two modules share stays one
+            weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+        register(module, name, weight)
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[assignment,method-assign]
     try:
