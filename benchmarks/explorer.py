@@ -1,11 +1,13 @@
 """How long a click takes in the explorer, measured in Chromium with everything included, and the server's memory.
 
-Usage: python -m benchmarks.explorer [DATA]
+Usage: OMP_NUM_THREADS=1 python -m benchmarks.explorer [DATA]
 
-DATA is a data folder of the shipped backbone, `data` by default. Beside it a store of CogVideoX-2B's shape is made of
-random numbers in a temporary folder: 13 x 30 x 45 tokens, 30 heads of 64 channels. A real server runs in a process of
-its own, a headless Chromium clicks; a time runs from the pointer's press to the frame after the overlay is drawn on its
-canvas, as the page's own clock says (`performance.measure`). Results go to benchmarks/results/explorer.json.
+DATA is a data folder of the shipped backbone, `data` by default, as `make repro` leaves it in a fresh clone: its clips
+and its store descriptors/cogvideox-mini/analysis are read. Chromium must be installed. Beside it a store of
+CogVideoX-2B's shape is made of random numbers in a temporary folder (0.8 GB): 13 x 30 x 45 tokens, 30 heads of 64
+channels. A real server runs in a process of its own, a headless Chromium clicks; a time runs from the pointer's press
+to the frame after the overlay is drawn on its canvas, as the page's own clock says (`performance.measure`). Results go
+to benchmarks/results/explorer.json.
 """
 
 import argparse

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -95,6 +95,7 @@ def main() -> None:
     command.set_defaults(run=extract)
     command = commands.add_parser("match")
     command.add_argument("cache", type=Path)
+    command.add_argument("--layers", type=int, nargs="+", default=list(range(8)))
     command.set_defaults(run=match)
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -204,7 +205,7 @@ def match(arguments: argparse.Namespace) -> None:
     started, scores = time.process_time(), {}
     files = sorted(arguments.cache.glob("*.pt"))
     for file in track(files, description="match"):
-        scores[file.stem] = scores_of(torch.load(file, weights_only=False))
+        scores[file.stem] = scores_of(torch.load(file, weights_only=False), arguments.layers)
     chosen = choose(scores)
     results = {
         "machine": machine("cpu"),
@@ -212,6 +213,7 @@ def match(arguments: argparse.Namespace) -> None:
         "size": SIZE,
         "frames": FRAMES,
         "step": STEP,
+        "layers": arguments.layers,
         "clips": [file.stem for file in files],
         "cpu_seconds_match": round(time.process_time() - started, 1),
         "rows": [{"kind": kind, "band": band, **row} for (kind, band), row in chosen.items()],
@@ -225,13 +227,13 @@ Place = tuple[str, str, int, str]
 """Kind, band, layer, and `all` or a head."""
 
 
-def scores_of(kept: Mapping[str, Any]) -> dict[Place, float]:
+def scores_of(kept: Mapping[str, Any], layers: Collection[int]) -> dict[Place, float]:
     """delta_avg of one clip, by kind, band, layer and head."""
     video, found = kept["video"], defaultdict(dict)
     seen = rescale_points(video["queries"][:, 1:], from_size=video["size"], to_size=SIZE)
     for chunk in kept["chunks"]:
         points = points_to_tokens(torch.from_numpy(seen), stride_px=float(chunk["stride_px"]), params=PARAMS)
-        for layer, tensors in chunk["layers"].items():
+        for layer, tensors in ((layer, own) for layer, own in chunk["layers"].items() if layer in layers):
             for place, xy_token in _matched(tensors, points, kept["rotary"], layer):
                 xy_px = tokens_to_points(xy_token, stride_px=float(chunk["stride_px"]), params=PARAMS).numpy()
                 found[place] |= dict(zip(chunk["frames"], xy_px, strict=True))
@@ -267,7 +269,7 @@ def _delta(by_frame: Mapping[int, np.ndarray], truth: np.ndarray, visible: np.nd
     found = np.nan_to_num(rescale_points(found, from_size=SIZE, to_size=EVALUATED), nan=-1e4)
     queried = np.zeros(truth.shape[1], dtype=np.int64)
     metrics = tapvid_metrics(found, np.ones_like(visible), truth, visible, queried)
-    return float(metrics.average_pts_within_thresh)
+    return float(metrics.average_points_within)
 
 
 def choose(scores: Mapping[str, Mapping[Place, float]]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -259,6 +259,20 @@ def _explorer(read: Read) -> list[Cells]:
     ]
 
 
+def _kinds(read: Read, *, band: str | None = None, kind: str | None = None) -> list[Cells]:
+    """Every kind in one band, or every band of one kind: where the best match is, and what it and all heads reach."""
+    rows = [row for row in read("kinds")["rows"] if row["band"] == (band or row["band"])]
+    return [
+        [
+            f"{row['layer']}, {'all' if row['heads'] == 'all' else 'head ' + row['heads']}",
+            *(_percent(row["eval"][split]) for split in ("easy", "hard", "real", "mean")),
+            _percent(row["all_heads"]["eval"]["mean"]),
+        ]
+        for row in rows
+        if row["kind"] == (kind or row["kind"])
+    ]
+
+
 TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "tracking-study": partial(_tracks, strided=False),
     "tracking-strided": partial(_tracks, strided=True),
@@ -271,6 +285,9 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),
     "explorer": _explorer,
+    "kinds": partial(_kinds, band="all"),
+    "kinds-query-key": partial(_kinds, kind="query_key"),
+    "kinds-key-key": partial(_kinds, kind="key_key"),
     "store-shipped": partial(_stored, values="synthetic", which=1),
     "store-real": partial(_stored, values="real", which=0),
 }

@@ -33,8 +33,8 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.matching import machine
 from benchmarks.tracking import EVALUATED_SIZE, RESULTS, STEP, prepare, rendered
-from difftrack.annotation import query_grid
-from difftrack.backbones import SHIPPED, ModelParams, load_backbone
+from difftrack.annotation import lucas_kanade, query_grid
+from difftrack.backbones import ModelParams, load_backbone, shipped_backbone
 from difftrack.chunks import ChunkParams
 from difftrack.datasets import Clip, TrackedVideo, Tracks, load_tapvid_pickle
 from difftrack.geometry import TokenGrid, inside_picture, rescale_points
@@ -43,6 +43,7 @@ from difftrack.metrics import tapvid_metrics
 from difftrack.tracking import (
     CALIBRATION,
     FrameMatches,
+    PredictedTracks,
     TrackParams,
     VisibilityParams,
     decide_tracks,
@@ -112,7 +113,25 @@ def davis_set(davis: Path, part: Part, stride: int) -> Iterator[Known]:
         chosen = video[: frames.stop : stride]
         mask = masks_of(davis, name, [0])[0]
         clip = Clip(f"{name}-{stride}", chosen, 24.0 / stride, "", "folder", details={"frames": list(frames)})
-        yield Known(_asked(clip, np.concatenate([dense_grid(mask, 100), query_grid(*mask.shape, 8, ~mask)])), False)
+        queries = np.concatenate([dense_grid(mask, 100), query_grid(*mask.shape, 8, ~mask)])
+        yield Known(_followed(clip, video, queries), False)
+
+
+def _followed(clip: Clip, video: np.ndarray, queries: np.ndarray) -> TrackedVideo:
+    """A clip in which the queries are where Lucas-Kanade follows them at full rate and size, and back to the start.
+
+    A pseudo-truth of points that are easily followed, whose motion is that of real video: where it does not lead back
+    to within two pixels, nothing is known.
+    """
+    flow = lucas_kanade(video, queries)
+    points, known = flow.points_xy_px[clip.details["frames"]], flow.visible[clip.details["frames"]].copy()
+    for frame, number in enumerate(clip.details["frames"][1:], start=1):
+        if not known[frame].any():
+            continue
+        asked = np.insert(points[frame, known[frame]], 0, number, axis=1).astype(np.float32)
+        back = lucas_kanade(video[: number + 1], asked).points_xy_px[0]
+        known[frame, known[frame]] = np.linalg.norm(back - queries[known[frame], 1:], axis=-1) < 2
+    return TrackedVideo(clip, Tracks(points, known, queries, clip.height, clip.width, "queries"))
 
 
 def dense_grid(mask: np.ndarray, wanted: int) -> np.ndarray:
@@ -243,23 +262,26 @@ def all_sets(arguments: argparse.Namespace) -> dict[str, Iterator[Known]]:
 def measure(arguments: argparse.Namespace) -> None:
     """Match the points of every set, and write what was measured; nothing is decided here."""
     torch.set_grad_enabled(False)
-    backbone = load_backbone(f"path:{SHIPPED}", ModelParams(device=arguments.device))
+    backbone = load_backbone(f"path:{shipped_backbone()}", ModelParams(device=arguments.device))
     arguments.out.mkdir(parents=True, exist_ok=True)
+    every = arguments.every_head_of
+    params = PARAMS if every is None else TrackParams(layers=(every,))
+    layers = LAYERS if every is None else (every,)
     sets = all_sets(arguments)
     for name in arguments.sets or sets:
         arrays: dict[str, np.ndarray] = {"about": np.array(json.dumps(_about(arguments, backbone.fingerprint)))}
         for known in sets[name]:
-            case = prepare(backbone, known.video, LAYERS, arguments.size, CHUNKS)
-            sources = [(STEP, layer) for layer in LAYERS]
-            matches = match_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=PARAMS)
+            case = prepare(backbone, known.video, layers, arguments.size, CHUNKS)
+            sources = [(STEP, layer) for layer in layers]
+            matches = match_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=params)
             clip = known.video.clip.name
             for part in fields(FrameMatches):
                 arrays[f"{clip}|{part.name}"] = getattr(matches, part.name).numpy().astype(np.float16)
             arrays[f"{clip}|queries"] = case.queries.astype(np.float32)
             arrays[f"{clip}|grid"] = np.array([case.grid.rows, case.grid.cols, case.grid.stride_px])
-            if known.has_truth:
-                arrays[f"{clip}|points"] = case.truth.points_xy_px.astype(np.float32)
-                arrays[f"{clip}|visible"] = case.truth.visible
+            kind = "" if known.has_truth else "followed "
+            arrays[f"{clip}|{kind}points"] = case.truth.points_xy_px.astype(np.float32)
+            arrays[f"{clip}|{kind}visible"] = case.truth.visible
             print(name, clip, len(case.queries), "points", f"{case.seconds:.1f} s", flush=True)
         np.savez_compressed(arguments.out / f"{name}.npz", allow_pickle=False, **arrays)
 
@@ -286,6 +308,8 @@ class Measured:
     visible: np.ndarray | None
     masks: np.ndarray | None
     """Where the object is in every frame."""
+    followed: tuple[np.ndarray, np.ndarray] | None = None
+    """Where masks alone tell the truth: positions by Lucas-Kanade, and where they are worth anything."""
 
     def sample(self, points_xy_px: np.ndarray) -> np.ndarray:
         """The masks at [frame, point] positions."""
@@ -314,7 +338,12 @@ def read_measured(folder: Path, name: str, davis: Path) -> list[Measured]:
             sequence, stride = clip.rsplit("-", 1)
             masks = masks_of(davis, sequence, range(0, len(matches.margin) * int(stride), int(stride)))
         grid = TokenGrid(CHUNKS.chunk_len or 1, rows, cols, stride_px, 1)
-        clips.append(Measured(clip, matches, own["queries"], grid, own.get("points"), own.get("visible"), masks))
+        followed = None
+        if masks is not None and "followed points" in own:
+            followed = own["followed points"], own["followed visible"]
+        clips.append(
+            Measured(clip, matches, own["queries"], grid, own.get("points"), own.get("visible"), masks, followed)
+        )
     return clips
 
 
@@ -386,14 +415,10 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def _score(clip: Measured, params: TrackParams) -> dict[str, float]:
-    """TAP-Vid's metrics where truth is known; elsewhere the share of visible points that lie in the mask."""
+    """TAP-Vid's metrics where truth is known; elsewhere shares in the mask, and delta_avg of what is followed."""
     tracks = decide_tracks(clip.matches, clip.queries, grid=clip.grid, params=params)
     if clip.points is not None and clip.visible is not None:
-        sizes = {"from_size": (clip.grid.height, clip.grid.width), "to_size": EVALUATED_SIZE}
-        predicted, true = (rescale_points(points, **sizes) for points in (tracks.points_xy_px, clip.points))
-        of = tapvid_metrics(predicted, tracks.visible, true, clip.visible, clip.queries[:, 0].astype(np.int64))
-        three = (of.average_points_within, of.average_jaccard, of.occlusion_accuracy)
-        return dict(zip(("delta_avg", "AJ", "OA"), map(float, three), strict=True))
+        return _tapvid(clip, tracks, clip.points, clip.visible)
     seen = tracks.visible[1:]
     if clip.masks is None:
         return {"visible": float(seen.mean())}
@@ -404,7 +429,17 @@ def _score(clip: Measured, params: TrackParams) -> dict[str, float]:
         "in mask": float(in_mask.mean()),
         "of visible in mask": float(in_mask[claimed].mean()) if claimed.any() else float("nan"),
         "visible": float(claimed.mean()),
+        **({} if clip.followed is None else {"followed": _tapvid(clip, tracks, *clip.followed)["delta_avg"]}),
     }
+
+
+def _tapvid(clip: Measured, tracks: PredictedTracks, points: np.ndarray, visible: np.ndarray) -> dict[str, float]:
+    """TAP-Vid's metrics at 256x256."""
+    sizes = {"from_size": (clip.grid.height, clip.grid.width), "to_size": EVALUATED_SIZE}
+    predicted, true = (rescale_points(own, **sizes) for own in (tracks.points_xy_px, points))
+    of = tapvid_metrics(predicted, tracks.visible, true, visible, clip.queries[:, 0].astype(np.int64))
+    three = (of.average_points_within, of.average_jaccard, of.occlusion_accuracy)
+    return dict(zip(("delta_avg", "AJ", "OA"), map(float, three), strict=True))
 
 
 def _mean_of(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -422,6 +457,7 @@ def main() -> None:
     command.add_argument("--clips", type=int, default=12, help="per split of rendered clips, and of pictures")
     command.add_argument("--sets", nargs="*", help="all by default")
     command.add_argument("--size", type=_size, default=(160, 240), metavar="HxW", help="that the backbone sees")
+    command.add_argument("--every-head-of", type=int, metavar="LAYER", help="in place of the heads of params.yaml")
     command.add_argument("--device", default="auto")
     command.set_defaults(run=measure)
     for name, function in (("fit", fit), ("report", report)):

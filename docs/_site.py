@@ -78,6 +78,9 @@ def plain_docstring(lines: Iterable[str]) -> list[str]:
         if line.strip() and not indented:
             in_section = bool(_SECTION.match(line))
         is_code = indented and not in_section and (before_blank or blocks[-1][0])
+        in_paragraph = not before_blank and blocks[-1][1] and not re.match(r"\s|[-*] ", blocks[-1][1][-1])
+        if indented and not in_section and not is_code and in_paragraph:
+            line = line.strip()  # a paragraph whose lines are not aligned
         if line.strip():
             if is_code != blocks[-1][0]:
                 blocks.append((is_code, ["::", ""] if is_code else []))

@@ -107,7 +107,7 @@ def test_query_draws_what_it_found(store: Path, tmp_path: Path) -> None:
     ("changed", "named"),
     [
         (("--layer", 3), f"no layer 3; there are {LAYERS[0]}, {LAYERS[1]}"),
-        (("--clip", "circle"), "circle does not exist; the store holds square"),
+        (("--clip", "circle"), "circle does not exist; the store contains square"),
         (("--point", "99,12"), "(99, 12) lies outside clip square of 56x40 px"),
         (("--frame", 9), "frame 9 of square"),
     ],
@@ -686,6 +686,7 @@ def test_what_is_light_is_checked_before_torch_is_imported(tmp_path: Path) -> No
     """In one process of its own, whose import of torch would be an error."""
     (tmp_path / "params.yaml").write_text((TOP / "params.yaml").read_text())
     (tmp_path / "no.txt").write_text("no video")
+    write_video(tmp_path / "clip.mp4", np.zeros((3, 16, 24, 3), np.uint8), 8.0, lossless=True)
     asked = [
         ["track", "nosuch.mp4", "--grid", "2"],
         ["track", "no.txt", "--grid", "2"],
@@ -697,6 +698,15 @@ def test_what_is_light_is_checked_before_torch_is_imported(tmp_path: Path) -> No
         ["params", "track.heads"],
         ["models", "cogvideox-mini", "--words"],
         ["models", "wann"],
+        ["models", "--check", "wann"],
+        ["models"],
+        ["models", "cogvideox-2b"],
+        ["models", "--memory"],
+        ["explore", "nosuch", "--no-browser"],
+        ["propagate", "nosuch.mp4", "--points", "3,4"],
+        ["propagate", "clip.mp4", "--mask", "nosuch.png"],
+        ["propagate", "clip.mp4", "--points", "3,4", "--backbone", "wann"],
+        ["propagate", "clip.mp4", "--boxes", "3,4"],
     ]
     program = (
         "import sys; sys.modules['torch'] = None\n"
@@ -707,7 +717,7 @@ def test_what_is_light_is_checked_before_torch_is_imported(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["1"] * 7 + ["0", "0", "1"]
+    assert [line.split()[0] for line in lines] == [*"1111111", *"001", *"1000", *"11112"]
     assert "torch" not in done.stdout
 
 

@@ -262,7 +262,7 @@ def test_where_the_conventions_differ_both_values_are_there() -> None:
     [
         ("track.heads", ["track.heads  [all or a list of an integer or a mapping; default: all]"]),
         ("extract.store", ["extract.store.dtype  [", "extract.store.chunk_bytes  [an integer; default: 1048576]"]),
-        ("guide.backbone", ["guide.backbone  [a string; must be given]"]),
+        ("guide.backbone", ["guide.backbone  [a string; required]"]),
         ("paths.clips", ["paths.clips  [a string; default: data/clips]"]),
         ("backbones.NAME.dtype", ["backbones.NAME.dtype  [float32 | bfloat16 | float16; default: float32]"]),
     ],
@@ -277,9 +277,9 @@ def test_the_command_line_answers_for_one_key_or_a_section(key: str, said: list[
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("tracking.heads", "no key tracking.heads; there is extract.analysis.heads, extract.tracking.heads"),
-        ("trakc", "no key trakc; there is track"),
-        ("track.hedas", "no key track.hedas; there is track.heads"),
+        ("tracking.heads", "no key tracking.heads; similar: extract.analysis.heads, extract.tracking.heads"),
+        ("trakc", "no key trakc; similar: track"),
+        ("track.hedas", "no key track.hedas; similar: track.heads"),
         ("zzz", "no key zzz; sections: paths, backbones.NAME, synthesize"),
     ],
 )

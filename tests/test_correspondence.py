@@ -24,6 +24,7 @@ from difftrack.correspondence import (
     attention_of_points_per_head,
     attention_of_points_with_heads,
     attention_rows,
+    back_sums,
     latent_to_frames,
     match_features,
     match_points,
@@ -92,6 +93,29 @@ def test_temperature_is_root_channel_not_root_heads() -> None:
 def test_fewer_channels_than_heads_are_refused_where_the_released_code_turns_everything_into_nan() -> None:
     with pytest.raises(ValueError, match="23 channels and 24 heads"):
         MatchingParams(temperature="root_channel_per_head").score_scale(num_heads=24, num_channels=23)
+
+
+@pytest.mark.parametrize("spread", [0.3, 30.0])
+@pytest.mark.parametrize("num_tokens", [1, 7, 23])
+@pytest.mark.parametrize("temperature", ["root_channel", "root_heads", 0.7])
+def test_known_back_sums_change_nothing_but_the_work(spread: float, num_tokens: int, temperature: Any) -> None:
+    """Few tokens take another way than many; scores of 30 * 30 would overflow without the largest taken off."""
+    heads, frames, rows, cols, channels = 3, 5, 7, 11, 13
+    torch.manual_seed(num_tokens)
+    query, key = (spread * torch.randn(2, heads, frames, rows, cols, channels)).half()
+    tokens, weights = torch.randperm(rows * cols)[:num_tokens].sort().values, torch.tensor([0.0, 2.0, 5.0])
+    params = MatchingParams(temperature=temperature, backend="blocked")
+    sums = back_sums((query, key), source_frame=2, params=params)
+    assert sums.shape == (heads, frames, rows * cols)
+    asked = {"source_frame": 2, "target_frames": range(3, 5), "head_weights": [weights]}
+    plain = match_rows([(query, key)], tokens, params=replace(params, backend="reference"), **asked)
+    known = match_rows([(query, key)], tokens, params=params, known_back_sums=[sums], **asked)
+    torch.testing.assert_close(known, plain, rtol=1e-5 * max(1, spread), atol=1e-6)
+    # Worked by its definition: log2 of the sum over the source's tokens, of target token 4 of frame 1 in head 1.
+    scale = params.score_scale(num_heads=heads, num_channels=channels)
+    scores = scale * key[1, 2].flatten(0, 1).double() @ query[1, 1].flatten(0, 1)[4].double()
+    expected = scores.logsumexp(0) / np.log(2)
+    assert sums[1, 1, 4].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("directions", ["both", "forward"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from difftrack.backbones import KNOWN
@@ -22,6 +23,7 @@ from difftrack.configuration import configuration_from
 from difftrack.params import ParamsError
 from difftrack.pipeline._experiments import borrow, end_with, is_orphan, running_dvc, workspace_of
 from difftrack.pipeline._stage import run
+from difftrack.pipeline._workspace import workspace_pipeline
 
 # DVC's own dependencies warn when they are imported.
 pytestmark = [
@@ -98,11 +100,11 @@ def test_a_hostile_name_reaches_every_stage_as_it_is(tmp_path: Path, shim: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"paths": {"clips": "it's"}}, r"paths\.clips is \"it's\", which holds \"'\""),
-        ({"paths": {"kept": "a\nb"}}, r"paths\.kept is 'a\\nb', which holds '\\n'"),
+        ({"paths": {"clips": "it's"}}, r"paths\.clips is \"it's\", which contains \"'\""),
+        ({"paths": {"kept": "a\nb"}}, r"paths\.kept is 'a\\nb', which contains '\\n'"),
         ({"guide": {"prompts": "it's.txt"}}, r"guide\.prompts is"),
         ({"backbones": {"a'; touch x; '": None}}, "a key of backbones is"),
-        ({"backbones": {"a@b": None}}, r"a key of backbones is 'a@b', which holds '@'"),
+        ({"backbones": {"a@b": None}}, r"a key of backbones is 'a@b', which contains '@'"),
         ({"backbones": {"org/model": None}}, "a backbone's name is used for stages and folders"),
         ({"backbones": {"..": None}}, "a folder's name must not begin or end with a dot"),
         ({"survey": {"backbones": ["a@b"]}}, r"survey\.backbones\[0\] is 'a@b'"),
@@ -148,6 +150,24 @@ def test_every_metric_is_one_that_dvc_keeps_with_the_run_that_gave_it() -> None:
     assert of_stages == ["${paths.scores}/${item.backbone}/summary.json"]  # a mapping would hold `cache: false`
     outs = [str(out) for out in described["stages"]["track"]["outs"]]
     assert all(metric.startswith(out.partition("/${item")[0]) for metric in described["metrics"] for out in outs)
+
+
+@pytest.mark.parametrize("name", ["cogvideox-mini", "wan2.1-1.3b", "mine (2)"])
+def test_metrics_and_plots_are_those_of_the_backbone_that_guides(tmp_path: Path, name: str) -> None:
+    """What `dvc metrics show` and `dvc plots show` look for, as DVC itself resolves it."""
+    params = yaml.safe_load((TOP / "params.yaml").read_text())
+    params |= {"backbones": {"other": None, name: None}, "guide": {**params["guide"], "backbone": name}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "dvc.yaml").write_text(workspace_pipeline())
+    repo = Repo.init(str(tmp_path), no_scm=True)
+    try:
+        (metrics,), (plots,) = repo.index._metrics.values(), repo.index._plots.values()
+        assert metrics == [f"data/predictions/{name}/summary.json"]
+        assert {Path(plot).name.removeprefix(f"{name}-") for plot in plots} >= {"scores.png", "heads.png"}
+        outs = {Path(out.fs_path).relative_to(tmp_path).as_posix() for out in repo.index.outs}
+        assert Path(metrics[0]).parent.as_posix() in outs
+    finally:
+        repo.close()
 
 
 # Experiments elsewhere

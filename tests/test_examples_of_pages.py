@@ -106,10 +106,9 @@ def a_group_to_write() -> dict[str, Any]:
 
     store = open_store("data/descriptors/cogvideox-mini/analysis")
     spec = store.spec("camel")
-    kinds = {kind: store.sel(clip="camel", step=49, layer=6, kind=kind) for kind in ("query", "key", "feature")}
-    text = {kind: store.sel(clip="camel", step=49, layer=6, kind=kind) for kind in ("text_key",) if kind in spec.kinds}
+    values = {kind: store.sel(clip="camel", step=49, layer=6, kind=kind) for kind in spec.entries}
     names = {"create_group": create_group, "StoreParams": StoreParams, "spec": spec, "root": "written.zarr"}
-    return {**names, "values": {**kinds, **text}}
+    return {**names, "values": values}
 
 
 def a_store_folder() -> dict[str, Any]:

@@ -3,23 +3,25 @@ import json
 import shutil
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_data_folder as toy
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import difftrack as dt
 from difftrack.cli import app as command_line
-from difftrack.correspondence import MatchingParams
+from difftrack.correspondence import MatchingParams, back_sums
 from difftrack.explorer import ExplorerError, explorer_app, open_catalog
 from difftrack.explorer._answers import Answers
 from difftrack.explorer._cache import BoundedCache
-from difftrack.explorer._explore import Explorer, is_local, make_explorer
+from difftrack.explorer._explore import Explorer, is_local, make_explorer, use_threads
 from difftrack.explorer._extraction_jobs import MOST_UPLOAD_BYTES
 from difftrack.explorer._live_tracking import LiveTracker
 from difftrack.explorer._questions import (
@@ -62,6 +64,31 @@ def store(data: Path, name: str) -> dt.Store:
 
 
 # ---- answers are the library's
+
+
+def test_another_point_of_a_frame_divides_by_the_same_sums_and_another_lens_by_its_own(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are nearly all the work of matching in both directions, and depend on no point."""
+    made: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made.append(kwargs["source_frame"])
+        return back_sums(*args, **kwargs)
+
+    monkeypatch.setattr("difftrack.explorer._answers.back_sums", counted)
+    asked = Answers(open_catalog(data))
+
+    def ask(lens: Lens, x: float, frame: int = 0) -> int:
+        before = len(made)
+        asked.match(MatchQuestion(lens, (frame, x, 47.5)))
+        return len(made) - before
+
+    assert [ask(LENS, x) for x in (61.0, 13.0, 40.5)] == [1, 0, 0]
+    assert [ask(LENS, 61.0, frame=4), ask(LENS, 13.0, frame=4)] == [1, 0]
+    assert ask(replace(LENS, direction="back"), 13.0) == 0
+    assert ask(replace(LENS, direction="forward"), 13.0) == 0
+    assert [ask(replace(LENS, temperature=1.7), 13.0), ask(LENS.only_head(1), 13.0), ask(LENS, 14.0)] == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +272,45 @@ def test_heads_by_layer_may_come_with_the_names_that_json_gives_them(tracker: Li
     text = TrackQuestion(toy.TRACKING, "rolling", (POINT,), {"layers": (5, 7), "heads": {"5": (1,), "7": (0, 2)}})
     numbers = TrackQuestion(toy.TRACKING, "rolling", (POINT,), {"layers": (5, 7), "heads": {5: (1,), 7: (0, 2)}})
     assert tracker.track(text) == tracker.track(numbers)
+
+
+def test_the_best_layer_is_that_of_the_scores_beside_the_store(data: Path, tmp_path: Path) -> None:
+    """Best first; the tracking view holds layers 5 and 7."""
+    best = TrackQuestion(toy.TRACKING, "rolling", (POINT,), {"layers": "best"})
+    shutil.copytree(data, tmp_path / "data")
+    for opened in (tmp_path / "data", tmp_path / "data/descriptors" / toy.TRACKING):
+        tracker = LiveTracker(open_catalog(opened))
+        place = replace(best, store=tracker._catalog.stores()[-1].name)
+        file = tmp_path / "data/scores/toy/best_layers.json"
+        file.unlink(missing_ok=True)
+        with pytest.raises(
+            ExplorerError, match=r"layers: best wants best_layers\.json of toy, which the stage score writes"
+        ):
+            tracker.track(place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = []
+        for ranking in ([7, 5], [5, 7]):
+            file.write_text(json.dumps({"layers": ranking}))
+            found.append(tracker.track(place))
+            assert found[-1] == tracker.track(replace(place, options={"layers": ranking[:1]}))
+        assert found[0] != found[1]
+        file.write_text('{"layers": ["?"]}')
+        with pytest.raises(ExplorerError, match=r"best_layers\.json of toy cannot be used"):
+            tracker.track(place)
+
+
+@pytest.mark.parametrize(("said", "cores", "used"), [(None, 64, 4), (None, 2, 2), ("7", 64, 64)])
+def test_a_server_takes_few_threads_unless_it_is_told_how_many(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, cores: int, used: int
+) -> None:
+    now = [cores]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: now.__setitem__(0, number))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    use_threads()
+    assert now == [used]
 
 
 def test_an_analysis_view_is_not_tracked(tracker: LiveTracker) -> None:

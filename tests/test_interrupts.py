@@ -124,7 +124,7 @@ def test_an_interrupted_stage_says_so_in_one_line(
     assert status == STATUS[number]
     (line,) = said.splitlines()
     assert line.startswith("interrupted during annotate: ")
-    assert line.endswith(" of 40 clips are done; the next run does them all again")
+    assert line.endswith(" of 40 clips are done; the next run repeats all of them")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_interrupted_extraction_says_where_it_goes_on_and_leaves_no_worker(
     assert len(lines) == 1 or how.get("scheduler") == "dask", said  # Dask logs how it ends
     assert not any(f'File "{TOP / room}' in said for room in ("difftrack", "stages")), said
     assert lines[-1].startswith("interrupted during extract: ")
-    assert "of 40 clips are done; the next run goes on with clip-" in lines[-1]
+    assert "of 40 clips are done; the next run continues with clip-" in lines[-1]
 
 
 def test_a_stage_that_is_still_loading_says_so_in_one_line(inputs: Path, tmp_path: Path) -> None:

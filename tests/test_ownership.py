@@ -177,7 +177,7 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
     predictions = {"tracker": PredictedTracks(np.ones((3, 1, 2)), np.ones((3, 1), bool), np.ones((3, 1)))}
     with pytest.raises(DatasetError, match="does not contain tracks and was not overwritten"):
         write_tracks(tmp_path, "a", some_tracks())
-    with pytest.raises(ValueError, match="does not contain tracks and was not overwritten"):
+    with pytest.raises(ValueError, match="holds no tracks and is not written over"):
         write_predictions(tmp_path / "a.npz", np.zeros((1, 3)), predictions)
     (tmp_path / "a-overlay.mp4").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"a-overlay\.mp4 is there without a-tracks\.npz"):

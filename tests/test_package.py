@@ -81,7 +81,7 @@ def test_init_writes_a_workspace_and_leaves_what_is_there_alone(tmp_path: Path) 
     assert schema is not None
     assert (folder / schema[1]).is_file()
     assert "analytics = false" in (folder / ".dvc/config").read_text()
-    with pytest.raises(WorkspaceError, match=r"holds dvc\.yaml already"):
+    with pytest.raises(WorkspaceError, match=r"already contains dvc\.yaml"):
         init_workspace(folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="is a file; give a folder"):

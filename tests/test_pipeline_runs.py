@@ -89,6 +89,8 @@ def dvc(folder: Path, *words: str) -> str:
 
 def test_a_colleague_pulls_what_was_pushed_to_a_remote(project: Project, tmp_path: Path) -> None:
     root, there = project.root, tmp_path / "clone"
+    if not (root / "dvc.lock").exists():  # this test runs alone
+        project.repro()
     dvc(root, "remote", "add", "--default", "shared", str(tmp_path / "remote"))
     dvc(root, "push")
     there.mkdir()

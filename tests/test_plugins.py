@@ -72,10 +72,10 @@ def test_one_that_raises_on_import_is_named_in_one_line_and_the_others_work(
         assert registry.items() == {"three": 3}
     assert caplog.messages == [
         "number 'bad' from numbers_b 1.2 cannot be loaded (RuntimeError: no such card)",
-        "number 'worse' of numbers_c 1.2 cannot be loaded (SystemExit: 3)",
+        "number 'worse' from numbers_c 1.2 cannot be loaded (SystemExit: 3)",
         "number 'text' from numbers_d 1.2 cannot be loaded (TypeError: it is 'x'; wanted: an integer)",
     ]
-    with pytest.raises(PluginError, match=r"unknown number 'four'; known: bad, text, three, worse; number 'bad' of"):
+    with pytest.raises(PluginError, match=r"unknown number 'four'; known: bad, text, three, worse; number 'bad' from"):
         registry.get("four")
 
 
@@ -90,7 +90,7 @@ def test_of_two_with_one_name_the_built_in_one_stays_and_a_line_names_both(
     assert registry.get("one") == 1
     assert caplog.messages == [
         "number 'one' is provided by math and by numbers_e 1.2; the one from math is used",
-        "number 'six' is given by numbers_e 1.2 and by numbers_f 1.2; that of numbers_e 1.2 is used",
+        "number 'six' is provided by numbers_e 1.2 and by numbers_f 1.2; the one from numbers_e 1.2 is used",
     ]
 
 

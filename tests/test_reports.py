@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import xarray as xr
@@ -45,6 +46,7 @@ from difftrack.reports._examples import ExampleView, moving_points, trajectories
 from difftrack.reports._figure_cache import Drawings, digest
 from difftrack.reports._guidance import guidance_headlines, guidance_section
 from difftrack.reports._heatmaps import draw_score_maps
+from difftrack.reports._overlay import with_legend
 from difftrack.reports._page import Gallery, Headline, Section, Table
 from difftrack.reports._strips import pca_colors, spread_indices, without_position
 from difftrack.reports._style import inline_svg, point_colors, save_png, save_svg, spread_labels
@@ -440,6 +442,72 @@ def test_trail_fades_behind_the_point() -> None:
 def test_trail_does_not_bridge_an_occlusion() -> None:
     drawn = _one_point(3, visible=[True, False, True])
     np.testing.assert_array_equal(drawn[2, 26, 14:22], np.full((8, 3), 100))
+
+
+def _six_points(steps_px: list[list[float]]) -> np.ndarray:
+    """Six points, one below the other, on 61 x 101 px (diagonal 118 px): px to the right from frame to frame."""
+    x = 5.5 + np.cumsum([[0.0] * 6, *steps_px], axis=0)
+    points = np.stack([x, np.broadcast_to(5.5 + 10 * np.arange(6), x.shape)], axis=-1).astype(np.float32)
+    frames = np.full((len(points), 61, 101, 3), 100, dtype=np.uint8)
+    params = OverlayParams(upscale=1, point_radius_px=1.5, brightness=1.0)
+    return draw_tracks(frames, points, np.ones(points.shape[:2], bool), params=params)
+
+
+def test_a_trail_breaks_where_its_point_alone_jumps_and_goes_on_behind_it() -> None:
+    """By 40 px where the others move by 3; a jump begins at 0.06 * 118 = 7.1 px."""
+    drawn = _six_points([[3] * 6, [3] * 5 + [40], [3] * 6])[-1]
+    assert (drawn[55, 15:45] == 100).all()  # between 8.5 and 48.5, where it never was
+    assert (drawn[55, 6:8] != 100).any()  # before the jump
+    assert (drawn[55, 49:50] != 100).any()  # and after it
+    assert (drawn[45, 8:12] != 100).any(axis=-1).all()  # a neighbour's trail is whole
+
+
+def test_what_moves_with_everything_does_not_jump_and_half_as_far_again_neither() -> None:
+    """The camera pans by 20 px a frame: that is usual here, and 30 px are less than four times as far."""
+    drawn = _six_points([[20] * 5 + [30]])[-1]
+    for row, last in [(5, 25), (45, 25), (55, 35)]:
+        assert (drawn[row, 8 : last - 3] != 100).any(axis=-1).all()
+
+
+@pytest.mark.parametrize(
+    ("num_points", "radius_px"),
+    [(1, 1920 / 130), (25, 1920 / 130), (400, (1920 * 1080 / 400) ** 0.5 / 10), (40_000, 1.25)],
+)
+def test_points_are_smaller_the_more_there_are(num_points: int, radius_px: float) -> None:
+    """400 points of 1920 x 1080 px lie 72 px apart; none is smaller than can be seen."""
+    assert OverlayParams().radius_px(1080, 1920, num_points) == pytest.approx(radius_px)
+    assert OverlayParams(point_radius_px=3.0).radius_px(1080, 1920, num_points) == 3.0
+
+
+def test_a_dense_grid_leaves_the_video_to_be_seen() -> None:
+    """400 points cover less than a tenth of it, rims included."""
+    rows, cols = np.mgrid[0:20, 0:20]
+    points = np.stack([(cols + 0.5) * 37, (rows + 0.5) * 23], axis=-1).reshape(1, 400, 2).astype(np.float32)
+    params = OverlayParams(upscale=1, brightness=1.0)
+    drawn = draw_tracks(np.full((1, 460, 740, 3), 100, np.uint8), points, np.ones((1, 400), bool), params=params)
+    assert 0.02 < (drawn != 100).any(axis=-1).mean() < 0.1
+
+
+@pytest.mark.parametrize(("width", "trail_frames", "marks"), [(640, 8, 3), (640, 0, 2), (160, 8, 1), (40, 8, 0)])
+def test_a_legend_says_what_dots_rings_and_lines_are_as_far_as_there_is_room(
+    width: int, trail_frames: int, marks: int
+) -> None:
+    frames = np.full((2, 31, width, 3), 100, dtype=np.uint8)
+    shown = list(with_legend(frames, radius_px=4.0, trail_frames=trail_frames))
+    assert len(shown) == 2
+    assert shown[0].shape == (31 + 22, width, 3)
+    assert (shown[0][:31] == 100).all()
+    strip = shown[1][31:].astype(int)
+    _, _, boxes, _ = cv2.connectedComponentsWithStats((strip[..., 0] - strip[..., 2] > 60).astype(np.uint8))
+    found = sorted(boxes[1:].tolist())  # left, top, width, height, area of each mark, from left to right
+    assert len(found) == marks
+    filled = [area / (wide * high) for _, _, wide, high, area in found]
+    assert filled[:1] == [pytest.approx(np.pi / 4, abs=0.15)][:marks]  # a dot
+    assert all(share < 0.65 for share in filled[1:2])  # a ring
+    assert all(wide > 2 * high for _, _, wide, high, _ in found[2:])  # a line
+    white = (strip.min(axis=-1) > 150).any(axis=0)
+    assert white.any() == (marks > 0)  # words
+    assert not white[-2:].any()  # none of them cut off
 
 
 def test_point_is_not_drawn_before_its_query_nor_where_it_is_no_number() -> None:

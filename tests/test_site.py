@@ -141,6 +141,12 @@ def test_docstrings_are_escaped_outside_of_literals(site: ModuleType) -> None:
     ]
 
 
+def test_a_paragraph_of_a_docstring_whose_lines_are_not_aligned_stays_one(site: ModuleType) -> None:
+    lines = ["Axes: step, layer. A", "    or a", "part of it.", "", "* One", "    two", "", "    code"]
+    found = site.plain_docstring(lines)
+    assert found[:6] == ["Axes: step, layer. A", "or a", "part of it.", "", "* One", "    two"]
+
+
 def test_links_out_of_the_docs_lead_to_the_page_that_shows_the_file(site: ModuleType) -> None:
     page = DOCS / "tutorials" / "sweep.md"
     text = "[log](../../CHANGELOG.md#x) [code](../../examples) [here](../sweeps.md) [web](https://a.b)"

@@ -186,7 +186,7 @@ def test_a_folder_that_holds_no_clip_is_not_removed_and_nothing_is_written_besid
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
     (tmp_path / "clips" / ".DS_Store").touch()
-    with pytest.raises(DatasetError, match=r"holiday is no clip; move it elsewhere, or set paths\.clips"):
+    with pytest.raises(DatasetError, match=r"holiday is not a clip; move it elsewhere, or set paths\.clips"):
         synthesize.main({**params, "synthesize": rendered}, {}, {"clips": tmp_path / "clips"})
     assert mine.read_bytes() == b"mine"
     assert clip_names(tmp_path / "clips") == []
@@ -422,7 +422,7 @@ def test_skipping_what_is_not_there_is_refused_and_costs_nothing(tmp_path: Path)
     shutil.rmtree(tmp_path / "clips" / "a")
     before = files_below(tmp_path / "clips")
     params["synthesize"]["folder"]["skip"] = ["c"]
-    with pytest.raises(DatasetError, match=r"skip names c, and there is no such clip; have: a, a\.mp4, b"):
+    with pytest.raises(DatasetError, match=r"skip names c, but there is no such clip; available: a, a\.mp4, b"):
         synthesize.main(params, {}, clips)
     assert files_below(tmp_path / "clips") == before
 

@@ -363,11 +363,11 @@ def test_the_message_names_what_there_is(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     asked = {"clip": "camel", "step": 3, "layer": 7, "kind": "query"}
     for wrong, message in [
-        ({"clip": "dog"}, "dog does not exist; the store holds camel"),
-        ({"chunk": 0}, "chunk_000 does not exist; the store holds camel"),
+        ({"clip": "dog"}, "dog does not exist; the store contains camel"),
+        ({"chunk": 0}, "chunk_000 does not exist; the store contains camel"),
         ({"step": 4}, "no step 4; there are 3"),
         ({"layer": 8}, "no layer 8; there are 0, 4, 7"),
-        ({"kind": "feature"}, "no 'feature' here; there are query, key, text_key"),
+        ({"kind": "feature"}, "no entry 'feature'; there are query, key, text_key"),
         ({"head": 2}, "no head 2; there are 0, 1"),
         ({"latent_frame": 2}, "no latent_frame 2"),
         ({"latent_frame": 0, "kind": "text_key"}, "no latent_frame 0 of text_key"),
@@ -771,7 +771,7 @@ def test_results_never_take_the_place_of_descriptors(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="contains descriptors; expected results"):
         read_results(tmp_path, "clip")
     assert content_of(tmp_path) == before
-    with pytest.raises(StoreError, match="does not exist or is incomplete; there are: none"):
+    with pytest.raises(StoreError, match="does not exist or is incomplete; available: none"):
         read_results(tmp_path, "other")
 
 

@@ -264,9 +264,9 @@ HOSTILE = {
     "files: a list": (lambda own: own.update(files=["a"]), r"difftrack.files is \['a'\]"),
     "complete: yes": (lambda own: own.update(complete="yes"), "difftrack.complete is 'yes'"),
     "schema of another": (lambda own: own.update(schema="models"), "difftrack.schema is 'models'"),
-    "a device": (names("/dev/zero"), "names the file '/dev/zero'; files lie inside their group"),
-    "a way up": (names("query/../../../secret"), "names the file 'query/../../../secret'"),
-    "a million files": (lambda own: own.update(files={f"a{i}": "" for i in range(5000)}), "names 5002?[0-9]* files"),
+    "a device": (names("/dev/zero"), "lists the file '/dev/zero'; files must lie inside their group"),
+    "a way up": (names("query/../../../secret"), "lists the file 'query/../../../secret'"),
+    "a million files": (lambda own: own.update(files={f"a{i}": "" for i in range(5000)}), "lists 5002?[0-9]* files"),
     "10^12 tokens": (grid(rows=10**6, cols=10**6), "2000000000000 tokens; at most 67108864 can be stored"),
     "10^12 values": (lambda own: own["contents"]["spec"].update(num_channels=10**12), "values in a unit; at most"),
     "10^8 units": (
@@ -277,7 +277,7 @@ HOSTILE = {
     ),
     "negative": (grid(rows=-3), "TokenGrid.rows is -3"),
     "a float": (grid(rows=2.5), "spec.grid.rows is 2.5"),  # type: ignore[arg-type]
-    "units of another": (lambda own: own["units"].pop("key"), "has checksums of query, text_key; it holds query, key"),
+    "units of another": (lambda own: own["units"].pop("key"), "has checksums of query, text_key, but contains query"),
     "units cut short": (lambda own: own["units"].update(key="AAAA"), r"checksums of key that are not \[3, 1\] numbers"),
     "units of text": (lambda own: own["units"].update(key="not base 64"), "checksums of key that are not"),
 }  # fmt: skip
@@ -367,10 +367,10 @@ def link_to(target: str) -> Callable[[Path], None]:
 
 NO_FILES = {
     "a FIFO": (put_fifo, "is a FIFO; it must be a regular file"),
-    "a device": (link_to("/dev/zero"), "is a link that leads out of the store, to /dev/zero"),
+    "a device": (link_to("/dev/zero"), "is a link to /dev/zero outside the store"),
     "a loop": (lambda path: path.symlink_to(path.name), "cannot be read"),
     "a folder": (Path.mkdir, "is a folder; it must be a regular file|is missing"),
-    "an escape": (link_to("/etc/hostname"), "is a link that leads out of the store, to /etc/hostname"),
+    "an escape": (link_to("/etc/hostname"), "is a link to /etc/hostname outside the store"),
     "a terabyte of nothing": (put_nothing, "damaged|bytes"),
 }
 

@@ -25,10 +25,13 @@ from difftrack.store import DescriptorSpec, clip_group, create_group
 from difftrack.tracking import (
     CALIBRATION,
     ChunkDescriptors,
+    FrameMatches,
     PredictedTracks,
     TrackParams,
     VisibilityParams,
+    decide_tracks,
     evidence_of,
+    jitter_of,
     no_motion,
     read_predictions,
     select_heads,
@@ -611,6 +614,83 @@ def test_costs_of_single_points_choose_their_paths_alone() -> None:
     share = torch.tensor([[0.5, 0.5], [0.4, 0.6], [0.4, 0.6]])[:, None].expand(3, 2, 2)
     paths = viterbi_paths(candidates, share, motion_cost=torch.tensor([1.0, 0.01]), limit=5.0)
     assert paths[..., 0].T.tolist() == [[0, 0, 0], [0, 2, 4]]
+
+
+def test_steps_cost_what_each_of_them_is_said_to_cost() -> None:
+    x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 2.0]])[:, None, :, None]
+    candidates = torch.cat([x, torch.zeros_like(x)], dim=-1).expand(3, 3, 2, 2)
+    share = torch.tensor([[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]])[:, None].expand(3, 3, 2)
+    # A step of 2 costs 4 times its price, and log(0.6 / 0.4) is 0.405: it is too dear from 0.11 on.
+    costs = torch.tensor([[0.2, 0.0, 0.0], [0.0, 0.2, 0.0]])
+    paths = viterbi_paths(candidates, share, motion_cost=costs, limit=5.0)
+    # Where the first step costs, the point stays; where the second does, either place of frame 1 and 2 is as likely as
+    # the other, and dearer by 0.405 than staying in 0; where neither does, each frame has its own.
+    assert paths[:, 0, 0].tolist() == [0, 0, 0]
+    assert paths[1, 1, 0] == paths[2, 1, 0]
+    assert paths[:, 2, 0].tolist() == [0, 2, 0]
+
+
+def glimpse(error: float, sharpness: float, *, wobble: float = 0.0) -> FrameMatches:
+    """Let a point stay for nine frames, but for frame 4, in which 0.6 of the tokens say that it is four tokens away."""
+    stay = torch.tensor([[3.0, 2.0]]) + torch.tensor([1.0, 0.0]) * wobble * (-1.0) ** torch.arange(9)[:, None]
+    there = stay.clone()
+    there[4, 0] += 4.0
+    errors = torch.zeros(9, 1)
+    errors[4] = error
+    sharp = torch.full((9, 1), sharpness)
+    share = torch.tensor([0.4, 0.6]).expand(9, 1, 2)
+    candidates = torch.stack([stay, there], dim=1)[:, None]
+    return FrameMatches(there[:, None], torch.ones(9, 1), errors, candidates, share, sharp)
+
+
+@pytest.mark.parametrize(
+    ("error", "sharpness", "wobble", "expected"),
+    [
+        (2.0, 0.36, 0.02, 3.0),
+        (2.0, 0.34, 0.07, 7.0),  # too blurred, and what the third differences show is 8 * 0.07 / sqrt 20 = 0.125
+        (2.0, 0.34, 0.04, 3.0),  # 0.072: calm enough
+        (0.9, 0.36, 0.02, 7.0),  # the match leads back, and stays
+    ],
+)
+def test_a_path_decides_where_a_match_does_not_lead_back_and_the_frames_beside_it_are_evidence(
+    error: float, sharpness: float, wobble: float, expected: float
+) -> None:
+    params = TrackParams(smoothing_radius=0, visibility=VisibilityParams(predict=False))
+    tracks = decide_tracks(glimpse(error, sharpness, wobble=wobble), queries((0, 3, 2)), grid=TOKENS, params=params)
+    assert tracks.points_xy_px[4, 0, 0] / STRIDE - 0.5 == pytest.approx(expected + wobble, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "wobble", "smoothed_by"),
+    [(0.66, 0.09, 8 / 9), (0.64, 0.09, 0.0), (0.64, 0.04, 8 / 9)],
+)
+def test_positions_are_smoothed_where_frames_are_sharp_or_the_point_is_calm(
+    sharpness: float, wobble: float, smoothed_by: float
+) -> None:
+    zigzag = glimpse(0.0, sharpness, wobble=wobble)
+    zigzag.points_xy_token[4, 0, 0] -= 4.0
+    params = TrackParams(motion_cost=0.0, visibility=VisibilityParams(predict=False))
+    tracks = decide_tracks(zigzag, queries((0, 3, 2)), grid=TOKENS, params=params)
+    x = tracks.points_xy_px[:, 0, 0] / STRIDE - 0.5
+    # Weights 1 2 3 2 1 of +1, -1, +1, -1, +1 leave 1 / 9; jitter explains the whole of it, so lines are fitted.
+    np.testing.assert_allclose(x[4], 3 + wobble * (1 - smoothed_by), atol=1e-5)
+
+
+def test_jitter_is_measured_by_third_differences_of_four_sure_frames() -> None:
+    x = torch.tensor([[0.0, 1.0, 8.0], [0.0, 2.0, 0.0], [4.0, 3.0, 0.0], [0.0, 4.0, 0.0], [0.0, 5.0, 9.0]])
+    sure = torch.ones(5, 3, dtype=torch.bool)
+    sure[0, 2] = sure[4, 2] = False
+    jitter, known = jitter_of(torch.stack([x, torch.zeros_like(x)], dim=-1), sure)
+    # 0 - 3 * 4 + 3 * 0 - 0 = -12 and 12; uniform motion has none; of three frames in a row nothing is known.
+    torch.testing.assert_close(jitter, torch.tensor([12 / 20**0.5, 0.0, 0.0]))
+    assert known.tolist() == [True, True, False]
+
+
+def test_a_track_without_a_whole_window_is_not_smoothed() -> None:
+    x = np.array([0.0, 0.0, 4.0, 0.0, 0.0, 0.0])[:, None, None] * np.array([1.0, 0.5])
+    visible = np.array([True, True, True, True, False, False])[:, None]
+    # Frames 1 and 2 have windows of three frames alone, whose parabola is the position itself.
+    np.testing.assert_allclose(smoothed(x, visible, [0], jitter=3.0), x, atol=1e-5)
 
 
 def test_tracks_end_at_cuts_and_nothing_is_seen_in_frames_of_one_colour() -> None:

@@ -32,8 +32,13 @@ def explore(
     """Click a point, and see where every layer, head and step finds it: a local web page over stores."""
     import webbrowser
 
-    from difftrack.explorer._explore import make_explorer
+    from difftrack.explorer._errors import check_place
 
+    check_place(source)  # before torch is imported, which takes seconds
+
+    from difftrack.explorer._explore import make_explorer, use_threads
+
+    use_threads()
     explorer = make_explorer(source, clips=clips, backbone=backbone, device=device, host=host, port=port)
     url = explorer.url if clip is None else explorer.url_of(clip)
     typer.echo(f"{url}   (Ctrl-C stops the server)")

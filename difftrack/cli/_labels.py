@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from difftrack.cli._app import PARAMS, parse_points, verb
-from difftrack.cli._tracks import _Choices, _names, _read_choices, _size
+from difftrack.cli._tracks import _Choices, _names, _open, _read_choices, _size
 
 if TYPE_CHECKING:
     from difftrack.propagation import PropagationParams
@@ -39,21 +39,28 @@ def propagate(
     ] = None,
 ) -> None:
     """Carry a mask, boxes or keypoints of frame 0 through a video: writes npz, masks as PNG, and an overlay video."""
+    if sum(given is not None for given in (mask, boxes, points)) != 1:
+        raise typer.BadParameter("give one of --mask, --boxes and --points")
+    # All that costs nothing to check comes first: torch is imported behind it, which takes seconds.
+    tracker = _read_choices(backbone, params, None if size is None else _size(size), None)
+    box_list, point_list = None if boxes is None else _boxes(boxes), None if points is None else parse_points(points)
+    _open(video, start=0, max_frames=None, every=1)
+    tracker.check_weights()
+    from difftrack.media import read_mask, read_video
+
+    pixels = None if mask is None else read_mask(mask)
+
     import numpy as np
 
     from difftrack.backbones import load_backbone
     from difftrack.datasets import Clip
-    from difftrack.media import read_mask, read_video
     from difftrack.reports import export_labels
     from difftrack.workflows.propagate import LabelsGiven, label_chunks, propagate_video
 
-    if sum(given is not None for given in (mask, boxes, points)) != 1:
-        raise typer.BadParameter("give one of --mask, --boxes and --points")
-    tracker = _read_choices(backbone, params, None if size is None else _size(size), None)
     given = LabelsGiven(
-        mask=None if mask is None else read_mask(mask),
-        boxes_xyxy_px=None if boxes is None else np.asarray(_boxes(boxes), dtype=np.float32),
-        points_xy_px=None if points is None else np.asarray(parse_points(points), dtype=np.float32),
+        mask=pixels,
+        boxes_xyxy_px=None if box_list is None else np.asarray(box_list, dtype=np.float32),
+        points_xy_px=None if point_list is None else np.asarray(point_list, dtype=np.float32),
     )
     read = read_video(video)
     clip = Clip(name=_names(video)[0], frames=read.frames, fps=read.fps, prompt="", source="folder")

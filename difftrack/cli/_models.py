@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from difftrack.cli._app import verb
 
 
@@ -83,7 +81,12 @@ def _check_named(name: str) -> None:
 
 
 def _check_model(name: str, device: str) -> None:
-    from difftrack.backbones import ALIASES, KNOWN, ModelParams, check_capture
+    from difftrack.backbones import ALIASES, KNOWN, SHIPPED, ModelParams, canonical_name
+
+    if name != SHIPPED and not name.startswith("path:"):
+        canonical_name(name)  # refuses what is unknown, before torch is imported
+
+    from difftrack.backbones import check_capture
 
     params, built = ModelParams(device=device), ALIASES.get(name, name) in KNOWN
     on_gpu = params.torch_device().type == "cuda"

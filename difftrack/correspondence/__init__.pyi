@@ -10,7 +10,7 @@ from ._device import matching_device
 from ._features import feature_probabilities, match_features
 from ._frame_places import stored_to_frames
 from ._kinds import comparable, pair_of_kind
-from ._match_probabilities import Descriptors, match_rows
+from ._match_probabilities import Descriptors, back_sums, match_rows
 from ._matches import Matches, without_uniform
 from ._matching import (
     TopMatches,
@@ -48,6 +48,7 @@ __all__ = [
     "attention_of_points_per_head",
     "attention_of_points_with_heads",
     "attention_rows",
+    "back_sums",
     "feature_probabilities",
     "label_matches",
     "latent_to_frames",

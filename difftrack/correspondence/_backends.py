@@ -8,11 +8,11 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from difftrack.correspondence._blocked import attention_parts_blocked, pair_rows_blocked
+from difftrack.correspondence._blocked import attention_parts_blocked, back_sums_blocked, pair_rows_blocked
 from difftrack.correspondence._params import MatchingParams
 from difftrack.correspondence._reference import attention_parts_reference, pair_rows_reference
 
-__all__ = ["attention_parts", "choose_backend", "pair_rows"]
+__all__ = ["attention_parts", "back_sums", "choose_backend", "pair_rows"]
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -40,6 +40,7 @@ def pair_rows(
     params: MatchingParams,
     head_weights: Float[Tensor, " head"] | None = None,
     per_head: bool = False,
+    known_back_sums: Float[Tensor, "head latent_frame token"] | None = None,
 ) -> Float[Tensor, "group target_frame query_token token"]:
     """Give the match probabilities of some tokens of one latent frame over all tokens of others, in float32.
 
@@ -57,6 +58,8 @@ def pair_rows(
         head_weights: w, which sums to 1; uniform when None. Heads of weight 0 are skipped. Kept on the CPU, it costs a
             GPU no wait.
         per_head: Give C of every head alone instead of the mean.
+        known_back_sums: From `back_sums` of the same descriptors, source frame and scale; they spare a few tokens on a
+            CPU nearly all work of B.
 
     Returns:
         C, with a leading axis of all heads, or of length one.
@@ -68,10 +71,14 @@ def pair_rows(
         if len(used) < num_heads:
             on_device = used.to(query.device, non_blocking=True)
             query, key, head_weights = query[on_device], key[on_device], head_weights[used.to(head_weights.device)]
+            known_back_sums = None if known_back_sums is None else known_back_sums[on_device]
         head_weights = head_weights.to(query.device, non_blocking=True)
     backend: dict[str, Callable[..., Tensor]] = {
         "reference": pair_rows_reference,
-        "blocked": pair_rows_blocked,
+        "blocked": partial(
+            pair_rows_blocked,
+            back_sums=None if known_back_sums is None else known_back_sums[:, targets.start : targets.stop],
+        ),
         "triton": partial(_triton, "pair_rows_triton"),
     }
     return backend[_backend_for(tokens, params, on_cuda=query.is_cuda)](
@@ -85,6 +92,25 @@ def pair_rows(
         both=params.directions == "both",
         per_head=per_head,
     )
+
+
+def back_sums(
+    query: Float[Tensor, "head latent_frame token channel"],
+    key: Float[Tensor, "head latent_frame token channel"],
+    *,
+    source_frame: int,
+    params: MatchingParams,
+) -> Float[Tensor, "head latent_frame token"]:
+    """Give what the backward softmaxes of `pair_rows` divide by: log2 sum_i exp(scale <q_hjx, k_hsi>).
+
+    Args:
+        query: Descriptors of one (layer, step); any float type.
+        key: Keys that go with them.
+        source_frame: s.
+        params: `temperature` matters here.
+    """
+    scale = params.score_scale(num_heads=query.shape[0], num_channels=query.shape[-1])
+    return back_sums_blocked(query, key, source_frame=source_frame, scale=scale)
 
 
 def attention_parts(

@@ -6,12 +6,13 @@ where the norms of the descriptors promise that nothing overflows.
 
 import math
 import platform
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["as_float", "attention_parts_blocked", "pair_rows_blocked", "product"]
+__all__ = ["as_float", "attention_parts_blocked", "back_sums_blocked", "pair_rows_blocked", "product"]
 
 _BLOCK_BYTES = 1_600_000
 """One block of scores, which a matrix product, a power and two sums visit in turn while it is in a core's cache."""
@@ -20,6 +21,9 @@ _CUDA_BLOCK_BYTES = 32_000_000
 
 _MIN_BLOCK_ROWS = 64
 """Below which a matrix product spends its time on packing the keys."""
+
+_FEW_ROWS = 16
+"""Up to so many query tokens, reading the keys is all the work: they are read once, one head at a time."""
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _ON_X86 = platform.machine() in ("x86_64", "AMD64")
@@ -40,10 +44,10 @@ def pair_rows_blocked(
     scale: float,
     both: bool,
     per_head: bool,
+    back_sums: Float[Tensor, "head target_frame token"] | None = None,
 ) -> Float[Tensor, "group target_frame query_token token"]:
     """Compute `pair_rows` block by block of query tokens."""
     num_heads, _, num_tokens, _ = query.shape
-    order = _first(tokens, num_tokens)
     scale *= math.log2(math.e)
     weights = [1.0 if per_head else 1 / num_heads] * num_heads if head_weights is None else head_weights.tolist()
     weights = [weight / 2 for weight in weights] if both else weights
@@ -51,6 +55,13 @@ def pair_rows_blocked(
     groups = num_heads if per_head else 1
     rows = torch.zeros(groups, len(target_frames), len(tokens), num_tokens, device=query.device)
     source_query = as_float(query[:, source_frame].index_select(1, tokens)) * scale
+    if not rows.is_cuda and 0 < len(tokens) <= _FEW_ROWS and (not both or back_sums is not None):
+        _add_few(rows, source_query, key, target_frames, weights)
+        if both:
+            asked = as_float(key[:, source_frame].index_select(1, tokens)) * scale
+            _add_few(rows, asked, query, target_frames, weights, back_sums)
+        return rows
+    order = _first(tokens, num_tokens)
     source_key = as_float(key[:, source_frame].index_select(1, order)) if both else None
     block = _block_rows(num_tokens, rows.device)
     for at, frame in enumerate(target_frames):
@@ -73,6 +84,60 @@ def pair_rows_blocked(
                 powers = _powers(source_key[head], asking, dim=0, bounded=bounded)
                 out.addcmul_(powers[: len(tokens)], powers.sum(dim=0).reciprocal_().mul_(weight))
     return rows
+
+
+def _add_few(
+    rows: Float[Tensor, "group target_frame query_token token"],
+    asking: Float[Tensor, "head query_token channel"],
+    answering: Float[Tensor, "head latent_frame token channel"],
+    frames: range,
+    weights: Sequence[float],
+    log_sums: Float[Tensor, "head target_frame token"] | None = None,
+) -> None:
+    """Add the softmax of a few tokens' scores, scaled for powers of two, over all tokens of each frame.
+
+    Args:
+        rows: Gets them.
+        asking: Scaled; one side of the scores.
+        answering: The other side.
+        frames: To which `rows` belong.
+        weights: Of the heads.
+        log_sums: What to divide by, as log2; by default the sum of each row.
+    """
+    dense = asking.new_empty(answering.shape[2:])  # one head of one frame, which a core's cache holds
+    for at, frame in enumerate(frames):
+        for head, weight in enumerate(weights):
+            out = rows[head if len(rows) > 1 else 0, at]
+            scores = asking[head] @ dense.copy_(answering[head, frame]).T
+            if log_sums is not None:
+                out.add_(scores.sub_(log_sums[head, at]).exp2_(), alpha=weight)
+                continue
+            powers = scores.sub_(scores.amax(dim=1, keepdim=True)).exp2_()
+            out.addcmul_(powers, powers.sum(dim=1, keepdim=True).reciprocal_().mul_(weight))
+
+
+def back_sums_blocked(
+    query: Float[Tensor, "head latent_frame token channel"],
+    key: Float[Tensor, "head latent_frame token channel"],
+    *,
+    source_frame: int,
+    scale: float,
+) -> Float[Tensor, "head latent_frame token"]:
+    """Compute `back_sums` block by block of target tokens."""
+    num_heads, num_frames, num_tokens, _ = query.shape
+    source_key = as_float(key[:, source_frame]) * (scale * math.log2(math.e))
+    sums = source_key.new_empty(num_heads, num_frames, num_tokens)
+    block = _block_rows(num_tokens, sums.device)
+    for frame in range(num_frames):
+        target_query = as_float(query[:, frame])
+        bounded = _bounded(source_key, target_query)
+        for start in range(0, num_tokens, block):
+            for head in range(num_heads):
+                scores = product(target_query[head, start : start + block], source_key[head])
+                largest = None if bounded else scores.amax(dim=1)
+                total = (scores if largest is None else scores.sub_(largest[:, None])).exp2_().sum(dim=1).log2_()
+                sums[head, frame, start : start + block] = total if largest is None else total.add_(largest)
+    return sums
 
 
 def attention_parts_blocked(

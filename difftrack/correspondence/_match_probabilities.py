@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from difftrack.correspondence import _backends
 from difftrack.correspondence._backends import pair_rows
 from difftrack.correspondence._matches import Matches, given_readings, unpack, without_uniform
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import QueryTokens, check_points, query_tokens
 from difftrack.correspondence._readout import read_packed
 
-__all__ = ["Descriptors", "RowsBetween", "frame_batches", "match_rows"]
+__all__ = ["Descriptors", "RowsBetween", "back_sums", "frame_batches", "match_rows"]
 
 _CACHED_BYTES = 8_000_000
 
@@ -29,6 +30,7 @@ def match_rows(
     target_frames: range,
     params: MatchingParams = CORRECTED,
     head_weights: Sequence[Float[Tensor, " _"]] | None = None,
+    known_back_sums: Sequence[Float[Tensor, "_ latent_frame token"]] | None = None,
 ) -> Float[Tensor, "target_frame query_token token"]:
     """Give the match probabilities C of some tokens of one latent frame over all tokens of others.
 
@@ -39,6 +41,8 @@ def match_rows(
         target_frames: Consecutive latent frames to match in; the result holds all of them at once.
         params: `directions` and `temperature` matter here.
         head_weights: One vector per pair; uniform when None.
+        known_back_sums: `back_sums` of each pair with this source frame, where they are at hand: with them, a few
+            tokens in both directions cost twice what they cost in one.
 
     Returns:
         C as defined in `match_points`.
@@ -49,9 +53,10 @@ def match_rows(
     if not pairs:
         raise ValueError("pairs is empty; at least one (query, key) is needed to match")
     weights = [None] * len(pairs) if head_weights is None else head_weights
-    total = _pair_rows(pairs[0], tokens, source_frame, target_frames, params, weights[0])
-    for pair, pair_weights in zip(pairs[1:], weights[1:], strict=True):
-        total.add_(_pair_rows(pair, tokens, source_frame, target_frames, params, pair_weights))
+    sums = [None] * len(pairs) if known_back_sums is None else known_back_sums
+    total = _pair_rows(pairs[0], tokens, source_frame, target_frames, params, weights[0], sums[0])
+    for pair, pair_weights, pair_sums in zip(pairs[1:], weights[1:], sums[1:], strict=True):
+        total.add_(_pair_rows(pair, tokens, source_frame, target_frames, params, pair_weights, pair_sums))
     return total.div_(len(pairs)) if len(pairs) > 1 else total
 
 
@@ -62,14 +67,39 @@ def _pair_rows(
     target_frames: range,
     params: MatchingParams,
     head_weights: Float[Tensor, " head"] | None,
+    known_back_sums: Float[Tensor, "head latent_frame token"] | None,
 ) -> Float[Tensor, "target_frame query_token token"]:
     """C of one (layer, step)."""
     query, key = (tensor.flatten(2, 3) for tensor in pair)
     weights = None if head_weights is None else _unit_weights(head_weights, query.shape[0])
     rows = pair_rows(
-        query, key, tokens, source_frame=source_frame, targets=target_frames, params=params, head_weights=weights
+        query,
+        key,
+        tokens,
+        source_frame=source_frame,
+        targets=target_frames,
+        params=params,
+        head_weights=weights,
+        known_back_sums=known_back_sums,
     )
     return rows[0]
+
+
+def back_sums(
+    pair: Descriptors, *, source_frame: int, params: MatchingParams = CORRECTED
+) -> Float[Tensor, "head latent_frame token"]:
+    """Give what the softmaxes from all tokens back over those of one latent frame divide by, as log2.
+
+    Whichever points are asked for, they are the same, and nearly all the work of matching a few points in both
+    directions: see `match_rows`.
+
+    Args:
+        pair: Query and key of one (layer, step).
+        source_frame: Latent frame that is matched back to.
+        params: `temperature` matters here.
+    """
+    query, key = (tensor.flatten(2, 3) for tensor in pair)
+    return _backends.back_sums(query, key, source_frame=source_frame, params=params)
 
 
 def _unit_weights(weights: Tensor, num_heads: int) -> Float[Tensor, " head"]:

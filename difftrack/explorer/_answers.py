@@ -13,6 +13,7 @@ from difftrack.correspondence import (
     MatchingParams,
     attention_of_points,
     attention_rows,
+    back_sums,
     match_points,
     match_rows,
     pair_of_kind,
@@ -38,6 +39,9 @@ __all__ = ["Answers", "FrameMatch"]
 
 DESCRIPTOR_BYTES = 320_000_000
 """Decoded descriptors that are kept: two units of queries and keys of CogVideoX-2B."""
+
+BACK_SUMS_BYTES = 32_000_000
+"""What matching in both directions divides by: of CogVideoX-2B 2 MB for each unit and source frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +83,7 @@ class Answers:
     def __init__(self, catalog: Catalog, *, budget: int = DESCRIPTOR_BYTES) -> None:
         self.catalog = catalog
         self._descriptors: BoundedCache[Tensor] = BoundedCache(budget, lambda values: values.nbytes)
+        self._back_sums: BoundedCache[Tensor] = BoundedCache(BACK_SUMS_BYTES, lambda values: values.nbytes)
 
     @property
     def held_bytes(self) -> int:
@@ -218,7 +223,10 @@ class Answers:
             wanted = [at for at in wanted if spec.frames[at] not in found and spec.frames[at] != frame]
             if wanted:
                 pair = self._pair(entry, lens, group, chunk, spec)
-                for each in _match(pair, lens, spec, frame, (x, y), wanted, cycle=cycle):
+                sums = None
+                if lens.direction != "forward":
+                    sums = self._sums_of(entry, lens, group, pair, spec.frames.index(frame))
+                for each in _match(pair, lens, spec, frame, (x, y), wanted, sums, cycle=cycle):
                     found[each.frame] = each
         if not found:
             raise NotFoundError(f"no other stored frame of {lens.clip} shares a chunk with frame {frame}")
@@ -250,6 +258,15 @@ class Answers:
         )
         return pair
 
+    def _sums_of(self, entry: StoreEntry, lens: Lens, group: str, pair: tuple[Tensor, Tensor], source: int) -> Tensor:
+        """What matching back to a latent frame divides by, which is the same for every point in it."""
+        params, fingerprint = _matching(lens), entry.store.fingerprint(group)
+        compared = (lens.kind, lens.frequencies, lens.heads, lens.convention, params.temperature)
+        return self._back_sums.get(
+            (entry.name, fingerprint, group, lens.step, lens.layer, *compared, source),
+            lambda: back_sums(pair, source_frame=source, params=params),
+        )
+
     def _read(
         self, entry: StoreEntry, lens: Lens, group: str, chunk: int | None, kind: str, heads: list[int] | None
     ) -> Tensor:
@@ -279,10 +296,11 @@ def _match(
     frame: int,
     point_xy_px: tuple[float, float],
     wanted: Sequence[int],
+    sums: Tensor | None,
     *,
     cycle: bool,
 ) -> Iterator[FrameMatch]:
-    """Match one point of one chunk in some of its latent frames."""
+    """Match one point of one chunk in some of its latent frames; `sums` are the pair's `back_sums`, where needed."""
     params, source = _matching(lens), spec.frames.index(frame)
     points = clip_points_to_tokens(np.asarray([point_xy_px], np.float32), spec, params)
     weights = None if lens.weights is None or lens.kind == "feature" else torch.tensor(lens.weights)
@@ -296,6 +314,7 @@ def _match(
             target_frames=targets,
             params=params,
             head_weights=None if weights is None else [weights],
+            known_back_sums=None if sums is None else [sums],
         )
 
     stride_px = spec.grid.stride_px * spec.clip_size[0] / spec.size[0]

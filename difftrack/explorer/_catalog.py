@@ -12,7 +12,7 @@ from difftrack.artifacts import ArtifactError
 from difftrack.datasets import Clip, Tracks, clip_names, read_clip, read_tracks
 from difftrack.documents import read_json, read_yaml
 from difftrack.explorer._cache import BoundedCache
-from difftrack.explorer._errors import ExplorerError, NotFoundError
+from difftrack.explorer._errors import ExplorerError, NotFoundError, check_place
 from difftrack.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_video
 from difftrack.params import parse
 from difftrack.store import DescriptorSpec, Store, StoreError, StorePath, open_store
@@ -207,6 +207,27 @@ class Catalog:
                     continue
                 yield backbone, query_points, found
 
+    def best_layers(self, backbone: str) -> list[int]:
+        """Return a backbone's layers, best first, as the score stage ranked them.
+
+        Raises:
+            ExplorerError: it has not, or its file is damaged.
+        """
+        folder = self._paths.get("scores")
+        if folder is None or backbone not in {entry.backbone for entry in self.stores()}:
+            raise ExplorerError(
+                "layers: best takes the ranking of scores that lie beside the store, and none are known"
+            )
+        file = folder / backbone / "best_layers.json"
+        try:
+            return [int(layer) for layer in read_json(file)["layers"]]
+        except FileNotFoundError as error:
+            raise ExplorerError(
+                f"layers: best wants {file.name} of {backbone}, which the stage score writes"
+            ) from error
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise ExplorerError(f"{file.name} of {backbone} cannot be used ({' '.join(str(error).split())})") from error
+
     def _clips_on_disk(self) -> list[str]:
         folder = self._paths.get("clips")
         if folder is None or not folder.is_dir():
@@ -230,9 +251,8 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
     """
     text = str(source)
     root = Path(text)
+    check_place(text)
     if "://" not in text:
-        if not root.exists():
-            raise ExplorerError(f"{text}: there is no such folder or file; name a data folder, a store or a video")
         paths = _paths_in(root)
         if paths["descriptors"].is_dir():
             return _data_catalog(root, paths, clips)
@@ -293,7 +313,7 @@ def _find_stores(descriptors: Path) -> Found:
 
 def _paths_in(root: Path) -> dict[str, Path]:
     """Locate the artifacts of a workspace or a data folder."""
-    names = ("descriptors", "clips", "tracks", "predictions")
+    names = ("descriptors", "clips", "tracks", "predictions", "scores")
     named: Mapping[str, Any] = {}
     if (root / "params.yaml").is_file():
         values = read_yaml(root / "params.yaml")
@@ -302,7 +322,8 @@ def _paths_in(root: Path) -> dict[str, Path]:
     for name in names:
         own = named.get(name)
         here = root / own if isinstance(own, str) else root / name
-        found[name] = here if isinstance(own, str) or here.exists() else root / "data" / name
+        beside = here.exists() or (name == "scores" and (root / "descriptors").is_dir())  # scores may come later
+        found[name] = here if isinstance(own, str) or beside else root / "data" / name
     return found
 
 
@@ -326,4 +347,4 @@ def _paths_beside(store: Path) -> dict[str, Path]:
     data = store.resolve().parent.parent.parent
     if store.resolve().parent.parent.name != "descriptors":
         return {}
-    return {name: data / name for name in ("clips", "tracks", "predictions")}
+    return {name: data / name for name in ("clips", "tracks", "predictions", "scores")}

@@ -2,6 +2,7 @@
 
 import html
 import ipaddress
+import os
 import secrets
 import socket
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import torch
 import uvicorn
 
 from difftrack.api._clips import known_clip
@@ -19,9 +21,12 @@ from difftrack.explorer._extraction_jobs import ExtractionParams
 from difftrack.store import Store, StorePath
 from difftrack.workflows.match import stored_clip_names
 
-__all__ = ["Explorer", "explore"]
+__all__ = ["Explorer", "explore", "make_explorer", "use_threads"]
 
 LOCALHOST = "127.0.0.1"
+
+MOST_THREADS = 4
+"""Of a server: a click is many small products, which more threads only wait for."""
 
 
 class Explorer:
@@ -145,6 +150,12 @@ def make_explorer(
         timeout_graceful_shutdown=2,
     )
     return Explorer(uvicorn.Server(config), listener, url, height=height)
+
+
+def use_threads() -> None:
+    """Let torch use so many threads as answers gain by, unless OMP_NUM_THREADS says how many; of this process alone."""
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(min(MOST_THREADS, torch.get_num_threads()))
 
 
 def is_local(host: str) -> bool:

@@ -116,10 +116,11 @@ class LiveTracker:
         seen = np.column_stack(
             [query_points[:, 0], rescale_points(query_points[:, 1:], from_size=spec.clip_size, to_size=spec.size)]
         )
-        sources = select_sources(spec, params)
+        best = self._catalog.best_layers(entry.backbone) if params.layers == "best" else None
+        sources = select_sources(spec, params, best_layers=best)
         fingerprints = tuple(entry.store.fingerprint(group) for group, _ in entry.groups(clip))
         matches = self._matches.get(
-            (fingerprints, query_points.tobytes(), repr(_matched_by(params))),
+            (fingerprints, query_points.tobytes(), tuple(sources), repr(_matched_by(params))),
             lambda: match_clip(chunks, seen, sources=sources, grid=spec.grid, params=params),
         )
         scenes = self._scenes_of(clip, num_frames, cuts=params.cuts == "end")

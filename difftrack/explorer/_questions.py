@@ -54,7 +54,7 @@ class Lens:
     """Softmax from the source over the target's tokens (`forward`), from the target over the source's (`back`), or the
     mean of the two, as in `MatchingParams.directions`."""
     temperature: Literal["root_channel", "root_heads"] | float = "root_channel"
-    """Of queries with keys; a number divides the cosines of a kind with itself, too."""
+    """Temperature of the softmax of queries with keys. A number also divides the cosines of a kind with itself."""
     window: int = 0
     """Soft-argmax over (2 r + 1)^2 tokens around the best one; 0 gives the best token."""
     convention: Convention = "corrected"

@@ -170,9 +170,8 @@ class Store:
         """Open a group as a labelled xarray dataset that reads shards on demand.
 
         Axes: (step, layer, head, latent_frame, row, col, channel); bfloat16 and int8 are read as float32. The dataset
-            or a
-        part of it can be saved with `to_netcdf(file)` or `to_zarr(folder)`, which write float16 as float32 with the
-        same values.
+        or a part of it can be saved with `to_netcdf(file)` or `to_zarr(folder)`, which write float16 as float32 with
+        the same values.
 
         Raises:
             StoreError: the group is unknown, incomplete or damaged; also during later reads of a damaged shard.

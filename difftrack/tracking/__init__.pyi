@@ -11,7 +11,7 @@ from ._predictions import (
     read_predictions,
     write_predictions,
 )
-from ._smoothing import smooth_tracks
+from ._smoothing import jitter_of, smooth_tracks
 from ._store_chunks import select_sources, stored_chunks, stored_clips
 from ._tracker import decide_tracks, match_clip, track_clip
 from ._visibility import CALIBRATION, evidence_of
@@ -27,6 +27,7 @@ __all__ = [
     "cuts_line",
     "decide_tracks",
     "evidence_of",
+    "jitter_of",
     "viterbi_paths",
     "match_clip",
     "no_motion",

@@ -77,7 +77,8 @@ class TrackParams(Conventional):
     motion_cost: float = by_convention(0.1, 0.0)
     """Cost of a squared step per frame, beside the logarithm of what speaks for a position, where tokens around a point
     disagree (`read_out: displacements`). Steps are in tokens, or in units of the point's own typical step where that is
-    longer. 0 takes what most tokens say in every frame."""
+    longer; they cost between frames that are matched sharply, or of a point that hardly jitters. A match that leads
+    back to within a token stays. 0 takes what most tokens say in every frame."""
     matches_per_token: int = 1
     """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
     than two tokens away from it, and so on. Matters where motion costs. More than one helps where the heads that match
@@ -86,7 +87,8 @@ class TrackParams(Conventional):
     """A step that is longer costs no more."""
     smoothing_radius: int = by_convention(2, 0)
     """Smooth over 2 r + 1 frames, by lines or parabolas as each point moves; 0 is off. The point is visible in all of
-    these frames, and its match leads back to within a token."""
+    these frames, its match leads back to within a token, and the frame is matched sharply or the point hardly
+    jitters."""
     smoothing_limit_token: float = 0.35
     """Positions that smoothing would move farther than this, in tokens, stay where they are: that is motion or a wrong
     match, not jitter."""

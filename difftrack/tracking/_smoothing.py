@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["smooth_tracks"]
+__all__ = ["jitter_of", "smooth_tracks"]
 
 TOLERANCE = 3.0
 """How many times what jitter explains lines and parabolas may differ before a point is said to move unevenly; chosen on
@@ -31,7 +31,8 @@ def smooth_tracks(
 
     D is its mean |straight - curved|^2, noise^2 its mean |third difference|^2 / 20, which neither velocity nor
     acceleration enters, and n * noise^2 what independent errors alone would give for D. So a point gets lines where
-    what bends its track can be jitter, and the more of parabolas the less it can.
+    what bends its track can be jitter, and the more of parabolas the less it can. D is measured in whole windows; a
+    point that has none gets parabolas.
 
     A window holds frames throughout which the position can be relied on. It narrows toward the ends of such a stretch,
     so uniform motion stays as it is everywhere; a parabola through three frames is the position itself.
@@ -62,15 +63,35 @@ def smooth_tracks(
         curved[inner] = torch.where(unbroken[inner, :, None], windows @ parabola, curved[inner])
         explained = float((line - parabola).square().sum())
     apart = _mean_square(straight - curved, unbroken, limit=limit)
-    noise = _mean_square(_third_differences(points_xy) / math.sqrt(20), _throughout(sure, 4), limit=limit)
+    noise = jitter_of(points_xy, sure, limit=limit)[0] ** 2
     tiny = torch.finfo(points_xy.dtype).tiny
     share = (TOLERANCE * explained * (jitter**2 + noise + tiny) / (apart + tiny)).clamp(max=1.0)
+    share = share * unbroken.any(dim=0)
     smoothed = curved + share[:, None] * (straight - curved)
     far = (smoothed - points_xy).norm(dim=-1, keepdim=True) > limit
     smoothed = torch.where(far, points_xy, smoothed)
     points = torch.arange(num_points)
     smoothed[fixed_frames, points] = points_xy[fixed_frames, points]
     return smoothed
+
+
+def jitter_of(
+    points_xy: Float[Tensor, "frame point xy"], sure: Bool[Tensor, "frame point"], *, limit: float = math.inf
+) -> tuple[Float[Tensor, " point"], Bool[Tensor, " point"]]:
+    """Measure how much each track jitters: the root of its mean |third difference|^2 / 20.
+
+    Independent errors of mean square s^2 give s; neither velocity nor acceleration enters.
+
+    Args:
+        points_xy: Positions in any unit.
+        sure: Where a position can be relied on; four such frames in a row are one difference.
+        limit: Longer differences, divided by the root of 20, count as this.
+
+    Returns:
+        The jitter in the same unit, 0 where nothing tells; and whether anything does.
+    """
+    counted = _throughout(sure, 4)
+    return _mean_square(_third_differences(points_xy) / math.sqrt(20), counted, limit=limit).sqrt(), counted.any(dim=0)
 
 
 def _middle_weights(radius: int, degree: int) -> Float[Tensor, " frame"]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftrack.correspondence import points_to_tokens, tokens_to_points
@@ -16,14 +17,20 @@ from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs, Sources
 from difftrack.tracking._frame_matches import FrameMatches
 from difftrack.tracking._params import TrackParams
 from difftrack.tracking._predictions import PredictedTracks
-from difftrack.tracking._smoothing import smooth_tracks
+from difftrack.tracking._smoothing import jitter_of, smooth_tracks
 from difftrack.tracking._visibility import confidence_of, visible_of
 from difftrack.tracking._viterbi import typical_steps, viterbi_paths
 
 __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
 SURE_TOKEN = 1.0
-"""A position whose cycle error is no larger tells how fast its point moves, and is smoothed."""
+"""A match whose cycle error is no larger is left to itself by the path; it tells how fast its point moves, and is
+smoothed."""
+SHARP_ENOUGH = {"path": 0.35, "smoothing": 0.65}
+"""Least sharpness of the frames whose steps cost anything, and of those whose positions are smoothed; chosen on tuning
+clips, see docs/tracking.md. Where matches are blurred, wrong ones agree from frame to frame as right ones do."""
+CALM_TOKEN = 0.08
+"""A point whose sure positions jitter by no more is taken for sharply matched in every frame; chosen there, too."""
 JITTER_TOKEN = 0.1
 """Positions below a token are taken to err by at least this when tracks are smoothed; chosen on tuning clips."""
 
@@ -119,7 +126,7 @@ def decide_tracks(
     if params.smoothing_radius:
         points_px = smooth_tracks(
             points_px,
-            visible & (matches.cycle_error_token <= SURE_TOKEN),
+            visible & _sure(matches) & _trusted(matches, "smoothing"),
             radius=params.smoothing_radius,
             limit=params.smoothing_limit_token * stride_px,
             jitter=JITTER_TOKEN * stride_px,
@@ -132,11 +139,26 @@ def decide_tracks(
 
 
 def _likeliest(matches: FrameMatches, params: TrackParams) -> Tensor:
-    """Choose a path among the candidates; a point that moves fast pays for its steps in units of its own."""
-    limit = params.motion_limit_token
-    steps = typical_steps(matches.points_xy_token, matches.cycle_error_token <= SURE_TOKEN, limit=limit)
-    costs = params.motion_cost / steps.clamp(min=1.0) ** 2
-    return viterbi_paths(matches.candidates_xy_token, matches.share, motion_cost=costs, limit=limit)
+    """Choose a path among the candidates in frames whose match does not lead back; in all others the match stays.
+
+    A point that moves fast pays for its steps in units of its own, and no point for steps to or from frames that are
+    no evidence for those beside them.
+    """
+    limit, sure, trusted = params.motion_limit_token, _sure(matches), _trusted(matches, "path")
+    steps = typical_steps(matches.points_xy_token, sure, limit=limit)
+    costs = params.motion_cost / steps.clamp(min=1.0) ** 2 * (trusted[1:] & trusted[:-1])
+    candidates = torch.where(sure[..., None, None], matches.points_xy_token[:, :, None], matches.candidates_xy_token)
+    return viterbi_paths(candidates, matches.share, motion_cost=costs, limit=limit)
+
+
+def _sure(matches: FrameMatches) -> Bool[Tensor, "frame point"]:
+    return matches.cycle_error_token <= SURE_TOKEN
+
+
+def _trusted(matches: FrameMatches, purpose: Literal["path", "smoothing"]) -> Bool[Tensor, "frame point"]:
+    """Say where a position is evidence for those in the frames beside it: by the frame's sharpness, or the track's."""
+    jitter, known = jitter_of(matches.points_xy_token, _sure(matches))
+    return (matches.sharpness >= SHARP_ENOUGH[purpose]) | (known & (jitter <= CALM_TOKEN))
 
 
 def _parts_of(query_points: Float[np.ndarray, "point 3"]) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,12 @@ def viterbi_paths(
     candidates_xy: Float[Tensor, "frame point candidate xy"],
     share: Float[Tensor, "frame point candidate"],
     *,
-    motion_cost: float | Float[Tensor, " point"],
+    motion_cost: float | Float[Tensor, " point"] | Float[Tensor, "step point"],
     limit: float,
 ) -> Float[Tensor, "frame point xy"]:
     """Choose a candidate of every point in every frame, exactly, by dynamic programming (Viterbi).
 
-        max over c of  sum_t log share_t(c_t) - motion_cost * sum_t min(|x_t(c_t) - x_{t-1}(c_{t-1})|, limit)^2
+        max over c of  sum_t log share_t(c_t) - sum_t motion_cost_t * min(|x_t(c_t) - x_{t-1}(c_{t-1})|, limit)^2
 
     Where tokens around a point disagree about where it went, the frames before and after often tell. Beyond `limit` a
     step costs no more, so that a path may go on elsewhere behind an occlusion.
@@ -24,19 +24,19 @@ def viterbi_paths(
     Args:
         candidates_xy: Positions in any unit; in the query's frame all candidates are the query itself.
         share: How much speaks for each, 0 ... 1.
-        motion_cost: Cost of a step of one unit, of all points or of each; with 0 the largest share of every frame is
-            taken.
+        motion_cost: Cost of a step of one unit: of all points, of each, or of each step of each; step t leads from
+            frame t to t + 1. With 0 the largest share of every frame is taken.
         limit: In the unit of the positions.
 
     Returns:
         Chosen positions.
     """
-    costs = torch.as_tensor(motion_cost, dtype=share.dtype).expand(share.shape[1])[:, None, None]
+    costs = torch.as_tensor(motion_cost, dtype=share.dtype).expand(len(share) - 1, share.shape[1])[..., None, None]
     likely = share.clamp(min=torch.finfo(share.dtype).tiny).log()
     score, came_from = likely[0], []
-    for here, before, own in zip(candidates_xy[1:], candidates_xy[:-1], likely[1:], strict=True):
+    for here, before, own, cost in zip(candidates_xy[1:], candidates_xy[:-1], likely[1:], costs, strict=True):
         step = torch.cdist(here, before, compute_mode="donot_use_mm_for_euclid_dist").clamp(max=limit)
-        best, token = (score[:, None] - costs * step**2).max(dim=-1)
+        best, token = (score[:, None] - cost * step**2).max(dim=-1)
         score = own + best
         came_from.append(token.to(torch.int16))  # kept for every frame of the video
     chosen = [score.argmax(dim=-1, keepdim=True)]

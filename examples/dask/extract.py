@@ -55,7 +55,7 @@ def _cluster(workers: int, *, slurm: bool) -> Any:
         return cluster
     from dask.distributed import LocalCluster
 
-    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    return LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,13 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A number of any size as people write it: 4.0 × 10⁻⁸. */
+export function power(value) {
+  const [digits, exponent] = value.toExponential(1).split("e");
+  const raised = [...exponent.replace("+", "")].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(sign)])).join("");
+  return `${digits} × 10${raised}`;
+}
+
 /** A labelled control; the label's text is what screen readers say. */
 export function labelled(text, control, { hint } = {}) {
   return h("label", { class: "field", title: hint }, h("span", {}, text), control);

@@ -15,21 +15,21 @@ let library = null;
 let page = null;
 
 const KEYS = [
-  ["click, drag", "place a point, move a point"],
-  ["arrows", "move the point by a pixel; with Shift by ten"],
-  ["n, p", "next point, previous point"],
-  ["Delete", "remove the point"],
-  ["[ , ]", "layer down, layer up"],
-  ["; , '", "step back, step forward"],
-  [", , .", "frame back, frame forward"],
-  ["space", "play, stop"],
-  ["1, 2, 3, 4", "frames, all heads, all layers, all steps"],
-  ["l", "log scale"],
-  ["t", "true track on and off"],
-  ["c", "compare: a second view beside the first"],
-  ["u, Ctrl+Z", "undo; Ctrl+Shift+Z redoes"],
-  ["g", "back to the clips"],
-  ["?", "this list"],
+  [["click", "drag"], "place a point, move a point"],
+  [["arrows"], "move the point by a pixel; with Shift by ten"],
+  [["n", "p"], "next point, previous point"],
+  [["Delete"], "remove the point"],
+  [["[", "]"], "layer down, layer up"],
+  [[";", "'"], "step back, step forward"],
+  [[",", "."], "frame back, frame forward"],
+  [["space"], "play, stop"],
+  [["1", "2", "3", "4"], "frames, all heads, all layers, all steps"],
+  [["l"], "log scale"],
+  [["t"], "true track on and off"],
+  [["c"], "compare: a second view beside the first"],
+  [["u", "Ctrl+Z"], "undo; Ctrl+Shift+Z redoes"],
+  [["g"], "back to the clips"],
+  [["?"], "this list"],
 ];
 
 /** All views of one clip. */
@@ -350,7 +350,7 @@ function drawBar() {
   const dark = document.documentElement.dataset.scheme === "dark";
   bar.replaceChildren(
     h("a", { class: "brand", href: "#", onclick: (event) => { event.preventDefault(); home(); } }, h("img", { src: "static/icon.svg", alt: "", width: 24, height: 24 }), h("span", {}, "DiffTrack"), h("span", { class: "quiet" }, "explorer")),
-    page ? button("← Clips", home, { class: "quiet-button", title: "All clips (g)" }) : "",
+    page ? button([h("span", { "aria-hidden": "true" }, "←"), h("span", { class: "word" }, " Clips")], home, { class: "quiet-button", "aria-label": "Clips", title: "All clips (g)" }) : "",
     h("div", { class: "spacer" }), ...tools,
     button(dark ? "☀" : "☾", () => { const own = dark ? "light" : "dark"; localStorage.setItem("difftrack-theme", own); if (page) change(() => { state.theme = ""; }); useTheme(); drawBar(); }, { class: "icon", "aria-label": dark ? "Light colours" : "Dark colours", title: "Light or dark" }),
     button("?", help, { class: "icon", "aria-label": "Keyboard help", title: "Keyboard (?)" }));
@@ -379,7 +379,7 @@ function help() {
   let dialog = document.getElementById("help");
   if (!dialog) {
     dialog = h("dialog", { id: "help", "aria-labelledby": "help-title" }, h("h2", { id: "help-title" }, "Keyboard"),
-      h("table", {}, h("tbody", {}, KEYS.map(([keys, what]) => h("tr", {}, h("th", { scope: "row" }, h("kbd", {}, keys)), h("td", {}, what))))), button("Close", () => dialog.close(), { class: "primary" }));
+      h("table", {}, h("tbody", {}, KEYS.map(([keys, what]) => h("tr", {}, h("th", { scope: "row" }, ...keys.map((key) => h("kbd", {}, key))), h("td", {}, what))))), button("Close", () => dialog.close(), { class: "primary" }));
     dialog.addEventListener("close", () => returnFocus?.focus?.());
     document.body.append(dialog);
   }

@@ -2,7 +2,7 @@
 
 import { Newest, ask, askLines } from "./api.js";
 import { DECADES, colorOf } from "./colors.js";
-import { button, h, labelled, number, select, stepper } from "./dom.js";
+import { button, h, labelled, number, power, select, stepper } from "./dom.js";
 import { fit, legend as paintLegend, marks, paintOverlay } from "./draw.js";
 import { change, freshLens, state } from "./state.js";
 import { TrackPanel } from "./tracking.js";
@@ -181,7 +181,12 @@ export class Pane {
       const on = tab.dataset.tab === state.tab;
       tab.setAttribute("aria-selected", on);
       tab.tabIndex = on ? 0 : -1;
-      if (on) this.panel.setAttribute("aria-label", tab.textContent);
+      if (!on) continue;
+      this.panel.setAttribute("aria-label", tab.textContent);
+      requestAnimationFrame(() => {  // on a narrow page the row of tabs scrolls; the chosen one is to be seen
+        const row = this.tabs, left = tab.offsetLeft - row.offsetLeft, right = left + tab.offsetWidth;
+        if (left < row.scrollLeft || right > row.scrollLeft + row.clientWidth) row.scrollLeft = left - (row.clientWidth - tab.offsetWidth) / 2;
+      });
     }
   }
 
@@ -509,7 +514,7 @@ export class Pane {
       return;
     }
     if (state.tab !== "attention") return;
-    const percent = (value) => `${value < 0.0001 ? (100 * value).toPrecision(2) : (100 * value).toFixed(value < 0.0995 ? 2 : 1)} %`;
+    const percent = (value) => `${value > 0 && value < 0.0001 ? power(100 * value) : (100 * value).toFixed(value < 0.0995 ? 2 : 1)} %`;
     const bars = (rows, most) => h("table", { class: "bars" }, h("tbody", {}, rows.map(([name, value, mark]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "bar" }, h("span", { class: mark || "", style: { width: `${100 * (most ? value / most : 0)}%` } })), h("td", { class: "figure" }, percent(value))))));
     const parts = [["own frame", found.own, "own"], ["other frames", found.others], ...(found.text === null ? [] : [["text", found.text, "text"]])];
     const frames = found.frames.map(({ frame, mass }) => [`frame ${frame}`, mass, frame === this.point.frame ? "own" : ""]);

@@ -118,7 +118,7 @@ export class TrackPanel {
     } else {
       input = select(value, values, put, attributes);
     }
-    return h("div", { class: `option${set === undefined ? "" : " set"}`, title: about.description || "" }, h("span", { class: "option-name" }, label), input, set === undefined ? "" : button("↺", () => put(undefined), { class: "icon", "aria-label": `Default of ${label}`, title: "Default" }));
+    return h("div", { class: `option${set === undefined ? "" : " set"}`, title: about.description || "" }, h("span", { class: "option-name" }, ...label.split(/(?<=_)/).flatMap((part) => [part, h("wbr")])), input, set === undefined ? "" : button("↺", () => put(undefined), { class: "icon", "aria-label": `Default of ${label}`, title: "Default" }));
   }
 
   slider(name, value, put, attributes, words, optional) {
@@ -141,7 +141,7 @@ export class TrackPanel {
         const next = on.includes(own) ? on.filter((each) => each !== own) : [...on, own].sort((a, b) => a - b);
         if (next.length) put(next);
       }, { class: "chip", "aria-pressed": on.includes(own), "aria-label": `${name} ${own}`, "data-option": `${name}.${own}` })),
-      name === "layers" && value === "best" ? h("span", { class: "quiet small" }, "best") : "");
+      name !== "layers" ? "" : button("best", () => put(value === "best" ? "stored" : "best"), { class: "chip", "aria-pressed": value === "best", "aria-label": "layers best by the scores", title: "The best one by the scores", "data-option": "layers.best" }));
   }
 
   put(path, value) {
