@@ -11,8 +11,8 @@ from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from difftrack.backbones import AttentionCall, Backbone, CaptureError, ModelParams, intercept, load_backbone
-from difftrack.backbones._compiled import compile_blocks
+from difftrack.backbones import AttentionCall, Backbone, ModelParams, intercept, load_backbone
+from difftrack.backbones._compiled import _OperatorMode, compile_blocks
 from difftrack.guidance import Guidance, guided
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries
@@ -61,6 +61,10 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.skipif(
+    hasattr(_OperatorMode.__torch_function__, "__wrapped__"),
+    reason="the import hook checks types inside of graphs: run with -o addopts=''",
+)
 def test_blocks_share_their_graphs_and_captures_make_no_others(folder: Path) -> None:
     plain, compiled = loaded(folder), loaded(folder, compile=True)
     latents, schedule, prompt = run(plain)
@@ -120,16 +124,6 @@ def test_what_a_store_records_says_that_blocks_are_compiled(folder: Path) -> Non
     assert compiled.loading_choices() == {**plain.loading_choices(), "compile": True}
     assert compiled.fingerprint == plain.fingerprint
     assert list(compiled.transformer.state_dict()) == list(plain.transformer.state_dict())
-
-
-def test_another_attention_backend_is_refused_by_name_in_compiled_blocks(folder: Path) -> None:
-    backbone = loaded(folder, compile=True)
-    backbone.transformer.set_attention_backend("flex")
-    try:
-        with pytest.raises(CaptureError, match=r"backend .*FLEX.*set_attention_backend\('native'\)"):
-            captured(backbone, 0)
-    finally:
-        backbone.transformer.set_attention_backend("native")
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class BackboneCounts:
     """Of the transformer; one number for each of the experts where several share the steps."""
     vae_bytes: int
     vae_channels: int
-    """Of the autoencoder's first block."""
+    """Channels of the autoencoder's first block."""
     vae_batch_frames: int
     """Frames that are encoded alone at a time."""
     encoder_bytes: Mapping[str, int]

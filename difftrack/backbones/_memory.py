@@ -52,7 +52,7 @@ ACTIVATIONS_PER_CHANNEL = 16
 of it (normalised state, queries, keys, values, attention, a feed-forward layer of four times the width before and after
 its activation, one of them concatenated)."""
 CONTEXT_BYTES = 10**9
-"""Of CUDA and its libraries."""
+"""What CUDA and its libraries take."""
 USABLE = 0.95
 """Share of a card's memory that is counted on; the rest is lost between blocks."""
 
@@ -69,7 +69,7 @@ class _Maps:
 
     encode: float
     frame: float
-    """Of each frame of a batch of frames encoded alone."""
+    """For each frame of a batch of frames encoded alone."""
     decode: float
     tiled: tuple[float, float, float]
     """In tiles: to encode, to encode eight frames alone, to decode."""
@@ -100,15 +100,15 @@ class MemoryNeed:
 
     name: str
     text_bytes: int
-    """Of all text encoders."""
+    """Weights of all text encoders."""
     transformer_bytes: int
-    """Of the transformer, or of both experts."""
+    """Weights of the transformer, or of both experts."""
     running_bytes: int
-    """Of the one transformer that runs at a time."""
+    """Weights of the one transformer that runs at a time."""
     other_bytes: int
-    """Of the autoencoder, and of an image encoder."""
+    """Weights of the autoencoder, and of an image encoder."""
     activation_bytes: int
-    """Of one branch."""
+    """The activations of one branch."""
     working_bytes: Mapping[Work, int]
     """That the autoencoder works with."""
     tiled_bytes: Mapping[Work, int]
@@ -203,7 +203,7 @@ class _Autoencoder:
 
     class_name: str
     channels: int
-    """Of its first block."""
+    """Channels of its first block."""
     batch_frames: int
     """Frames that are encoded alone at a time."""
 
