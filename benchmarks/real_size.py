@@ -9,6 +9,10 @@ the weights are random.
     python -m benchmarks.real_size --work /scratch/real_size
     python -m benchmarks.real_size --work /tmp/real_size --tiny --presets real-cogvideox-2b
 
+`--direct` calls the stages themselves one after the other, as DVC would, for a machine without it (`report` and
+`score`, which load no model, are left out); `--clips` takes more of them, so that what is done once a process weighs
+less.
+
 `--tiny` builds a pipeline of a few thousand weights and lowers sizes and steps, so that the script can be tried without
 a GPU.  Results go to
 benchmarks/results/real_size.json.
@@ -41,7 +45,12 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "real_size.json"
-PROMPTS = ("a red disc moves left over a blue floor", "a green square turns slowly beside a tree")
+PROMPTS = (
+    "a red disc moves left over a blue floor",
+    "a green square turns slowly beside a tree",
+    "two boats drift apart",
+    "a cat jumps over a box",
+)
 PRESETS = ("analysis-cogvideox-2b", "real-cogvideox-2b", "tracking-davis-cogvideox-2b", "guidance-cogvideox-2b")
 NAME = "cogvideox-2b"
 INTERVAL_S = 0.2
@@ -63,7 +72,19 @@ class Stage:
             "gpu_peak_gb": round(self.gpu_peak_gb, 2),
             "host_peak_gb": round(self.host_peak_gb, 2),
             "gpu_busy": round(float(np.mean(self.busy)), 3) if self.busy else None,
+            "gpu_busy_once_begun": self._busy_once_begun(),
+            "gpu_idle_before_s": round(self.seconds * self._begun() / len(self.busy), 1) if self.busy else None,
         }
+
+    def _begun(self) -> int:
+        """Samples until the model runs for the first time: a second of kernels."""
+        window = round(1 / INTERVAL_S)
+        runs = np.convolve(np.asarray(self.busy) > 0.5, np.ones(window), mode="valid") >= window
+        return int(np.argmax(runs)) if runs.any() else len(self.busy)
+
+    def _busy_once_begun(self) -> float | None:
+        rest = self.busy[self._begun() :]
+        return round(float(np.mean(rest)), 3) if rest else None
 
 
 class Sampler(threading.Thread):
@@ -222,12 +243,55 @@ def settings(preset: str, work: Path, model: Path, *, tiny: bool) -> list[str]:
     return found
 
 
-def run_preset(preset: str, work: Path, model: Path, *, tiny: bool) -> dict[str, Any]:
-    """Run one preset as a command of its own, and give what was seen."""
-    place = work / preset
+def stage_commands(
+    preset: str, work: Path, model: Path, *, tiny: bool, clips: int, stages: Sequence[str]
+) -> list[list[str]]:
+    """Open a preset's workspace, and give the stages that load a model, or that one of them needs, as commands."""
+    from difftrack.params import read_params
+    from difftrack.presets import apply_preset, open_workspace, read_overrides, read_preset
+
+    chosen, place = read_preset(preset), work / preset
+    params = apply_preset(
+        chosen, read_params(ROOT / "params.yaml"), read_overrides(settings(preset, work, model, tiny=tiny))
+    )
+    params = open_workspace(place, ROOT, chosen, params, first=clips, name=preset)
+    start = [sys.executable, "-m", "difftrack.pipeline"]
+    if preset.startswith("guidance"):
+        return [[*start, "guide", f"prompts={params['guide']['prompts']}", "--", "samples=data/samples"]]
+    view = "tracking" if preset.startswith("tracking") else "analysis"
+    store = f"descriptors=data/descriptors/{NAME}/{view}"
+    item = [f"item.backbone={NAME}", f"item.view={view}"]
+    found = [
+        [*start, "synthesize", "--", "clips=data/clips", "kept=data/kept"],
+        [*start, "annotate", "clips=data/clips", "--", "tracks=data/tracks"],
+        [*start, "extract", "clips=data/clips", *item, "--", store, "kept=data/kept"],
+    ]
+    if view == "tracking":
+        reads = [store, "tracks=data/tracks", "clips=data/clips"]
+        return [*found, [*start, "track", *reads, "--", f"predictions=data/predictions/{NAME}"]]
+    reads = ["clips=data/clips", "tracks=data/tracks", f"item.backbone={NAME}"]
+    found.append([*start, "survey", *reads, "--", f"matches=data/survey/{NAME}", "kept=data/kept"])
+    return [command for command in found if not stages or command[3] in stages]
+
+
+def run_preset(
+    preset: str,
+    work: Path,
+    model: Path,
+    *,
+    tiny: bool,
+    direct: bool = False,
+    clips: int = 2,
+    stages: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run one preset as a command of its own, or its stages one by one, and give what was seen."""
+    place, top = work / preset, ROOT
     words = [word for setting in settings(preset, work, model, tiny=tiny) for word in ("--set", setting)]
-    command = [sys.executable, "cli.py", "preset", preset, "--first", "2", "--work", str(place), *words]
-    print("$", shlex.join(command), flush=True)
+    commands = [[sys.executable, "cli.py", "preset", preset, "--first", str(clips), "--work", str(place), *words]]
+    if direct:
+        commands, top = stage_commands(preset, work, model, tiny=tiny, clips=clips, stages=stages), place
+    for command in commands:
+        print("$", shlex.join(command), flush=True)
     sampler = Sampler()
     sampler.start()
     started = time.perf_counter()
@@ -237,7 +301,9 @@ def run_preset(preset: str, work: Path, model: Path, *, tiny: bool) -> dict[str,
             "DVC_NO_ANALYTICS": "1",
             "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         }
-        status = subprocess.call(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        status = 0
+        for command in commands:
+            status = status or subprocess.call(command, cwd=top, env=environment, stdout=log, stderr=subprocess.STDOUT)
     seconds = time.perf_counter() - started
     sampler.ended.set()
     sampler.join()
@@ -249,6 +315,8 @@ def run_preset(preset: str, work: Path, model: Path, *, tiny: bool) -> dict[str,
     cache = sum(file.stat().st_size for file in (place / ".dvc" / "cache").rglob("*") if file.is_file())
     return {
         "preset": preset,
+        "clips": clips,
+        "direct": direct,
         "exit_status": status,
         "seconds": round(seconds, 1),
         "stages": {name: stage.to_json() for name, stage in sampler.stages.items()},
@@ -261,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder with room for 40 GB")
     parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--direct", action="store_true", help="call the stages, without DVC")
+    parser.add_argument("--stages", nargs="*", default=(), help="with --direct: only these of an analysis")
+    parser.add_argument("--clips", type=int, default=2, help="prompts, or clips of the two that are rendered")
     parser.add_argument("--tiny", action="store_true", help="a few thousand weights, on any device")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
@@ -283,7 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     torch.cuda.empty_cache()
     for preset in given.presets:
-        found = run_preset(preset, work, model, tiny=given.tiny)
+        found = run_preset(
+            preset, work, model, tiny=given.tiny, direct=given.direct, clips=given.clips, stages=given.stages
+        )
         results["presets"].append(found)
         given.out.write_text(json.dumps(results, indent=1) + "\n")
         print(preset, "exit", found["exit_status"], f"{found['seconds']} s", flush=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from difftrack.provenance import MadeBy, Reuse, key_of, reuse_problem
 
 __all__ = ["ClipShelf", "clip_identity"]
 
+_MOVING = threading.RLock()
+"""Held where clips move: one may be written beside the caller while the caller asks for the next."""
 _OTHER_PARAMS = "the params have changed"
 _RECORDS = ("made_by", "reused")
 """Entries of a clip's details that record how it was made and do not define the clip."""
@@ -43,6 +46,10 @@ class ClipShelf:
             made_by: The record that the clip would have now.
             also: Further files that the clip's folder must contain.
         """
+        with _MOVING:
+            return self._take_up(name, identity, made_by, also)
+
+    def _take_up(self, name: str, identity: str, made_by: MadeBy, also: Collection[str]) -> Clip | None:
         found = self._found(name, also)
         why = None if found is None else self._problem(found, identity, made_by)
         if why is not None:
@@ -57,10 +64,12 @@ class ClipShelf:
     def write(self, clip: Clip, *, given_tracks: Tracks | None = None) -> None:
         """Write a clip as `write_clip` does, but keep a different existing clip of that name aside."""
         key = _key(clip.source, clip_identity(clip.prompt, clip.seed, clip.fps, clip.details), clip)
-        if _key_there(self.root, clip.name) not in (None, key):
-            self.lay_aside(clip.name, why=_OTHER_PARAMS)
+        with _MOVING:
+            if _key_there(self.root, clip.name) not in (None, key):
+                self.lay_aside(clip.name, why=_OTHER_PARAMS)
         write_clip(self.root, clip, given_tracks=given_tracks)
-        self.keeper.drop(name=f"{self.above}{clip.name}", key=key)
+        with _MOVING:
+            self.keeper.drop(name=f"{self.above}{clip.name}", key=key)
 
     def lay_aside(self, name: str, *, why: str) -> None:
         """Move a complete or incomplete clip to the keeper.

@@ -1,16 +1,28 @@
 """Handle early ends of a run: Ctrl-C, SIGTERM, lack of memory, and errors of other libraries."""
 
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 
-__all__ = ["TRACEBACK", "Interrupted", "failure_line", "heed_sigterm", "interruptible", "lack_of_memory", "shielded"]
+__all__ = [
+    "TRACEBACK",
+    "Interrupted",
+    "TooLargeError",
+    "failure_line",
+    "heed_sigterm",
+    "interruptible",
+    "lack_of_memory",
+    "one_too_large",
+    "shielded",
+]
 
 TRACEBACK = "DIFFTRACK_TRACEBACK"
 """Environment variable that enables tracebacks instead of one-line messages."""
@@ -30,6 +42,10 @@ class Interrupted(KeyboardInterrupt):
     def status(self) -> int:
         """Exit status that a shell reports for this signal: 130 or 143."""
         return 128 + self.number
+
+
+class TooLargeError(ValueError):
+    """Memory ran out over one clip, or a library could not take its size; others can go on."""
 
 
 @contextmanager
@@ -105,6 +121,42 @@ def failure_line(error: BaseException) -> str | None:
         return None
     where = f"set {TRACEBACK}=1 to see the traceback"
     return f"{_raised_in(error)} failed with {type(error).__name__}: {words}; {where}"
+
+
+@contextmanager
+def one_too_large(way_out: str) -> Iterator[None]:
+    """One clip's lack of memory, and what a library raises over its size, become an error of that clip alone.
+
+    What the failed computation held is let go of, on the GPU too, so that the next clip has room.
+
+    Args:
+        way_out: Which keys of params.yaml to change, and how.
+
+    Raises:
+        TooLargeError: that is so; one line with the cause and the way out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK) or (cause := _over_one_clip(error)) is None:
+            raise
+        traceback.clear_frames(error.__traceback__)
+    else:
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+    raise TooLargeError(f"{cause}; {way_out}")
+
+
+def _over_one_clip(error: BaseException) -> str | None:
+    """What one clip failed with; None for a fault of this program, and where a GPU cannot go on."""
+    text = " ".join(str(error).split())
+    if lack_of_memory(error) is not None:
+        return f"memory has run out ({text})" if text else "memory has run out"
+    lost = "CUDA error" in text or "HIP error" in text
+    return None if type(error) is not RuntimeError or lost else f"{_raised_in(error)} failed with RuntimeError: {text}"
 
 
 def _raised_in(error: BaseException) -> str:

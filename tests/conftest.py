@@ -1,8 +1,12 @@
 """What all tests share: which files begin, and a heap that is not searched again and again."""
 
 import gc
+import os
+import tempfile
 
 import pytest
+
+os.environ.setdefault("DIFFTRACK_CACHE", tempfile.mkdtemp(prefix="difftrack-cache-"))  # not the user's
 
 BEGIN = ("test_pipeline_runs.py", "test_package.py", "test_presets.py", "test_interrupts.py", "test_extract_workers.py")
 """Files that run whole pipelines in processes of their own, the longest first."""

@@ -16,7 +16,16 @@ from transformers import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
 from difftrack import backbones
-from difftrack.backbones import KNOWN, Backbone, BackboneError, MemoryNeed, ModelParams, load_backbone, memory_needs
+from difftrack.backbones import (
+    KNOWN,
+    Backbone,
+    BackboneError,
+    MemoryNeed,
+    ModelParams,
+    load_backbone,
+    memory_needs,
+    need_of,
+)
 from difftrack.cli import app
 
 pytestmark = [
@@ -325,20 +334,86 @@ def test_tiles_that_give_latents_of_another_size_are_refused(tmp_path: Path) -> 
 # What fits which card
 
 
-def test_the_mildest_switch_that_fits_is_named() -> None:
-    """Text 10, transformer 12, others 3, activations 2, CUDA 1: 28 together, 18 one after the other, 15 one by one."""
-    need = MemoryNeed(
+def need() -> MemoryNeed:
+    """Text 10, transformer 12, others 3, activations 2; encode 5, frames 9 (3 one by one), decode 7; tiles 1, 2, 1."""
+    gb = 10**9
+    return MemoryNeed(
         "",
-        text_bytes=10 * 10**9,
-        transformer_bytes=12 * 10**9,
-        running_bytes=12 * 10**9,
-        other_bytes=3 * 10**9,
-        activation_bytes=2 * 10**9,
+        text_bytes=10 * gb,
+        transformer_bytes=12 * gb,
+        running_bytes=12 * gb,
+        other_bytes=3 * gb,
+        activation_bytes=2 * gb,
+        working_bytes={"encode": 5 * gb, "encode_frames": 9 * gb, "sample": 7 * gb},
+        tiled_bytes={"encode": 1 * gb, "encode_frames": 2 * gb, "sample": 1 * gb},
+        sliced_bytes=3 * gb,
     )
-    needed = [need.needed(switch) for switch in ("as it is", "release_text_encoder", "cpu_offload")]
-    assert needed == [28 * 10**9, 18 * 10**9, 15 * 10**9]
-    cards = [need.switch_for(int(card * 10**9 / 0.95) + 9) for card in (28, 27, 18, 17, 15, 14)]
-    assert cards == ["as it is", "release_text_encoder", "release_text_encoder", "cpu_offload", "cpu_offload", "no"]
+
+
+def test_a_need_is_that_of_what_is_done_at_a_time() -> None:
+    """CUDA 1. Encoding: 1 + 10 + 15 + 5; text goes: 1 + 15 + 5; one by one: 1 + max(10, 3 + 5, 12 + 2)."""
+    ways = ((), ("release_text_encoder",), ("cpu_offload",))
+    assert [need().needed(way, ["encode"]) // 10**9 for way in ways] == [31, 21, 15]
+    assert [need().needed(way, ["encode_frames"]) // 10**9 for way in ways] == [35, 25, 15]
+    assert need().needed(("vae_slicing",), ["encode_frames"]) == 29 * 10**9
+    assert need().needed(("vae_tiling",), ["sample"]) == 30 * 10**9  # two branches of 2 are more than tiles of 1
+    assert need().needed(("vae_slicing",), ["encode"]) == need().needed((), ["encode"])
+    assert need().needed() == need().needed((), ["encode_frames"])
+
+
+def test_the_mildest_switches_that_fit_are_taken() -> None:
+    def taken(card: int, work: str) -> tuple[str, ...] | None:
+        return need().switches_for(int(card * 10**9 / 0.95) + 9, [work])
+
+    assert [taken(card, "encode") for card in (31, 30, 21, 20, 15)] == [
+        (),
+        ("release_text_encoder",),
+        ("release_text_encoder",),
+        ("cpu_offload",),
+        ("cpu_offload",),
+    ]
+    assert [taken(card, "encode_frames") for card in (35, 34, 28, 24, 19, 15, 14)] == [
+        (),
+        ("vae_slicing",),
+        ("release_text_encoder",),
+        ("vae_slicing", "release_text_encoder"),
+        ("vae_slicing", "release_text_encoder"),
+        ("cpu_offload",),
+        None,
+    ]
+
+
+@pytest.fixture
+def small_card(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
+    """A card whose size is to be said, where there is none."""
+    card: dict[str, int | None] = {"bytes": None}
+    monkeypatch.setattr("difftrack.backbones._load.card_bytes", lambda device: card["bytes"])
+    return card
+
+
+def test_memory_auto_sets_what_makes_it_fit_and_says_so(tmp_path: Path, small_card: dict[str, int | None]) -> None:
+    folder = ROWS["cogvideox-5b"](tmp_path)
+    plain = loaded(folder)
+    assert loaded(folder, memory="auto").remarks == ()  # no card, no choice
+    whole = need_of(plain, plain.components._folder.num_values(), (9, 40, 56))
+    assert whole.transformer_bytes == 4 * sum(weight.numel() for weight in plain.transformer.parameters())
+    small_card["bytes"] = int(whole.needed((), ["encode_frames"]) / 0.95) - 10**6
+    size = (9, 40, 56)
+    params = ModelParams(device="cpu", memory="auto")
+    auto = load_backbone(f"path:{folder}", params, size=size, works=["encode_frames"])
+    assert auto.params == ModelParams(device="cpu", memory="auto", vae_slicing=True)
+    (said,) = auto.remarks
+    assert "takes vae_slicing for" in said
+    assert "9x40x56" in said
+    assert auto.loading_choices() == plain.loading_choices()  # no number changes
+    assert auto.fingerprint == plain.fingerprint
+    small_card["bytes"] = int((whole.needed(("cpu_offload",), ["sample"]) - 1) / 0.95)
+    tiled = load_backbone(f"path:{folder}", params, size=size, works=["sample"])
+    assert tiled.params.vae_tiling
+    assert tiled.loading_choices() == {**plain.loading_choices(), "vae_tiling": True}
+    small_card["bytes"] = 1
+    (said,) = load_backbone(f"path:{folder}", params, size=size).remarks
+    assert "too little" in said
 
 
 def test_the_table_of_cards_is_computed_and_the_one_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:

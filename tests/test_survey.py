@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 
+from difftrack.backbones import Backbone
 from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
 from difftrack.pipeline import extract, match, score, survey
-from difftrack.store import read_results, result_groups
+from difftrack.store import open_store, read_results, result_groups
 
 CLIPS = ("first", "second")
 
@@ -144,3 +146,47 @@ def test_a_clip_that_is_gone_leaves_the_survey(inputs: Path, tmp_path: Path) -> 
     shutil.rmtree(clips / "second")
     survey.main(params(inputs, kinds=["feature"]), deps, {"matches": tmp_path / "survey"})
     assert result_groups(tmp_path / "survey") == ["first"]
+
+
+# A clip that is too large for the card
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "said"),
+    [
+        ("extract", torch.OutOfMemoryError("CUDA out of memory.\nTried 9 GiB"), r"memory .* \(CUDA .* Tried 9 GiB\); "),
+        ("survey", MemoryError(), r"memory has run out; "),
+        ("extract", RuntimeError("Kernel size is 5"), r"failed with RuntimeError: Kernel size is 5; "),
+    ],
+    ids=["gpu", "host", "size"],
+)
+def test_a_clip_too_large_for_the_card_is_named_with_the_keys_and_the_others_go_on(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: Exception, said: str
+) -> None:
+    encode = Backbone.encode
+    calls: list[int] = []
+
+    def first_fails(self: Backbone, *args: Any, **choices: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return encode(self, *args, **choices)
+
+    monkeypatch.setattr(Backbone, "encode", first_fails)
+    given, deps = params(inputs, kinds=["feature"]), {"clips": inputs / "clips", "tracks": inputs / "tracks"}
+    keys = r"set backbones.tiny.memory to auto, or make extract.analysis.num_frames, height or width smaller"
+    run, out = {"extract": (extract.main, "descriptors"), "survey": (survey.main, "matches")}[stage]
+    with pytest.raises(SystemExit, match=rf"1 of 2 clips failed\n  first: .*{said}.*{keys}$"):
+        run(given, deps, {out: tmp_path / out})
+    assert len(calls) == 2
+    done = result_groups(tmp_path / out) if stage == "survey" else open_store(tmp_path / out).groups()
+    assert "second" in done
+
+
+def test_a_gpu_that_cannot_go_on_ends_the_stage(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Backbone, *args: Any, **choices: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Backbone, "encode", lost)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run_survey(inputs, tmp_path / "survey", kinds=["feature"])

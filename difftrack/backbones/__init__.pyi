@@ -7,7 +7,7 @@ from ._family import BackboneFamily, KnownBackbone
 from ._identity import missing_weights
 from ._live import wrap_pipeline
 from ._load import load_backbone
-from ._memory import MemoryNeed, memory_needs
+from ._memory import MemoryNeed, Work, card_bytes, memory_needs, need_of
 from ._names import ALIASES, CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from ._params import DEFAULT_KINDS, KINDS, CapturedKind, FeatureKind, ModelParams
 from ._pipelines import CogVideoXEveryFramePipeline
@@ -59,7 +59,9 @@ __all__ = [
     "Schedule",
     "Trajectory",
     "VelocitySchedule",
+    "Work",
     "canonical_name",
+    "card_bytes",
     "check_capture",
     "constructed_backbone",
     "intercept",
@@ -67,6 +69,7 @@ __all__ = [
     "load_backbone",
     "memory_needs",
     "missing_weights",
+    "need_of",
     "read_trajectory",
     "register_backbone",
     "round_trip_error",

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from difftrack.backbones._compiled import compile_blocks
 from difftrack.backbones._components import Components
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._params import ModelParams
@@ -66,6 +67,8 @@ class Architecture:
         """Module of the family's own classes, where it has any."""
         self.made_for: tuple[int, int, int] | None = None
         """(frames, height, width) of the clips that it was trained on, where that is known."""
+        self.remarks: tuple[str, ...] = ()
+        """What a person should know of how it was loaded, a line each."""
 
     @property
     def device(self) -> torch.device:
@@ -228,6 +231,11 @@ class Architecture:
     def text_call(self) -> int:
         """Which attention call of a cross-attention module is to the text, 0 the first: images may have one, too."""
         return 0
+
+    def compile_layers(self, transformer: nn.Module) -> None:
+        """Compile the layers of a transformer of this class in place, for `ModelParams.compile`."""
+        layers = [layer for key in self.layers_key for layer in getattr(transformer, key)]
+        compile_blocks(layers, self.attention_of(transformer))
 
     def _of_transformer(self, key: str) -> Any:  # noqa: ANN401
         """An entry of the transformer's config.

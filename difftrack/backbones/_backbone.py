@@ -77,6 +77,7 @@ class Backbone(CapturingBackbone):
             "text_encoder_quantization": params.text_encoder_quantization,
             **({"embedded_guidance": params.embedded_guidance} if self.reads_guidance else {}),
             **({"expert": params.expert} if self.experts else {}),
+            **({"compile": True} if params.compile else {}),
         }
 
     def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:

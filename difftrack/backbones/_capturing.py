@@ -198,7 +198,7 @@ class CapturingBackbone(Architecture, ABC):
         """
         if self.params.vae_tiling:
             height, width = min(height, self._tile("height") or height), min(width, self._tile("width") or width)
-        largest = _SAFE_BYTES // (2 * self.vae_channels * _PADDED_FRAMES * height * width)
+        largest = self._most_vae_frames(height, width)
         if largest < 1:
             raise BackboneError(
                 f"{self.name}: one frame of {height} x {width} px is more than its autoencoder's convolutions take at "
@@ -206,6 +206,14 @@ class CapturingBackbone(Architecture, ABC):
             )
         asked = self.params.vae_batch_frames
         return min(_MOST_BATCH_FRAMES if asked == "auto" else asked, largest)
+
+    def frames_of_vae_batch(self, height: int, width: int) -> int:
+        """As `vae_batch` without tiles, for a size that need not suit; nothing is loaded for it."""
+        asked = self.params.vae_batch_frames
+        return max(1, min(_MOST_BATCH_FRAMES if asked == "auto" else asked, self._most_vae_frames(height, width)))
+
+    def _most_vae_frames(self, height: int, width: int) -> int:
+        return int(_SAFE_BYTES // (2 * self.vae_channels * _PADDED_FRAMES * height * width))
 
     @property
     def vae_channels(self) -> int:

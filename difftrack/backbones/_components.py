@@ -3,7 +3,7 @@
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -45,6 +45,8 @@ class Components(ABC):
         self._loaded: dict[str, Any] = {}
         self._as_loaded: dict[str, str] = {}
         self._outlines: dict[str, Any] = {}
+        self.prepare: Callable[[nn.Module], None] | None = None
+        """Called with each transformer once it is loaded."""
 
     @property
     @abstractmethod
@@ -78,8 +80,13 @@ class Components(ABC):
 
     def __getitem__(self, component: str) -> Any:  # noqa: ANN401
         if component not in self._loaded:
-            self._hold(component, self._make(component))
+            self._hold(component, self._prepared(component, self._make(component)))
         return self._loaded[component]
+
+    def _prepared(self, name: str, component: Any) -> Any:  # noqa: ANN401
+        if self.prepare is not None and name.startswith("transformer"):
+            self.prepare(component)
+        return component
 
     def _hold(self, name: str, component: Any) -> None:  # noqa: ANN401
         if isinstance(said := getattr(component, "deprecation_warnings", None), dict):
@@ -225,7 +232,7 @@ class FolderComponents(Components):
         if self._offloading is None:
             super().release_text()
             self._move_others(self.device)
-        elif self._params.release_text_encoder:
+        else:  # else it would stay beside the autoencoder, whose own hook does not know of it
             self._send_away()
 
     def _make(self, component: str) -> Any:  # noqa: ANN401
@@ -260,7 +267,7 @@ class FolderComponents(Components):
         refuse_offload(self.device)
         self._loaded.clear()
         for name in self.names:
-            self._hold(name, self._load(name, torch.device("cpu")))
+            self._hold(name, self._prepared(name, self._load(name, torch.device("cpu"))))
         self._offloading = self.pipeline_class(**self._loaded, **self.settings)
         self._offloading.enable_model_cpu_offload(device=self.device)
 

@@ -44,6 +44,10 @@ class BackboneCounts:
     expert_bytes: tuple[int, ...]
     """Of the transformer; one number for each of the experts where several share the steps."""
     vae_bytes: int
+    vae_channels: int
+    """Channels of the autoencoder's first block."""
+    vae_batch_frames: int
+    """Frames that are encoded alone at a time."""
     encoder_bytes: Mapping[str, int]
     """Of the encoders of text and image, by component."""
 
@@ -86,6 +90,8 @@ def count(name: str) -> BackboneCounts:
         num_heads=backbone.num_heads,
         num_channels=backbone.num_channels,
         num_text_tokens=backbone.num_text_tokens,
+        vae_channels=backbone.vae_channels,
+        vae_batch_frames=backbone.frames_of_vae_batch(*known.size[1:]),
         grid=backbone.token_grid(*known.size),
         num_parameters=sum(weight.numel() for model in backbone.all_transformers() for weight in model.parameters()),
         expert_bytes=tuple(num_bytes(transformer) for transformer in backbone.all_transformers()),

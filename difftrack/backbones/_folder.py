@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._file_digests import file_digest
 from difftrack.backbones._memory_switches import installed, quantized_loading
 from difftrack.backbones._names import CHECKPOINTS, SHIPPED, canonical_name, shipped_backbone
 from difftrack.backbones._params import ModelParams, Quantization
@@ -137,6 +138,11 @@ class PipelineFolder:
     def _weight_files(self, component: str) -> WeightFiles:
         return weight_files(self.path / component, self._components[component][0])
 
+    def num_values(self) -> dict[str, int]:
+        """Weights of each component that has any, by the headers of its files."""
+        models = (name for name in self._components if issubclass(self.component_class(name), nn.Module))
+        return {name: self._weight_files(name).num_values for name in models}
+
     def _check_against_weights(self, component: str, files: WeightFiles) -> None:
         """Refuse a config whose model has more values than the files hold, before it takes memory."""
         if files.adapter is not None:
@@ -182,9 +188,7 @@ class PipelineFolder:
             digest.update(f"revision {self.revision}".encode())
             return digest.hexdigest()
         for file in sorted(self._component_files(), key=lambda file: file.relative_to(self.path).as_posix()):
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{file.relative_to(self.path).as_posix()} {content}\n".encode())
+            digest.update(f"{file.relative_to(self.path).as_posix()} {file_digest(file)}\n".encode())
         return digest.hexdigest()
 
     def _component_files(self) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from difftrack.backbones._file_digests import file_digest
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED, shipped_backbone
 from difftrack.backbones._registry import KNOWN
 
@@ -15,13 +16,12 @@ _COUNTED: Final = (".json", ".safetensors", ".model", ".txt")
 """Endings of the files of a pipeline folder that decide what it computes."""
 
 
-def weights_identity(name: str, values: Mapping[str, Any] | None, *, cache: Path | None = None) -> dict[str, str]:
+def weights_identity(name: str, values: Mapping[str, Any] | None) -> dict[str, str]:
     """Say which weights a backbone of params.yaml means, so that other weights are told apart.
 
     Args:
         name: Its name in the section `backbones`.
         values: Its entry there.
-        cache: File that remembers digests by path, size, time and inode, so that large weights are hashed once.
 
     Returns:
         `folder` with a digest of a local pipeline's files; or `checkpoint` and `revision`, the commit where the cache
@@ -32,7 +32,7 @@ def weights_identity(name: str, values: Mapping[str, Any] | None, *, cache: Path
     if path is None and name == SHIPPED and not values.get("checkpoint"):
         path = shipped_backbone()
     if path is not None:
-        return {"folder": _folder_digest(Path(path), cache)}
+        return {"folder": _folder_digest(Path(path))}
     checkpoint = str(values.get("checkpoint") or CHECKPOINTS.get(ALIASES.get(name, name), name))
     published = next((known.revision for known in KNOWN.values() if known.repository == checkpoint), None)
     return {"checkpoint": checkpoint, "revision": _revision(checkpoint, values.get("revision") or published)}
@@ -64,21 +64,12 @@ def missing_weights(name: str, values: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def _folder_digest(folder: Path, cache: Path | None) -> str:
+def _folder_digest(folder: Path) -> str:
     """Digest the files of a pipeline folder; empty where there is none."""
-    known = _read(cache)
-    digest, now = hashlib.sha256(), {}
-    for file in _files(folder):
-        stat = file.stat()
-        key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-        if key not in known:
-            with file.open("rb") as stream:
-                known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        now[key] = known[key]
-        digest.update(f"{file.relative_to(folder).as_posix()} {known[key]}\n".encode())
-    if cache is not None and cache.parent.is_dir():
-        cache.write_text(json.dumps({**_read(cache), **now}, indent=0), encoding="utf-8")
-    return digest.hexdigest() if now else ""
+    digest, files = hashlib.sha256(), list(_files(folder))
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode())
+    return digest.hexdigest() if files else ""
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -97,11 +88,3 @@ def _revision(checkpoint: str, revision: str | None) -> str:
 
     found = try_to_load_from_cache(checkpoint, "model_index.json", revision=revision)
     return Path(found).parent.name if isinstance(found, str) else revision or "not downloaded"
-
-
-def _read(cache: Path | None) -> dict[str, str]:
-    try:
-        known = {} if cache is None else json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return dict(known) if isinstance(known, dict) else {}

@@ -1,6 +1,7 @@
 """From a name to a backbone."""
 
 import importlib
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,8 @@ from difftrack.backbones._backbone import Backbone
 from difftrack.backbones._components import Components, FolderComponents
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._family import BackboneFamily, KnownBackbone
-from difftrack.backbones._folder import find_folder
+from difftrack.backbones._folder import PipelineFolder, find_folder
+from difftrack.backbones._memory import WORK, Work, card_bytes, fitted
 from difftrack.backbones._names import ALIASES, CHECKPOINTS, SHIPPED
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._refused import REFUSED
@@ -18,17 +20,28 @@ from difftrack.plugins import one_line
 __all__ = ["backbone_of", "check_family", "load_backbone"]
 
 
+_USUAL_SIZE = (49, 480, 720)
+"""Of clips, where neither a caller nor a table says it."""
 _SHIPPED_CLIPS = (17, 128, 192)
 """(frames, height, width) of the clips that the shipped backbone was trained on; see its card."""
 
 
-def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    params: ModelParams | None = None,
+    *,
+    size: tuple[int | None, int, int] | None = None,
+    works: Collection[Work] = WORK,
+) -> Backbone:
     """Find a backbone; its components load when first used.
 
     Args:
         name: A known name, an alias of the released code, `path:DIR`, or any label where `params.path` or
             `params.checkpoint` says what is meant.
         params: How to load it.
+        size: (frames, height, width) of the clips, for `memory: auto`; what is not said is that of the clips that it is
+            made for.
+        works: What will be done, for `memory: auto`.
 
     Raises:
         BackboneError: the name is unknown, its weights are missing, incomplete or pickled, or no family here reads
@@ -41,6 +54,20 @@ def load_backbone(name: str, params: ModelParams | None = None) -> Backbone:
         if params.path is None and params.revision is None and params.checkpoint in (None, known.repository):
             params = replace(params, revision=known.revision)
     folder = find_folder(name, params)
+    backbone = _of_folder(name, folder, params)
+    card = card_bytes(backbone.device) if params.memory == "auto" else None
+    if card is None:
+        return backbone
+    frames, height, width = backbone.made_for or _USUAL_SIZE
+    if size is not None:
+        frames, height, width = size[0] or frames, *size[1:]
+    asked, said = fitted(backbone, folder, card, (frames, height, width), works)
+    chosen = _of_folder(name, folder, asked)
+    chosen.remarks = (said,)
+    return chosen
+
+
+def _of_folder(name: str, folder: PipelineFolder, params: ModelParams) -> Backbone:
     components = FolderComponents(folder, params)
     _ = components.pipeline_class  # refuses a pipeline that nobody has, before anything is loaded
     return backbone_of(name, folder.class_name("transformer"), components, params)
@@ -88,6 +115,8 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
         raise BackboneError(f"{name}: {outline.pipelines[0]} cannot be captured: {problem}")
     backbone: Backbone = _class_of(family)(name, components, params)
     backbone.library = family.library
+    if params.compile and components.device.type != "meta":
+        components.prepare = backbone.compile_layers
     alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]
     known = KNOWN.get(ALIASES.get(name, name)) or next(iter(alike), None)
     backbone.made_for = _SHIPPED_CLIPS if name == SHIPPED else known.size if known is not None else None

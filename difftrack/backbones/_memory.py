@@ -1,79 +1,275 @@
-"""What each named backbone needs of a card's memory, computed from configs."""
+"""What a backbone needs of a card's memory, from configs and measured constants, and which switches make it fit."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from difftrack.backbones._counts import counts_of
+from difftrack.backbones._params import ModelParams
 from difftrack.backbones._registry import KNOWN
 
-__all__ = ["ACTIVATIONS_PER_CHANNEL", "CONTEXT_BYTES", "USABLE", "MemoryNeed", "Switch", "memory_needs"]
+if TYPE_CHECKING:  # a table of what backbones need waits for no library
+    import torch
 
-Switch = Literal["as it is", "release_text_encoder", "cpu_offload", "no"]
+    from difftrack.backbones._backbone import Backbone
+    from difftrack.backbones._folder import PipelineFolder
+
+__all__ = [
+    "ACTIVATIONS_PER_CHANNEL",
+    "CONTEXT_BYTES",
+    "SWITCHES",
+    "USABLE",
+    "MemoryNeed",
+    "WORK",
+    "Switch",
+    "Work",
+    "card_bytes",
+    "fitted",
+    "memory_needs",
+    "need_of",
+]
+
+Switch = Literal["vae_slicing", "release_text_encoder", "cpu_offload", "vae_tiling"]
+Work = Literal["encode", "encode_frames", "sample"]
+"""What a stage does besides running one branch: encode clips whole, or each frame alone, or sample and decode."""
+
+WORK: tuple[Work, ...] = get_args(Work)
+SWITCHES: tuple[tuple[Switch, ...], ...] = (
+    (),
+    ("vae_slicing",),
+    ("release_text_encoder",),
+    ("vae_slicing", "release_text_encoder"),
+    ("cpu_offload",),
+    ("vae_slicing", "cpu_offload"),
+    ("vae_tiling",),
+    ("vae_tiling", "release_text_encoder"),
+    ("vae_tiling", "cpu_offload"),
+)
+"""The mildest first: those that change no number stand before tiling, those that take time behind those that do not."""
 
 ACTIVATIONS_PER_CHANNEL = 16
 """Numbers that one branch holds at a time for each token and channel: the hidden state, and what the widest block makes
 of it (normalised state, queries, keys, values, attention, a feed-forward layer of four times the width before and after
 its activation, one of them concatenated)."""
 CONTEXT_BYTES = 10**9
-"""Of CUDA and its libraries."""
+"""What CUDA and its libraries take."""
 USABLE = 0.95
 """Share of a card's memory that is counted on; the rest is lost between blocks."""
+
+_KEPT_BY = {"none": 1.0, "int8": 0.5, "nf4": 0.28}
+"""Share of a text encoder's 16 bits a weight that quantisation leaves, its scales counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Maps:
+    """How many feature maps of a frame's size and the first block's width an autoencoder holds at a time.
+
+    Measured on one NVIDIA H200 at 480x720 (`python -m benchmarks.memory`), the peak less the weights, rounded up.
+    """
+
+    encode: float
+    frame: float
+    """For each frame of a batch of frames encoded alone."""
+    decode: float
+    tiled: tuple[float, float, float]
+    """In tiles: to encode, to encode eight frames alone, to decode."""
+    frames: int | None = None
+    """Frames of the clip where these were measured, for one that works on the whole clip at once."""
+
+
+_OF_COGVIDEOX = _Maps(encode=103.0, frame=25.0, decode=190.0, tiled=(32.0, 54.0, 54.0))
+_MAPS = {
+    "AutoencoderKLCogVideoX": _OF_COGVIDEOX,
+    "AutoencoderKLWan": _Maps(encode=49.0, frame=11.5, decode=64.0, tiled=(12.0, 16.0, 15.0)),
+    "AutoencoderKLHunyuanVideo": _Maps(encode=127.0, frame=11.5, decode=232.0, tiled=(26.0, 18.0, 46.0), frames=49),
+}
+"""The classes that were measured; the others are taken to need as much as CogVideoX's, the most of a batch."""
+
+_SCATTERED = 1.5
+"""What the allocator needs to decode whole, over what is held at a time: free blocks between others are too small.
+CogVideoX-5B's decoding, a peak of 37.0 GB, ran out of memory under a cap of 44.6."""
+_BFLOAT16 = 2
+"""Bytes of a number."""
+_BESIDE = 8
+"""Maps that do not grow with the frames of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes of one backbone in bfloat16, at the size that it is made for; one branch, its autoencoder tiled."""
+    """Bytes of one backbone at one size of clips."""
 
     name: str
     text_bytes: int
-    """Of all text encoders."""
+    """Weights of all text encoders."""
     transformer_bytes: int
-    """Of the transformer, or of both experts."""
+    """Weights of the transformer, or of both experts."""
     running_bytes: int
-    """Of the one transformer that runs at a time."""
+    """Weights of the one transformer that runs at a time."""
     other_bytes: int
-    """Of the autoencoder, and of an image encoder."""
+    """Weights of the autoencoder, and of an image encoder."""
     activation_bytes: int
+    """The activations of one branch."""
+    working_bytes: Mapping[Work, int]
+    """That the autoencoder works with."""
+    tiled_bytes: Mapping[Work, int]
+    """That it works with in tiles."""
+    sliced_bytes: int
+    """That it works with where frames are encoded one by one."""
 
-    def needed(self, switch: Switch) -> int:
+    def needed(self, switches: Collection[Switch] = (), works: Collection[Work] = WORK) -> int:
         """Most bytes on the card at a time.
 
         Args:
-            switch: `as it is`: everything stays. `release_text_encoder`: text, then all else. `cpu_offload`: one
-                component at a time.
+            switches: None: everything stays. `release_text_encoder`: text, then all else. `cpu_offload`: one component
+                at a time. `vae_tiling`, `vae_slicing`: the autoencoder works in tiles, or on one frame at a time.
+            works: What is done; sampling runs two branches.
         """
-        working = self.transformer_bytes + self.activation_bytes
-        if switch == "as it is":
-            return CONTEXT_BYTES + self.text_bytes + self.other_bytes + working
-        if switch == "release_text_encoder":
-            return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes + working)
-        return CONTEXT_BYTES + max(self.text_bytes, self.other_bytes, self.running_bytes + self.activation_bytes)
+        autoencoder = max((self._autoencoder(work, switches) for work in works), default=0)
+        activations = (2 if "sample" in works else 1) * self.activation_bytes
+        if "cpu_offload" in switches:
+            apart = (self.text_bytes, self.other_bytes + autoencoder, self.running_bytes + activations)
+            return CONTEXT_BYTES + max(apart)
+        rest = self.transformer_bytes + self.other_bytes + max(activations, autoencoder)
+        if "release_text_encoder" in switches:
+            return CONTEXT_BYTES + max(self.text_bytes, rest)
+        return CONTEXT_BYTES + self.text_bytes + rest
 
-    def switch_for(self, card_bytes: int) -> Switch:
-        """The mildest switch with which it fits a card; `no` where the transformer alone leaves no room."""
-        switches: tuple[Switch, ...] = ("as it is", "release_text_encoder", "cpu_offload")
-        return next((switch for switch in switches if self.needed(switch) <= USABLE * card_bytes), "no")
+    def switches_for(self, num_bytes: int, works: Collection[Work] = WORK) -> tuple[Switch, ...] | None:
+        """The mildest of `SWITCHES` with which it fits a card; None where none does."""
+        return next((each for each in SWITCHES if self.needed(each, works) <= USABLE * num_bytes), None)
+
+    def _autoencoder(self, work: Work, switches: Collection[Switch]) -> int:
+        if "vae_tiling" in switches:
+            return self.tiled_bytes[work]
+        return self.sliced_bytes if work == "encode_frames" and "vae_slicing" in switches else self.working_bytes[work]
 
 
 def memory_needs(*names: str) -> Iterator[MemoryNeed]:
-    """One for each named backbone, or for these."""
-    for name in KNOWN:
+    """One for each named backbone, or for these, in bfloat16 at the size that it is made for."""
+    for name, known in KNOWN.items():
         if names and name not in names:
             continue
         counts = counts_of(name)
         text = sum(size for component, size in counts.encoder_bytes.items() if component.startswith("text"))
-        num_tokens = counts.grid.num_tokens + counts.num_text_tokens
-        num_numbers = num_tokens * counts.num_heads * counts.num_channels * ACTIVATIONS_PER_CHANNEL
+        autoencoder = _Autoencoder(known.vae[0], counts.vae_channels, counts.vae_batch_frames)
+        tokens = counts.grid.num_tokens + counts.num_text_tokens
+        encode, tiled, sliced = autoencoder.working_bytes(known.size, _BFLOAT16)
         yield MemoryNeed(
             name,
             text_bytes=text,
             transformer_bytes=sum(counts.expert_bytes),
             running_bytes=max(counts.expert_bytes),
             other_bytes=counts.vae_bytes + sum(counts.encoder_bytes.values()) - text,
-            activation_bytes=num_numbers * _ITEMSIZE,
+            activation_bytes=tokens * counts.num_heads * counts.num_channels * ACTIVATIONS_PER_CHANNEL * _BFLOAT16,
+            working_bytes=encode,
+            tiled_bytes=tiled,
+            sliced_bytes=sliced,
         )
 
 
-_ITEMSIZE = 2
-"""Bytes of a number in bfloat16."""
+def need_of(backbone: "Backbone", values: Mapping[str, int], size: tuple[int, int, int]) -> MemoryNeed:
+    """What a backbone needs for clips of a size.
+
+    Args:
+        backbone: Read for its counts; none of its weights is loaded.
+        values: Weights of each component that has any.
+        size: (frames, height, width) of the clips.
+    """
+    itemsize = backbone.components.dtype.itemsize
+    num_bytes = {component: count * itemsize for component, count in values.items()}
+    experts = [num_bytes[component] for component in backbone.experts.values() or ("transformer",)]
+    full_text = sum(count for component, count in num_bytes.items() if component.startswith("text_encoder"))
+    channels = backbone.num_heads * backbone.num_channels
+    tokens = _num_tokens(backbone, size) + backbone.num_text_tokens
+    vae_class = type(backbone.components.outline("vae")).__name__
+    autoencoder = _Autoencoder(vae_class, backbone.vae_channels, backbone.frames_of_vae_batch(*size[1:]))
+    encode, tiled, sliced = autoencoder.working_bytes(size, itemsize)
+    return MemoryNeed(
+        backbone.name,
+        text_bytes=int(full_text * _KEPT_BY[backbone.params.text_encoder_quantization]),
+        transformer_bytes=sum(experts),
+        running_bytes=max(experts),
+        other_bytes=sum(num_bytes.values()) - sum(experts) - full_text,
+        activation_bytes=tokens * channels * ACTIVATIONS_PER_CHANNEL * itemsize,
+        working_bytes=encode,
+        tiled_bytes=tiled,
+        sliced_bytes=sliced,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Autoencoder:
+    """What the work of an autoencoder depends on."""
+
+    class_name: str
+    channels: int
+    """Channels of its first block."""
+    batch_frames: int
+    """Frames that are encoded alone at a time."""
+
+    def working_bytes(self, size: tuple[int, int, int], itemsize: int) -> tuple[dict[Work, int], dict[Work, int], int]:
+        """Bytes for each kind of work: of whole frames, in tiles, and of one frame at a time."""
+        maps = _MAPS.get(self.class_name, _OF_COGVIDEOX)
+        of_map = size[1] * size[2] * self.channels * itemsize
+        clip = of_map if maps.frames is None else of_map * size[0] / maps.frames
+        whole: dict[Work, int] = {
+            "encode": int(maps.encode * clip),
+            "encode_frames": int((maps.frame * self.batch_frames + _BESIDE) * of_map),
+            "sample": int(_SCATTERED * maps.decode * clip),
+        }
+        tiled: dict[Work, int] = {work: int(share * of_map) for work, share in zip(WORK, maps.tiled, strict=True)}
+        return whole, tiled, int((maps.frame + _BESIDE) * of_map)
+
+
+def fitted(
+    backbone: "Backbone",
+    folder: "PipelineFolder",
+    num_bytes: int,
+    size: tuple[int, int, int],
+    works: Collection[Work] = WORK,
+) -> tuple[ModelParams, str]:
+    """The params of a backbone with the mildest switches that make it fit a card, and a line that says so.
+
+    Args:
+        backbone: Of the folder, nothing loaded; switches that its params set already stay set.
+        folder: Whose weights are counted.
+        num_bytes: Of the card, as `card_bytes` gives them.
+        size: (frames, height, width) of the clips.
+        works: What will be done.
+    """
+    need = need_of(backbone, folder.num_values(), size)
+    found = need.switches_for(num_bytes, works)
+    chosen = SWITCHES[-1] if found is None else found
+    asked = replace(backbone.params, **dict[str, Any](dict.fromkeys(chosen, True)))
+    clips = "x".join(map(str, size))
+    switched = " and ".join(chosen) or "no switch"
+    said = (
+        f"memory: auto takes {switched} for {backbone.name}: about {_gb(need.needed(chosen, works))} at {clips}, "
+        f"{_gb(need.needed((), works))} without, and the card has {_gb(num_bytes)}"
+    )
+    return asked, said if found is not None else f"{said}; that is too little, so make the size smaller"
+
+
+def card_bytes(device: "torch.device") -> int | None:
+    """Memory of a CUDA card, as far as this process may use it; None for another device.
+
+    What other processes hold does not count: the choice is to be the same at every run.
+    """
+    if device.type != "cuda":
+        return None
+    import torch
+
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return int(torch.cuda.get_device_properties(device).total_memory * share)
+
+
+def _num_tokens(backbone: "Backbone", size: tuple[int, int, int]) -> int:
+    """Tokens of a clip, whether or not the backbone takes that size."""
+    frames, height, width = size
+    latents = (frames - 1) // backbone.temporal_stride + 1
+    per_side = backbone.spatial_stride * backbone.patch_size
+    return -(-latents // backbone.latents_per_token_frame) * -(-height // per_side) * -(-width // per_side)
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"

@@ -65,6 +65,13 @@ class ModelParams:
     """"cpu", "cuda", "cuda:1", or "auto": the first CUDA device where there is one."""
     local_files_only: bool = False
     """Never ask the network, even if the weights are missing."""
+    memory: Literal["as_set", "auto"] = "as_set"
+    """Which switches save memory. as_set: those below that are set. auto: also the mildest of `release_text_encoder`,
+    `cpu_offload` and `vae_tiling` with which the clips' size fits the card; one line says which and why. Those that
+    change no number come first. Tiling changes some and counts as if it had been set. Nothing changes on a CPU."""
+    compile: bool = False
+    """Compile the transformer's blocks (torch.compile): faster once the first step is over, slightly different numbers.
+    Capture and guidance work as without; nothing is compiled anew for them."""
     vae_batch_frames: int | Literal["auto"] = "auto"
     """Most frames per batch where each frame is encoded alone, on a GPU; a CPU takes one by one. Bounds memory, changes
     no number. auto: as many as keep the autoencoder's widest layer below 2 GiB at this size, at most 8; a larger number

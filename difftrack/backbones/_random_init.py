@@ -17,7 +17,7 @@ from difftrack.backbones._names import canonical_name
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._registry import KNOWN, find_class
 
-__all__ = ["constructed_backbone"]
+__all__ = ["constructed_backbone", "fill_weights", "weights_without_memory"]
 
 
 class ConstructedComponents(Components):
@@ -46,7 +46,7 @@ class ConstructedComponents(Components):
             return find_class(kind)(**arguments)
         if component == "vae" or self.device.type == "meta":
             return self.outline(component)
-        return _fill_weights(
+        return fill_weights(
             self._construct(component, self.device), self.device, seed=int(component == "transformer_2")
         )
 
@@ -56,13 +56,13 @@ class ConstructedComponents(Components):
     def _construct(self, component: str, device: torch.device) -> Any:  # noqa: ANN401
         kind, arguments = getattr(self._known, component)
         changes = self._small if component != "vae" else {}
-        with torch.device(device), _weights_without_memory(), values_not_drawn():
+        with torch.device(device), weights_without_memory(), values_not_drawn():
             model = find_class(kind)(**{**arguments, **changes}).eval()
         return cast_weights(model.requires_grad_(requires_grad=False), self.dtype)
 
 
 @contextmanager
-def _weights_without_memory() -> Iterator[None]:
+def weights_without_memory() -> Iterator[None]:
     """Models made inside have their weights on the device meta; their buffers, which are no weights, where they belong.
 
     Buffers (tables of positions) are computed by the constructors and saved nowhere, so that a model made on meta and
@@ -71,7 +71,9 @@ def _weights_without_memory() -> Iterator[None]:
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
-        register(module, name, None if weight is None else nn.Parameter(weight.to("meta"), requires_grad=False))
+        if weight is not None and not weight.is_meta:  # a weight that two modules share stays one
+            weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+        register(module, name, weight)
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[assignment,method-assign]
     try:
@@ -81,21 +83,26 @@ def _weights_without_memory() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _fill_weights(model: Any, device: torch.device, *, seed: int) -> Any:  # noqa: ANN401
+def fill_weights(model: Any, device: torch.device, *, seed: int) -> Any:  # noqa: ANN401
     """Give weights without memory theirs, drawn where they are to stay: no large model passes through the CPU.
 
     Matrices are drawn as torch draws a linear layer's, weights of norms are 1, biases are small.
     """
     generator = torch.Generator(device).manual_seed(seed)
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in made:
+                setattr(module, name, made[id(weight)][1])
+                continue
             drawn = torch.empty_like(weight, device=device)
             if weight.ndim == 1 and name == "weight":
                 drawn.fill_(1)
             else:
                 bound = (weight.numel() / len(weight)) ** -0.5 if weight.ndim > 1 else 0.02
                 drawn.uniform_(-bound, bound, generator=generator)
-            setattr(module, name, nn.Parameter(drawn, requires_grad=False))
+            made[id(weight)] = (weight, nn.Parameter(drawn, requires_grad=False))  # held, so that no id comes again
+            setattr(module, name, made[id(weight)][1])
     return model
 
 

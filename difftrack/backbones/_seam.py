@@ -12,12 +12,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from difftrack.backbones._compiled import attend_by, attend_plainly, is_compiled
 
 __all__ = ["AttentionCall", "AttentionFunction", "EditFunction", "intercept"]
 
@@ -104,7 +107,8 @@ def intercept(
     with ExitStack() as stack:
         for layer, module in modules.items():
             for part in module if isinstance(module, nn.ModuleList) else (module,):
-                stack.enter_context(_hooked(part, _Interception(layer, attend, edit)))
+                scope = _compiled if is_compiled(part) else _hooked
+                stack.enter_context(scope(part, _Interception(layer, attend, edit)))
         yield
 
 
@@ -149,10 +153,15 @@ class _AttentionMode(TorchFunctionMode):
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         arguments: Mapping[str, Any] = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
-        for one in self._interceptions:
-            if one.edit is not None:
-                arguments = one.edit(AttentionCall(one.layer, arguments)).arguments
-        return _attend_through(self._interceptions, arguments)
+        return _edit_and_attend(self._interceptions, arguments)
+
+
+def _edit_and_attend(interceptions: Sequence[_Interception], arguments: Mapping[str, Any]) -> Tensor:
+    """Apply the edits of all interceptions, the oldest first, and attend as the newest one does."""
+    for one in interceptions:
+        if one.edit is not None:
+            arguments = one.edit(AttentionCall(one.layer, arguments)).arguments
+    return _attend_through(tuple(interceptions), arguments)
 
 
 def _attend_through(interceptions: tuple[_Interception, ...], arguments: Mapping[str, Any]) -> Tensor:
@@ -180,3 +189,22 @@ def _hooked(module: nn.Module, interception: _Interception) -> Iterator[None]:
             registry.remove_hook(_HOOK, recurse=False)
             for leftover in {"forward", "_diffusers_hook"} - hook.attributes_before:
                 delattr(module, leftover)
+
+
+_of_compiled: WeakKeyDictionary[nn.Module, list[_Interception]] = WeakKeyDictionary()
+"""Interceptions of each compiled module, the oldest first; an attribute of the module would make its graph anew."""
+
+
+@contextmanager
+def _compiled(module: nn.Module, interception: _Interception) -> Iterator[None]:
+    """Add an interception to those of a module whose block is compiled; the last one leaves its attention to torch."""
+    interceptions = _of_compiled.setdefault(module, [])
+    interceptions.append(interception)
+    attend_by(module, partial(_edit_and_attend, interceptions))
+    try:
+        yield
+    finally:
+        interceptions.remove(interception)
+        if not interceptions:
+            del _of_compiled[module]
+            attend_plainly(module)

@@ -105,12 +105,14 @@ def _show_memory(cards_gb: Sequence[int]) -> None:
     """A table in Markdown."""
     from difftrack.backbones import memory_needs
 
-    typer.echo(f"| | text | transformer | others | activations | {' | '.join(f'{card} GB' for card in cards_gb)} |")
-    typer.echo("| --- " * (5 + len(cards_gb)) + "|")
+    heads = "text | transformer | others | activations | encode | frames | decode"
+    typer.echo(f"| | {heads} | {' | '.join(f'{card} GB' for card in cards_gb)} |")
+    typer.echo("| --- " * (8 + len(cards_gb)) + "|")
     for need in memory_needs():
         parts = (need.text_bytes, need.transformer_bytes, need.other_bytes, need.activation_bytes)
-        cells = [f"{num_bytes / 1e9:.1f}" for num_bytes in parts]
+        cells = [f"{num_bytes / 1e9:.1f}" for num_bytes in (*parts, *need.working_bytes.values())]
         for card in cards_gb:
-            switch = need.switch_for(card * 10**9)
-            cells.append(f"{switch}: {need.needed(switch) / 1e9:.0f}")
+            switches = need.switches_for(card * 10**9)
+            named = "no" if switches is None else " + ".join(switches) or "as it is"
+            cells.append(named if switches is None else f"{named}: {need.needed(switches) / 1e9:.0f}")
         typer.echo(f"| `{need.name}` | {' | '.join(cells)} |")

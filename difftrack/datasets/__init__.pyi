@@ -1,4 +1,4 @@
-from ._clips import Clip, ClipOrigin, TrackedVideo, Tracks, check_query_points
+from ._clips import Clip, ClipOrigin, ClipOutline, TrackedVideo, Tracks, check_query_points
 from ._davis import load_davis
 from ._errors import ClipFailure, DatasetError
 from ._files import (
@@ -8,6 +8,7 @@ from ._files import (
     drop_clips,
     read_clip,
     read_clip_kind,
+    read_clip_outline,
     read_given_tracks,
     read_tracks,
     write_clip,
@@ -34,6 +35,7 @@ __all__ = [
     "ClipFailure",
     "ClipManifest",
     "ClipOrigin",
+    "ClipOutline",
     "DatasetError",
     "FolderParams",
     "KeypointVideo",
@@ -58,6 +60,7 @@ __all__ = [
     "plain_name",
     "read_clip",
     "read_clip_kind",
+    "read_clip_outline",
     "read_folder",
     "read_given_tracks",
     "read_manifest",

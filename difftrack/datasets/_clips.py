@@ -17,6 +17,7 @@ from difftrack.datasets._truth import Truth
 __all__ = [
     "Clip",
     "ClipOrigin",
+    "ClipOutline",
     "TrackedVideo",
     "Tracks",
     "check_length",
@@ -87,6 +88,25 @@ class Clip:
         digest = hashlib.sha256(json.dumps([list(self.frames.shape), self.prompt]).encode())
         digest.update(np.ascontiguousarray(self.frames).data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipOutline:
+    """What a clip's clip.json says of it; its frames are not looked at."""
+
+    name: str
+    num_frames: int
+    height: int
+    """In pixels."""
+    width: int
+    """In pixels."""
+    prompt: str
+    source: ClipOrigin
+    digest: str
+
+    def fingerprint(self) -> str:
+        """As `Clip.fingerprint` was when the clip was written."""
+        return self.digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from difftrack.arrays import array_names
 from difftrack.artifacts import ArtifactError, read_arrays, read_json
-from difftrack.datasets._clips import Clip, ClipOrigin, TrackedVideo, Tracks
+from difftrack.datasets._clips import Clip, ClipOrigin, ClipOutline, TrackedVideo, Tracks
 from difftrack.datasets._errors import DatasetError
 from difftrack.datasets._manifest import clip_names
 from difftrack.datasets._names import check_name
@@ -23,6 +23,7 @@ __all__ = [
     "drop_clips",
     "read_clip",
     "read_clip_kind",
+    "read_clip_outline",
     "read_given_tracks",
     "read_tracks",
     "write_clip",
@@ -144,6 +145,27 @@ def read_clip(root: Path, name: str) -> Clip:
     if clip.fingerprint() != fingerprint:
         raise DatasetError(f"{folder}: frames.mp4 or the prompt does not match clip.json; {_WAY_OUT}")
     return clip
+
+
+def read_clip_outline(root: Path, name: str) -> ClipOutline:
+    """What is known of a clip without decoding it, which takes seconds for a long one; `read_clip` proves it.
+
+    Raises:
+        DatasetError: the clip is missing, or its clip.json is damaged.
+    """
+    folder = root / name
+    about = _about(folder)
+    try:
+        counts = {key: int(about[key]) for key in ("num_frames", "height", "width")}
+        prompt, source, digest = (about[key] for key in ("prompt", "source", "fingerprint"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(folder, error) from error
+    proven = is_fingerprint(digest) and source in get_args(ClipOrigin) and isinstance(prompt, str)
+    if not proven or min(counts.values()) < 1:
+        raise _unusable(folder, "it describes no clip")
+    if not (folder / "frames.mp4").is_file():
+        raise DatasetError(f"{folder}: frames.mp4 is missing; {_WAY_OUT}")
+    return ClipOutline(name=name, prompt=prompt, source=source, digest=digest, **counts)
 
 
 def read_clip_kind(root: Path, name: str) -> str:

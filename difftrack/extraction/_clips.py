@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Num
 
 from difftrack.artifacts import Manifest
-from difftrack.backbones import ModelParams, Trajectory, load_backbone, read_trajectory
+from difftrack.backbones import ModelParams, Trajectory, Work, load_backbone, read_trajectory
 from difftrack.chunks import chunk_schedule
-from difftrack.datasets import Clip, ClipEntry, read_clip
+from difftrack.datasets import Clip, ClipEntry, read_clip, read_clip_outline
 from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._extract import Extractor
-from difftrack.extraction._params import ExtractParams, TrackingParams
+from difftrack.extraction._params import AnalysisParams, ExtractParams, TrackingParams, TrackingViewParams
 from difftrack.params import ParamsError, parse
 from difftrack.store import DescriptorSpec
 
@@ -25,11 +25,21 @@ _MOST_EXPECTED = 2
 """Clips read ahead: the next one to run is still there when the one after it is announced."""
 
 
+_WORK: Mapping[str, Work] = {"analysis": "encode", "tracking": "encode_frames"}
+
+
+def _size_of(view: AnalysisParams | TrackingViewParams) -> tuple[int | None, int, int]:
+    """(frames, height, width) of clips; frames that run together are as many as in the backbone's own clips."""
+    return view.num_frames if isinstance(view, AnalysisParams) else None, view.height, view.width
+
+
 class ClipReader:
     """Introduces the clips of a folder, their trajectories and the chunk schedule to an extractor."""
 
     def __init__(self, extractor: Extractor, folder: Path) -> None:
         self.extractor = extractor
+        self.if_too_large = "make the size smaller"
+        """What to do where memory runs out over a clip."""
         self._folder = folder
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._expected: dict[str, Future[tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]]] = {}
@@ -53,7 +63,12 @@ class ClipReader:
         extract = parse(ExtractParams, params["extract"], "extract")
         if extract.threads is not None:
             torch.set_num_threads(extract.threads)
-        return cls(Extractor(load_backbone(backbone, model), extract.view(view)), folder)
+        chosen = extract.view(view)
+        loaded = load_backbone(backbone, model, size=_size_of(chosen), works=[_WORK[view]])
+        reader = cls(Extractor(loaded, chosen), folder)
+        sizes = "num_frames, height or width" if view == "analysis" else "height or width"
+        reader.if_too_large = f"set backbones.{backbone}.memory to auto, or make extract.{view}.{sizes} smaller"
+        return reader
 
     def expect(self, name: str) -> None:
         """Read and resize a clip in another thread, for `prepare` to take; at most two clips wait there."""
@@ -71,8 +86,8 @@ class ClipReader:
         )
 
     def outline(self, name: str) -> dict[str, DescriptorSpec]:
-        """What a clip's groups will hold; see `Extractor.outline`."""
-        clip = read_clip(self._folder, name)
+        """What a clip's groups will hold, by what its clip.json says; see `Extractor.outline`."""
+        clip = read_clip_outline(self._folder, name)
         return self.extractor.outline(clip, chunks=self._chunks(clip.num_frames))
 
     def manifest(self, clips: Iterable[ClipEntry]) -> Manifest:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Num
 
 from difftrack.backbones import Backbone, PromptEmbedding, Trajectory
-from difftrack.datasets import Clip
+from difftrack.datasets import Clip, ClipOutline
 from difftrack.extraction._clip_extraction import ClipExtraction
 from difftrack.extraction._encoded_clip import EncodedClip
 from difftrack.extraction._errors import ExtractionError
@@ -68,7 +68,9 @@ class Extractor(BackboneView):
         """
         return self.resized(clip, self.frames_of_groups(clip.name, clip.num_frames, chunks))
 
-    def outline(self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None) -> dict[str, DescriptorSpec]:
+    def outline(
+        self, clip: Clip | ClipOutline, *, chunks: Sequence[tuple[int, ...]] | None = None
+    ) -> dict[str, DescriptorSpec]:
         """What a clip's groups will hold, but for which text tokens count: needs no text encoder, and runs nothing.
 
         Args:

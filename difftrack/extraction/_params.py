@@ -45,7 +45,9 @@ class ModeParams:
     folder: Mode = "add_noise"
     """Of clips that were read from files."""
 
-    def of(self, clip: "difftrack.datasets.Clip | difftrack.extraction.EncodedClip") -> Mode:
+    def of(
+        self, clip: "difftrack.datasets.Clip | difftrack.datasets.ClipOutline | difftrack.extraction.EncodedClip"
+    ) -> Mode:
         """The mode in which a clip's steps are visited."""
         mode: Mode = getattr(self, clip.source)
         return mode

@@ -9,7 +9,7 @@ from jaxtyping import Num
 from torch import Tensor
 
 from difftrack.backbones import Backbone, BackboneError, PromptEmbedding
-from difftrack.datasets import Clip, working_frames
+from difftrack.datasets import Clip, ClipOutline, working_frames
 from difftrack.extraction._encoded_clip import EncodedClip
 from difftrack.extraction._params import AnalysisParams, Mode, TrackingViewParams
 from difftrack.geometry import TokenGrid
@@ -62,7 +62,7 @@ class BackboneView:
 
     def specs(
         self,
-        clip: Clip | EncodedClip,
+        clip: Clip | ClipOutline | EncodedClip,
         mode: Mode,
         groups: Mapping[str, tuple[int, ...]],
         prompt: PromptEmbedding | None,
@@ -84,7 +84,7 @@ class BackboneView:
 
     def _spec(
         self,
-        clip: Clip | EncodedClip,
+        clip: Clip | ClipOutline | EncodedClip,
         mode: Mode,
         frames: tuple[int, ...],
         text_mask: tuple[bool, ...],

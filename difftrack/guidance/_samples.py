@@ -8,9 +8,12 @@ Under the folder of all samples:
     measures.json, .csv     what `difftrack.quality` says of every clip
 """
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from difftrack.backbones import Backbone
+from difftrack.background import Background
 from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import CLIP, Clip, write_clip
 from difftrack.documents import read_json
@@ -27,6 +31,7 @@ from difftrack.guidance._errors import GuidanceError
 from difftrack.guidance._guide import check_layers, guided
 from difftrack.guidance._measures import check_measures, write_measures
 from difftrack.guidance._params import Guidance, GuideParams
+from difftrack.interrupts import one_too_large
 from difftrack.interventions import calls_at
 from difftrack.keeping import Keeper
 from difftrack.locks import lock_of
@@ -38,8 +43,11 @@ __all__ = ["SampleOutcome", "sample_prompts"]
 
 _CAPTION_PX = 16
 """Height of the strip with a way's name."""
-_APART = (write_measures.__module__, *(user.__module__ for user in (ClipShelf, Keeper, lock_of, remove)))
+_APART = (write_measures.__module__, *(user.__module__ for user in (Background, ClipShelf, Keeper, lock_of, remove)))
 """Modules that have no part in what a sample looks like."""
+
+
+_IF_TOO_LARGE = "set backbones.{backbone}.memory to auto, or make guide.num_frames, height or width smaller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +108,36 @@ def sample_prompts(
         if drop_others:
             _drop_what_is_gone(folder, {_name(number) for number, _ in prompts}, keeper)
         made_by = backbone.made_by(__name__, write_clip.__module__, without=_APART)
-        sampled = []
-        for number, prompt in prompts:
-            problem = None
-            shelf = ClipShelf(
-                folder / _name(number), keeper, reuse=params.reuse, anew=anew, above=f"{_name(number)}/", say=keeper.say
-            )
-            try:
-                _sample_in_all_ways(backbone, number, prompt, params, ways=ways, shelf=shelf, made_by=made_by)
-                sampled.append((number, prompt))
-            except (ValueError, OSError, RuntimeError) as error:
-                problem = str(error)
-            yield SampleOutcome(number, prompt, problem)
+        sampled: list[tuple[int, str]] = []
+        under_way: deque[_UnderWay] = deque()
+        with Background() as background:
+            for number, prompt in prompts:
+                under_way.append(_UnderWay(number, prompt))
+                shelf = ClipShelf(
+                    folder / _name(number),
+                    keeper,
+                    reuse=params.reuse,
+                    anew=anew,
+                    above=f"{_name(number)}/",
+                    say=keeper.say,
+                )
+                try:
+                    with one_too_large(_IF_TOO_LARGE.format(backbone=params.backbone)):
+                        _sample_in_all_ways(
+                            backbone,
+                            under_way[-1],
+                            params,
+                            ways=ways,
+                            shelf=shelf,
+                            made_by=made_by,
+                            background=background,
+                        )
+                except (ValueError, OSError, RuntimeError) as error:
+                    under_way[-1].problem = str(error)
+                while under_way and under_way[0].is_written:
+                    yield _settled(under_way.popleft(), sampled)
+            while under_way:
+                yield _settled(under_way.popleft(), sampled)
         keeper.settle()
         write_measures(folder, {_name(number): prompt for number, prompt in sampled}, ways)
 
@@ -172,17 +198,45 @@ def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
     return None if sampled else f"{clip} is no sample"
 
 
+@dataclass(slots=True)
+class _UnderWay:
+    """One prompt, of which files may still be on their way to disk."""
+
+    number: int
+    prompt: str
+    problem: str | None = None
+    writes: list[Future[None]] = field(default_factory=list)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing of it is on its way."""
+        return all(write.done() for write in self.writes)
+
+
+def _settled(one: _UnderWay, sampled: list[tuple[int, str]]) -> SampleOutcome:
+    """What came of a prompt, once all its files are there; noted among those that were sampled if all went well."""
+    for write in one.writes:
+        try:
+            write.result()
+        except (ValueError, OSError, RuntimeError) as error:
+            one.problem = one.problem or str(error)
+    if one.problem is None:
+        sampled.append((one.number, one.prompt))
+    return SampleOutcome(one.number, one.prompt, one.problem)
+
+
 def _sample_in_all_ways(
     backbone: Backbone,
-    number: int,
-    prompt: str,
+    one: _UnderWay,
     params: GuideParams,
     *,
     ways: Mapping[str, Guidance | None],
     shelf: ClipShelf,
     made_by: MadeBy,
+    background: Background,
 ) -> None:
-    folder = shelf.root
+    """Sample a prompt in every way; what is to be written is, beside the next sampling."""
+    folder, number, prompt = shelf.root, one.number, one.prompt
     folder.mkdir(exist_ok=True)
     side_by_side = folder / "side_by_side.mp4"
     clips = {}
@@ -195,15 +249,23 @@ def _sample_in_all_ways(
             frames = _sample(backbone, number, prompt, params, guidance)
             details["made_by"] = made_by.to_json()
             clip = Clip(way, frames, params.fps, prompt, "generated", params.seed, details)
-            _write_views(folder, clip)
-            shelf.write(clip)  # last: a clip says that its views are there
+            one.writes.append(background.submit(partial(_write, shelf, clip)))
         elif before != _description(folder, way) or not _views(folder, way):
             side_by_side.unlink(missing_ok=True)
-            _write_views(folder, clip)
+            one.writes.append(background.submit(partial(_write_views, folder, clip)))
         clips[way] = clip.frames
     if len(clips) > 1 and not side_by_side.exists():
-        pictures = [_captioned(frames, way) for way, frames in clips.items()]
-        write_video(side_by_side, np.concatenate(pictures, axis=2), params.fps, lossless=False)
+        one.writes.append(background.submit(partial(_write_beside, side_by_side, clips, params.fps)))
+
+
+def _write(shelf: ClipShelf, clip: Clip) -> None:
+    _write_views(shelf.root, clip)
+    shelf.write(clip)  # last: a clip says that its views are there
+
+
+def _write_beside(file: Path, clips: Mapping[str, UInt8[np.ndarray, "frame row col rgb"]], fps: float) -> None:
+    pictures = [_captioned(frames, way) for way, frames in clips.items()]
+    write_video(file, np.concatenate(pictures, axis=2), fps, lossless=False)
 
 
 def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidance | None) -> dict[str, Any]:

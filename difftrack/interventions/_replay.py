@@ -11,12 +11,16 @@ __all__ = ["Prefix", "blocks_around", "layers_around", "replaced_forward"]
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Call `forward` whenever `module` is called; leave the module as it was on the way out."""
-    own = module.__dict__.get("forward")
-    module.forward = forward
+    """Call `forward` whenever `module` is called; leave the module as it was on the way out.
+
+    A compiled module runs as it is meanwhile, so that nothing is compiled anew for the sake of `forward`.
+    """
+    own, compiled = module.__dict__.get("forward"), module._compiled_call_impl
+    module.forward, module._compiled_call_impl = forward, None
     try:
         yield
     finally:
+        module._compiled_call_impl = compiled
         if own is None:
             del module.forward
         else:

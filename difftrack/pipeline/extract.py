@@ -23,6 +23,7 @@ from difftrack.extraction import (
     kept_in,
     lay_others_aside,
 )
+from difftrack.interrupts import one_too_large
 from difftrack.keeping import Keeper
 from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, end, finished, kept_folder, run, say, tell
@@ -40,7 +41,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     item, store = params["item"], str(outs["descriptors"])
     job = ExtractJob(json.dumps(params), deps["clips"], store, str(kept_folder(outs, "descriptors")))
     section, wanted = job.section, read_manifest(deps["clips"])
-    tell(wanted.remarks(deps["clips"]))
+    tell([*wanted.remarks(deps["clips"]), *job.source().extractor.backbone.remarks])
     manifest = job.source().manifest(wanted.clips)
     names, left_out = manifest.clips, manifest.left_out
     if not names:
@@ -158,8 +159,9 @@ class _Extractor(ClipWorker):
 
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """See `ClipWorker`."""
-        extraction = self._job.source().prepare(clip)
-        groups = queue_descriptors(extraction, self._job.shelf(), self._queue, report=report)
+        with one_too_large(self._job.source().if_too_large):
+            extraction = self._job.source().prepare(clip)
+            groups = queue_descriptors(extraction, self._job.shelf(), self._queue, report=report)
         for group, error in extraction.round_trip_errors.items():
             print(f"{group}: inversion returns to the clean latents within {error:.1e}")
         return self._finishing.submit(_wait_for, groups)

@@ -8,7 +8,7 @@ from difftrack.backbones import ModelParams, load_backbone
 from difftrack.guidance import GuideParams, read_ranking, sample_prompts
 from difftrack.keeping import Keeper
 from difftrack.params import parse
-from difftrack.pipeline._stage import Paths, each, kept_folder, run
+from difftrack.pipeline._stage import Paths, each, kept_folder, run, tell
 from difftrack.prompts import read_prompts
 
 
@@ -18,7 +18,9 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     model = parse(ModelParams, params["backbones"].get(section.backbone) or {}, f"backbones.{section.backbone}")
     prompts = read_prompts(deps["prompts"])
     ways = section.ways(read_ranking(deps["best_layers"]) if section.layers == "best" else None)
-    backbone = load_backbone(section.backbone, model)
+    size = (section.num_frames, section.height, section.width)
+    backbone = load_backbone(section.backbone, model, size=size, works=["sample"])
+    tell(backbone.remarks)
     keeper = Keeper(kept_folder(outs, "samples"), "samples", budget=section.keep_bytes)
     outcomes = sample_prompts(
         backbone,

@@ -6,6 +6,7 @@ from typing import Any
 
 from difftrack.correspondence import MatchSection
 from difftrack.datasets import read_tracks
+from difftrack.interrupts import one_too_large
 from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, each, end, run, tell
 from difftrack.store import Store, open_store, write_manifest, write_results
@@ -22,7 +23,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     failures: dict[str, str] = {}
     for clip in each(manifest.clips, "match"):
         try:
-            matches = match_stored_clip(store, clip, read_tracks(deps["tracks"], clip), section)
+            with one_too_large("set match.device to cpu, or track fewer points"):
+                matches = match_stored_clip(store, clip, read_tracks(deps["tracks"], clip), section)
             write_results(outs["matches"], clip, matches, _provenance(store, clip, section))
         except (ValueError, OSError) as error:
             failures[clip] = str(error)

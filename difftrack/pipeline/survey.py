@@ -21,6 +21,7 @@ from difftrack.datasets import read_manifest, read_tracks
 from difftrack.distribution import ClipWorker, Job, ProgressCallback, part_of, run_clips
 from difftrack.extraction import CapturedUnit, ClipReader, ExtractParams, ResultShelf, kept_in, result_identity
 from difftrack.geometry import rescale_points
+from difftrack.interrupts import one_too_large
 from difftrack.keeping import Keeper
 from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, end, finished, kept_folder, run, tell
@@ -36,7 +37,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     extract = parse(ExtractParams, params["extract"], "extract")
     listed = read_manifest(deps["clips"])
     manifest = job.source().manifest(listed.clips)
-    tell([*listed.remarks(deps["clips"]), *manifest.remarks(outs["matches"])])
+    backbone = job.source().extractor.backbone
+    tell([*listed.remarks(deps["clips"]), *manifest.remarks(outs["matches"]), *backbone.remarks])
     write_manifest(job.matches, manifest)
     job.shelf().lay_others_aside(manifest.clips)
     job.shelf().keeper.settle()
@@ -109,6 +111,12 @@ class _Surveyor(ClipWorker):
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """See `ClipWorker`; stored matches with the same provenance are reused."""
         done: Future[None] = Future()
+        with one_too_large(self._job.source().if_too_large):
+            self._survey(clip)
+        done.set_result(None)
+        return done
+
+    def _survey(self, clip: str) -> None:
         extraction = self._job.source().prepare(clip)
         ((group, spec),) = extraction.groups.items()
         provenance = {
@@ -141,8 +149,6 @@ class _Surveyor(ClipWorker):
             extraction.run(extraction.plan(group), match)
             dataset = label_matches(cells, spec, points=points, points_xy_px=points_xy_px)
             write_results(self._job.matches, clip, dataset, {**provenance, "made_by": made_by.to_json()})
-        done.set_result(None)
-        return done
 
     def close(self) -> None:
         """See `ClipWorker`."""

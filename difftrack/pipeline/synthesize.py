@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from difftrack.backbones import Backbone, ModelParams, Trajectory, load_backbone, write_trajectory
+from difftrack.background import Background
 from difftrack.clip_shelf import ClipShelf, clip_identity
 from difftrack.datasets import (
     Clip,
@@ -25,10 +27,11 @@ from difftrack.datasets import (
     write_clip,
     write_manifest,
 )
+from difftrack.interrupts import one_too_large
 from difftrack.keeping import Keeper
 from difftrack.media import read_image
 from difftrack.params import parse
-from difftrack.pipeline._stage import Paths, each, kept_folder, run, say
+from difftrack.pipeline._stage import Paths, each, kept_folder, run, say, tell
 from difftrack.prompts import read_prompts
 from difftrack.rendering import render_clip
 from difftrack.synthesis import GeneratedSection, RenderedSection, SynthesizeSection
@@ -106,23 +109,52 @@ def _generate(
 ) -> Iterator[str]:
     """Generate clips from prompts; an existing clip that was made in the same way is reused."""
     model = parse(ModelParams, backbones.get(section.backbone) or {}, f"backbones.{section.backbone}")
-    backbone = load_backbone(section.backbone, model)
+    size = (section.num_frames, section.height, section.width)
+    backbone = load_backbone(section.backbone, model, size=size, works=["sample"])
+    tell(backbone.remarks)
+    smaller = (
+        f"set backbones.{section.backbone}.memory to auto, or make synthesize.generated.num_frames, height or width "
+        "smaller"
+    )
     made_by = backbone.made_by(write_clip.__module__)
     prompts = read_prompts(section.prompts, indices=section.indices)
     names = [f"generated-{number:03d}" for number, _ in prompts]
-    for name, (number, prompt) in zip(names, each(prompts, "generate", names=names), strict=True):
-        try:
-            image = None if section.images is None else read_image(section.images / _image_name(number))
-            details = _sampling(section, backbone, number, image)
-            request = (prompt, section.seed, section.fps, {"sampling": details})
-            if not shelf.take_up(name, clip_identity(*request), made_by, also=[TRAJECTORY]):
-                clip, trajectory = _sample(name, prompt, section, backbone, details, image)
-                shelf.write(replace(clip, details={**clip.details, "made_by": made_by.to_json()}))
-                write_trajectory(shelf.root / name / TRAJECTORY, trajectory, fingerprint=backbone.fingerprint)
-        except (ValueError, OSError) as error:
-            failures.append(ClipFailure(name, str(error)))
-        else:
-            yield name
+    writing: list[tuple[str, Future[None]]] = []
+    with Background() as background:
+        for name, (number, prompt) in zip(names, each(prompts, "generate", names=names), strict=True):
+            try:
+                image = None if section.images is None else read_image(section.images / _image_name(number))
+                details = _sampling(section, backbone, number, image)
+                request = (prompt, section.seed, section.fps, {"sampling": details})
+                if shelf.take_up(name, clip_identity(*request), made_by, also=[TRAJECTORY]):
+                    yield name
+                    continue
+                with one_too_large(smaller):
+                    clip, trajectory = _sample(name, prompt, section, backbone, details, image)
+                made = replace(clip, details={**clip.details, "made_by": made_by.to_json()})
+                write = partial(_write, shelf, made, trajectory, fingerprint=backbone.fingerprint)
+                writing.append((name, background.submit(write)))
+            except (ValueError, OSError) as error:
+                failures.append(ClipFailure(name, str(error)))
+            while writing and writing[0][1].done():
+                yield from _written(*writing.pop(0), failures)
+        for name, written in writing:
+            yield from _written(name, written, failures)
+
+
+def _write(shelf: ClipShelf, clip: Clip, trajectory: Trajectory, *, fingerprint: str) -> None:
+    shelf.write(clip)
+    write_trajectory(shelf.root / clip.name / TRAJECTORY, trajectory, fingerprint=fingerprint)
+
+
+def _written(name: str, written: Future[None], failures: list[ClipFailure]) -> Iterator[str]:
+    """The name of a clip that could be written, once it is."""
+    try:
+        written.result()
+    except (ValueError, OSError) as error:
+        failures.append(ClipFailure(name, str(error)))
+    else:
+        yield name
 
 
 def _image_name(number: int) -> str:

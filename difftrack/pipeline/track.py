@@ -7,6 +7,7 @@ from typing import Any
 from difftrack.annotation import TrackerUnavailableError
 from difftrack.datasets import Tracks, read_clip, read_tracks
 from difftrack.evaluation import TrackSection
+from difftrack.interrupts import one_too_large
 from difftrack.metrics import ClipScores
 from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, each, end, run, tell
@@ -33,7 +34,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
             chosen = scored_queries(read_tracks(deps["tracks"], name), section, num_frames=num_frames)
             if not scored.takes(name, chosen):
                 continue
-            predictions, scenes = _track(store, name, chosen.truth, num_frames, deps["clips"], section, best_layers)
+            with one_too_large("set track.device to cpu, or track fewer points"):
+                predictions, scenes = _track(store, name, chosen.truth, num_frames, deps["clips"], section, best_layers)
             queries = chosen.truth.query_points
             write_predictions(folder / f"{name}.npz", queries, predictions, points=chosen.places, cuts=scenes.cuts)
             if scenes.cuts:

@@ -21,6 +21,7 @@ from difftrack.datasets import read_clip, read_manifest, read_tracks
 from difftrack.distribution import ClipWorker, Job, ProgressCallback, run_clips
 from difftrack.evaluation import TrackSection
 from difftrack.extraction import ClipExtraction, ClipReader, ExtractParams
+from difftrack.interrupts import one_too_large
 from difftrack.metrics import ClipScores
 from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, end, finished, run, tell
@@ -44,7 +45,8 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     job = TrackJob(json.dumps(params), deps["clips"], deps["tracks"], folder, best_layers_of(deps, section))
     listed = read_manifest(deps["clips"])
     manifest = job.source.manifest(listed.clips)
-    tell([*listed.remarks(deps["clips"]), *manifest.remarks(folder)])
+    remarks = job.source.extractor.backbone.remarks
+    tell([*listed.remarks(deps["clips"]), *manifest.remarks(folder), *remarks])
     scored = TrackedScores(section)
     outcomes = run_clips(job, manifest.clips, workers=extract.workers, scheduler=extract.scheduler)
     watched = track(outcomes, "track", total=len(manifest.clips), disable=not sys.stderr.isatty())
@@ -120,6 +122,12 @@ class _Tracker(ClipWorker):
     def run(self, clip: str, report: ProgressCallback) -> Future[None]:
         """See `ClipWorker`; existing tracks with the same identity are reused."""
         done: Future[None] = Future()
+        with one_too_large(self._job.source.if_too_large):
+            self._track(clip)
+        done.set_result(None)
+        return done
+
+    def _track(self, clip: str) -> None:
         job, section = self._job, self._job.section
         extraction = job.source.prepare(clip)
         num_frames = 1 + max(max(spec.frames) for spec in extraction.groups.values())
@@ -132,8 +140,6 @@ class _Tracker(ClipWorker):
             tracks, scenes = track_chunks(chunks, spec, queries, section, frames=frames, best_layers=job.best_layers)
             predictions = {"tracker": tracks, **track_by_baselines(frames, queries, section, scenes=scenes)}
             write_predictions(file, queries, predictions, points=chosen.places, cuts=scenes.cuts, identity=identity)
-        done.set_result(None)
-        return done
 
     def _identity(self, extraction: ClipExtraction, chosen: ScoredQueries) -> str:
         """SHA-256 of everything that the tracks depend on."""
