@@ -28,13 +28,13 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from difftrack.guidance._branches import calls_at
 
 from benchmarks._random_pipeline import MODELS, random_backbone, weights_of
 from difftrack.backbones import KNOWN, Backbone, ModelParams, need_of
 from difftrack.backbones._memory import CONTEXT_BYTES, SWITCHES, USABLE, Work
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.guidance import Guidance, guided
+from difftrack.interventions import calls_at
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 SETS: tuple[tuple[str, ...], ...] = ((), ("vae_slicing",), ("vae_tiling",), ("release_text_encoder",), ("cpu_offload",))

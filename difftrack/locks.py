@@ -34,6 +34,9 @@ LEASE_S = 60.0
 
 POLL_S = 0.1
 
+_MOST_RACES = 20
+"""Times in a row that other processes may remove the empty folder of locks between its making and its use."""
+
 Say = Callable[[str], None]
 """Called with one-line messages for the user while a lock is awaited."""
 
@@ -118,12 +121,17 @@ class FileLease(Lease):
 
     def try_acquire(self) -> bool:
         """See `Lease`."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lease.acquire(timeout=0)
-        except Timeout:
-            return False
-        except FileNotFoundError:  # another process removed the empty folder of locks
+        for _ in range(_MOST_RACES):
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lease.acquire(timeout=0)
+                break
+            except Timeout:
+                return False
+            except (FileNotFoundError, FileExistsError):  # another process removed the empty folder of locks meanwhile
+                if self._path.parent.exists() and not self._path.parent.is_dir():
+                    raise
+        else:
             return False
         self.left_by = self.owner
         self._about.write_text(json.dumps(asdict(Owner.here())), encoding="utf-8")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from difftrack.backbones import (
     CaptureError,
     ModelParams,
     Trajectory,
+    _counts,
     check_capture,
     constructed_backbone,
     load_backbone,
@@ -31,9 +33,11 @@ from difftrack.backbones import (
     summaries,
     write_trajectory,
 )
+from difftrack.backbones._counts import count, counts_of, declaration
 from difftrack.backbones._load import check_family
 from difftrack.backbones._refused import REFUSED
 from difftrack.datasets import Clip
+from difftrack.documents import read_json
 from difftrack.extraction import AnalysisParams, Extractor, ModeParams
 
 TOP = Path(__file__).parents[1]

@@ -353,7 +353,7 @@ def test_a_link_reproduces_the_view(view: View, browser: Any, server: Explorer) 
     with view.repainted():
         view.page.get_by_role("button", name="Compare").click()
     with view.repainted():
-        view.page.locator(".pane").nth(1).get_by_label("Kind").select_option("key")
+        view.page.locator(".pane").nth(1).get_by_label("Kind").select_option("key_key")
     view.settle()
     link, state = view.page.url, view.state
     context = browser.new_context(viewport={"width": 1280, "height": 900})

@@ -170,7 +170,8 @@ def test_a_stage_that_is_still_loading_says_so_in_one_line(inputs: Path, tmp_pat
     until(there(tmp_path, "loading", 1), process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=200)[1]
-    assert (process.returncode, said) == (130, "interrupted before the stage began; the next run begins anew\n")
+    line = "interrupted before the stage started; the next run starts from the beginning\n"
+    assert (process.returncode, said) == (130, line)
 
 
 def signal_twice() -> None:

@@ -242,7 +242,7 @@ def test_where_nothing_can_be_scored_the_ranking_is_empty_and_files_are_written(
 
 
 def test_a_threshold_stands_in_one_place() -> None:
-    with pytest.raises(ParamsError, match=r"scoring names threshold_px.*set score\.threshold_px"):
+    with pytest.raises(ParamsError, match=r"scoring must not contain threshold_px; set score\.threshold_px"):
         score.main({"scoring": {"threshold_px": 4.0}}, {}, {})
 
 

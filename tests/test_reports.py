@@ -770,7 +770,7 @@ def test_stage_says_which_backbones_have_scores_where_none_of_the_wanted_has(tmp
     write_clip(deps["clips"], clip())
     (deps["scores"] / "other").mkdir(parents=True)
     (deps["scores"] / "other" / "scores.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"no scores of one; there are scores of other"):
+    with pytest.raises(ValueError, match=r"no scores for one; there are scores for other"):
         main({"report": {}, "backbones": {"one": None}}, deps, {"report": tmp_path / "report"})
 
 

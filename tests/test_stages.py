@@ -255,7 +255,7 @@ def test_clips_that_are_not_asked_for_lie_aside_and_going_back_extracts_nothing(
 def test_a_source_without_its_section_is_refused_before_anything_is_written(
     params: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="sources names folder, and folder is null"):
+    with pytest.raises(ValueError, match="sources names folder, but folder is null"):
         synthesize.main({**params, "synthesize": {"sources": ["folder"]}}, {}, {"clips": tmp_path / "clips"})
     assert not (tmp_path / "clips").exists()
 
@@ -288,7 +288,7 @@ def test_a_sampled_clip_is_kept_only_where_it_would_come_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     sampler = Sampler()
-    monkeypatch.setattr(synthesize, "load_backbone", lambda *_: sampler)
+    monkeypatch.setattr(synthesize, "load_backbone", lambda *_, **__: sampler)
     monkeypatch.setattr(synthesize, "write_trajectory", lambda path, *_, **__: path.write_bytes(b"t"))
     (tmp_path / "prompts.txt").write_text("a dog\n")
     picture = np.zeros((16, 16, 3), dtype=np.uint8)
@@ -312,7 +312,7 @@ def test_a_sampled_clip_is_kept_only_where_it_would_come_out_the_same(
 def sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Sampler, Callable[..., Clip]]:
     """A sampler, and the stage that samples one clip with it."""
     sampler, clips = Sampler(), tmp_path / "clips"
-    monkeypatch.setattr(synthesize, "load_backbone", lambda *_: sampler)
+    monkeypatch.setattr(synthesize, "load_backbone", lambda *_, **__: sampler)
     monkeypatch.setattr(synthesize, "write_trajectory", lambda path, *_, **__: path.write_bytes(b"t"))
     (tmp_path / "prompts.txt").write_text("a dog\n")
 
@@ -589,8 +589,8 @@ def test_a_report_says_whose_scores_and_metrics_are_over_other_clips(
         (root / file).write_text(json.dumps(content))
     with pytest.raises(SystemExit) as raised:
         rerun("report", root, params)
-    assert f"tiny: scores.json is without {EASY}; run the score stage again" in str(raised.value)
-    assert f"tiny: metrics.json is without generated-000, {EASY}; run the track stage again" in str(raised.value)
+    assert f"tiny: scores.json does not contain {EASY}; run the score stage again" in str(raised.value)
+    assert f"tiny: metrics.json does not contain generated-000, {EASY}; run the track stage again" in str(raised.value)
 
 
 @pytest.mark.parametrize("damage", ["is empty", "is cut", "is something else"])
@@ -618,7 +618,7 @@ def test_a_clip_folder_without_manifest_is_read_and_what_is_assumed_is_said(
 def test_a_prompt_that_cannot_be_sampled_is_named_after_the_others_and_is_not_in_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthesize, "load_backbone", lambda *_: Sampler())
+    monkeypatch.setattr(synthesize, "load_backbone", lambda *_, **__: Sampler())
     monkeypatch.setattr(synthesize, "write_trajectory", lambda path, *_, **__: path.write_bytes(b"t"))
     (tmp_path / "prompts.txt").write_text("a dog\na cat\n")
     write_image(tmp_path / "001.png", np.zeros((16, 16, 3), dtype=np.uint8))

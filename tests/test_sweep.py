@@ -360,7 +360,7 @@ def test_the_verb_writes_over_nothing_that_is_not_a_sweep(project: Path, monkeyp
     (folder / "sweep.csv").write_text("mine\n")
     done = CliRunner().invoke(app, ["sweep", "track.motion_cost=0", "--name", "mine"])
     assert (done.exit_code, len(done.stderr.splitlines()[-1:])) == (1, 1)
-    assert "holds sweep.csv and is not a sweep of this project" in done.stderr
+    assert "contains sweep.csv but is not a sweep of this project" in done.stderr
     assert (folder / "sweep.csv").read_text() == "mine\n"
     for name in ("cells", "../elsewhere", "a/b"):
         done = CliRunner().invoke(app, ["sweep", "track.motion_cost=0", "--name", name])

@@ -160,5 +160,5 @@ def test_missing_weights_are_named_with_their_licence_and_the_way_out(
         TrackerUnavailableError, match=r"dinov2-small \(Apache-2\.0\).*no route.*hf download.*dino\.path"
     ):
         make_tracker("dino").track(frames, QUERIES[:1])
-    with pytest.raises(TrackerUnavailableError, match=r"weights of .*has no config\.json"):
+    with pytest.raises(TrackerUnavailableError, match=r"the weights .*has no config\.json"):
         make_tracker("dino", {"path": str(tmp_path)}).track(frames, QUERIES[:1])

@@ -791,7 +791,7 @@ def test_released_keeps_the_queries_of_frame_0_and_says_how_many_others_there_we
     assert list(metrics["left_out"]) == ["late"]
     assert (list(metrics["clips"]), metrics["failed"]) == (["some"], {})
     assert metrics["mean"]["tracker"]["num_clips"] == 1
-    assert "left out: clip late has no query to score; wanted is a query in frame 0" in capsys.readouterr().err
+    assert "left out: clip late has no query to score; a query must be in frame 0" in capsys.readouterr().err
     queries, _ = read_predictions(tmp_path / "predictions" / "some.npz")
     assert queries[:, 0].tolist() == [0, 0]
     assert np.load(tmp_path / "predictions" / "some.npz")["points"].tolist() == [0, 1]

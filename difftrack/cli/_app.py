@@ -206,7 +206,7 @@ def _check_backbones(backbones: dict[str, Any], path: Path) -> None:
     from difftrack.params import parse_each
 
     if not backbones:
-        raise ValueError(f"{path}: backbones names none; wanted: at least one")
+        raise ValueError(f"{path}: backbones is empty; it needs at least one backbone")
     parse_each(ModelParams | None, backbones, "backbones", file=path)
 
 

@@ -13,18 +13,19 @@ __all__ = ["Prefix", "blocks_around", "layers_around", "replaced_forward"]
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Call `forward` whenever `module` is called; leave the module as it was on the way out.
 
-    A compiled module runs as it is meanwhile, so that nothing is compiled anew for the sake of `forward`.
+    A compiled module runs uncompiled meanwhile, so that nothing is compiled anew for the sake of `forward`.
     """
-    own, compiled = module.__dict__.get("forward"), module._compiled_call_impl
+    names = ("forward", "_compiled_call_impl")
+    own = {name: module.__dict__[name] for name in names if name in module.__dict__}
     module.forward, module._compiled_call_impl = forward, None
     try:
         yield
     finally:
-        module._compiled_call_impl = compiled
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
+        for name in names:
+            if name in own:
+                setattr(module, name, own[name])
+            else:
+                delattr(module, name)
 
 
 def blocks_around(transformer: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Module]:
