@@ -1,6 +1,6 @@
 # make repro: from a clean clone to a report.   make test: the tests.   Both set up .venv by themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev repro lint docs notebooks dist test test-slow test-all results clean
+.PHONY: help setup setup-dev repro lint docs notebooks dist test test-slow test-all test-long results clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,6 +17,7 @@ help:
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  fault loops and whole-pipeline runs"
 	@echo "make test-all   both, on the same workers"
+	@echo "make test-long  further variants of the slow tests"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make docs       build the documentation site: docs/_build/html/index.html"
 	@echo "make notebooks  run the notebooks of examples/ and keep their outputs"
@@ -79,10 +80,13 @@ test: setup-dev
 	$(PYTEST)
 
 test-slow: setup-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not long'
 
 test-all: setup-dev
-	$(PYTEST) -m 'not gpu'
+	$(PYTEST) -m 'not gpu and not long'
+
+test-long: setup-dev
+	$(PYTEST) -m long
 
 # Each on one core, the longest first, so that `make -j2 results` keeps two busy; the store's rates alone, at the end.
 MEASURED := backbone tracking tuning shapes guidance motion prompts words samples

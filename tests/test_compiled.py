@@ -126,7 +126,7 @@ def test_what_a_store_records_says_that_blocks_are_compiled(folder: Path) -> Non
     assert list(compiled.transformer.state_dict()) == list(plain.transformer.state_dict())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_compilers_own_kernels_stay_within_rounding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("difftrack.backbones._architecture.compile_blocks", compile_blocks)
     plain, compiled = loaded(folder), loaded(folder, compile=True)

@@ -32,6 +32,10 @@ QUICK = ("LoRA loaded", "LoRA deleted", "attention backend flex", "cache: FirstB
 """Conditions that are tried in every run of the tests, on one family of cross-attention."""
 
 
+SHORT = ("CogVideoX", "Wan", "HunyuanVideo")
+"""Families that are tried under all conditions in CI; the others by `make test-long`."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def without_warnings() -> Iterator[None]:
     with quiet():
@@ -73,7 +77,9 @@ def test_a_condition_does_what_the_table_says(condition: str, wan: Subject, tabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [family if family in SHORT else pytest.param(family, marks=pytest.mark.long) for family in FAMILIES]
+)
 def test_every_condition_does_what_the_table_says(
     family: str, tmp_path: Path, table: dict[str, dict[str, str]]
 ) -> None:

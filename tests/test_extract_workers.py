@@ -74,7 +74,14 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.mark.parametrize(
     "how",
-    [{"workers": 2}, {"workers": 4}, {"workers": 2, "scheduler": "dask"}, {"writers": 3, "write_depth": 2}],
+    [
+        {"workers": 2},
+        pytest.param({"workers": 4}, marks=pytest.mark.long),
+        pytest.param(
+            {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.long
+        ),  # the script for Dask runs in any case
+        {"writers": 3, "write_depth": 2},
+    ],
     ids=["2 processes", "4 processes", "dask", "3 writer threads"],
 )
 def test_workers_give_the_bytes_of_one(
@@ -84,7 +91,7 @@ def test_workers_give_the_bytes_of_one(
     assert digest(tmp_path / "store") == undisturbed
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_number_of_threads_gives_the_same_bytes_however_many_cores_there_are(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
@@ -205,7 +212,7 @@ def test_chunks_of_other_params_are_not_tracked_together(inputs: Path, tmp_path:
         stored_chunks(open_store(store), CLIPS[0])
 
 
-@pytest.mark.parametrize("codec", ["blosc-zstd", "none"])
+@pytest.mark.parametrize("codec", [pytest.param("blosc-zstd", marks=pytest.mark.long), "none"])
 def test_two_runs_over_one_store_take_turns_and_leave_no_mixed_group(inputs: Path, tmp_path: Path, codec: str) -> None:
     store, runs = tmp_path / "store", []
     for number, own in enumerate(("blosc-zstd", codec)):

@@ -277,7 +277,7 @@ def test_impossible_choices_are_refused(pipeline: Any, tmp_path: Path) -> None:
         dt.probe(pipeline, to=tmp_path, **{**SMALL, "steps": (5,)})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_probe_of_the_shipped_backbone_takes_no_more_than_ten_seconds_of_the_cpu(tmp_path: Path) -> None:
     """That is 2 % of a training of one step a second, measured every 500 steps."""
     watch = dt.probe(dt.load_backbone("cogvideox-mini", device="cpu"), to=tmp_path)

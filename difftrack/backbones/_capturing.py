@@ -109,8 +109,10 @@ class CapturingBackbone(Architecture, ABC):
 
         Returns:
             One entry for each token of `text_mask`, or of `cross_text_mask` where text comes by cross-attention; None
-            where the tokenizer cannot say.
+            where the tokenizer cannot say, or the pipeline has none.
         """
+        if "tokenizer" not in self.components.names:
+            return None
         mask = self.text_mask(embedded) if self.cross_attention_key is None else self.cross_text_mask(embedded)
         return prompt_tokens(
             self.components["tokenizer"],

@@ -49,6 +49,8 @@ class BackboneLaws:
     """How far a turned query may be from the model's own, as a share of the largest number in it."""
     features: tuple[FeatureKind, ...] = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
     """Hidden states that its first and last layer give; the others are refused."""
+    gives_unrotated = True
+    """Whether its layers give queries and keys before rotary positions; without, they are refused."""
 
     @pytest.fixture
     def backbone(self) -> Backbone:
@@ -245,11 +247,19 @@ class BackboneLaws:
     ) -> None:
         """Turning the unrotated queries and keys by the layout gives the model's own; lengths stay in any case.
 
+        A family that declares no layout may also refuse unrotated queries and keys, in one line.
+
         One angle per pair of channels and place along its axis has to do for all heads, and for all places along the
         other axes: a wrong pair, a wrong axis, or a channel that is not named fails. Frequencies fall.
         """
         last = backbone.num_layers - 1
         wanted: tuple[CapturedKind, ...] = ("query", "key", "query_pre_rotary", "key_pre_rotary")
+        if not self.gives_unrotated:
+            with pytest.raises(BackboneError) as raised:
+                self.capture(backbone, latents, frames, [0, last], kinds=wanted)
+            assert "\n" not in str(raised.value)
+            assert backbone.rotary is None
+            return
         for record in self.capture(backbone, latents, frames, [0, last], kinds=wanted).values():
             for turned, plain in ((record.query, record.query_pre_rotary), (record.key, record.key_pre_rotary)):
                 assert turned is not None
@@ -317,7 +327,8 @@ class BackboneLaws:
         """Capture leaves no attributes in the modules."""
         attributes = [set(module.__dict__) for module in backbone.transformer.modules()]
         self.capture(backbone, latents, frames, [0, backbone.num_layers - 1])
-        self.capture(backbone, latents, frames, [0], ["query_pre_rotary", "feature"], "attention")
+        unrotated: list[CapturedKind] = ["query_pre_rotary"] if self.gives_unrotated else []
+        self.capture(backbone, latents, frames, [0], [*unrotated, "feature"], "attention")
         left = [set(module.__dict__) for module in backbone.transformer.modules()]
         assert [a ^ b for a, b in zip(left, attributes, strict=True)] == [set()] * len(left)
 

@@ -18,6 +18,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 class TestToyBackbone(BackboneLaws):
+    features = ("heads", "attention", "block", "attention_input", "mlp_input")  # its MLP ends outside of `feed_forward`
+    gives_unrotated = False  # one projection makes query, key and value
+
     @pytest.fixture
     def backbone(self, toy: Backbone) -> Backbone:
         return toy
