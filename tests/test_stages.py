@@ -265,6 +265,7 @@ class Sampler:
     """Stands in for a backbone and counts what it is asked."""
 
     fingerprint = "f"
+    remarks = ()
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -333,7 +334,7 @@ def test_a_sampled_clip_of_other_code_or_libraries_is_sampled_again_and_the_stag
     assert first.details["made_by"] == sampler.maker.to_json()
     sampler.maker = MadeBy(code={"backbones": "2", "media": "3"}, versions={"diffusers": "0.43.0"})
     assert sample().frames.max() == 2
-    assert "made anew because of what changed: code of backbones; diffusers 0.42.1 -> 0.43.0" in capsys.readouterr().out
+    assert "made again because of a change: code of backbones; diffusers 0.42.1 -> 0.43.0" in capsys.readouterr().out
     sample()
     assert len(sampler.asked) == 2
 
@@ -346,7 +347,7 @@ def test_a_sampled_clip_of_other_code_is_taken_up_where_the_params_are_enough_an
     sampler.maker = MadeBy(code={"backbones": "2", "media": "3"}, versions={"diffusers": "0.42.1"})
     for _ in range(2):
         clip = sample(reuse="params")
-        assert "taken up by params alone" in capsys.readouterr().out
+        assert "reused because the params are equal" in capsys.readouterr().out
         assert (clip.frames == before.frames).all()
         assert (clip.details["made_by"], clip.details["reused"]) == (then.to_json(), True)
     assert len(sampler.asked) == 1
