@@ -290,7 +290,7 @@ def test_plan_prints_every_store_and_fails_where_one_does_not_fit(inputs: Path, 
 @pytest.mark.parametrize(
     ("section", "values", "named"),
     [
-        ("backbones", {}, "backbones names none; wanted: at least one"),
+        ("backbones", {}, "backbones is empty; it needs at least one"),
         ("paths", {"clips": 3}, "paths.clips is 3; expected a string"),
         ("paths", {}, "paths.clips is missing"),
         ("extract", {"tracking": None}, "extract.analysis is missing"),
