@@ -83,7 +83,7 @@ TINY_SIZE, TINY_LAYERS = (9, 96, 160), (0, 1, 2)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one forward."""
+    """Cost of one forward."""
 
     seconds: float
     """Median of several."""

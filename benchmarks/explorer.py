@@ -40,7 +40,7 @@ from difftrack.store import DescriptorSpec, create_group, open_store
 RESULTS = Path(__file__).parent / "results" / "explorer.json"
 
 STEPS, LAYERS = (49,), (13, 17, 18)
-"""Of the synthetic store: three units of 135 MB of queries and keys."""
+"""Size of the synthetic store: three units of 135 MB of queries and keys."""
 
 
 def write_cogvideox_2b(root: Path) -> None:

@@ -73,7 +73,7 @@ class Case:
     size: tuple[int, int]
     """That the backbone saw."""
     seconds: float
-    """Of the CPU, to encode the frames and to run the backbone over the chunks."""
+    """CPU seconds to encode the frames and to run the backbone over the chunks."""
     backbone: Backbone
 
     @cached_property

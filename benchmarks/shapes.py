@@ -57,7 +57,7 @@ KNOWN: Final = tuple(shape for shape in SHAPES if shape != "blob")
 NUM_FRAMES: Final = 17
 SIZE: Final = (128, 192)
 NOISY_STEPS: Final = (5, 10, 20)
-"""Of 50, at which a shown clip's words are compared."""
+"""Step of 50 at which a shown clip's words are compared."""
 CARD_STEPS: Final = (0, 3, 6, 9, 12)
 """The same for cards; at the last of them outlines begin to be seen."""
 PARTS: Final = ("sampled", "shown", "cards")

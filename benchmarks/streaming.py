@@ -137,7 +137,7 @@ def _run(run: Callable[..., int], arguments: tuple[Any, ...]) -> dict[str, float
 
 
 def _peak_bytes() -> int:
-    """Of the resident set: since `clear_refs` on Linux, else since the process began."""
+    """Peak of the resident set: since `clear_refs` on Linux, else since the process began."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())

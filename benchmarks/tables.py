@@ -106,7 +106,7 @@ def _points(scores: Mapping[str, float]) -> str:
 
 
 def _real(sets: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-    """Of all sets of clips, the one that was not rendered."""
+    """Name the set of clips that was not rendered."""
     [name] = set(sets) - {"easy", "hard"}
     real: Mapping[str, Mapping[str, float]] = sets[name]
     return real
@@ -122,7 +122,7 @@ def _tracks(read: Read, *, strided: bool) -> list[Cells]:
 
 
 def _tracked_points(read: Read) -> list[Cells]:
-    """Of the study, the methods that the first page compares."""
+    """Rows of the study: the methods that the first page compares."""
     small, large = read("tracking_study_160x240"), read("tracking_study_256x384")
     chosen = f"heads {', '.join(small['heads'])} alone"
     methods = ("no motion", "the same at the backbone's size", "released", chosen)

@@ -371,7 +371,7 @@ def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Expert], 
 def test_each_step_is_captured_in_the_transformer_that_samples_it(
     two_experts: Callable[[Expert], Backbone],
 ) -> None:
-    """Of 8 steps shifted by 3, 4 lie at a level of 0.875 or more; layers stay 0 to 3 in both."""
+    """Four of 8 steps shifted by 3 lie at a level of 0.875 or more; layers stay 0 to 3 in both."""
     backbone = two_experts("by_step")
     schedule = backbone.schedule(8)
     assert [backbone.expert_at(timestep) for timestep in schedule.timesteps] == ["high_noise"] * 3 + ["low_noise"] * 5

@@ -475,7 +475,7 @@ def test_latent_frames_are_read_where_a_causal_autoencoder_puts_them() -> None:
 @pytest.mark.parametrize("name", ["corrected", "released"])
 @pytest.mark.parametrize("first_frames", [1, 4])
 def test_stored_positions_are_brought_to_frames_as_tensors_are(name: Any, first_frames: int) -> None:
-    """Of 3 heads, 5 latent frames, 7 points, one of which is nowhere in the last: 17 or 20 frames."""
+    """Matches of 3 heads, 5 latent frames, 7 points, one of which is nowhere in the last: 17 or 20 frames."""
     points = np.random.default_rng(0).normal(size=(3, 5, 7, 2)).astype(np.float32)
     points[:, 4, 6] = np.nan
     how = {"num_frames": 16 + first_frames, "temporal_stride": 4, "first_frames": first_frames}

@@ -16,7 +16,7 @@ PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
 
 
 def estimate(name: str, root: Path, num_prompts: int) -> list[StageCost]:
-    """Of a preset on so many prompts."""
+    """Estimate a preset on so many prompts."""
     prompts = root / "prompts.txt"
     prompts.write_text("a red disc moves\n" * num_prompts)
     preset = read_preset(name)

@@ -287,7 +287,7 @@ def test_the_real_grid_is_reproduced_by_features_and_token_by_token(path: Path) 
 
 @pytest.mark.parametrize("path", golden_files("01_matching.npz", "attn_out"))
 def test_features_and_their_probabilities_on_the_real_grid_are_reproduced(path: Path) -> None:
-    """Of frame 0 and one more: attention is asked for these tokens alone."""
+    """Tokens of frame 0 and one more: attention is asked for these tokens alone."""
     arrays = load(path)
     rows, cols = arrays["map_qk"].shape[1:3]
     frame, tokens = kept_rows(path, "corr_feat_f6_rows")

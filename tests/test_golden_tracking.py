@@ -155,7 +155,7 @@ def schedule_of(clip: Clip, run: str) -> list[tuple[int, ...]]:
 
 
 def descriptors(clip: Clip, kind: str, layer: int, number: int, frames: tuple[int, ...]) -> Tensor:
-    """Of a chunk, which depend on its number, as the stand-in model of the golden made them."""
+    """Descriptors of a chunk, which depend on its number, as the stand-in model of the golden made them."""
     place = {int(frame): index for index, frame in enumerate(clip.frames)}
     base = torch.from_numpy(clip.arrays[f"base_{kind}"][layer].astype(np.float32))
     of_chunk = torch.stack([base[place[frame]] if frame in place else torch.zeros_like(base[0]) for frame in frames])

@@ -67,7 +67,7 @@ def plain(model: Backbone) -> Generated:
 
 @pytest.fixture(scope="module")
 def recording(model: Backbone, plain: Generated) -> Recording:
-    """Of all heads of layers 1 and 2 while the plain sample is made again, which it is to the bit."""
+    """Record all heads of layers 1 and 2 while the plain sample is made again, which it is to the bit."""
     recording = Recording(layers=(1, 2))
     assert torch.equal(sample(model, recording).trajectory.latents, plain.trajectory.latents)
     return recording

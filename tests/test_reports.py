@@ -559,7 +559,7 @@ def test_what_only_position_gives_a_descriptor_is_taken_away_and_the_rest_is_kep
 
 
 def test_points_that_leave_the_inner_picture_are_chosen_only_where_no_other_is() -> None:
-    """Of 40 x 100 px, 4 px along every edge are outer; only what is seen counts."""
+    """In 40 x 100 px, 4 px along every edge are outer; only what is seen counts."""
     starts = np.asarray([(50, 20), (90, 20), (30, 10), (60, 30)], np.float32)
     motion = np.asarray([(0, 5), (6, 0), (0, -6), (0, -5)], np.float32)
     points = starts + np.arange(3, dtype=np.float32)[:, None, None] * motion

@@ -115,12 +115,12 @@ class Architecture:
 
     @property
     def transformer_config(self) -> Any:  # noqa: ANN401
-        """Of the transformer, which need not be loaded for it."""
+        """Config of the transformer, available without loading its weights."""
         return self.components.outline("transformer").config
 
     @property
     def vae_config(self) -> Any:  # noqa: ANN401
-        """Of the autoencoder, which need not be loaded for it."""
+        """Config of the autoencoder, available without loading its weights."""
         return self.components.outline("vae").config
 
     @property
@@ -299,7 +299,7 @@ class Architecture:
 
     @property
     def native_latent_frames(self) -> int:
-        """Latent frames of the clips that it was trained on; 13, as for CogVideoX, where nobody knows."""
+        """Latent frames of the clips that it was trained on; 13, as for CogVideoX, where this is unknown."""
         if self.made_for is None:
             return 13
         return self.token_grid(*self.made_for).num_latent_frames * self.latents_per_token_frame

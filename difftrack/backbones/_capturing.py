@@ -29,7 +29,7 @@ _SAFE_BYTES = 2 * 2**30
 _PADDED_FRAMES = 3
 """A frame by itself, and two more with which a causal convolution of three frames is padded."""
 _USUAL_CHANNELS = 128
-"""Of the first block, where an autoencoder's config does not say."""
+"""Channels of the first block where an autoencoder's config does not give them."""
 
 
 class CapturingBackbone(Architecture, ABC):

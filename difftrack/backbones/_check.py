@@ -38,7 +38,7 @@ def check_capture(name: str, params: ModelParams) -> Iterator[CaptureCheck]:
         params: Where, and in which dtype.
 
     Raises:
-        BackboneError: nobody knows the name, the folder cannot be loaded, or nothing is captured; the message names
+        BackboneError: the name is unknown, the folder cannot be loaded, or nothing is captured; the message names
             the likely cause.
     """
     if name.startswith("path:") or name == SHIPPED:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["attend_by", "attend_plainly", "compile_blocks", "is_compiled"]
+__all__ = ["ARGUMENTS", "attend_by", "attend_plainly", "compile_blocks", "is_compiled"]
 
 _SLOT = "_difftrack_slot"
 """Attribute of a compiled block's attention module: the number by which its calls are known, in a tensor."""
-_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+"""Arguments of scaled-dot-product attention by position."""
 _DEFAULTS: Mapping[str, Any] = {
     "attn_mask": None,
     "dropout_p": 0.0,
@@ -110,8 +111,8 @@ class _OperatorMode(TorchFunctionMode):
             return tensor.reshape(*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
         if func is not scaled_dot_product_attention:
             return func(*args, **given)
-        given |= dict(zip(_ARGUMENTS, args, strict=False))
-        ordered = [given[name] if name in given else _DEFAULTS[name] for name in _ARGUMENTS]
+        given |= dict(zip(ARGUMENTS, args, strict=False))
+        ordered = [given[name] if name in given else _DEFAULTS[name] for name in ARGUMENTS]
         return self._operator(self._slot, *ordered)
 
 
@@ -129,7 +130,7 @@ _SCHEMA = (
 
 
 def _attention(slot: Tensor, *ordered: Any) -> Tensor:  # noqa: ANN401
-    given = dict(zip(_ARGUMENTS, ordered, strict=True))
+    given = dict(zip(ARGUMENTS, ordered, strict=True))
     attend = _attending.get(int(slot))
     if attend is None:
         output: Tensor = scaled_dot_product_attention(**given)

@@ -118,7 +118,7 @@ class Components(ABC):
         return self._outlines[component]
 
     def scheduler(self, **changes: Any) -> Any:  # noqa: ANN401
-        """A scheduler of the checkpoint's class and config, some of it changed, nobody's but the caller's."""
+        """Make a new scheduler of the checkpoint's class and config, with some values changed; the caller owns it."""
         shipped = self["scheduler"]
         return type(shipped).from_config(shipped.config, **changes)
 

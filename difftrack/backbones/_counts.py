@@ -42,14 +42,14 @@ class BackboneCounts:
     num_parameters: int
     """Weights of the transformer, or of both experts."""
     expert_bytes: tuple[int, ...]
-    """Of the transformer; one number for each of the experts where several share the steps."""
+    """Bytes of the transformer; one number for each expert where several share the steps."""
     vae_bytes: int
     vae_channels: int
     """Channels of the autoencoder's first block."""
     vae_batch_frames: int
     """Frames that are encoded alone at a time."""
     encoder_bytes: Mapping[str, int]
-    """Of the encoders of text and image, by component."""
+    """Bytes of the text and image encoders, by component."""
 
 
 def counts_of(name: str) -> BackboneCounts:

@@ -22,7 +22,7 @@ class PipelineOutline:
     components: Mapping[str, str]
     """Name of each component -> its class."""
     configs: Mapping[str, Arguments]
-    """Of `transformer`, `vae` and `scheduler`; a key that is missing has the default of the class."""
+    """Configs of `transformer`, `vae` and `scheduler`; a missing key has the default of the class."""
     settings: Arguments
     """Arguments of the pipeline that are not components."""
 

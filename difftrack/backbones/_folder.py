@@ -123,7 +123,7 @@ class PipelineFolder:
                 folder, **trust
             )
         files = self._weight_files(component)
-        with _quiet_where_nobody_looks():
+        with _quiet_off_terminals():
             if self._components[component][0] == "transformers":
                 how: dict[str, Any] = {"dtype": dtype, **trust, **quantized_loading(quantization, device)}
             else:
@@ -275,7 +275,7 @@ def values_not_drawn() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_where_nobody_looks() -> Iterator[None]:
+def _quiet_off_terminals() -> Iterator[None]:
     """No progress bars of the model libraries while standard error is not a terminal."""
     bars = (diffusers.utils.logging, transformers.utils.logging)
     shown = [bar.is_progress_bar_enabled() for bar in bars]

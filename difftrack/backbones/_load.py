@@ -21,7 +21,7 @@ __all__ = ["backbone_of", "check_family", "load_backbone"]
 
 
 _USUAL_SIZE = (49, 480, 720)
-"""Of clips, where neither a caller nor a table says it."""
+"""(frames, height, width) of clips for which neither a caller nor a table gives a size."""
 _SHIPPED_CLIPS = (17, 128, 192)
 """(frames, height, width) of the clips that the shipped backbone was trained on; see its card."""
 
@@ -69,7 +69,7 @@ def load_backbone(
 
 def _of_folder(name: str, folder: PipelineFolder, params: ModelParams) -> Backbone:
     components = FolderComponents(folder, params)
-    _ = components.pipeline_class  # refuses a pipeline that nobody has, before anything is loaded
+    _ = components.pipeline_class  # refuses an unknown pipeline class before anything is loaded
     return backbone_of(name, folder.class_name("transformer"), components, params)
 
 

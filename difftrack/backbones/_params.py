@@ -33,7 +33,7 @@ the output of the attention, of the MLP, or of the whole block, after which the 
 into attention or MLP, which is the residual stream after their norm and modulation."""
 
 Quantization = Literal["none", "int8", "nf4"]
-"""Of a text encoder's weights, by bitsandbytes."""
+"""How bitsandbytes quantizes a text encoder's weights."""
 
 ImageCondition = Literal["checkpoint", "none", "first_frame", "every_frame"]
 """What an image-to-video backbone is told of the image that a clip starts from: what its checkpoint says; nothing (Wan
@@ -60,7 +60,7 @@ class ModelParams:
     revision: str | None = None
     """Branch, tag or commit of the checkpoint; the commit it resolves to goes into the fingerprint."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of all weights and activations."""
+    """Dtype of all weights and activations."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1", or "auto": the first CUDA device where there is one."""
     local_files_only: bool = False

@@ -115,7 +115,7 @@ def constructed_backbone(name: str, params: ModelParams | None = None, *, small:
         small: With few layers and heads, to be run anywhere.
 
     Raises:
-        BackboneError: nobody knows the name.
+        BackboneError: the name is unknown.
     """
     params = params or ModelParams(device="meta")
     known = KNOWN[canonical_name(name)]

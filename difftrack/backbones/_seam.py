@@ -20,12 +20,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from difftrack.backbones._compiled import attend_by, attend_plainly, is_compiled
+from difftrack.backbones._compiled import ARGUMENTS, attend_by, attend_plainly, is_compiled
 
 __all__ = ["AttentionCall", "AttentionFunction", "EditFunction", "intercept"]
 
 _HOOK = "difftrack"
-_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ class _AttentionMode(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        arguments: Mapping[str, Any] = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
+        arguments: Mapping[str, Any] = dict(zip(ARGUMENTS, args, strict=False)) | dict(kwargs or {})
         return _edit_and_attend(self._interceptions, arguments)
 
 

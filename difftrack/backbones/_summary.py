@@ -24,9 +24,9 @@ class BackboneSummary:
     grid: TokenGrid
     """Their tokens."""
     query_key_bytes: int
-    """Of the video's queries and keys of one layer at one step, in bfloat16."""
+    """Bytes of the video's queries and keys of one layer at one step, in bfloat16."""
     transformer_bytes: int
-    """Of the weights of the transformer, or of both experts, in bfloat16."""
+    """Bytes of the transformer's weights, or of both experts', in bfloat16."""
     checkpoint: str
     alias: str | None
     """Its name in the released code."""

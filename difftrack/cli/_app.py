@@ -224,7 +224,7 @@ def read_extraction(path: Path) -> dict[str, Any]:
 
 
 def watched(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """A progress bar where somebody watches."""
+    """Show a progress bar on a terminal."""
     from rich.progress import track as progress
 
     return progress(items, description=description, total=total, disable=not sys.stderr.isatty())

@@ -24,7 +24,7 @@ EVALUATION = ("baselines", "lucas_kanade", "queries", "query_mode", "trackers")
 _MANY_CHUNKS = 20
 """From so many on, a run takes minutes, and says beforehand how much it is."""
 _MOST_SHARE = 0.8
-"""Of the memory that is free."""
+"""Largest share of the free memory that a run may take."""
 
 
 @verb

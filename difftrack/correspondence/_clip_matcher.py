@@ -186,7 +186,7 @@ class Labels(Protocol):
 
     @property
     def steps(self) -> Sequence[int]:
-        """Of the denoising schedule."""
+        """Steps of the denoising schedule."""
 
     @property
     def timesteps(self) -> Sequence[float]:

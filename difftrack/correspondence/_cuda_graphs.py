@@ -24,7 +24,7 @@ ResultT = TypeVar("ResultT")
 _Place = tuple[tuple[str, int, tuple[int, ...], tuple[int, ...], torch.dtype], ...]
 
 _ONE_AT_A_TIME = Lock()
-"""Of all recordings in this process: no two of them may be made at once, and those that share memory may not run so."""
+"""Lock of all recordings in this process: only one may be made at a time, and those that share memory run in turn."""
 
 _IS_RECORDED: ContextVar[bool] = ContextVar("_IS_RECORDED", default=False)
 """Whether what this thread computes is being recorded, or tried out for that."""
@@ -142,7 +142,7 @@ class Recordings(Generic[LabelsT]):
         return torch.cuda.graph_pool_handle()
 
     def _room_for(self, numbers: Num[Tensor, " number"]) -> Num[Tensor, " number"]:
-        """Pinned memory of that size, the same for all recordings: whoever replays one takes a copy."""
+        """Pinned memory of that size, shared by all recordings; every replay copies its result out of it."""
         if self._on_host is None or self._on_host.shape != numbers.shape or self._on_host.dtype != numbers.dtype:
             with torch.inference_mode(False):
                 self._on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)

@@ -63,9 +63,9 @@ class MatchingParams:
     within `support_radius` by itself and move the point by the mean displacement of those that agree
     (`displacements`)."""
     support_radius: int = 2
-    """Of `displacements`: tokens to each side, their weight falling linearly to 0; 1 are the four around the point."""
+    """For `displacements`: tokens to each side that vote, weights falling linearly to 0; 1 takes four of them."""
     support_agreement_token: float = 1.0
-    """Of `displacements`: those count that differ by less from the one that most others agree with, in tokens."""
+    """For `displacements`: votes count that differ by less, in tokens, from the vote with which most others agree."""
     padding: Literal["border", "zeros"] = "border"
     """What lies beyond the outermost token centres: the border's tokens, or position (0, 0) (A8)."""
     window_radius: int = 0

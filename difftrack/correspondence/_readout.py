@@ -104,7 +104,7 @@ class DisplacementCandidates:
 
     points_xy_token: Float[Tensor, "*frame point vote xy"]
     share: Float[Tensor, "*frame point vote"]
-    """Of the weight of all votes, that of those which agree; see `read_out: displacements`."""
+    """Share of the weight of all votes that agree with this one; see `read_out: displacements`."""
 
     @property
     def leading_xy_token(self) -> Float[Tensor, "*frame point xy"]:

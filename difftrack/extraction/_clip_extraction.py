@@ -213,7 +213,7 @@ class ClipExtraction:
 
     @cached_property
     def _latents(self) -> Float[Tensor, "latent_frame channel row col"]:
-        """Of the frames up to the last that any group uses, encoded once."""
+        """Latents of the frames up to the last one that any group uses, encoded once."""
         if isinstance(self._clip, EncodedClip):
             return self._clip.latents
         resized, self._resized = self._resized, None

@@ -19,10 +19,10 @@ class EncodedClip:
     name: str
     num_frames: int
     height: int
-    """Of the frames as they were, in pixels."""
+    """Size of the original frames, in pixels."""
     width: int
     latents: Float[Tensor, "latent_frame channel row col"]
-    """Of every frame, encoded alone; on the CPU."""
+    """Latents of every frame, each encoded alone; on the CPU."""
     images: Mapping[int, Float32[np.ndarray, "height width rgb"]]
     """Frames as the backbone sees them, for those that an image-to-video backbone may start from."""
     digest: str

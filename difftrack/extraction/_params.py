@@ -39,11 +39,11 @@ class ModeParams:
     """Mode for each source of clips."""
 
     rendered: Mode = "add_noise"
-    """Of rendered clips; the modes are described in docs/backbones.md."""
+    """Mode for rendered clips; docs/backbones.md describes the modes."""
     generated: Mode = "add_noise"
-    """Of clips that a backbone sampled; `generate` wants its trajectory, and the same backbone."""
+    """Mode for clips that a backbone sampled; `generate` needs the clip's trajectory and the same backbone."""
     folder: Mode = "add_noise"
-    """Of clips that were read from files."""
+    """Mode for clips that were read from files."""
 
     def of(
         self, clip: "difftrack.datasets.Clip | difftrack.datasets.ClipOutline | difftrack.extraction.EncodedClip"
@@ -232,13 +232,13 @@ class ExtractParams:
     """exact: take up descriptors that the same params, code, library versions and loaded weights made. params: the same
     params are enough; the stage names what differs, and the store records it."""
     keep_bytes: float = 5e9
-    """Of descriptors that nothing asks for any more, on disk; beyond it those that were used least recently go."""
+    """Maximum bytes of kept descriptors that no params need; beyond it, the least recently used are removed."""
     workers: int | Literal["auto"] = 1
     """Processes on this host, each with the weights, and with a GPU of its own as far as there are GPUs; auto: one per
     GPU, and without any as many as `threads` leaves cores for, at most 4."""
     threads: int | None = None
-    """Of torch, in every process. On a CPU the last bits of sums depend on it: a number gives the same bytes on hosts
-    with any number of cores. Null: torch's own choice, which is all cores."""
+    """Threads of torch in every process. On a CPU the last bits of sums depend on it: a number gives the same bytes on
+    hosts with any number of cores. Null: torch's own choice, which is all cores."""
     scheduler: str | None = None
     """Null: processes of this host. `dask`: a Dask cluster of `workers` on this host. An address
     (`tcp://host:port`): a Dask scheduler that runs."""

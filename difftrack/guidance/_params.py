@@ -82,22 +82,22 @@ class GuideParams:
     compare: bool = True
     """Sample without guidance too, from the same seed, and put both side by side."""
     seed: int = 42
-    """Of the noise that sampling starts from, the same for every prompt and every way."""
+    """Seed of the initial noise, the same for every prompt and variant."""
     num_inference_steps: int = 50
     """Denoising steps."""
     num_frames: int = 17
-    """Of every sample; what a backbone can sample is in docs/backbones.md."""
+    """Frames of every sample; docs/backbones.md lists what a backbone can sample."""
     height: int = 128
     """In pixels."""
     width: int = 192
     """In pixels."""
     fps: float = 8.0
-    """Of the video files."""
+    """Frames per second of the video files."""
     reuse: Reuse = "exact"
     """exact: take up samples that the same params, code, library versions and loaded weights made. params: the same
     params are enough; the stage names what differs, and the samples record it."""
     keep_bytes: float = 1e9
-    """Of samples that are not asked for any more, on disk; beyond it those that were used least recently go."""
+    """Maximum bytes of kept samples that no params need; beyond it, the least recently used are removed."""
 
     def __post_init__(self) -> None:
         for name in ("num_best_layers", "num_inference_steps"):

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 __all__ = ["BADJA_THRESHOLD", "JHMDB_THRESHOLDS", "badja_scales", "jhmdb_scales", "pck"]
 
 JHMDB_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Of the scale that `jhmdb_scales` gives; 0.1 and 0.2 are what papers report."""
+"""Shares of the scale that `jhmdb_scales` gives; papers report 0.1 and 0.2."""
 BADJA_THRESHOLD = 0.2
-"""Of the scale that `badja_scales` gives."""
+"""Share of the scale that `badja_scales` gives."""
 _BOX_SHARE = 0.6
 
 

@@ -24,7 +24,7 @@ BOUND_TH = 0.008
 _RECALL_TH = 0.5
 _NUM_PARTS = 4
 _ROUNDING = 1e-3
-"""Of distances, which are roots of whole numbers in single precision."""
+"""Tolerance for distances, which are roots of whole numbers in single precision."""
 
 
 @dataclass(frozen=True, slots=True)

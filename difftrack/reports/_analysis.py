@@ -61,9 +61,9 @@ class ScoreMaps:
     """As `attention_score`, each head on its own, over (layer, step, head); None where not computed."""
     threshold_px: float
     convention: Convention
-    """Of the scores."""
+    """Convention of the scores."""
     match_convention: Convention
-    """Of the matches."""
+    """Convention of the matches."""
     groups: Sequence[GroupAccuracy]
     """The clips that the maps are averaged over first, then others."""
     pseudo_truth: str | None = None

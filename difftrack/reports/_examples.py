@@ -81,7 +81,7 @@ class ExampleClip:
     read: Callable[[str, ExampleView], Float[np.ndarray, "head *token channel"]] = field(compare=False)
     """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head; `text_key` is a kind."""
     fingerprint: str
-    """Of what is read."""
+    """Fingerprint of the descriptors that are read."""
     points_xy_px: Float[np.ndarray, "point xy"]
     """Points to follow from frame 0, in pixels of the clip."""
     truth: Tracks | None

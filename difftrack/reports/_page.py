@@ -1,4 +1,4 @@
-"""The page: what it is made of, and how it becomes one HTML file that asks nobody for anything."""
+"""Parts of the report page, and how they become one HTML file that loads nothing from elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -71,7 +71,7 @@ class ReportParams:
     """
 
     title: str = "Where a video diffusion transformer keeps track of points"
-    """Of the page."""
+    """Title of the page."""
     layers: Literal["auto"] | tuple[int, ...] = "auto"
     """Layers of the match-probability maps and the colour pictures; auto: the best and the worst by accuracy."""
     steps: Literal["auto"] | tuple[int, ...] = "auto"

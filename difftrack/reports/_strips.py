@@ -68,12 +68,12 @@ def without_position(
 
 def frame_strip(frames: UInt8[np.ndarray, "tile row col rgb"]) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
     """Plain frames side by side, as the heading of other strips."""
-    return _join([_enlarge(frame, cv2.INTER_AREA) for frame in frames])
+    return side_by_side([_enlarge(frame, cv2.INTER_AREA) for frame in frames])
 
 
 def pca_strip(colors: UInt8[np.ndarray, "tile row col rgb"]) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
     """Colour grids side by side, every token a square."""
-    return _join([_enlarge(tile, cv2.INTER_NEAREST) for tile in colors])
+    return side_by_side([_enlarge(tile, cv2.INTER_NEAREST) for tile in colors])
 
 
 def draw_match_strip(
@@ -95,7 +95,7 @@ def draw_match_strip(
         probabilities: Match probability over the token grid, per target frame.
         point_xy_px: The query point, (x, y) in pixels of the frames.
         matches_xy_px: Its match in each target frame, in pixels of the frames.
-        truth_xy_px: Where it truly is, NaN where it is not seen; None where nobody knows.
+        truth_xy_px: Where it truly is, NaN where it is not seen; None where the truth is unknown.
     """
     scale = _TILE_WIDTH_PX / source_frame.shape[1]
     first = _enlarge(source_frame, cv2.INTER_AREA)
@@ -107,7 +107,7 @@ def draw_match_strip(
         _ring(tile, match, scale)
         _cross(tile, truth, scale)
         tiles.append(tile)
-    return _join(tiles)
+    return side_by_side(tiles)
 
 
 def _heat_over(
@@ -161,7 +161,8 @@ def _enlarge(tile: UInt8[np.ndarray, "row col rgb"], interpolation: int) -> UInt
     return resized
 
 
-def _join(tiles: Sequence[UInt8[np.ndarray, "row col rgb"]]) -> UInt8[np.ndarray, "row strip_col rgb"]:
+def side_by_side(tiles: Sequence[UInt8[np.ndarray, "row col rgb"]]) -> UInt8[np.ndarray, "row strip_col rgb"]:
+    """Join tiles of one height into a row, with a gap between them."""
     gap = np.full((tiles[0].shape[0], _GAP_PX, 3), _GAP_COLOR, dtype=np.uint8)
     parts: list[np.ndarray] = [tiles[0]]
     for tile in tiles[1:]:

@@ -40,7 +40,7 @@ class Provenance:
     source: str
     """The video's file name."""
     source_sha256: str
-    """Of the content of the file, or of the pictures."""
+    """SHA-256 of the file's content, or of the images."""
     fps: float
     """Frames per second of the frames that were tracked."""
     size: tuple[int, int]

@@ -12,13 +12,11 @@ from jaxtyping import Float, Float32, UInt8
 from difftrack.datasets import Clip
 from difftrack.media import write_frames, write_image
 from difftrack.reports._overlay import captioned
-from difftrack.reports._strips import frame_strip, spread_indices
+from difftrack.reports._strips import frame_strip, side_by_side, spread_indices
 
 __all__ = ["draw_word_strip", "draw_words", "export_words", "word_maps_at", "word_strip"]
 
 _HEAT = "inferno"
-_GAP_PX = 6
-_GAP_GRAY = 24
 _WIDE_PX = 480
 """Width from which a video is large enough to look at."""
 _MOST_FRAMES = 6
@@ -93,7 +91,7 @@ def word_strip(
 ) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
     """Lay maps in [0, 1] over pictures, side by side."""
     tiles = [_heat_over(_tile(picture), heat) for picture, heat in zip(pictures, strengths, strict=True)]
-    return _side_by_side(tiles)
+    return side_by_side(tiles)
 
 
 def export_words(
@@ -165,14 +163,6 @@ def _heat_over(
     base = 0.4 * picture + 0.25 * gray
     mixed: np.ndarray = np.round(base * (1 - opacity) + colors * opacity).astype(np.uint8)
     return mixed
-
-
-def _side_by_side(tiles: Sequence[UInt8[np.ndarray, "row col rgb"]]) -> UInt8[np.ndarray, "row strip_col rgb"]:
-    gap = np.full((tiles[0].shape[0], _GAP_PX, 3), _GAP_GRAY, dtype=np.uint8)
-    parts: list[np.ndarray] = [tiles[0]]
-    for tile in tiles[1:]:
-        parts += [gap, tile]
-    return np.concatenate(parts, axis=1)
 
 
 def _labelled(strip: UInt8[np.ndarray, "row col rgb"], label: str) -> UInt8[np.ndarray, "labelled_row col rgb"]:

@@ -21,9 +21,9 @@ class FramePair:
     source: int
     target: int
     there: Float[Tensor, "source_token target_token"]
-    """Of each source token over the target's tokens."""
+    """Probabilities of each source token over the target's tokens."""
     back: Float[Tensor, "target_token source_token"]
-    """Of each target token over the source's tokens."""
+    """Probabilities of each target token over the source's tokens."""
 
     def plus(self, other: "FramePair") -> "FramePair":
         """Add the probabilities of another chunk."""

@@ -61,7 +61,7 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
         best_layers: Layers by their scores, best first; needed for `layers: best`, which takes the first stored one.
 
     Raises:
-        ValueError: a wanted step, layer or head is not stored, or nobody knows which layer is best.
+        ValueError: a wanted step, layer or head is not stored, or no ranking of layers is known.
     """
     steps = spec.steps if params.steps == "stored" else params.steps
     layers = spec.layers if params.layers == "stored" else params.layers

@@ -21,7 +21,7 @@ from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, s
 __all__ = ["TrackingEstimate", "VideoTracker"]
 
 _COPIES = 3
-"""Of what is kept of every candidate while tracks are decided: matches as they come, stacked, and their paths."""
+"""Copies of every candidate in memory while tracks are decided: single matches, stacked matches, and paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TrackingEstimate:
     num_chunks: int
     """Runs of the backbone."""
     num_bytes: int
-    """Of memory that grows with the video, the backbone's own weights not counted."""
+    """Bytes of memory that grow with the video, without the backbone's weights."""
 
     def __str__(self) -> str:
         return f"{self.num_frames} frames in {self.num_chunks} chunks, about {self.num_bytes / 1e9:.1f} GB"

@@ -82,7 +82,7 @@ class TrainParams:
     pool: PoolParams
     transformer: TransformerTraining
     seed: int = 0
-    """Of the weights and of the first training clip; a run that goes on from earlier weights takes another one."""
+    """Seed of the weights and of the first training clip; a run that goes on from earlier weights takes another one."""
     num_textures: int = 2500
     num_probe_clips: int = 16
     """Per split, of the role `tune`."""

@@ -31,7 +31,7 @@ _STAGES = {64: 4, 128: 2}
 """By channels: how many heads' tiles find room in shared memory."""
 
 _REGISTERS, _LOADER_REGISTERS = 160, 32
-"""Of a thread; the groups' and the loader's fill the register file."""
+"""Registers of a thread; those of the groups and of the loader fill the register file."""
 
 
 @hopper_kernel

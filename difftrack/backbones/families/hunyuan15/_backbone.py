@@ -146,7 +146,7 @@ class HunyuanVideo15Backbone(Backbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """Guidance belongs to a component here, and nobody is called at the end of a step but the scheduler."""
+        """Guidance belongs to a component here, and only the scheduler is called at the end of a step."""
         guider, step = pipeline.guider, pipeline.scheduler.step
 
         def step_and_tell(*inputs: Any, **choices: Any) -> Any:  # noqa: ANN401
