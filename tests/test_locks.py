@@ -284,6 +284,31 @@ def test_a_lock_behind_a_url_has_one_holder_and_one_heir(monkeypatch: pytest.Mon
     third.release()
 
 
+def test_a_renewal_under_way_does_not_bring_a_released_lock_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = open_files(f"memory://{tmp_path.name}-renewed")
+    renewing, go_ahead, write = threading.Event(), threading.Event(), files.write
+
+    def slow_write(key: str, *parts: bytes) -> None:
+        renewing.set()
+        go_ahead.wait()
+        write(key, *parts)
+
+    monkeypatch.setattr(locks, "LEASE_S", 0.03)
+    monkeypatch.setattr(files, "write", slow_write)
+    lease = RemoteLease(files, ".locks/clip.lock")
+    assert lease.try_acquire()
+    renewing.wait()
+    releasing = threading.Thread(target=lease.release)
+    releasing.start()
+    releasing.join(0.2)  # it must not end before the renewal
+    go_ahead.set()
+    for thread in (releasing, *(thread for thread in threading.enumerate() if thread.name == "lease .locks/clip.lock")):
+        thread.join()
+    assert files.read([".locks/clip.lock"]) == {}
+
+
 def test_a_late_writer_behind_a_url_is_seen_though_no_lock_kept_it(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}-late"
     spec, values = tiny_spec(), make_values(tiny_spec())

@@ -71,12 +71,14 @@ class RemoteLease(Lease):
         self._content = self._renewed(0, asdict(Owner.here()))
         if not self._files.create(self._key, self._content) and not self._take_over(self._read()):
             return False
-        threading.Thread(target=self._keep, daemon=True, name=f"lease {self._key}").start()
+        self._keeper = threading.Thread(target=self._keep, daemon=True, name=f"lease {self._key}")
+        self._keeper.start()
         return True
 
     def release(self) -> None:
         """See `Lease`."""
         self._released.set()
+        self._keeper.join()  # a renewal under way would write the lock again after its removal
         if not self._lost and _token(self._read()) == self._token:
             self._files.remove_file(self._key)
 
