@@ -1,6 +1,6 @@
 """Pipelines as people run them: what is done to a small one of every family, and what capture makes of it.
 
-`python tests/conditions.py` runs all of it and writes tests/fixtures/conditions.json, from which the table in
+`python tests/conditions.py` runs all of it (or the families and conditions that are named behind it) and writes tests/fixtures/conditions.json, from which the table in
 docs/backbones.md is made; `tests/test_conditions.py` holds both to what happens now.
 """
 
@@ -12,13 +12,17 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import diffusers
 import torch
 from diffusers import (
+    AdaptiveProjectedGuidance,
+    ClassifierFreeZeroStarGuidance,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -29,14 +33,24 @@ from diffusers import (
     FlowMatchLCMScheduler,
     MagCacheConfig,
     PyramidAttentionBroadcastConfig,
+    SkipLayerGuidance,
     TaylorSeerCacheConfig,
     UniPCMultistepScheduler,
 )
 from peft import LoraConfig
 from tiny_pipelines import ROWS, Unguarded, clip_size
-from torch import Tensor
+from torch import Tensor, nn
 
-from difftrack.backbones import Backbone, BackboneError, ModelParams, wrap_pipeline
+from difftrack.backbones import (
+    Backbone,
+    BackboneError,
+    ModelParams,
+    _architecture,
+    intercept,
+    load_backbone,
+    wrap_pipeline,
+)
+from difftrack.backbones._compiled import compile_blocks
 
 RESULTS = Path(__file__).parent / "fixtures" / "conditions.json"
 
@@ -58,6 +72,8 @@ FAMILIES = {
     "ChronoEdit": "chronoedit-14b",
     "Motif": "motif-video-2b",
     "Kandinsky 6": "kandinsky-6-pro",
+    "ConsisID": "consisid",
+    "Wan VACE": "wan2.1-vace-1.3b",
 }
 """Row of tests/tiny_pipelines.py that stands for each family."""
 
@@ -69,6 +85,8 @@ REFUSED, ABSENT = "refused", "not offered"
 WRONG = "WRONG"
 
 PROMPT = "a red disc moves left"
+NEGATIVE = "blue square"
+OTHER_PROMPT = "a blue square turns"
 
 
 class NotOffered(Exception):
@@ -129,6 +147,11 @@ def subject(family: str, folder: Path) -> Subject:
 def compared(of: Subject, pipeline: Any, *, to: dict[int, Tensor] | None = None) -> str:
     """How the capture of an altered pipeline compares with the plain one's, or another's."""
     found, same_output, _ = of.captured(pipeline)
+    return graded(of, found, same_output, to=to)
+
+
+def graded(of: Subject, found: dict[int, Tensor], same_output: bool, *, to: dict[int, Tensor] | None = None) -> str:
+    """How a capture compares with the plain one, or another."""
     plain = of.plain if to is None else to
     errors = [float((found[layer] - plain[layer]).abs().max()) for layer in plain]
     if not same_output:
@@ -224,6 +247,110 @@ def backend(name: str) -> Callable[[Subject], str]:
     return run
 
 
+def compiled(of: Subject) -> str:
+    """`compile: true`: the compiler's front end, whose graphs run as they are (tests/test_compiled.py has the rest)."""
+    stock = _architecture.compile_blocks
+    _architecture.compile_blocks = partial(compile_blocks, backend="eager")
+    try:
+        backbone = load_backbone(f"path:{of.folder}", ModelParams(device="cpu", compile=True))
+        return graded(of, *capture(backbone, of.latents, of.clip))
+    finally:
+        _architecture.compile_blocks = stock
+        torch._dynamo.reset()
+
+
+def compiled_blocks(of: Subject) -> str:
+    """Compiled by the user, block by block."""
+    pipeline = of.pipeline()
+    backbone = wrap_pipeline(pipeline)
+    for transformer in transformers_of(pipeline):
+        for layer in backbone.layers_of(transformer):
+            layer.compile(backend="eager")
+    return told(of, pipeline, "compiled")
+
+
+def compiled_whole(of: Subject) -> str:
+    """Compiled by the user as a whole."""
+    pipeline = of.pipeline()
+    for name in ("transformer", "transformer_2"):
+        if getattr(pipeline, name, None) is not None:
+            setattr(pipeline, name, torch.compile(getattr(pipeline, name), backend="eager"))
+    return told(of, pipeline, "compiled")
+
+
+def told(of: Subject, pipeline: Any, words: str, *, same_weights: bool = True) -> str:
+    """How the capture compares, where the pipeline is said to be altered so, and its fingerprint changes with it."""
+    backbone = wrap_pipeline(pipeline)
+    unchanged = backbone.fingerprint == wrap_pipeline(of.pipeline()).fingerprint
+    if words not in repr(backbone) or unchanged != same_weights:
+        return WRONG
+    try:
+        return compared(of, pipeline)
+    finally:
+        torch._dynamo.reset()
+
+
+# Weights elsewhere, or of fewer bits
+
+
+def model_offload(of: Subject) -> str:
+    """The hooks of `enable_model_cpu_offload`, whose device is the CPU here."""
+    pipeline, last = of.pipeline(), None
+    for name in type(pipeline).model_cpu_offload_seq.split("->"):
+        if isinstance(model := getattr(pipeline, name, None), nn.Module):
+            _, last = accelerate.cpu_offload_with_hook(model, torch.device("cpu"), last)
+    return told(of, pipeline, "hook CpuOffload")
+
+
+def sequential_offload(of: Subject) -> str:
+    """The hooks of `enable_sequential_cpu_offload`: weights are on the device meta until their layer runs."""
+    pipeline = of.pipeline()
+    for transformer in transformers_of(pipeline):
+        accelerate.cpu_offload(transformer, torch.device("cpu"), offload_buffers=bool(len(transformer._parameters)))
+    if not all(part.weight.is_meta for part in pipeline.transformer.modules() if isinstance(part, nn.Linear)):
+        return WRONG
+    other = of.pipeline()
+    for transformer in transformers_of(other):
+        for weight in transformer.parameters():
+            weight.data.mul_(1.5)
+        accelerate.cpu_offload(transformer, torch.device("cpu"))
+    if wrap_pipeline(other).fingerprint == wrap_pipeline(pipeline).fingerprint:
+        return WRONG
+    return told(of, pipeline, "hook AlignDevicesHook")
+
+
+def group_offload(kind: str, **choices: Any) -> Callable[[Subject], str]:
+    """`enable_group_offload` from the CPU to the CPU."""
+
+    def run(of: Subject) -> str:
+        pipeline, cpu = of.pipeline(), torch.device("cpu")
+        for transformer in transformers_of(pipeline):
+            if not transformer._supports_group_offloading:
+                raise NotOffered
+            transformer.enable_group_offload(cpu, cpu, offload_type=kind, **choices)
+        return told(of, pipeline, "hook group_offloading")
+
+    return run
+
+
+def layerwise_casting(of: Subject) -> str:
+    """Weights kept as 8-bit floats, cast when their layer runs."""
+    pipeline = of.pipeline()
+    for transformer in transformers_of(pipeline):
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    return told(of, pipeline, "float8_e4m3fn", same_weights=False)
+
+
+def int8_layers(of: Subject) -> str:
+    """Linear layers quantised to 8 bits by torch's own quantiser: no package that quantises is installed here."""
+    pipeline = of.pipeline()
+    backbone = wrap_pipeline(pipeline)
+    for transformer in transformers_of(pipeline):
+        for layer in backbone.layers_of(transformer):
+            torch.ao.quantization.quantize_dynamic(layer, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    return told(of, pipeline, "qint8", same_weights=False)
+
+
 def cached(config: Callable[[Any], Any]) -> Callable[[Subject], str]:
     """While it is on, nothing is captured; once it is off, what the plain pipeline gives."""
 
@@ -292,37 +419,149 @@ def autoencoder(switch: str) -> Callable[[Subject], str]:
     return run
 
 
-def sampled(of: Subject, pipeline: Any, *, cfg_scale: float, tolerance: float = 0.0, **choices: Any) -> str:
-    """Captures from the trajectory, beside those while the pipeline samples."""
-    from difftrack.backbones import intercept
-
+def sampled(
+    of: Subject, pipeline: Any, *, cfg_scale: float, prompts: tuple[str, ...] = (PROMPT,), num_steps: int = 3
+) -> str:
+    """Captures from the trajectory, beside those while the pipeline samples; every prompt has to be a branch there."""
     backbone = wrap_pipeline(pipeline, params=ModelParams(embedded_guidance=cfg_scale))
+    stock = backbone.embed
+    asked: list[str] = []
+    if NEGATIVE in prompts:  # in the place of the empty negative prompt
+        backbone.embed = lambda prompt: stock(prompt or (asked.append(NEGATIVE) or NEGATIVE))  # type: ignore[func-returns-value]
+    queries, generated = sampling(of, backbone, cfg_scale=cfg_scale, num_steps=num_steps)
+    if NEGATIVE in prompts and not asked:
+        raise NotOffered
+    schedule = backbone.schedule(num_steps, grid=backbone.token_grid(*of.clip.shape[:3]))
+    if schedule.num_inference_steps != num_steps:
+        return WRONG
+    worst = 0.0
+    for step, latents in enumerate(generated.trajectory.latents):
+        for prompt in prompts:
+            inputs = generated.trajectory.inputs_at(step)
+            there = queries[step * len(queries) // num_steps : (step + 1) * len(queries) // num_steps]
+            worst = max(worst, error_of(of, backbone, latents, step, schedule, stock(prompt), inputs, there))
+    return EXACT if worst == 0 else CLOSE if worst <= 1e-4 else WRONG
+
+
+def sampling(of: Subject, backbone: Backbone, *, cfg_scale: float, num_steps: int) -> tuple[list[Tensor], Any]:
+    """Queries of layer 1 of all branches while the pipeline samples, and what it gives."""
     queries: list[Tensor] = []
-    with intercept({1: backbone.attention_modules()[1]}, lambda call: (queries.append(call.query), call.run())[1]):
+    with intercept({1: backbone.attention_modules()[1]}, lambda call: (queries.extend(call.query), call.run())[1]):
         num_frames, height, width = of.clip.shape[:3]
-        size = {"num_frames": num_frames, "height": height, "width": width}
         image = {"image": of.clip[0]} if backbone.needs_image else {}
         generated = backbone.generate(
-            PROMPT, seed=3, num_inference_steps=3, cfg_scale=cfg_scale, **size, **image, **choices
+            PROMPT,
+            seed=3,
+            num_inference_steps=num_steps,
+            cfg_scale=cfg_scale,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            **image,
         )
-    schedule, prompt = backbone.schedule(3, grid=backbone.token_grid(*of.clip.shape[:3])), backbone.embed(PROMPT)
-    if schedule.num_inference_steps != 3:
-        return WRONG
-    branches = [branch for call in queries for branch in call]
-    per_step, worst = len(branches) // 3, 0.0
-    for step, latents in enumerate(generated.trajectory.latents):
-        conditioning = {}
-        if backbone.needs_image:
-            conditioning["conditioning"] = backbone.condition(of.clip[0], len(latents), frames_alone=False)
-        inputs = generated.trajectory.inputs_at(step)
-        (record,) = backbone.capture(
-            latents, step, schedule, prompt, layers=[1], kinds=["query"], inputs=inputs, **conditioning
-        )
-        query = record.query.flatten(1, 3)
-        first = backbone.num_text_tokens if backbone.text_position == "first" else 0
-        there = branches[step * per_step : (step + 1) * per_step]
-        worst = max(worst, min(float((b[:, first : first + query.shape[1]] - query).abs().max()) for b in there))
-    return EXACT if worst == 0 else CLOSE if worst <= 1e-4 else WRONG
+    return queries, generated
+
+
+def error_of(
+    of: Subject,
+    backbone: Backbone,
+    latents: Tensor,
+    step: int,
+    schedule: Any,
+    prompt: Any,
+    inputs: Mapping[str, Tensor],
+    branches: list[Tensor],
+) -> float:
+    """How far a capture is from the branch that is nearest."""
+    choices: dict[str, Any] = {"inputs": inputs}
+    if backbone.needs_image:
+        choices["conditioning"] = backbone.condition(of.clip[0], len(latents), frames_alone=False)
+    (record,) = backbone.capture(latents, step, schedule, prompt, layers=[1], kinds=["query"], **choices)
+    query = record.query.flatten(1, 3)
+    first = backbone.num_text_tokens if backbone.text_position == "first" else 0
+    return min(float((branch[:, first : first + query.shape[1]] - query).abs().max()) for branch in branches)
+
+
+def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
+    """Two clips in one call of the stock pipeline, each captured by itself from its own latents."""
+
+    def run(of: Subject) -> str:
+        pipeline, num_steps = of.pipeline(), 2
+        backbone = wrap_pipeline(pipeline)
+        draw, give, sample = backbone.draw_noise, backbone.sampling_inputs, backbone.sample
+        heard: list[Any] = []
+
+        def two_noises(shape: Any, generator: Any) -> Tensor:
+            if not backbone.draws_own_noise:
+                return torch.cat([draw(shape, generator), draw(shape, generator)])
+            whole = backbone.to_batch(torch.empty(shape, device="meta")).shape
+            return torch.randn((2, *whole[1:]), generator=generator)
+
+        def listened(pipe: Any, recorder: Any, **arguments: Any) -> Any:
+            heard.append((recorder, arguments))
+            return sample(pipe, recorder, **arguments, **more)
+
+        backbone.draw_noise = two_noises
+        backbone.sampling_inputs = lambda prompt: joined([give(backbone.embed(each)) for each in prompts])
+        backbone.sample = listened
+        try:
+            queries, _ = sampling(of, backbone, cfg_scale=6.0 if of.name == "hunyuan-video" else 1.0, num_steps=2)
+        except BackboneError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # the stock pipeline takes one
+            raise NotOffered from error
+        ((recorder, _),) = heard
+        schedule = backbone.schedule(num_steps, grid=backbone.token_grid(*of.clip.shape[:3]))
+        scheduler, worst = backbone.sampling_scheduler(), 0.0
+        scheduler.set_timesteps(num_steps) if of.name == "allegro" else None
+        for step, latents in enumerate(recorder.entering):
+            there = queries[step * len(queries) // num_steps : (step + 1) * len(queries) // num_steps]
+            for which in range(2):
+                one = backbone.latents_as_read(latents[which : which + 1], step, scheduler)
+                inputs = {name: values[step][which : which + 1] for name, values in recorder.inputs.items()}
+                prompt = backbone.embed(prompts[which % len(prompts)])
+                clip = backbone.from_batch(one, of.latents.shape)
+                worst = max(worst, error_of(of, backbone, clip, step, schedule, prompt, inputs, there))
+        return EXACT if worst == 0 else CLOSE if worst <= 1e-4 else WRONG
+
+    return run
+
+
+def joined(inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the stock pipeline reads of several prompts, in one batch."""
+    return {
+        name: torch.cat([each[name] for each in inputs]) if isinstance(value, Tensor) else value
+        for name, value in inputs[0].items()
+    }
+
+
+def padding(of: Subject) -> str:
+    """Other numbers where the prompt's mask hides the padding: nothing of them reaches what is captured."""
+    pipeline = of.pipeline()
+    backbone = wrap_pipeline(pipeline)
+    stock = backbone.embed
+    if bool(stock(PROMPT).mask.all()):
+        raise NotOffered
+
+    def other(prompt: str) -> Any:
+        embedded = stock(prompt)
+        return replace(embedded, tokens=embedded.tokens + (~embedded.mask).unsqueeze(1).to(embedded.tokens))
+
+    backbone.embed = other
+    return graded(of, *capture(backbone, of.latents, of.clip))
+
+
+def guider(kind: Any, **choices: Any) -> Callable[[Subject], str]:
+    """Another guider than the pipeline's own, where it has one."""
+
+    def run(of: Subject) -> str:
+        pipeline = of.pipeline()
+        if getattr(pipeline, "guider", None) is None:
+            raise NotOffered
+        pipeline.register_modules(guider=kind(guidance_scale=6.0, **choices))
+        return sampled(of, pipeline, cfg_scale=6.0, prompts=(PROMPT, ""))
+
+    return run
 
 
 def scheduler(kind: Any, **changes: Any) -> Callable[[Subject], str]:
@@ -343,6 +582,11 @@ def guidance(cfg_scale: float) -> Callable[[Subject], str]:
     return lambda of: sampled(of, of.pipeline(), cfg_scale=cfg_scale)
 
 
+def negative(of: Subject) -> str:
+    """A negative prompt in the place of the empty one: a branch of its own, that changes no other."""
+    return sampled(of, of.pipeline(), cfg_scale=6.0, prompts=(PROMPT, NEGATIVE))
+
+
 _FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 CONDITIONS: dict[str, Callable[[Subject], str]] = {
@@ -354,6 +598,15 @@ CONDITIONS: dict[str, Callable[[Subject], str]] = {
     "attention backend native": backend("native"),
     "attention backend _native_math": backend("_native_math"),
     "attention backend flex": backend("flex"),
+    "compile: true": compiled,
+    "torch.compile of the blocks": compiled_blocks,
+    "torch.compile of the transformer": compiled_whole,
+    "enable_model_cpu_offload": model_offload,
+    "enable_sequential_cpu_offload": sequential_offload,
+    "group offloading, by layer": group_offload("leaf_level"),
+    "group offloading, by block": group_offload("block_level", num_blocks_per_group=1),
+    "fp8 layerwise casting": layerwise_casting,
+    "int8 linear layers": int8_layers,
     **{name: cached(config) for name, config in CACHES.items()},
     "VAE tiling": autoencoder("enable_tiling"),
     "VAE slicing": autoencoder("enable_slicing"),
@@ -365,6 +618,13 @@ CONDITIONS: dict[str, Callable[[Subject], str]] = {
     "scheduler Euler": scheduler(EulerDiscreteScheduler),
     "guidance scale 1": guidance(1.0),
     "guidance scale 6": guidance(6.0),
+    "negative prompt": negative,
+    "guider CFG-Zero*": guider(ClassifierFreeZeroStarGuidance),
+    "guider APG": guider(AdaptiveProjectedGuidance),
+    "guider SLG": guider(SkipLayerGuidance, skip_layer_guidance_layers=[2]),
+    "two prompts in one call": several((PROMPT, OTHER_PROMPT)),
+    "num_videos_per_prompt 2": several((PROMPT,), num_videos_per_prompt=2),
+    "padding of the prompt": padding,
 }
 
 
@@ -389,8 +649,8 @@ def outcome(condition: str, of: Subject) -> tuple[str, str]:
     """What happens, and why where it is refused."""
     try:
         return CONDITIONS[condition](of), ""
-    except NotOffered:
-        return ABSENT, ""
+    except NotOffered as error:
+        return ABSENT, str(error.__cause__ or "")
     except BackboneError as error:
         return REFUSED, str(error)
 
@@ -417,18 +677,19 @@ def quiet() -> Iterator[None]:
 
 
 def main() -> None:
-    table: dict[str, dict[str, str]] = {}
-    chosen = sys.argv[1:] or list(FAMILIES)
-    table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    chosen = [name for name in sys.argv[1:] if name in FAMILIES] or list(FAMILIES)
+    conditions = [name for name in sys.argv[1:] if name in CONDITIONS] or list(CONDITIONS)
+    table: dict[str, dict[str, str]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with quiet():
         for family in chosen:
             with tempfile.TemporaryDirectory() as folder:
                 of = subject(family, Path(folder))
-                table[family] = {}
-                for condition in CONDITIONS:
+                rows = table.setdefault(family, {})
+                for condition in conditions:
                     found, why = outcome(condition, of)
-                    table[family][condition] = found
+                    rows[condition] = found
                     print(f"{family:18}{condition:36}{found:16}{why[:150]}", flush=True)  # noqa: T201
+            table[family] = {name: rows[name] for name in CONDITIONS if name in rows}
             ordered = {name: table[name] for name in FAMILIES if name in table}
             RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
     if list(ordered) == list(FAMILIES):

@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 PROMPT = "a red disc moves left"
-TEXT_FIRST, TEXT_LAST = ("cogvideox", "easyanimate"), ("hunyuan", "mochi", "motif")
+TEXT_FIRST, TEXT_LAST = ("cogvideox", "easyanimate", "consisid"), ("hunyuan", "mochi", "motif")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ REPEATED = (
     "ltx-2.5",
     "anyflow-14b",
     "skyreels-v2-14b",
+    "wan2.1-vace-14b",
 )
+
+FIRST_FRAME = ("2.5 from an image", "vace from an image")
+"""Variants that read an image where they are asked to."""
 
 FEATURES = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
 MISSING_STATES = {
@@ -113,7 +117,7 @@ def no_guardrail() -> Iterator[None]:
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     save = (ROWS | VARIANTS)[request.param]
-    params = ModelParams(image_condition="first_frame") if "2.5 from an image" in request.param else ModelParams()
+    params = ModelParams(image_condition="first_frame") if request.param.endswith(FIRST_FRAME) else ModelParams()
     backbone = load_backbone(f"path:{save(tmp_path_factory.mktemp('pipeline'))}", params)
     size = clip_size(request.param)
     frames = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -175,7 +179,7 @@ class TestLaws(BackboneLaws):
 def test_a_small_folder_has_the_tokens_that_were_worked_out_by_hand(case: Case) -> None:
     grid = case.backbone.token_grid(*case.size)
     rows, cols = (5, 7) if case.name == "cogvideox-5b-i2v" else (3, 5)
-    folded = "cogvideox" not in case.name or "1.5" in case.name
+    folded = not case.name.startswith(("cogvideox", "consisid")) or "1.5" in case.name
     assert (grid.num_latent_frames, grid.rows, grid.cols) == (2 if folded else 3, rows, cols)
     assert case.backbone.num_layers == 4
 
@@ -320,7 +324,7 @@ def timesteps_read(name: str, scheduler: Any) -> Tensor:
 
 def data_and_noise(name: str, scheduler: Any, step: int) -> tuple[float, float]:
     """Shares of data and noise at a step, from the stock scheduler's own levels."""
-    if name.startswith("cogvideox"):
+    if name.startswith(("cogvideox", "consisid")):
         signal = float(scheduler.alphas_cumprod[scheduler.timesteps[step]])
         return signal**0.5, (1 - signal) ** 0.5
     sigma = float(scheduler.sigmas[step])

@@ -27,6 +27,8 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    ConsisIDPipeline,
+    ConsisIDTransformer3DModel,
     Cosmos2_5_PredictBasePipeline,
     Cosmos2VideoToWorldPipeline,
     CosmosTransformer3DModel,
@@ -60,8 +62,11 @@ from diffusers import (
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -111,44 +116,55 @@ def text_encoder(vocab_size: int, *, width: int = 13) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
+COGVIDEOX_TRANSFORMER = {
+    "num_layers": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 6,
+    "out_channels": 6,
+    "time_embed_dim": 10,
+    "text_embed_dim": 13,
+    "max_text_seq_length": 11,
+    "sample_width": 14,
+    "sample_height": 10,
+    "sample_frames": NUM_FRAMES,
+    "use_rotary_positional_embeddings": True,
+}
+
+
+def cogvideox_autoencoder() -> AutoencoderKLCogVideoX:
+    """6 latent channels, 4x in space and time."""
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 3,
+        up_block_types=("CogVideoXUpBlock3D",) * 3,
+        block_out_channels=(4, 8, 8),
+        latent_channels=6,
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_height=HEIGHT,
+        sample_width=WIDTH,
+        scaling_factor=0.7,
+    )
+
+
+def ddim() -> CogVideoXDDIMScheduler:
+    return CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False, snr_shift_scale=3.0
+    )
+
+
 def save_cogvideox(
     folder: Path, *, pipeline: type[DiffusionPipeline] = CogVideoXPipeline, **transformer_changes: object
 ) -> Path:
     """4 layers of 2 heads x 16 channels, 11 text tokens, 6 latent channels, 4x in space and time."""
     torch.manual_seed(0)
     words = tokenizer()
-    settings = {
-        "num_layers": 4,
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
-        "in_channels": 6,
-        "out_channels": 6,
-        "time_embed_dim": 10,
-        "text_embed_dim": 13,
-        "max_text_seq_length": 11,
-        "sample_width": 14,
-        "sample_height": 10,
-        "sample_frames": NUM_FRAMES,
-        "use_rotary_positional_embeddings": True,
-    }
     pipeline(
         tokenizer=words,
         text_encoder=text_encoder(len(words)),
-        vae=AutoencoderKLCogVideoX(
-            down_block_types=("CogVideoXDownBlock3D",) * 3,
-            up_block_types=("CogVideoXUpBlock3D",) * 3,
-            block_out_channels=(4, 8, 8),
-            latent_channels=6,
-            layers_per_block=1,
-            norm_num_groups=2,
-            sample_height=HEIGHT,
-            sample_width=WIDTH,
-            scaling_factor=0.7,
-        ),
-        transformer=CogVideoXTransformer3DModel(**{**settings, **transformer_changes}),
-        scheduler=CogVideoXDDIMScheduler(
-            prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False, snr_shift_scale=3.0
-        ),
+        vae=cogvideox_autoencoder(),
+        transformer=CogVideoXTransformer3DModel(**COGVIDEOX_TRANSFORMER | transformer_changes),
+        scheduler=ddim(),
     ).save_pretrained(folder)
     return folder
 
@@ -166,6 +182,50 @@ def save_cogvideox_2b_i2v(folder: Path) -> Path:
         in_channels=12,
         use_rotary_positional_embeddings=False,
     )
+
+
+def save_consisid(folder: Path) -> Path:
+    """As CogVideoX from an image, with the features of a face after layers 0 and 2: 2 heads x 5 channels."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    ConsisIDPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)),
+        vae=cogvideox_autoencoder(),
+        transformer=ConsisIDTransformer3DModel(
+            **COGVIDEOX_TRANSFORMER | {"in_channels": 12},
+            is_train_face=True,
+            cross_attn_dim_head=5,
+            cross_attn_num_heads=2,
+            LFE_id_dim=17,
+            LFE_vit_dim=6,
+            LFE_depth=3,
+            LFE_dim_head=3,
+            LFE_num_heads=2,
+            LFE_num_id_token=2,
+            LFE_num_querie=7,
+            LFE_output_dim=21,
+            LFE_ff_mult=2,
+            LFE_num_scale=3,
+        ),
+        scheduler=ddim(),
+    ).save_pretrained(folder)
+    save_file({"id_cond": torch.randn(1, 17), "id_vit_hidden": torch.randn(3, 1, 5, 6)}, folder / "face.safetensors")
+    return folder
+
+
+def save_vace(folder: Path) -> Path:
+    """As Wan, with a control clip after layers 0 and 2, which reads 12 latent channels and 64 of a mask."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    WanVACEPipeline(
+        tokenizer=words,
+        text_encoder=wan_text(words),
+        vae=wan_autoencoder(),
+        transformer=WanVACETransformer3DModel(**WAN_TRANSFORMER, vace_layers=[0, 2], vace_in_channels=76),
+        scheduler=unipc(),
+    ).save_pretrained(folder)
+    return folder
 
 
 def wan_autoencoder() -> AutoencoderKLWan:
@@ -838,6 +898,9 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "skyreels-v2-14b": save_skyreels,
     "ltx-2.3": partial(save_ltx2, **LTX23),
     "ltx-2.5": partial(save_ltx2, **LTX23, ff_bias=False, use_keyframes_abs_pos_embedding=True),
+    "consisid": save_consisid,
+    "wan2.1-vace-1.3b": save_vace,
+    "wan2.1-vace-14b": save_vace,
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 
@@ -845,12 +908,14 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "wan2.2-ti2v-5b from an image": partial(save_wan, expand_timesteps=True, pipeline=WanImageToVideoPipeline),
     "skyreels-v2 in causal blocks": partial(save_skyreels, num_frame_per_block=2),
     "cosmos-predict2.5 from an image": save_cosmos25,
+    "wan2.1-vace from an image": save_vace,
 }
 """What the same classes do under other settings."""
 
 SIZES = {
     "cogvideox-5b-i2v": (9, 40, 56),
     "cogvideox": (9, 24, 40),
+    "consisid": (9, 24, 40),
     "hunyuan-video-1.5": (5, 12, 20),
     "hunyuan-video": (5, 48, 80),
     "wan": (5, 48, 80),

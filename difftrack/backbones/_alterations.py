@@ -33,6 +33,7 @@ def _of_model(model: nn.Module) -> Iterator[str]:
     if quantization is not None:
         kind = getattr(quantization, "quant_method", type(quantization).__name__)
         yield f"quantised ({getattr(kind, 'value', kind)})"
+    yield from (f"weights of {kind}" for kind in sorted(_small_dtypes(inner)))
     if any(getattr(part, "fused_projections", False) for part in inner.modules()):
         yield "projections of query, key and value fused"
     backends = {getattr(getattr(part, "processor", None), "_attention_backend", None) for part in inner.modules()}
@@ -45,6 +46,13 @@ def _of_model(model: nn.Module) -> Iterator[str]:
         yield "tiled"
     if getattr(inner, "use_slicing", False) is True:
         yield "sliced"
+
+
+def _small_dtypes(model: nn.Module) -> set[str]:
+    """Dtypes of weights of a byte a number, where a layer packs them together too."""
+    packed = {getattr(getattr(part, "_packed_params", None), "dtype", None) for part in model.modules()}
+    kept = {weight.dtype for weight in model.parameters() if weight.dtype.itemsize == 1}
+    return {str(dtype).removeprefix("torch.") for dtype in kept | packed - {None}}
 
 
 def _adapters(model: nn.Module) -> Iterator[str]:

@@ -4,6 +4,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -57,6 +58,11 @@ class Components(ABC):
     @abstractmethod
     def revision(self) -> str | None:
         """Commit of the checkpoint; None where there is none."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder that the pipeline was loaded from; None where there is none."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -204,6 +210,10 @@ class FolderComponents(Components):
     @property
     def revision(self) -> str | None:
         return self._folder.revision
+
+    @property
+    def folder(self) -> Path:
+        return self._folder.path
 
     def fingerprint(self) -> str:
         return self._folder.fingerprint()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -79,6 +80,12 @@ class LiveComponents(Components):
         return None
 
     @property
+    def folder(self) -> Path | None:
+        """The folder that diffusers loaded the pipeline from, where it was one of this machine."""
+        named = self._live.config.get("_name_or_path")
+        return Path(named) if named and Path(named).is_dir() else None
+
+    @property
     def pipeline_class(self) -> Any:  # noqa: ANN401
         """The class of the object, which may be the user's own."""
         return type(self._live)
@@ -88,7 +95,7 @@ class LiveComponents(Components):
         digest = hashlib.sha256()
         for name in sorted(self.names):
             held = getattr(self._live, name)
-            config = json.dumps(scheduler_state(held), sort_keys=True, default=str)
+            config = json.dumps(scheduler_state(_unwrapped(held)), sort_keys=True, default=str)
             digest.update(f"{name} {config} {state_of(_unwrapped(held))}\n".encode())
         return digest.hexdigest()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 __all__ = ["checksum", "scheduler_state", "state_of"]
 
@@ -50,6 +51,9 @@ def checksum(tensor: Tensor) -> int:
     processes (DTensor) counts by the part that this one holds.
     """
     tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # without loading torch.distributed
+    if is_traceable_wrapper_subclass(tensor):  # a quantised weight of torchao, which holds numbers and their scales
+        parts: Any = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+        return hash(tuple(map(checksum, parts)))
     if tensor.is_meta or not tensor.numel():
         return 0
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
@@ -76,6 +80,34 @@ def _structure(module: nn.Module) -> Iterator[str]:
 
 
 def _weights(module: nn.Module) -> Iterator[str]:
-    for name, tensor in module.state_dict().items():
-        if isinstance(tensor, Tensor):
-            yield f"{name} {tensor.dtype} {tuple(tensor.shape)} {checksum(tensor)}"
+    away = _weights_away(module)
+    for name, value in module.state_dict().items():
+        value = away.get(name, value) if isinstance(value, Tensor) and value.is_meta else value
+        yield from _numbers(name, value)
+
+
+def _numbers(name: str, value: Any) -> Iterator[str]:  # noqa: ANN401
+    """A line for a tensor, or for those that a quantised layer packs together."""
+    if isinstance(value, tuple | list):
+        for place, part in enumerate(value):
+            yield from _numbers(f"{name}.{place}", part)
+    elif isinstance(value, Tensor):
+        if value.is_quantized:
+            steps = value.q_scale() if value.qscheme() == torch.per_tensor_affine else value.q_per_channel_scales()
+            yield f"{name} {value.qscheme()} {steps}"
+            value = value.int_repr()
+        yield f"{name} {value.dtype} {tuple(value.shape)} {checksum(value)}"
+
+
+def _weights_away(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that accelerate keeps elsewhere while their layers do not run, by their names in the model."""
+    found: dict[str, Tensor] = {}
+    for prefix, part in module.named_modules():
+        hook = getattr(part, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            kept = getattr(each, "weights_map", None)
+            if kept is not None:
+                for name, weight in part.named_parameters(recurse=False):
+                    if weight.is_meta:
+                        found[f"{prefix}.{name}".removeprefix(".")] = kept[name]
+    return found

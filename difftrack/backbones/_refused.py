@@ -17,12 +17,8 @@ REFUSED: Mapping[str, str] = {
         "place of another frame"
     ),
     "AnyFlowFARTransformer3DModel": "it denoises chunk after chunk, with compressed tokens of the chunks before",
-    "ConsisIDTransformer3DModel": (
-        "it reads embeddings of a face, which models outside diffusers and transformers compute"
-    ),
     "HunyuanVideoFramepackTransformer3DModel": _SEVERAL_CLIPS,
     "HeliosTransformer3DModel": _SEVERAL_CLIPS,
-    "WanVACETransformer3DModel": "it reads a control clip, a mask and reference images beside the clip",
     "WanAnimateTransformer3DModel": "it reads the pose and the face of another clip",
     "WanAnimate2Transformer3DModel": "it reads the pose and the face of another clip",
     "Kandinsky6SRTransformer3DModel": "it enlarges a clip that another model made",

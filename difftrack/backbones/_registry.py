@@ -58,6 +58,8 @@ FAMILIES: Registry[BackboneFamily] = Registry(
             "chronoedit",
             "motif",
             "kandinsky6",
+            "consisid",
+            "vace",
         )
     },
     check=_checked,

@@ -4,7 +4,7 @@ from difftrack.backbones._family import NO_ARGUMENTS, Arguments, BackboneFamily,
 from difftrack.backbones._params import ImageCondition
 from difftrack.backbones.families._encoders import T5
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "velocity_levels"]
 
 _5B = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
 _15 = _5B | {"patch_size_t": 2, "patch_bias": False, "sample_frames": 81}
@@ -47,12 +47,9 @@ _SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler
 """Those whose levels are read: they keep a table of signal power and go down it by a fixed stride."""
 
 
-def _refuses(outline: PipelineOutline) -> str | None:
-    config, scheduler = outline.configs["transformer"], outline.components.get("scheduler", "")
-    reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
-    wanted = 2 * denoised if _FROM_IMAGE_PIPELINE in outline.pipelines else denoised
-    if reads != wanted:
-        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {wanted}"
+def velocity_levels(outline: PipelineOutline) -> str | None:
+    """Say why a scheduler's levels are not those that CogVideoX was trained on; None where they are."""
+    scheduler = outline.components.get("scheduler", "")
     if scheduler not in _SCHEDULERS:
         return (
             f"the levels of its scheduler {scheduler} are not known; set one of {', '.join(_SCHEDULERS)}: "
@@ -62,6 +59,15 @@ def _refuses(outline: PipelineOutline) -> str | None:
     if predicts != "v_prediction":
         return f"its scheduler predicts {predicts}; CogVideoX schedules are known for v_prediction only"
     return None
+
+
+def _refuses(outline: PipelineOutline) -> str | None:
+    config = outline.configs["transformer"]
+    reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
+    wanted = 2 * denoised if _FROM_IMAGE_PIPELINE in outline.pipelines else denoised
+    if reads != wanted:
+        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {wanted}"
+    return velocity_levels(outline)
 
 
 FAMILY = BackboneFamily(

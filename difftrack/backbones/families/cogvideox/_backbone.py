@@ -144,7 +144,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
             "encoder_hidden_states": prompt.tokens.unsqueeze(0),
             "image_rotary_emb": self._rotary_embedding(num_latent_frames, rows, cols),
         }
-        if self.transformer_config.ofs_embed_dim is not None:
+        if self.transformer_config.get("ofs_embed_dim") is not None:  # ConsisID, otherwise the same, knows none
             inputs["ofs"] = torch.full((1,), 2.0, dtype=self.components.dtype, device=self.device)
         return inputs
 
