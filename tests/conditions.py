@@ -477,9 +477,8 @@ def error_of(
     if backbone.needs_image:
         choices["conditioning"] = backbone.condition(of.clip[0], len(latents), frames_alone=False)
     (record,) = backbone.capture(latents, step, schedule, prompt, layers=[1], kinds=["query"], **choices)
-    query = record.query.flatten(1, 3)
-    first = backbone.num_text_tokens if backbone.text_position == "first" else 0
-    return min(float((branch[:, first : first + query.shape[1]] - query).abs().max()) for branch in branches)
+    query, grid = record.query.flatten(1, 3), backbone.grid_of(latents)
+    return min(float((backbone.clip_tokens(branch, grid) - query).abs().max()) for branch in branches)
 
 
 def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:

@@ -32,8 +32,9 @@ from difftrack.testing import BackboneLaws
 from difftrack.tracking import ChunkDescriptors, TrackParams, track_clip
 
 pytestmark = [
-    # diffusers' own: numpy 2 on a tensor, in two schedulers; autocast to float32 on a CPU, in Mochi's transformer.
+    # diffusers' own: numpy 2 on a tensor, in three schedulers; autocast to float32 on a CPU, in Mochi's transformer.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:In CPU autocast, but the target dtype is not supported:UserWarning"),
 ]
 
@@ -98,7 +99,7 @@ MISSING_STATES = {
 }
 """Hidden states that layers do not have as a module's own, by the start of a row's name."""
 
-ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "chronoedit", "motif")
+ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "chronoedit", "motif", "helios")
 """Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
 
 
@@ -251,12 +252,12 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
     sampled = Clip("clip", generated.frames, fps=8.0, prompt=PROMPT, source="generated")
     params = analysis(case, mode=ModeParams(generated="generate"), num_inference_steps=3, steps=(0, 1, 2), layers=(1,))
     extraction = Extractor(case.backbone, params).prepare(sampled, trajectory=generated.trajectory)
-    first = case.backbone.num_text_tokens if case.name.startswith(TEXT_FIRST) else 0
+    grid = case.backbone.grid_of(case.latents)
     units = list(extraction.units(extraction.plan("clip")))
     assert_scored(units, extraction.groups["clip"])
     for unit, query in zip(units, on_the_way, strict=True):
         head_major = torch.from_numpy(unit.arrays["query"]).flatten(1, 3)
-        assert torch.equal(head_major, query[0, :, first : first + head_major.shape[1]])
+        assert torch.equal(head_major, case.backbone.clip_tokens(query[0], grid))
         ones, zeros = torch.ones(1), torch.zeros(1)
         shares = (schedule.add_noise(ones, zeros, unit.step), schedule.add_noise(zeros, ones, unit.step))
         assert tuple(map(float, shares)) == pytest.approx(data_and_noise(case.name, scheduler, unit.step), abs=1e-6)
@@ -301,9 +302,8 @@ def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Cas
                 inputs=generated.trajectory.inputs_at(step),
                 **case.conditions(latents),
             )
-            first = case.backbone.num_text_tokens if case.name.startswith(TEXT_FIRST) else 0
-            query = record.query.flatten(1, 3)
-            errors = [float((branch[:, first : first + query.shape[1]] - query).abs().max()) for branch in there]
+            query, grid = record.query.flatten(1, 3), case.backbone.grid_of(latents)
+            errors = [float((case.backbone.clip_tokens(branch, grid) - query).abs().max()) for branch in there]
             assert min(errors) <= tolerance
             assert num_branches == 1 or max(errors) > 10 * tolerance
 

@@ -44,6 +44,7 @@ TOP = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    "ignore:__array_wrap__ must accept context:DeprecationWarning",
     "ignore:In CPU autocast, but the target dtype is not supported:UserWarning",
 )
 

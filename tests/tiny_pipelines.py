@@ -38,6 +38,9 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeliosPipeline,
+    HeliosScheduler,
+    HeliosTransformer3DModel,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
@@ -854,6 +857,20 @@ def save_kandinsky6(folder: Path) -> Path:
     return folder
 
 
+def save_helios(folder: Path) -> Path:
+    """As Wan, with a history of 19 latent frames in front of the clip."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    HeliosPipeline(
+        tokenizer=words,
+        text_encoder=wan_text(words),
+        vae=wan_autoencoder(),
+        transformer=HeliosTransformer3DModel(**WAN_TRANSFORMER, rope_dim=(4, 4, 4), is_amplify_history=True),
+        scheduler=HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True),
+    ).save_pretrained(folder)
+    return folder
+
+
 LTX23 = {
     "gated_attn": True,
     "cross_attn_mod": True,
@@ -901,6 +918,7 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "consisid": save_consisid,
     "wan2.1-vace-1.3b": save_vace,
     "wan2.1-vace-14b": save_vace,
+    "helios-base": save_helios,
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
 
@@ -929,6 +947,7 @@ SIZES = {
     "anyflow": (5, 48, 80),
     "chronoedit": (5, 48, 80),
     "motif": (5, 48, 80),
+    "helios": (5, 48, 80),
 }
 
 

@@ -1,7 +1,7 @@
 """One forward of a transformer, tapped at the wanted layers and cut off after the last of them."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from difftrack.backbones._descriptors import (
     LayerDescriptors,
+    SequencePart,
     TextPosition,
     describe_call,
     describe_cross_call,
@@ -54,6 +55,7 @@ def capture_layers(
     kinds: tuple[CapturedKind, ...],
     taps: Taps = NO_TAPS,
     cross: CrossAttention | None = None,
+    parts: Sequence[SequencePart] = (),
 ) -> None:
     """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
 
@@ -68,6 +70,7 @@ def capture_layers(
         kinds: Descriptors to keep.
         taps: Modules whose inputs or outputs are kept, too.
         cross: Cross-attention whose queries, and the text's keys, are kept, too.
+        parts: What the sequence beside the text consists of; nothing for the clip alone.
 
     Raises:
         CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
@@ -79,7 +82,7 @@ def capture_layers(
             f"a cache hook ({cache}) serves layers from other steps, and a step that is skipped has nothing to "
             f"capture: call transformer.disable_cache() first"
         )
-    collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps, cross)
+    collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps, cross, parts)
     with (
         torch.no_grad(),
         taps.listen(collected.hear),
@@ -118,6 +121,7 @@ class _Collected:
         kinds: As there.
         taps: As there.
         cross: As there.
+        parts: As there.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class _Collected:
         kinds: tuple[CapturedKind, ...],
         taps: Taps,
         cross: CrossAttention | None,
+        parts: Sequence[SequencePart],
     ) -> None:
         self.seen: set[int] = set()
         """Layers that attended."""
@@ -137,7 +142,7 @@ class _Collected:
         """Layers whose feature comes after their attention, and has not come yet."""
         self.without_text: dict[int, LayerDescriptors] = {}
         """Layers that wait for their cross-attention alone."""
-        self._cross = cross
+        self._cross, self._parts = cross, parts
         self._cross_calls: Counter[int] = Counter()
         self._crossed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._held: dict[tuple[int, str], object] = {}
@@ -163,6 +168,7 @@ class _Collected:
             text_position=self._text_position,
             kinds=self._kinds,
             unrotated={name: self._held.pop((call.layer, name), None) for name in UNROTATED},
+            parts=self._parts,
         )
         _check_text_mask(record, self._text_mask)
         self.seen.add(call.layer)
@@ -209,7 +215,9 @@ class _Collected:
 
     def _with_feature(self, record: LayerDescriptors, output: object) -> LayerDescriptors:
         heads, channels, grid = record.text_key.shape[0], record.text_key.shape[-1], self._grid
-        feature = video_tokens(output, grid, len(self._text_mask), self._text_position, heads, channels)
+        feature = video_tokens(
+            output, grid, len(self._text_mask), self._text_position, heads, channels, self._parts
+        )
         if feature is None:
             raise CaptureError(
                 f"layer {record.layer}: this hidden state has no {grid.num_tokens} video tokens of {heads} x "

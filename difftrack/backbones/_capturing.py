@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from difftrack.backbones._architecture import Architecture
 from difftrack.backbones._capture import CrossAttention, capture_layers
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
-from difftrack.backbones._descriptors import LayerDescriptors, TextPosition
+from difftrack.backbones._descriptors import LayerDescriptors, SequencePart, TextPosition, tokens_of_clip
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._params import DEFAULT_KINDS, KINDS, CapturedKind, FeatureKind
 from difftrack.backbones._prompt_tokens import PromptTemplate, prompt_tokens
@@ -374,7 +374,23 @@ class CapturingBackbone(Architecture, ABC):
             kinds=tuple(kinds),
             taps=self._taps(transformer, sorted(set(layers)), kinds, feature),
             cross=cross,
+            parts=self.sequence_parts(self.grid_of(latents)),
         )
+
+    def sequence_parts(self, grid: TokenGrid) -> tuple[SequencePart, ...]:
+        """What the attention's sequence consists of beside the text, in order: the clip, and its history, if any."""
+        return (SequencePart(None, grid.num_latent_frames, grid.rows, grid.cols),)
+
+    def has_history(self, grid: TokenGrid) -> bool:
+        """Whether frames of history stand in the attention's sequence, so that not all of it is clip or text."""
+        return any(part.name is not None for part in self.sequence_parts(grid))
+
+    def clip_tokens(
+        self, tokens: Float[Tensor, "head token channel"], grid: TokenGrid
+    ) -> Float[Tensor, "head video_token channel"]:
+        """The tokens of the clip among those of an attention's whole sequence."""
+        first = self.num_text_tokens if self.text_position == "first" else 0
+        return tokens_of_clip(tokens, self.sequence_parts(grid), first)
 
     def _taps(
         self,

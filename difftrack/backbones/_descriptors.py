@@ -1,7 +1,7 @@
 """What a capture gives back: the descriptors of one layer, video and text apart."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,7 +14,16 @@ from difftrack.backbones._params import CapturedKind
 from difftrack.backbones._seam import AttentionCall
 from difftrack.geometry import TokenGrid
 
-__all__ = ["LayerDescriptors", "TextPosition", "describe_call", "describe_cross_call", "video_tokens"]
+__all__ = [
+    "HistoryDescriptors",
+    "LayerDescriptors",
+    "SequencePart",
+    "TextPosition",
+    "describe_call",
+    "describe_cross_call",
+    "tokens_of_clip",
+    "video_tokens",
+]
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -23,6 +32,30 @@ _MASKED = -5000.0
 
 TextPosition = Literal["first", "last", "none"]
 """Where text tokens stand in a layer's joint sequence; "none" where text enters through cross-attention only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequencePart:
+    """Token frames that follow one another in an attention's sequence: frames of the clip, or of its history."""
+
+    name: str | None
+    """Of frames of history, which are no frames of the clip; None for frames of the clip."""
+    num_latent_frames: int
+    rows: int
+    cols: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its frames."""
+        return self.num_latent_frames * self.rows * self.cols
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryDescriptors:
+    """Descriptors of frames that came before the clip and take part in its attention; their tokens may be coarser."""
+
+    query: Float[Tensor, "head latent_frame row col channel"]
+    key: Float[Tensor, "head latent_frame row col channel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +77,8 @@ class LayerDescriptors:
     key_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
     cross_query: Float[Tensor, "head latent_frame row col channel"] | None = None
     """Queries of the cross-attention to the text."""
+    history: Mapping[str, HistoryDescriptors] = field(default_factory=dict)
+    """Frames of history in the same sequence, by name; none where a model has no history."""
 
 
 def describe_call(
@@ -55,8 +90,9 @@ def describe_call(
     text_position: TextPosition,
     kinds: tuple[CapturedKind, ...],
     unrotated: Mapping[str, object] = NOTHING,
+    parts: Sequence[SequencePart] = (),
 ) -> LayerDescriptors:
-    """Split one attention call into the video's token grid and the text.
+    """Split one attention call into the video's token grid, the text, and the history.
 
     Args:
         call: An attention call of a batch of one.
@@ -66,30 +102,33 @@ def describe_call(
         text_position: Where they stand.
         kinds: What to keep.
         unrotated: `query_pre_rotary` and `key_pre_rotary` as the model's modules gave them.
+        parts: What the sequence beside the text consists of, in order; nothing for the clip alone.
 
     Returns:
-        Views of the call's tensors, nothing copied.
+        Views of the call's tensors, nothing copied but where frames of the clip are apart in the sequence.
 
     Raises:
         CaptureError: the sequence is not one clip's video tokens plus the text tokens.
     """
     batch, _, num_tokens, _ = call.query.shape
-    if batch != 1 or call.key.shape[2] != num_tokens or num_tokens != grid.num_tokens + num_text_tokens:
+    parts = tuple(parts) or (_whole(grid),)
+    num_history = sum(part.num_tokens for part in parts) - grid.num_tokens
+    if batch != 1 or call.key.shape[2] != num_tokens or num_tokens != grid.num_tokens + num_history + num_text_tokens:
+        beside = f", {num_history} of history" if num_history else ""
         raise CaptureError(
             f"layer {call.layer} attended with {batch} x {num_tokens} queries to {call.key.shape[2]} keys; one clip "
-            f"has {grid.num_tokens} video and {num_text_tokens} text tokens. Is the sequence split over devices, or "
+            f"has {grid.num_tokens} video{beside} and {num_text_tokens} text tokens. Is the sequence split over devices, or "
             f"are tokens merged or dropped?"
         )
-    first_video = num_text_tokens if text_position == "first" else 0
-    video = slice(first_video, first_video + grid.num_tokens)
-    text = slice(0, num_text_tokens) if text_position == "first" else slice(grid.num_tokens, None)
+    first = num_text_tokens if text_position == "first" else 0
+    text = slice(0, num_text_tokens) if text_position == "first" else slice(grid.num_tokens + num_history, None)
     num_heads, num_channels = call.query.shape[1], call.query.shape[3]
     shape = (num_heads, grid.num_latent_frames, grid.rows, grid.cols, -1)
 
     def before(kind: CapturedKind) -> Tensor | None:
         if kind not in kinds:
             return None
-        found = video_tokens(unrotated.get(kind), grid, num_text_tokens, text_position, num_heads, num_channels)
+        found = video_tokens(unrotated.get(kind), grid, num_text_tokens, text_position, num_heads, num_channels, parts)
         if found is None:
             raise CaptureError(
                 f"layer {call.layer}: {kind} cannot be told apart in what its module gave; are projections fused? call "
@@ -98,7 +137,7 @@ def describe_call(
         return found
 
     def on_grid(tokens: Tensor | None) -> Tensor | None:
-        return None if tokens is None else tokens[0, :, video].view(shape)
+        return None if tokens is None else tokens_of_clip(tokens[0], parts, first).view(shape)
 
     return LayerDescriptors(
         layer=call.layer,
@@ -106,11 +145,46 @@ def describe_call(
         key=on_grid(call.key) if "key" in kinds else None,
         feature=on_grid(output) if "feature" in kinds else None,
         text_key=call.key[0, :, text],
-        text_mask=_attended(call, video_row=first_video)[text],
+        text_mask=_attended(call, video_row=first)[text],
         value=on_grid(call.value) if "value" in kinds else None,
         query_pre_rotary=before("query_pre_rotary"),
         key_pre_rotary=before("key_pre_rotary"),
+        history={
+            part.name: HistoryDescriptors(*(_on_part(tokens[0, :, where], part) for tokens in (call.query, call.key)))
+            for part, where in _places(parts, first)
+            if part.name is not None
+        },
     )
+
+
+def tokens_of_clip(
+    tokens: Float[Tensor, "head token channel"], parts: Sequence[SequencePart], first: int
+) -> Float[Tensor, "head video_token channel"]:
+    """The tokens of the clip's own frames, in order; a view where they stand together.
+
+    Args:
+        tokens: Of an attention's whole sequence.
+        parts: What stands in it, from `first` on.
+        first: Tokens of text in front.
+    """
+    own = [tokens[:, where] for part, where in _places(parts, first) if part.name is None]
+    return own[0] if len(own) == 1 else torch.cat(own, dim=1)
+
+
+def _places(parts: Sequence[SequencePart], first: int) -> Iterator[tuple[SequencePart, slice]]:
+    for part in parts:
+        yield part, slice(first, first + part.num_tokens)
+        first += part.num_tokens
+
+
+def _on_part(
+    tokens: Float[Tensor, "head token channel"], part: SequencePart
+) -> Float[Tensor, "head latent_frame row col channel"]:
+    return tokens.view(len(tokens), part.num_latent_frames, part.rows, part.cols, -1)
+
+
+def _whole(grid: TokenGrid) -> SequencePart:
+    return SequencePart(None, grid.num_latent_frames, grid.rows, grid.cols)
 
 
 def describe_cross_call(
@@ -151,6 +225,7 @@ def video_tokens(
     text_position: TextPosition,
     num_heads: int,
     num_channels: int,
+    parts: Sequence[SequencePart] = (),
 ) -> Float[Tensor, "head latent_frame row col channel"] | None:
     """Find the video's tokens in what a module takes or gives, heads apart.
 
@@ -162,15 +237,18 @@ def video_tokens(
         text_position: Where they stand.
         num_heads: Of the attention.
         num_channels: Of one head.
+        parts: As in `describe_call`.
 
     Returns:
         The tokens of the first tensor that has them, or None where none has.
     """
+    parts = tuple(parts) or (_whole(grid),)
+    num_beside_text = sum(part.num_tokens for part in parts)
     for tensor in output if isinstance(output, tuple | list) else (output,):
         if not isinstance(tensor, Tensor) or tensor.shape[-1] not in (num_channels, num_heads * num_channels):
             continue
         num_tokens = tensor.numel() // (num_heads * num_channels)
-        if num_tokens not in (grid.num_tokens, grid.num_tokens + num_text_tokens):
+        if num_tokens not in (num_beside_text, num_beside_text + num_text_tokens):
             continue
         if tensor.shape[-1] == num_heads * num_channels and num_heads > 1:
             tokens = tensor.reshape(num_tokens, num_heads, num_channels).transpose(0, 1)
@@ -178,8 +256,8 @@ def video_tokens(
             tokens = tensor[0].transpose(0, 1)
         else:
             tokens = tensor.reshape(num_heads, num_tokens, num_channels)
-        first = num_text_tokens if text_position == "first" and num_tokens > grid.num_tokens else 0
-        video = tokens[:, first : first + grid.num_tokens]
+        first = num_text_tokens if text_position == "first" and num_tokens > num_beside_text else 0
+        video = tokens_of_clip(tokens, parts, first)
         return video.reshape(num_heads, grid.num_latent_frames, grid.rows, grid.cols, num_channels)
     return None
 

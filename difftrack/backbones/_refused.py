@@ -18,7 +18,6 @@ REFUSED: Mapping[str, str] = {
     ),
     "AnyFlowFARTransformer3DModel": "it denoises chunk after chunk, with compressed tokens of the chunks before",
     "HunyuanVideoFramepackTransformer3DModel": _SEVERAL_CLIPS,
-    "HeliosTransformer3DModel": _SEVERAL_CLIPS,
     "WanAnimateTransformer3DModel": "it reads the pose and the face of another clip",
     "WanAnimate2Transformer3DModel": "it reads the pose and the face of another clip",
     "Kandinsky6SRTransformer3DModel": "it enlarges a clip that another model made",

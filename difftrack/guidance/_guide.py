@@ -68,6 +68,11 @@ def guided(
             f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance follows "
             f"one: guide a backbone that has one"
         )
+    if backbone.has_history(grid):
+        raise GuidanceError(
+            f"{backbone.name} attends to frames of history in the same sequence, and what guidance cuts between frames "
+            f"is not defined for them: guide a backbone that attends to its clip alone"
+        )
     layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     modules = backbone.attention_modules()
     with guide_transformer(backbone.transformer, modules, layout, guidance, calls=calls, num_clips=num_clips):

@@ -51,13 +51,18 @@ def intervening(
     """
     for intervention in interventions:
         intervention.chosen("heads", backbone.num_heads)
-    layout = SequenceLayout(0, 0, backbone.text_position)
-    if grid is not None:
+    layout = None
+    if grid is not None and not backbone.has_history(grid):
         layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     transformers = {id(one): (one, backbone.attention_of(one)) for one in backbone.all_transformers()}
+    if grid is not None and layout is None and (asking := _asking(interventions)):
+        raise InterventionError(
+            f"{type(asking[0]).__name__} asks where the frames are, and {backbone.name} attends to frames of history in "
+            f"the same sequence; take one that acts on all tokens"
+        )
     with intervene_in(
         list(transformers.values()),
-        layout if grid is not None else None,
+        layout,
         interventions,
         calls=calls,
         num_clips=num_clips,
@@ -89,7 +94,7 @@ def intervene_in(
     Raises:
         InterventionError: there is no such layer, or the calls cannot be followed.
     """
-    asking = [one for one in interventions if one.needs_layout or (isinstance(one, Edit) and one.tokens != "all")]
+    asking = _asking(interventions)
     if asking and layout is None:
         raise InterventionError(f"{type(asking[0]).__name__} asks where the frames are; say the size of the clip")
     reader = BranchReader(calls, num_clips) if any(one.asks_for_moment for one in interventions) else None
@@ -109,6 +114,11 @@ def intervene_in(
             stack.enter_context(replaced_forward(transformer, update_wrapper(forward, transformer.forward, updated=())))
             stack.enter_context(engine.installed(transformer))
         yield acted
+
+
+def _asking(interventions: Sequence[Intervention]) -> list[Intervention]:
+    """Those that ask what stands where in the sequence."""
+    return [one for one in interventions if one.needs_layout or (isinstance(one, Edit) and one.tokens != "all")]
 
 
 def _check_transformer(transformer: nn.Module) -> None:

@@ -288,9 +288,7 @@ class BackboneLaws:
             backbone.predict(latents, schedule.timesteps[4], backbone.embed(self.prompt), **conditions)
         (record,) = self.capture(backbone, latents, frames, [0], kinds=["value"]).values()
         assert record.value is not None
-        first = backbone.num_text_tokens if backbone.text_position == "first" else 0
-        tokens = record.value.flatten(1, 3)
-        assert torch.equal(tokens, values[0][0, :, first : first + tokens.shape[1]])
+        assert torch.equal(record.value.flatten(1, 3), backbone.clip_tokens(values[0][0], backbone.grid_of(latents)))
 
     def test_every_hidden_state_is_given_or_refused(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
@@ -393,7 +391,6 @@ class BackboneLaws:
         assert generated.trajectory.latents.shape == (3, *latents.shape)
         assert len(queries) == 3
         schedule = backbone.schedule(3, grid=backbone.token_grid(*clip_size))
-        first = backbone.num_text_tokens if backbone.text_position == "first" else 0
         for step, (entering, query) in enumerate(zip(generated.trajectory.latents, queries, strict=True)):
             (record,) = backbone.capture(
                 entering,
@@ -406,8 +403,7 @@ class BackboneLaws:
                 **_conditions(backbone, entering, frames),
             )
             assert record.query is not None
-            captured = record.query.flatten(1, 3)
-            assert torch.equal(captured, query[0, :, first : first + captured.shape[1]])
+            assert torch.equal(record.query.flatten(1, 3), backbone.clip_tokens(query[0], backbone.grid_of(entering)))
 
     @pytest.mark.parametrize("mode", _MODES)
     def test_real_clips_go_through_every_mode(

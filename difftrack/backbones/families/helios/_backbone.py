@@ -1,0 +1,157 @@
+"""Helios: a clip chunk after chunk, each beside what came before it, which is the coarser the longer ago it was."""
+
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.pipelines.helios.pipeline_helios import calculate_shift
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
+from difftrack.backbones._descriptors import SequencePart
+from difftrack.backbones._errors import BackboneError
+from difftrack.backbones._sampling import TrajectoryRecorder
+from difftrack.backbones._schedule import FlowSchedule
+from difftrack.backbones.families._latents import WanLatentsBackbone
+from difftrack.geometry import TokenGrid
+from difftrack.rotary import RotaryLayout
+
+__all__ = ["HeliosBackbone"]
+
+_LONG, _MID, _SHORT = 16, 2, 1
+"""Latent frames of history, by the default of the stock pipeline; one more, the first of all, stands beside the last."""
+_COARSER = {"long": 4, "mid": 2}
+"""Latent frames and tokens along both image axes that one token of history folds together."""
+
+
+class HeliosBackbone(WanLatentsBackbone):
+    """A Helios pipeline, from text. A clip is one chunk.
+
+    In front of its tokens, the attention's sequence holds those of the history: `long` ago, `mid`, the `first` frame of
+    all, and the one just before (`short`). `LayerDescriptors.history` has them by these names. Before a first chunk the
+    stock pipeline puts zeros there, and so does a capture; `history` gives a later chunk what came before it.
+    """
+
+    text_position = "none"
+    cross_attention_key = "attn2"
+    layers_key = ("blocks",)
+    text_channels_key = "text_dim"
+
+    @property
+    def rotary(self) -> RotaryLayout:
+        return RotaryLayout.interleaved(*self.transformer_config.rope_dim)
+
+    @property
+    def draws_own_noise(self) -> bool:
+        """The stock pipeline cannot be given latents."""
+        return True
+
+    @torch.no_grad()
+    def embed(self, prompt: str) -> PromptEmbedding:
+        self.warn_where_cut(prompt)
+        # Wan's pipeline embeds as this one does, which cannot without the package ftfy.
+        embeds, _ = self.components.text_pipeline(kind=diffusers.WanPipeline).encode_prompt(
+            prompt,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.text_length,
+            device=self.device,
+            dtype=self.components.dtype,
+        )
+        self.components.release_text()
+        return PromptEmbedding(embeds[0], mask=torch.ones(embeds.shape[1], dtype=torch.bool, device=embeds.device))
+
+    def prompt_as_read(self, prompt: str) -> str:
+        cleaned: str = prompt_clean(prompt)
+        return cleaned
+
+    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
+        return prompt.mask[:0]
+
+    def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
+        scheduler = self.sampling_scheduler()
+        shift = {"mu": self._shift(scheduler.config, grid)} if scheduler.config.get("use_dynamic_shifting") else {}
+        scheduler.set_timesteps(
+            num_inference_steps, sigmas=np.linspace(0.999, 0.0, num_inference_steps + 1)[:-1], **shift
+        )
+        return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
+
+    def _shift(self, config: Any, grid: TokenGrid | None) -> float:  # noqa: ANN401
+        """The scheduler's shift for a chunk of that size, by the stock pipeline's rule."""
+        if grid is None:
+            raise BackboneError(f"the noise levels of {self.name} depend on the clip's size: give schedule() its grid")
+        limits = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+        return float(calculate_shift(grid.num_tokens, *(config.get(name, usual) for name, usual in limits.items())))
+
+    def sequence_parts(self, grid: TokenGrid) -> tuple[SequencePart, ...]:
+        frames = {"long": _LONG, "mid": _MID}
+        coarse = (
+            SequencePart(name, frames[name] // fold, -(-grid.rows // fold), -(-grid.cols // fold))
+            for name, fold in _COARSER.items()
+        )
+        fine = (SequencePart(name, 1, grid.rows, grid.cols) for name in ("first", "short"))
+        return (*coarse, *fine, *super().sequence_parts(grid))
+
+    def history(self, latents: Float[Tensor, "latent_frame channel row col"]) -> ImageConditioning:
+        """What a capture of the next chunk reads of the clean latents before it, as its `conditioning`.
+
+        Args:
+            latents: Of all frames before the chunk, from the very first on.
+        """
+        _, _, rows, cols = latents.shape
+        return ImageConditioning(latents.new_empty(0, 0, rows, cols), self._history_of(latents))
+
+    def with_conditioning(
+        self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
+    ) -> Float[Tensor, "latent_frame channels_read row col"]:
+        """Nothing stands beside the latents: a history is read by itself."""
+        return latents
+
+    def transformer_inputs(
+        self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
+    ) -> dict[str, Any]:
+        positions = torch.arange(1 + _LONG + _MID + _SHORT + num_latent_frames).unsqueeze(0)
+        first, long, mid, short, chunk = positions.split([1, _LONG, _MID, _SHORT, num_latent_frames], dim=1)
+        return {
+            "encoder_hidden_states": prompt.tokens.unsqueeze(0),
+            "indices_hidden_states": chunk,
+            "indices_latents_history_short": torch.cat([first, short], dim=1),
+            "indices_latents_history_mid": mid,
+            "indices_latents_history_long": long,
+            **self._history_of(torch.empty(0, self.num_latent_channels, rows, cols)),
+        }
+
+    def _history_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> dict[str, Tensor]:
+        """By the transformer's argument names; zeros where there is less of it."""
+        latents = latents.to(self.device, self.components.dtype)
+        kept = _LONG + _MID + _SHORT
+        known = torch.cat([latents.new_zeros(kept, *latents.shape[1:]), latents])[-kept:]
+        long, mid, short = (self.to_batch(part) for part in known.split([_LONG, _MID, _SHORT]))
+        first = latents[:1] if len(latents) else latents.new_zeros(1, *latents.shape[1:])
+        return {
+            "latents_history_short": torch.cat([self.to_batch(first), short], dim=2),
+            "latents_history_mid": mid,
+            "latents_history_long": long,
+        }
+
+    def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
+        return {
+            "prompt_embeds": prompt.tokens.unsqueeze(0),
+            "negative_prompt_embeds": self.embed("").tokens.unsqueeze(0),
+        }
+
+    def sample(
+        self,
+        pipeline: Any,  # noqa: ANN401
+        recorder: TrajectoryRecorder,
+        *,
+        cfg_scale: float,
+        **arguments: Any,  # noqa: ANN401
+    ) -> Float[np.ndarray, "frame height width rgb"]:
+        """As one chunk, however long the clip is."""
+        num_latent_frames = (arguments["num_frames"] - 1) // self.temporal_stride + 1
+        return super().sample(
+            pipeline, recorder, cfg_scale=cfg_scale, num_latent_frames_per_chunk=num_latent_frames, **arguments
+        )
