@@ -74,6 +74,8 @@ FAMILIES = {
     "Kandinsky 6": "kandinsky-6-pro",
     "ConsisID": "consisid",
     "Wan VACE": "wan2.1-vace-1.3b",
+    "FramePack": "framepack-i2v",
+    "Helios": "helios-base",
 }
 """Row of tests/tiny_pipelines.py that stands for each family."""
 
@@ -419,6 +421,11 @@ def autoencoder(switch: str) -> Callable[[Subject], str]:
     return run
 
 
+def plain_scale(of: Subject) -> float:
+    """At which one branch alone runs: any where it is an input of the transformer."""
+    return 6.0 if of.name in ("hunyuan-video", "framepack-i2v") else 1.0
+
+
 def sampled(
     of: Subject, pipeline: Any, *, cfg_scale: float, prompts: tuple[str, ...] = (PROMPT,), num_steps: int = 3
 ) -> str:
@@ -504,7 +511,7 @@ def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
         backbone.sampling_inputs = lambda prompt: joined([give(backbone.embed(each)) for each in prompts])
         backbone.sample = listened
         try:
-            queries, _ = sampling(of, backbone, cfg_scale=6.0 if of.name == "hunyuan-video" else 1.0, num_steps=2)
+            queries, _ = sampling(of, backbone, cfg_scale=plain_scale(of), num_steps=2)
         except BackboneError:
             raise
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # the stock pipeline takes one
@@ -568,7 +575,7 @@ def scheduler(kind: Any, **changes: Any) -> Callable[[Subject], str]:
         pipeline = of.pipeline()
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
         try:
-            return sampled(of, pipeline, cfg_scale=6.0 if of.name == "hunyuan-video" else 1.0)
+            return sampled(of, pipeline, cfg_scale=plain_scale(of))
         except BackboneError:
             raise
         except (TypeError, ValueError, AttributeError) as error:  # the stock pipeline's own: it cannot use this one

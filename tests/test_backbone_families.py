@@ -39,7 +39,7 @@ pytestmark = [
 ]
 
 PROMPT = "a red disc moves left"
-TEXT_FIRST, TEXT_LAST = ("cogvideox", "easyanimate", "consisid"), ("hunyuan", "mochi", "motif")
+TEXT_FIRST, TEXT_LAST = ("cogvideox", "easyanimate", "consisid"), ("hunyuan", "mochi", "motif", "framepack")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ REPEATED = (
     "wan2.1-vace-14b",
 )
 
+DISTILLED = ("hunyuan-video", "framepack-i2v")
+"""Those that read a guidance scale as an input, and run no other branch."""
+
 FIRST_FRAME = ("2.5 from an image", "vace from an image")
 """Variants that read an image where they are asked to."""
 
@@ -95,11 +98,12 @@ MISSING_STATES = {
     "hunyuan-video-1.5": (),
     "hunyuan-video": ("mlp", "mlp_input"),  # single-stream layers share a projection with attention
     "motif": ("mlp", "mlp_input"),
+    "framepack": ("mlp", "mlp_input"),
     "kandinsky-6": ("block",),  # the transformer calls the parts of its blocks
 }
 """Hidden states that layers do not have as a module's own, by the start of a row's name."""
 
-ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "chronoedit", "motif", "helios")
+ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "chronoedit", "motif", "helios", "framepack")
 """Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
 
 
@@ -153,7 +157,7 @@ class TestLaws(BackboneLaws):
 
     @pytest.fixture(autouse=True)
     def settings(self, case: Case) -> None:
-        self.cfg_scale = 6.0 if case.name == "hunyuan-video" else 1.0
+        self.cfg_scale = 6.0 if case.name in DISTILLED else 1.0
         self.frames_alone_together = 2 if "causal blocks" in case.name else 3
         if case.name.startswith("kandinsky-5"):
             self.rotary_tolerance = 2**-7  # it turns queries and keys in bfloat16
@@ -197,7 +201,7 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
             assert record.text_mask.tolist() == sorted(record.text_mask.tolist(), reverse=True)
     else:
         assert attended == [0, 0]
-    if not case.name.startswith(("hunyuan", "mochi", "kandinsky")):  # there, the pooled prompt modulates every layer
+    if not case.name.startswith(("hunyuan", "mochi", "kandinsky", "framepack")):  # there, the pooled prompt modulates every layer
         one, other = records.values()
         assert torch.equal(one.query, other.query)
         assert torch.equal(one.key, other.key)
@@ -237,7 +241,7 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
             PROMPT,
             seed=3,
             num_inference_steps=3,
-            cfg_scale=6.0 if case.name == "hunyuan-video" else 1.0,
+            cfg_scale=6.0 if case.name in DISTILLED else 1.0,
             num_frames=num_frames,
             height=height,
             width=width,
@@ -283,7 +287,7 @@ def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Cas
         )
     branches = [branch for call in on_the_way for branch in call]
     num_branches = len(branches) // 2
-    assert num_branches == (1 if case.name == "hunyuan-video" else 2)  # distilled: its guidance is an input
+    assert num_branches == (1 if case.name in DISTILLED else 2)  # distilled: its guidance is an input
     alone = len(on_the_way) == len(branches) and case.name != "mochi-1"  # whose attention alone takes one at a time
     assert alone == case.name.startswith(ONE_BRANCH_AT_A_TIME)
     tolerance = 0.0 if alone else 2e-5

@@ -43,6 +43,8 @@ from diffusers import (
     HeliosTransformer3DModel,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
+    HunyuanVideoFramepackPipeline,
+    HunyuanVideoFramepackTransformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
     Kandinsky5T2VPipeline,
@@ -91,6 +93,9 @@ from transformers import (
     Qwen2_5_VLTextModel,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -448,30 +453,61 @@ def hunyuan_autoencoder() -> AutoencoderKLHunyuanVideo:
     )
 
 
+def llama(words: PreTrainedTokenizerFast) -> LlamaModel:
+    return LlamaModel(
+        LlamaConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=17, num_hidden_layers=3, num_attention_heads=2
+        )
+    )
+
+
+HUNYUAN_TRANSFORMER = {
+    "in_channels": 6,
+    "out_channels": 6,
+    "num_attention_heads": 7,
+    "attention_head_dim": 10,
+    "num_layers": 1,
+    "num_single_layers": 3,
+    "num_refiner_layers": 1,
+    "text_embed_dim": 16,
+    "pooled_projection_dim": 8,
+    "rope_axes_dim": (2, 4, 4),
+}
+
+
 def save_hunyuan(folder: Path) -> Path:
     """1 + 3 layers of 7 heads x 10 channels, 6 latent channels, 8x in space, 4x in time."""
     torch.manual_seed(0)
     words = word_tokenizer()
-    llama = LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=17, num_hidden_layers=3, num_attention_heads=2
-    )
     HunyuanVideoPipeline(
         tokenizer=words,
-        text_encoder=LlamaModel(llama),
+        text_encoder=llama(words),
         tokenizer_2=words,
         text_encoder_2=clip_text(words),
         vae=hunyuan_autoencoder(),
-        transformer=HunyuanVideoTransformer3DModel(
-            in_channels=6,
-            out_channels=6,
-            num_attention_heads=7,
-            attention_head_dim=10,
-            num_layers=1,
-            num_single_layers=3,
-            num_refiner_layers=1,
-            text_embed_dim=16,
-            pooled_projection_dim=8,
-            rope_axes_dim=(2, 4, 4),
+        transformer=HunyuanVideoTransformer3DModel(**HUNYUAN_TRANSFORMER),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_framepack(folder: Path) -> Path:
+    """As HunyuanVideo, with an image of 4 tokens, and a history of 19 latent frames."""
+    torch.manual_seed(0)
+    words = word_tokenizer()
+    vision = SiglipVisionConfig(
+        hidden_size=6, intermediate_size=11, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    HunyuanVideoFramepackPipeline(
+        tokenizer=words,
+        text_encoder=llama(words),
+        tokenizer_2=words,
+        text_encoder_2=clip_text(words),
+        image_encoder=SiglipVisionModel(vision),
+        feature_extractor=SiglipImageProcessor(size={"height": 16, "width": 16}),
+        vae=hunyuan_autoencoder(),
+        transformer=HunyuanVideoFramepackTransformer3DModel(
+            **HUNYUAN_TRANSFORMER, has_image_proj=True, image_proj_dim=6, has_clean_x_embedder=True
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
     ).save_pretrained(folder)
@@ -918,6 +954,7 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "consisid": save_consisid,
     "wan2.1-vace-1.3b": save_vace,
     "wan2.1-vace-14b": save_vace,
+    "framepack-i2v": save_framepack,
     "helios-base": save_helios,
 }
 """A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
@@ -947,6 +984,7 @@ SIZES = {
     "anyflow": (5, 48, 80),
     "chronoedit": (5, 48, 80),
     "motif": (5, 48, 80),
+    "framepack": (5, 48, 80),
     "helios": (5, 48, 80),
 }
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 __all__ = ["REFUSED"]
 
-_SEVERAL_CLIPS = "its attention is over the clip and what came before it (history, a reference), in one sequence"
-
 REFUSED: Mapping[str, str] = {
     "Cosmos3OmniTransformer": (
         "one attention module attends twice, causally over text and fully over all, and several query heads share a key"
@@ -17,7 +15,6 @@ REFUSED: Mapping[str, str] = {
         "place of another frame"
     ),
     "AnyFlowFARTransformer3DModel": "it denoises chunk after chunk, with compressed tokens of the chunks before",
-    "HunyuanVideoFramepackTransformer3DModel": _SEVERAL_CLIPS,
     "WanAnimateTransformer3DModel": "it reads the pose and the face of another clip",
     "WanAnimate2Transformer3DModel": "it reads the pose and the face of another clip",
     "Kandinsky6SRTransformer3DModel": "it enlarges a clip that another model made",

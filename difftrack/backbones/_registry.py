@@ -60,6 +60,7 @@ FAMILIES: Registry[BackboneFamily] = Registry(
             "kandinsky6",
             "consisid",
             "vace",
+            "framepack",
             "helios",
         )
     },

@@ -1,6 +1,17 @@
 """Text encoders that several families share."""
 
-__all__ = ["CLIP_IMAGE", "CLIP_TEXT", "QWEN2_VL", "QWEN_VL", "QWEN_VL_TEXT", "T5", "T5_11B", "UMT5"]
+__all__ = [
+    "CLIP_IMAGE",
+    "CLIP_TEXT",
+    "LLAMA_TEXT",
+    "QWEN2_VL",
+    "QWEN_VL",
+    "QWEN_VL_TEXT",
+    "SIGLIP",
+    "T5",
+    "T5_11B",
+    "UMT5",
+]
 
 _XXL = {
     "d_model": 4096,
@@ -72,3 +83,27 @@ QWEN2_VL = {
     )
 }
 """Qwen2-VL-7B, all of it."""
+LLAMA_TEXT = (
+    "LlamaModel",
+    {
+        "vocab_size": 128320,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+)
+"""Llama 3 8B, as HunyuanVideo reads it."""
+SIGLIP = (
+    "SiglipVisionModel",
+    {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+    },
+)
+"""The image part of SigLIP so400m."""

@@ -1,21 +1,9 @@
 """HunyuanVideo: classes and checkpoints."""
 
 from difftrack.backbones._family import NO_ARGUMENTS, BackboneFamily, KnownBackbone, PipelineOutline, flow_levels
-from difftrack.backbones.families._encoders import CLIP_TEXT
+from difftrack.backbones.families._encoders import CLIP_TEXT, LLAMA_TEXT
 
 __all__ = ["FAMILY"]
-
-_LLAMA = (
-    "LlamaModel",
-    {
-        "vocab_size": 128320,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-)
 
 
 def _refuses(outline: PipelineOutline) -> str | None:
@@ -51,7 +39,7 @@ FAMILY = BackboneFamily(
                 "text_embed_dim": 32,
                 "pooled_projection_dim": 16,
             },
-            encoders={"text_encoder": _LLAMA, "text_encoder_2": CLIP_TEXT},
+            encoders={"text_encoder": LLAMA_TEXT, "text_encoder_2": CLIP_TEXT},
         ),
     },
 )
