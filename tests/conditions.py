@@ -1,7 +1,8 @@
 """Pipelines as people run them: what is done to a small one of every family, and what capture makes of it.
 
-`python tests/conditions.py` runs all of it (or the families and conditions that are named behind it) and writes tests/fixtures/conditions.json, from which the table in
-docs/backbones.md is made; `tests/test_conditions.py` holds both to what happens now.
+`python tests/conditions.py` runs all of it (or the families and conditions that are named behind it) and writes
+tests/fixtures/conditions.json, from which the table in docs/backbones.md is made; `tests/test_conditions.py` holds both
+to what happens now.
 """
 
 import json
@@ -421,9 +422,13 @@ def autoencoder(switch: str) -> Callable[[Subject], str]:
     return run
 
 
+DISTILLED = ("hunyuan-video", "framepack-i2v")
+"""Rows whose guidance scale is an input of the transformer, and that run a second branch where they are asked to."""
+
+
 def plain_scale(of: Subject) -> float:
-    """At which one branch alone runs: any where it is an input of the transformer."""
-    return 6.0 if of.name in ("hunyuan-video", "framepack-i2v") else 1.0
+    """At which one branch alone runs."""
+    return 6.0 if of.name in DISTILLED else 1.0
 
 
 def sampled(
@@ -435,6 +440,14 @@ def sampled(
     asked: list[str] = []
     if NEGATIVE in prompts:  # in the place of the empty negative prompt
         backbone.embed = lambda prompt: stock(prompt or (asked.append(NEGATIVE) or NEGATIVE))  # type: ignore[func-returns-value]
+        if of.name in DISTILLED:
+            give, sample = backbone.sampling_inputs, backbone.sample
+            asked.append(NEGATIVE)
+            backbone.sampling_inputs = lambda prompt: {
+                **give(prompt),
+                **{f"negative_{name}": value for name, value in give(stock(NEGATIVE)).items()},
+            }
+            backbone.sample = partial(sample, true_cfg_scale=cfg_scale)
     queries, generated = sampling(of, backbone, cfg_scale=cfg_scale, num_steps=num_steps)
     if NEGATIVE in prompts and not asked:
         raise NotOffered
@@ -514,9 +527,11 @@ def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
             queries, _ = sampling(of, backbone, cfg_scale=plain_scale(of), num_steps=2)
         except BackboneError:
             raise
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # the stock pipeline takes one
+        except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as error:  # its own: it takes one
             raise NotOffered from error
         ((recorder, _),) = heard
+        if any(len(latents) != 2 for latents in recorder.entering):
+            raise NotOffered from ValueError("the stock pipeline makes one clip all the same")
         schedule = backbone.schedule(num_steps, grid=backbone.token_grid(*of.clip.shape[:3]))
         scheduler, worst = backbone.sampling_scheduler(), 0.0
         scheduler.set_timesteps(num_steps) if of.name == "allegro" else None
@@ -692,7 +707,10 @@ def main() -> None:
                 of = subject(family, Path(folder))
                 rows = table.setdefault(family, {})
                 for condition in conditions:
-                    found, why = outcome(condition, of)
+                    try:
+                        found, why = outcome(condition, of)
+                    except Exception as error:
+                        found, why = WRONG, f"{type(error).__name__}: {error}"
                     rows[condition] = found
                     print(f"{family:18}{condition:36}{found:16}{why[:150]}", flush=True)  # noqa: T201
             table[family] = {name: rows[name] for name in CONDITIONS if name in rows}

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import save_file
 from tiny_pipelines import ROWS, VARIANTS, Unguarded, clip_size
 from torch import Tensor
 
@@ -23,9 +25,13 @@ from difftrack.backbones import (
     round_trip_error,
 )
 from difftrack.backbones._params import Expert
+from difftrack.backbones._sampling import TrajectoryRecorder
+from difftrack.backbones.families.consisid._face import FaceFeatures, read_face
 from difftrack.correspondence import ClipMatcher, MatchSection, label_matches, latent_to_frames
 from difftrack.datasets import Clip
 from difftrack.extraction import AnalysisParams, Extractor, ModeParams
+from difftrack.guidance import Guidance, GuidanceError, guided
+from difftrack.interventions import InterventionError, OwnFrame, intervening
 from difftrack.metrics import score_clip
 from difftrack.store import DescriptorSpec
 from difftrack.testing import BackboneLaws
@@ -103,7 +109,17 @@ MISSING_STATES = {
 }
 """Hidden states that layers do not have as a module's own, by the start of a row's name."""
 
-ONE_BRANCH_AT_A_TIME = ("hunyuan", "wan", "skyreels", "cosmos", "kandinsky", "chronoedit", "motif", "helios", "framepack")
+ONE_BRANCH_AT_A_TIME = (
+    "hunyuan",
+    "wan",
+    "skyreels",
+    "cosmos",
+    "kandinsky",
+    "chronoedit",
+    "motif",
+    "helios",
+    "framepack",
+)
 """Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
 
 
@@ -201,7 +217,9 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
             assert record.text_mask.tolist() == sorted(record.text_mask.tolist(), reverse=True)
     else:
         assert attended == [0, 0]
-    if not case.name.startswith(("hunyuan", "mochi", "kandinsky", "framepack")):  # there, the pooled prompt modulates every layer
+    if not case.name.startswith(
+        ("hunyuan", "mochi", "kandinsky", "framepack")
+    ):  # there, the pooled prompt modulates every layer
         one, other = records.values()
         assert torch.equal(one.query, other.query)
         assert torch.equal(one.key, other.key)
@@ -446,3 +464,174 @@ def test_levels_that_depend_on_the_size_need_it(tmp_path_factory: pytest.TempPat
         backbone.schedule(10)
     small, large = (backbone.schedule(10, grid=backbone.token_grid(9, 96, 32 * cols)) for cols in (2, 11))
     assert float(small.timesteps[5]) < float(large.timesteps[5])
+
+
+# History
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("helios-base", {"long": (4, 1, 2), "mid": (1, 2, 3), "first": (1, 3, 5), "short": (1, 3, 5)}),
+        ("framepack-i2v", {"long": (4, 1, 2), "mid": (1, 2, 3), "short": (1, 3, 5)}),
+    ],
+)
+def test_frames_of_history_are_named_and_stand_where_the_model_has_them(
+    name: str, shapes: dict[str, tuple[int, int, int]], tmp_path: Path
+) -> None:
+    """3 rows and 5 cols of tokens; of 16 latent frames 4 are folded, of 2 both, and as many rows and cols, rounded up.
+
+    A change of the history's latents moves the keys of its own frames in layer 0, and none of the clip's.
+    """
+    backbone = load_backbone(f"path:{ROWS[name](tmp_path)}")
+    latents, prompt = backbone.placeholder_latents(2, 6, 10), backbone.embed(PROMPT)
+    conditioning = backbone.placeholder_conditioning(latents)
+    grid = backbone.grid_of(latents)
+    schedule = backbone.schedule(10, grid=grid)
+    whole: list[Tensor] = []
+
+    def captured(more: dict[str, Tensor]) -> LayerDescriptors:
+        with intercept({0: backbone.attention_modules()[0]}, lambda call: (whole.append(call.key[0]), call.run())[1]):
+            (record,) = backbone.capture(
+                latents, 4, schedule, prompt, layers=[0], conditioning=conditioning, inputs=more
+            )
+        return record
+
+    record = captured({})
+    assert {part: tuple(found.key.shape[1:4]) for part, found in record.history.items()} == shapes
+    assert list(record.history) == list(shapes)
+    places = {"long": slice(0, 8), "mid": slice(8, 14)}
+    if name == "helios-base":
+        places |= {"first": slice(14, 29), "short": slice(29, 44)}
+        assert torch.equal(record.key.flatten(1, 3), whole[0][:, 44:74])
+    else:  # the image is frame 0, and stands in front of the nearest frame of history
+        places |= {"short": slice(29, 44)}
+        assert torch.equal(record.key[:, 0].flatten(1, 2), whole[0][:, 14:29])
+        assert torch.equal(record.key[:, 1].flatten(1, 2), whole[0][:, 44:59])
+    for part, where in places.items():
+        assert torch.equal(record.history[part].key.flatten(1, 3), whole[0][:, where])
+    assert backbone.num_history_tokens(grid) == sum(where.stop - where.start for where in places.values())
+    argument = "latents_history_long" if name == "helios-base" else "latents_history_4x"
+    other = captured({argument: torch.ones(1, 6, 16, 6, 10)})
+    moved = [part for part in shapes if not torch.equal(other.history[part].key, record.history[part].key)]
+    assert moved == ["long"]
+    assert torch.equal(other.key, record.key)
+
+
+def test_a_second_chunk_is_captured_beside_the_first_as_helios_samples_it(tmp_path: Path) -> None:
+    """10 frames are two chunks of 2 latent frames; the second reads the first as history, at every step."""
+    backbone = load_backbone(f"path:{ROWS['helios-base'](tmp_path)}")
+    queries: list[Tensor] = []
+    recorded = TrajectoryRecorder(torch.zeros(1, 6, 2, 6, 10))
+    pipeline = backbone.sampling_pipeline(backbone.sampling_scheduler())
+    with intercept({3: backbone.attention_modules()[3]}, lambda call: (queries.append(call.query[0]), call.run())[1]):
+        pipeline(
+            **backbone.sampling_inputs(backbone.embed(PROMPT)),
+            num_latent_frames_per_chunk=2,
+            num_frames=10,
+            height=48,
+            width=80,
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(3),
+            callback_on_step_end=recorded,
+            output_type="np",
+        )
+    _, _, first, entering, _ = (latents[0].transpose(0, 1) for latents in recorded._after_steps)
+    assert len(queries) == 4
+    grid = backbone.grid_of(first)
+    schedule, prompt = backbone.schedule(2, grid=grid), backbone.embed(PROMPT)
+    captured = [
+        next(backbone.capture(entering, 1, schedule, prompt, layers=[3], kinds=["query"], conditioning=history))
+        for history in (backbone.history(first), None)
+    ]
+    of_second = backbone.clip_tokens(queries[3], grid)
+    assert torch.equal(captured[0].query.flatten(1, 3), of_second)
+    assert not torch.equal(captured[1].query.flatten(1, 3), of_second)  # without a history it is another chunk
+
+
+def test_what_asks_where_frames_are_refuses_a_history(tmp_path: Path) -> None:
+    backbone = load_backbone(f"path:{ROWS['helios-base'](tmp_path)}")
+    grid = backbone.token_grid(5, 48, 80)
+    with (
+        pytest.raises(InterventionError, match=r"OwnFrame asks where the frames are, and .* frames of history"),
+        intervening(backbone, [OwnFrame(layers=0)], grid=grid),
+    ):
+        pass
+    with (
+        pytest.raises(GuidanceError, match="attends to frames of history"),
+        guided(backbone, Guidance(layers=(1,), scale=1.0), grid=grid, calls="named"),
+    ):
+        pass
+
+
+# A face
+
+
+def test_the_features_of_a_face_decide_what_is_captured_and_are_on_record(tmp_path: Path) -> None:
+    folder = ROWS["consisid"](tmp_path / "pipeline")
+    one, other = (load_backbone(f"path:{folder}") for _ in range(2))
+    other.face = FaceFeatures(one.face.identity + 1, one.face.vit_hidden)
+    latents, prompt = one.placeholder_latents(3, 6, 10), one.embed(PROMPT)
+    image = np.full((24, 40, 3), 60, np.uint8)
+    outputs = [
+        each.predict(
+            latents, torch.tensor(500), prompt, conditioning=each.condition(image, len(latents), frames_alone=False)
+        )
+        for each in (one, other)
+    ]
+    assert not torch.equal(*outputs)
+    assert one.loading_choices()["face"] != other.loading_choices()["face"]
+    other.face = FaceFeatures(one.face.identity[:, :16], one.face.vit_hidden)
+    with pytest.raises(BackboneError, match=r"identity of 17 channels and 3 hidden states of 6; .* has 16, 3 and 6"):
+        other.condition(image, len(latents), frames_alone=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "reads the features of a face, and none are given: write face.safetensors"),
+        (b"a picture", r"face\.safetensors cannot be read"),
+        ({"id_cond": torch.zeros(1, 17)}, r"holds \{'id_cond': \(1, 17\)\}; wanted: id_cond \[1, channel\] and id_vit"),
+        (
+            {"id_cond": torch.full((1, 17), torch.inf), "id_vit_hidden": torch.zeros(3, 1, 5, 6)},
+            "numbers that are not finite",
+        ),
+    ],
+)
+def test_a_face_that_is_missing_or_damaged_is_named(content: Any, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "face.safetensors"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        save_file(content, file)
+    with pytest.raises(BackboneError, match=said) as raised:
+        read_face(tmp_path, name="consisid")
+    assert "\n" not in str(raised.value)
+
+
+# A control clip
+
+
+def test_a_control_clip_is_blank_for_text_and_begins_with_the_image_where_one_is_read(tmp_path: Path) -> None:
+    """Its mask is 1 everywhere for text; both are what the stock pipeline makes of no video, and of such a one."""
+    folder = ROWS["wan2.1-vace-1.3b"](tmp_path / "pipeline")
+    from_text, from_image = (
+        load_backbone(f"path:{folder}", ModelParams(image_condition=chosen)) for chosen in ("checkpoint", "first_frame")
+    )
+    assert (from_text.needs_image, from_image.needs_image) == (False, True)
+    control = from_text.transformer_inputs(from_text.embed(PROMPT), 2, 6, 10)["control_hidden_states"]
+    blank = from_text.encode_videos(torch.zeros(1, 3, 5, 48, 80))[0].transpose(0, 1)
+    for part in (control[0, :6], control[0, 6:12]):
+        torch.testing.assert_close(part, blank, rtol=0, atol=1e-6)
+    assert bool((control[0, 12:] == 1).all())
+    image = np.full((48, 80, 3), 60, np.uint8)
+    given = from_image.condition(image, 2, frames_alone=False)
+    assert given.latents.shape == (2, 0, 6, 10)
+    first = given.extras["control_hidden_states"][0, :, 0]
+    wanted = from_image.encode_videos(torch.full((1, 3, 1, 48, 80), 60 / 127.5 - 1))[0, 0]
+    torch.testing.assert_close(first[:6], wanted, rtol=0, atol=1e-5)  # what is not masked
+    with pytest.raises(BackboneError, match=r"every_frame, but .* reads an image as its first frame"):
+        load_backbone(f"path:{folder}", ModelParams(image_condition="every_frame")).condition(
+            image, 2, frames_alone=False
+        )

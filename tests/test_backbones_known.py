@@ -85,6 +85,11 @@ PUBLISHED = {
     "chronoedit-14b": ((40, 40, 128), None),
     "motif-video-2b": ((28, 12, 128), None),
     "kandinsky-6-pro": ((60, 32, 128), None),
+    "consisid": ((42, 48, 64), None),
+    "wan2.1-vace-1.3b": ((30, 12, 128), None),
+    "wan2.1-vace-14b": ((40, 40, 128), None),
+    "framepack-i2v": ((60, 24, 128), None),
+    "helios-base": ((40, 40, 128), None),
 }
 
 
@@ -147,6 +152,9 @@ def test_counts_of_the_classes_are_the_published_ones(rows: dict[str, object], n
         ("mochi-1", (28, 30, 53)),
         ("allegro", (22, 45, 80)),
         ("skyreels-v2-1.3b", (25, 34, 60)),
+        ("wan2.1-vace-1.3b", (21, 30, 52)),
+        ("framepack-i2v", (10, 30, 52)),
+        ("helios-base", (9, 24, 40)),
     ],
 )
 def test_tokens_at_the_default_size(rows: dict[str, object], name: str, tokens: tuple[int, int, int]) -> None:
@@ -254,6 +262,10 @@ def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(
         ("allegro", (85, 720, 1280), "a multiple of 4; nearest: 84"),
         ("allegro", (1, 720, 1280), "a multiple of 4; nearest: 4"),
         ("ltx-2b", (161, 512, 720), "multiple of 32"),
+        ("consisid", (45, 480, 720), "learned for 49 frames"),
+        ("framepack-i2v", (37, 480, 832), None),
+        ("framepack-i2v", (1, 480, 832), "first frame is an image that is not denoised; give it 5 at least"),
+        ("helios-base", (5, 384, 640), None),
     ],
 )
 def test_sizes_follow_each_familys_own_rule(name: str, size: tuple[int, int, int], said: str | None) -> None:

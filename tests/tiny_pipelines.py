@@ -93,7 +93,7 @@ from transformers import (
     Qwen2_5_VLTextModel,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
-    SiglipImageProcessor,
+    SiglipImageProcessorPil,
     SiglipVisionConfig,
     SiglipVisionModel,
     T5Config,
@@ -504,7 +504,7 @@ def save_framepack(folder: Path) -> Path:
         tokenizer_2=words,
         text_encoder_2=clip_text(words),
         image_encoder=SiglipVisionModel(vision),
-        feature_extractor=SiglipImageProcessor(size={"height": 16, "width": 16}),
+        feature_extractor=SiglipImageProcessorPil(size={"height": 16, "width": 16}),
         vae=hunyuan_autoencoder(),
         transformer=HunyuanVideoFramepackTransformer3DModel(
             **HUNYUAN_TRANSFORMER, has_image_proj=True, image_proj_dim=6, has_clean_x_embedder=True

@@ -1,7 +1,7 @@
 from ._backbone import Backbone
 from ._check import CaptureCheck, check_capture
 from ._conditions import Generated, ImageConditioning, PromptEmbedding, Trajectory
-from ._descriptors import LayerDescriptors, TextPosition
+from ._descriptors import HistoryDescriptors, LayerDescriptors, SequencePart, TextPosition
 from ._errors import BackboneError, CaptureError
 from ._family import BackboneFamily, KnownBackbone
 from ._identity import missing_weights
@@ -46,6 +46,7 @@ __all__ = [
     "FeatureKind",
     "FlowSchedule",
     "Generated",
+    "HistoryDescriptors",
     "ImageConditioning",
     "InversionForm",
     "CapturedKind",
@@ -57,6 +58,7 @@ __all__ = [
     "NoiseSchedule",
     "PromptEmbedding",
     "Schedule",
+    "SequencePart",
     "Trajectory",
     "VelocitySchedule",
     "Work",

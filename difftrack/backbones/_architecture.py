@@ -180,6 +180,11 @@ class Architecture:
         return int(call.parameters["max_sequence_length"].default)
 
     @property
+    def held_states(self) -> int:
+        """Hidden states of all tokens that a forward pass holds from its beginning on, beside that of the layer."""
+        return 0
+
+    @property
     def stride_px(self) -> int:
         """Pixels per token along both image axes."""
         return self.spatial_stride * self.patch_size

@@ -215,9 +215,7 @@ class _Collected:
 
     def _with_feature(self, record: LayerDescriptors, output: object) -> LayerDescriptors:
         heads, channels, grid = record.text_key.shape[0], record.text_key.shape[-1], self._grid
-        feature = video_tokens(
-            output, grid, len(self._text_mask), self._text_position, heads, channels, self._parts
-        )
+        feature = video_tokens(output, grid, len(self._text_mask), self._text_position, heads, channels, self._parts)
         if feature is None:
             raise CaptureError(
                 f"layer {record.layer}: this hidden state has no {grid.num_tokens} video tokens of {heads} x "

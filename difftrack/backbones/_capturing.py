@@ -381,9 +381,9 @@ class CapturingBackbone(Architecture, ABC):
         """What the attention's sequence consists of beside the text, in order: the clip, and its history, if any."""
         return (SequencePart(None, grid.num_latent_frames, grid.rows, grid.cols),)
 
-    def has_history(self, grid: TokenGrid) -> bool:
-        """Whether frames of history stand in the attention's sequence, so that not all of it is clip or text."""
-        return any(part.name is not None for part in self.sequence_parts(grid))
+    def num_history_tokens(self, grid: TokenGrid) -> int:
+        """Tokens of frames of history in the attention's sequence, which are neither clip nor text."""
+        return sum(part.num_tokens for part in self.sequence_parts(grid) if part.name is not None)
 
     def clip_tokens(
         self, tokens: Float[Tensor, "head token channel"], grid: TokenGrid

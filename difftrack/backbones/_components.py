@@ -111,6 +111,10 @@ class Components(ABC):
         changed = {name: state for name, state in states.items() if state != self._as_loaded.get(name)}
         return {"scheduler": scheduler_state(scheduler), **changed}
 
+    def config_of(self, component: str) -> Mapping[str, Any]:
+        """The config of an encoder; nothing is loaded for it where that can be had otherwise."""
+        return dict(self[component].config.to_dict())
+
     @abstractmethod
     def _make_outline(self, component: str) -> Any:  # noqa: ANN401
         """A model of a component's class and config on the device meta."""
@@ -252,6 +256,9 @@ class FolderComponents(Components):
 
     def _make_outline(self, component: str) -> Any:  # noqa: ANN401
         return self._folder.outline(component)
+
+    def config_of(self, component: str) -> Mapping[str, Any]:
+        return self._folder.config(component)
 
     def _move_others(self, device: torch.device) -> None:
         """Make room for a text encoder that is to be released, and come back after it."""

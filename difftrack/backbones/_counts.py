@@ -50,6 +50,10 @@ class BackboneCounts:
     """Frames that are encoded alone at a time."""
     encoder_bytes: Mapping[str, int]
     """Bytes of the text and image encoders, by component."""
+    num_history_tokens: int = 0
+    """Tokens of frames of history in its attention."""
+    held_states: int = 0
+    """Hidden states that a forward pass holds from its beginning on."""
 
 
 def counts_of(name: str) -> BackboneCounts:
@@ -92,6 +96,8 @@ def count(name: str) -> BackboneCounts:
         num_text_tokens=backbone.num_text_tokens,
         vae_channels=backbone.vae_channels,
         vae_batch_frames=backbone.frames_of_vae_batch(*known.size[1:]),
+        held_states=backbone.held_states,
+        num_history_tokens=backbone.num_history_tokens(backbone.token_grid(*known.size)),
         grid=backbone.token_grid(*known.size),
         num_parameters=sum(weight.numel() for model in backbone.all_transformers() for weight in model.parameters()),
         expert_bytes=tuple(num_bytes(transformer) for transformer in backbone.all_transformers()),

@@ -117,8 +117,8 @@ def describe_call(
         beside = f", {num_history} of history" if num_history else ""
         raise CaptureError(
             f"layer {call.layer} attended with {batch} x {num_tokens} queries to {call.key.shape[2]} keys; one clip "
-            f"has {grid.num_tokens} video{beside} and {num_text_tokens} text tokens. Is the sequence split over devices, or "
-            f"are tokens merged or dropped?"
+            f"has {grid.num_tokens} video{beside} and {num_text_tokens} text tokens. Is the sequence split over "
+            f"devices, or are tokens merged or dropped?"
         )
     first = num_text_tokens if text_position == "first" else 0
     text = slice(0, num_text_tokens) if text_position == "first" else slice(grid.num_tokens + num_history, None)

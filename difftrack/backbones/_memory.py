@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from difftrack.backbones._counts import counts_of
 from difftrack.backbones._params import ModelParams
 from difftrack.backbones._registry import KNOWN
+from difftrack.geometry import TokenGrid
 
 if TYPE_CHECKING:  # a table of what backbones need waits for no library
     import torch
@@ -152,7 +153,7 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
         counts = counts_of(name)
         text = sum(size for component, size in counts.encoder_bytes.items() if component.startswith("text"))
         autoencoder = _Autoencoder(known.vae[0], counts.vae_channels, counts.vae_batch_frames)
-        tokens = counts.grid.num_tokens + counts.num_text_tokens
+        tokens = counts.grid.num_tokens + counts.num_text_tokens + counts.num_history_tokens
         encode, tiled, sliced = autoencoder.working_bytes(known.size, _BFLOAT16)
         yield MemoryNeed(
             name,
@@ -160,7 +161,8 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
             transformer_bytes=sum(counts.expert_bytes),
             running_bytes=max(counts.expert_bytes),
             other_bytes=counts.vae_bytes + sum(counts.encoder_bytes.values()) - text,
-            activation_bytes=tokens * counts.num_heads * counts.num_channels * ACTIVATIONS_PER_CHANNEL * _BFLOAT16,
+            activation_bytes=_activations(tokens, counts.num_heads * counts.num_channels, counts.held_states)
+            * _BFLOAT16,
             working_bytes=encode,
             tiled_bytes=tiled,
             sliced_bytes=sliced,
@@ -190,7 +192,7 @@ def need_of(backbone: "Backbone", values: Mapping[str, int], size: tuple[int, in
         transformer_bytes=sum(experts),
         running_bytes=max(experts),
         other_bytes=sum(num_bytes.values()) - sum(experts) - full_text,
-        activation_bytes=tokens * channels * ACTIVATIONS_PER_CHANNEL * itemsize,
+        activation_bytes=_activations(tokens, channels, backbone.held_states) * itemsize,
         working_bytes=encode,
         tiled_bytes=tiled,
         sliced_bytes=sliced,
@@ -263,12 +265,24 @@ def card_bytes(device: "torch.device") -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory * share)
 
 
+def _activations(tokens: int, channels: int, held_states: int) -> int:
+    """Numbers that one branch holds at a time."""
+    return tokens * channels * (ACTIVATIONS_PER_CHANNEL + held_states)
+
+
 def _num_tokens(backbone: "Backbone", size: tuple[int, int, int]) -> int:
-    """Tokens of a clip, whether or not the backbone takes that size."""
+    """Tokens of a clip and of its history, whether or not the backbone takes that size."""
     frames, height, width = size
     latents = (frames - 1) // backbone.temporal_stride + 1
     per_side = backbone.spatial_stride * backbone.patch_size
-    return -(-latents // backbone.latents_per_token_frame) * -(-height // per_side) * -(-width // per_side)
+    grid = TokenGrid(
+        num_latent_frames=-(-latents // backbone.latents_per_token_frame),
+        rows=-(-height // per_side),
+        cols=-(-width // per_side),
+        stride_px=per_side,
+        temporal_stride=backbone.frame_period,
+    )
+    return grid.num_tokens + backbone.num_history_tokens(grid)
 
 
 def _gb(num_bytes: int) -> str:

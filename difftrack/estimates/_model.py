@@ -37,7 +37,7 @@ class Model:
     def forward_s(self, grid: TokenGrid, card: Card) -> float:
         """Seconds of one branch's forward pass: two operations per weight and token, plus attention."""
         backbone = self.backbone
-        tokens = grid.num_latent_frames * grid.rows * grid.cols + backbone.num_text_tokens
+        tokens = grid.num_tokens + backbone.num_text_tokens + backbone.num_history_tokens(grid)
         attention = 4 * backbone.num_layers * tokens**2 * backbone.num_heads * backbone.num_channels
         return float(2 * self.parameters * tokens + attention) / card.flops
 

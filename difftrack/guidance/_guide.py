@@ -68,7 +68,7 @@ def guided(
             f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance follows "
             f"one: guide a backbone that has one"
         )
-    if backbone.has_history(grid):
+    if backbone.num_history_tokens(grid):
         raise GuidanceError(
             f"{backbone.name} attends to frames of history in the same sequence, and what guidance cuts between frames "
             f"is not defined for them: guide a backbone that attends to its clip alone"

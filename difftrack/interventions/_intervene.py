@@ -52,13 +52,13 @@ def intervening(
     for intervention in interventions:
         intervention.chosen("heads", backbone.num_heads)
     layout = None
-    if grid is not None and not backbone.has_history(grid):
+    if grid is not None and not backbone.num_history_tokens(grid):
         layout = SequenceLayout(grid.num_latent_frames, grid.rows * grid.cols, backbone.text_position)
     transformers = {id(one): (one, backbone.attention_of(one)) for one in backbone.all_transformers()}
     if grid is not None and layout is None and (asking := _asking(interventions)):
         raise InterventionError(
-            f"{type(asking[0]).__name__} asks where the frames are, and {backbone.name} attends to frames of history in "
-            f"the same sequence; take one that acts on all tokens"
+            f"{type(asking[0]).__name__} asks where the frames are, and {backbone.name} attends to frames of history "
+            f"in the same sequence; take one that acts on all tokens"
         )
     with intervene_in(
         list(transformers.values()),

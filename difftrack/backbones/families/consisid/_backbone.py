@@ -22,7 +22,7 @@ _VIT_TOKENS = 577
 
 
 class ConsisIDFirstFramePipeline(ConsisIDPipeline):
-    """ConsisID, whose image's latents are the posterior's mode, in sampling and in capture; the stock one draws them."""
+    """ConsisID, whose image's latents are the posterior's mode, in sampling and in capture; stock, they are drawn."""
 
     @torch.no_grad()
     def image_latents(

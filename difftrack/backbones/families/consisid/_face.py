@@ -1,7 +1,8 @@
 """The features of a face that ConsisID reads beside a prompt and an image.
 
-Models outside diffusers and transformers compute them, from pickles and ONNX files, which are never loaded here. The user runs them
-once for a face (diffusers' `process_face_embeddings_infer`) and puts what they give beside the pipeline, as `face.safetensors`.
+Models outside diffusers and transformers compute them, from pickles and ONNX files, which are never loaded here. The
+user runs them once for a face (diffusers' `process_face_embeddings_infer`) and puts what they give beside the pipeline,
+as `face.safetensors`.
 """
 
 import hashlib
@@ -65,7 +66,8 @@ def read_face(folder: Path | None, *, name: str) -> FaceFeatures:
     if identity is None or hidden is None or identity.ndim != 2 or hidden.ndim != 4:
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         raise BackboneError(
-            f"{file} holds {shapes}; wanted: {_IDENTITY} [1, channel] and {_HIDDEN} [depth, 1, token, channel]; {way_out}"
+            f"{file} holds {shapes}; wanted: {_IDENTITY} [1, channel] and {_HIDDEN} [depth, 1, token, channel]; "
+            f"{way_out}"
         )
     if not (torch.isfinite(identity).all() and torch.isfinite(hidden).all()):
         raise BackboneError(f"{file} holds numbers that are not finite; {way_out}")

@@ -10,7 +10,9 @@ def _refuses(outline: PipelineOutline) -> str | None:
     config = outline.configs["transformer"]
     absent = [key for key in ("has_image_proj", "has_clean_x_embedder") if not config.get(key, False)]
     if absent:
-        return f"its transformer was made without {' and '.join(absent)}, and the pipeline gives it an image and a history"
+        return (
+            f"its transformer was made without {' and '.join(absent)}, and the pipeline gives it an image and a history"
+        )
     return flow_levels(outline)
 
 

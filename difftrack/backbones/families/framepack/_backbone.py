@@ -18,7 +18,7 @@ from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
 from difftrack.backbones.families.hunyuan._backbone import HunyuanVideoBackbone
 from difftrack.geometry import TokenGrid
-from difftrack.text_tokens import TextTokens
+from difftrack.text_tokens import Role, TextTokens
 
 __all__ = ["FirstFrameFramePackPipeline", "FramePackBackbone"]
 
@@ -33,7 +33,7 @@ _SIGLIP_TOKENS = 729
 
 
 class FirstFrameFramePackPipeline(HunyuanVideoFramepackPipeline):
-    """FramePack, whose image's latents are the posterior's mode, in sampling and in capture; the stock one draws them."""
+    """FramePack, whose image's latents are the posterior's mode, in sampling and in capture; stock, they are drawn."""
 
     @torch.no_grad()
     def prepare_image_latents(
@@ -75,8 +75,8 @@ class FramePackBackbone(HunyuanVideoBackbone):
     def _num_image_tokens(self) -> int:
         if "image_encoder" not in self.components.names:
             return _SIGLIP_TOKENS
-        config = self.components.outline("image_encoder").config
-        return int((config.image_size // config.patch_size) ** 2)
+        config = self.components.config_of("image_encoder")
+        return int(config["image_size"] // config["patch_size"]) ** 2
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
         """As `Architecture.check_size`; the image alone is no clip."""
@@ -97,10 +97,11 @@ class FramePackBackbone(HunyuanVideoBackbone):
         if found is None:
             return None
         of_image, of_prompt = self._num_image_tokens, int(embedded.mask.sum())
+        no_word: Role = "special"
         return TextTokens(
             found.prompt,
-            ((None,) * of_image + found.spans[:of_prompt]),
-            (("special",) * of_image + found.roles[:of_prompt]),
+            (None,) * of_image + found.spans[:of_prompt],
+            (no_word,) * of_image + found.roles[:of_prompt],
             found.read_to,
         )
 
@@ -170,9 +171,8 @@ class FramePackBackbone(HunyuanVideoBackbone):
     ) -> dict[str, Any]:
         inputs = super().transformer_inputs(prompt, num_latent_frames, rows, cols)
         window = num_latent_frames - 1
-        image, frames, short, mid, long = torch.arange(1 + window + _SHORT + _MID + _LONG).split(
-            [1, window, _SHORT, _MID, _LONG]
-        )
+        lengths = [1, window, _SHORT, _MID, _LONG]
+        image, frames, short, mid, long = torch.split(torch.arange(sum(lengths)), lengths)
         blank = torch.zeros(
             1, self.num_latent_channels, _LONG, rows, cols, dtype=self.components.dtype, device=self.device
         )

@@ -14,8 +14,8 @@ def _refuses(outline: PipelineOutline) -> str | None:
         return flow_levels(outline)
     if scheduler.get("stages", 3) != 1 or scheduler.get("scheduler_type", "unipc") == "dmd":
         return (
-            "its scheduler goes through stages of growing size, or is distilled (stages, scheduler_type); only sampling "
-            "at one size is captured"
+            "its scheduler goes through stages of growing size, or is distilled (stages, scheduler_type); only "
+            "sampling at one size is captured"
         )
     return None
 

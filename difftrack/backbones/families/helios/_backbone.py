@@ -22,7 +22,7 @@ from difftrack.rotary import RotaryLayout
 __all__ = ["HeliosBackbone"]
 
 _LONG, _MID, _SHORT = 16, 2, 1
-"""Latent frames of history, by the default of the stock pipeline; one more, the first of all, stands beside the last."""
+"""Latent frames of history, by the stock pipeline's default; one more, the first of all, stands beside the last."""
 _COARSER = {"long": 4, "mid": 2}
 """Latent frames and tokens along both image axes that one token of history folds together."""
 
@@ -113,7 +113,7 @@ class HeliosBackbone(WanLatentsBackbone):
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
         positions = torch.arange(1 + _LONG + _MID + _SHORT + num_latent_frames).unsqueeze(0)
-        first, long, mid, short, chunk = positions.split([1, _LONG, _MID, _SHORT, num_latent_frames], dim=1)
+        first, long, mid, short, chunk = torch.split(positions, [1, _LONG, _MID, _SHORT, num_latent_frames], dim=1)
         return {
             "encoder_hidden_states": prompt.tokens.unsqueeze(0),
             "indices_hidden_states": chunk,
@@ -128,7 +128,7 @@ class HeliosBackbone(WanLatentsBackbone):
         latents = latents.to(self.device, self.components.dtype)
         kept = _LONG + _MID + _SHORT
         known = torch.cat([latents.new_zeros(kept, *latents.shape[1:]), latents])[-kept:]
-        long, mid, short = (self.to_batch(part) for part in known.split([_LONG, _MID, _SHORT]))
+        long, mid, short = (self.to_batch(part) for part in torch.split(known, [_LONG, _MID, _SHORT]))
         first = latents[:1] if len(latents) else latents.new_zeros(1, *latents.shape[1:])
         return {
             "latents_history_short": torch.cat([self.to_batch(first), short], dim=2),

@@ -34,6 +34,11 @@ class WanVACEBackbone(WanBackbone):
     """
 
     @property
+    def held_states(self) -> int:
+        """What each of the control clip's blocks tells a layer, and the control clip itself."""
+        return len(self.transformer_config.vace_layers) + 1
+
+    @property
     def needs_image(self) -> bool:
         return self.params.image_condition in ("first_frame", "every_frame")
 
