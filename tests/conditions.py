@@ -86,6 +86,8 @@ own attention: the output with capture is bit-equal to that without."""
 REFUSED, ABSENT = "refused", "not offered"
 """One line says why; or diffusers does not do it with this class."""
 WRONG = "WRONG"
+NOT_RUN = "not run"
+"""Nothing is claimed: compiling takes a minute a family."""
 
 PROMPT = "a red disc moves left"
 NEGATIVE = "blue square"
@@ -649,7 +651,7 @@ CONDITIONS: dict[str, Callable[[Subject], str]] = {
 }
 
 
-SIGNS = {EXACT: "=", CLOSE: "≈", OTHER: "○", REFUSED: "✗", ABSENT: "·", WRONG: "WRONG"}
+SIGNS = {EXACT: "=", CLOSE: "≈", OTHER: "○", REFUSED: "✗", ABSENT: "·", WRONG: "WRONG", NOT_RUN: "–"}
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 _MARKED = re.compile(r"(?<=<!-- conditions -->\n).*?(?=<!-- end of conditions -->)", re.DOTALL)
 
@@ -657,7 +659,9 @@ _MARKED = re.compile(r"(?<=<!-- conditions -->\n).*?(?=<!-- end of conditions --
 def rendered(table: Mapping[str, Mapping[str, str]]) -> str:
     """Markdown of condition x family."""
     rows = [["", *table], ["---"] * (len(table) + 1)]
-    rows += [[condition, *(SIGNS[found[condition]] for found in table.values())] for condition in CONDITIONS]
+    rows += [
+        [condition, *(SIGNS[found.get(condition, NOT_RUN)] for found in table.values())] for condition in CONDITIONS
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -296,6 +296,14 @@ def test_a_transformer_that_is_not_captured_is_refused_with_the_reason(transform
         ("cosmos-predict2-2b", None, {"_class_name": "Cosmos2TextToImagePipeline"}, "other inputs than the pipelines"),
         ("ltx-2", None, {"_class_name": "LTX2ImageToVideoPipeline"}, "other inputs than the pipelines"),
         ("cosmos-predict2-2b", "index scheduler", "EulerDiscreteScheduler", "levels of its scheduler"),
+        ("consisid", "transformer", {"in_channels": 6}, "reads 6 channels, and ConsisIDPipeline gives 12"),
+        ("consisid", "index scheduler", "EulerDiscreteScheduler", "set one of CogVideoXDDIMScheduler"),
+        ("wan2.1-vace-1.3b", None, {"_class_name": "WanVideoToVideoPipeline"}, "other inputs than the pipelines"),
+        ("framepack-i2v", "transformer", {"has_clean_x_embedder": False}, "made without has_clean_x_embedder"),
+        ("helios-base", None, {"_class_name": "HeliosPyramidPipeline"}, "other inputs than the pipelines"),
+        ("helios-base", "transformer", {"has_multi_term_memory_patch": False}, "has no patches for history"),
+        ("helios-base", "scheduler", {"stages": 3}, "through stages of growing size"),
+        ("helios-base", "scheduler", {"scheduler_type": "dmd"}, "through stages of growing size, or is distilled"),
     ],
 )
 def test_other_uses_of_a_familys_transformer_are_refused_before_weights_are_read(
@@ -305,8 +313,8 @@ def test_other_uses_of_a_familys_transformer_are_refused_before_weights_are_read
     index = json.loads((folder / "model_index.json").read_text())
     if component is None:
         (folder / "model_index.json").write_text(json.dumps(index | changes))
-    elif component == "transformer":
-        file = folder / component / "config.json"
+    elif component in ("transformer", "scheduler"):
+        file = folder / component / ("config.json" if component == "transformer" else "scheduler_config.json")
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     else:
         index["scheduler"] = ["diffusers", changes]

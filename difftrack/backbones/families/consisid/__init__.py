@@ -48,7 +48,7 @@ FAMILY = BackboneFamily(
             ),
             size=(49, 480, 720),
             small={
-                "num_layers": 3,
+                "num_layers": 4,  # even: the class counts one face attention for every two layers
                 "num_attention_heads": 2,
                 "text_embed_dim": 32,
                 "sample_frames": 9,
