@@ -541,13 +541,18 @@ def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
             there = queries[step * len(queries) // num_steps : (step + 1) * len(queries) // num_steps]
             for which in range(2):
                 one = backbone.latents_as_read(latents[which : which + 1], step, scheduler)
-                inputs = {name: values[step][which : which + 1] for name, values in recorder.inputs.items()}
+                inputs = {name: of_clip(values[step], which) for name, values in recorder.inputs.items()}
                 prompt = backbone.embed(prompts[which % len(prompts)])
                 clip = backbone.from_batch(one, of.latents.shape)
                 worst = max(worst, error_of(of, backbone, clip, step, schedule, prompt, inputs, there))
         return EXACT if worst == 0 else CLOSE if worst <= 1e-4 else WRONG
 
     return run
+
+
+def of_clip(values: Tensor, which: int) -> Tensor:
+    """The part of one clip, where the clips do not share it."""
+    return values[which : which + 1] if len(values) == 2 else values
 
 
 def joined(inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -651,7 +656,7 @@ CONDITIONS: dict[str, Callable[[Subject], str]] = {
 }
 
 
-SIGNS = {EXACT: "=", CLOSE: "≈", OTHER: "○", REFUSED: "✗", ABSENT: "·", WRONG: "WRONG", NOT_RUN: "–"}
+SIGNS = {EXACT: "=", CLOSE: "≈", OTHER: "○", REFUSED: "✗", ABSENT: "·", WRONG: "WRONG", NOT_RUN: "?"}
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 _MARKED = re.compile(r"(?<=<!-- conditions -->\n).*?(?=<!-- end of conditions -->)", re.DOTALL)
 
