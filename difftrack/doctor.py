@@ -126,7 +126,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding("versions", name, "FAIL", "not installed", f"pip install '{wanted.get(name, name)}'")
         elif not _fits(version, wanted.get(name)):
             yield Finding(
-                "versions", name, "FAIL", f"{version}; wanted: {wanted[name]}", f"pip install '{wanted[name]}'"
+                "versions", name, "FAIL", f"{version}; expected {wanted[name]}", f"pip install '{wanted[name]}'"
             )
         else:
             yield Finding("versions", name, "ok", version)
@@ -375,7 +375,7 @@ def _track(state: dict[str, Any]) -> str:
     close = float((error[visible[-1]] < MOST_ERROR_PX).mean())
     if close < LEAST_CLOSE:
         raise ValueError(
-            f"{100 * close:.0f} % of the points end within {MOST_ERROR_PX} px of their exact place; wanted: "
+            f"{100 * close:.0f} % of the points end within {MOST_ERROR_PX} px of their exact place; expected "
             f"{100 * LEAST_CLOSE:.0f} %"
         )
     return f"{100 * close:.0f} % of {len(points)} points end within {MOST_ERROR_PX} px of their exact place"

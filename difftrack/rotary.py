@@ -44,7 +44,7 @@ class FrequencyBands:
         for axis in AXES:
             first, last = getattr(self, axis)
             if not 0 <= first <= last <= 1:
-                raise ValueError(f"{axis} is {[first, last]}; wanted: [from, to] with 0 <= from <= to <= 1")
+                raise ValueError(f"{axis} is {[first, last]}; expected [from, to] with 0 <= from <= to <= 1")
 
     @property
     def keeps_all(self) -> bool:
@@ -73,7 +73,7 @@ class RotaryLayout:
     def __post_init__(self) -> None:
         channels = [channel for axis in AXES for pair in getattr(self, axis) for channel in pair]
         if len(set(channels)) < len(channels) or min(channels, default=0) < 0:
-            raise ValueError(f"RotaryLayout names channels {sorted(channels)}; wanted: each at most once, from 0 on")
+            raise ValueError(f"RotaryLayout names channels {sorted(channels)}; expected each at most once, from 0 on")
 
     @classmethod
     def interleaved(cls, temporal: int, vertical: int, horizontal: int) -> "RotaryLayout":

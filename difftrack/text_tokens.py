@@ -291,7 +291,7 @@ def _overlap(first: tuple[int, int], second: tuple[int, int]) -> int:
 
 def _whole(value: Any) -> int:  # noqa: ANN401 - any JSON
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return value
 
 

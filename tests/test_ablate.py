@@ -167,4 +167,4 @@ def test_the_verb_plans_runs_and_tells(tmp_path: Path, folder: Path, model: Back
     assert "0 to do, 3 done before" in again.output
     wrong = CliRunner().invoke(app, [*arguments, "--do", "remove"])
     assert wrong.exit_code == 1
-    assert "'remove' is no intervention; wanted: zero" in wrong.output
+    assert "'remove' is not an intervention; expected zero" in wrong.output

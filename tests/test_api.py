@@ -381,7 +381,7 @@ def test_another_family_is_wrapped_as_well(tmp_path: Path, clip: dt.Clip) -> Non
 
 
 def test_what_is_no_pipeline_or_of_no_family_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(BackboneError, match="Linear is no diffusers pipeline"):
+    with pytest.raises(BackboneError, match="Linear is not a diffusers pipeline"):
         dt.wrap(torch.nn.Linear(2, 3))
     pipe = CogVideoXPipeline.from_pretrained(folder)
     pipe.transformer = torch.nn.Linear(2, 3)

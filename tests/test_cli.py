@@ -605,7 +605,7 @@ def test_queries_come_from_a_table_or_from_a_grid_inside_a_mask(tmp_path: Path) 
     ("choices", "said"),
     [
         (["--queries", "bad.csv"], "bad.csv, line 3: "),
-        (["--queries", "columns.csv"], "columns.csv: has no column frame; wanted: frame, x, y"),
+        (["--queries", "columns.csv"], "columns.csv: has no column frame; expected frame, x, y"),
         (["--queries", "no.csv"], "no.csv: cannot be read as a table"),
         (["--grid", "2", "--mask", "black.png"], "the mask is 71x53 and black throughout"),
         (["--grid", "2", "--mask", "small.png"], "small.png"),

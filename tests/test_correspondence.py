@@ -516,7 +516,7 @@ def test_unusable_input_is_named() -> None:
         match_points(query, key, torch.tensor([[0.0, 0.0], [float("nan"), 1.0]]))
     with pytest.raises(ValueError, match="source_frame is 3"):
         match_points(query, key, every_token(), source_frame=3)
-    with pytest.raises(ValueError, match="wanted: 2 numbers, none negative, not all zero"):
+    with pytest.raises(ValueError, match="expected 2 numbers, none negative, not all zero"):
         match_points(query, key, every_token(), head_weights=torch.tensor([1.0, -1.0]))
     with pytest.raises(ValueError, match="pairs is empty"):
         match_points_fused([], every_token())

@@ -356,5 +356,5 @@ def test_interventions_are_read_from_words(words: str, kind: type[Intervention])
 
 @pytest.mark.parametrize("words", ["remove", "mean:all", "scale", "scale:much", "zero:1", "skip:2"])
 def test_other_words_are_refused_with_those_that_are_known(words: str) -> None:
-    with pytest.raises(InterventionError, match=r"is no intervention; wanted: zero, mean"):
+    with pytest.raises(InterventionError, match=r"is not an intervention; expected zero, mean"):
         read_intervention(words)

@@ -92,7 +92,7 @@ def test_a_plan_counts_clips_chunks_units_forwards_and_bytes(inputs: Path) -> No
     assert problems == {}
     (name,) = analysis.left_out
     assert name == "short"
-    assert "clip short has 3 frames and extract.analysis.num_frames is 9" in analysis.left_out[name]
+    assert "clip short has 3 frames, but extract.analysis.num_frames is 9" in analysis.left_out[name]
     chunks = 3 + 2 + 1  # of 4 new frames each: (11 - 1) / 4, (9 - 1) / 4, (3 - 1) / 4
     assert (tracking.clips, tracking.groups, tracking.units, tracking.forwards) == (3, chunks, chunks, chunks)
     assert (none, tracking.left_out) == ({}, {})

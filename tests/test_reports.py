@@ -758,7 +758,7 @@ def test_a_trajectory_of_one_layer_follows_what_moves_by_whole_tokens(store: Pat
 
 def test_a_token_that_is_not_there_is_named(store: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"token_positions: \(5, 2\) is no token of square; there are 5 rows and 7 col"
+        ValueError, match=r"token_positions: \(5, 2\) is not a token of square; there are 5 rows and 7 col"
     ):
         example_clips(open_store(str(store)), footage(), ReportParams(token_positions=((5, 2),)))
     with pytest.raises(ValueError, match="positions and token_positions are both given"):

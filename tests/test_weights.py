@@ -150,7 +150,7 @@ def test_a_fifo_in_a_component_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(BackboneError, match="is no regular file; take it out"):
+    with pytest.raises(BackboneError, match="is not a regular file; take it out"):
         load_backbone(f"path:{folder}")
 
 

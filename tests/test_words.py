@@ -85,7 +85,7 @@ def test_scores_far_from_zero_overflow_nothing_and_no_text_is_no_mass() -> None:
     assert 0 <= maps.min() <= maps.max() <= 1 + 1e-6
     nothing = text_attention(query, text_key, torch.zeros(TEXT, dtype=torch.bool), [range(TEXT)])
     assert (nothing == 0).all()
-    with pytest.raises(ValueError, match="text token 13 is not there; the text has 13 tokens"):
+    with pytest.raises(ValueError, match="text token 13 does not exist; the text has 13 tokens"):
         text_attention(query, text_key, mask, [[13]])
 
 
@@ -256,7 +256,7 @@ def test_what_a_store_lacks_is_said_in_one_line(
 ) -> None:
     with pytest.raises(StoreError, match=r"layers \[5\] of noise are not stored; there are 0, 2"):
         dt.words(joint_store, "disc", layers=5)
-    with pytest.raises(ValueError, match=r"per is \['step', 'step'\]; wanted: some of step, layer, head"):
+    with pytest.raises(ValueError, match=r"per is \['step', 'step'\]; expected some of step, layer, head"):
         dt.words(joint_store, "disc", per=("step", "step"))
     with pytest.raises(StoreError, match="stored without text keys: extract it with"):
         dt.words(cross_store(crossed, descriptors=("query", "key")), "disc")

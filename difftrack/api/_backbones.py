@@ -48,6 +48,6 @@ def wrap(pipeline: Any, *, name: str | None = None, **options: Any) -> Backbone:
         options: Fields of `ModelParams` that a pipeline does not hold, such as `embedded_guidance`.
 
     Raises:
-        BackboneError: the object is no diffusers pipeline, or no family captures its transformer's class.
+        BackboneError: the object is not a diffusers pipeline, or no family captures its transformer's class.
     """
     return wrap_pipeline(pipeline, name=name, params=ModelParams(**options))

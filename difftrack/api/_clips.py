@@ -97,7 +97,7 @@ def _stacked(images: Any) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: AN
     if not frames or any(frame.shape != frames[0].shape for frame in frames):
         sizes = ", ".join(dict.fromkeys(str(frame.shape) for frame in frames)) or "none"
         raise DatasetError(
-            f"a list of images of shapes {sizes}; wanted: at least one, all of one shape [row, col, rgb]"
+            f"a list of images of shapes {sizes}; expected at least one, all of one shape [row, col, rgb]"
         )
     return np.stack(frames)
 

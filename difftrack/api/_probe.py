@@ -54,7 +54,7 @@ class TrainingProbe:
         train_text: bool = False,
     ) -> None:
         if every < 1:
-            raise UsageError(f"every is {every}; wanted: a number of steps, at least 1")
+            raise UsageError(f"every is {every}; expected a number of steps, at least 1")
         self.folder = folder
         self.every = every
         self._measured = measured
@@ -337,8 +337,8 @@ def _averaged(ema: Any, transformer: nn.Module) -> Iterator[None]:  # noqa: ANN4
             yield
     else:
         raise UsageError(
-            f"ema is a {type(ema).__name__}; wanted: store, copy_to and restore, a module of the same parameters, or a "
-            "function that returns a context manager"
+            f"ema is a {type(ema).__name__}; expected store, copy_to and restore, a module with the same parameters, "
+            "or a function that returns a context manager"
         )
 
 
@@ -372,7 +372,7 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
     with file.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise UsageError(f"{file} is no file of this probe; name another folder with to=")
+            raise UsageError(f"{file} is not a file of this probe; name another folder with to=")
         whole = {"training_step", "step", "layer"}
         return [
             {
@@ -405,6 +405,6 @@ def _send(logger: Any, numbers: Mapping[str, float], picture: np.ndarray, step: 
         logger(dict(numbers), step)
     else:
         raise UsageError(
-            f"logger is a {type(logger).__name__}; wanted: add_scalar (TensorBoard), log (W&B, accelerate), "
+            f"logger is a {type(logger).__name__}; expected add_scalar (TensorBoard), log (W&B, accelerate), "
             "log_metrics (Lightning), or a function of numbers and step"
         )

@@ -203,7 +203,7 @@ def _given(
     if isinstance(mask, str | Path):
         mask = read_mask(Path(mask))
     if mask is not None and not (mask.ndim == 2 and mask.dtype.kind in "bui"):
-        raise UsageError(f"the mask is {mask.dtype} {list(mask.shape)}; wanted: whole numbers of objects [row, col]")
+        raise UsageError(f"the mask is {mask.dtype} {list(mask.shape)}; expected whole numbers of objects [row, col]")
     return LabelsGiven(
         mask=None if mask is None else mask.astype(np.uint8),
         boxes_xyxy_px=None if boxes is None else _boxes_array(boxes),
@@ -217,7 +217,7 @@ def _boxes_array(boxes: Boxes) -> Float32[np.ndarray, "object 4"]:
     found = np.asarray(boxes, dtype=np.float32)
     if found.ndim != 2 or found.shape[1] != 4:
         raise UsageError(
-            f"boxes have shape {list(found.shape)}; wanted: [object, 4], left, top, right, bottom in pixels"
+            f"boxes have shape {list(found.shape)}; expected [object, 4], left, top, right, bottom in pixels"
         )
     return found
 

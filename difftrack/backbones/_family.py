@@ -99,7 +99,7 @@ class BackboneFamily:
 
     def __post_init__(self) -> None:
         if not self.transformers:
-            raise ValueError(f"family {self.name!r} names no transformer class; wanted: at least one")
+            raise ValueError(f"family {self.name!r} names no transformer class; expected at least one")
         for name, known in self.checkpoints.items():
             if known.transformer[0] not in self.transformers:
                 raise ValueError(

@@ -50,7 +50,7 @@ class PipelineFolder:
         settings: Arguments of the pipeline that are not components.
 
     Raises:
-        BackboneError: it is no pipeline folder, a component's weights are missing, or they are pickles.
+        BackboneError: it is not a pipeline folder, a component's weights are missing, or they are pickles.
     """
 
     def __init__(self, path: Path, *, revision: str | None = None) -> None:
@@ -58,7 +58,9 @@ class PipelineFolder:
         self.revision = revision
         index_file = path / "model_index.json"
         if not index_file.is_file():
-            raise BackboneError(f"{path} is no diffusers pipeline folder: model_index.json is missing; {_ways_out()}")
+            raise BackboneError(
+                f"{path} is not a diffusers pipeline folder: model_index.json is missing; {_ways_out()}"
+            )
         index = _read_index(index_file)
         self.pipeline_class: str = index["_class_name"]
         self._components: dict[str, tuple[str, str]] = {
@@ -212,7 +214,7 @@ class PipelineFolder:
             raise BackboneError(f"{folder} is missing or empty; {_ways_out()}")
         for file in folder.rglob("*"):
             if file.exists() and not file.is_file() and not file.is_dir():
-                raise BackboneError(f"{file} is no regular file; take it out of the folder")
+                raise BackboneError(f"{file} is not a regular file; take it out of the folder")
         if not issubclass(self.component_class(component), nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]

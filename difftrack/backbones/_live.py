@@ -40,13 +40,13 @@ def wrap_pipeline(pipeline: Any, *, name: str | None = None, params: ModelParams
         params: Choices that a pipeline does not hold, such as `embedded_guidance`; dtype and device are read from it.
 
     Raises:
-        BackboneError: the object is no diffusers pipeline, it lacks a transformer or an autoencoder, or no family here
-            captures its transformer's class.
+        BackboneError: the object is not a diffusers pipeline, it lacks a transformer or an autoencoder, or no family
+            here captures its transformer's class.
     """
     if not isinstance(pipeline, DiffusionPipeline):
         raise BackboneError(
-            f"{type(pipeline).__name__} is no diffusers pipeline; give wrap() what DiffusionPipeline.from_pretrained "
-            f"returns, or load_backbone() a name or a folder"
+            f"{type(pipeline).__name__} is not a diffusers pipeline; give wrap() the result of "
+            f"DiffusionPipeline.from_pretrained, or load_backbone() a name or a folder"
         )
     label = name or type(pipeline).__name__
     for component in ("transformer", "vae"):

@@ -101,7 +101,7 @@ class ModelParams:
         if self.vae_batch_frames != "auto" and self.vae_batch_frames < 1:
             raise ValueError(f"vae_batch_frames is {self.vae_batch_frames}; it must be at least 1")
         if re.fullmatch(r"auto|cpu|mps|meta|cuda(:\d+)?", self.device) is None:
-            raise ValueError(f"device is {self.device!r}; wanted: auto, cpu, cuda or cuda:N")
+            raise ValueError(f"device is {self.device!r}; expected auto, cpu, cuda or cuda:N")
 
     def torch_dtype(self) -> "torch.dtype":
         """The dtype as torch names it."""

@@ -30,7 +30,7 @@ _STOCK = ("diffusers", "transformers")
 
 def _checked(name: str, entry: Any) -> BackboneFamily:  # noqa: ANN401
     if not isinstance(entry, BackboneFamily):
-        raise TypeError(f"it is a {type(entry).__name__}; wanted: a difftrack.backbones.BackboneFamily")
+        raise TypeError(f"it is a {type(entry).__name__}; expected a difftrack.backbones.BackboneFamily")
     if entry.name != name:
         raise ValueError(f"the family calls itself {entry.name!r}; both names must agree")
     return entry
@@ -76,7 +76,7 @@ def register_backbone(family: BackboneFamily, *, replace: bool = False) -> None:
         PluginError: its name, a checkpoint of it or a transformer class is another family's already.
     """
     if not isinstance(family, BackboneFamily):
-        raise PluginError(f"{family!r} cannot be registered; wanted: a difftrack.backbones.BackboneFamily")
+        raise PluginError(f"{family!r} cannot be registered; expected a difftrack.backbones.BackboneFamily")
     others = {name: other for name, other in families().items() if not (replace and name == family.name)}
     if family.name not in others and (clash := _clash(family, others)):
         raise PluginError(f"backbone family {family.name!r}: {clash}; take another name")

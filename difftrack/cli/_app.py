@@ -111,7 +111,7 @@ def parse_points(text: str) -> list[tuple[float, float]]:
     except ValueError:
         pairs = []
     if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise typer.BadParameter(f"{text!r} is no list of points; wanted: x,y pairs with blanks between them")
+        raise typer.BadParameter(f"{text!r} is not a list of points; expected x,y pairs with blanks between them")
     return [(pair[0], pair[1]) for pair in pairs]
 
 
@@ -219,7 +219,7 @@ def read_extraction(path: Path) -> dict[str, Any]:
     parse(ExtractParams, values["extract"], "extract", file=path)
     for name in ("clips", "descriptors"):
         if name not in values["paths"]:
-            raise ValueError(f"{path}: paths.{name} is missing; wanted: a path")
+            raise ValueError(f"{path}: paths.{name} is missing; expected a path")
     return anchored(values, path)
 
 

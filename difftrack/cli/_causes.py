@@ -138,7 +138,7 @@ def _indices(text: str) -> Any:  # noqa: ANN401 - "all", or indices
             first, dash, last = part.partition("-")
             found += range(int(first), int(last) + 1) if dash else [int(first)]
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no list of indices; wanted: all, or such as 0,4-7") from error
+        raise typer.BadParameter(f"{text!r} is not a list of indices; expected all, or such as 0,4-7") from error
     return found
 
 
@@ -149,7 +149,7 @@ def _guidance(text: str) -> tuple[str, float, tuple[int, ...]]:
         return variant, float(scale), tuple(_indices(layers))
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is no guidance; wanted: VARIANT:SCALE:LAYERS, such as skip:0.2:4,6"
+            f"{text!r} is not a guidance; expected VARIANT:SCALE:LAYERS, such as skip:0.2:4,6"
         ) from error
 
 
@@ -158,7 +158,7 @@ def _sides(text: str) -> tuple[int, int, int]:
     try:
         num_frames, height, width = (int(side) for side in text.split("x"))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no size; wanted: FRAMESxHxW, such as 17x128x192") from error
+        raise typer.BadParameter(f"{text!r} is not a size; expected FRAMESxHxW, such as 17x128x192") from error
     return num_frames, height, width
 
 

@@ -62,7 +62,7 @@ def vbench(
         scores = vbench_scores(videos, executable=executable)
         means[way] = {dimension: fmean(by_video.values()) for dimension, by_video in scores.items()}
     if not means:
-        raise ValueError(f"{samples} holds no samples; wanted: folders NNN with plain.mp4 and guided.mp4")
+        raise ValueError(f"{samples} holds no samples; expected folders NNN with plain.mp4 and guided.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
     typer.echo(out)

@@ -105,6 +105,6 @@ def _boxes(text: str) -> list[tuple[float, ...]]:
         found = []
     if not found or any(len(box) != 4 for box in found):
         raise typer.BadParameter(
-            f"{text!r} is no list of boxes; wanted: left,top,right,bottom with blanks between boxes"
+            f"{text!r} is not a list of boxes; expected left,top,right,bottom with blanks between boxes"
         )
     return found

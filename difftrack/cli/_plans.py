@@ -64,7 +64,7 @@ def _plan_before_clips(values: dict[str, Any], root: Path, clips: Path) -> None:
 
 
 def _commands(root: Path, values: dict[str, Any]) -> list[str]:
-    """Commands of the preset whose folder this is; none where it is no preset's."""
+    """Commands of the preset whose folder this is; none where it is not a preset's."""
     from difftrack.presets import commands, preset_of, read_preset
 
     name = preset_of(root)

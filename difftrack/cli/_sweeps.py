@@ -38,7 +38,7 @@ def sweep(
     axes = read_axes(grid)
     stages = stages_of(axes, on)
     if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
-        raise typer.BadParameter(f"--workers {workers}: wanted is a number of processes, or auto")
+        raise typer.BadParameter(f"--workers {workers}: expected a number of processes, or auto")
     values = read_sections(params, "paths", "backbones")
 
     from difftrack.pipeline._sweep import SweepCell, measured, plan_sweep, run_sweep, write_sweep

@@ -81,9 +81,9 @@ def track(
     if sum(given is not None for given in (points, grid, queries)) != 1:
         raise typer.BadParameter("give one of --points, --grid and --queries")
     if cuts not in (None, "end", "ignore"):
-        raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
+        raise typer.BadParameter(f"--cuts {cuts}: expected end or ignore")
     if quality not in (None, "fast", "fine"):
-        raise typer.BadParameter(f"--quality {quality}: wanted is fast or fine")
+        raise typer.BadParameter(f"--quality {quality}: expected fast or fine")
     if quality is not None and size is not None:
         raise typer.BadParameter("give either --size or --quality, which chooses one")
     if mask is not None and grid is None:
@@ -244,7 +244,7 @@ def _size(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise typer.BadParameter(f"--size {text}: wanted is HEIGHTxWIDTH in pixels, such as 160x240")
+        raise typer.BadParameter(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 160x240")
     return int(height), int(width)
 
 
@@ -265,7 +265,7 @@ class _Choices:
     best_layers: list[int] | None
 
     def check_weights(self) -> None:
-        """Refuse a folder that is no backbone; a checkpoint that is not here may be fetched."""
+        """Refuse a folder that is not a backbone; a checkpoint that is not here may be fetched."""
         from difftrack.backbones import missing_weights
 
         values = asdict(self.model)

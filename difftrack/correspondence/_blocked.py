@@ -1,7 +1,7 @@
-"""Matching and attention by blocked matrix products: scores are visited in a core's cache, one head at a time.
+"""Matching and attention by blocked matrix products: scores stay in a core's cache, one head at a time.
 
-Softmaxes are taken as powers of two, three times as fast on a CPU as exp, and without a pass for each row's maximum
-where the norms of the descriptors promise that nothing overflows.
+Softmaxes use powers of two, which are three times as fast as exp on a CPU. The pass for each row's maximum is skipped
+where the norms of the descriptors rule out overflow.
 """
 
 import math
@@ -15,22 +15,22 @@ from torch import Tensor
 __all__ = ["as_float", "attention_parts_blocked", "back_sums_blocked", "pair_rows_blocked", "product"]
 
 _BLOCK_BYTES = 1_600_000
-"""One block of scores, which a matrix product, a power and two sums visit in turn while it is in a core's cache."""
+"""Size of one block of scores: it stays in a core's cache during a matrix product, a power and two sums."""
 
 _CUDA_BLOCK_BYTES = 32_000_000
 
 _MIN_BLOCK_ROWS = 64
-"""Below which a matrix product spends its time on packing the keys."""
+"""With fewer rows, a matrix product spends its time on packing the keys."""
 
 _FEW_ROWS = 16
-"""Up to so many query tokens, reading the keys is all the work: they are read once, one head at a time."""
+"""Up to this number of query tokens, reading the keys is all the work: they are read once, one head at a time."""
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _ON_X86 = platform.machine() in ("x86_64", "AMD64")
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN and _ON_X86 else None
 
 _LARGEST_EXPONENT = 100.0
-"""Scores within +-100 become powers of two that, and whose sums, float32 holds with full precision."""
+"""Float32 holds powers of two of scores within +-100, and their sums, with full precision."""
 
 
 def pair_rows_blocked(
@@ -97,14 +97,14 @@ def _add_few(
     """Add the softmax of a few tokens' scores, scaled for powers of two, over all tokens of each frame.
 
     Args:
-        rows: Gets them.
-        asking: Scaled; one side of the scores.
+        rows: Result; the softmax is added to it.
+        asking: One side of the scores, already scaled.
         answering: The other side.
-        frames: To which `rows` belong.
-        weights: Of the heads.
-        log_sums: What to divide by, as log2; by default the sum of each row.
+        frames: Latent frames of `rows`.
+        weights: Weight of each head.
+        log_sums: Normalisers as log2; by default the sum of each row.
     """
-    dense = asking.new_empty(answering.shape[2:])  # one head of one frame, which a core's cache holds
+    dense = asking.new_empty(answering.shape[2:])  # one head of one frame fits in a core's cache
     for at, frame in enumerate(frames):
         for head, weight in enumerate(weights):
             out = rows[head if len(rows) > 1 else 0, at]
@@ -210,7 +210,7 @@ def _attention_parts(
 
 
 def as_float(tokens: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes channel"]:
-    """Lay tokens out densely in float32: heads that are views into wider rows make matrix products half as fast."""
+    """Copy tokens densely in float32: heads that are views into wider rows halve the speed of matrix products."""
     return tokens.float().contiguous()
 
 
@@ -219,7 +219,7 @@ def product(
 ) -> Float[Tensor, "first second"]:
     """Multiply every row of one dense float32 matrix with every row of another.
 
-    On x86 CPUs by oneDNN, whose product is up to 1.6 times as fast as the default library's on those of one maker.
+    On x86 CPUs oneDNN does it, which is up to 1.6 times as fast as the default library on one maker's CPUs.
     """
     if _ONEDNN_LINEAR is None or first.is_cuda or not len(first) or not len(second):
         return first @ second.T
@@ -234,7 +234,7 @@ def _powers(
     dim: int,
     bounded: bool,
 ) -> Float[Tensor, "first second"]:
-    """Two to the power of all products, divided by whatever keeps the largest along `dim` within float32."""
+    """Two to the power of all products, divided so that the largest along `dim` fits in float32."""
     scores = product(first, second)
     if not bounded:
         scores.sub_(scores.amax(dim=dim, keepdim=True))
@@ -242,7 +242,7 @@ def _powers(
 
 
 def _bounded(first: Float[Tensor, "*head _ channel"], second: Float[Tensor, "*head _ channel"]) -> bool:
-    """Say whether no product of a row of one with a row of the other can be large (Cauchy-Schwarz)."""
+    """Return whether all products of rows of one with rows of the other are small (Cauchy-Schwarz)."""
     if not first.numel() or not second.numel():
         return True
     longest = [torch.linalg.vector_norm(rows, dim=-1).amax(dim=-1) for rows in (first, second)]
@@ -250,7 +250,7 @@ def _bounded(first: Float[Tensor, "*head _ channel"], second: Float[Tensor, "*he
 
 
 def _first(tokens: Int[Tensor, " query_token"], num_tokens: int) -> Int[Tensor, " token"]:
-    """Order all tokens such that these come first."""
+    """Order all tokens so that these come first."""
     others = torch.ones(num_tokens, dtype=torch.bool, device=tokens.device)
     others[tokens] = False
     return torch.cat([tokens, others.nonzero()[:, 0]])

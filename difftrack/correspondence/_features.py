@@ -1,4 +1,4 @@
-"""Feature matching: the same question asked of hidden states, all heads' channels together."""
+"""Feature matching: matches hidden states, with the channels of all heads joined."""
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ def feature_probabilities(
     params: MatchingParams = CORRECTED,
     source_frame: int = 0,
 ) -> Float[Tensor, "point row col"]:
-    """Give the probability map of every point over one latent frame, as `match_features` sees it; each sums to 1.
+    """Give the probability map of every point over one latent frame, as `match_features` computes it; each sums to 1.
 
     Raises:
         ValueError: one of the two latent frames does not exist, or a point is not finite or outside the picture.
@@ -93,7 +93,7 @@ def feature_probabilities(
 def _products(
     source: Float[Tensor, "query_token channel"], target: Float[Tensor, "frame token channel"]
 ) -> Float[Tensor, "frame query_token token"]:
-    """Multiply in the features' own type with float32 sums where there is such a product, else in float32."""
+    """Multiply in the features' own type with float32 sums where such a product exists, else in float32."""
     num_frames, num_tokens, _ = target.shape
     stacked = target.flatten(0, 1)
     if source.is_cuda and source.dtype in (torch.float16, torch.bfloat16):

@@ -330,7 +330,7 @@ def _of_spec(spec: DescriptorSpec) -> dict[str, Any]:
 def _whole(request: Request, name: str) -> int:
     text = request.query_params.get(name, "")
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise ExplorerError(f"{name} is {text[:20]!r}; wanted: a whole number")
+        raise ExplorerError(f"{name} is {text[:20]!r}; expected a whole number")
     return int(text)
 
 

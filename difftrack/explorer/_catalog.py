@@ -261,7 +261,7 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
     except StoreError as error:
         videos = ", ".join(sorted(VIDEO_SUFFIXES))
         raise ExplorerError(
-            f"{error}; wanted: a folder with descriptors in it, a store, or a video: {videos}"
+            f"{error}; expected a folder with descriptors in it, a store, or a video: {videos}"
         ) from error
     *above, view = text.rstrip("/").split("/")
     backbone = above[-1] if above else ""

@@ -96,7 +96,7 @@ class ExtractionJobs:
         """
         suffix = Path(name).suffix.lower()
         if suffix not in VIDEO_SUFFIXES:
-            raise ExplorerError(f"{name!r} is no video; wanted: {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise ExplorerError(f"{name!r} is not a video; expected {', '.join(sorted(VIDEO_SUFFIXES))}")
         if sum(job.stage not in ("done", "failed") for job in self._jobs.values()) >= MOST_JOBS:
             raise ExplorerError(f"{MOST_JOBS} videos are waiting; try again when one is done")
         return self._root() / f"upload-{uuid.uuid4().hex}{suffix}"

@@ -64,7 +64,7 @@ class Lens:
         if self.heads == ():
             raise ValueError("heads is empty; name at least one")
         if self.weights is not None and (self.heads == "all" or len(self.weights) != len(self.heads)):
-            raise ValueError(f"weights has {len(self.weights)} numbers; wanted: one for each head that is listed")
+            raise ValueError(f"weights has {len(self.weights)} numbers; expected one for each head that is listed")
         if not 0 <= self.window <= 5:
             raise ValueError(f"window is {self.window}; it must lie in 0 ... 5")
 

@@ -48,7 +48,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Put null in place of what is no number, in lists and mappings of any depth: JSON has no NaN."""
+    """Put null in place of what is not a number, in lists and mappings of any depth: JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -41,7 +41,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
-            raise GuidanceError(f"layers are {list(self.layers)}; wanted: at least one layer from 0 on, each once")
+            raise GuidanceError(f"layers are {list(self.layers)}; expected at least one layer from 0 on, each once")
         if self.from_step < 0 or (self.until_step is not None and self.until_step <= self.from_step):
             raise GuidanceError(f"steps from {self.from_step} until {self.until_step} are none; 0 is the noisiest")
 
@@ -160,5 +160,5 @@ def read_ranking(path: Path) -> list[int]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GuidanceError(f"{path} holds no ranking of layers ({error}); the score stage writes it") from error
     if not all(isinstance(layer, int) for layer in layers):
-        raise GuidanceError(f"{path}: layers are {layers!r}; wanted: whole numbers, best first")
+        raise GuidanceError(f"{path}: layers are {layers!r}; expected whole numbers, best first")
     return list(layers)

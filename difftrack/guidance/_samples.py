@@ -172,7 +172,7 @@ def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
     if not samples.exists():
         return None
     if samples.is_symlink() or not samples.is_dir():
-        return f"{samples} is no folder of its own"
+        return f"{samples} is not a folder of its own"
     clips = [entry for entry in sorted(samples.iterdir()) if entry.is_dir() and not entry.name.endswith(".part")]
     views = {
         "side_by_side.mp4",
@@ -183,7 +183,7 @@ def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
             return problem
     others = [entry for entry in samples.iterdir() if entry.is_file() and entry.name.removesuffix(".part") not in views]
     others = [entry for entry in others if not (entry.name.startswith(".") and entry.name.endswith(".part"))]
-    return f"{others[0]} is no view of a sample" if others else None
+    return f"{others[0]} is not a view of a sample" if others else None
 
 
 def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
@@ -195,7 +195,7 @@ def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
         sampled = damaged
     except (OSError, KeyError, TypeError):
         sampled = False
-    return None if sampled else f"{clip} is no sample"
+    return None if sampled else f"{clip} is not a sample"
 
 
 @dataclass(slots=True)

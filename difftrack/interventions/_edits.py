@@ -36,9 +36,9 @@ class Edit(Intervention, ABC):
     def __post_init__(self) -> None:
         Intervention.__post_init__(self)
         if self.target not in _TARGETS:
-            raise InterventionError(f"target is {self.target!r}; wanted: {', '.join(_TARGETS)}")
+            raise InterventionError(f"target is {self.target!r}; expected {', '.join(_TARGETS)}")
         if self.tokens not in ("all", "video", "text"):
-            raise InterventionError(f"tokens is {self.tokens!r}; wanted: all, video or text")
+            raise InterventionError(f"tokens is {self.tokens!r}; expected all, video or text")
 
     @abstractmethod
     def edit(

@@ -94,7 +94,7 @@ class Engine:
             intervention.chosen("layers", len(modules))
             if not isinstance(intervention, Edit | Attend | SkipLayer):
                 raise InterventionError(
-                    f"{type(intervention).__name__} is no intervention; derive from interventions.Edit or .Attend"
+                    f"{type(intervention).__name__} is not an intervention; derive from interventions.Edit or .Attend"
                 )
         self._interventions = tuple(interventions)
         self._layout = layout

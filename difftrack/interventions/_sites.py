@@ -39,7 +39,7 @@ class Intervention:
     """Base of all interventions: where they act, as a product of four axes; several of them make any other set.
 
     Raises:
-        InterventionError: a choice is no index from 0 on, is named twice, or is no branch.
+        InterventionError: a choice is not an index from 0 on, is named twice, or is not a branch.
     """
 
     layers: Chosen = "all"
@@ -62,7 +62,7 @@ class Intervention:
         branches = (self.branches,) if isinstance(self.branches, str) and self.branches != "all" else self.branches
         named = branches if branches == "all" else tuple(branches)
         if named != "all" and not set(named) <= set(_BRANCHES):
-            raise InterventionError(f"branches are {list(named)}; wanted: some of {', '.join(_BRANCHES)}, or 'all'")
+            raise InterventionError(f"branches are {list(named)}; expected some of {', '.join(_BRANCHES)}, or 'all'")
         object.__setattr__(self, "branches", named)
 
     @property
@@ -104,10 +104,10 @@ def _indices(name: str, chosen: Any) -> Literal["all"] | tuple[int, ...]:  # noq
     if isinstance(chosen, str):
         if chosen == "all":
             return "all"
-        raise InterventionError(f"{name} is {chosen!r}; wanted: indices from 0 on, or 'all'")
+        raise InterventionError(f"{name} is {chosen!r}; expected indices from 0 on, or 'all'")
     indices = (int(chosen),) if not isinstance(chosen, Iterable) else tuple(int(index) for index in chosen)
     if len(set(indices)) < len(indices) or min(indices, default=0) < 0:
-        raise InterventionError(f"{name} are {list(indices)}; wanted: indices from 0 on, each once")
+        raise InterventionError(f"{name} are {list(indices)}; expected indices from 0 on, each once")
     return indices
 
 

@@ -54,7 +54,7 @@ def read_intervention(text: str, **where: Any) -> Intervention:  # noqa: ANN401 
     except InterventionError:
         raise
     except (TypeError, ValueError) as error:
-        raise InterventionError(f"{text!r} is no intervention; wanted: {', '.join(WORDS)}") from error
+        raise InterventionError(f"{text!r} is not an intervention; expected {', '.join(WORDS)}") from error
 
 
 def _one_of(text: str, *choices: str) -> str:

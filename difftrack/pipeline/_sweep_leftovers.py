@@ -89,7 +89,7 @@ def _why(place: Path, readers: Sequence["_Reader"]) -> str | None:
 def _problem(place: Path) -> str | None:
     """Say why a folder is not proven to be a cell; None where it is."""
     if place.is_symlink() or not place.is_dir():
-        return f"{place} is no folder of its own"
+        return f"{place} is not a folder of its own"
     unmarked = None if _PARTIAL.fullmatch(place.name) else _CELL.unmarked(place)
     for entry in sorted(place.iterdir()):
         if entry.is_symlink() or (entry.is_dir() and (other := foreign_group(str(place), entry.name))):

@@ -26,7 +26,7 @@ def pck(
     """Compute the share of keypoints at most `threshold * scale` from the truth, the first frame left out.
 
     Args:
-        found_xy_px: (x, y) in pixels; a position that is no number is wrong.
+        found_xy_px: (x, y) in pixels; a position that is not a number is wrong.
         true_xy_px: (x, y) in pixels.
         known: Where the truth is annotated (and visible).
         scales_px: Of every frame.
@@ -43,7 +43,7 @@ def pck(
     if not found_xy_px.shape == true_xy_px.shape == (*known.shape, 2) or len(scales_px) != len(known):
         raise ValueError(
             f"positions are {found_xy_px.shape} and {true_xy_px.shape}, known is {known.shape}, scales are "
-            f"{scales_px.shape}; wanted: [frame, point, 2] twice, [frame, point], [frame]"
+            f"{scales_px.shape}; expected [frame, point, 2] twice, [frame, point], [frame]"
         )
     counted = known.copy()
     counted[0] = False

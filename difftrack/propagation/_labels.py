@@ -45,7 +45,7 @@ def mask_labels(mask: UInt8[np.ndarray, "mask_row mask_col"], *, rows: int, cols
     """
     objects = tuple(int(number) for number in np.unique(mask) if number)
     if not objects:
-        raise ValueError("the mask is empty: every pixel is 0; wanted: the number of an object in some of them")
+        raise ValueError("the mask is empty: every pixel is 0; expected the number of an object in some of them")
     down, across = _shares(mask.shape[0], rows), _shares(mask.shape[1], cols)
     covered = [down @ (mask == number).astype(np.float64) @ across.T for number in (0, *objects)]
     return MaskLabels(torch.from_numpy(np.stack(covered)).float(), objects)
@@ -88,7 +88,7 @@ def box_labels(
         down = _overlap(top, bottom, height, rows)
         if not (np.isfinite([left, top, right, bottom]).all() and across.sum() > 0 and down.sum() > 0):
             raise ValueError(
-                f"box {number} is ({left:g}, {top:g}, {right:g}, {bottom:g}); wanted: left, top, right, bottom in "
+                f"box {number} is ({left:g}, {top:g}, {right:g}, {bottom:g}); expected left, top, right, bottom in "
                 f"pixels, with an area inside the picture of {width} x {height} px"
             )
         labels.append(np.outer(down, across))
@@ -139,7 +139,7 @@ def keypoint_labels(
     """
     points = np.asarray(points_xy_token, dtype=np.float64)
     if len(points) == 0 or not np.isfinite(points).all():
-        raise ValueError(f"points are {points.tolist()}; wanted: at least one, all of them finite")
+        raise ValueError(f"points are {points.tolist()}; expected at least one, all of them finite")
     if sigma_token is not None and not sigma_token > 0:
         raise ValueError(f"sigma_token is {sigma_token}; it must be positive, or None")
     x, y = (np.clip(points[:, axis, None], 0, count - 1) for axis, count in ((0, cols), (1, rows)))

@@ -129,13 +129,13 @@ def davis_scores(
     """
     if found.shape != truth.shape or len(truth) < 3:
         raise ValueError(
-            f"masks are {list(found.shape)} and the truth is {list(truth.shape)}, [frame, row, col]; wanted: the same, "
-            "and at least three frames, since the first and the last are left out"
+            f"masks are {list(found.shape)} and the truth is {list(truth.shape)}, [frame, row, col]; expected equal "
+            "shapes and at least three frames, since the first and the last are left out"
         )
     numbers = [int(number) for number in np.unique(truth[0]) if number]
     numbers = [number for number in numbers if number != 255] or numbers
     if not numbers:
-        raise ValueError("the first true mask is empty; wanted: at least one object")
+        raise ValueError("the first true mask is empty; expected at least one object")
     scores = []
     for number in numbers:
         pairs = [(mine == number, true == number) for mine, true in zip(found[1:-1], truth[1:-1], strict=True)]

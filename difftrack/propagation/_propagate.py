@@ -95,7 +95,7 @@ def _fill(chunk: DescriptorChunk, labels: dict[int, Tensor], params: Propagation
     for query, key in pairs:
         if not query.shape[1:4] == key.shape[1:4] == (len(chunk.frames), *grid):
             raise ValueError(
-                f"query {list(query.shape)} and key {list(key.shape)} do not fit; wanted: [head, latent_frame, row, "
+                f"query {list(query.shape)} and key {list(key.shape)} do not fit; expected [head, latent_frame, row, "
                 f"col, channel] with {[len(chunk.frames), *grid]} in the middle"
             )
     near = _near(*grid, radius=params.radius_token).to(pairs[0][0].device)

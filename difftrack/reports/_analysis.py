@@ -71,7 +71,7 @@ class ScoreMaps:
 
     def __post_init__(self) -> None:
         if set(self.matching_accuracy.dims) != {"layer", "step"}:
-            raise ValueError(f"matching_accuracy has dimensions {self.matching_accuracy.dims}; wanted: layer, step")
+            raise ValueError(f"matching_accuracy has dimensions {self.matching_accuracy.dims}; expected layer, step")
 
     @property
     def measure(self) -> str:

@@ -105,7 +105,7 @@ def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]], *,
     Args:
         errors_px: Name -> error 1, 2, ... frames after the query, in pixels at 256 x 256; all of one length, NaN where
             no point is visible.
-        measure: What the distances are called: a distance to a pseudo-truth is no error.
+        measure: What the distances are called: a distance to a pseudo-truth is not an error.
     """
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     ax = figure.subplots()

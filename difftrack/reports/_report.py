@@ -108,7 +108,7 @@ def write_report(
         The page.
 
     Raises:
-        ValueError: there is no backbone, or a layer, step or head to be drawn was not kept.
+        ValueError: there is not a backbone, or a layer, step or head to be drawn was not kept.
     """
     if not backbones:
         raise ValueError("there are no results of any backbone to report on")
@@ -197,8 +197,8 @@ def _token_centres(store: Store, clip: Clip, positions: Sequence[tuple[int, int]
     for row, col in positions:
         if not (row < spec.grid.rows and col < spec.grid.cols):
             raise ValueError(
-                f"report.token_positions: ({row}, {col}) is no token of {clip.name}; there are {spec.grid.rows} rows "
-                f"and {spec.grid.cols} columns"
+                f"report.token_positions: ({row}, {col}) is not a token of {clip.name}; there are "
+                f"{spec.grid.rows} rows and {spec.grid.cols} columns"
             )
     xy_token = np.asarray([(col, row) for row, col in positions], dtype=np.float32)
     seen = (xy_token + np.float32(0.5)) * spec.grid.stride_px

@@ -50,7 +50,7 @@ STEP_AXIS = "denoising step (noise → clean)"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, in the order in which series take them; told apart with any colour vision."""
 MISSING = "—"
-"""What stands where there is no number."""
+"""What stands where there is not a number."""
 SEQUENTIAL = "viridis"
 """Colour map of every heatmap: even in lightness, so that it survives grey printing."""
 

@@ -120,7 +120,7 @@ def _lines(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> dict[str, lis
 
 
 def _percent(rows: Sequence[SweepRow], stage: SweptStage, name: str) -> Any:  # noqa: ANN401 - an array of any length
-    """A measure along a line; NaN where there is no number."""
+    """A measure along a line; NaN where there is not a number."""
     values: list[float | None] = [row.measures[stage].get(name) for row in rows]
     return 100 * np.asarray([np.nan if value is None else value for value in values])
 

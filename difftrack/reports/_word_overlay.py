@@ -154,7 +154,7 @@ def _tile(picture: UInt8[np.ndarray, "row col rgb"]) -> UInt8[np.ndarray, "tile_
 def _heat_over(
     picture: UInt8[np.ndarray, "row col rgb"], strength: Float[np.ndarray, "token_row token_col"]
 ) -> UInt8[np.ndarray, "row col rgb"]:
-    """Lay a map in [0, 1] over a darkened picture, smoothly: a word is no token."""
+    """Lay a map in [0, 1] over a darkened picture, smoothly: a word is not a token."""
     size = (picture.shape[1], picture.shape[0])
     smooth = np.clip(cv2.resize(strength.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
     colors = 255 * matplotlib.colormaps[_HEAT](smooth)[..., :3]

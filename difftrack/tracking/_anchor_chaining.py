@@ -1,4 +1,4 @@
-"""Ways from a query's frame to every frame of the clip."""
+"""Chains matches from a query's frame to every frame of the clip."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,15 +15,15 @@ __all__ = ["chained_matches"]
 def chained_matches(
     chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Float[Tensor, "_ xy"]], fusion: FusionInputs
 ) -> dict[int, dict[int, FrameMatches]]:
-    """Lead points of any frames to all frames, by way of the anchor nearest in time where no chunk holds both.
+    """Match points of any frames in all frames, through the anchor nearest in time where no chunk holds both.
 
     Args:
         chunks: Descriptors; those of one anchor hold all frames together.
-        starts: Points in token coordinates, by the video frame that they lie in.
-        fusion: What to read, and how to match and fuse it.
+        starts: Video frame -> its points in token coordinates.
+        fusion: Which descriptors to read, and how to match and fuse them.
 
     Returns:
-        FrameMatches by the frame of `starts` and every frame of the clip.
+        FrameMatches for every frame of `starts` and every frame of the clip.
     """
     by_anchor: dict[int, list[ChunkDescriptors]] = {}
     for chunk in chunks:
@@ -43,7 +43,7 @@ def _nearest(frame: int, anchors: Mapping[int, object]) -> int:
 def _chain_through_anchor(
     anchor: int, chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Tensor], fusion: FusionInputs
 ) -> dict[int, dict[int, FrameMatches]]:
-    """Go straight where a chunk holds both frames, and by way of the anchor elsewhere."""
+    """Match directly where a chunk holds both frames, and through the anchor elsewhere."""
     straight = match_frames(chunks, {frame: points for frame, points in starts.items() if frame != anchor}, fusion)
     to_anchor = {frame: matches[anchor] for frame, matches in straight.items()}
     on_anchor = {frame: to_anchor[frame].points_xy_token if frame in to_anchor else starts[frame] for frame in starts}

@@ -1,4 +1,4 @@
-"""Points of one frame, matched in the frames that share a chunk with it."""
+"""Matches points of one frame in the frames that share a chunk with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,22 +26,24 @@ __all__ = ["FrameMatches", "match_frames"]
 
 @dataclass(frozen=True, slots=True)
 class FrameMatches:
-    """Points of a source frame in one target frame, or in several; on the CPU."""
+    """Matches of a source frame's points in one or several target frames; on the CPU."""
 
     points_xy_token: Float[Tensor, "*frame point xy"]
     margin: Float[Tensor, "*frame point"]
-    """How far the match stands out: 1 - (best probability more than one token away) / best; 1 in the source frame."""
+    """Distinctness of the match: 1 - (best probability more than one token away) / best; 1 in the source frame."""
     cycle_error_token: Float[Tensor, "*frame point"]
     """Distance in tokens between a point and the match of its match; 0 in the source frame."""
     candidates_xy_token: Float[Tensor, "*frame point candidate xy"]
-    """Where tokens around the point say that it is; the point itself in the source frame."""
+    """Positions that the tokens around the point vote for; the point itself in the source frame."""
     share: Float[Tensor, "*frame point candidate"]
-    """How many of them say so."""
+    """Share of votes for each position."""
     sharpness: Float[Tensor, "*frame point"]
-    """Median margin of all tokens of the source frame: how well the two frames match at all; 1 in the source frame."""
+    """Median margin of all tokens of the source frame, a measure of how well the two frames match; 1 in the source
+    frame.
+    """
 
     def then(self, onward: "FrameMatches") -> "FrameMatches":
-        """Chain with a match that starts where this one ends: errors add up, and the weaker match counts."""
+        """Chain with a match that starts where this one ends: errors add up, margins take the minimum."""
         return replace(
             onward,
             margin=torch.minimum(self.margin, onward.margin),
@@ -54,12 +56,12 @@ class FrameMatches:
 
     @staticmethod
     def stack(matches: Sequence["FrameMatches"]) -> "FrameMatches":
-        """Put matches of the same points to several frames together."""
+        """Stack matches of the same points in several frames."""
         return FrameMatches(*(torch.stack(parts) for parts in zip(*(match._parts for match in matches), strict=True)))
 
     @staticmethod
     def join(matches: Sequence["FrameMatches"], order: Int[Tensor, " point"]) -> "FrameMatches":
-        """Put stacked matches of different points together, and their points in another order."""
+        """Join stacked matches of different points, and reorder the points."""
         return FrameMatches(
             *(torch.cat(parts, dim=1)[:, order] for parts in zip(*(match._parts for match in matches), strict=True))
         )
@@ -76,11 +78,11 @@ def match_frames(
 
     Args:
         chunks: Descriptors; each chunk is read at most once.
-        starts: Points in token coordinates, by the video frame that they lie in.
-        fusion: What to read, and how to match and fuse it.
+        starts: Video frame -> its points in token coordinates.
+        fusion: Which descriptors to read, and how to match and fuse them.
 
     Returns:
-        FrameMatches by source frame and target frame, the source frame itself included.
+        FrameMatches for every source and target frame, including the source frame itself.
     """
     params = fusion.params
     matches = {source: {source: _stay(points, params)} for source, points in starts.items()}
@@ -118,7 +120,7 @@ def _read_matches(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, par
 def _read(
     rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams
 ) -> DisplacementCandidates:
-    """Read all candidates; the match alone where no path is chosen."""
+    """Read all candidates; only the match if no path is chosen."""
     matching = params.matching
     if params.num_candidates > 1:
         return read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
@@ -127,7 +129,7 @@ def _read(
 
 
 def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[Tensor, " point"]:
-    """Compare the best token with the best of those that are not its neighbours, which share the same motion."""
+    """Compare the best token with the best non-neighbour, since neighbours share its motion."""
     best = probabilities.amax(dim=-1)
     rival = without_best(probabilities, cols=cols, distance=1).amax(dim=-1)
     return 1.0 - rival / best.clamp(min=torch.finfo(best.dtype).tiny)

@@ -98,14 +98,14 @@ class AblateParams:
         if not self.interventions and not self.guidances:
             raise ValueError("there is nothing to do: name interventions or guidance")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {list(self.seeds)}; wanted: at least one, each once")
+            raise ValueError(f"seeds are {list(self.seeds)}; expected at least one, each once")
         if self.num_inference_steps < 1 or self.matching_clips < 0:
             raise ValueError(
-                f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; wanted: "
+                f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; expected "
                 "at least 1, and at least 0"
             )
         if any(not 0 <= step < JUDGED_OF - 1 for step in self.judged_steps):
-            raise ValueError(f"judged_steps are {list(self.judged_steps)}; wanted: of 0 ... {JUDGED_OF - 2}")
+            raise ValueError(f"judged_steps are {list(self.judged_steps)}; expected of 0 ... {JUDGED_OF - 2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def ways_of(params: AblateParams, num_layers: int, num_heads: int) -> list[Way]:
     """All ways of a grid, plain first.
 
     Raises:
-        InterventionError: a word is no intervention, or there is no such layer or head.
+        InterventionError: a word is not an intervention, or there is no such layer or head.
     """
     ways = [Way(PLAIN)]
     for words in params.interventions:

@@ -54,7 +54,7 @@ class ProbeParams:
     def __post_init__(self) -> None:
         if not self.steps or any(not 0 <= step < self.num_inference_steps for step in self.steps):
             raise ValueError(
-                f"steps is {list(self.steps)}; wanted: at least one of 0 ... {self.num_inference_steps - 1}"
+                f"steps is {list(self.steps)}; expected at least one of 0 ... {self.num_inference_steps - 1}"
             )
         if not self.threshold_token > 0:
             raise ValueError(f"threshold_token is {self.threshold_token}; it must be positive")

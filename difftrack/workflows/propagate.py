@@ -53,7 +53,7 @@ class LabelsGiven:
     def __post_init__(self) -> None:
         given = [name for name in ("mask", "boxes_xyxy_px", "points_xy_px") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"given are {', '.join(given) or 'no labels'}; wanted: one of a mask, boxes, or points")
+            raise ValueError(f"given are {', '.join(given) or 'no labels'}; expected one of a mask, boxes, or points")
 
     @property
     def kind(self) -> LabelKind:

@@ -28,12 +28,12 @@ def read_queries(path: Path) -> Float32[np.ndarray, "point txy"]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if missing := [column for column in _COLUMNS if column not in (reader.fieldnames or [])]:
-                raise DatasetError(f"{path}: has no column {missing[0]}; wanted: {', '.join(_COLUMNS)}")
+                raise DatasetError(f"{path}: has no column {missing[0]}; expected {', '.join(_COLUMNS)}")
             rows = [_row(path, reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
     if not rows:
-        raise DatasetError(f"{path}: holds no point; wanted: a row for each, with {', '.join(_COLUMNS)}")
+        raise DatasetError(f"{path}: holds no point; expected a row for each, with {', '.join(_COLUMNS)}")
     return np.asarray(rows, dtype=np.float32)
 
 
@@ -69,7 +69,7 @@ def grid_queries(
         if mask.shape != (height, width) or not mask.any():
             colour = "white somewhere" if mask.any() else "black throughout"
             raise DatasetError(
-                f"the mask is {mask.shape[1]}x{mask.shape[0]} and {colour}; wanted: {width}x{height} pixels, white "
+                f"the mask is {mask.shape[1]}x{mask.shape[0]} and {colour}; expected {width}x{height} pixels, white "
                 f"where points are to be tracked"
             )
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

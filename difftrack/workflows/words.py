@@ -61,7 +61,7 @@ def word_maps(
     Args:
         store: With queries, keys and text keys (joint attention), or cross queries and text keys.
         clip: Name of the clip.
-        word: A word or phrase of the prompt; None gives every word, and what is no word, along an axis `word`.
+        word: A word or phrase of the prompt; None gives every word, and what is not a word, along an axis `word`.
         steps: Steps that are averaged, or kept apart where `per` says so.
         layers: Layers.
         heads: Heads.
@@ -122,9 +122,9 @@ def stored_text(store: Store, clip: str) -> TextTokens:
 def _check_options(per: Sequence[str], share_of: str, occurrence: int | None, word: str | None) -> None:
     unknown = [axis for axis in per if axis not in AXES]
     if unknown or len(set(per)) != len(per):
-        raise ValueError(f"per is {list(per)}; wanted: some of {', '.join(AXES)}, each once")
+        raise ValueError(f"per is {list(per)}; expected some of {', '.join(AXES)}, each once")
     if share_of not in get_args(ShareOf):
-        raise ValueError(f"share_of is {share_of!r}; wanted: {' or '.join(get_args(ShareOf))}")
+        raise ValueError(f"share_of is {share_of!r}; expected {' or '.join(get_args(ShareOf))}")
     if occurrence is not None and word is None:
         raise ValueError(f"occurrence is {occurrence} and no word is named; name one")
 
@@ -145,13 +145,13 @@ def _chosen(
     def labels(name: str, wanted: Labels, there: tuple[int, ...]) -> tuple[int, ...]:
         if isinstance(wanted, str):
             if wanted != "stored":
-                raise ValueError(f"{name} is {wanted!r}; wanted: stored, or numbers")
+                raise ValueError(f"{name} is {wanted!r}; expected stored, or numbers")
             return there
         asked = (wanted,) if isinstance(wanted, int) else tuple(wanted)
         if lacking := [label for label in asked if label not in there]:
             raise StoreError(f"{name} {lacking} of {clip} are not stored; there are {', '.join(map(str, there))}")
         if not asked or len(set(asked)) != len(asked):
-            raise ValueError(f"{name} is {list(asked)}; wanted: at least one, each once")
+            raise ValueError(f"{name} is {list(asked)}; expected at least one, each once")
         return asked
 
     return _Chosen(

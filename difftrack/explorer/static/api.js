@@ -8,7 +8,7 @@ let token = "";
 let waiting = null;
 const recovered = new Set();
 
-/** An answer of the server that is no success; the message is the server's own. */
+/** An answer of the server that is not a success; the message is the server's own. */
 export class Refusal extends Error {
   constructor(message, status) {
     super(message);

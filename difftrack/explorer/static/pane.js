@@ -527,7 +527,7 @@ export class Pane {
     if (found.words && this.word) this.showWord(this.word);
   }
 
-  /** A word of the prompt as a button that shows its map; what is no word stays text. */
+  /** A word of the prompt as a button that shows its map; what is not a word stays text. */
   wordButton(name) {
     if (!/^[\p{L}\p{N}]/u.test(name) || /^padding ×|^token \d+$/u.test(name)) return name;
     return h("button", { type: "button", class: "word", "aria-pressed": this.word === name, title: `Which part of the clip “${name}” stands for, in this layer at this step`, onclick: () => this.showWord(name) }, name);
