@@ -280,8 +280,13 @@ def test_a_transformer_that_is_not_captured_is_refused_with_the_reason(transform
     ("name", "component", "changes", "said"),
     [
         ("kandinsky-5-lite", "transformer", {"attention_type": "nabla"}, r"attention is of the type nabla: sparse"),
-        ("cosmos-predict2-2b", None, {"_class_name": "Cosmos2TextToImagePipeline"}, "other inputs than the pipelines"),
-        ("ltx-2", None, {"_class_name": "LTX2ImageToVideoPipeline"}, "other inputs than the pipelines"),
+        (
+            "cosmos-predict2-2b",
+            None,
+            {"_class_name": "Cosmos2TextToImagePipeline"},
+            "other inputs than the supported pipelines",
+        ),
+        ("ltx-2", None, {"_class_name": "LTX2ImageToVideoPipeline"}, "other inputs than the supported pipelines"),
         ("cosmos-predict2-2b", "index scheduler", "EulerDiscreteScheduler", "levels of its scheduler"),
     ],
 )

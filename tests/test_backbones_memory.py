@@ -170,7 +170,7 @@ def test_offload_with_a_released_text_encoder_loads_nothing_again(poisoned: list
 
 def test_offload_says_what_it_lacks(tmp_path: Path) -> None:
     folder = ROWS["cogvideox-5b"](tmp_path)
-    with pytest.raises(BackboneError, match=r"cpu_offload is set and the device is cpu; it needs a GPU .*release"):
+    with pytest.raises(BackboneError, match=r"cpu_offload is set but the device is cpu; it needs a GPU .*release"):
         loaded(folder, cpu_offload=True).embed(PROMPT)
 
 

@@ -343,7 +343,7 @@ def test_steps_that_a_mode_does_not_visit_are_refused_in_the_params() -> None:
     with pytest.raises(ParamsError, match=r"extract\.tracking: steps is \[47, 48, 49\], but .*mode to denoise"):
         parse(TrackingViewParams, given, "extract.tracking")
     assert parse(TrackingViewParams, {**given, "steps": [49]}, "extract.tracking").steps == (49,)
-    with pytest.raises(ParamsError, match=r"denoise\.first_step is 50; the last step is 49"):
+    with pytest.raises(ParamsError, match=r"denoise\.first_step is 50, but the last step is 49"):
         parse(TrackingViewParams, {**given, "steps": [49], "denoise": {"first_step": 50}}, "extract.tracking")
 
 
