@@ -190,7 +190,7 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
 
 def test_measures_of_something_else_are_refused_before_anything_is_sampled(tmp_path: Path) -> None:
     (tmp_path / "measures.csv").write_text("mine")
-    with pytest.raises(GuidanceError, match=r"measures\.csv is there without measures\.json"):
+    with pytest.raises(GuidanceError, match=r"measures\.csv exists without measures\.json"):
         check_measures(tmp_path)
     (tmp_path / "measures.json").write_text('{"temperature": [20, 21]}')
     with pytest.raises(GuidanceError, match="is of something else"):

@@ -141,7 +141,7 @@ def test_wrong_calls_are_refused_in_one_line(
         dt.propagate(store, clip, mask=mask)
     with pytest.raises(ValueError, match="the mask is 70x53 px and the clip 71x53"):
         dt.propagate(store, mask=mask[:, :70])
-    with pytest.raises(ValueError, match=r"given for frames \[3\], and the chunks start at frames \[0\]"):
+    with pytest.raises(ValueError, match=r"given for frames \[3\], but the chunks start at frames \[0\]"):
         dt.propagate(store, mask=mask, frame=3)
     with pytest.raises(ValueError, match=r"layers \[2\] are not stored"):
         dt.propagate(store, mask=mask, layers=(2,))

@@ -175,9 +175,9 @@ def test_an_index_of_weights_that_is_none_is_refused(folder: Path, index: str, m
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 10**6}, r"num_layers is 1000000, and the weights hold \d+ tensors"),
+        ({"num_layers": 10**6}, r"num_layers is 1000000, but the weights hold \d+ tensors"),
         ({"attention_head_dim": 10**10}, "attention_head_dim is 10000000000; at most"),
-        ({"sample_width": 10**6, "sample_height": 10**6}, r"sample_\* make \d+ latent pixels"),
+        ({"sample_width": 10**6, "sample_height": 10**6}, r"sample_\* give \d+ latent pixels"),
     ],
 )
 def test_a_config_that_no_weights_can_fill_is_refused_before_a_model_is_made(

@@ -147,7 +147,7 @@ class HunyuanVideo15Backbone(Backbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """Sample with guidance as a component; without a step callback, `scheduler.step` is wrapped to record latents."""
+        """Sample with a guider; the pipeline has no step callback, so `scheduler.step` is wrapped to record latents."""
         guider, step = pipeline.guider, pipeline.scheduler.step
 
         def step_and_tell(*inputs: Any, **choices: Any) -> Any:  # noqa: ANN401
