@@ -408,7 +408,7 @@ def test_a_store_behind_a_url_is_explored_without_frames(data: Path) -> None:
     catalog = open_catalog("memory://bucket/toy/analysis")
     lens = Lens(catalog.stores()[0].name, "rolling", 17, 5)
     assert Answers(catalog).match(MatchQuestion(lens, POINT))[0]["frames"] == [2, 4]
-    with pytest.raises(ExplorerError, match="frames of clip 'rolling' are not here"):
+    with pytest.raises(ExplorerError, match="frames of clip 'rolling' are not available"):
         catalog.clip("rolling")
     memory.rm("/bucket", recursive=True)
 
@@ -579,10 +579,10 @@ def test_the_page_gets_the_library_its_clips_frames_and_answers(page: Page, answ
     ("path", "body", "status", "said"),
     [
         ("/api/clip?clip=../rolling", None, 404, "there is no clip"),
-        ("/api/frame?clip=..%2F..%2Fetc&frame=0", None, 404, "are not here"),
+        ("/api/frame?clip=..%2F..%2Fetc&frame=0", None, 404, "are not available"),
         ("/api/frame?clip=rolling&frame=99", None, 404, "has frames 0 ... 4"),
         ("/api/frame?clip=rolling&frame=-1", None, 422, "expected a whole number"),
-        ("/api/thumbnail?clip=/etc/passwd", None, 404, "are not here"),
+        ("/api/thumbnail?clip=/etc/passwd", None, 404, "are not available"),
         ("/api/jobs?id=../../x", None, 404, "there is no extraction"),
         ("/static/..%2f_app.py", None, 404, ""),
         ("/static/%2e%2e", None, 404, ""),
