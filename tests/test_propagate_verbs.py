@@ -194,7 +194,7 @@ def test_the_verb_writes_masks_arrays_and_an_overlay(
     (out / "my-video-labels.npz").unlink()
     status, _, error = _run("propagate", video, "--mask", first, "--params", params, "--out", out)
     assert status == 1
-    assert "is not this program's" in error
+    assert "this program did not write it" in error
 
 
 def test_the_verb_wants_one_kind_of_labels(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def test_the_verb_writes_video_picture_and_maps_and_writes_over_nothing(joint: d
     assert saved["frames"].tolist() == [0, 4, 8]
     again = runner.invoke(app, asked)
     assert again.exit_code == 1
-    assert "noise-disc.mp4 is there already, and nothing is written over" in again.output
+    assert "noise-disc.mp4 already exists and is not overwritten" in again.output
     unknown = runner.invoke(app, [*asked[:-1], "square"])
     assert unknown.exit_code == 1
     assert unknown.output.startswith("difftrack: 'square' is not in the prompt, whose words are a, red, disc")
