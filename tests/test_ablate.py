@@ -125,7 +125,7 @@ def test_layers_before_a_removed_head_match_as_before(folder: Path) -> None:
 
 def test_a_foreign_folder_is_not_written_into(model: Backbone, tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text('{"mine": true}')
-    with pytest.raises(InterventionError, match="is of something else"):
+    with pytest.raises(InterventionError, match="belongs to something else"):
         next(ablate(model, PROMPTS, WHOLE, tmp_path))
 
 

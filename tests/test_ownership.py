@@ -193,7 +193,7 @@ def test_measures_of_something_else_are_refused_before_anything_is_sampled(tmp_p
     with pytest.raises(GuidanceError, match=r"measures\.csv exists without measures\.json"):
         check_measures(tmp_path)
     (tmp_path / "measures.json").write_text('{"temperature": [20, 21]}')
-    with pytest.raises(GuidanceError, match="is of something else"):
+    with pytest.raises(GuidanceError, match="belongs to something else"):
         check_measures(tmp_path)
     (tmp_path / "measures.json").write_text('{"ways": {}, "means": {}, "clips": []}')
     check_measures(tmp_path)

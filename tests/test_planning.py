@@ -343,7 +343,7 @@ def test_gc_says_what_would_go_and_removes_it_only_when_told(tmp_path: Path) -> 
     arguments = ["gc", "--params", str(written(given, tmp_path))]
     dry = CliRunner().invoke(app, arguments)
     assert dry.exit_code == 0
-    assert "would go" in dry.stdout
+    assert "would be removed" in dry.stdout
     assert open_store(store).groups() == ["first", "second"]
     done = CliRunner().invoke(app, [*arguments, "--delete"])
     assert "removed" in done.stdout

@@ -122,7 +122,7 @@ def test_numbers_go_into_a_table_a_file_and_a_picture_and_a_run_goes_on(pipeline
     assert picture.std() > 0
     assert (tmp_path / "emergence.png").stat().st_size > 1000
     (tmp_path / "probe.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="is not a file of this probe"):
+    with pytest.raises(UsageError, match="has other columns than this probe"):
         dt.probe(pipeline, every=10, to=tmp_path, **SMALL)(10)
 
 

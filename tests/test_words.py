@@ -274,12 +274,12 @@ def test_a_store_of_an_earlier_version_is_told_the_words(
             writer.write(step, layer, values)
         writer.finish()
     old = open_store(tmp_path / "old")
-    with pytest.raises(StoreError, match=r"does not say which words .* extract it again, or give text="):
+    with pytest.raises(StoreError, match=r"has no words for the text tokens .* extract it again, or pass text="):
         dt.words(old, "disc")
     text = joint.text_tokens(PROMPT, joint.embed(PROMPT))
     np.testing.assert_array_equal(dt.words(old, "disc", text=text).values, dt.words(joint_store, "disc").values)
     short = TextTokens("disc", ((0, 4),), ("prompt",))
-    with pytest.raises(StoreError, match="noise has 11 text tokens, and text= is of 1"):
+    with pytest.raises(StoreError, match="noise has 11 text tokens, but text= has 1"):
         dt.words(old, "disc", text=short)
 
 

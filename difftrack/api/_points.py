@@ -1,4 +1,4 @@
-"""Points as people write them."""
+"""Points as users write them."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def points_array(points: Points) -> Float32[np.ndarray, "point xy"]:
     """Return points as an array.
 
     Raises:
-        ValueError: they are no pairs of numbers.
+        ValueError: they are not pairs of numbers.
     """
     try:
         found = np.asarray(points, dtype=np.float32)
