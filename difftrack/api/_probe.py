@@ -104,7 +104,7 @@ class TrainingProbe:
 
     @property
     def table(self) -> "pd.DataFrame":
-        """All measurements: one row per training step, denoising step, layer and head; `head` may be empty."""
+        """All measurements: one row per training step, denoising step, layer and head; an empty `head` means all."""
         import pandas as pd
 
         return pd.DataFrame(self._rows, columns=list(_COLUMNS))
