@@ -141,7 +141,7 @@ def test_a_band_that_is_none_is_refused(band: tuple[float, float], message: str)
 
 def test_bands_that_leave_no_channel_are_refused(descriptors: Mapping[str, Tensor]) -> None:
     none = FrequencyBands(temporal=(0.0, 0.0), vertical=(0.0, 0.0), horizontal=(0.0, 0.0))
-    with pytest.raises(ValueError, match="keeps none of 16 channels"):
+    with pytest.raises(ValueError, match="keep none of 16 channels"):
         pair_of_kind(descriptors.__getitem__, "key_key", params=CORRECTED, frequencies=none, rotary=LAYOUT)
 
 

@@ -122,7 +122,7 @@ class GroupShelf:
             # The store describes differing params when it refuses them.
             return _OTHER_PARAMS if self.replace else None
         changed = reuse_problem(self.made_by, found.contents.get("made_by"), "exact" if self.anew else self.reuse)
-        return None if changed is None else f"made again because it changed: {changed}"
+        return None if changed is None else f"made again because of a change: {changed}"
 
     def _put_back(self, group: str, spec: DescriptorSpec) -> bool:
         """Restore a group from the keeper."""
@@ -140,7 +140,7 @@ class GroupShelf:
             return now, False
         if difference not in self._told:
             self._told.add(difference)
-            self.say(f"reused because its params match (extract.reuse: params); differences: {difference}")
+            self.say(f"reused because the params are equal (extract.reuse: params); differences: {difference}")
         return then, True
 
 
@@ -188,7 +188,7 @@ class ResultShelf:
             write_results(self.store, group, found, {"reused": True})
             if difference not in self._told:
                 self._told.add(difference)
-                self.say(f"reused because their params match (survey.reuse: params); differences: {difference}")
+                self.say(f"reused because the params are equal (survey.reuse: params); differences: {difference}")
         return True
 
     def lay_others_aside(self, names: Collection[str]) -> None:
@@ -216,7 +216,7 @@ class ResultShelf:
         if _identity_of(found) != identity:
             return _OTHER_PARAMS
         changed = reuse_problem(made_by, found.attrs.get("made_by"), "exact" if self.anew else self.reuse)
-        return None if changed is None else f"made again because it changed: {changed}"
+        return None if changed is None else f"made again because of a change: {changed}"
 
     def _put_back(self, group: str, identity: str, made_by: MadeBy) -> bool:
         key = self.keeper.fitting(group, key_of(identity, made_by), self.reuse)
