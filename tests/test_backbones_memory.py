@@ -170,7 +170,7 @@ def test_offload_with_a_released_text_encoder_loads_nothing_again(poisoned: list
 
 def test_offload_says_what_it_lacks(tmp_path: Path) -> None:
     folder = ROWS["cogvideox-5b"](tmp_path)
-    with pytest.raises(BackboneError, match=r"cpu_offload is set but the device is cpu; it needs a GPU .*release"):
+    with pytest.raises(BackboneError, match=r"cpu_offload is set but the device is cpu; it needs a GPU.*release"):
         loaded(folder, cpu_offload=True).embed(PROMPT)
 
 
@@ -403,7 +403,7 @@ def test_memory_auto_sets_what_makes_it_fit_and_says_so(tmp_path: Path, small_ca
     auto = load_backbone(f"path:{folder}", params, size=size, works=["encode_frames"])
     assert auto.params == ModelParams(device="cpu", memory="auto", vae_slicing=True)
     (said,) = auto.remarks
-    assert "takes vae_slicing for" in said
+    assert "sets vae_slicing for" in said
     assert "9x40x56" in said
     assert auto.loading_choices() == plain.loading_choices()  # no number changes
     assert auto.fingerprint == plain.fingerprint

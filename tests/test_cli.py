@@ -610,7 +610,7 @@ def test_queries_come_from_a_table_or_from_a_grid_inside_a_mask(tmp_path: Path) 
         (["--grid", "2", "--mask", "black.png"], "the mask is 71x53 and black throughout"),
         (["--grid", "2", "--mask", "small.png"], "small.png"),
         (["--points", "1,2", "--frame", "7"], "query point 0 is (frame 7, x 1, y 2)"),
-        (["--points", "1,2", "--start", "6"], "gives 1 frame(s) with --start 6 and --every 1; tracking needs 2"),
+        (["--points", "1,2", "--start", "6"], "has 1 frame(s) with --start 6 and --every 1; tracking needs at least 2"),
     ],
 )
 def test_queries_that_cannot_be_are_refused_before_the_backbone_is_looked_at(

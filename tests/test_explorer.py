@@ -301,7 +301,7 @@ def test_the_best_layer_is_that_of_the_scores_beside_the_store(data: Path, tmp_p
         file = tmp_path / "data/scores/toy/best_layers.json"
         file.unlink(missing_ok=True)
         with pytest.raises(
-            ExplorerError, match=r"layers: best wants best_layers\.json of toy, which the stage score writes"
+            ExplorerError, match=r"layers: best needs best_layers\.json of toy, which the stage score writes"
         ):
             tracker.track(place)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -331,7 +331,7 @@ def test_a_server_takes_few_threads_unless_it_is_told_how_many(
 
 
 def test_an_analysis_view_is_not_tracked(tracker: LiveTracker) -> None:
-    with pytest.raises(ExplorerError, match="toy/analysis is an analysis view; tracking wants"):
+    with pytest.raises(ExplorerError, match="toy/analysis is an analysis view; tracking needs"):
         tracker.track(TrackQuestion(toy.ANALYSIS, "rolling", (POINT,)))
 
 
@@ -598,7 +598,7 @@ def test_the_page_gets_the_library_its_clips_frames_and_answers(page: Page, answ
         ("/api/match", {"lens": lens(weights=[1.0]), "point": [0, 1, 1]}, 422, "expected one for each head"),
         ("/api/tracks", {"clip": "rolling", "points": [[0, 1, 1]] * 65}, 422, "at most 64"),
         ("/api/track", TRACKED | {"options": {"motion": 1}}, 422, "track.motion"),
-        ("/api/match", [b"{" * 100], 400, "no JSON"),
+        ("/api/match", [b"{" * 100], 400, "not valid JSON"),
         ("/api/match", [b" " * 600_000] * 2, 413, "too long"),
         ("/api/cells", {"lens": lens(store="none"), "point": [0, 1, 1]}, 404, "there is no store"),
     ],

@@ -180,7 +180,7 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
     with pytest.raises(ValueError, match="holds no tracks, so it is not overwritten"):
         write_predictions(tmp_path / "a.npz", np.zeros((1, 3)), predictions)
     (tmp_path / "a-overlay.mp4").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"a-overlay\.mp4 is there without a-tracks\.npz"):
+    with pytest.raises(ValueError, match=r"a-overlay\.mp4 exists without a-tracks\.npz"):
         export_name(tmp_path, ["a"], "0" * 64)
     assert files_below(tmp_path) == before | {"a-overlay.mp4": b"mine"}
 

@@ -196,7 +196,7 @@ def test_digests_differ_where_values_do_and_nowhere_else() -> None:
     assert len({digest(value) for value in values}) == len(values)
     assert digest(Shown(ones.copy(), read=print)) == digest(Shown(ones))
     assert digest(np.asfortranarray(ones)) == digest(ones)
-    with pytest.raises(TypeError, match="a function is the same as before"):
+    with pytest.raises(TypeError, match="cannot compare a function with an earlier one"):
         digest([clip])
 
 
@@ -230,7 +230,7 @@ def test_a_video_of_ones_own_is_never_said_to_be_tracked_right(store: Path, tmp_
     text = Elements((tmp_path / "index.html").read_text()).text
     headlines = json.loads((tmp_path / "headlines.json").read_text())
     said = " ".join([text, *(" ".join(headline.values()) for headline in headlines)])
-    assert not re.search(r"accurac|points matched|exact|annotated|\bthe truth\b", said, re.IGNORECASE)
+    assert not re.search(r"accurac|of points matched by|exact|annotated|\bthe truth\b", said, re.IGNORECASE)
     assert headlines[0]["label"] == "agreement with Lucas-Kanade of layer 4"
     assert headlines[3]["label"] == "agreement of zero-shot tracks with Lucas-Kanade"
     assert "pseudo-truth by Lucas-Kanade" in text
@@ -272,10 +272,10 @@ def test_guidance_is_shown_side_by_side_with_what_it_measures(tmp_path: Path) ->
     video = read_video(tmp_path / "report" / gallery.clips[1].video).frames
     assert video.shape == (3, 2 * 34 + 22, 2 * 2 * 46 + 8, 3)
     assert isinstance(table, Table)
-    assert list(table.head) == ["measure", "plain", "guided", "guided less plain"]
+    assert list(table.head) == ["measure", "plain", "guided", "guided minus plain"]
     motion = samples.differences["guided"]["motion_px"]
     cells = dict(zip(table.head, next(row for row in table.rows if row[0] == "motion, px per frame"), strict=True))
-    assert cells["guided less plain"] == f"+{motion.mean:.2f} [+{motion.low:.2f}, +{motion.high:.2f}]"
+    assert cells["guided minus plain"] == f"+{motion.mean:.2f} [+{motion.low:.2f}, +{motion.high:.2f}]"
     error = samples.differences["guided"]["cycle_error_px"]
     assert headline.value == f"{error.mean:+.2f} px"
     assert "2 prompts" in headline.meaning

@@ -176,7 +176,7 @@ def test_an_index_of_weights_that_is_none_is_refused(folder: Path, index: str, m
     ("changes", "message"),
     [
         ({"num_layers": 10**6}, r"num_layers is 1000000, but the weights hold \d+ tensors"),
-        ({"attention_head_dim": 10**10}, "attention_head_dim is 10000000000; at most"),
+        ({"attention_head_dim": 10**10}, "attention_head_dim is 10000000000; it must be at most"),
         ({"sample_width": 10**6, "sample_height": 10**6}, r"sample_\* give \d+ latent pixels"),
     ],
 )

@@ -220,7 +220,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         anchor="backbones",
         short="Backbones",
         title="Backbones side by side",
-        lead="The best layer and step of each backbone, and the tracking accuracy of its descriptors.",
+        lead="The best layer and step of each backbone, and how well its descriptors track.",
         blocks=[
             Table(
                 title="All backbones.",

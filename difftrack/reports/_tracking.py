@@ -115,7 +115,7 @@ def median_error_by_frame(clips: Sequence[TrackedClip], method: str) -> Float[np
 
 
 def tracking_headline(results: TrackingResults) -> Headline:
-    """Summarise the backbone's tracking accuracy and the others'; with a pseudo-truth, the agreement."""
+    """Summarise the backbone's tracks and the baselines'; with a pseudo-truth, the agreement."""
     best, *others = results.methods
     within = f"Mean share of points within 1, 2, 4, 8 and 16 px of {results.goal} at 256x256, over {results.clips}."
     label = "δ avg of zero-shot tracks"
