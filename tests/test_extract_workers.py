@@ -2,12 +2,13 @@
 
 import hashlib
 import multiprocessing
+import multiprocessing.spawn
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
+from warm_python import path_with_python, python
 
 from difftrack.datasets import Clip, write_clip
 from difftrack.pipeline import extract
@@ -25,6 +27,15 @@ from difftrack.tracking import stored_chunks
 pytestmark = pytest.mark.slow
 
 CLIPS = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_workers() -> Iterator[None]:
+    """Worker processes start on the warm interpreter too."""
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(python())
+    yield
+    multiprocessing.set_executable(before)
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +60,19 @@ def params(inputs: Path, **how: Any) -> dict[str, Any]:
     }
 
 
-def run_stage(inputs: Path, store: Path, *words: str, view: str = "analysis", **how: Any) -> None:
+def run_stage(inputs: Path, store: Path, **how: Any) -> None:
+    """In this process; `how` are params of `extract`."""
+    cell = {"item": {"backbone": "tiny", "view": "analysis"}}
+    extract.main(params(inputs, **how) | cell, {"clips": inputs / "clips"}, {"descriptors": store})
+
+
+def started_stage(inputs: Path, descriptors: Path, folder: Path, *words: str, **how: Any) -> subprocess.Popen[str]:
     """As DVC or a job array would."""
-    folder = store.parent
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params(inputs, **how)))
-    command = [sys.executable, "-m", "stages.extract", f"clips={inputs / 'clips'}", "item.backbone=tiny"]
-    command += [f"item.view={view}", *words, "--", f"descriptors={store}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [python(), "-m", "stages.extract", f"clips={inputs / 'clips'}", "item.backbone=tiny"]
+    command += ["item.view=analysis", *words, "--", f"descriptors={descriptors}"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -108,15 +123,11 @@ def test_a_number_of_threads_gives_the_same_bytes_however_many_cores_there_are(
 def test_parts_that_know_nothing_of_each_other_give_the_bytes_of_one(
     inputs: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    parts = [
-        threading.Thread(target=run_stage, args=(inputs, tmp_path / "store", f"item.part={part}/3"))
-        for part in (1, 2, 3)
-    ]
-    for thread in parts:
-        thread.start()
-    for thread in parts:
-        thread.join()
-    assert digest(tmp_path / "store") == undisturbed
+    store = tmp_path / "store"
+    parts = [started_stage(inputs, store, tmp_path / part, f"item.part={part}/2") for part in "12"]
+    said = [part.communicate(timeout=500)[0] for part in parts]
+    assert [part.returncode for part in parts] == [0, 0], said
+    assert digest(store) == undisturbed
 
 
 ROOT = Path(__file__).parents[1]
@@ -130,8 +141,9 @@ def test_the_scripts_of_examples_give_the_bytes_of_one(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "clips").symlink_to(inputs / "clips")
     before = (tmp_path / "params.yaml").read_text()
+    runs: list[tuple[list[str], dict[str, str]]]
     if script.endswith(".py"):
-        runs = [([sys.executable, str(ROOT / "examples" / script), "tiny", "analysis", "--workers", "2"], {})]
+        runs = [([python(), str(ROOT / "examples" / script), "tiny", "analysis", "--workers", "2"], {})]
     else:
         runs = [
             (
@@ -141,8 +153,7 @@ def test_the_scripts_of_examples_give_the_bytes_of_one(
             for part in ("1", "2")
         ]
     for command, variables in runs:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **variables, "PATH": path_with_python(), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
@@ -167,8 +178,7 @@ def test_a_worker_killed_at_work_loses_nothing(inputs: Path, undisturbed: dict[s
 
     killer = threading.Thread(target=kill_one_that_has_written)
     killer.start()
-    item = {"item": {"backbone": "tiny", "view": "analysis"}}
-    extract.main(params(inputs, workers=2) | item, {"clips": inputs / "clips"}, {"descriptors": store})
+    run_stage(inputs, store, workers=2)
     killer.join()
     assert len(killed) == 1
     assert digest(store) == undisturbed
@@ -214,14 +224,11 @@ def test_chunks_of_other_params_are_not_tracked_together(inputs: Path, tmp_path:
 
 @pytest.mark.parametrize("codec", [pytest.param("blosc-zstd", marks=pytest.mark.long), "none"])
 def test_two_runs_over_one_store_take_turns_and_leave_no_mixed_group(inputs: Path, tmp_path: Path, codec: str) -> None:
-    store, runs = tmp_path / "store", []
-    for number, own in enumerate(("blosc-zstd", codec)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "params.yaml").write_text(yaml.safe_dump(params(inputs, store={"codec": own})))
-        words = [f"clips={inputs / 'clips'}", "item.backbone=tiny", "item.view=analysis", "--", f"descriptors={store}"]
-        command = [sys.executable, "-m", "stages.extract", *words]
-        runs.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    store = tmp_path / "store"
+    runs = [
+        started_stage(inputs, store, tmp_path / str(number), store={"codec": own})
+        for number, own in enumerate(("blosc-zstd", codec))
+    ]
     said = [run.communicate(timeout=500)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert [check for check in open_store(store).verify() if check.problem or check.unproven] == []

@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tiny_pipelines import HEIGHT, WIDTH, save_cogvideox
+from warm_python import path_with_python, python
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -25,7 +25,7 @@ class Project:
 
     def repro(self) -> list[str]:
         """Run the pipeline; give the stages that ran, without their matrix cell, in order."""
-        command = [sys.executable, "-m", "dvc", "repro"]
+        command = [python(), "-m", "dvc", "repro"]
         done = subprocess.run(command, cwd=self.root, env=_environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return [name.split("@")[0] for name in re.findall(r"^Running stage '(.+)'", done.stdout, re.MULTILINE)]
@@ -39,8 +39,7 @@ class Project:
 
 
 def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, "PATH": path_with_python(), "DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def _params(backbone: Path) -> dict[str, Any]:
@@ -61,14 +60,14 @@ def _params(backbone: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("project")
-    skip = shutil.ignore_patterns("__pycache__", "runs")
+    skip = shutil.ignore_patterns("runs")
     for folder in ("stages", "difftrack", "data/prompts", "data/backbones"):
         shutil.copytree(ROOT / folder, root / folder, ignore=skip)
     for file in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / file, root / file)
     backbone = save_cogvideox(tmp_path_factory.mktemp("weights"))
     (root / "params.yaml").write_text(yaml.safe_dump(_params(backbone)))
-    init = [sys.executable, "-m", "dvc", "init", "--no-scm", "-q"]
+    init = [python(), "-m", "dvc", "init", "--no-scm", "-q"]
     subprocess.run(init, cwd=root, env=_environment(), check=True, capture_output=True)
     return Project(root)
 
@@ -81,7 +80,7 @@ def test_the_first_run_runs_everything_and_the_second_nothing(project: Project) 
 
 
 def dvc(folder: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "dvc", *words]
+    command = [python(), "-m", "dvc", *words]
     done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -154,7 +153,7 @@ def test_metrics_and_plots_can_be_shown(project: Project) -> None:
         (["metrics", "show", "--json"], "average_pts_within_thresh"),
         (["plots", "show"], "html"),
     ):
-        command = [sys.executable, "-m", "dvc", *arguments]
+        command = [python(), "-m", "dvc", *arguments]
         done = subprocess.run(
             command, cwd=project.root, env=_environment(), capture_output=True, text=True, check=False
         )
@@ -170,7 +169,7 @@ def test_editing_the_metrics_never_runs_the_model(project: Project) -> None:
 
 def test_a_misspelt_key_stops_the_pipeline_with_its_name(project: Project) -> None:
     project.change(score={"treshold_px": 4})
-    command = [sys.executable, "-m", "dvc", "repro"]
+    command = [python(), "-m", "dvc", "repro"]
     done = subprocess.run(command, cwd=project.root, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "score: params.yaml: unknown key score.treshold_px; known: " in done.stdout + done.stderr

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
+from warm_python import python
 
 from difftrack.annotation import import_published
 from difftrack.backbones import KNOWN, Backbone, constructed_backbone
@@ -474,8 +475,8 @@ def run(name: str, *words: object, tiny: Path, work: Path, remarks: bool = False
             result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.output
         return result.stdout + (result.stderr if remarks else "")
-    python = [sys.executable, "-c", "from difftrack.cli import app; app()"]
-    done = subprocess.run([*python, *command], cwd=TOP, capture_output=True, text=True, check=False)
+    interpreter = [python(), "-c", "from difftrack.cli import app; app()"]
+    done = subprocess.run([*interpreter, *command], cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + (done.stderr if remarks else "")
 

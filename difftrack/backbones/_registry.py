@@ -85,8 +85,22 @@ def register_backbone(family: BackboneFamily, *, replace: bool = False) -> None:
 
 def families() -> dict[str, BackboneFamily]:
     """Return all families by name, without those that clash with an earlier one; warn once of each clash."""
+    global _compared
+    items = FAMILIES.items()
+    before, found = _compared
+    if before.keys() != items.keys() or any(before[name] is not family for name, family in items.items()):
+        found = _without_clashes(items)
+        _compared = (items, found)
+    return dict(found)
+
+
+_compared: tuple[dict[str, BackboneFamily], dict[str, BackboneFamily]] = ({}, {})
+"""The entries that `families` compared last, and its result for them."""
+
+
+def _without_clashes(items: Mapping[str, BackboneFamily]) -> dict[str, BackboneFamily]:
     found: dict[str, BackboneFamily] = {}
-    for name, family in FAMILIES.items().items():
+    for name, family in items.items():
         clash = _clash(family, found)
         if clash is None:
             found[name] = family
