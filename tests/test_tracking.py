@@ -29,6 +29,7 @@ from difftrack.tracking import (
     PredictedTracks,
     TrackParams,
     VisibilityParams,
+    _fusion,
     decide_tracks,
     evidence_of,
     jitter_of,
@@ -338,6 +339,21 @@ def test_fusing_a_pair_with_itself_changes_nothing_unless_channels_are_concatena
     once, twice = [(0, 0)], [(0, 0), (0, 1)]
     np.testing.assert_allclose(fused(twice, "probability"), fused(once, "probability"), atol=1e-4)
     assert np.abs(fused(twice, "channel") - fused(once, "channel")).max() > 0.01
+
+
+def test_no_frame_is_matched_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a chunk of n frames one n-th, and a point is where it was asked for."""
+    asked: list[tuple[int, int]] = []
+    matched = _fusion.match_rows
+
+    def noted(*args: Any, source_frame: int, target_frames: range, **kwargs: Any) -> Tensor:
+        asked.extend((source_frame, target) for target in target_frames)
+        return matched(*args, source_frame=source_frame, target_frames=target_frames, **kwargs)
+
+    monkeypatch.setattr(_fusion, "match_rows", noted)
+    track(chunks_of(moving((0.5, 0.25)), [tuple(range(5))]), queries((2, 3, 2), (0, 5, 3)))
+    assert {(source, target) for source in (0, 2) for target in range(5) if target != source} <= set(asked)
+    assert all(source != target for source, target in asked)
 
 
 def test_no_motion_stays() -> None:

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftrack.correspondence._backends import attention_parts
-from difftrack.correspondence._blocked import as_float
 from difftrack.correspondence._matches import check_latent_frame
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import check_points, nearest_tokens
+from difftrack.correspondence._scores import as_float
 
 __all__ = [
     "AttentionRows",

@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._blocked import as_float, product
 from difftrack.correspondence._match_probabilities import frame_batches
 from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, unpack, without_uniform
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import check_points, query_tokens
 from difftrack.correspondence._readout import Logits, point_probabilities, read_packed
+from difftrack.correspondence._scores import as_float, product
 
 __all__ = ["feature_probabilities", "match_features"]
 

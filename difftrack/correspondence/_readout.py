@@ -151,11 +151,8 @@ def without_best(
     rows: Float[Tensor, "*frame query_token token"], *, cols: int, distance: int
 ) -> Float[Tensor, "*frame query_token token"]:
     """Remove the best match from every row, and all tokens up to `distance` rows and columns from it."""
-    best = _argmax(rows)[..., None]
-    every = torch.arange(rows.shape[-1], device=rows.device)
-    near_row = (every // cols - best // cols).abs() <= distance
-    near_col = (every % cols - best % cols).abs() <= distance
-    return rows.masked_fill(near_row & near_col, 0.0)
+    near, _, _, _ = _window(_argmax(rows), rows.shape[-1] // cols, cols, distance)
+    return rows.scatter(-1, near, 0.0)
 
 
 def _positions(points: QueryTokens, cols: int) -> Int[Tensor, "query_token xy"]:
@@ -252,14 +249,28 @@ def _soft_argmax(
     params: MatchingParams,
 ) -> Float[Tensor, "*frame point xy"]:
     """Mean position in the window around the best token, weighted by probability ** (1 / window_temperature)."""
-    num_rows = probabilities.shape[-1] // cols
-    steps = torch.arange(-params.window_radius, params.window_radius + 1, device=token.device)
-    row = token[..., None] // cols + steps.repeat_interleave(len(steps))
-    col = token[..., None] % cols + steps.repeat(len(steps))
-    inside = (row >= 0) & (row < num_rows) & (col >= 0) & (col < cols)
-    index = row.clamp(0, num_rows - 1) * cols + col.clamp(0, cols - 1)
+    index, row, col, inside = _window(token, probabilities.shape[-1] // cols, cols, params.window_radius)
     near = probabilities.gather(-1, index)
     peak = near.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(near.dtype).tiny)
     weights = (near / peak) ** (1 / params.window_temperature) * inside
     xy = torch.stack([col, row], dim=-1).to(weights.dtype)
     return (weights[..., None] * xy).sum(dim=-2) / weights.sum(dim=-1, keepdim=True)
+
+
+def _window(
+    token: Int[Tensor, "*frame point"], rows: int, cols: int, radius: int
+) -> tuple[
+    Int[Tensor, "*frame point near"],
+    Int[Tensor, "*frame point near"],
+    Int[Tensor, "*frame point near"],
+    Bool[Tensor, "*frame point near"],
+]:
+    """Give the tokens up to `radius` rows and columns from a token, where they lie, and whether there is such a token.
+
+    Where there is none, the nearest of the border takes its place.
+    """
+    steps = torch.arange(-radius, radius + 1, device=token.device)
+    row = token[..., None] // cols + steps.repeat_interleave(len(steps))
+    col = token[..., None] % cols + steps.repeat(len(steps))
+    inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+    return row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1), row, col, inside

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from difftrack.correspondence._blocked import as_float
+from difftrack.correspondence._scores import as_float
 
 __all__ = ["text_attention"]
 

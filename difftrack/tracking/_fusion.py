@@ -83,11 +83,11 @@ def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], fusio
     for source, frame in enumerate(chunk.frames):
         if frame not in source_frames:
             continue
-        for start in range(0, len(chunk.frames), batch):
-            targets = range(start, min(start + batch, len(chunk.frames)))
-            there, back = _both_ways(pairs, every_token, source, targets, matching, weights)
-            for index, target in enumerate(targets):
-                if target != source:
+        for around in (range(source), range(source + 1, len(chunk.frames))):
+            for start in around[::batch]:
+                targets = range(start, min(start + batch, around.stop))
+                there, back = _both_ways(pairs, every_token, source, targets, matching, weights)
+                for index, target in enumerate(targets):
                     yield FramePair(frame, chunk.frames[target], there[index], back[index])
 
 
