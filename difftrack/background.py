@@ -1,4 +1,4 @@
-"""Calls that need not be waited for: one after another in a thread of their own, within bounds, errors kept."""
+"""Runs calls in the background: in order, in one thread, with a bounded queue and stored errors."""
 
 import threading
 from collections.abc import Callable
@@ -9,13 +9,13 @@ __all__ = ["Background"]
 
 
 class Background:
-    """Runs calls in their order beside the caller, as writing a video beside the GPU.
+    """Runs calls in order in the background, such as the writing of a video while the GPU computes.
 
-    As a context manager it waits for all calls on the way out, also when an error or an interrupt ends the block; so
-    what was begun is whole.
+    As a context manager it waits for all calls at the end, even after an error or an interrupt, so that started work is
+    complete.
 
     Args:
-        most: Calls that are under way or wait; the next one waits for a place, so that memory does not grow.
+        most: Maximum number of running and waiting calls; a further call waits, so that memory does not grow.
 
     Raises:
         ValueError: `most` is less than 1.
@@ -36,7 +36,7 @@ class Background:
         self._thread.shutdown(wait=True)
 
     def submit(self, call: Callable[[], None]) -> Future[None]:
-        """Take a call, once there is a place for it; its future raises what the call raised."""
+        """Queue a call, after waiting for a free place; its future raises the call's exception."""
         self._places.acquire()
         try:
             done = self._thread.submit(call)

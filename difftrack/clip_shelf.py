@@ -15,7 +15,7 @@ from difftrack.provenance import MadeBy, Reuse, key_of, reuse_problem
 __all__ = ["ClipShelf", "clip_identity"]
 
 _MOVING = threading.RLock()
-"""Held where clips move: one may be written beside the caller while the caller asks for the next."""
+"""Held while clips are moved: one may be written in the background while the caller requests the next."""
 _OTHER_PARAMS = "the params have changed"
 _RECORDS = ("made_by", "reused")
 """Entries of a clip's details that record how it was made and do not define the clip."""

@@ -1,4 +1,4 @@
-"""What is here, and whether it works: versions, device, attention, weights, caches, optional parts, and a self-test."""
+"""Reports on this machine: versions, device, attention, weights, caches, optional parts, and a self-test."""
 
 import importlib.metadata
 import importlib.util
@@ -31,10 +31,10 @@ class Finding:
     section: str
     name: str
     status: Status
-    """`absent` is something optional that is not here; `FAIL` is something that does not work."""
+    """`absent`: an optional part is missing; `FAIL`: something does not work."""
     found: str
     way_out: str = ""
-    """What mends it; empty where nothing has to be mended."""
+    """How to fix it; empty if nothing is wrong."""
 
     def line(self) -> str:
         """Return the finding as one line of text."""
@@ -43,17 +43,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that was found.
+    """All findings.
 
     Args:
-        findings: In the order of the sections.
+        findings: Findings in the order of the sections.
     """
 
     findings: tuple[Finding, ...] = field(default=())
 
     @property
     def passed(self) -> bool:
-        """Whether nothing has failed; what is absent does not count."""
+        """Whether nothing has failed; absent parts do not count."""
         return all(finding.status != "FAIL" for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
@@ -63,20 +63,20 @@ class Report:
         return {"passed": self.passed, "findings": rows}
 
     def text(self) -> str:
-        """Return the report as text, one line for each finding."""
+        """Return the report as text, one line per finding."""
         sections = itertools.groupby(self.findings, lambda finding: finding.section)
         parts = ["\n".join([name, *(f"  {finding.line()}" for finding in found)]) for name, found in sections]
         return "\n\n".join(parts)
 
 
 def examine(*, device: str = "auto", test: bool = True) -> Report:
-    """Look at this machine and this installation.
+    """Examine this machine and this installation.
 
-    Nothing is downloaded, and nothing is written but into a temporary folder.
+    Nothing is downloaded, and files are only written to a temporary folder.
 
     Args:
-        device: Where the self-test runs: `cpu`, `cuda`, `cuda:1`, or `auto`.
-        test: Run the self-test as well, which takes about ten seconds.
+        device: Device of the self-test: `cpu`, `cuda`, `cuda:1`, or `auto`.
+        test: Also run the self-test, which takes about ten seconds.
     """
     parts: list[Callable[[], Iterator[Finding]]] = [
         _versions,
@@ -94,7 +94,7 @@ def examine(*, device: str = "auto", test: bool = True) -> Report:
 
 
 def _guarded(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Turn what another library raises into one line, so that the other parts are still reported."""
+    """Turn another library's error into one line, so that the other parts are still reported."""
     try:
         yield from part()
     except Exception as error:  # a broken installation may raise anything
@@ -126,7 +126,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding("versions", name, "FAIL", "not installed", f"pip install '{wanted.get(name, name)}'")
         elif not _fits(version, wanted.get(name)):
             yield Finding(
-                "versions", name, "FAIL", f"{version}; wanted: {wanted[name]}", f"pip install '{wanted[name]}'"
+                "versions", name, "FAIL", f"{version}; expected {wanted[name]}", f"pip install '{wanted[name]}'"
             )
         else:
             yield Finding("versions", name, "ok", version)
@@ -140,7 +140,7 @@ def _version(name: str) -> str | None:
 
 
 def _wanted() -> dict[str, str]:
-    """What the installed package asks for, by name; empty in a checkout that is not installed."""
+    """Return the requirements of the installed package by name; empty in a checkout that is not installed."""
     from packaging.requirements import Requirement
 
     try:
@@ -176,7 +176,7 @@ def _device() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = (
-            f"torch {torch.__version__} is built for CUDA {built} and finds no GPU" if built else "torch is a CPU build"
+            f"torch {torch.__version__} is built for CUDA {built} but finds no GPU" if built else "torch is a CPU build"
         )
         yield Finding("device", "cuda", "absent", why, "" if built is None else "check the driver with nvidia-smi")
     for index in range(torch.cuda.device_count()):
@@ -232,7 +232,7 @@ def _attention() -> Iterator[Finding]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings in which torch says why a kernel does not run."""
+    """Silence torch's warnings about kernels that do not run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -260,7 +260,7 @@ def _weights() -> Iterator[Finding]:
         yield Finding("weights", SHIPPED, "ok" if complete else "FAIL", found, mend)
     here = [name for name in CHECKPOINTS if missing_weights(name, None) is None]
     found = ", ".join(here) or f"none of {len(CHECKPOINTS)} named checkpoints"
-    way_out = "" if here else "`difftrack models` names them; `hf download REPOSITORY` fetches one"
+    way_out = "" if here else "`difftrack models` lists them; `hf download REPOSITORY` downloads one"
     yield Finding("weights", "checkpoints", "ok" if here else "absent", found, way_out)
 
 
@@ -279,7 +279,7 @@ def _caches() -> Iterator[Finding]:
 
 def _folder(name: str, folder: Path) -> Finding:
     if not folder.is_dir():
-        return Finding("caches", name, "absent", f"{folder} is not there")
+        return Finding("caches", name, "absent", f"{folder} does not exist")
     size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     return Finding("caches", name, "ok", f"{size / 1e9:.2f} GB in {folder.absolute()}")
 
@@ -319,13 +319,13 @@ def _extensions() -> Iterator[Finding]:
 
 
 def self_test(*, device: str = "auto") -> list[Finding]:
-    """Run the shipped backbone over a small rendered clip, and compare what comes out with the clip's exact motion.
+    """Run the shipped backbone over a small rendered clip, and compare the tracks with the clip's exact motion.
 
     Args:
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
 
     Returns:
-        One finding for each thing that was tried, in order; the first failure ends the test.
+        One finding per test, in order; the first failure ends the self-test.
     """
     findings: list[Finding] = []
     state: dict[str, Any] = {"device": device}
@@ -375,7 +375,7 @@ def _track(state: dict[str, Any]) -> str:
     close = float((error[visible[-1]] < MOST_ERROR_PX).mean())
     if close < LEAST_CLOSE:
         raise ValueError(
-            f"{100 * close:.0f} % of the points end within {MOST_ERROR_PX} px of their exact place; wanted: "
+            f"{100 * close:.0f} % of the points end within {MOST_ERROR_PX} px of their exact place; expected "
             f"{100 * LEAST_CLOSE:.0f} %"
         )
     return f"{100 * close:.0f} % of {len(points)} points end within {MOST_ERROR_PX} px of their exact place"
@@ -400,16 +400,16 @@ def _write(state: dict[str, Any]) -> str:
 
 
 CLIP = RenderSpec(seed=7, kind="scene", num_frames=5)
-"""The clip of the self-test: a camera that moves, so that no point stays within 3 px."""
+"""The clip of the self-test: the camera moves, so that no point stays within 3 px."""
 MOST_ERROR_PX = 3.0
-"""Less than half a token of the shipped backbone."""
+"""Maximum error: less than half a token of the shipped backbone."""
 LEAST_CLOSE = 0.8
-"""Share of points that a working installation tracks through this clip."""
+"""Minimum share of points that a working installation tracks through this clip."""
 STEPS: tuple[tuple[str, Callable[[dict[str, Any]], str], str], ...] = (
-    ("load the backbone", _load, "install the package again; the weights lie in it"),
+    ("load the backbone", _load, "install the package again; it contains the weights"),
     ("render a clip", _render, "reinstall scikit-image and opencv-python-headless"),
     ("extract descriptors", _extract, "try `difftrack doctor --device cpu`, and report both outputs"),
     ("track points", _track, "report this with the output of `difftrack doctor --json`"),
     ("write and read a video", _write, "reinstall av: pip install --force-reinstall av"),
 )
-"""What the self-test tries: its name, the step, and the way out where it fails."""
+"""Steps of the self-test: name, function, and the way out if it fails."""

@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class TooLargeError(ValueError):
-    """Memory ran out over one clip, or a library could not take its size; others can go on."""
+    """Memory ran out for one clip, or a library cannot process its size; other clips can continue."""
 
 
 @contextmanager
@@ -125,15 +125,15 @@ def failure_line(error: BaseException) -> str | None:
 
 @contextmanager
 def one_too_large(way_out: str) -> Iterator[None]:
-    """One clip's lack of memory, and what a library raises over its size, become an error of that clip alone.
+    """Turn one clip's lack of memory, or a library's error about its size, into an error of that clip alone.
 
-    What the failed computation held is let go of, on the GPU too, so that the next clip has room.
+    Memory of the failed computation is freed, also on the GPU, so that the next clip has room.
 
     Args:
-        way_out: Which keys of params.yaml to change, and how.
+        way_out: The keys of params.yaml to change, and how.
 
     Raises:
-        TooLargeError: that is so; one line with the cause and the way out.
+        TooLargeError: such an error occurred; one line with the cause and the way out.
     """
     try:
         yield
@@ -151,7 +151,7 @@ def one_too_large(way_out: str) -> Iterator[None]:
 
 
 def _over_one_clip(error: BaseException) -> str | None:
-    """What one clip failed with; None for a fault of this program, and where a GPU cannot go on."""
+    """Return the cause of one clip's failure; None for a bug in this program, and if a GPU cannot continue."""
     text = " ".join(str(error).split())
     if lack_of_memory(error) is not None:
         return f"memory has run out ({text})" if text else "memory has run out"

@@ -89,7 +89,7 @@ class ArtifactKind:
         return self.stranger(folder) or self.unmarked(folder)
 
     def unmarked(self, folder: Path) -> str | None:
-        """Return why the marker is no proof; None if it is. Other files in the folder are not checked."""
+        """Return why the marker is not a proof; None if it is. Other files in the folder are not checked."""
         marker = folder / self.marker
         try:
             if not marker.is_file() or marker.stat().st_size > _LARGEST_MARKER:

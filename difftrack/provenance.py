@@ -217,11 +217,11 @@ def _read(content: bytes, package: str) -> _Source:
 
 
 def _parsed(content: bytes) -> list[ast.stmt]:
-    """The statements of a file, whatever other threads do meanwhile.
+    """Parse the statements of a file, safely with other threads.
 
-    Up to CPython 3.12, trees of all threads are counted in one place while they are built, and one that is built in the
-    midst of another makes that a SystemError (gh-106905). No thread gets a turn there but where the garbage collector
-    runs a finalizer; so the collector waits, and other threads, libraries' own among them, parse before or after.
+    Up to CPython 3.12, the depth of trees is counted in one place for all threads, and a tree that is built during
+    another one causes a SystemError (gh-106905). Another thread can only run there when the garbage collector calls a
+    finalizer, so the collector is disabled meanwhile.
     """
     with _parsing:
         collecting = gc.isenabled()

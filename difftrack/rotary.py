@@ -1,4 +1,4 @@
-"""Which channels of queries and keys turn with which axis: rotary positions, and bands of their frequencies."""
+"""Describes the channels that rotary positions turn along each axis, and selects bands of their frequencies."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,29 +8,29 @@ from typing import Literal, get_args
 __all__ = ["ALL_FREQUENCIES", "AXES", "Axis", "FrequencyBands", "RotaryLayout"]
 
 Axis = Literal["temporal", "vertical", "horizontal"]
-"""What a rotary position counts: latent frames, rows or columns of tokens."""
+"""Axis of a rotary position: latent frames, rows or columns of tokens."""
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 
 Pairs = tuple[tuple[int, int], ...]
-"""Channels that are turned together, as the real and the imaginary part of a number; fastest frequency first."""
+"""Pairs of channels that turn together, like the real and imaginary parts of a number; fastest frequency first."""
 
 Share = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrequencyBands:
-    """Which rotary frequencies of each axis take part in a match, as shares: 0 is the fastest, 1 past the slowest.
+    """Rotary frequencies of each axis that take part in a match, as shares: 0 is the fastest, 1 past the slowest.
 
     Of n frequencies, those numbered `int(n * from)` up to, not including, `int(n * to)` take part. Channels that do not
-    turn take part always. The default keeps everything.
+    turn always take part. The default keeps everything.
 
     Raises:
         ValueError: a band is not within 0 ... 1, or ends before it begins.
 
     Source:
-        HeFT (Yuan et al. 2025, arXiv 2512.04619) matches by the slower frequencies, which move less with the position:
-        its `freq_range`, the same for all axes.
+        HeFT (Yuan et al. 2025, arXiv 2512.04619) matches with the slower frequencies, which depend less on the
+        position: its `freq_range`, the same for all axes.
     """
 
     temporal: Share = (0.0, 1.0)
@@ -44,7 +44,7 @@ class FrequencyBands:
         for axis in AXES:
             first, last = getattr(self, axis)
             if not 0 <= first <= last <= 1:
-                raise ValueError(f"{axis} is {[first, last]}; wanted: [from, to] with 0 <= from <= to <= 1")
+                raise ValueError(f"{axis} is {[first, last]}; expected [from, to] with 0 <= from <= to <= 1")
 
     @property
     def keeps_all(self) -> bool:
@@ -57,10 +57,10 @@ ALL_FREQUENCIES = FrequencyBands()
 
 @dataclass(frozen=True, slots=True)
 class RotaryLayout:
-    """The pairs of channels that each axis turns, fastest frequency first; alike in every head.
+    """The pairs of channels that each axis turns, fastest frequency first; equal in every head.
 
     A pair (a, b) of axis x and frequency w is turned by the angle w * position along x. Bands of frequencies are pairs
-    of channels, before and after the turn, so that they can be chosen from what is stored.
+    of channels, before and after the turn, so they can be selected from stored descriptors.
 
     Raises:
         ValueError: a channel is negative, or in two pairs.
@@ -73,14 +73,14 @@ class RotaryLayout:
     def __post_init__(self) -> None:
         channels = [channel for axis in AXES for pair in getattr(self, axis) for channel in pair]
         if len(set(channels)) < len(channels) or min(channels, default=0) < 0:
-            raise ValueError(f"RotaryLayout names channels {sorted(channels)}; wanted: each at most once, from 0 on")
+            raise ValueError(f"RotaryLayout names channels {sorted(channels)}; expected each at most once, from 0 on")
 
     @classmethod
     def interleaved(cls, temporal: int, vertical: int, horizontal: int) -> "RotaryLayout":
-        """Axes one after the other, neighbours a pair (CogVideoX, Wan, HunyuanVideo).
+        """Make a layout with one axis after the other and adjacent pairs (CogVideoX, Wan, HunyuanVideo).
 
         Args:
-            temporal: Channels that the axis turns, an even number; likewise the others.
+            temporal: Number of channels that the axis turns, even.
             vertical: As `temporal`.
             horizontal: As `temporal`.
         """
@@ -88,10 +88,10 @@ class RotaryLayout:
 
     @classmethod
     def halves(cls, temporal: int, vertical: int, horizontal: int) -> "RotaryLayout":
-        """Axes one after the other in the first half of the channels, their partners likewise in the second (Cosmos).
+        """Make a layout with one axis after the other in each half of the channels, pairs across the halves (Cosmos).
 
         Args:
-            temporal: Channels that the axis turns, in both halves together; likewise the others.
+            temporal: Number of channels that the axis turns, in both halves together.
             vertical: As `temporal`.
             horizontal: As `temporal`.
         """
@@ -101,10 +101,10 @@ class RotaryLayout:
 
     @classmethod
     def halves_of_axes(cls, temporal: int, vertical: int, horizontal: int) -> "RotaryLayout":
-        """Axes one after the other, each with its pairs' first channels before their second ones (Allegro).
+        """Make a layout with one axis after the other, each with first channels of pairs before second ones (Allegro).
 
         Args:
-            temporal: Channels that the axis turns, an even number; likewise the others.
+            temporal: Number of channels that the axis turns, even.
             vertical: As `temporal`.
             horizontal: As `temporal`.
         """
@@ -112,14 +112,14 @@ class RotaryLayout:
         return cls(*(tuple(zip(own[: len(own) // 2], own[len(own) // 2 :], strict=True)) for own in runs))
 
     def channels(self, bands: FrequencyBands, num_channels: int) -> tuple[int, ...]:
-        """Channels of a head that take part, in rising order.
+        """Return the channels of a head that take part, in ascending order.
 
         Args:
-            bands: Which frequencies.
-            num_channels: Of a head.
+            bands: Frequencies that take part.
+            num_channels: Number of channels of a head.
 
         Raises:
-            ValueError: none takes part, or the layout names a channel that a head does not have.
+            ValueError: no channel takes part, or the layout names a channel that a head does not have.
         """
         dropped = set()
         for axis in AXES:
@@ -130,12 +130,12 @@ class RotaryLayout:
         if highest >= num_channels:
             raise ValueError(f"the rotary layout names channel {highest}; a head has {num_channels} channels")
         if not (kept := tuple(channel for channel in range(num_channels) if channel not in dropped)):
-            raise ValueError(f"frequencies keeps none of {num_channels} channels; widen the band of an axis")
+            raise ValueError(f"frequencies keep none of {num_channels} channels; widen the band of an axis")
         return kept
 
 
 def _runs(*counts: int) -> Iterator[Sequence[int]]:
-    """Channels of each axis, one axis after the other."""
+    """Return the channels of each axis, one axis after the other."""
     first = 0
     for count in counts:
         yield range(first, first + count)

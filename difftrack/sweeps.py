@@ -73,7 +73,7 @@ class SweepRow:
     point: Mapping[str, Any]
     """Key -> value."""
     measures: Mapping[SweptStage, Mapping[str, float | None]]
-    """Stage -> measure -> fraction; None if there is no number."""
+    """Stage -> measure -> fraction; None if there is not a number."""
     cells: Mapping[str, str] = field(default_factory=dict)
     """Stage -> key of the cell with all other results."""
     as_in_params: bool = False

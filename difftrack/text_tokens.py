@@ -1,4 +1,4 @@
-"""Which word of a prompt each of a backbone's text tokens stands for."""
+"""Records which word of a prompt each of a backbone's text tokens stands for."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,17 +16,17 @@ PUNCTUATION = "(punctuation)"
 Role = Literal["prompt", "special", "padding"]
 
 MAX_TEXT_TOKENS = 1 << 16
-"""Most text tokens of a backbone; 64 times those of the longest prompt that is known here."""
+"""Maximum number of text tokens: 64 times those of the longest known prompt."""
 
 _LETTER_OF_ROLE: Mapping[Role, str] = {"prompt": "t", "special": "s", "padding": "p"}
 _ROLE_OF_LETTER: Mapping[str, Role] = {letter: role for role, letter in _LETTER_OF_ROLE.items()}
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _NO_BLANKS = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-"""Letters of scripts that put no blanks between words: Thai, Lao, kana and Han."""
+"""Letters of scripts without blanks between words: Thai, Lao, kana and Han."""
 
 
 class WordError(ValueError):
-    """A word that a prompt does not have, or that the backbone did not read."""
+    """The prompt does not have a word, or the backbone did not read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Word:
     """One occurrence of a word, or of a phrase, in a prompt."""
 
     text: str
-    """As the prompt spells it."""
+    """Its spelling in the prompt."""
     start: int
     """First character in the prompt."""
     end: int
-    """Behind the last character."""
+    """Index after the last character."""
     tokens: tuple[int, ...]
-    """Positions of its tokens among the text tokens, in order; none where it was cut off."""
+    """Positions of its tokens among the text tokens, in order; empty if it was cut off."""
     whole: bool = True
-    """Whether all of it was read; false where the prompt was cut inside it."""
+    """Whether all of it was read; false if the prompt was cut inside it."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,15 @@ class TextTokens:
     """
 
     prompt: str
-    """As the tokenizer read it: a pipeline may have cleaned it before."""
+    """The prompt that the tokenizer read, after the pipeline's cleaning."""
     spans: tuple[tuple[int, int] | None, ...]
-    """Characters [start, end) of the prompt that each token stands for, blanks aside; None for a token of no
-    character: special ones, padding."""
+    """Characters [start, end) of the prompt that each token stands for, without blanks; None for tokens without
+    characters: special ones and padding.
+    """
     roles: tuple[Role, ...]
-    """What each token is: of the prompt, special (end of sentence, a chat template's), or padding."""
+    """Role of each token: prompt, special (end of sentence, a chat template's), or padding."""
     read_to: int | None = None
-    """Where the backbone stopped to read, as a character of the prompt; None where it read all."""
+    """Character of the prompt at which the backbone stopped reading; None if it read all."""
 
     def __post_init__(self) -> None:
         if len(self.spans) != len(self.roles) or len(self.spans) > MAX_TEXT_TOKENS:
@@ -78,12 +79,12 @@ class TextTokens:
 
     @property
     def cut(self) -> str:
-        """What the backbone did not read of the prompt."""
+        """The part of the prompt that the backbone did not read."""
         return "" if self.read_to is None else self.prompt[self.read_to :].strip()
 
     @cached_property
     def words(self) -> tuple[Word, ...]:
-        """The words of the prompt in order, repeated ones each time; those that were cut off have no tokens."""
+        """The words of the prompt in order, including repetitions; words that were cut off have no tokens."""
         owners = self._owners
         tokens: dict[int, list[int]] = {}
         for token, owner in enumerate(owners):
@@ -97,11 +98,11 @@ class TextTokens:
         """Find a word or a phrase in the prompt, as whole words, in any case.
 
         Args:
-            phrase: Such as `disc` or `red disc`; parts of words are found in scripts without blanks alone.
-            occurrence: Which one, 0 the first; None gives all.
+            phrase: A phrase such as `disc` or `red disc`; parts of words are only found in scripts without blanks.
+            occurrence: Index of the occurrence, from 0; None returns all.
 
         Raises:
-            WordError: the prompt does not have it (so often), or the backbone did not read it.
+            WordError: the prompt does not have this occurrence, or the backbone did not read it.
         """
         parts = phrase.split()
         if not parts:
@@ -117,7 +118,9 @@ class TextTokens:
             raise WordError(self._no_such_word(phrase))
         if occurrence is not None:
             if not 0 <= occurrence < len(found):
-                raise WordError(f"{phrase!r} is {len(found)} times in the prompt; there is no occurrence {occurrence}")
+                raise WordError(
+                    f"{phrase!r} occurs {len(found)} times in the prompt; there is no occurrence {occurrence}"
+                )
             found = [found[occurrence]]
         if not any(word.tokens for word in found):
             raise WordError(
@@ -127,9 +130,10 @@ class TextTokens:
         return tuple(word for word in found if word.tokens)
 
     def groups(self) -> dict[str, tuple[int, ...]]:
-        """Every text token once: by word in lower case (repeated ones together), then the tokens of no word.
+        """Group the text tokens: by word in lower case (repeated ones together), then the tokens without a word.
 
-        `(punctuation)` are tokens of the prompt outside of words, `(special)` and `(padding)` what their role says.
+        `(punctuation)` holds tokens of the prompt outside of words; `(special)` and `(padding)` hold tokens of these
+        roles.
         """
         groups: dict[str, list[int]] = {}
         for word in self.words:
@@ -143,7 +147,7 @@ class TextTokens:
         return {name: tuple(tokens) for name, tokens in groups.items()}
 
     def labels(self) -> list[str]:
-        """One label for each token: its piece of the prompt, `(special)`, or `(padding)`."""
+        """Label each token: with its piece of the prompt, `(special)`, or `(padding)`."""
         names = {"prompt": "\u2423", "special": SPECIAL, "padding": PADDING}
         return [
             names[role] if span is None else self.prompt[slice(*span)]
@@ -161,15 +165,15 @@ class TextTokens:
         text: str | None = None,
         start: int = 0,
     ) -> "TextTokens":
-        """Make it of what a tokenizer says.
+        """Build the record from a tokenizer's output.
 
         Args:
             prompt: The prompt.
-            offsets: Characters of the text that each token stands for; an empty range is none.
-            special: Whether the tokenizer put the token there itself.
+            offsets: Characters of the text that each token stands for; an empty range means none.
+            special: Whether the tokenizer added the token.
             num_tokens: Text tokens of the backbone; those after the tokenizer's are padding.
-            text: What was tokenized, where that is more than the prompt: a template around it.
-            start: Where the prompt begins in the text.
+            text: The tokenized text, if it has a template around the prompt.
+            start: Index of the prompt in the text.
         """
         whole = prompt if text is None else text
         spans: list[tuple[int, int] | None] = []
@@ -195,11 +199,11 @@ class TextTokens:
         )
 
     def cut_to(self, num_tokens: int) -> "TextTokens":
-        """Give the first tokens alone: what attention sees where padding is left out of it."""
+        """Keep only the first tokens, for attention that does not see padding."""
         return TextTokens(self.prompt, self.spans[:num_tokens], self.roles[:num_tokens], self.read_to)
 
     def after_special(self, num_special: int, num_tokens: int) -> "TextTokens":
-        """Put special tokens in front, and as much padding behind as makes `num_tokens`."""
+        """Add special tokens in front, and padding at the end up to `num_tokens`."""
         kept = [(span, role) for span, role in zip(self.spans, self.roles, strict=True) if role != "padding"]
         padding = num_tokens - num_special - len(kept)
         front: list[Role] = ["special"] * num_special
@@ -212,7 +216,7 @@ class TextTokens:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` restores them."""
+        """Convert to plain JSON types; `from_json` restores the record."""
         return {
             "prompt": self.prompt,
             "roles": "".join(_LETTER_OF_ROLE[role] for role in self.roles),
@@ -222,10 +226,10 @@ class TextTokens:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TextTokens":
-        """Restore what `to_json` wrote.
+        """Restore a record from `to_json`.
 
         Raises:
-            ValueError: the values are something else.
+            ValueError: the values are not such a record.
         """
         try:
             prompt, roles, given, read_to = (values[name] for name in ("prompt", "roles", "spans", "read_to"))
@@ -243,7 +247,7 @@ class TextTokens:
                 read_to,
             )
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"no record of text tokens: {type(error).__name__} {error}") from error
+            raise ValueError(f"not a record of text tokens: {type(error).__name__} {error}") from error
 
     @cached_property
     def _matches(self) -> tuple["re.Match[str]", ...]:
@@ -251,7 +255,7 @@ class TextTokens:
 
     @cached_property
     def _owners(self) -> tuple[int | None, ...]:
-        """The word of each token: the one that most of its characters are of, the first of equals."""
+        """Assign each token to the word with most of its characters; the first one in a tie."""
         owners: list[int | None] = []
         for span in self.spans:
             shares = [] if span is None else [_overlap(span, match.span()) for match in self._matches]
@@ -260,7 +264,7 @@ class TextTokens:
         return tuple(owners)
 
     def _tokens_within(self, start: int, end: int) -> tuple[int, ...]:
-        """Tokens that stand for some of these characters; one that straddles two words counts for its own alone."""
+        """Return the tokens for some of these characters; a token across two words counts only for its own."""
         whole_words = [
             index for index, match in enumerate(self._matches) if start < match.end() and match.start() < end
         ]
@@ -291,7 +295,7 @@ def _overlap(first: tuple[int, int], second: tuple[int, int]) -> int:
 
 def _whole(value: Any) -> int:  # noqa: ANN401 - any JSON
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return value
 
 

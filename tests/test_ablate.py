@@ -125,7 +125,7 @@ def test_layers_before_a_removed_head_match_as_before(folder: Path) -> None:
 
 def test_a_foreign_folder_is_not_written_into(model: Backbone, tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text('{"mine": true}')
-    with pytest.raises(InterventionError, match="is of something else"):
+    with pytest.raises(InterventionError, match="belongs to something else"):
         next(ablate(model, PROMPTS, WHOLE, tmp_path))
 
 
@@ -167,4 +167,4 @@ def test_the_verb_plans_runs_and_tells(tmp_path: Path, folder: Path, model: Back
     assert "0 to do, 3 done before" in again.output
     wrong = CliRunner().invoke(app, [*arguments, "--do", "remove"])
     assert wrong.exit_code == 1
-    assert "'remove' is no intervention; wanted: zero" in wrong.output
+    assert "'remove' is not an intervention; expected zero" in wrong.output

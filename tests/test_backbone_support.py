@@ -77,47 +77,47 @@ def folder_of(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, 
 REFUSED = {
     "CogVideoX-Fun-Control": (
         ("cogvideox-i2v", {"pipeline": "CogVideoXFunControlPipeline"}),
-        "CogVideoXFunControlPipeline gives CogVideoXTransformer3DModel other inputs than the pipelines that are "
-        "captured: CogVideoXPipeline, CogVideoXImageToVideoPipeline",
+        "CogVideoXFunControlPipeline passes CogVideoXTransformer3DModel other inputs than the supported "
+        "pipelines: CogVideoXPipeline, CogVideoXImageToVideoPipeline",
     ),
     "CogVideoX-Fun-InP": (
         ("cogvideox-i2v", {"transformer": {"in_channels": 13}}),
-        "its transformer reads 13 channels, and CogVideoXImageToVideoPipeline gives 12",
+        "its transformer reads 13 channels, but CogVideoXImageToVideoPipeline passes 12",
     ),
     "CogVideoX from text on weights for images": (
         ("cogvideox-i2v", {"pipeline": "CogVideoXPipeline"}),
-        "its transformer reads 12 channels, and CogVideoXPipeline gives 6",
+        "its transformer reads 12 channels, but CogVideoXPipeline passes 6",
     ),
     "CogVideoX from video": (("cogvideox", {"pipeline": "CogVideoXVideoToVideoPipeline"}), "other inputs than"),
     "LTX image to video": (
         ("ltx", {"pipeline": "LTXImageToVideoPipeline"}),
-        "LTXImageToVideoPipeline gives LTXVideoTransformer3DModel other inputs than .*: LTXPipeline, LTXCondition",
+        "LTXImageToVideoPipeline passes LTXVideoTransformer3DModel other inputs than .*: LTXPipeline, LTXCondition",
     ),
     "HunyuanVideo-I2V": (
         ("hunyuan", {"pipeline": "HunyuanVideoImageToVideoPipeline"}),
-        "HunyuanVideoImageToVideoPipeline gives HunyuanVideoTransformer3DModel other inputs",
+        "HunyuanVideoImageToVideoPipeline passes HunyuanVideoTransformer3DModel other inputs",
     ),
     "HunyuanVideo-I2V under the class for text": (
         ("hunyuan", {"transformer": {"image_condition_type": "token_replace"}}),
-        r"reads an image \(image_condition_type token_replace\), and only text to video is captured",
+        r"reads an image \(image_condition_type token_replace\), but only text to video is supported",
     ),
     "HunyuanVideo with the image's channels": (
         ("hunyuan", {"transformer": {"in_channels": 13}}),
-        "its transformer reads 13 channels, and HunyuanVideoPipeline gives 6",
+        "its transformer reads 13 channels, but HunyuanVideoPipeline passes 6",
     ),
     "Wan FLF2V": (
         ("wan-i2v", {"transformer": {"pos_embed_seq_len": 34}}),
-        r"reads a first and a last image \(pos_embed_seq_len\), and only a first one",
+        r"reads a first and a last image \(pos_embed_seq_len\), but only a first one",
     ),
     "Wan Fun-Control": (
         ("wan-i2v", {"transformer": {"in_channels": 18}}),
-        "its transformer reads 18 channels, and WanImageToVideoPipeline gives 16",
+        "its transformer reads 18 channels, but WanImageToVideoPipeline passes 16",
     ),
     "Wan from text on weights for images": (
         ("wan-i2v", {"pipeline": "WanPipeline"}),
-        "its transformer reads 16 channels, and WanPipeline gives 6",
+        "its transformer reads 16 channels, but WanPipeline passes 6",
     ),
-    "Wan from video": (("wan", {"pipeline": "WanVideoToVideoPipeline"}), "WanVideoToVideoPipeline gives Wan.* other"),
+    "Wan from video": (("wan", {"pipeline": "WanVideoToVideoPipeline"}), "WanVideoToVideoPipeline passes Wan.* other"),
 }
 
 
@@ -138,7 +138,7 @@ def test_a_pipeline_that_wants_other_inputs_is_refused_by_name_before_anything_l
 def test_a_pipeline_object_that_wants_other_inputs_is_refused_likewise(folder_of: Any) -> None:
     pipeline = LTXPipeline.from_pretrained(folder_of("ltx"))
     assert dt.wrap(pipeline).num_layers == 4
-    with pytest.raises(BackboneError, match=r"LTXImageToVideoPipeline gives .* other inputs"):
+    with pytest.raises(BackboneError, match=r"LTXImageToVideoPipeline passes .* other inputs"):
         dt.wrap(LTXImageToVideoPipeline(**pipeline.components))
 
 
@@ -189,7 +189,7 @@ def test_a_scheduler_that_is_none_of_flow_matching_is_refused(folder_of: Any, na
     """UniPC without flow sigmas has levels of another kind, which would be taken for shares of noise."""
     folder = folder_of(name, index={"scheduler": ["diffusers", "UniPCMultistepScheduler"]})
     (folder / "scheduler/scheduler_config.json").write_text('{"_class_name": "UniPCMultistepScheduler"}')
-    with pytest.raises(BackboneError, match="UniPCMultistepScheduler has no levels of flow matching; set one"):
+    with pytest.raises(BackboneError, match="UniPCMultistepScheduler has no flow-matching levels; set one"):
         load_backbone(f"path:{folder}")
 
 

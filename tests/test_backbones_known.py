@@ -293,10 +293,15 @@ def test_a_transformer_that_is_not_captured_is_refused_with_the_reason(transform
     ("name", "component", "changes", "said"),
     [
         ("kandinsky-5-lite", "transformer", {"attention_type": "nabla"}, r"attention is of the type nabla: sparse"),
-        ("cosmos-predict2-2b", None, {"_class_name": "Cosmos2TextToImagePipeline"}, "other inputs than the pipelines"),
-        ("ltx-2", None, {"_class_name": "LTX2ImageToVideoPipeline"}, "other inputs than the pipelines"),
+        (
+            "cosmos-predict2-2b",
+            None,
+            {"_class_name": "Cosmos2TextToImagePipeline"},
+            "other inputs than the supported pipelines",
+        ),
+        ("ltx-2", None, {"_class_name": "LTX2ImageToVideoPipeline"}, "other inputs than the supported pipelines"),
         ("cosmos-predict2-2b", "index scheduler", "EulerDiscreteScheduler", "levels of its scheduler"),
-        ("consisid", "transformer", {"in_channels": 6}, "reads 6 channels, and ConsisIDPipeline gives 12"),
+        ("consisid", "transformer", {"in_channels": 6}, "reads 6 channels, but ConsisIDPipeline passes 12"),
         ("consisid", "index scheduler", "EulerDiscreteScheduler", "set one of CogVideoXDDIMScheduler"),
         ("wan2.1-vace-1.3b", None, {"_class_name": "WanVideoToVideoPipeline"}, "other inputs than the pipelines"),
         ("framepack-i2v", "transformer", {"has_clean_x_embedder": False}, "made without has_clean_x_embedder"),

@@ -468,7 +468,7 @@ def test_choices_of_one_backbone_are_not_applied_to_another_unless_the_file_is_n
         assert f"were chosen for tiny, the first of its backbones, not for {backbone};" in error
     for fits in (("tiny",), (f"path:{project / 'backbone'}",), ("mochi-1", "--params", "params.yaml")):
         assert "nosuch.mp4" in run(*ask, *fits)[2]
-    assert "Another one wants --params" in " ".join(run("track", "--help")[1].replace("│", "").split())
+    assert "Any other needs --params" in " ".join(run("track", "--help")[1].replace("│", "").split())
 
 
 def test_best_layers_that_nobody_has_ranked_yet_are_asked_for(tmp_path: Path) -> None:
@@ -605,12 +605,12 @@ def test_queries_come_from_a_table_or_from_a_grid_inside_a_mask(tmp_path: Path) 
     ("choices", "said"),
     [
         (["--queries", "bad.csv"], "bad.csv, line 3: "),
-        (["--queries", "columns.csv"], "columns.csv: has no column frame; wanted: frame, x, y"),
+        (["--queries", "columns.csv"], "columns.csv: has no column frame; expected frame, x, y"),
         (["--queries", "no.csv"], "no.csv: cannot be read as a table"),
         (["--grid", "2", "--mask", "black.png"], "the mask is 71x53 and black throughout"),
         (["--grid", "2", "--mask", "small.png"], "small.png"),
         (["--points", "1,2", "--frame", "7"], "query point 0 is (frame 7, x 1, y 2)"),
-        (["--points", "1,2", "--start", "6"], "gives 1 frame(s) with --start 6 and --every 1; tracking needs 2"),
+        (["--points", "1,2", "--start", "6"], "has 1 frame(s) with --start 6 and --every 1; tracking needs at least 2"),
     ],
 )
 def test_queries_that_cannot_be_are_refused_before_the_backbone_is_looked_at(
@@ -636,16 +636,16 @@ def test_a_video_that_will_not_fit_is_refused_with_what_can_be_changed(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     status, _, error = _run_track(project, project / "my video.mp4", "--grid", 2, out=tmp_path / "out")
     assert (status, len(error.splitlines())) == (1, 1)
-    assert "7 frames in 2 chunks, about 0.0 GB, and 0.0 GB are free; take fewer frames (--max-frames, --every)" in error
+    assert "7 frames in 2 chunks, about 0.0 GB, but 0.0 GB are free; use fewer frames (--max-frames, --every)" in error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("https://host/v.mp4", "https://host/v.mp4: is an address"),
-        ("set.PKL", "is a pickle and no video; where it is a data set like TAP-Vid, name it as synthesize.folder.path"),
-        ("v.mp4.gz", "is packed; unpack it first"),
+        ("https://host/v.mp4", "https://host/v.mp4: is a URL"),
+        ("set.PKL", "is a pickle, not a video; if it is a data set like TAP-Vid, set it as synthesize.folder.path"),
+        ("v.mp4.gz", "is an archive; unpack it first"),
         ("nosuch.mp4", "the file does not exist"),
     ],
 )
@@ -748,4 +748,4 @@ def test_collecting_garbage_where_there_is_none_asks_for_nothing(
     monkeypatch.chdir(tmp_path)
     status, out, error = run("gc")
     assert status == 0, error
-    assert out == "nothing to remove: all that is there is needed\n"
+    assert out == "nothing to remove: all data is needed\n"

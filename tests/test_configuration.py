@@ -65,7 +65,7 @@ def test_the_shipped_params_can_be_used() -> None:
         (lambda p: p["backbones"].update({"cogvideox-mini": {"dtyp": "float32"}}), r"backbones\.cogvideox-mini\.dtyp"),
         (
             lambda p: p["backbones"].update({"cogvideox-mini": {"device": "gpu"}}),
-            r"device is 'gpu'; wanted: auto, cpu",
+            r"device is 'gpu'; expected auto, cpu",
         ),
         (lambda p: p["backbones"].update({3: {}}), r"a key of backbones is 3; expected a string"),
         (lambda p: p["backbones"].clear(), r"backbones is empty; it needs at least one"),

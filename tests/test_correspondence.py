@@ -3,7 +3,8 @@
 import gc
 import math
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from difftrack.correspondence import (
     DisplacementCandidates,
     MatchingParams,
     MatchSection,
+    _scores,
     attention_of_points,
     attention_of_points_per_head,
     attention_of_points_with_heads,
@@ -41,6 +43,7 @@ from difftrack.correspondence import (
     stored_to_frames,
     tokens_to_points,
     top_matches,
+    without_best,
 )
 from difftrack.correspondence._tensor_cache import handed_out, kept
 from difftrack.params import ParamsError
@@ -135,6 +138,61 @@ def test_blocked_products_equal_the_plain_version(directions: Any, dtype: torch.
     )
     assert blocked.dtype == torch.float32
     torch.testing.assert_close(blocked, plain, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("opencv", [True, False])
+def test_exponentials_worked_by_hand(opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of 6, 4 and -2 times the logarithm of 2, by either library."""
+    monkeypatch.setattr(_scores, "_AT_MOST_AVX2", opencv)
+    with threads(1):
+        first, second = torch.tensor([[math.log(2), 0.0]]), torch.tensor([[6.0, 7.0], [4.0, -5.0], [-2.0, 3.0]])
+        exponential = _scores.exponential_of(first, second, scale=0.5)
+        scores = first * exponential.factor @ second.T
+        assert exponential.raise_(scores, 1) is None
+    torch.testing.assert_close(scores, torch.tensor([[8.0, 4.0, 0.5]]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), 100.0])
+def test_opencv_gets_no_number_that_is_none_and_none_that_could_overflow(
+    strange: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_scores, "_AT_MOST_AVX2", True)
+    with threads(1):
+        exponential = _scores.exponential_of(torch.ones(2, 3), torch.tensor([[1.0, 2.0, strange]]), scale=1.0)
+    assert not exponential.bounded
+    assert exponential.in_place is torch.exp2_
+
+
+def test_one_thread_and_two_give_the_same_probabilities() -> None:
+    """One thread may take another library's exponential than two."""
+    generator = torch.Generator().manual_seed(11)
+    query, key = torch.randn(2, 3, 2, 17, 23, 29, generator=generator)
+    tokens = torch.arange(0, 17 * 23, 5)
+    found = []
+    for count in (1, 2):
+        with threads(count):
+            asked = {"source_frame": 0, "target_frames": range(1, 2), "params": MatchingParams(backend="blocked")}
+            found.append((match_rows([(query, key)], tokens, **asked), back_sums((query, key), source_frame=0)))
+    torch.testing.assert_close(found[0], found[1], rtol=2e-6, atol=0)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2])
+def test_striking_the_best_out_takes_its_neighbours_inside_the_picture_and_no_other(distance: int) -> None:
+    rows, cols = 5, 7
+    best = torch.arange(rows * cols)
+    struck = without_best(1.0 + torch.eye(rows * cols), cols=cols, distance=distance) == 0
+    apart = torch.maximum((best[:, None] // cols - best // cols).abs(), (best[:, None] % cols - best % cols).abs())
+    assert torch.equal(struck, apart <= distance)
 
 
 def test_a_large_grid_that_takes_several_blocks_equals_the_plain_version() -> None:
@@ -516,7 +574,7 @@ def test_unusable_input_is_named() -> None:
         match_points(query, key, torch.tensor([[0.0, 0.0], [float("nan"), 1.0]]))
     with pytest.raises(ValueError, match="source_frame is 3"):
         match_points(query, key, every_token(), source_frame=3)
-    with pytest.raises(ValueError, match="wanted: 2 numbers, none negative, not all zero"):
+    with pytest.raises(ValueError, match="expected 2 numbers, none negative, not all zero"):
         match_points(query, key, every_token(), head_weights=torch.tensor([1.0, -1.0]))
     with pytest.raises(ValueError, match="pairs is empty"):
         match_points_fused([], every_token())

@@ -1,4 +1,4 @@
-"""Small files are read within bounds: what is no regular file, too large, too deep or too much is one line."""
+"""Small files are read within bounds: what is not a regular file, too large, too deep or too much is one line."""
 
 import os
 import subprocess

@@ -291,7 +291,7 @@ def test_a_lock_file_that_a_killed_run_left_is_said_before_dvc_starts(
     done = CliRunner().invoke(app, ["repro"])
     place = Path(".dvc/tmp") / name
     assert done.exit_code == 1
-    assert f"{place} is {what}: a run was killed while it wrote it" in done.stderr
+    assert f"{place} is {what}: a run was killed while writing it" in done.stderr
     assert done.stderr.endswith(f"remove it: rm {place}\n")
     file.write_text("{}")
     check_lock_files(tmp_path)

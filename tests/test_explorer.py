@@ -301,7 +301,7 @@ def test_the_best_layer_is_that_of_the_scores_beside_the_store(data: Path, tmp_p
         file = tmp_path / "data/scores/toy/best_layers.json"
         file.unlink(missing_ok=True)
         with pytest.raises(
-            ExplorerError, match=r"layers: best wants best_layers\.json of toy, which the stage score writes"
+            ExplorerError, match=r"layers: best needs best_layers\.json of toy, which the stage score writes"
         ):
             tracker.track(place)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -331,7 +331,7 @@ def test_a_server_takes_few_threads_unless_it_is_told_how_many(
 
 
 def test_an_analysis_view_is_not_tracked(tracker: LiveTracker) -> None:
-    with pytest.raises(ExplorerError, match="toy/analysis is an analysis view; tracking wants"):
+    with pytest.raises(ExplorerError, match="toy/analysis is an analysis view; tracking needs"):
         tracker.track(TrackQuestion(toy.ANALYSIS, "rolling", (POINT,)))
 
 
@@ -408,7 +408,7 @@ def test_a_store_behind_a_url_is_explored_without_frames(data: Path) -> None:
     catalog = open_catalog("memory://bucket/toy/analysis")
     lens = Lens(catalog.stores()[0].name, "rolling", 17, 5)
     assert Answers(catalog).match(MatchQuestion(lens, POINT))[0]["frames"] == [2, 4]
-    with pytest.raises(ExplorerError, match="frames of clip 'rolling' are not here"):
+    with pytest.raises(ExplorerError, match="frames of clip 'rolling' are not available"):
         catalog.clip("rolling")
     memory.rm("/bucket", recursive=True)
 
@@ -579,10 +579,10 @@ def test_the_page_gets_the_library_its_clips_frames_and_answers(page: Page, answ
     ("path", "body", "status", "said"),
     [
         ("/api/clip?clip=../rolling", None, 404, "there is no clip"),
-        ("/api/frame?clip=..%2F..%2Fetc&frame=0", None, 404, "are not here"),
+        ("/api/frame?clip=..%2F..%2Fetc&frame=0", None, 404, "are not available"),
         ("/api/frame?clip=rolling&frame=99", None, 404, "has frames 0 ... 4"),
-        ("/api/frame?clip=rolling&frame=-1", None, 422, "wanted: a whole number"),
-        ("/api/thumbnail?clip=/etc/passwd", None, 404, "are not here"),
+        ("/api/frame?clip=rolling&frame=-1", None, 422, "expected a whole number"),
+        ("/api/thumbnail?clip=/etc/passwd", None, 404, "are not available"),
         ("/api/jobs?id=../../x", None, 404, "there is no extraction"),
         ("/static/..%2f_app.py", None, 404, ""),
         ("/static/%2e%2e", None, 404, ""),
@@ -595,10 +595,10 @@ def test_the_page_gets_the_library_its_clips_frames_and_answers(page: Page, answ
         ("/api/match", {"lens": lens(), "point": [0, 1e9, 1]}, 422, "outside the clip of 176x112 px"),
         ("/api/match", {"lens": lens(), "point": [0, 1, 1], "path": "/etc"}, 422, "unknown key question.path"),
         ("/api/match", {"lens": lens(window=10**9), "point": [0, 1, 1]}, 422, "window is 1000000000"),
-        ("/api/match", {"lens": lens(weights=[1.0]), "point": [0, 1, 1]}, 422, "wanted: one for each head"),
+        ("/api/match", {"lens": lens(weights=[1.0]), "point": [0, 1, 1]}, 422, "expected one for each head"),
         ("/api/tracks", {"clip": "rolling", "points": [[0, 1, 1]] * 65}, 422, "at most 64"),
         ("/api/track", TRACKED | {"options": {"motion": 1}}, 422, "track.motion"),
-        ("/api/match", [b"{" * 100], 400, "no JSON"),
+        ("/api/match", [b"{" * 100], 400, "not valid JSON"),
         ("/api/match", [b" " * 600_000] * 2, 413, "too long"),
         ("/api/cells", {"lens": lens(store="none"), "point": [0, 1, 1]}, 404, "there is no store"),
     ],

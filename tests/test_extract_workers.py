@@ -218,7 +218,7 @@ def test_chunks_of_other_params_are_not_tracked_together(inputs: Path, tmp_path:
     extract.main(given, {"clips": inputs / "clips"}, {"descriptors": tmp_path / "other"})
     shutil.rmtree(store / CLIPS[0] / "chunk_001")
     shutil.copytree(tmp_path / "other" / CLIPS[0] / "chunk_001", store / CLIPS[0] / "chunk_001")
-    with pytest.raises(StoreError, match="chunk_001 was made of another clip, with other weights or params"):
+    with pytest.raises(StoreError, match="chunk_001 comes from another clip, other weights or other params"):
         stored_chunks(open_store(store), CLIPS[0])
 
 

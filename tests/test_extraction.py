@@ -340,10 +340,10 @@ def test_denoise_may_start_where_the_other_modes_would_be(
 def test_steps_that_a_mode_does_not_visit_are_refused_in_the_params() -> None:
     everywhere = dict.fromkeys(("rendered", "generated", "folder"), "clean")
     given = {"height": 40, "width": 56, "steps": [47, 48, 49], "mode": everywhere}
-    with pytest.raises(ParamsError, match=r"extract\.tracking: steps is \[47, 48, 49\] and .*mode to denoise"):
+    with pytest.raises(ParamsError, match=r"extract\.tracking: steps is \[47, 48, 49\], but .*mode to denoise"):
         parse(TrackingViewParams, given, "extract.tracking")
     assert parse(TrackingViewParams, {**given, "steps": [49]}, "extract.tracking").steps == (49,)
-    with pytest.raises(ParamsError, match=r"denoise\.first_step is 50; the last step is 49"):
+    with pytest.raises(ParamsError, match=r"denoise\.first_step is 50, but the last step is 49"):
         parse(TrackingViewParams, {**given, "steps": [49], "denoise": {"first_step": 50}}, "extract.tracking")
 
 
@@ -370,7 +370,7 @@ def test_generate_captures_at_the_latents_of_the_stored_trajectory(
         read_trajectory(file, fingerprint="somebody else")
     with pytest.raises(ExtractionError, match=r"sampled was sampled with .* \(5, 3, 40, 56\).*\(6, 3, 40, 56\)"):
         Extractor(backbone, replace(params, num_inference_steps=6)).prepare(sampled, trajectory=trajectory)
-    with pytest.raises(ExtractionError, match=r"\(5, 3, 40, 56\).*\(5, 2, 40, 56\): num_frames"):
+    with pytest.raises(ExtractionError, match=r"\(5, 3, 40, 56\).*\(5, 2, 40, 56\): set num_frames"):
         Extractor(backbone, replace(params, num_frames=5)).prepare(sampled, trajectory=trajectory)
 
 
@@ -379,7 +379,7 @@ def test_generate_captures_at_the_latents_of_the_stored_trajectory(
 
 def test_a_clip_that_is_too_short_is_named(backbone: Backbone, clip: Clip) -> None:
     short = replace(clip, name="short", frames=clip.frames[:8])
-    with pytest.raises(ExtractionError, match=r"clip short has 8 frames and extract\.analysis\.num_frames is 9"):
+    with pytest.raises(ExtractionError, match=r"clip short has 8 frames, but extract\.analysis\.num_frames is 9"):
         Extractor(backbone, analysis()).prepare(short)
 
 
@@ -389,7 +389,7 @@ def test_a_mode_that_lacks_something_says_what(backbone: Backbone, clip: Clip) -
     for steps in ((2,), (8, 9)):  # as many as the store would silently lack
         one_clean = Extractor(backbone, analysis(steps=steps, mode=ModeParams(rendered="clean")))
         for ask in (one_clean.prepare, one_clean.outline):
-            with pytest.raises(ExtractionError, match=r"clip first: steps is .* visits the last step, 9, alone; set"):
+            with pytest.raises(ExtractionError, match=r"clip first: steps is .* visits only the last step, 9; set"):
                 ask(clip)
     with pytest.raises(ExtractionError, match="clip first: the tracking view needs"):
         Extractor(backbone, tracking()).prepare(clip)
@@ -413,7 +413,7 @@ def test_params_name_key_value_and_what_is_allowed() -> None:
         parse(AnalysisParams, {**given, "mode": {"folder": "noise"}}, "extract.analysis")
     with pytest.raises(ParamsError, match=r"layers is \[1, 1\]"):
         parse(AnalysisParams, {**given, "layers": [1, 1]}, "extract.analysis")
-    with pytest.raises(ParamsError, match=r"mode\.folder is generate; the tracking view"):
+    with pytest.raises(ParamsError, match=r"mode\.folder is generate, but the tracking view"):
         parse(TrackingViewParams, {"height": 40, "width": 56, "mode": {"folder": "generate"}}, "extract.tracking")
     parsed = parse(TrackingViewParams, {"height": 40, "width": 56, "steps": [9]}, "extract.tracking")
     assert parsed.prompt == "empty"

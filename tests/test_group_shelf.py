@@ -93,7 +93,7 @@ def test_params_are_enough_where_a_person_says_so_and_the_store_records_it(
     run(THEN)
     for of in (spec(), spec(diffusers="0.43.0")):
         assert run(NOW, value=9.0, reuse="params", say=said.append, of=of) == 0
-    assert said == ["taken up by params alone, as extract.reuse says; what differs: code of backbones"] * 2
+    assert said == ["reused because the params are equal (extract.reuse: params); differences: code of backbones"] * 2
     group = stored_group(tmp_path / "store", "clip")
     assert group is not None
     assert (group.contents["made_by"], group.contents["reused"]) == (THEN.to_json(), True)
@@ -131,7 +131,7 @@ def test_force_writes_every_unit_again_in_place_and_a_run_that_is_cut_short_leav
 
 def test_a_group_of_other_code_is_refused_by_name_where_nothing_may_be_replaced(run: Callable[..., int]) -> None:
     run(THEN)
-    with pytest.raises(StoreError, match=r"store/clip: made anew because of what changed: code of backbones"):
+    with pytest.raises(StoreError, match=r"store/clip: made again because of a change: code of backbones"):
         run(NOW, replace=False)
     with pytest.raises(StoreError, match="written with other parameters"):
         run(THEN, replace=False, of=spec(clip="d"))

@@ -237,8 +237,8 @@ def test_params_say_what_is_wrong_with_them(tmp_path: Path) -> None:
         ({"layers": "worst"}, "guide.layers"),
         ({"layers": [1, 1]}, "each once"),
         ({"variant": "halved"}, "zeroed"),
-        ({"from_step": 50}, "50 steps"),
-        ({"from_step": 5, "until_step": 5}, "are none"),
+        ({"from_step": 50}, "last step is 49"),
+        ({"from_step": 5, "until_step": 5}, r"until_step \(\d\) must be greater than from_step"),
         ({"num_best_layers": 0}, "at least 1"),
         ({"fps": 0}, "positive"),
     ):

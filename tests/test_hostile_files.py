@@ -127,7 +127,7 @@ def test_every_decoder_of_the_project_is_told_what_it_may_take() -> None:
                     )
 
 
-# playlists, scripts and what is no file
+# playlists, scripts and what is not a file
 
 
 @pytest.mark.parametrize(

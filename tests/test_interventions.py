@@ -201,9 +201,9 @@ def test_patching_a_run_with_itself_changes_nothing(model: Backbone, plain: Gene
 
 
 def test_a_recording_that_does_not_fit_is_refused_in_one_line(model: Backbone, recording: Recording) -> None:
-    with pytest.raises(InterventionError, match="holds nothing of layer 0, step 0, branch uncond"):
+    with pytest.raises(InterventionError, match="has nothing for layer 0, step 0, branch uncond"):
         sample(model, Patch(source=recording, layers=(0, 1)))
-    with pytest.raises(InterventionError, match="recording is of target 'output' and Patch changes target 'key'"):
+    with pytest.raises(InterventionError, match="recording has target 'output', but Patch has target 'key'"):
         Patch(source=recording, target="key")
     with pytest.raises(InterventionError, match=r"the recording holds no heads \[1\]; it holds \[0\]"):
         sample(model, Patch(source=_recorded(model, heads=0), heads=1))
@@ -330,7 +330,7 @@ def test_choices_that_there_are_not_are_refused_in_one_line(model: Backbone) -> 
     ):
         with pytest.raises(InterventionError, match=complaint):
             Zero(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(InterventionError, match="exchanges two heads"):
+    with pytest.raises(InterventionError, match="needs two heads"):
         Swap(heads=(0, 1, 2))
 
 
@@ -356,5 +356,5 @@ def test_interventions_are_read_from_words(words: str, kind: type[Intervention])
 
 @pytest.mark.parametrize("words", ["remove", "mean:all", "scale", "scale:much", "zero:1", "skip:2"])
 def test_other_words_are_refused_with_those_that_are_known(words: str) -> None:
-    with pytest.raises(InterventionError, match=r"is no intervention; wanted: zero, mean"):
+    with pytest.raises(InterventionError, match=r"is not an intervention; expected zero, mean"):
         read_intervention(words)

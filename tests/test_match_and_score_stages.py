@@ -225,7 +225,7 @@ def test_a_misspelt_override_is_refused_before_anything_is_read(tmp_path: Path) 
 
 
 def test_matching_by_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"kinds is empty; wanted: at least one of query_key"):
+    with pytest.raises(ValueError, match=r"kinds is empty; expected at least one of query_key"):
         MatchSection(kinds=())
 
 

@@ -177,10 +177,10 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
     predictions = {"tracker": PredictedTracks(np.ones((3, 1, 2)), np.ones((3, 1), bool), np.ones((3, 1)))}
     with pytest.raises(DatasetError, match="does not contain tracks and was not overwritten"):
         write_tracks(tmp_path, "a", some_tracks())
-    with pytest.raises(ValueError, match="holds no tracks and is not written over"):
+    with pytest.raises(ValueError, match="holds no tracks, so it is not overwritten"):
         write_predictions(tmp_path / "a.npz", np.zeros((1, 3)), predictions)
     (tmp_path / "a-overlay.mp4").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"a-overlay\.mp4 is there without a-tracks\.npz"):
+    with pytest.raises(ValueError, match=r"a-overlay\.mp4 exists without a-tracks\.npz"):
         export_name(tmp_path, ["a"], "0" * 64)
     assert files_below(tmp_path) == before | {"a-overlay.mp4": b"mine"}
 
@@ -190,10 +190,10 @@ def test_arrays_of_something_else_are_not_written_over_by_tracks_or_predictions(
 
 def test_measures_of_something_else_are_refused_before_anything_is_sampled(tmp_path: Path) -> None:
     (tmp_path / "measures.csv").write_text("mine")
-    with pytest.raises(GuidanceError, match=r"measures\.csv is there without measures\.json"):
+    with pytest.raises(GuidanceError, match=r"measures\.csv exists without measures\.json"):
         check_measures(tmp_path)
     (tmp_path / "measures.json").write_text('{"temperature": [20, 21]}')
-    with pytest.raises(GuidanceError, match="is of something else"):
+    with pytest.raises(GuidanceError, match="belongs to something else"):
         check_measures(tmp_path)
     (tmp_path / "measures.json").write_text('{"ways": {}, "means": {}, "clips": []}')
     check_measures(tmp_path)
@@ -213,7 +213,7 @@ def test_samples_go_only_where_all_in_their_folder_was_sampled(tmp_path: Path) -
 def test_a_numbered_folder_of_something_else_is_not_sampled_into(tmp_path: Path) -> None:
     (tmp_path / "000").mkdir()
     (tmp_path / "000" / "holiday.mp4").write_bytes(b"mine")
-    assert _not_ours(tmp_path / "000", ["plain"]) == f"{tmp_path / '000' / 'holiday.mp4'} is no view of a sample"
+    assert _not_ours(tmp_path / "000", ["plain"]) == f"{tmp_path / '000' / 'holiday.mp4'} is not a view of a sample"
     (tmp_path / "000" / "holiday.mp4").rename(tmp_path / "000" / "plain.mp4")  # as a killed run leaves it
     assert _not_ours(tmp_path / "000", ["plain"]) is None
 

@@ -135,7 +135,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, folder: Path, *command: str) -> str:
-    """Run Python with the installed package alone, in a folder that is no checkout."""
+    """Run Python with the installed package alone, in a folder that is not a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False

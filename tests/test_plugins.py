@@ -27,7 +27,7 @@ Install = Callable[..., None]
 
 def checked(name: str, entry: Any) -> int:
     if not isinstance(entry, int):
-        raise TypeError(f"it is {entry!r}; wanted: an integer")
+        raise TypeError(f"it is {entry!r}; expected an integer")
     return entry
 
 
@@ -73,7 +73,7 @@ def test_one_that_raises_on_import_is_named_in_one_line_and_the_others_work(
     assert caplog.messages == [
         "number 'bad' from numbers_b 1.2 cannot be loaded (RuntimeError: no such card)",
         "number 'worse' from numbers_c 1.2 cannot be loaded (SystemExit: 3)",
-        "number 'text' from numbers_d 1.2 cannot be loaded (TypeError: it is 'x'; wanted: an integer)",
+        "number 'text' from numbers_d 1.2 cannot be loaded (TypeError: it is 'x'; expected an integer)",
     ]
     with pytest.raises(PluginError, match=r"unknown number 'four'; known: bad, text, three, worse; number 'bad' from"):
         registry.get("four")
@@ -105,7 +105,7 @@ def test_a_notebook_registers_once_or_says_that_it_replaces() -> None:
     for name in ("auto", "", "a b", "../x"):
         with pytest.raises(PluginError, match=r"the name is invalid; use letters.*none of auto"):
             registry.register(name, 1)
-    with pytest.raises(PluginError, match="number 'eight': it is 'x'; wanted: an integer"):
+    with pytest.raises(PluginError, match="number 'eight': it is 'x'; expected an integer"):
         registry.register("eight", "x")
     registry.unregister("seven")
     assert registry.names() == ()

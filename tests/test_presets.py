@@ -574,7 +574,7 @@ def test_the_command_on_real_clips_leaves_out_the_short_ones_and_scores_the_othe
     }
     name, *words = documented_commands()["real"]
     out = run(name, *words, tiny=tiny, work=tmp_path / "work", remarks=True, **choices)
-    assert "short has 8 frames and extract.analysis.num_frames is 9" in out
+    assert "short has 8 frames, but extract.analysis.num_frames is 9" in out
     scores = json.loads((tmp_path / "work/data/scores/cogvideox-2b/scores.json").read_text())
     assert scores["groups"]["all"]["clips"] == ["long"]
     assert (tmp_path / "work/data/report/index.html").exists()

@@ -122,7 +122,7 @@ def test_numbers_go_into_a_table_a_file_and_a_picture_and_a_run_goes_on(pipeline
     assert picture.std() > 0
     assert (tmp_path / "emergence.png").stat().st_size > 1000
     (tmp_path / "probe.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="is no file of this probe"):
+    with pytest.raises(UsageError, match="has other columns than this probe"):
         dt.probe(pipeline, every=10, to=tmp_path, **SMALL)(10)
 
 
@@ -169,7 +169,7 @@ def test_every_kind_of_logger_gets_numbers_per_layer_and_head(pipeline: Any, tmp
     assert "probe/confidence/step03/layer01/head01" in board.scalars
     assert board.images["probe/emergence"].shape[2] == 3
     watch._logger = object()
-    with pytest.raises(UsageError, match="logger is a object; wanted: add_scalar"):
+    with pytest.raises(UsageError, match="logger is a object; expected add_scalar"):
         watch.measure(7)
 
 
@@ -273,7 +273,7 @@ def test_a_lightning_callback_measures_once_a_step(pipeline: Any, tmp_path: Path
 def test_impossible_choices_are_refused(pipeline: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every is 0"):
         dt.probe(pipeline, every=0, to=tmp_path, **SMALL)
-    with pytest.raises(ValueError, match=r"steps is \[5\]; wanted: at least one of 0 ... 4"):
+    with pytest.raises(ValueError, match=r"steps is \[5\]; expected at least one of 0 ... 4"):
         dt.probe(pipeline, to=tmp_path, **{**SMALL, "steps": (5,)})
 
 

@@ -135,13 +135,13 @@ def test_wrong_calls_are_refused_in_one_line(
         dt.propagate(store)
     with pytest.raises(UsageError, match="give one of mask=, boxes= and points="):
         dt.propagate(store, mask=mask, points=[(1, 2)])
-    with pytest.raises(UsageError, match="a backbone wants the clip's frames"):
+    with pytest.raises(UsageError, match="a backbone needs the clip's frames"):
         dt.propagate(model, "noise", mask=mask)
-    with pytest.raises(UsageError, match="a store holds its clips"):
+    with pytest.raises(UsageError, match="a store holds its own clips"):
         dt.propagate(store, clip, mask=mask)
-    with pytest.raises(ValueError, match="the mask is 70x53 px and the clip 71x53"):
+    with pytest.raises(ValueError, match="the mask is 70x53 px, but the clip 71x53"):
         dt.propagate(store, mask=mask[:, :70])
-    with pytest.raises(ValueError, match=r"given for frames \[3\], and the chunks start at frames \[0\]"):
+    with pytest.raises(ValueError, match=r"given for frames \[3\], but the chunks start at frames \[0\]"):
         dt.propagate(store, mask=mask, frame=3)
     with pytest.raises(ValueError, match=r"layers \[2\] are not stored"):
         dt.propagate(store, mask=mask, layers=(2,))
@@ -194,7 +194,7 @@ def test_the_verb_writes_masks_arrays_and_an_overlay(
     (out / "my-video-labels.npz").unlink()
     status, _, error = _run("propagate", video, "--mask", first, "--params", params, "--out", out)
     assert status == 1
-    assert "is not this program's" in error
+    assert "this program did not write it" in error
 
 
 def test_the_verb_wants_one_kind_of_labels(tmp_path: Path) -> None:

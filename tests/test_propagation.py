@@ -166,7 +166,7 @@ def test_impossible_options_are_refused_with_their_value(change: dict[str, objec
 
 
 def test_labels_of_a_frame_at_which_no_chunk_begins_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"given for frames \[4\], and the chunks start at frames \[0\]"):
+    with pytest.raises(ValueError, match=r"given for frames \[4\], but the chunks start at frames \[0\]"):
         propagate_labels([_chunk((0, 4))], {4: _some_labels()}, PropagationParams())
 
 

@@ -196,7 +196,7 @@ def test_digests_differ_where_values_do_and_nowhere_else() -> None:
     assert len({digest(value) for value in values}) == len(values)
     assert digest(Shown(ones.copy(), read=print)) == digest(Shown(ones))
     assert digest(np.asfortranarray(ones)) == digest(ones)
-    with pytest.raises(TypeError, match="a function is the same as before"):
+    with pytest.raises(TypeError, match="cannot compare a function with an earlier one"):
         digest([clip])
 
 
@@ -230,7 +230,7 @@ def test_a_video_of_ones_own_is_never_said_to_be_tracked_right(store: Path, tmp_
     text = Elements((tmp_path / "index.html").read_text()).text
     headlines = json.loads((tmp_path / "headlines.json").read_text())
     said = " ".join([text, *(" ".join(headline.values()) for headline in headlines)])
-    assert not re.search(r"accurac|found again|exact|annotated|\bthe truth\b", said, re.IGNORECASE)
+    assert not re.search(r"accurac|of points matched by|exact|annotated|\bthe truth\b", said, re.IGNORECASE)
     assert headlines[0]["label"] == "agreement with Lucas-Kanade of layer 4"
     assert headlines[3]["label"] == "agreement of zero-shot tracks with Lucas-Kanade"
     assert "pseudo-truth by Lucas-Kanade" in text
@@ -272,10 +272,10 @@ def test_guidance_is_shown_side_by_side_with_what_it_measures(tmp_path: Path) ->
     video = read_video(tmp_path / "report" / gallery.clips[1].video).frames
     assert video.shape == (3, 2 * 34 + 22, 2 * 2 * 46 + 8, 3)
     assert isinstance(table, Table)
-    assert list(table.head) == ["measure", "plain", "guided", "guided less plain"]
+    assert list(table.head) == ["measure", "plain", "guided", "guided minus plain"]
     motion = samples.differences["guided"]["motion_px"]
     cells = dict(zip(table.head, next(row for row in table.rows if row[0] == "motion, px per frame"), strict=True))
-    assert cells["guided less plain"] == f"+{motion.mean:.2f} [+{motion.low:.2f}, +{motion.high:.2f}]"
+    assert cells["guided minus plain"] == f"+{motion.mean:.2f} [+{motion.low:.2f}, +{motion.high:.2f}]"
     error = samples.differences["guided"]["cycle_error_px"]
     assert headline.value == f"{error.mean:+.2f} px"
     assert "2 prompts" in headline.meaning
@@ -286,7 +286,7 @@ def test_one_guided_prompt_is_said_to_prove_little(tmp_path: Path) -> None:
     write_samples(tmp_path / "samples", 1)
     section, (headline,) = guidance_page(read_samples(tmp_path / "samples"), tmp_path / "report", max_videos=0)
     assert "over 1 prompt;" in headline.meaning
-    assert "One prompt gives no interval" in headline.meaning
+    assert "A single prompt gives no interval" in headline.meaning
     assert [type(block).__name__ for block in section.blocks] == ["Table", "Table"]
     assert not [cell for row in section.blocks[0].rows for cell in row if "[" in cell]  # type: ignore[union-attr]
 
@@ -758,7 +758,7 @@ def test_a_trajectory_of_one_layer_follows_what_moves_by_whole_tokens(store: Pat
 
 def test_a_token_that_is_not_there_is_named(store: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"token_positions: \(5, 2\) is no token of square; there are 5 rows and 7 col"
+        ValueError, match=r"token_positions: \(5, 2\) is not a token of square; there are 5 rows and 7 col"
     ):
         example_clips(open_store(str(store)), footage(), ReportParams(token_positions=((5, 2),)))
     with pytest.raises(ValueError, match="positions and token_positions are both given"):

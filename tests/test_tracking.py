@@ -29,6 +29,7 @@ from difftrack.tracking import (
     PredictedTracks,
     TrackParams,
     VisibilityParams,
+    _fusion,
     decide_tracks,
     evidence_of,
     jitter_of,
@@ -340,6 +341,21 @@ def test_fusing_a_pair_with_itself_changes_nothing_unless_channels_are_concatena
     assert np.abs(fused(twice, "channel") - fused(once, "channel")).max() > 0.01
 
 
+def test_no_frame_is_matched_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a chunk of n frames one n-th, and a point is where it was asked for."""
+    asked: list[tuple[int, int]] = []
+    matched = _fusion.match_rows
+
+    def noted(*args: Any, source_frame: int, target_frames: range, **kwargs: Any) -> Tensor:
+        asked.extend((source_frame, target) for target in target_frames)
+        return matched(*args, source_frame=source_frame, target_frames=target_frames, **kwargs)
+
+    monkeypatch.setattr(_fusion, "match_rows", noted)
+    track(chunks_of(moving((0.5, 0.25)), [tuple(range(5))]), queries((2, 3, 2), (0, 5, 3)))
+    assert {(source, target) for source in (0, 2) for target in range(5) if target != source} <= set(asked)
+    assert all(source != target for source, target in asked)
+
+
 def test_no_motion_stays() -> None:
     points = queries((0, 3, 2), (2, 5, 3))
     tracks = no_motion(points, num_frames=5)
@@ -508,12 +524,12 @@ def test_missing_chunks_heads_and_points_are_named() -> None:
         ({"convention": "official"}, r"track\.convention is 'official'"),
         ({"matching": {"windowradius": 1}}, r"track\.matching\.windowradius"),
         ({"visibility": {"min_margin": 2}}, r"min_margin is 2"),
-        ({"heads": [0], "head_weights": {1: [0.5, 0.5]}}, r"heads is \[0\] beside head_weights"),
-        ({"heads": {6: [1]}, "head_weights": {6: [0.5]}}, r"heads is \{6: \[1\]\} beside head_weights"),
+        ({"heads": [0], "head_weights": {1: [0.5, 0.5]}}, r"heads is \[0\], but head_weights"),
+        ({"heads": {6: [1]}, "head_weights": {6: [0.5]}}, r"heads is \{6: \[1\]\}, but head_weights"),
         ({"heads": {6: []}}, r"heads is empty for layers \[6\]"),
         ({"kind": "feature", "heads": [1]}, r"kind is feature, which joins all heads"),
         ({"kind": "feature", "head_weights": {1: [0.5]}}, r"kind is feature, which joins all heads"),
-        ({"kind": "feature", "matching": {"temperature": 0.2}}, r"its own is feature_temperature"),
+        ({"kind": "feature", "matching": {"temperature": 0.2}}, r"set feature_temperature instead"),
         ({"layers": []}, r"layers is empty"),
         ({"motion_cost": -0.1}, r"motion_cost is -0\.1"),
         ({"motion_limit_token": 0}, r"motion_limit_token is 0"),

@@ -89,14 +89,14 @@ def test_values_that_are_not_finite_are_refused_by_name(folder: Path, component:
 def test_weights_beyond_the_dtype_name_the_dtype(folder: Path) -> None:
     change(folder / "transformer", spoil(1e6))
     load(folder, "transformer", dtype="float32")
-    assert "not finite in float16; take another dtype" in refusal(folder, "transformer", dtype="float16")
+    assert "not finite in float16; use another dtype" in refusal(folder, "transformer", dtype="float16")
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_missing_tensor_is_refused_by_name(folder: Path, component: str) -> None:
     change(folder / component, lambda tensors, name: tensors.pop(name))
     message = refusal(folder, component)
-    assert "the weights lack" in message.replace("lacks", "lack") or "values, and the weights hold" in message
+    assert "the weights lack" in message.replace("lacks", "lack") or "values, but the weights hold" in message
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -150,7 +150,7 @@ def test_a_fifo_in_a_component_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(BackboneError, match="is no regular file; take it out"):
+    with pytest.raises(BackboneError, match="is not a regular file; remove it"):
         load_backbone(f"path:{folder}")
 
 
@@ -175,9 +175,9 @@ def test_an_index_of_weights_that_is_none_is_refused(folder: Path, index: str, m
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 10**6}, r"num_layers is 1000000, and the weights hold \d+ tensors"),
-        ({"attention_head_dim": 10**10}, "attention_head_dim is 10000000000; at most"),
-        ({"sample_width": 10**6, "sample_height": 10**6}, r"sample_\* make \d+ latent pixels"),
+        ({"num_layers": 10**6}, r"num_layers is 1000000, but the weights hold \d+ tensors"),
+        ({"attention_head_dim": 10**10}, "attention_head_dim is 10000000000; it must be at most"),
+        ({"sample_width": 10**6, "sample_height": 10**6}, r"sample_\* give \d+ latent pixels"),
     ],
 )
 def test_a_config_that_no_weights_can_fill_is_refused_before_a_model_is_made(
@@ -192,7 +192,7 @@ def test_a_config_that_no_weights_can_fill_is_refused_before_a_model_is_made(
 def test_a_model_with_more_values_than_its_files_is_refused_before_it_takes_memory(folder: Path) -> None:
     file = folder / "transformer/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"attention_head_dim": 1 << 15}))
-    assert "values, and the weights hold" in refusal(folder, "transformer")
+    assert "values, but the weights hold" in refusal(folder, "transformer")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_tensor_in_a_shard_that_the_index_does_not_name_for_it_is_refused(eith
     tensors[first] = torch.full((3,), 7.0)
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(
-        BackboneError, match=rf"00002-of-00002.safetensors holds {first}, which the index gives .*00001"
+        BackboneError, match=rf"00002-of-00002.safetensors holds {first}, which the index assigns to .*00001"
     ):
         load_backbone(f"path:{either}")
 
@@ -347,7 +347,7 @@ def test_weights_that_were_quantised_are_never_read_as_if_they_were_not(
     file = either / component / "config.json"
     quantization = {"quantization_config": {"quant_method": method, "load_in_4bit": True}}
     file.write_text(json.dumps(json.loads(file.read_text()) | quantization))
-    with pytest.raises(BackboneError, match=rf"quantised by {method}, and the package {package} is not installed"):
+    with pytest.raises(BackboneError, match=rf"quantised by {method}, but the package {package} is not installed"):
         load_backbone(f"path:{either}")
 
 

@@ -85,7 +85,7 @@ def test_scores_far_from_zero_overflow_nothing_and_no_text_is_no_mass() -> None:
     assert 0 <= maps.min() <= maps.max() <= 1 + 1e-6
     nothing = text_attention(query, text_key, torch.zeros(TEXT, dtype=torch.bool), [range(TEXT)])
     assert (nothing == 0).all()
-    with pytest.raises(ValueError, match="text token 13 is not there; the text has 13 tokens"):
+    with pytest.raises(ValueError, match="text token 13 does not exist; the text has 13 tokens"):
         text_attention(query, text_key, mask, [[13]])
 
 
@@ -256,7 +256,7 @@ def test_what_a_store_lacks_is_said_in_one_line(
 ) -> None:
     with pytest.raises(StoreError, match=r"layers \[5\] of noise are not stored; there are 0, 2"):
         dt.words(joint_store, "disc", layers=5)
-    with pytest.raises(ValueError, match=r"per is \['step', 'step'\]; wanted: some of step, layer, head"):
+    with pytest.raises(ValueError, match=r"per is \['step', 'step'\]; expected some of step, layer, head"):
         dt.words(joint_store, "disc", per=("step", "step"))
     with pytest.raises(StoreError, match="stored without text keys: extract it with"):
         dt.words(cross_store(crossed, descriptors=("query", "key")), "disc")
@@ -274,12 +274,12 @@ def test_a_store_of_an_earlier_version_is_told_the_words(
             writer.write(step, layer, values)
         writer.finish()
     old = open_store(tmp_path / "old")
-    with pytest.raises(StoreError, match=r"does not say which words .* extract it again, or give text="):
+    with pytest.raises(StoreError, match=r"has no words for the text tokens .* extract it again, or pass text="):
         dt.words(old, "disc")
     text = joint.text_tokens(PROMPT, joint.embed(PROMPT))
     np.testing.assert_array_equal(dt.words(old, "disc", text=text).values, dt.words(joint_store, "disc").values)
     short = TextTokens("disc", ((0, 4),), ("prompt",))
-    with pytest.raises(StoreError, match="noise has 11 text tokens, and text= is of 1"):
+    with pytest.raises(StoreError, match="noise has 11 text tokens, but text= has 1"):
         dt.words(old, "disc", text=short)
 
 
@@ -329,7 +329,7 @@ def test_the_verb_writes_video_picture_and_maps_and_writes_over_nothing(joint: d
     assert saved["frames"].tolist() == [0, 4, 8]
     again = runner.invoke(app, asked)
     assert again.exit_code == 1
-    assert "noise-disc.mp4 is there already, and nothing is written over" in again.output
+    assert "noise-disc.mp4 already exists and is not overwritten" in again.output
     unknown = runner.invoke(app, [*asked[:-1], "square"])
     assert unknown.exit_code == 1
     assert unknown.output.startswith("difftrack: 'square' is not in the prompt, whose words are a, red, disc")

@@ -1,4 +1,4 @@
-"""From a name, a folder or a pipeline object to a backbone."""
+"""Loads a backbone by name, from a folder, or from a pipeline object."""
 
 from typing import Any, Literal
 
@@ -15,17 +15,17 @@ def load_backbone(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     **options: Any,  # noqa: ANN401 - fields of ModelParams, checked there
 ) -> Backbone:
-    """Find a backbone; its weights load when they are first used.
+    """Find a backbone; its weights load on first use.
 
     Args:
-        name: A name that `difftrack models` lists, such as `wan2.1-1.3b`; `cogvideox-mini`, which comes with the
+        name: A name that `difftrack models` lists, such as `wan2.1-1.3b`; `cogvideox-mini`, which ships with the
             package; or `path:DIR` for a diffusers pipeline folder.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`: the first CUDA device where there is one.
         dtype: Weights and activations; None takes bfloat16 on a GPU and float32 on a CPU.
         options: Further fields of `ModelParams`, such as `revision` or `cpu_offload`.
 
     Raises:
-        BackboneError: the name is unknown, its weights are missing or damaged, or no family captures its transformer.
+        BackboneError: the name is unknown, its weights are missing or damaged, or no family supports its transformer.
 
     Example:
         >>> model = load_backbone("cogvideox-mini", device="cpu")
@@ -38,16 +38,16 @@ def load_backbone(
 
 
 def wrap(pipeline: Any, *, name: str | None = None, **options: Any) -> Backbone:  # noqa: ANN401
-    """Make a backbone of a diffusers pipeline that is loaded already; it is used as it stands and not copied.
+    """Wrap a loaded diffusers pipeline as a backbone, without copying or changing it.
 
-    Adapters, quantisation, offloading and a swapped scheduler stay, and are part of the backbone's fingerprint.
+    Adapters, quantisation, offloading and a replaced scheduler stay, and are part of the backbone's fingerprint.
 
     Args:
-        pipeline: What `DiffusionPipeline.from_pretrained` returned, or a pipeline that was built by hand.
+        pipeline: Result of `DiffusionPipeline.from_pretrained`, or a pipeline built by hand.
         name: Label in messages and provenance; the pipeline's class by default.
         options: Fields of `ModelParams` that a pipeline does not hold, such as `embedded_guidance`.
 
     Raises:
-        BackboneError: the object is no diffusers pipeline, or no family captures its transformer's class.
+        BackboneError: the object is not a diffusers pipeline, or no family supports its transformer's class.
     """
     return wrap_pipeline(pipeline, name=name, params=ModelParams(**options))

@@ -1,4 +1,4 @@
-"""From whatever holds a video to a clip."""
+"""Reads a clip from any source of video."""
 
 import re
 import tempfile
@@ -17,10 +17,10 @@ from difftrack.store import Store
 __all__ = ["known_clip", "read_clip", "remember_clip"]
 
 _CLIPS: WeakKeyDictionary[Store, dict[str, Clip]] = WeakKeyDictionary()
-"""The clips that stores of this process were made from: a store holds descriptors and no frames."""
+"""Clips of this process's stores: a store holds descriptors but no frames."""
 
 _FPS = 24.0
-"""Frames per second of what carries no rate."""
+"""Frames per second of sources without a rate."""
 
 
 def read_clip(
@@ -39,13 +39,13 @@ def read_clip(
             uint8 [frame, row, col, rgb], a list of images (arrays uint8 [row, col, rgb] or PIL images), or an entry of
             a TAP-Vid file (a mapping with `video`).
         name: The clip's name; the file's or `clip` by default.
-        prompt: What the video shows, for views that read the clip's prompt.
-        fps: Frames per second; what the source says by default, or 24 where it says nothing.
-        start: Frames to leave out at the beginning.
-        max_frames: Most frames to take; None takes all.
+        prompt: Description of the video, for views that read the clip's prompt.
+        fps: Frames per second; by default the source's rate, or 24 if it has none.
+        start: Number of frames to skip at the beginning.
+        max_frames: Maximum number of frames; None takes all.
 
     Raises:
-        MediaError: the file is missing, damaged or no video.
+        MediaError: the file is missing, damaged or not a video.
         DatasetError: the array or the list holds no video.
 
     Example:
@@ -97,16 +97,16 @@ def _stacked(images: Any) -> UInt8[np.ndarray, "frame row col rgb"]:  # noqa: AN
     if not frames or any(frame.shape != frames[0].shape for frame in frames):
         sizes = ", ".join(dict.fromkeys(str(frame.shape) for frame in frames)) or "none"
         raise DatasetError(
-            f"a list of images of shapes {sizes}; wanted: at least one, all of one shape [row, col, rgb]"
+            f"a list of images of shapes {sizes}; expected at least one, all of one shape [row, col, rgb]"
         )
     return np.stack(frames)
 
 
 def remember_clip(store: Store, clip: Clip) -> None:
-    """Keep a clip for as long as the store object lives."""
+    """Keep a clip as long as the store object lives."""
     _CLIPS.setdefault(store, {})[clip.name] = clip
 
 
 def known_clip(store: Store, name: str) -> Clip | None:
-    """Return the clip of that name, or None where this session did not read it."""
+    """Return the clip of this name, or None if this session did not read it."""
     return _CLIPS.get(store, {}).get(name)

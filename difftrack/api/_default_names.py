@@ -1,4 +1,4 @@
-"""Files that a notebook did not name."""
+"""Default names of files that a notebook writes."""
 
 import filecmp
 import tempfile
@@ -9,14 +9,14 @@ __all__ = ["write_unnamed"]
 
 
 def write_unnamed(file: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file under a name that the project chose; nothing that lies there is written over.
+    """Write a file under a default name, without overwriting existing files.
 
-    Where the name is taken by other content, a number follows it: `dog-overlay-2.mp4`. A cell that is run once more
-    gives the same bytes, and so the same file.
+    If the name is taken by other content, a number follows it: `dog-overlay-2.mp4`. A repeated cell gives the same
+    bytes, and so the same file.
 
     Args:
-        file: The name that is tried first; its folder must exist.
-        write: Writes a file of the name that it is given.
+        file: Preferred name; its folder must exist.
+        write: Writes a file of a given name.
 
     Returns:
         The file.

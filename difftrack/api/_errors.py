@@ -1,7 +1,7 @@
-"""What can go wrong in a call of the notebook API itself."""
+"""The error of the notebook API."""
 
 __all__ = ["UsageError"]
 
 
 class UsageError(ValueError):
-    """Arguments of a call do not fit each other; the message says what is wanted."""
+    """Arguments of a call do not fit each other; the message says what is expected."""

@@ -1,4 +1,4 @@
-"""From a backbone and a clip to a store of descriptors."""
+"""Extracts descriptors of a clip into a store."""
 
 import uuid
 import weakref
@@ -32,7 +32,7 @@ from difftrack.workflows.extract import write_descriptors
 __all__ = ["extract"]
 
 Chosen = Literal["all"] | Sequence[int]
-"""Indices, or all there are."""
+"""Indices, or all."""
 
 
 def extract(
@@ -60,46 +60,45 @@ def extract(
     keep_bytes: float = 5e9,
     progress: bool | Callable[[int, int], None] = True,
 ) -> Store:
-    """Run a backbone over a clip and keep the descriptors of the wanted steps and layers.
+    """Run a backbone over a clip and store descriptors of the requested steps and layers.
 
-    What a store on disk holds already, of the same clip, weights and choices, is not computed again.
+    Descriptors that a store on disk already holds for the same clip, weights and settings are not computed again.
 
     Args:
-        model: What `load_backbone` or `wrap` returned.
-        clip: What `read_clip` returned.
-        view: `tracking` encodes every frame alone and runs frames together in chunks; `analysis` encodes the clip
-            whole, as the backbone was trained.
+        model: Result of `load_backbone` or `wrap`.
+        clip: Result of `read_clip`.
+        view: `tracking` encodes every frame alone and runs frames in chunks; `analysis` encodes the whole clip, as the
+            backbone was trained.
         steps: Denoising steps, 0 the noisiest; by default the last one.
         layers: Layers, 0-based.
         heads: Heads, 0-based.
-        descriptors: Kinds to keep: `query`, `key`, `feature`, `value`, `query_pre_rotary`, `key_pre_rotary`, and of a
+        descriptors: Kinds to keep: `query`, `key`, `feature`, `value`, `query_pre_rotary`, `key_pre_rotary`, and for a
             backbone with cross-attention `cross_query`.
-        feature: Which hidden state `feature` is (docs/kinds.md).
-        size: (height, width) in pixels at which the backbone sees the clip; by default the size that it was trained
-            on, where that is known.
-        num_frames: Frames of the clip for the analysis view; by default as many as the backbone accepts.
+        feature: Hidden state to keep as `feature` (docs/kinds.md).
+        size: (height, width) in pixels at which the backbone sees the clip; by default the size that it was trained on,
+            if known.
+        num_frames: Number of frames for the analysis view; by default as many as the backbone accepts.
         num_inference_steps: Length of the denoising schedule.
         mode: How a step is visited: `clean`, `add_noise`, `ddim_inversion` or `denoise`; by default `clean` in the
-            tracking view where the last step alone is wanted, else `add_noise`.
-        denoise: Where `denoise` begins, and how it is guided.
+            tracking view for the last step alone, else `add_noise`.
+        denoise: First step and guidance of mode `denoise`.
         prompt: Whether the backbone reads the clip's prompt; by default in the analysis view only.
         noise_seed: Seed of the noise, together with the clip's name.
         chunks: How a clip is cut into chunks, for the tracking view.
-        to: Folder or fsspec URL of the store; None keeps it in memory, for as long as the returned object lives.
+        to: Folder or fsspec URL of the store; None keeps it in memory as long as the returned object lives.
         stored: Type and compression of stored values.
-        reuse: `exact` takes up what the same choices, code, libraries and weights made; `params` what the same choices
-            made.
-        replace: Lay descriptors of this clip that were made otherwise aside, into `TO.kept`, instead of refusing.
-        keep_bytes: Most bytes that are kept there.
-        progress: Show a progress bar; or a function of the bytes that are there and of all bytes, which is called first
-            with 0 of all.
+        reuse: `exact` reuses descriptors made with the same settings, code, libraries and weights; `params` requires
+            only the same settings.
+        replace: Move descriptors of this clip with other settings to `TO.kept`, instead of refusing.
+        keep_bytes: Maximum bytes kept there.
+        progress: Show a progress bar; or a function of the bytes done and all bytes, first called with 0 done.
 
     Returns:
         The store, open for reading.
 
     Raises:
-        BackboneError: the backbone cannot run this size, or has no such layer, head or step.
-        StoreError: the store holds this clip with other choices.
+        BackboneError: the backbone cannot run this size, or a layer, head or step does not exist.
+        StoreError: the store holds this clip with other settings.
 
     Example:
         >>> store = extract(model, clip, steps=[49], layers=[6, 7], to="dog.zarr")  # doctest: +SKIP
@@ -162,7 +161,7 @@ def trained_clip(model: Backbone) -> tuple[int, int, int]:
     """Return the (frames, height, width) of the clips that a backbone was trained on.
 
     Raises:
-        UsageError: it is not known.
+        UsageError: the size is not known.
     """
     if model.made_for is None:
         raise UsageError(f"the size that {model.name} was trained on is not known; give size=")
@@ -170,7 +169,7 @@ def trained_clip(model: Backbone) -> tuple[int, int, int]:
 
 
 def _most_frames(model: Backbone, clip: Clip, height: int, width: int) -> int:
-    """Return the largest number of the clip's frames that the backbone accepts, no more than it was trained on."""
+    """Return the largest number of the clip's frames that the backbone accepts, at most the number of its training."""
     most = clip.num_frames if model.made_for is None else min(clip.num_frames, model.made_for[0])
     for count in range(most, 0, -1):
         try:
@@ -178,7 +177,7 @@ def _most_frames(model: Backbone, clip: Clip, height: int, width: int) -> int:
         except ValueError:
             continue
         return count
-    raise UsageError(f"clip {clip.name} has {clip.num_frames} frames; {model.name} accepts no such number or fewer")
+    raise UsageError(f"clip {clip.name} has {clip.num_frames} frames, which is too few for {model.name}")
 
 
 def _chosen(values: Chosen) -> Literal["all"] | tuple[int, ...]:
@@ -196,7 +195,7 @@ def _memory_root() -> str:
 
 
 def _forget(root: str) -> None:
-    """Free the memory of a store that lives there."""
+    """Free the memory of a store in memory."""
     import fsspec
 
     system, path = fsspec.core.url_to_fs(root)

@@ -1,4 +1,4 @@
-"""One prompt sampled with cross-attention guidance, beside the same seed without."""
+"""Samples a prompt with cross-attention guidance, next to the same seed without."""
 
 import base64
 import html
@@ -20,14 +20,14 @@ __all__ = ["GuidedVideo", "guide"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GuidedVideo:
-    """What one prompt and one seed became, with guidance and without."""
+    """Samples of one prompt and one seed, with guidance and without."""
 
     prompt: str
     guidance: Guidance
     frames: UInt8[np.ndarray, "frame row col rgb"]
-    """With guidance."""
+    """Sample with guidance."""
     plain: UInt8[np.ndarray, "frame row col rgb"] | None
-    """Without; None where it was not asked for."""
+    """Sample without guidance; None if it was not requested."""
     fps: float
 
     @property
@@ -37,7 +37,7 @@ class GuidedVideo:
         return {"guided": measure_video(self.frames), **plain}
 
     def save(self, path: str | Path) -> Path:
-        """Write an mp4: the plain video, where there is one, on the left of the guided one."""
+        """Write an mp4 of the guided video, with the plain one, if any, on the left."""
         file = Path(path)
         write_video(file, self._beside(), self.fps, lossless=False)
         return file
@@ -77,26 +77,26 @@ def guide(
     fps: float = 8.0,
     compare: bool = True,
 ) -> GuidedVideo:
-    """Sample a prompt while pushing away from what the model makes of frames that cannot see each other.
+    """Sample a prompt, steered away from predictions in which frames cannot attend to each other.
 
     Args:
-        model: What `load_backbone` or `wrap` returned.
-        prompt: What to show.
+        model: Result of `load_backbone` or `wrap`.
+        prompt: Prompt of the video.
         layers: Layers in which frames are cut off from each other, such as `scores.best(3)`.
-        scale: How far to go away from the perturbed prediction; 0 is plain sampling.
+        scale: Strength of guidance away from the perturbed prediction; 0 is plain sampling.
         variant: `zeroed` drops weights between frames after the softmax, as the paper does; `masked` before it.
         from_step: First guided step, 0 the noisiest.
-        until_step: First step that is not guided any more; None guides to the end.
+        until_step: First step after the guided ones; None guides to the end.
         cfg_scale: Scale of classifier-free guidance.
         seed: Seed of the noise that sampling starts from.
         num_inference_steps: Denoising steps.
-        size: (frames, height, width); the size that the backbone was trained on by default.
+        size: (frames, height, width); by default the size that the backbone was trained on.
         image: First frame, for an image-to-video backbone.
         fps: Rate of the video files.
-        compare: Sample the same seed without guidance too.
+        compare: Also sample the same seed without guidance.
 
     Raises:
-        BackboneError: the backbone cannot sample this size, or has no such layer.
+        BackboneError: the backbone cannot sample this size, or a layer does not exist.
         ValueError: a number is out of range.
 
     Source:

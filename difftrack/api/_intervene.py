@@ -1,4 +1,4 @@
-"""Experiments inside a model: heads removed, frozen, exchanged, patched, while it samples or in one forward."""
+"""Experiments inside a model: removes, freezes, swaps or patches heads, while it samples or in one forward."""
 
 from contextlib import AbstractContextManager
 
@@ -15,25 +15,25 @@ def intervene(
     calls: CfgCallPattern = "named",
     num_clips: int = 1,
 ) -> AbstractContextManager[list[int]]:
-    """Act on the attention of a model inside a `with` block, whatever runs it there; the model is as before afterwards.
+    """Act on the attention of a model inside a `with` block; the model is restored afterwards.
 
-    Within a layer, edits of query, key and value come first, then ways of attending, then edits of the output, each
-    kind in the order that is given. Without interventions, and where none of them acts, every bit is as without.
+    Within a layer, edits of query, key and value come first, then replaced attention, then edits of the output, each
+    kind in the given order. Where no intervention acts, no bit changes.
 
     Args:
-        model: What `load_backbone` or `wrap` returned.
-        interventions: Of `difftrack.interventions`: `Zero`, `Mean`, `Freeze`, `Swap`, `Scale`, `Patch` with
-            `Recording`, `OwnFrame`, `Identity`, `SkipLayer`, or classes that derive from `Edit` or `Attend`.
-        size: (frames, height, width) of the clip that is run; by default that which the model was trained on.
-        calls: How the pipeline tells the branches of classifier-free guidance apart; `cond` for one forward by hand.
-            It matters where an intervention names steps or branches.
+        model: Result of `load_backbone` or `wrap`.
+        interventions: Interventions from `difftrack.interventions`: `Zero`, `Mean`, `Freeze`, `Swap`, `Scale`, `Patch`
+            with `Recording`, `OwnFrame`, `Identity`, `SkipLayer`, or classes that derive from `Edit` or `Attend`.
+        size: (frames, height, width) of the clip that is run; by default the size that the model was trained on.
+        calls: How the pipeline calls the branches of classifier-free guidance; `cond` for one forward by hand. It
+            matters for interventions that name steps or branches.
         num_clips: Clips that are run at once.
 
     Returns:
-        A context of one run; it gives how often each intervention has acted so far, as a list that goes on counting.
+        A context for one run; it yields how often each intervention has acted so far, as a list that is updated.
 
     Raises:
-        InterventionError: there is no such layer or head, or the run cannot be followed.
+        InterventionError: a layer or head does not exist, or the run cannot be followed.
 
     Example:
         >>> import difftrack as dt

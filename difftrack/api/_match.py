@@ -1,4 +1,4 @@
-"""Where points of one frame are in the others, read from stored descriptors."""
+"""Finds points of one frame in the others, from stored descriptors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ __all__ = ["PointMatches", "match"]
 class PointMatches:
     """Matches of query points, and the store that they were read from.
 
-    `matches["probability"]`, `matches.xy_px` and the like give labelled arrays over (frame, point).
+    `matches["probability"]`, `matches.xy_px` and the others are labelled arrays over (frame, point).
     """
 
     dataset: xr.Dataset
@@ -55,7 +55,7 @@ class PointMatches:
     def probabilities(self, point: int = 0) -> xr.DataArray:
         """Return the match probabilities of one point over (frame, row, col) of the token grid.
 
-        Those of a frame sum to 1 with `directions: forward`; the mean of both directions sums to about 1.
+        With `directions: forward` they sum to 1 in each frame; the mean of both directions sums to about 1.
         """
         about = self.dataset.attrs
         x, y = self.dataset["xy_px"].sel(frame=about["query_frame"], point=point).values.tolist()
@@ -76,8 +76,8 @@ class PointMatches:
         """Draw one point and its match probability over later frames, side by side.
 
         Args:
-            clip: The clip's frames; may be left out where this process made the store from it.
-            point: Which point.
+            clip: The clip's frames; optional if this process made the store from it.
+            point: Index of the point.
             frames: Frames to draw; by default up to five, spread over the clip.
 
         Returns:
@@ -88,7 +88,7 @@ class PointMatches:
         """
         clip = clip or known_clip(self.store, self.dataset.attrs["clip"])
         if clip is None:
-            raise UsageError("a store holds descriptors and no frames; give heatmap() the clip that it was made from")
+            raise UsageError("a store holds descriptors but no frames; pass heatmap() the clip that it was made from")
         from difftrack.reports import draw_match_strip, spread_indices
 
         maps = self.probabilities(point)
@@ -129,16 +129,16 @@ def match(
     frequencies: FrequencyBands | Mapping[str, Sequence[float]] = ALL_FREQUENCIES,
     params: MatchingParams = CORRECTED,
 ) -> PointMatches:
-    """Match points of one frame in all frames that went through the backbone together with it.
+    """Match points of one frame in all frames that ran through the backbone together with it.
 
     Args:
-        store: What `extract` or `open_store` returned.
+        store: Result of `extract` or `open_store`.
         points: (x, y) in pixels of the clip.
-        step: Denoising step; may be left out where one is stored.
-        layer: Layer; may be left out where one is stored.
-        frame: Video frame that the points lie in.
-        clip: Name of the clip; may be left out where one is stored.
-        heads: Only these heads; None takes all that are stored.
+        step: Denoising step; optional if only one is stored.
+        layer: Layer; optional if only one is stored.
+        frame: Video frame of the points.
+        clip: Name of the clip; optional if only one is stored.
+        heads: Only these heads; None takes all stored ones.
         kind: `query_key`, or a kind that is matched with itself by cosine: `feature`, `query_query`, `key_key` ...
         frequencies: Bands of rotary frequencies of queries and keys that take part, such as `{"temporal": (0.5, 1)}`
             for the slower half of those that turn by latent frame.
@@ -146,8 +146,8 @@ def match(
 
     Raises:
         StoreError: the store lacks one of these.
-        ValueError: a point lies outside the clip, several steps or layers are stored and none is named, a kind is not
-            known, or frequencies are chosen where no rotary layout is stored.
+        ValueError: a point lies outside the clip, several steps or layers are stored and none is named, a kind is
+            unknown, or frequencies are chosen but no rotary layout is stored.
     """
     known = next((own for own in MATCH_KINDS if own == kind), None)
     if known is None:

@@ -1,4 +1,4 @@
-"""Points as people write them."""
+"""Points as users write them."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,12 @@ def points_array(points: Points) -> Float32[np.ndarray, "point xy"]:
     """Return points as an array.
 
     Raises:
-        ValueError: they are no pairs of numbers.
+        ValueError: they are not pairs of numbers.
     """
     try:
         found = np.asarray(points, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"points are {points!r}; wanted: (x, y) pairs in pixels") from error
+        raise ValueError(f"points are {points!r}; expected (x, y) pairs in pixels") from error
     if found.ndim != 2 or found.shape[1] != 2:
-        raise ValueError(f"points have shape {list(found.shape)}; wanted: [point, 2], (x, y) pairs in pixels")
+        raise ValueError(f"points have shape {list(found.shape)}; expected [point, 2], (x, y) pairs in pixels")
     return found

@@ -1,4 +1,4 @@
-"""When correspondence emerges: a callback for a training loop."""
+"""A callback for a training loop that measures when correspondence emerges."""
 
 import csv
 import os
@@ -29,11 +29,11 @@ _MEASURES = ("matching_accuracy", "confidence", "attention_score")
 _COLUMNS = ("training_step", "seconds", "step", "layer", "head", *_MEASURES)
 
 Weights = Callable[[], AbstractContextManager[Any]]
-"""Gives a context in which the transformer has other weights."""
+"""Returns a context in which the transformer has other weights."""
 
 
 class TrainingProbe:
-    """A callback: `probe(step)` after every step of a training loop; what it does is said in docs/probe.md.
+    """A callback: call `probe(step)` after every step of a training loop; see docs/probe.md.
 
     Attributes:
         folder: Receives `probe.csv` and `emergence.png`.
@@ -54,7 +54,7 @@ class TrainingProbe:
         train_text: bool = False,
     ) -> None:
         if every < 1:
-            raise UsageError(f"every is {every}; wanted: a number of steps, at least 1")
+            raise UsageError(f"every is {every}; expected a number of steps, at least 1")
         self.folder = folder
         self.every = every
         self._measured = measured
@@ -68,24 +68,24 @@ class TrainingProbe:
         self._taken_up = False
 
     def __call__(self, step: int) -> xr.Dataset | None:
-        """Measure where `step` is a multiple of `every`, and log.
+        """Measure and log if `step` is a multiple of `every`.
 
         Call it in every process. Processes other than the first return at once, unless the model is sharded (FSDP):
         then all of them run the forward together, and the first logs.
 
         Args:
-            step: Steps of training that are done.
+            step: Number of finished training steps.
 
         Returns:
-            Means over the clips, as `metrics.combine_clips` gives them; None where nothing was measured, and in
-            processes that do not log.
+            Means over the clips, as `metrics.combine_clips` gives them; None if nothing was measured, and in processes
+            that do not log.
         """
         if step % self.every:
             return None
         return self.measure(step)
 
     def measure(self, step: int) -> xr.Dataset | None:
-        """Measure now, whatever `every` says; as `__call__`."""
+        """Measure now, regardless of `every`; otherwise as `__call__`."""
         first = self._first
         if not first and not self._sharded:
             return None
@@ -104,7 +104,7 @@ class TrainingProbe:
 
     @property
     def table(self) -> "pd.DataFrame":
-        """All measurements: a row per training step, denoising step, layer and head; `head` is empty over all heads."""
+        """All measurements: one row per training step, denoising step, layer and head; an empty `head` means all."""
         import pandas as pd
 
         return pd.DataFrame(self._rows, columns=list(_COLUMNS))
@@ -113,11 +113,11 @@ class TrainingProbe:
         """Make a Lightning callback.
 
         Args:
-            callback: `lightning.Callback` (or `pytorch_lightning.Callback`), from which it derives.
+            callback: `lightning.Callback` (or `pytorch_lightning.Callback`), its base class.
         """
 
         def on_train_batch_end(own: Any, trainer: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
-            if own.seen != trainer.global_step:  # batches that are accumulated end without a step
+            if own.seen != trainer.global_step:  # accumulated batches end without a step
                 own.seen = trainer.global_step
                 self(trainer.global_step)
 
@@ -149,7 +149,7 @@ class TrainingProbe:
 
     @contextmanager
     def _as_measured(self) -> Iterator[None]:
-        """Whole and averaged weights, evaluation mode, a random state of its own; all of it is given back."""
+        """Use gathered and averaged weights, evaluation mode and a separate random state; restore all at the end."""
         transformer = self._transformer
         modes = {module: module.training for module in transformer.modules()}
         cuda = [parameter.device for parameter in transformer.parameters() if parameter.is_cuda][:1]
@@ -167,7 +167,7 @@ class TrainingProbe:
                     module.training = mode
 
     def _keep(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append to the table and its file, and draw; rows of a lost part of an interrupted run are dropped."""
+        """Append to the table and its file, and draw; rows from a discarded part of an interrupted run are dropped."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "probe.csv"
         if not self._taken_up:
@@ -216,38 +216,38 @@ def probe(
     rank: int | None = None,
     prefix: str = "probe",
 ) -> TrainingProbe:
-    """Make a callback that measures, while a model is trained, where in it correspondence emerges.
+    """Make a callback that measures where correspondence emerges in a model during training.
 
-    Every `every` steps it runs a few rendered clips, whose tracks are known exactly, with the same noise through the
-    model as it is then, and logs per layer and head the matching accuracy, the confidence and the attention score of
-    their points. Neither weights, gradients, modes of modules nor random states are touched.
+    Every `every` steps it runs a few rendered clips with exact tracks, always with the same noise, through the current
+    model. It logs the matching accuracy, the confidence and the attention score of their points per layer and head. It
+    does not change weights, gradients, modes of modules or random states.
 
     Args:
-        model: The diffusers pipeline whose transformer is trained, or a backbone. Its autoencoder and text encoder run
+        model: The diffusers pipeline of the trained transformer, or a backbone. Its autoencoder and text encoder run
             once, in this call.
-        transformer: The transformer as the loop holds it, where the pipeline holds another or it is wrapped (DDP,
-            FSDP, torch.compile); it takes the place of the pipeline's.
+        transformer: The transformer in the training loop, if it is not the pipeline's or is wrapped (DDP, FSDP,
+            torch.compile); it replaces the pipeline's.
         every: Steps between measurements.
-        to: Folder of `probe.csv` and `emergence.png`; a run that goes on appends to them.
+        to: Folder of `probe.csv` and `emergence.png`; a resumed run appends to them.
         logger: A TensorBoard `SummaryWriter`, a W&B run, an `Accelerator`, a Lightning logger, or any function of
-            (numbers by name, step); None writes the files alone.
-        ema: Averaged weights that are measured in place of the model's own: an object with `store`, `copy_to` and
-            `restore` (diffusers' `EMAModel`), a module of the same parameters (torch's `AveragedModel`), or a function
-            that returns a context manager in which the model has them.
+            (numbers by name, step); None only writes the files.
+        ema: Averaged weights to measure instead of the model's own: an object with `store`, `copy_to` and `restore`
+            (diffusers' `EMAModel`), a module of the same parameters (torch's `AveragedModel`), or a function that
+            returns a context manager in which the model has them.
         steps: Noise levels, as steps of the schedule, 0 the noisiest.
         num_inference_steps: Length of the schedule.
         layers: Layers to measure.
-        heads: Measure every head alone, too.
-        num_clips: Rendered clips: easy and hard, objects and camera moves by turns.
+        heads: Also measure every head alone.
+        num_clips: Number of rendered clips, which alternate between easy and hard, objects and camera moves.
         grid: Points along each side of a clip's first frame.
-        size: (frames, height, width) of the clips; by default that of the model's training, where it is known.
+        size: (frames, height, width) of the clips; by default that of the model's training, if known.
         frames_alone: Encode each frame by itself, as tracking does.
-        train_text: Embed the prompts anew every time, for a text encoder that is trained, too.
-        rank: Of this process; by default what torch.distributed says, or the environment.
-        prefix: Of the names that are logged.
+        train_text: Embed the prompts again every time, if the text encoder is also trained.
+        rank: Rank of this process; by default from torch.distributed, or the environment.
+        prefix: Prefix of the logged names.
 
     Raises:
-        BackboneError: no family captures the transformer's class, or it cannot run clips of this size.
+        BackboneError: no family supports the transformer's class, or it cannot run clips of this size.
         UsageError: the size is not known, or `every` is not positive.
 
     Example:
@@ -280,7 +280,7 @@ def probe(
 
 
 def _with_transformer(pipeline: Any, transformer: nn.Module | None) -> Any:  # noqa: ANN401
-    """A pipeline of the same class and parts whose transformer is the one that is trained."""
+    """Return a pipeline of the same class and components with the trained transformer."""
     held = getattr(pipeline, "transformer", None) if transformer is None else transformer
     bare = _unwrapped(held) if isinstance(held, nn.Module) else held
     if bare is getattr(pipeline, "transformer", None):
@@ -289,7 +289,7 @@ def _with_transformer(pipeline: Any, transformer: nn.Module | None) -> Any:  # n
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """What DDP, FSDP, torch.compile and AveragedModel hold."""
+    """Return the module inside DDP, FSDP, torch.compile or AveragedModel."""
     while True:
         inner = getattr(module, "_orig_mod", None)
         if inner is None and type(module).__name__ in (
@@ -304,7 +304,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _whole_weights(model: nn.Module | None) -> AbstractContextManager[None] | None:
-    """Gather the parameters that FSDP's wrapper class spreads; `fully_shard` gathers them by itself in the forward."""
+    """Gather the parameters that FSDP's wrapper class shards; `fully_shard` gathers them by itself in the forward."""
     if model is None or type(model).__name__ != "FullyShardedDataParallel":
         return None
     gathered: AbstractContextManager[None] = type(model).summon_full_params(model, writeback=False)  # type: ignore[attr-defined]
@@ -313,7 +313,7 @@ def _whole_weights(model: nn.Module | None) -> AbstractContextManager[None] | No
 
 @contextmanager
 def _averaged(ema: Any, transformer: nn.Module) -> Iterator[None]:  # noqa: ANN401
-    """Put averaged weights into the transformer, and its own ones back."""
+    """Put averaged weights into the transformer, and restore its own at the end."""
     own = list(transformer.parameters())
     if all(hasattr(ema, name) for name in ("store", "copy_to", "restore")):
         ema.store(own)
@@ -337,8 +337,8 @@ def _averaged(ema: Any, transformer: nn.Module) -> Iterator[None]:  # noqa: ANN4
             yield
     else:
         raise UsageError(
-            f"ema is a {type(ema).__name__}; wanted: store, copy_to and restore, a module of the same parameters, or a "
-            "function that returns a context manager"
+            f"ema is a {type(ema).__name__}; expected store, copy_to and restore, a module with the same parameters, "
+            "or a function that returns a context manager"
         )
 
 
@@ -349,7 +349,7 @@ def _copy(source: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> Non
 
 
 def _rows(means: xr.Dataset, step: int, seconds: float) -> list[dict[str, Any]]:
-    """A row for each denoising step and layer, over all heads and for each head."""
+    """Make a row for each denoising step and layer, over all heads and for each head."""
     rows = []
     for noise in means.step.values.tolist():
         for layer in means.layer.values.tolist():
@@ -366,13 +366,13 @@ def _rows(means: xr.Dataset, step: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:
-    """What an interrupted run has written; refuse a file of another layout."""
+    """Read the rows of an interrupted run; refuse a file with another layout."""
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise UsageError(f"{file} is no file of this probe; name another folder with to=")
+            raise UsageError(f"{file} has other columns than this probe; name another folder with to=")
         whole = {"training_step", "step", "layer"}
         return [
             {
@@ -386,7 +386,7 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _send(logger: Any, numbers: Mapping[str, float], picture: np.ndarray, step: int, *, name: str) -> None:  # noqa: ANN401
-    """Hand numbers, and the plot where there is a way, to whatever logger the loop has."""
+    """Pass numbers, and the plot if possible, to the loop's logger."""
     if hasattr(logger, "add_scalar"):  # TensorBoard
         for key, value in numbers.items():
             logger.add_scalar(key, value, step)
@@ -405,6 +405,6 @@ def _send(logger: Any, numbers: Mapping[str, float], picture: np.ndarray, step: 
         logger(dict(numbers), step)
     else:
         raise UsageError(
-            f"logger is a {type(logger).__name__}; wanted: add_scalar (TensorBoard), log (W&B, accelerate), "
+            f"logger is a {type(logger).__name__}; expected add_scalar (TensorBoard), log (W&B, accelerate), "
             "log_metrics (Lightning), or a function of numbers and step"
         )

@@ -1,4 +1,4 @@
-"""Masks, boxes and keypoints of one frame, carried through a clip."""
+"""Propagates masks, boxes and keypoints of one frame through a clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,43 +37,43 @@ Boxes = Sequence[Sequence[float | int]] | np.ndarray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Propagation:
-    """Labels of one frame, carried to every frame of a clip."""
+    """Labels of one frame, propagated to every frame of a clip."""
 
     name: str
-    """The clip's."""
+    """Name of the clip."""
     labels: PropagatedLabels
     clip: Clip | None = None
-    """The clip's frames, where they are known: an overlay is drawn on them."""
+    """The clip's frames, if known; overlays are drawn on them."""
 
     @property
     def masks(self) -> UInt8[np.ndarray, "frame row col"] | None:
-        """The number of the object in each pixel, 0 for the background; None where no mask was given."""
+        """The number of the object in each pixel, 0 for the background; None if no mask was given."""
         return self.labels.masks
 
     @property
     def boxes_xyxy_px(self) -> Float32[np.ndarray, "frame object 4"] | None:
-        """(left, top, right, bottom) in pixels, no numbers where an object is nowhere; None where no box was given."""
+        """(left, top, right, bottom) in pixels, NaN where an object is absent; None if no boxes were given."""
         return self.labels.boxes_xyxy_px
 
     @property
     def points_xy_px(self) -> Float32[np.ndarray, "frame point xy"] | None:
-        """(x, y) in pixels; None where no point was given."""
+        """(x, y) in pixels; None if no points were given."""
         return self.labels.points_xy_px
 
     @property
     def soft(self) -> Float32[np.ndarray, "frame class token_row token_col"]:
-        """Labels over the tokens; of a mask, class 0 is the background, and the classes of a token sum to 1."""
+        """Labels over the tokens; for a mask, class 0 is the background, and the classes of a token sum to 1."""
         return self.labels.soft
 
     def save(self, path: str | Path) -> Path:
         """Write the labels.
 
         Args:
-            path: `.npz` for arrays (`masks`, `boxes_xyxy_px` or `points_xy_px`, beside `soft` and `objects`), or a
-                folder that takes one PNG per frame, for masks; a folder that is there must be empty.
+            path: `.npz` for arrays (`soft`, `objects`, and `masks`, `boxes_xyxy_px` or `points_xy_px`), or a folder for
+                one PNG per frame, for masks; an existing folder must be empty.
 
         Raises:
-            UsageError: the name has another ending, the folder is not empty, or there are no masks for a folder.
+            UsageError: the name has another suffix, the folder is not empty, or there are no masks for a folder.
         """
         from difftrack.reports import save_labels, save_masks
 
@@ -90,24 +90,24 @@ class Propagation:
         """Draw the labels on the clip's frames and write the video.
 
         Args:
-            clip: The frames; by default those that were read in this session.
-            to: The file to write, `.mp4`, in place of what it holds; by default `NAME-labels.mp4` in the current
-                folder, or `NAME-labels-2.mp4` and so on where something else has that name.
+            clip: The frames; by default those read in this session.
+            to: The `.mp4` file to write or overwrite; by default `NAME-labels.mp4` in the current folder, or
+                `NAME-labels-2.mp4` and so on if the name is taken.
 
         Raises:
-            UsageError: the frames are not known, or are of another size or number.
+            UsageError: the frames are not known, or have another size or number.
         """
         from difftrack.reports import draw_labels
 
         shown = clip or self.clip
         if shown is None:
-            raise UsageError("the clip's frames are not known here; give overlay() the clip")
+            raise UsageError("the clip's frames are not known here; pass overlay() the clip")
         if shown.num_frames < len(self.soft) or (
             self.masks is not None and shown.frames.shape[1:3] != self.masks.shape[1:]
         ):
             raise UsageError(
-                f"the clip has {shown.num_frames} frames of {shown.width}x{shown.height} px, and the labels are of "
-                f"{len(self.soft)} frames of another clip; give the clip that they were carried through"
+                f"the clip has {shown.num_frames} frames of {shown.width}x{shown.height} px, but the labels are for "
+                f"{len(self.soft)} frames of another clip; pass the clip of the labels"
             )
         drawn, fps = draw_labels(shown.frames[: len(self.soft)], **_read_out(self.labels)), shown.fps
         if to is None:
@@ -140,28 +140,28 @@ def propagate(
     progress: bool = True,
     **options: Any,  # noqa: ANN401 - fields of PropagationParams, checked there
 ) -> Propagation:
-    """Carry a mask, boxes or keypoints of one frame through a clip, along tracking descriptors.
+    """Propagate a mask, boxes or keypoints of one frame through a clip, along tracking descriptors.
 
     Args:
         source: A store of view `tracking`, or a backbone, which then runs over the clip at its last, cleanest step.
-        clip: Of a store, the name of the clip, which may be left out where one is stored; for a backbone, what
-            `read_clip` returned.
-        mask: The number of the object in each pixel (0 is the background), or the picture file that holds it.
-        boxes: Instead: (left, top, right, bottom) of each object, pixels of the clip.
-        points: Instead: (x, y) of each keypoint, pixels of the clip.
-        frame: The labelled frame; of a store, one of its anchors.
-        sigma_token: Width of a Gaussian around each keypoint, in tokens; None labels the tokens around it alone.
+        clip: For a store, the name of the clip, optional if only one is stored; for a backbone, the result of
+            `read_clip`.
+        mask: The number of the object in each pixel (0 is the background), or a picture file with it.
+        boxes: Instead of a mask: (left, top, right, bottom) of each object, pixels of the clip.
+        points: Instead of a mask: (x, y) of each keypoint, pixels of the clip.
+        frame: The labelled frame; for a store, one of its anchors.
+        sigma_token: Width of a Gaussian around each keypoint, in tokens; None labels only the tokens around it.
         size: For a backbone: (height, width) in pixels at which it sees the clip; by default that of its training.
-        chunks: For a backbone: how the clip is cut into chunks; by default as `label_chunks` cuts it.
-        num_inference_steps: For a backbone: length of the denoising schedule, of which the last step is read.
-        params: How labels travel; `PropagationParams()` by default.
+        chunks: For a backbone: how the clip is cut into chunks; by default as in `label_chunks`.
+        num_inference_steps: For a backbone: length of the denoising schedule; its last step is read.
+        params: How labels are propagated; `PropagationParams()` by default.
         progress: Show a progress bar.
         options: Fields of `PropagationParams` to change, such as `layers=(6, 7)` or `top_k=5`.
 
     Raises:
         UsageError: not one of `mask`, `boxes` and `points` is given, or the clip does not fit the source.
         StoreError: the store lacks the clip, or holds no tracking view.
-        ValueError: the labels do not fit the clip, or an option has no such value.
+        ValueError: the labels do not fit the clip, or an option has a wrong value.
 
     Example:
         >>> found = propagate(model, clip, mask="first.png", size=(160, 240), layers=(6, 7))  # doctest: +SKIP
@@ -171,13 +171,13 @@ def propagate(
     chosen = replace(params or PropagationParams(), **options)
     if isinstance(source, Store):
         if isinstance(clip, Clip):
-            raise UsageError(f"a store holds its clips; give the name of one, {clip.name!r}, in place of the frames")
+            raise UsageError(f"a store holds its own clips; pass the clip's name, {clip.name!r}, instead of its frames")
         name = only_clip(source, clip)
         if clip_groups(source, name)[0][1] is None:
-            raise UsageError(f"{name} is stored as an analysis view; labels want extract(..., view='tracking')")
+            raise UsageError(f"{name} is stored as an analysis view; labels need extract(..., view='tracking')")
         return Propagation(name, propagate_stored(source, name, given, chosen), known_clip(source, name))
     if not isinstance(clip, Clip):
-        raise UsageError("a backbone wants the clip's frames: propagate(model, read_clip(...), mask=...)")
+        raise UsageError("a backbone needs the clip's frames: propagate(model, read_clip(...), mask=...)")
     height, width = size or trained_clip(source)[1:]
     view = TrackingParams(
         height=height,
@@ -203,7 +203,7 @@ def _given(
     if isinstance(mask, str | Path):
         mask = read_mask(Path(mask))
     if mask is not None and not (mask.ndim == 2 and mask.dtype.kind in "bui"):
-        raise UsageError(f"the mask is {mask.dtype} {list(mask.shape)}; wanted: whole numbers of objects [row, col]")
+        raise UsageError(f"the mask is {mask.dtype} {list(mask.shape)}; expected whole numbers of objects [row, col]")
     return LabelsGiven(
         mask=None if mask is None else mask.astype(np.uint8),
         boxes_xyxy_px=None if boxes is None else _boxes_array(boxes),
@@ -217,7 +217,7 @@ def _boxes_array(boxes: Boxes) -> Float32[np.ndarray, "object 4"]:
     found = np.asarray(boxes, dtype=np.float32)
     if found.ndim != 2 or found.shape[1] != 4:
         raise UsageError(
-            f"boxes have shape {list(found.shape)}; wanted: [object, 4], left, top, right, bottom in pixels"
+            f"boxes have shape {list(found.shape)}; expected [object, 4], left, top, right, bottom in pixels"
         )
     return found
 

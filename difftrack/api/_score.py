@@ -1,4 +1,4 @@
-"""How well each step, layer and head matches points whose tracks are known."""
+"""Scores each step, layer and head by matching points with known tracks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +29,14 @@ class Scores:
     """Scores over steps, layers and heads, as fractions; means over clips."""
 
     dataset: xr.Dataset
-    """`matching_accuracy`, `confidence`, `attention_score`, `harmonic_mean`, ... over (step, layer); with `head_` in
-    front also over head."""
+    """`matching_accuracy`, `confidence`, `attention_score`, `harmonic_mean`, ... over (step, layer); names with prefix
+    `head_` are also over head.
+    """
     clips: tuple[str, ...]
 
     @property
     def table(self) -> "pd.DataFrame":
-        """A row per step, layer and head, a column per score; `head` is empty in rows over all heads together."""
+        """One row per step, layer and head, one column per score; `head` is empty in rows over all heads together."""
         import pandas as pd
 
         whole = [str(name) for name in self.dataset.data_vars if not str(name).startswith("head_")]
@@ -53,25 +54,26 @@ class Scores:
         """Return the best layers, best first.
 
         Args:
-            num: How many.
-            by: The score to rank by; the harmonic mean by default, or the accuracy where nothing else is scored.
+            num: Number of layers.
+            by: The score to rank by; by default the harmonic mean, or the accuracy if nothing else is scored.
 
         Raises:
-            UsageError: there is no such score, or fewer layers have one.
+            UsageError: the score does not exist, or fewer layers have it.
         """
         name = by or _ranked_by(self.dataset)
         if name not in self.dataset:
             raise UsageError(f"there is no score {name}; there are {', '.join(map(str, self.dataset.data_vars))}")
         ranked = [layer for layer, _, _ in rank_layers(self.dataset[name])]
         if len(ranked) < num:
-            raise UsageError(f"the best {num} layers are asked for, and {len(ranked)} have a {name}")
+            raise UsageError(f"num is {num}, but only {len(ranked)} layers have a {name}")
         return tuple(ranked[:num])
 
     def heatmap(self, *names: str) -> Image.Image:
         """Draw scores as heat maps of layers and steps, the best cell of each outlined.
 
         Args:
-            names: Which; by default the accuracy, confidence, attention score and harmonic mean that there are.
+            names: Scores to draw; by default the accuracy, confidence, attention score and harmonic mean, as far as
+                they exist.
 
         Returns:
             A picture, which a notebook shows.
@@ -106,20 +108,20 @@ def score(
     per_head: bool = True,
     kinds: Sequence[MatchKind] | None = None,
 ) -> Scores:
-    """Score every stored step, layer and head by where points really are.
+    """Score every stored step, layer and head against true tracks.
 
     Args:
-        store: What `extract` or `open_store` returned.
-        truth: Tracks of the clip, such as `read_tracks` or `annotate` give; or of several clips by name.
-        clip: Name of the clip; may be left out where one is stored.
-        threshold_px: A match is right when it lies strictly closer, in pixels of the size that the backbone saw.
-        convention: `corrected` does what the paper says, `released` what its code does.
+        store: Result of `extract` or `open_store`.
+        truth: Tracks of the clip, from `read_tracks` or `annotate`; or clip name -> tracks for several clips.
+        clip: Name of the clip; optional if only one is stored.
+        threshold_px: A match is correct if it is strictly closer, in pixels of the size that the backbone saw.
+        convention: `corrected` follows the paper, `released` its code.
         per_head: Also score each head alone.
-        kinds: What to match by (docs/kinds.md); by default queries with keys, and features, as far as they are stored.
+        kinds: Kinds of matching (docs/kinds.md); by default queries with keys, and features, as far as they are stored.
 
     Raises:
         StoreError: the store lacks a clip.
-        ValueError: the tracks are shorter than what is stored, or no point is queried in the first stored frame.
+        ValueError: the tracks are shorter than the stored frames, or no point is queried in the first stored frame.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), section 3.2: matching accuracy, confidence and attention score, and their
@@ -147,13 +149,13 @@ def score(
 
 
 def _ranked_by(scores: xr.Dataset) -> str:
-    """The score that layers are ranked by, where none is named."""
+    """Return the default score to rank layers by."""
     accuracies = (str(name) for name in scores if str(name).endswith("_accuracy"))
     return next(each for each in (*_RANKED, *accuracies) if each in scores)
 
 
 def _kinds(clip: str, stored: Sequence[str], wanted: Sequence[MatchKind] | None) -> tuple[MatchKind, ...]:
-    """Return what is asked for, or what can be matched by of what is stored."""
+    """Return the requested kinds, or all that can be matched with the stored descriptors."""
     if wanted is not None:
         if missing := sorted({own for kind in wanted for own in descriptors_of(kind)} - set(stored)):
             raise UsageError(f"{clip}: {', '.join(missing)} is not stored; there are {', '.join(stored)}")
@@ -164,5 +166,5 @@ def _kinds(clip: str, stored: Sequence[str], wanted: Sequence[MatchKind] | None)
     if "feature" in stored:
         kinds.append("feature")
     if not kinds:
-        raise UsageError(f"{clip}: {', '.join(stored)} are stored; matching wants query and key, or feature")
+        raise UsageError(f"{clip}: {', '.join(stored)} are stored; matching needs query and key, or feature")
     return tuple(kinds)

@@ -1,4 +1,4 @@
-"""Tracks of points, read from stored descriptors."""
+"""Tracks points from stored descriptors."""
 
 import base64
 import dataclasses
@@ -29,7 +29,7 @@ from difftrack.workflows.track import track_stored_clip
 __all__ = ["PointTracks", "track"]
 
 _MOST_SHOWN_BYTES = 8_000_000
-"""A longer video is not put into a notebook's page."""
+"""Larger videos are not embedded in a notebook's page."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,16 +37,16 @@ class PointTracks:
     """Tracks of query points over a clip."""
 
     name: str
-    """The clip's."""
+    """Name of the clip."""
     query_points: Float[np.ndarray, "point txy"]
     """(frame, x, y), pixels of the clip."""
     tracks: PredictedTracks
     size: tuple[int, int]
     """(height, width) of the clip's frames, pixels."""
     clip: Clip | None = None
-    """The clip's frames, where they were given: an overlay is drawn on them."""
+    """The clip's frames, if given; overlays are drawn on them."""
     made_by: Mapping[str, Any] = field(default_factory=dict)
-    """By what the tracks were made, as JSON holds it: `save` writes it into the npz."""
+    """Provenance of the tracks, as JSON; `save` writes it into the npz."""
 
     @property
     def points_xy_px(self) -> Float[np.ndarray, "frame point xy"]:
@@ -55,24 +55,24 @@ class PointTracks:
 
     @property
     def visible(self) -> Bool[np.ndarray, "frame point"]:
-        """Whether each point is seen in each frame."""
+        """Whether each point is visible in each frame."""
         return self.tracks.visible
 
     @property
     def confidence(self) -> Float[np.ndarray, "frame point"]:
-        """Confidence that each point is where it was put, and seen, 0 to 1."""
+        """Confidence that each point is visible at its position, 0 to 1."""
         return self.tracks.confidence
 
     def save(self, path: str | Path) -> Path:
-        """Write the tracks; the ending chooses the format.
+        """Write the tracks; the suffix selects the format.
 
         Args:
-            path: `.npz` (arrays as `read_predictions` reads them, and by what they were made under the names that
-                `difftrack track` gives to it) or `.csv` (a row per frame and point).
+            path: `.npz` (arrays for `read_predictions`, with the provenance entries of `difftrack track`) or `.csv`
+                (one row per frame and point).
 
         Raises:
-            UsageError: the ending is neither.
-            ValueError: another npz of that name is there.
+            UsageError: the suffix is neither.
+            ValueError: another npz of this name exists.
         """
         from difftrack.datasets import OWN_TRACKER
         from difftrack.reports import export_tracks_table
@@ -93,28 +93,27 @@ class PointTracks:
         """Draw the tracks on the clip's frames and write the video.
 
         Args:
-            clip: The frames, or the video file that they come from; by default those that the store was made from in
-                this session.
-            to: The file to write, `.mp4`, in place of what it holds; by default `NAME-overlay.mp4` in the current
-                folder, or `NAME-overlay-2.mp4` and so on where something else has that name.
+            clip: The frames, or their video file; by default those that the store was made from in this session.
+            to: The `.mp4` file to write or overwrite; by default `NAME-overlay.mp4` in the current folder, or
+                `NAME-overlay-2.mp4` and so on if the name is taken.
 
         Returns:
-            The file that was written.
+            The written file.
 
         Raises:
-            UsageError: the frames are not known, or `to` is the video that is drawn on.
+            UsageError: the frames are not known, or `to` is the source video itself.
         """
         source = clip if clip is None or isinstance(clip, Clip) else Path(clip)
         if to is None:
             return write_unnamed(Path(f"{self.name}-overlay.mp4"), lambda file: self._write_overlay(file, source))
         file = Path(to)
         if isinstance(source, Path) and file.exists() and file.samefile(source):
-            raise UsageError(f"{file} is the video that the tracks are drawn on; name another file with to=")
+            raise UsageError(f"{file} is the source video; name another file with to=")
         self._write_overlay(file, source)
         return file
 
     def _about(self) -> dict[str, np.ndarray]:
-        """What `save` writes beside the tracks."""
+        """Further arrays that `save` writes."""
         from difftrack.reports import package_version
 
         made_by = dict(self.made_by)
@@ -146,11 +145,11 @@ class PointTracks:
         elif clip := source or self.clip:
             frames = clip.frames[: len(self.visible)]
         else:
-            raise UsageError("the clip's frames are not known here; give overlay() the clip or its video file")
+            raise UsageError("the clip's frames are not known here; pass overlay() the clip or its video file")
         if frames.shape[1:3] != self.size or len(frames) != len(self.visible):
             raise UsageError(
-                f"the frames are {len(frames)} of {frames.shape[2]}x{frames.shape[1]} px and the tracks are for "
-                f"{len(self.visible)} of {self.size[1]}x{self.size[0]} px; give the clip that was tracked"
+                f"the frames are {len(frames)} of {frames.shape[2]}x{frames.shape[1]} px, but the tracks are for "
+                f"{len(self.visible)} of {self.size[1]}x{self.size[0]} px; pass the tracked clip"
             )
         return draw_tracks(
             frames,
@@ -168,14 +167,14 @@ class PointTracks:
         )
 
     def _repr_html_(self) -> str:
-        """Show the overlay video where the frames are known and it is small enough."""
+        """Show the overlay video if the frames are known and it is small enough."""
         about = html.escape(repr(self))
         if self.clip is None:
             return f"<p>{about}</p>"
         with tempfile.TemporaryDirectory() as folder:
             content = self.overlay(to=Path(folder) / "overlay.mp4").read_bytes()
         if len(content) > _MOST_SHOWN_BYTES:
-            return f"<p>{about}; the video is too large to show here, overlay() writes it</p>"
+            return f"<p>{about}; the video is too large to show here; overlay() writes it</p>"
         data = base64.b64encode(content).decode()
         return f'<p>{about}</p><video controls loop muted src="data:video/mp4;base64,{data}"></video>'
 
@@ -193,11 +192,11 @@ def track(
     """Track points through a clip of a store's tracking view.
 
     Args:
-        store: What `extract` or `open_store` returned, of view `tracking`.
+        store: Result of `extract` or `open_store`, with view `tracking`.
         points: (x, y) in pixels of the clip, in frame 0.
-        grid: Instead of points: a grid of so many along each side of frame 0.
+        grid: Instead of points: number of grid points along each side of frame 0.
         queries: Instead of both: (frame, x, y), for points that start in other frames.
-        clip: Name of the clip; may be left out where one is stored.
+        clip: Name of the clip; optional if only one is stored.
         params: How to track; `TrackParams()` by default.
         options: Fields of `TrackParams` to change, such as `layers=(6, 7)`, `kind="key_key"` or `motion_cost=0`;
             `frequencies` may be a mapping, such as `{"temporal": (0.5, 1)}`.
@@ -205,12 +204,12 @@ def track(
     Raises:
         StoreError: the store lacks the clip, or holds no tracking view.
         UsageError: none of `points`, `grid` and `queries` is given, or more than one.
-        ValueError: a point lies outside the clip, or an option has no such value.
+        ValueError: a point lies outside the clip, or an option has a wrong value.
     """
     name = only_clip(store, clip)
     group, chunk = clip_groups(store, name)[0]
     if chunk is None:
-        raise UsageError(f"{name} is stored as an analysis view; tracking wants extract(..., view='tracking')")
+        raise UsageError(f"{name} is stored as an analysis view; tracking needs extract(..., view='tracking')")
     spec = store.spec(group)
     height, width = spec.clip_size
     num_frames = 1 + max(max(store.spec(each).frames) for each, _ in clip_groups(store, name))
@@ -226,7 +225,7 @@ def track(
 
 
 def _made_by(store: Store, clip: str, params: TrackParams) -> dict[str, Any]:
-    """Which descriptors were read, what they depend on, and how they were tracked."""
+    """Return the provenance: the descriptors that were read, their dependencies, and the tracking params."""
     groups = [group for group, _ in clip_groups(store, clip)]
     parts = dict(store.spec(groups[0]).fingerprint_parts)
     made_by = {

@@ -1,4 +1,4 @@
-"""Which part of a clip each word of its prompt stands for."""
+"""Maps each word of a prompt to the part of the clip that it stands for."""
 
 from collections.abc import Sequence
 
@@ -29,26 +29,25 @@ def words(
     """Map the attention of a clip's tokens to a word of its prompt, from stored descriptors.
 
     Args:
-        store: With `query`, `key` and the text keys that go with them (joint attention: CogVideoX, HunyuanVideo, Mochi
-            ...), or with `cross_query` (cross-attention: Wan, LTX, SkyReels, Cosmos ...).
+        store: Store with `query`, `key` and text keys (joint attention: CogVideoX, HunyuanVideo, Mochi ...), or with
+            `cross_query` (cross-attention: Wan, LTX, SkyReels, Cosmos ...).
         word: A word or phrase of the prompt, in any case, such as `disc` or `red disc`; None gives every word along an
-            axis `word`, and beside them `(punctuation)`, `(special)` and `(padding)`: together all of the text.
-        clip: Name of the clip; may be left out where one is stored.
-        steps: Steps to average, or one; by default all that are stored, and so for what follows.
-        layers: Layers to average, or one.
-        heads: Heads to average, or one.
-        per: Axes that are kept apart and not averaged: `step`, `layer`, `head`.
-        share_of: `text`: the share of the attention that a video token pays to the text. `attention`: of all its
-            attention, which finds less (docs/words.md); the same for cross-attention.
-        occurrence: Which one, 0 the first, of a word that is repeated; by default all together.
-        text: Which words the text tokens stand for, where the store does not say: `model.text_tokens(prompt,
-            model.embed(prompt))`.
+            axis `word`, with `(punctuation)`, `(special)` and `(padding)`, which covers the whole text.
+        clip: Name of the clip; optional if only one is stored.
+        steps: Steps to average, or one; by default all stored ones.
+        layers: Layers to average, or one; by default all stored ones.
+        heads: Heads to average, or one; by default all stored ones.
+        per: Axes that are not averaged: `step`, `layer`, `head`.
+        share_of: `text`: share of a video token's attention to the text. `attention`: share of all its attention, which
+            localises worse (docs/words.md). Both are equal for cross-attention.
+        occurrence: Index, from 0, of the occurrence of a repeated word; by default all together.
+        text: Words of the text tokens, if the store lacks them: `model.text_tokens(prompt, model.embed(prompt))`.
         device: `auto`, `cpu` or a CUDA device.
 
     Returns:
         Shares in [0, 1] over (*per, frame, row, col), or (*per, word, frame, row, col): `frame` is the video frame that
         a latent frame describes, `row` and `col` are tokens with centres `y_px`, `x_px` in pixels of the clip.
-        `.attrs` names the prompt, the word's `pieces` (its tokens), and `notes` on what was cut or repeated.
+        `.attrs` holds the prompt, the word's `pieces` (its tokens), and `notes` on cut or repeated words.
 
     Raises:
         StoreError: the store lacks the clip, a step, a layer, a head, or the descriptors.

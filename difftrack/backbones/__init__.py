@@ -1,4 +1,4 @@
-"""What each video diffusion transformer is, how to run it to a step, and the seam that captures its attention."""
+"""Describes each video diffusion transformer, runs it to a step, and captures its attention."""
 
 import lazy_loader
 

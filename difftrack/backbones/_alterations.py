@@ -1,4 +1,4 @@
-"""What was done to a loaded pipeline: told from its objects, so that a person and a record can read it."""
+"""Lists changes to a loaded pipeline, found in its objects, for users and provenance records."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +9,13 @@ __all__ = ["alterations_of"]
 
 
 def alterations_of(pipeline: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """Name what makes a pipeline object another one than its checkpoint, component by component.
+    """Name the changes of a pipeline object from its checkpoint, component by component.
 
     Args:
-        pipeline: Of diffusers.
+        pipeline: A diffusers pipeline.
 
     Returns:
-        Lines such as `transformer: LoRA style (fused)`, in the order of the components; none where nothing was found.
+        Lines such as `transformer: LoRA style (fused)`, in the order of the components; empty if there are no changes.
     """
     found = []
     for name, component in pipeline.components.items():
@@ -72,7 +72,7 @@ def _scalings(model: nn.Module) -> Iterator[dict[str, float]]:
 
 
 def _hooks(module: nn.Module) -> Iterator[str]:
-    """Hooks that move or cast weights: of accelerate, and of diffusers."""
+    """List hooks of accelerate and diffusers that move or cast weights."""
     moving = getattr(module, "_hf_hook", None)
     if moving is not None:
         yield type(moving).__name__

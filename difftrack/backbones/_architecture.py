@@ -1,4 +1,4 @@
-"""What a backbone is: its counts, its strides, and the clips that it can be run on."""
+"""Describes a backbone: its counts, its strides, and the clips that it can run."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ __all__ = ["Architecture"]
 class Architecture:
     """One video diffusion transformer and its autoencoder, as their configs describe them; loaded lazily.
 
-    A family whose configs call their entries by other names says so in the class attributes that end in `_key`; where
-    no entry says it, the family overrides the property.
+    A family whose configs use other names sets the class attributes that end in `_key`; without such an entry it
+    overrides the property.
     """
 
     layers_key: ClassVar[Sequence[str]] = ("transformer_blocks",)
@@ -31,17 +31,19 @@ class Architecture:
     attention_key: ClassVar[str] = "attn1"
     """Attribute of a layer that holds its attention over video tokens."""
     cross_attention_key: ClassVar[str | None] = None
-    """Attribute of a layer that holds its cross-attention from video tokens to the text; None where text tokens stand
-    in the joint attention."""
+    """Attribute of a layer that holds its cross-attention from video tokens to the text; None where text tokens are
+    part of the joint attention.
+    """
     mlp_keys: ClassVar[Sequence[str]] = ("ff", "ffn", "feed_forward", "mlp")
-    """Attributes of a layer that may hold its MLP over video tokens; the first that is there counts."""
+    """Attributes of a layer that may hold its MLP over video tokens; the first that exists counts."""
     unrotated_keys: ClassVar[Sequence[tuple[str, str]]] = (
         ("norm_q", "norm_k"),
         ("query_norm", "key_norm"),
         ("to_q", "to_k"),
     )
     """Attributes of an attention module whose outputs are its queries and keys before rotary positions turn them; the
-    first pair that is there counts."""
+    first pair that exists counts.
+    """
     num_heads_key: ClassVar[str] = "num_attention_heads"
     """Entry of the transformer's config: attention heads of a layer."""
     num_channels_key: ClassVar[str] = "attention_head_dim"
@@ -60,19 +62,19 @@ class Architecture:
     def __init__(self, name: str, components: Components, params: ModelParams) -> None:
         self.name = name
         self.params = params
-        """How it was loaded."""
+        """Params that it was loaded with."""
         self.components = components
         """The stock components."""
         self.library: str | None = None
         """Module of the family's own classes, where it has any."""
         self.made_for: tuple[int, int, int] | None = None
-        """(frames, height, width) of the clips that it was trained on, where that is known."""
+        """(frames, height, width) of the clips that it was trained on, if known."""
         self.remarks: tuple[str, ...] = ()
-        """What a person should know of how it was loaded, a line each."""
+        """Remarks about its loading for the user, one per line."""
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device that it runs on."""
         return self.components.device
 
     @cached_property
@@ -92,11 +94,11 @@ class Architecture:
 
     @property
     def experts(self) -> Mapping[str, str]:
-        """Components that share the steps between them, by the name of each; empty where one transformer does all."""
+        """Transformers that share the steps, by component name; empty where one transformer runs all."""
         return {}
 
     def expert_at(self, timestep: Shaped[Tensor, ""]) -> str | None:
-        """The one of `experts` that runs at a timestep; None where one transformer does all."""
+        """The one of `experts` that runs at a timestep; None where one transformer runs all."""
         return None
 
     def transformer_at(self, timestep: Shaped[Tensor, ""]) -> Any:  # noqa: ANN401
@@ -191,10 +193,10 @@ class Architecture:
 
     @property
     def rotary(self) -> RotaryLayout | None:
-        """Which channels of queries and keys rotary positions turn, where each pair turns with one axis; else None.
+        """Channels of queries and keys that rotary positions turn, where each pair turns with one axis; else None.
 
-        `difftrack.testing.BackboneLaws` holds a layout to what the transformer does. None: no rotary positions, or such
-        as mix axes (Mochi) or run over the channels of all heads together (LTX).
+        `difftrack.testing.BackboneLaws` compares a layout with the transformer. None means no rotary positions, or
+        positions that mix axes (Mochi) or run over the channels of all heads together (LTX).
         """
         return None
 
@@ -222,7 +224,7 @@ class Architecture:
         return next((module for module in found if module is not None), None)
 
     def unrotated_of(self, attention: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-        """The modules that give an attention's queries and keys before rotary positions turn them; None: not known."""
+        """The modules whose outputs are queries and keys before rotary positions turn them; None if unknown."""
         pairs = ((getattr(attention, query, None), getattr(attention, key, None)) for query, key in self.unrotated_keys)
         return next(((query, key) for query, key in pairs if query is not None and key is not None), None)
 
@@ -234,7 +236,7 @@ class Architecture:
 
     @property
     def text_call(self) -> int:
-        """Which attention call of a cross-attention module is to the text, 0 the first: images may have one, too."""
+        """Index of a cross-attention module's call to the text, from 0: images may have a call, too."""
         return 0
 
     def compile_layers(self, transformer: nn.Module) -> None:
@@ -246,25 +248,25 @@ class Architecture:
         """An entry of the transformer's config.
 
         Raises:
-            BackboneError: it has none of that name.
+            BackboneError: the config has no such entry.
         """
         if (value := self.transformer_config.get(key)) is None:
             raise BackboneError(
-                f"{self.name}: the config of its transformer has no {key}; this release of diffusers names it otherwise"
+                f"{self.name}: the config of its transformer has no {key}; this release of diffusers uses another name"
             )
         return value
 
     def _of_autoencoder(self, key: str) -> int:
-        """An entry of the autoencoder's config, or what the autoencoder makes of several entries.
+        """An entry of the autoencoder's config, or an attribute that the autoencoder derives from several entries.
 
         Raises:
-            BackboneError: there is neither of that name.
+            BackboneError: neither exists.
         """
         value = self.vae_config.get(key)
         value = getattr(self.components.outline("vae"), key, None) if value is None else value
         if value is None:
             raise BackboneError(
-                f"{self.name}: its autoencoder has no {key}; this release of diffusers names it otherwise"
+                f"{self.name}: its autoencoder has no {key}; this release of diffusers uses another name"
             )
         return int(value)
 
@@ -274,7 +276,7 @@ class Architecture:
         return self.temporal_stride * self.latents_per_token_frame
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Raise `BackboneError`, saying what is allowed, unless images of this size in pixels can be run."""
+        """Raise `BackboneError`, naming allowed sizes, unless images of this size in pixels can be run."""
         for axis, size in (("height", height), ("width", width)):
             if size < self.stride_px or size % self.stride_px:
                 below = max(size // self.stride_px, 1) * self.stride_px
@@ -284,7 +286,7 @@ class Architecture:
                 )
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
-        """Raise `BackboneError`, saying what is allowed, unless clips of this size can be run."""
+        """Raise `BackboneError`, naming allowed sizes, unless clips of this size can be run."""
         self.check_image_size(height, width)
         if num_frames < 1:
             raise BackboneError(f"num_frames is {num_frames}; it must be at least 1")
@@ -311,7 +313,7 @@ class Architecture:
 
     @property
     def native_token_frames(self) -> int:
-        """Token frames of those clips: with frames alone, how many frames run together as in training."""
+        """Token frames of those clips: the number of single frames that run together as in training."""
         return -(-self.native_latent_frames // self.latents_per_token_frame)
 
     def token_grid(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> TokenGrid:

@@ -1,4 +1,4 @@
-"""How a backbone samples, and remembers what it sampled."""
+"""How a backbone samples clips and records their latents."""
 
 import warnings
 from abc import abstractmethod
@@ -24,28 +24,30 @@ from difftrack.provenance import MadeBy, code_of, code_of_class, has_file, versi
 __all__ = ["Backbone"]
 
 TABLES = frozenset(f"difftrack.backbones.{name}" for name in ("_family", "_load", "_names", "_registry", "_words"))
-"""Modules that list what backbones there are. What they say of one is in its fingerprint, its loading choices or the
-spec of what is made, so that a new line in them makes nothing anew."""
+"""Modules that list backbones. Their entries are part of fingerprints, loading choices or specs, so a new line in them
+invalidates nothing.
+"""
 
 APART = frozenset(f"difftrack.{name}" for name in ("locks", "ownership", "wording"))
-"""Rooms that decide who writes, what is removed and what is said, and have no part in what an artifact holds."""
+"""Rooms for locks, removal and messages, which do not affect the contents of artifacts."""
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "opencv-python-headless")
-"""What computes embeddings, latents and descriptors, and resizes frames. What only writes files does not count: frames
-and descriptors are stored without loss, and proven by their fingerprints and checksums."""
+"""Libraries that compute embeddings, latents and descriptors, or resize frames. Libraries that only write files do not
+count: frames and descriptors are stored without loss and verified by fingerprints and checksums.
+"""
 
 
 class Backbone(CapturingBackbone):
     """One video diffusion transformer, its autoencoder, text encoder and sampler, loaded lazily.
 
-    Latents are `[latent_frame, channel, row, col]`, scaled as the transformer wants them. Where the transformer folds
-    several latent frames into one token frame (CogVideoX 1.5), `latents_per_token_frame` says how many.
+    Latents are `[latent_frame, channel, row, col]`, scaled as the transformer expects them. Where the transformer folds
+    several latent frames into one token frame (CogVideoX 1.5), `latents_per_token_frame` is their number.
 
-    The base of every family, a built-in one's or a package's own (docs/extending.md). A family gives
-    `text_position`, `channels_before_frames`, the names that its configs use where they are others (`layers_key` and
-    the like), and what is abstract: `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and
-    `encode_videos`. It may override every other method without underscore where its model differs;
-    `difftrack.testing.BackboneLaws` says what has to hold then.
+    The base of every family, built in or from a package (docs/extending.md). A family defines `text_position`,
+    `channels_before_frames`, the names of its config entries where they differ (`layers_key` and the like), and the
+    abstract methods: `embed`, `text_mask`, `schedule`, `transformer_inputs`, `sampling_inputs` and `encode_videos`. It
+        may override any other public method where its model differs; `difftrack.testing.BackboneLaws` checks the
+        result.
     """
 
     samples_in_own_dtype: ClassVar[bool] = False
@@ -64,9 +66,9 @@ class Backbone(CapturingBackbone):
         return f"<{type(self).__name__} {'; '.join(said)}>"
 
     def loading_choices(self) -> dict[str, object]:
-        """How it was loaded, as far as that changes numbers; with `fingerprint`, all that they depend on of it.
+        """The loading choices that change numbers; together with `fingerprint` they determine all numbers.
 
-        Entries that mean nothing to a backbone are None, or left out where that keeps what was written before valid.
+        Entries without meaning for a backbone are None, or left out where that keeps older artifacts valid.
         """
         params = self.params
         return {
@@ -81,12 +83,12 @@ class Backbone(CapturingBackbone):
         }
 
     def made_by(self, *modules: str, without: Collection[str] = ()) -> MadeBy:
-        """What makes an artifact that comes out of this backbone.
+        """Return the provenance of an artifact that this backbone makes.
 
         Args:
-            modules: Dotted names of the modules that make it; the backbone's own code counts anyway, and that of
-                components whose classes a package of the user's has; other families' does not.
-            without: Modules that these import and that have no part in the artifact.
+            modules: Dotted names of the modules that make it; the code of the backbone and of components from the
+                user's packages always counts, that of other families does not.
+            without: Modules that these import but that do not affect the artifact.
         """
         kinds = {type(self), *(self.components.classes() if self.library is not None else ())}
         own = {kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES}
@@ -109,19 +111,19 @@ class Backbone(CapturingBackbone):
 
     @property
     def draws_own_noise(self) -> bool:
-        """Whether the stock pipeline takes a seeded generator only; else it takes the noise."""
+        """Whether the stock pipeline accepts only a seeded generator; otherwise it accepts the noise."""
         return False
 
     @abstractmethod
     def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
-        """What the stock pipeline reads in place of a prompt and a negative prompt."""
+        """Arguments of the stock pipeline that replace a prompt and a negative prompt."""
 
     def sampling_scheduler(self) -> Any:  # noqa: ANN401
-        """The scheduler whose levels `schedule` gives, to sample with."""
+        """The scheduler to sample with; `schedule` returns its levels."""
         return self.components.scheduler()
 
     def sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
-        """The pipeline that samples, its prompts already embedded."""
+        """The sampling pipeline, for embedded prompts."""
         return self.components.pipeline(scheduler=scheduler)
 
     def sample(
@@ -132,7 +134,7 @@ class Backbone(CapturingBackbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """Run the pipeline, the recorder listening; frames in [0, 1]."""
+        """Run the pipeline with a recorder; return frames in [0, 1]."""
         sampled = pipeline(**arguments, guidance_scale=cfg_scale, callback_on_step_end=recorder, output_type="np")
         frames: np.ndarray = sampled.frames[0]
         return frames
@@ -157,7 +159,7 @@ class Backbone(CapturingBackbone):
 
         Args:
             prompt: What to show.
-            seed: Of the initial noise, drawn on the CPU so that every device starts alike.
+            seed: Seed of the initial noise, which is drawn on the CPU so that all devices start alike.
             num_inference_steps: Denoising steps.
             cfg_scale: Guidance scale, as the stock pipeline means it.
             num_frames: Video frames.
@@ -166,7 +168,7 @@ class Backbone(CapturingBackbone):
             image: First frame, for a backbone that `needs_image`; it is resized.
 
         Raises:
-            BackboneError: the backbone cannot run this size, or an image is missing or not read.
+            BackboneError: the backbone cannot run this size, or an image is missing or not accepted.
         """
         grid = self.token_grid(num_frames, height, width)
         self.check_levels(num_inference_steps, grid)
@@ -199,10 +201,10 @@ class Backbone(CapturingBackbone):
         return Generated(frames=to_uint8(frames), trajectory=Trajectory(trajectory, start, recorder.inputs))
 
     def check_levels(self, num_inference_steps: int, grid: TokenGrid) -> None:
-        """Refuse, before any model is loaded, what would otherwise fail once a clip was sampled.
+        """Check, before any model is loaded, for errors that would otherwise occur after a clip was sampled.
 
         Raises:
-            BackboneError: the layers cannot be listed, or this family does not know the levels of the scheduler.
+            BackboneError: the layers cannot be listed, or this family does not support the scheduler.
         """
         _ = self.num_layers
         try:
@@ -217,7 +219,7 @@ class Backbone(CapturingBackbone):
             ) from error
 
     def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-        """The noise that the stock pipeline would draw for latents of that shape, laid out as it lays them out."""
+        """The noise that the stock pipeline would draw for latents of this shape, in its layout."""
         noise: Tensor = randn_tensor(
             self.to_batch(torch.empty(shape, device="meta")).shape,
             generator=generator,
@@ -238,7 +240,7 @@ class Backbone(CapturingBackbone):
         return None if image is None else resize_frames(image[None], height, width)[0]
 
     def warn_where_cut(self, prompt: str) -> None:
-        """Warn, by name, of words that are cut off, or that a backbone with a closed vocabulary does not know."""
+        """Warn of words that are cut off, or that a backbone with a closed vocabulary does not know."""
         if unknown := unknown_words(self.name, prompt):
             message = (
                 f"{self.name} was not trained on the words {', '.join(unknown)} of {prompt!r}; `difftrack models "
@@ -246,7 +248,7 @@ class Backbone(CapturingBackbone):
             )
             warnings.warn(message, stacklevel=3)
         tokenizer = self.components["tokenizer"]
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor of text and images holds the tokenizer
         ids = tokenizer(prompt).input_ids
         if len(ids) > self.text_length:
             cut = tokenizer.decode(ids[self.text_length - 1 :], skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""One forward of a transformer, tapped at the wanted layers and cut off after the last of them."""
+"""Runs one forward of a transformer, captures the requested layers, and stops after the last."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,19 +28,19 @@ __all__ = ["CrossAttention", "capture_layers"]
 
 
 class _ForwardDone(Exception):
-    """Leaves a forward early."""
+    """Stops a forward early."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrossAttention:
-    """The cross-attention to the text that is captured beside the attention over video tokens."""
+    """The captured cross-attention to the text, for models where it is separate."""
 
     modules: Mapping[int, nn.Module]
-    """Cross-attention of each wanted layer."""
+    """Cross-attention of each requested layer."""
     text_mask: Bool[Tensor, " text_token"]
-    """Text tokens that it reads; True where the model is expected to attend to them."""
+    """Text tokens that it reads; True where the model should attend to them."""
     text_call: int
-    """Which of a module's attention calls is to the text."""
+    """Index of the attention call to the text within a module."""
 
 
 def capture_layers(
@@ -57,20 +57,21 @@ def capture_layers(
     cross: CrossAttention | None = None,
     parts: Sequence[SequencePart] = (),
 ) -> None:
-    """Run `forward` until the last module's attention, and hand over each module's descriptors when it attends.
+    """Run `forward` until the last module's attention, and pass each module's descriptors to `sink`.
 
     Args:
-        transformer: Asked, when the capture fails, for likely causes.
-        modules: Attention module of each wanted layer.
+        transformer: Searched for likely causes if the capture fails.
+        modules: Attention module of each requested layer.
         forward: Runs the transformer once on a batch of one.
-        sink: Called once for each module, inside the forward: what it does not keep is let go of before the next layer.
+        sink: Called once for each module, inside the forward: tensors that it does not keep are freed before the next
+            layer.
         grid: Layout of the video tokens.
-        text_mask: Text tokens in the sequence; True where the model is expected to attend to them.
-        text_position: Where they stand.
+        text_mask: Text tokens in the sequence; True where the model should attend to them.
+        text_position: Their place in the sequence.
         kinds: Descriptors to keep.
-        taps: Modules whose inputs or outputs are kept, too.
-        cross: Cross-attention whose queries, and the text's keys, are kept, too.
-        parts: What the sequence beside the text consists of; nothing for the clip alone.
+        taps: Modules whose inputs or outputs are also kept.
+        cross: Cross-attention whose queries and text keys are also kept.
+        parts: What the sequence consists of beside the text; nothing for the clip alone.
 
     Raises:
         CaptureError: a cache is on, a module's attention was not seen exactly once, or its sequence or its text mask is
@@ -79,8 +80,8 @@ def capture_layers(
     if getattr(transformer, "is_cache_enabled", False):
         cache = type(getattr(transformer, "_cache_config", None)).__name__.removesuffix("Config")
         raise CaptureError(
-            f"a cache hook ({cache}) serves layers from other steps, and a step that is skipped has nothing to "
-            f"capture: call transformer.disable_cache() first"
+            f"a cache hook ({cache}) reuses layers from other steps, so a skipped step has nothing to capture: call "
+            "transformer.disable_cache() first"
         )
     collected = _Collected(modules, sink, grid, text_mask, text_position, kinds, taps, cross, parts)
     with (
@@ -93,12 +94,12 @@ def capture_layers(
         forward()
     if collected.waiting:
         raise CaptureError(
-            f"layers {sorted(collected.waiting)} gave no such hidden state: the transformer does not call that module "
-            f"as one; choose another feature"
+            f"layers {sorted(collected.waiting)} gave no such hidden state: the transformer does not call that "
+            "module; choose another feature"
         )
     if collected.without_text:
         raise CaptureError(
-            f"no record of the cross-attention of layers {sorted(collected.without_text)}; {_likely_cause(transformer)}"
+            f"no cross-attention was recorded in layers {sorted(collected.without_text)}; {_likely_cause(transformer)}"
         )
     seen = collected.seen
     silent = sorted(set(modules) - seen)
@@ -110,18 +111,18 @@ def capture_layers(
 
 
 class _Collected:
-    """What one forward gave so far, layer by layer.
+    """Collects the descriptors of one forward, layer by layer.
 
     Args:
-        modules: Attention module of each wanted layer.
+        modules: Attention module of each requested layer.
         sink: Takes the descriptors of each layer.
-        grid: As in `capture_layers`, like the rest.
-        text_mask: As there.
-        text_position: As there.
-        kinds: As there.
-        taps: As there.
-        cross: As there.
-        parts: As there.
+        grid: As in `capture_layers`.
+        text_mask: As in `capture_layers`.
+        text_position: As in `capture_layers`.
+        kinds: As in `capture_layers`.
+        taps: As in `capture_layers`.
+        cross: As in `capture_layers`.
+        parts: As in `capture_layers`.
     """
 
     def __init__(
@@ -139,9 +140,9 @@ class _Collected:
         self.seen: set[int] = set()
         """Layers that attended."""
         self.waiting: dict[int, LayerDescriptors] = {}
-        """Layers whose feature comes after their attention, and has not come yet."""
+        """Layers whose feature follows their attention and is still missing."""
         self.without_text: dict[int, LayerDescriptors] = {}
-        """Layers that wait for their cross-attention alone."""
+        """Layers that only wait for their cross-attention."""
         self._cross, self._parts = cross, parts
         self._cross_calls: Counter[int] = Counter()
         self._crossed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -151,7 +152,7 @@ class _Collected:
         self._of_heads, self._of_module = "feature" in kinds and not taps.features, bool(taps.features)
 
     def attend(self, call: AttentionCall) -> Tensor:
-        """Take the place of the attention in a wanted layer."""
+        """Replace the attention in a captured layer."""
         if call.layer in self.seen:
             raise CaptureError(
                 f"layer {call.layer} attended more than once in one forward; gradient checkpointing "
@@ -179,7 +180,7 @@ class _Collected:
         return call.run() if output is None else output
 
     def attend_to_text(self, call: AttentionCall) -> Tensor:
-        """Take the place of the cross-attention in a wanted layer; its calls to anything but the text only run."""
+        """Replace the cross-attention in a captured layer; calls to anything but the text run unchanged."""
         if self._cross is None:
             return call.run()
         self._cross_calls[call.layer] += 1
@@ -191,7 +192,7 @@ class _Collected:
         return call.run()
 
     def hear(self, layer: int, name: str, value: object) -> None:
-        """Hold what comes before the attention; a feature that comes after it completes its layer."""
+        """Hold values from before the attention; a feature after it completes its layer."""
         if name == FEATURE and layer in self.waiting:
             self._hand_over(self.waiting.pop(layer), value)
         elif layer not in self.seen:
@@ -233,7 +234,7 @@ def _check_text_mask(record: LayerDescriptors, expected: Bool[Tensor, " text_tok
 
 
 def _likely_cause(transformer: nn.Module) -> str:
-    """What keeps attention away from torch's scaled-dot-product attention, as far as the model itself tells."""
+    """Return likely reasons why attention bypasses torch's scaled-dot-product attention, as far as the model shows."""
     backends = {str(getattr(getattr(m, "processor", None), "_attention_backend", None)) for m in transformer.modules()}
     chosen = sorted(backends - {"None"})
     named = f" (here: {', '.join(chosen)})" if chosen else ""

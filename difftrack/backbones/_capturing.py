@@ -1,4 +1,4 @@
-"""How a backbone is run to a step and captured there, whatever its architecture."""
+"""Runs a backbone to a step and captures it there, for all architectures."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -27,16 +27,16 @@ __all__ = ["CapturingBackbone"]
 _MOST_BATCH_FRAMES = 8
 _SAFE_BYTES = 2 * 2**30
 _PADDED_FRAMES = 3
-"""A frame by itself, and two more with which a causal convolution of three frames is padded."""
+"""One frame, and two more that pad a causal convolution of three frames."""
 _USUAL_CHANNELS = 128
-"""Channels of the first block where an autoencoder's config does not give them."""
+"""Channels of the first block if an autoencoder's config does not name them."""
 
 
 class CapturingBackbone(Architecture, ABC):
     """Encodes clips, prompts and images, and runs the transformer on them once."""
 
     text_position: ClassVar[TextPosition]
-    """Where text stands in the attention's sequence."""
+    """Place of the text in the attention's sequence."""
     channels_before_frames: ClassVar[bool]
     """Whether the transformer reads `[batch, channel, latent_frame, row, col]`; else frames come first."""
 
@@ -47,11 +47,11 @@ class CapturingBackbone(Architecture, ABC):
 
     @property
     def num_text_tokens(self) -> int:
-        """Text tokens in the layers' sequence, at most."""
+        """Maximum number of text tokens in the layers' sequence."""
         return 0 if self.text_position == "none" else self.text_length
 
     def placeholder_prompt(self) -> PromptEmbedding:
-        """Random numbers in the place of a prompt as long as may be: for measuring, without a text encoder."""
+        """Return random numbers in place of a prompt of maximum length, to measure without a text encoder."""
         tokens = self.placeholder_tensor(self.text_length, self.text_channels)
         mask = torch.ones(self.text_length, dtype=torch.bool, device=self.device)
         return PromptEmbedding(tokens, mask, extras=self.placeholder_extras())
@@ -59,13 +59,13 @@ class CapturingBackbone(Architecture, ABC):
     def placeholder_latents(
         self, num_latent_frames: int, rows: int, cols: int
     ) -> Float[Tensor, "latent_frame channel row col"]:
-        """Noise in the place of a clip's latents."""
+        """Return noise in place of a clip's latents."""
         return self.placeholder_tensor(num_latent_frames, self.num_latent_channels, rows, cols)
 
     def placeholder_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"]
     ) -> ImageConditioning | None:
-        """Random numbers in the place of an image, for these latents; None where no image is read."""
+        """Return random numbers in place of an image, for these latents; None where no image is read."""
         if not self.needs_image:
             return None
         num_latent_frames, channels, rows, cols = latents.shape
@@ -81,15 +81,15 @@ class CapturingBackbone(Architecture, ABC):
 
     @abstractmethod
     def embed(self, prompt: str) -> PromptEmbedding:
-        """Encode a prompt; warn, naming what is cut, where it is longer than `text_length`."""
+        """Encode a prompt; warn of the words that are cut if it is longer than `text_length`."""
 
     @abstractmethod
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> Schedule:
         """The sampler's levels.
 
         Args:
-            num_inference_steps: From noise to clean.
-            grid: Of the clip; some samplers' levels depend on the number of tokens.
+            num_inference_steps: Steps from noise to clean latents.
+            grid: Grid of the clip; some samplers' levels depend on the number of tokens.
         """
 
     @abstractmethod
@@ -101,15 +101,15 @@ class CapturingBackbone(Architecture, ABC):
         return prompt.mask
 
     def text_tokens(self, prompt: str, embedded: PromptEmbedding) -> TextTokens | None:
-        """Say which word of a prompt each text token stands for that attention sees.
+        """Tell the word of the prompt for each text token that attention sees.
 
         Args:
-            prompt: As `embed` was given it.
-            embedded: What `embed` made of it.
+            prompt: Prompt given to `embed`.
+            embedded: Result of `embed`.
 
         Returns:
             One entry for each token of `text_mask`, or of `cross_text_mask` where text comes by cross-attention; None
-            where the tokenizer cannot say, or the pipeline has none.
+            where the tokenizer cannot tell, or the pipeline has none.
         """
         if "tokenizer" not in self.components.names:
             return None
@@ -123,7 +123,7 @@ class CapturingBackbone(Architecture, ABC):
         )
 
     def prompt_as_read(self, prompt: str) -> str:
-        """The prompt as the tokenizer gets it: the pipeline may clean it before."""
+        """The prompt that the tokenizer reads, after the pipeline's cleaning."""
         return prompt
 
     def prompt_template(self) -> PromptTemplate | None:
@@ -134,7 +134,7 @@ class CapturingBackbone(Architecture, ABC):
     def transformer_inputs(
         self, prompt: PromptEmbedding, num_latent_frames: int, rows: int, cols: int
     ) -> dict[str, Any]:
-        """What the transformer reads besides latents and timestep, for latents of this size; batch of one."""
+        """Further inputs of the transformer besides latents and timestep, for latents of this size; batch of one."""
 
     @abstractmethod
     def encode_videos(
@@ -143,11 +143,11 @@ class CapturingBackbone(Architecture, ABC):
         """Scaled posterior modes of videos in [-1, 1]."""
 
     def completed_inputs(self, inputs: Mapping[str, Any], sampled: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What the transformer reads besides latents, put together.
+        """Collect the transformer's inputs besides latents.
 
         Args:
-            inputs: The timestep, `transformer_inputs`, and what an image adds.
-            sampled: What sampling gave beside the latents at this step, if the backbone sampled the clip.
+            inputs: The timestep, `transformer_inputs`, and the inputs from an image.
+            sampled: Further inputs that sampling used at this step, if the backbone sampled the clip.
         """
         return {**inputs, **sampled}
 
@@ -158,7 +158,7 @@ class CapturingBackbone(Architecture, ABC):
     def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
-        """Everything that the transformer reads at each place of the latents."""
+        """All inputs of the transformer at each place of the latents."""
         return latents if conditioning is None else torch.cat([latents, conditioning.latents.to(latents)], dim=1)
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class CapturingBackbone(Architecture, ABC):
         """Encode a clip: the mode of the posterior, scaled.
 
         Args:
-            frames: RGB, 0 ... 255, at a size that `check_size` passes; any number of them where each is encoded alone.
+            frames: RGB, 0 ... 255, at a size that `check_size` accepts; any number of them if each is encoded alone.
             frames_alone: Encode each frame by itself, without temporal compression.
 
         Returns:
@@ -181,7 +181,7 @@ class CapturingBackbone(Architecture, ABC):
             self.check_image_size(*frames.shape[1:3])
             videos = video.unsqueeze(2).transpose(0, 1)
             most = self.vae_batch(*frames.shape[1:3])
-            # On a CPU a batch gains nothing, and its size would show in the last bits.
+            # On a CPU a batch is not faster, and its size would change the last bits.
             batches = torch.split(videos, 1 if self.device.type == "cpu" else most)
             return torch.cat([self._encode_batch(batch)[:, 0] for batch in batches]).repeat_interleave(fold, dim=0)
         self.check_size(*frames.shape[:3])
@@ -189,14 +189,14 @@ class CapturingBackbone(Architecture, ABC):
         return torch.cat([latents[:1].expand(fold - 1, -1, -1, -1), latents])
 
     def vae_batch(self, height: int, width: int) -> int:
-        """Frames of this size that are encoded at a time, each by itself.
+        """Number of frames of this size in a batch, each encoded by itself.
 
         diffusers cuts the time axis of a CogVideoX convolution whose input would pass 2 GiB (two bytes a number,
         whatever the dtype), into parts that are shorter than the kernel where there is one frame and its padding.
         Batches stay below that, in every family: the widest layer holds a frame's pixels by the first block's channels.
 
         Raises:
-            BackboneError: not even one frame does.
+            BackboneError: even one frame is too large.
         """
         if self.params.vae_tiling:
             height, width = min(height, self._tile("height") or height), min(width, self._tile("width") or width)
@@ -210,7 +210,7 @@ class CapturingBackbone(Architecture, ABC):
         return min(_MOST_BATCH_FRAMES if asked == "auto" else asked, largest)
 
     def frames_of_vae_batch(self, height: int, width: int) -> int:
-        """As `vae_batch` without tiles, for a size that need not suit; nothing is loaded for it."""
+        """As `vae_batch` without tiles, for any size; loads nothing."""
         asked = self.params.vae_batch_frames
         return max(1, min(_MOST_BATCH_FRAMES if asked == "auto" else asked, self._most_vae_frames(height, width)))
 
@@ -226,7 +226,7 @@ class CapturingBackbone(Architecture, ABC):
         return int(found if isinstance(found, int) else found[0])
 
     def _tile(self, side: str) -> int | None:
-        """Pixels of one side of the autoencoder's tiles; None where it has none."""
+        """Side length of the autoencoder's tiles in pixels; None without tiles."""
         size = getattr(self.vae if self.params.device != "meta" else None, f"tile_sample_min_{side}", None)
         return None if size is None else int(size)
 
@@ -237,7 +237,7 @@ class CapturingBackbone(Architecture, ABC):
         if latents.shape[3:] != (rows, cols):
             raise BackboneError(
                 f"{self.name}: its autoencoder gives {latents.shape[3]} x {latents.shape[4]} latents for {height} x "
-                f"{width} px, and {rows} x {cols} are right: its tiles do not fit this size; switch vae_tiling off"
+                f"{width} px instead of {rows} x {cols}: its tiles do not fit this size; switch vae_tiling off"
             )
         return latents
 
@@ -248,7 +248,7 @@ class CapturingBackbone(Architecture, ABC):
 
         Args:
             image: 0 ... 255, at the size of the clip.
-            num_latent_frames: Of the clip's latents, as `encode` gives them.
+            num_latent_frames: Number of the clip's latent frames, as in the result of `encode`.
             frames_alone: Whether the clip's frames were encoded alone.
 
         Raises:
@@ -273,9 +273,9 @@ class CapturingBackbone(Architecture, ABC):
         conditioning: ImageConditioning | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Iterator[LayerDescriptors]:
-        """Run one branch at one step and give the descriptors of the wanted layers, nothing past the last of them.
+        """Run one branch at one step, as far as the last requested layer, and return the descriptors.
 
-        All wanted layers are held until they are taken; `capture_into` holds one.
+        All requested layers are held until they are taken; `capture_into` holds one at a time.
 
         Args:
             latents: Latents that enter the step.
@@ -284,16 +284,16 @@ class CapturingBackbone(Architecture, ABC):
             prompt: From `self.embed`; the empty prompt's embedding gives the unconditional branch.
             layers: 0-based layers.
             kinds: Descriptors to keep. With `cross_query`, `text_key` and `text_mask` are those of the cross-attention.
-            feature: Which hidden state is kept as `feature`.
+            feature: Hidden state that is kept as `feature`.
             conditioning: From `self.condition`, for a backbone that `needs_image`.
             inputs: From `Trajectory.inputs_at`, of a clip that the backbone sampled.
 
         Returns:
-            Descriptors in layer order; each is let go of when the next is taken.
+            Descriptors in layer order; each is freed when the next is taken.
 
         Raises:
             BackboneError: a step or layer is out of range, a kind is unknown, or the image is missing.
-            CaptureError: a wanted layer's attention was not seen exactly once.
+            CaptureError: a requested layer did not attend exactly once.
         """
         records: deque[LayerDescriptors] = deque()
         self.capture_into(
@@ -324,10 +324,10 @@ class CapturingBackbone(Architecture, ABC):
         conditioning: ImageConditioning | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """As `capture`, but hand each layer's descriptors to `sink` while the layer runs.
+        """Like `capture`, but pass each layer's descriptors to `sink` while the layer runs.
 
-        Memory holds one layer's descriptors at a time, and those that the sink keeps. They are views of the model's
-        own tensors: a sink that keeps them copies or reduces them.
+        Memory holds one layer's descriptors at a time, and those that the sink keeps. They are views of the model's own
+        tensors: a sink that keeps them must copy or reduce them.
 
         Args:
             sink: Called once for each layer, in order.
@@ -355,8 +355,8 @@ class CapturingBackbone(Architecture, ABC):
         if "cross_query" in kinds:
             if not (of_layers := self.cross_attention_of(transformer)):
                 raise BackboneError(
-                    f"cross_query cannot be captured: {self.name} has no cross-attention, its text tokens stand in the "
-                    f"joint attention, and their keys come with every capture"
+                    f"cross_query cannot be captured: {self.name} has no cross-attention; its text tokens are part of "
+                    "the joint attention, and every capture includes their keys"
                 )
             cross = CrossAttention(
                 {layer: of_layers[layer] for layer in sorted(set(layers))},
@@ -399,17 +399,19 @@ class CapturingBackbone(Architecture, ABC):
         kinds: Sequence[CapturedKind],
         feature: FeatureKind,
     ) -> Taps:
-        """The modules to listen to beside attention.
+        """Return the modules, besides attention, whose inputs or outputs are captured.
 
         Raises:
-            BackboneError: a layer has none that gives what is asked for.
+            BackboneError: a layer has no such module.
         """
         attention, unrotated, features = self.attention_of(transformer), {}, {}
         for layer in layers:
             if wanted := [kind for kind in UNROTATED if kind in kinds]:
                 pair = self.unrotated_of(attention[layer])
                 if pair is None:
-                    raise BackboneError(f"{self.name}: where layer {layer} makes {wanted[0]} is not known")
+                    raise BackboneError(
+                        f"{self.name}: the module of layer {layer} that computes {wanted[0]} is not known"
+                    )
                 unrotated[layer] = {kind: pair[UNROTATED.index(kind)] for kind in wanted}
             if "feature" in kinds and feature != "heads":
                 module = self._feature_module(transformer, layer, feature)
@@ -437,10 +439,10 @@ class CapturingBackbone(Architecture, ABC):
         conditioning: ImageConditioning | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "latent_frame channel row col"]:
-        """The transformer's raw output for one branch, no guidance."""
+        """Return the transformer's raw output for one branch, without guidance."""
         if self.needs_image and conditioning is None:
             raise BackboneError(
-                f"{self.name} makes videos from an image; give it what condition() makes of the clip's first frame"
+                f"{self.name} makes videos from an image; pass the result of condition() for the clip's first frame"
             )
         num_latent_frames, _, rows, cols = latents.shape
         read_too = {
@@ -452,11 +454,11 @@ class CapturingBackbone(Architecture, ABC):
         transformer = self.transformer_at(timestep)
         completed = self.completed_inputs(read_too, inputs or {})
         output = transformer(hidden_states=self.to_batch(read), return_dict=False, **completed)
-        batch = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 gives the tensor itself
+        batch = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 returns the tensor itself
         return self.from_batch(batch, latents.shape).to(latents.dtype)
 
     def grid_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> TokenGrid:
-        """Layout of the tokens that latents become."""
+        """Layout of the tokens of latents."""
         num_latents, _, rows, cols = latents.shape
         return TokenGrid(
             num_latent_frames=num_latents // self.latents_per_token_frame,
@@ -467,9 +469,9 @@ class CapturingBackbone(Architecture, ABC):
         )
 
     def to_batch(self, latents: Float[Tensor, "latent_frame channel row col"]) -> Tensor:
-        """As the transformer and the pipeline lay latents out, a batch of one."""
+        """Convert latents to the layout of the transformer and the pipeline, a batch of one."""
         return (latents.transpose(0, 1) if self.channels_before_frames else latents).unsqueeze(0)
 
     def from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
-        """Undo `to_batch`, for latents of that shape."""
+        """Undo `to_batch`, for latents of this shape."""
         return batch[0].transpose(0, 1) if self.channels_before_frames else batch[0]

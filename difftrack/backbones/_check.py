@@ -1,4 +1,4 @@
-"""Whether capture holds to its laws on this machine, tried on a small backbone with random weights, or on a folder."""
+"""Checks the laws of capture on this machine, with a small backbone of random weights or a folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _TOKEN_FRAMES, _ROWS, _COLS = 3, 3, 5
 
 @dataclass(frozen=True, slots=True)
 class CaptureCheck:
-    """One law, and what was found."""
+    """One law, and the finding."""
 
     law: str
     passed: bool
@@ -31,15 +31,15 @@ class CaptureCheck:
 
 
 def check_capture(name: str, params: ModelParams) -> Iterator[CaptureCheck]:
-    """Hold a backbone's capture to its laws: of a known one small, with random weights, or of a folder as it is.
+    """Check the laws of a backbone's capture: a known one small, with random weights, or a folder unchanged.
 
     Args:
-        name: Of the table of backbones; or `path:DIR`, or the name of the backbone that comes with the project.
-        params: Where, and in which dtype.
+        name: Of the table of backbones; or `path:DIR`, or the name of the shipped backbone.
+        params: Device and dtype.
 
     Raises:
-        BackboneError: the name is unknown, the folder cannot be loaded, or nothing is captured; the message names
-            the likely cause.
+        BackboneError: the name is unknown, the folder cannot be loaded, or the capture fails; the message names the
+            likely cause.
     """
     if name.startswith("path:") or name == SHIPPED:
         return _check(load_backbone(name, params), whole=True)
@@ -47,7 +47,7 @@ def check_capture(name: str, params: ModelParams) -> Iterator[CaptureCheck]:
 
 
 def _check(backbone: Backbone, *, whole: bool) -> Iterator[CaptureCheck]:
-    """The laws; `whole` where there is an autoencoder, which then gives the image that a backbone may read."""
+    """The laws; `whole` if there is an autoencoder, which then encodes the image that a backbone may read."""
     fold, patch = backbone.latents_per_token_frame, backbone.patch_size
     latents = backbone.placeholder_latents(_TOKEN_FRAMES * fold, _ROWS * patch, _COLS * patch)
     image = _image_of(backbone, latents) if whole else backbone.placeholder_conditioning(latents)
@@ -69,7 +69,7 @@ def _check(backbone: Backbone, *, whole: bool) -> Iterator[CaptureCheck]:
 
 
 def _image_of(backbone: Backbone, latents: Tensor) -> ImageConditioning | None:
-    """What the backbone's own autoencoder makes of an image, so that it is as many channels as a clip will get."""
+    """Encode an image with the backbone's own autoencoder, so that it has the number of channels of a clip."""
     if not backbone.needs_image:
         return None
     height, width = (size * backbone.spatial_stride for size in latents.shape[2:])
@@ -80,7 +80,7 @@ def _image_of(backbone: Backbone, latents: Tensor) -> ImageConditioning | None:
 def _tapped(
     backbone: Backbone, latents: Tensor, image: ImageConditioning | None
 ) -> tuple[list[int], list[float], bool]:
-    """Layers as they attended, error of each recomputed attention, and whether the output stayed as it was."""
+    """Return layers in order of attention, errors of recomputed attention, and whether the output is unchanged."""
     order: list[int] = []
     errors: list[float] = []
 

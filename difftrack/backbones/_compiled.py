@@ -1,9 +1,9 @@
-"""Compiled transformer blocks whose attention can be tapped and replaced without being compiled anew.
+"""Compiled transformer blocks whose attention can be captured and replaced without recompilation.
 
-What a capture does is state of Python: a function, and a count of what it saw. Inside a compiled graph such state is a
-guard, and a new function means a new graph, at every call, until the compiler gives up. So the graph holds one opaque
-operator in the place of scaled-dot-product attention, always the same; it is told by a tensor which layer it stands in,
-and looks up outside of the graph whether something is to be done there.
+A capture is Python state: a function and its counters. Inside a compiled graph such state is a guard, and every new
+function would mean a new graph until the compiler gives up. So the graph always holds the same opaque operator in place
+of scaled-dot-product attention. A tensor tells the operator its layer, and it looks up outside of the graph whether an
+interception is active there.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["ARGUMENTS", "attend_by", "attend_plainly", "compile_blocks", "is_compiled"]
 
 _SLOT = "_difftrack_slot"
-"""Attribute of a compiled block's attention module: the number by which its calls are known, in a tensor."""
+"""Attribute of a compiled block's attention module: a tensor with the number that identifies its calls."""
 ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 """Arguments of scaled-dot-product attention by position."""
 _DEFAULTS: Mapping[str, Any] = {
@@ -37,13 +37,13 @@ _operators: dict[str, Any] = {}
 
 
 def compile_blocks(blocks: Iterable[nn.Module], attention: Iterable[nn.Module], *, backend: str = "inductor") -> None:
-    """Compile blocks in place, so that `attend_by` finds the calls of their attention.
+    """Compile blocks in place, so that `attend_by` can intercept the calls of their attention.
 
-    All blocks of a class share their graphs. Numbers are those of the compiler: within rounding of those without.
+    All blocks of a class share their graphs. Results equal uncompiled ones up to rounding.
 
     Args:
         blocks: Of one transformer.
-        attention: The modules in them whose calls `attend_by` may hand to a function.
+        attention: The modules in them whose calls `attend_by` may intercept.
         backend: Of torch.compile.
     """
     if "attention" not in _operators:
@@ -53,19 +53,21 @@ def compile_blocks(blocks: Iterable[nn.Module], attention: Iterable[nn.Module], 
     tapped: dict[type[nn.Module], type[nn.Module]] = {}
     for module in attention:
         kind = type(module)
-        setattr(module, _SLOT, torch.tensor(next(_slots)))  # no buffer: it stays on the CPU, and out of the weights
+        setattr(
+            module, _SLOT, torch.tensor(next(_slots))
+        )  # not a buffer, so it stays on the CPU and out of the weights
         module.__class__ = tapped.setdefault(kind, _tapped(kind))
     for block in blocks:
         block.compile(backend=backend, dynamic=False)
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether `compile_blocks` was told of this attention module."""
+    """Return whether `compile_blocks` was called for this attention module."""
     return _SLOT in module.__dict__
 
 
 def attend_by(module: nn.Module, attend: Callable[[dict[str, Any]], Tensor]) -> None:
-    """Hand every call of scaled-dot-product attention in a module of `compile_blocks` to a function, arguments by name.
+    """Pass every scaled-dot-product attention call in a module of `compile_blocks` to a function, arguments by name.
 
     The arguments are copies, because the compiler reuses the model's own memory.
     """
@@ -73,7 +75,7 @@ def attend_by(module: nn.Module, attend: Callable[[dict[str, Any]], Tensor]) -> 
 
 
 def attend_plainly(module: nn.Module) -> None:
-    """Leave the attention of a module of `compile_blocks` to torch again."""
+    """Restore torch's attention in a module of `compile_blocks`."""
     _attending.pop(int(getattr(module, _SLOT)), None)
 
 
@@ -90,7 +92,7 @@ def _tapped(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 class _OperatorMode(TorchFunctionMode):
-    """Puts the operator in the place of scaled-dot-product attention."""
+    """Replaces scaled-dot-product attention with the operator."""
 
     def __init__(self, slot: Tensor) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class _OperatorMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         given = dict(kwargs or {})
-        if func is torch.Tensor.unflatten:  # as torch writes it, the compiler does not follow it inside a mode
+        if func is torch.Tensor.unflatten:  # the compiler does not follow torch's own spelling inside a mode
             tensor, dim, sizes = args
             at = dim % tensor.ndim
             return tensor.reshape(*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
@@ -117,7 +119,7 @@ class _OperatorMode(TorchFunctionMode):
 
 
 def _operator() -> Any:  # noqa: ANN401
-    """`difftrack::attention`; making it takes a moment, so that it is made when something is first compiled."""
+    """`difftrack::attention`; it is created when something is first compiled, because that takes a moment."""
     made = torch.library.custom_op("difftrack::attention", _attention, mutates_args=(), schema=_SCHEMA)
     made.register_fake(_shape_of_attention)
     return made
@@ -145,5 +147,5 @@ def _shape_of_attention(slot: Tensor, query: Tensor, key: Tensor, value: Tensor,
 
 
 def _laid_out(output: Tensor) -> Tensor:
-    """Heads behind tokens in memory, as flash attention leaves it, whatever kernel ran."""
+    """Lay heads out behind tokens in memory, as flash attention does, for any kernel."""
     return output.transpose(1, 2).contiguous().transpose(1, 2)

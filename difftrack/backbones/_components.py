@@ -25,16 +25,16 @@ __all__ = ["Components", "FolderComponents", "ancestry"]
 
 _TEXT = ("text_encoder", "tokenizer")
 _TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
-"""What a tokenizer notes once it has warned of indexing errors, which no model that reads cut prompts makes."""
+"""Flag that a tokenizer has already warned of indexing errors, which cannot occur with cut prompts."""
 
 
 class Components(ABC):
-    """The components of one pipeline, each made at its first use.
+    """The components of one pipeline, each created at its first use.
 
     Args:
         pipeline_name: Class of the pipeline, stock or ours.
         settings: Arguments of the pipeline that are not components.
-        params: Where components live, and in which dtype.
+        params: Device and dtype of components.
     """
 
     def __init__(self, pipeline_name: str, settings: Mapping[str, Any], params: ModelParams) -> None:
@@ -69,15 +69,15 @@ class Components(ABC):
         """Hash that changes whenever a config or a weight does."""
 
     def alterations(self) -> tuple[str, ...]:
-        """What was done to the loaded pipeline, for people to read; nothing where this project loads it."""
+        """Changes to the loaded pipeline, for users to read; empty if this project loads it."""
         return ()
 
     def pipeline_outline(self) -> PipelineOutline | None:
-        """What the pipeline says of itself, nothing loaded; None for one that is built from a known description."""
+        """The pipeline's own description, without loading; None if it is built from a known description."""
         return None
 
     def classes(self) -> tuple[type[Any], ...]:
-        """Classes of transformer, autoencoder and pipeline, and of all components where that needs no loading."""
+        """Classes of transformer, autoencoder and pipeline, and of all components if that needs no loading."""
         return (type(self.outline("transformer")), type(self.outline("vae")), self.pipeline_class)
 
     @abstractmethod
@@ -96,16 +96,16 @@ class Components(ABC):
 
     def _hold(self, name: str, component: Any) -> None:  # noqa: ANN401
         if isinstance(said := getattr(component, "deprecation_warnings", None), dict):
-            said[_TOO_LONG] = True  # every prompt is cut, and `warn_where_cut` says what of it
+            said[_TOO_LONG] = True  # prompts are cut, and `warn_where_cut` names the removed words
         self._loaded[name] = component
         self._as_loaded[name] = state_of(component)
 
     def in_memory(self) -> dict[str, Any]:
-        """What is in memory, as JSON: the scheduler, and a digest of each component that was changed since its loading.
+        """The state in memory, as JSON: the scheduler, and a digest of each component that was changed after loading.
 
-        What is not loaded yet will come from the files, which the fingerprint covers.
+        Components that are not loaded yet come from the files, which the fingerprint covers.
         """
-        scheduler = Components.__getitem__(self, "scheduler")  # by itself, where others wait for a GPU
+        scheduler = Components.__getitem__(self, "scheduler")  # loaded alone, while other components wait for the GPU
         models = {name: held for name, held in self._loaded.items() if name != "scheduler"}
         states = {name: state_of(held) for name, held in sorted(models.items())}
         changed = {name: state for name, state in states.items() if state != self._as_loaded.get(name)}
@@ -117,10 +117,10 @@ class Components(ABC):
 
     @abstractmethod
     def _make_outline(self, component: str) -> Any:  # noqa: ANN401
-        """A model of a component's class and config on the device meta."""
+        """Create a model of a component's class and config on the device meta."""
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
-        """A model to be asked about, not to be run: the component where it is loaded, else one without memory."""
+        """A model to inspect, not to run: the component if it is loaded, else one without memory."""
         if component in self._loaded:
             return self._loaded[component]
         if component not in self._outlines:
@@ -128,7 +128,7 @@ class Components(ABC):
         return self._outlines[component]
 
     def scheduler(self, **changes: Any) -> Any:  # noqa: ANN401
-        """Make a new scheduler of the checkpoint's class and config, with some values changed; the caller owns it."""
+        """Create a new scheduler of the checkpoint's class and config, with some values changed; the caller owns it."""
         shipped = self["scheduler"]
         return type(shipped).from_config(shipped.config, **changes)
 
@@ -136,9 +136,9 @@ class Components(ABC):
         """The pipeline over all components but the text encoders; prompts must reach it embedded.
 
         Args:
-            scheduler: To sample with.
+            scheduler: Scheduler for sampling.
             kind: Class of the pipeline, if not the checkpoint's own.
-            others: Further components, which no folder holds.
+            others: Further components, which are not in the folder.
         """
         held = [name for name in self.names if not name.startswith(_TEXT)]
         return self._pipeline(held, kind=kind or self.pipeline_class, scheduler=scheduler, **others)
@@ -147,14 +147,14 @@ class Components(ABC):
         """The pipeline over the text encoders alone, to embed prompts while nothing else is in memory.
 
         Args:
-            also: Further models that this pipeline's constructor asks about; their outlines do.
+            also: Further models that this pipeline's constructor inspects; outlines are enough.
             kind: Class of the pipeline, if not the checkpoint's own.
         """
         held = [name for name in self.names if name.startswith(_TEXT)]
         return self._pipeline(held, also, scheduler=self["scheduler"], kind=kind or self.pipeline_class)
 
     def outlined_pipeline(self, *names: str) -> Any:  # noqa: ANN401
-        """The pipeline over outlines of these components, to be asked about."""
+        """The pipeline over outlines of these components, for inspection."""
         return self._pipeline((), names, scheduler=self["scheduler"], kind=self.pipeline_class)
 
     def _pipeline(
@@ -176,7 +176,7 @@ class Components(ABC):
         return pipeline
 
     def release_text(self) -> None:
-        """Forget the text encoders, if the params want that."""
+        """Release the text encoders, if the params say so."""
         if self._params.release_text_encoder:
             self._loaded = {name: value for name, value in self._loaded.items() if not name.startswith(_TEXT)}
 
@@ -190,12 +190,12 @@ class Components(ABC):
         except BackboneError as error:
             raise BackboneError(
                 f"model_index.json names the pipeline {self.pipeline_name}, which diffusers {diffusers.__version__} "
-                f"does not have ({error}); code that comes with a checkpoint is not run"
+                f"does not have ({error}); code inside a checkpoint is not run"
             ) from error
 
 
 def ancestry(kind: type[Any]) -> tuple[str, ...]:
-    """Names of a class and of those that it derives from, the nearest first."""
+    """List the names of a class and its base classes, the nearest first."""
     return tuple(each.__name__ for each in kind.__mro__ if each is not object)
 
 
@@ -242,11 +242,11 @@ class FolderComponents(Components):
         return super().__getitem__(component)
 
     def release_text(self) -> None:
-        """As `Components.release_text`; offloaded text encoders leave the GPU, not the computer."""
+        """As `Components.release_text`; offloaded text encoders only leave the GPU."""
         if self._offloading is None:
             super().release_text()
             self._move_others(self.device)
-        else:  # else it would stay beside the autoencoder, whose own hook does not know of it
+        else:  # else it would stay on the GPU with the autoencoder, whose hook does not know it
             self._send_away()
 
     def _make(self, component: str) -> Any:  # noqa: ANN401
@@ -261,7 +261,7 @@ class FolderComponents(Components):
         return self._folder.config(component)
 
     def _move_others(self, device: torch.device) -> None:
-        """Make room for a text encoder that is to be released, and come back after it."""
+        """Offload the other components for a text encoder, and restore them after its release."""
         if self._params.release_text_encoder and self.device.type != "cpu":
             for name, loaded in self._loaded.items():
                 if isinstance(loaded, nn.Module) and not name.startswith(_TEXT):

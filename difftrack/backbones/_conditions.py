@@ -1,4 +1,4 @@
-"""What a transformer reads besides noisy latents and a timestep, and what sampling gives back."""
+"""Inputs of a transformer besides noisy latents and a timestep, and the results of sampling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class PromptEmbedding:
 
     tokens: Float[Tensor, "text_token channel"]
     mask: Bool[Tensor, " text_token"]
-    """True on tokens of the prompt, False on padding that the model masks (all True where it masks none)."""
+    """True on tokens of the prompt, False on padding that the model masks (all True if it masks none)."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """Further inputs that an architecture derives from the prompt, by the transformer's argument name, batch of one."""
 
@@ -26,7 +26,7 @@ class ImageConditioning:
     """The image that a clip starts from, as an image-to-video transformer reads it."""
 
     latents: Float[Tensor, "latent_frame channel row col"]
-    """Channels that stand beside the noisy ones; or, for Wan 2.2 TI2V, the latents that replace the first frame's."""
+    """Channels that are added to the noisy ones; or, for Wan 2.2 TI2V, the latents that replace the first frame's."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """Further inputs, by the transformer's argument name, batch of one."""
 
@@ -36,14 +36,14 @@ class Trajectory:
     """The latents that a sampled clip went through."""
 
     latents: Float[Tensor, "step latent_frame channel row col"]
-    """Those that entered each step, as the transformer reads them."""
+    """Latents that entered each step, as the transformer reads them."""
     image: UInt8[np.ndarray, "height width rgb"] | None = None
     """The image that an image-to-video backbone started from, at the size of the clip."""
     inputs: Mapping[str, Float[Tensor, "step ..."]] = field(default_factory=dict)
-    """What else changed from step to step, by the transformer's argument name: the sound of LTX-2."""
+    """Other inputs that changed between steps, by the transformer's argument name: the sound of LTX-2."""
 
     def inputs_at(self, step: int) -> dict[str, Tensor]:
-        """Those of one step, batch of one."""
+        """Return these inputs at one step, batch of one."""
         return {name: values[step] for name, values in self.inputs.items()}
 
 

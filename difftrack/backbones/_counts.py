@@ -1,10 +1,10 @@
-"""What each named backbone counts: read from a table that ships, so that a list of them waits for no library.
+"""Counts of each named backbone, from a table in the package, so that listing them loads no library.
 
     python -m difftrack.backbones._counts        # counts all anew, and writes the table
 
-The table holds what the classes of a checkpoint say when they are built without memory (`count`), which takes tens of
-seconds. A row serves as long as the family declares the checkpoint as it did when the row was written; any other
-checkpoint, and one of a family that an entry point adds, is counted when it is asked for. Tests count all of them.
+The table holds counts from the classes of a checkpoint, built without memory (`count`), which takes tens of seconds. A
+row is valid while the family's declaration of the checkpoint is unchanged; any other checkpoint, and one of a family
+from an entry point, is counted on request. Tests count all of them.
 """
 
 import hashlib
@@ -27,27 +27,27 @@ _TABLE = Path(__file__).with_name("counts.json")
 
 @dataclass(frozen=True, slots=True)
 class BackboneCounts:
-    """One named backbone at the size of clip that it is made for.
+    """Counts of one named backbone at its default clip size.
 
-    Bytes are of weights in bfloat16, but for those that a class of diffusers keeps in float32.
+    Bytes are those of weights in bfloat16, except for weights that a class of diffusers keeps in float32.
     """
 
     num_layers: int
     num_heads: int
     num_channels: int
     num_text_tokens: int
-    """That its attention sees beside the video's."""
+    """Text tokens that its attention sees together with the video's."""
     grid: TokenGrid
     """Video tokens."""
     num_parameters: int
-    """Weights of the transformer, or of both experts."""
+    """Number of weights of the transformer, or of both experts."""
     expert_bytes: tuple[int, ...]
     """Bytes of the transformer; one number for each expert where several share the steps."""
     vae_bytes: int
     vae_channels: int
     """Channels of the autoencoder's first block."""
     vae_batch_frames: int
-    """Frames that are encoded alone at a time."""
+    """Batch size of frames encoded alone."""
     encoder_bytes: Mapping[str, int]
     """Bytes of the text and image encoders, by component."""
     num_history_tokens: int = 0
@@ -57,10 +57,10 @@ class BackboneCounts:
 
 
 def counts_of(name: str) -> BackboneCounts:
-    """A named backbone's counts, from the table where that has them.
+    """Return a named backbone's counts, from the table if it has them.
 
     Args:
-        name: Of the table of backbones, no alias.
+        name: Name in the table of backbones, not an alias.
     """
     row = _table().get(name)
     if row is None or row["declared"] != declaration(KNOWN[name]):
@@ -107,7 +107,7 @@ def count(name: str) -> BackboneCounts:
 
 
 def declaration(known: KnownBackbone) -> str:
-    """A hash of all that a family says of a checkpoint."""
+    """Hash a family's declaration of a checkpoint."""
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
@@ -118,7 +118,7 @@ def _table() -> dict[str, Any]:
 
 
 def _write() -> None:
-    """Count all that the project's own families declare."""
+    """Count all checkpoints of the built-in families."""
     table = {name: {"declared": declaration(known), "counts": asdict(count(name))} for name, known in KNOWN.items()}
     rows = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in table.items())
     _TABLE.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")

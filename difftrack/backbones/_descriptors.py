@@ -1,4 +1,4 @@
-"""What a capture gives back: the descriptors of one layer, video and text apart."""
+"""Results of a capture: the descriptors of one layer, split into video and text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +28,12 @@ __all__ = [
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 _MASKED = -5000.0
-"""Additive masks take this or more from a score: their least is -10000 (LTX, Allegro), or the dtype's least number."""
+"""Additive masks subtract at least this from a score: their least value is -10000 (LTX, Allegro), or the dtype's least
+number.
+"""
 
 TextPosition = Literal["first", "last", "none"]
-"""Where text tokens stand in a layer's joint sequence; "none" where text enters through cross-attention only."""
+"""Place of text tokens in a layer's joint sequence; "none" where text enters through cross-attention only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +62,21 @@ class HistoryDescriptors:
 
 @dataclass(frozen=True, slots=True)
 class LayerDescriptors:
-    """Descriptors of one layer at one step, on the backbone's device and in its dtype; None for kinds not asked for."""
+    """Descriptors of one layer at one step, on the backbone's device, in its dtype; None for kinds not requested."""
 
     layer: int
     query: Float[Tensor, "head latent_frame row col channel"] | None
     key: Float[Tensor, "head latent_frame row col channel"] | None
     feature: Float[Tensor, "head latent_frame row col channel"] | None
     text_key: Float[Tensor, "head text_token channel"]
-    """Keys of the text tokens in the same softmax; no tokens where the attention is over video alone. Where
-    `cross_query` is captured: those that it is compared with."""
+    """Keys of the text tokens in the same softmax; no tokens where the attention is over video alone. With
+    `cross_query`, the keys of that cross-attention.
+    """
     text_mask: Bool[Tensor, " text_token"]
     """True where the model's attention attends to the text token, False on padding that it masks."""
     value: Float[Tensor, "head latent_frame row col channel"] | None = None
     query_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
-    """Query before rotary positions turned it, normalised as the model does."""
+    """Query before rotary positions turned it, after the model's normalisation."""
     key_pre_rotary: Float[Tensor, "head latent_frame row col channel"] | None = None
     cross_query: Float[Tensor, "head latent_frame row col channel"] | None = None
     """Queries of the cross-attention to the text."""
@@ -96,13 +99,13 @@ def describe_call(
 
     Args:
         call: An attention call of a batch of one.
-        output: Its output; needed for the kind "feature" only, and None where that is another hidden state.
+        output: Its output, needed only for the kind "feature"; None if that is another hidden state.
         grid: Layout of the video tokens.
         num_text_tokens: Text tokens in the sequence.
-        text_position: Where they stand.
-        kinds: What to keep.
-        unrotated: `query_pre_rotary` and `key_pre_rotary` as the model's modules gave them.
-        parts: What the sequence beside the text consists of, in order; nothing for the clip alone.
+        text_position: Their place in the sequence.
+        kinds: Kinds to keep.
+        unrotated: `query_pre_rotary` and `key_pre_rotary`, the outputs of the model's modules.
+        parts: What the sequence consists of beside the text, in order; nothing for the clip alone.
 
     Returns:
         Views of the call's tensors, nothing copied but where frames of the clip are apart in the sequence.
@@ -131,8 +134,9 @@ def describe_call(
         found = video_tokens(unrotated.get(kind), grid, num_text_tokens, text_position, num_heads, num_channels, parts)
         if found is None:
             raise CaptureError(
-                f"layer {call.layer}: {kind} cannot be told apart in what its module gave; are projections fused? call "
-                f"transformer.unfuse_qkv_projections(), or leave {kind} out of the descriptors"
+                f"layer {call.layer}: {kind} cannot be separated in the output of its module; are projections fused? "
+                "call "
+                f"transformer.unfuse_qkv_projections(), or remove {kind} from the descriptors"
             )
         return found
 
@@ -194,15 +198,15 @@ def describe_cross_call(
     Float[Tensor, "head text_token channel"],
     Bool[Tensor, " text_token"],
 ]:
-    """Lay the queries of a cross-attention call out on the video's token grid.
+    """Arrange the queries of a cross-attention call on the video's token grid.
 
     Args:
-        call: Of a batch of one, from the video's tokens to the text's.
+        call: Call with a batch of one, from the video's tokens to the text's.
         grid: Layout of the video tokens.
         num_text_tokens: Text tokens that it reads.
 
     Returns:
-        Queries, the text's keys, and which text tokens are attended to; views, nothing copied.
+        Queries, the text's keys, and the mask of attended text tokens; views, nothing is copied.
 
     Raises:
         CaptureError: the call is not from one clip's video tokens to the text tokens.
@@ -227,20 +231,20 @@ def video_tokens(
     num_channels: int,
     parts: Sequence[SequencePart] = (),
 ) -> Float[Tensor, "head latent_frame row col channel"] | None:
-    """Find the video's tokens in what a module takes or gives, heads apart.
+    """Find the video's tokens in a module's input or output, split into heads.
 
     Args:
         output: A tensor of a batch of one, or several of them: tokens, alone or with the text's, by all heads'
             channels; or with an axis of heads before or after that of tokens.
         grid: Layout of the video tokens.
         num_text_tokens: Text tokens in the attention's sequence.
-        text_position: Where they stand.
-        num_heads: Of the attention.
-        num_channels: Of one head.
+        text_position: Their place in the sequence.
+        num_heads: Heads of the attention.
+        num_channels: Channels of one head.
         parts: As in `describe_call`.
 
     Returns:
-        The tokens of the first tensor that has them, or None where none has.
+        The tokens of the first tensor that has them, or None.
     """
     parts = tuple(parts) or (_whole(grid),)
     num_beside_text = sum(part.num_tokens for part in parts)
@@ -263,7 +267,7 @@ def video_tokens(
 
 
 def _attended(call: AttentionCall, *, video_row: int) -> Bool[Tensor, " token"]:
-    """Which keys a video token may attend to, read from the mask that the model itself gave."""
+    """Return which keys a video token may attend to, from the model's own mask."""
     num_keys = call.key.shape[2]
     if call.mask is None:
         return torch.ones(num_keys, dtype=torch.bool, device=call.key.device)

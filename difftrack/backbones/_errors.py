@@ -1,11 +1,11 @@
-"""The two ways in which this room refuses."""
+"""The two errors of this room."""
 
 __all__ = ["BackboneError", "CaptureError"]
 
 
 class BackboneError(ValueError):
-    """A backbone cannot be found, loaded or run as asked; the message says what would work."""
+    """A backbone cannot be found, loaded or run as requested; the message says what would work."""
 
 
 class CaptureError(BackboneError):
-    """Attention was not captured as asked; the message names the likely cause."""
+    """Attention could not be captured as requested; the message names the likely cause."""

@@ -1,4 +1,4 @@
-"""SHA-256 of large files, remembered by path, size, times and inode, so that weights of gigabytes are read once."""
+"""Caches SHA-256 digests of large files by path, size, times and inode, so that gigabytes of weights are read once."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from difftrack.documents import DocumentError, read_json
 __all__ = ["CACHE", "file_digest"]
 
 CACHE: Final = "DIFFTRACK_CACHE"
-"""Environment variable that names the folder of what is remembered; by default `difftrack` in the user's cache."""
+"""Environment variable with the folder of the cached digests; by default `difftrack` in the user's cache."""
 
 _SMALL: Final = 1 << 20
 """Bytes up to which a file is read each time."""
 _SETTLED_NS: Final = 2 * 10**9
-"""Age of a file's last change from which its times tell the next one apart, on every file system."""
+"""Minimum age of a file's last change at which its times reveal the next change, on every file system."""
 _MOST: Final = 4_096
 """Entries that are kept; the newest stay."""
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal.
+    """Return the SHA-256 of a file's content, in hexadecimal.
 
     A file of more than a megabyte is not read again while its path, size, times of change, inode and device are those
-    of the last time. What cannot be remembered is read anew; nothing fails for it.
+    of the last time. Files that cannot be cached are read again; a broken cache causes no error.
     """
     before = file.stat()
     if before.st_size <= _SMALL:
@@ -66,7 +66,7 @@ def _remembered(cache: Path) -> dict[str, str]:
 
 
 def _remember(cache: Path, key: str, digest: str) -> None:
-    """Add one entry; of two processes that do so at once, one may be forgotten."""
+    """Add one entry; if two processes add at once, one entry may be lost."""
     part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A diffusers pipeline folder on disk: what is in it, whether it is complete, and its components one by one."""
+"""Reads a diffusers pipeline folder: its contents, their completeness, and its components one by one."""
 
 import hashlib
 import sys
@@ -35,22 +35,22 @@ __all__ = ["PipelineFolder", "cast_weights", "find_folder", "values_not_drawn"]
 _CPU = torch.device("cpu")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MADE_BY_THE_PIPELINE = ("safety_checker",)
-"""Components that a pipeline makes by itself and no folder holds, whatever its index says."""
+"""Components that a pipeline creates itself and that are never in a folder, even if its index lists them."""
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
 
 
 class PipelineFolder:
-    """A pipeline folder, nothing loaded yet.
+    """A pipeline folder, without loaded components.
 
     Attributes:
         path: The folder.
-        revision: Commit of the checkpoint that it is a snapshot of; None for a folder of one's own.
+        revision: Commit of the checkpoint that it is a snapshot of; None for a local folder.
         pipeline_class: The stock pipeline's name.
         settings: Arguments of the pipeline that are not components.
 
     Raises:
-        BackboneError: it is no pipeline folder, a component's weights are missing, or they are pickles.
+        BackboneError: it is not a pipeline folder, a component's weights are missing, or they are pickles.
     """
 
     def __init__(self, path: Path, *, revision: str | None = None) -> None:
@@ -58,7 +58,9 @@ class PipelineFolder:
         self.revision = revision
         index_file = path / "model_index.json"
         if not index_file.is_file():
-            raise BackboneError(f"{path} is no diffusers pipeline folder: model_index.json is missing; {_ways_out()}")
+            raise BackboneError(
+                f"{path} is not a diffusers pipeline folder: model_index.json is missing; {_ways_out()}"
+            )
         index = _read_index(index_file)
         self.pipeline_class: str = index["_class_name"]
         self._components: dict[str, tuple[str, str]] = {
@@ -75,7 +77,7 @@ class PipelineFolder:
             self._refuse_incomplete(name)
 
     def class_name(self, component: str) -> str:
-        """Class of a component, as the folder names it.
+        """Return the name of a component's class.
 
         Raises:
             BackboneError: the pipeline has no such component.
@@ -102,10 +104,10 @@ class PipelineFolder:
         """Load one component through its own class; weights from safetensors only.
 
         Args:
-            component: Its name.
-            dtype: Of the weights.
-            quantization: Of the weights, where the component is a text encoder; leaves it on `device`.
-            device: Where a quantised component goes.
+            component: Name of the component.
+            dtype: Dtype of the weights.
+            quantization: Quantisation of a text encoder's weights; it then stays on `device`.
+            device: Device of a quantised component.
         """
         folder = self.path / component
         with one_line(folder):
@@ -115,10 +117,10 @@ class PipelineFolder:
         self, component: str, folder: Path, dtype: torch.dtype, quantization: Quantization, device: torch.device
     ) -> Any:  # noqa: ANN401
         kind = self.component_class(component)
-        # The Auto classes of transformers would ask at the terminal whether a folder's own code may run.
+        # The Auto classes of transformers would ask in the terminal whether a folder's own code may run.
         trust = {"trust_remote_code": False} if self._components[component][0] == "transformers" else {}
         if not issubclass(kind, nn.Module):
-            # Image processors of transformers come in a fast kind, which needs torchvision, and one that does not.
+            # Image processors of transformers have a fast variant, which needs torchvision, and one that does not.
             return (transformers.AutoImageProcessor if "ImageProcessor" in kind.__name__ else kind).from_pretrained(
                 folder, **trust
             )
@@ -139,29 +141,29 @@ class PipelineFolder:
         return weight_files(self.path / component, self._components[component][0])
 
     def num_values(self) -> dict[str, int]:
-        """Weights of each component that has any, by the headers of its files."""
+        """Weights of each component that has any, from the headers of its files."""
         models = (name for name in self._components if issubclass(self.component_class(name), nn.Module))
         return {name: self._weight_files(name).num_values for name in models}
 
     def _check_against_weights(self, component: str, files: WeightFiles) -> None:
-        """Refuse a config whose model has more values than the files hold, before it takes memory."""
+        """Refuse a config whose model has more values than the files hold, before memory is allocated."""
         if files.adapter is not None:
             warnings.warn(
-                f"{files.adapter} is an adapter and is not applied: put it into a diffusers pipeline "
-                f"(load_lora_weights) and wrap that one",
+                f"{files.adapter} is an adapter and is not applied: load it into a diffusers pipeline "
+                "(load_lora_weights) and wrap that pipeline",
                 stacklevel=2,
             )
         if quantized_by(self.config(component)) is not None:
-            return  # several values share a number of the files
+            return  # quantised files pack several values into one number
         wanted = sum(parameter.numel() for parameter in self.outline(component).parameters())
         if wanted > files.num_values:
             raise BackboneError(
-                f"{self.path / component}: config.json describes {wanted} values, and the weights hold "
+                f"{self.path / component}: config.json describes {wanted} values, but the weights hold "
                 f"{files.num_values}; copy or fetch {component} again"
             )
 
     def config(self, component: str) -> Mapping[str, Any]:
-        """What a component's config.json says; of a scheduler, its scheduler_config.json."""
+        """Read a component's config.json; for a scheduler, scheduler_config.json."""
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         file = self.path / component / name
         with one_line(file.parent):
@@ -169,7 +171,7 @@ class PipelineFolder:
         return content if isinstance(content, dict) else {}
 
     def outline(self, component: str) -> Any:  # noqa: ANN401
-        """A diffusers model of a component's class and config, without weights: on the device meta; made once."""
+        """A diffusers model of a component's class and config, without weights, on the device meta; created once."""
         if component not in self._outlines:
             kind = self.component_class(component)
             with torch.device("meta"), values_not_drawn():
@@ -201,8 +203,8 @@ class PipelineFolder:
             known = library in libraries() or is_pipeline_module(library)
             if not known or class_in(library, class_name) is None:
                 raise BackboneError(
-                    f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code that "
-                    f"comes with a checkpoint is not run"
+                    f"{self.path}: {name} is {library}.{class_name}, which {_none_of(libraries())} has; code inside a "
+                    "checkpoint is not run"
                 )
 
     def _refuse_incomplete(self, component: str) -> None:
@@ -212,15 +214,15 @@ class PipelineFolder:
             raise BackboneError(f"{folder} is missing or empty; {_ways_out()}")
         for file in folder.rglob("*"):
             if file.exists() and not file.is_file() and not file.is_dir():
-                raise BackboneError(f"{file} is no regular file; take it out of the folder")
+                raise BackboneError(f"{file} is not a regular file; remove it from the folder")
         if not issubclass(self.component_class(component), nn.Module):
             return
         pickles = [file.name for file in files if file.suffix in _PICKLES]
         if not any(file.suffix == ".safetensors" for file in files):
             if pickles:
                 raise BackboneError(
-                    f"{folder} holds {pickles[0]}, a pickle, which can run code when read; only safetensors "
-                    f"are loaded: take a revision that has them, or save the model again, which writes them"
+                    f"{folder} holds {pickles[0]}, a pickle, which can run code when read; only safetensors are "
+                    "loaded: use a revision that has them, or save the model again, which writes them"
                 )
             raise BackboneError(f"{folder} holds no *.safetensors; {_ways_out()}")
         check_config(folder / "config.json", self._weight_files(component))
@@ -232,12 +234,12 @@ def find_folder(name: str, params: ModelParams) -> PipelineFolder:
     """The folder of a backbone: a local one, or the snapshot of its checkpoint.
 
     Args:
-        name: `path:DIR`, a known name, that of the shipped backbone, or any label where `params.path` or
-            `params.checkpoint` says what is meant.
-        params: Says where to look.
+        name: `path:DIR`, a known name, that of the shipped backbone, or any label if `params.path` or
+            `params.checkpoint` is set.
+        params: Path, checkpoint and revision.
 
     Raises:
-        BackboneError: unknown name, or weights that are neither here nor to be had.
+        BackboneError: the name is unknown, or its weights are not here and cannot be downloaded.
     """
     if name.startswith("path:"):
         return PipelineFolder(Path(name.removeprefix("path:")))
@@ -250,7 +252,7 @@ def find_folder(name: str, params: ModelParams) -> PipelineFolder:
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Cast a diffusers model's parameters, but for those that its class keeps in float32."""
+    """Cast a diffusers model's parameters, except those that its class keeps in float32."""
     kept = set(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
         if not set(name.split(".")) & kept:
@@ -260,9 +262,9 @@ def cast_weights(model: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
 
 @contextmanager
 def values_not_drawn() -> Iterator[None]:
-    """Models made inside are not initialised, which is most of the work of making one on the device meta.
+    """Skip the initialisation of models created inside, which is most of the work on the device meta.
 
-    A weight there has no values, and `torch.nn.init` goes through the motions for each of them all the same.
+    Weights there have no values, but `torch.nn.init` would still process each of them.
     """
     drawing = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and name[0] != "_"}
     for name in drawing:
@@ -276,7 +278,7 @@ def values_not_drawn() -> Iterator[None]:
 
 @contextmanager
 def _quiet_off_terminals() -> Iterator[None]:
-    """No progress bars of the model libraries while standard error is not a terminal."""
+    """Disable progress bars of the model libraries while standard error is not a terminal."""
     bars = (diffusers.utils.logging, transformers.utils.logging)
     shown = [bar.is_progress_bar_enabled() for bar in bars]
     if not sys.stderr.isatty():
@@ -306,8 +308,8 @@ def _snapshot(checkpoint: str, params: ModelParams) -> PipelineFolder:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise BackboneError(
             f"{checkpoint} (revision {params.revision or 'main'}): model_index.json and the folders of its components "
-            f"(transformer, vae, text_encoder, tokenizer, scheduler) are not in the local cache, and could not be "
-            f"fetched; {_ways_out(checkpoint, params.revision)}"
+            "(transformer, vae, text_encoder, tokenizer, scheduler) are not in the local cache and could not be "
+            f"downloaded; {_ways_out(checkpoint, params.revision)}"
         ) from error
     return PipelineFolder(folder, revision=folder.name)
 
@@ -316,7 +318,7 @@ def _read_index(file: Path) -> dict[str, Any]:
     """Read a model_index.json: the pipeline's class, and [library, class] of each component.
 
     Raises:
-        BackboneError: it is something else.
+        BackboneError: the file is not a model index.
     """
     try:
         index = read_json(file)
@@ -335,8 +337,8 @@ def _read_index(file: Path) -> dict[str, Any]:
 def _ways_out(checkpoint: str = "REPOSITORY", revision: str | None = None) -> str:
     pinned = f" --revision {revision}" if revision else ""
     return (
-        f"fetch a checkpoint where there is network with `hf download {checkpoint}{pinned}` and copy the cache, or run "
-        f"{SHIPPED}, which comes with the package"
+        f"on a machine with network run `hf download {checkpoint}{pinned}` and copy the cache, or use {SHIPPED}, "
+        "which comes with the package"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which weights a name stands for, told from files alone: no library of models is imported."""
+"""Identifies the weights of a backbone from files alone, without importing a model library."""
 
 import hashlib
 import json
@@ -13,19 +13,19 @@ from difftrack.backbones._registry import KNOWN
 __all__ = ["missing_weights", "weights_identity"]
 
 _COUNTED: Final = (".json", ".safetensors", ".model", ".txt")
-"""Endings of the files of a pipeline folder that decide what it computes."""
+"""Suffixes of the files in a pipeline folder that affect its results."""
 
 
 def weights_identity(name: str, values: Mapping[str, Any] | None) -> dict[str, str]:
-    """Say which weights a backbone of params.yaml means, so that other weights are told apart.
+    """Identify the weights of a backbone in params.yaml, so that changed weights are noticed.
 
     Args:
         name: Its name in the section `backbones`.
         values: Its entry there.
 
     Returns:
-        `folder` with a digest of a local pipeline's files; or `checkpoint` and `revision`, the commit where the cache
-        of downloads holds it and what params.yaml names elsewhere.
+        `folder` with a digest of a local pipeline's files; or `checkpoint` and `revision`, which is the commit if the
+        download cache has it, else the value in params.yaml.
     """
     values = values or {}
     path = values.get("path") or (name.removeprefix("path:") if name.startswith("path:") else None)
@@ -39,7 +39,7 @@ def weights_identity(name: str, values: Mapping[str, Any] | None) -> dict[str, s
 
 
 def missing_weights(name: str, values: Mapping[str, Any] | None) -> str | None:
-    """Say which weights that a backbone of params.yaml means are not on this machine; None where they are.
+    """Describe the missing weights of a backbone in params.yaml; None if they are on this machine.
 
     Args:
         name: Its name in the section `backbones`.
@@ -59,13 +59,13 @@ def missing_weights(name: str, values: Mapping[str, Any] | None) -> str | None:
     if isinstance(try_to_load_from_cache(checkpoint, "model_index.json", revision=revision), str):
         return None
     return (
-        f"the weights of {name} ({checkpoint}) are not on this machine; they are fetched when they are first used, or "
-        f"where there is network by `hf download {checkpoint}`"
+        f"the weights of {name} ({checkpoint}) are not on this machine; they are downloaded on first use, or with `hf "
+        f"download {checkpoint}`"
     )
 
 
 def _folder_digest(folder: Path) -> str:
-    """Digest the files of a pipeline folder; empty where there is none."""
+    """Digest the files of a pipeline folder; empty if there is none."""
     digest, files = hashlib.sha256(), list(_files(folder))
     for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode())

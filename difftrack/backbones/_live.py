@@ -1,4 +1,4 @@
-"""A backbone around a pipeline object that the user holds, as it stands: adapters, quantisation, hooks and all."""
+"""Wraps a pipeline object of the user as a backbone, with its adapters, quantisation and hooks."""
 
 import hashlib
 import json
@@ -30,24 +30,24 @@ _DTYPES: Mapping[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
 
 
 def wrap_pipeline(pipeline: Any, *, name: str | None = None, params: ModelParams | None = None) -> Backbone:  # noqa: ANN401
-    """Make a backbone of a loaded diffusers pipeline, which is used as it is and not copied.
+    """Wrap a loaded diffusers pipeline as a backbone, without copying or changing it.
 
-    Whatever was done to the pipeline (LoRA, quantisation, offloading, another scheduler) stays and is part of the
-    backbone's fingerprint, which is taken when it is first asked for.
+    Changes to the pipeline (LoRA, quantisation, offloading, another scheduler) stay and are part of the backbone's
+    fingerprint, which is computed on first use.
 
     Args:
-        pipeline: A diffusers pipeline of a family that this project captures.
+        pipeline: A diffusers pipeline of a supported family.
         name: Label in messages and provenance; the pipeline's class by default.
-        params: Choices that a pipeline does not hold, such as `embedded_guidance`; dtype and device are read from it.
+        params: Settings that a pipeline does not hold, such as `embedded_guidance`; dtype and device are read from it.
 
     Raises:
-        BackboneError: the object is no diffusers pipeline, it lacks a transformer or an autoencoder, or no family here
-            captures its transformer's class.
+        BackboneError: the object is not a diffusers pipeline, it lacks a transformer or an autoencoder, or no family
+            supports its transformer's class.
     """
     if not isinstance(pipeline, DiffusionPipeline):
         raise BackboneError(
-            f"{type(pipeline).__name__} is no diffusers pipeline; give wrap() what DiffusionPipeline.from_pretrained "
-            f"returns, or load_backbone() a name or a folder"
+            f"{type(pipeline).__name__} is not a diffusers pipeline; give wrap() the result of "
+            f"DiffusionPipeline.from_pretrained, or load_backbone() a name or a folder"
         )
     label = name or type(pipeline).__name__
     for component in ("transformer", "vae"):
@@ -60,7 +60,7 @@ def wrap_pipeline(pipeline: Any, *, name: str | None = None, params: ModelParams
 
 
 class LiveComponents(Components):
-    """The components of a pipeline object, as they stand."""
+    """The components of a pipeline object, unchanged."""
 
     def __init__(self, pipeline: Any, params: ModelParams) -> None:  # noqa: ANN401
         self._live = pipeline
@@ -91,7 +91,7 @@ class LiveComponents(Components):
         return type(self._live)
 
     def fingerprint(self) -> str:
-        """Hash the classes, configs and every number of what is loaded, adapters and processors included."""
+        """Hash the classes, configs and all values of the loaded components, including adapters and processors."""
         digest = hashlib.sha256()
         for name in sorted(self.names):
             held = getattr(self._live, name)

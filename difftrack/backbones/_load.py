@@ -1,4 +1,4 @@
-"""From a name to a backbone."""
+"""Loads a backbone by name."""
 
 import importlib
 from collections.abc import Collection
@@ -21,7 +21,7 @@ __all__ = ["backbone_of", "check_family", "load_backbone"]
 
 
 _USUAL_SIZE = (49, 480, 720)
-"""(frames, height, width) of clips for which neither a caller nor a table gives a size."""
+"""Default (frames, height, width) of clips if neither the caller nor a table gives a size."""
 _SHIPPED_CLIPS = (17, 128, 192)
 """(frames, height, width) of the clips that the shipped backbone was trained on; see its card."""
 
@@ -36,16 +36,16 @@ def load_backbone(
     """Find a backbone; its components load when first used.
 
     Args:
-        name: A known name, an alias of the released code, `path:DIR`, or any label where `params.path` or
-            `params.checkpoint` says what is meant.
+        name: A known name, an alias of the released code, `path:DIR`, or any label if `params.path` or
+            `params.checkpoint` is set.
         params: How to load it.
-        size: (frames, height, width) of the clips, for `memory: auto`; what is not said is that of the clips that it is
-            made for.
-        works: What will be done, for `memory: auto`.
+        size: (frames, height, width) of the clips, for `memory: auto`; missing values are those of the backbone's own
+            clips.
+        works: Work to do, for `memory: auto`.
 
     Raises:
-        BackboneError: the name is unknown, its weights are missing, incomplete or pickled, or no family here reads
-            its transformer class.
+        BackboneError: the name is unknown, its weights are missing, incomplete or pickled, or no family supports its
+            transformer class.
     """
     params = params or ModelParams()
     if (known := _known(name, params)) is not None:
@@ -74,17 +74,17 @@ def _of_folder(name: str, folder: PipelineFolder, params: ModelParams) -> Backbo
 
 
 def _known(name: str, params: ModelParams) -> KnownBackbone | None:
-    """What a name stands for, or the checkpoint that a label was given."""
+    """Resolve a name, or the checkpoint that was set for a label."""
     name = ALIASES.get(name, name)
     named = {checkpoint: known for known, checkpoint in CHECKPOINTS.items()}
     return KNOWN.get(name) or KNOWN.get(named.get(params.checkpoint or "", ""))
 
 
 def check_family(name: str, transformer_class: str) -> BackboneFamily:
-    """Return the family that reads a transformer class; `name` is for the message.
+    """Return the family that supports a transformer class; `name` is for the message.
 
     Raises:
-        BackboneError: no family here reads the class.
+        BackboneError: no family supports the class.
     """
     if (family := family_of(transformer_class)) is None:
         if (reason := REFUSED.get(transformer_class)) is not None:
@@ -92,22 +92,22 @@ def check_family(name: str, transformer_class: str) -> BackboneFamily:
         known_classes = sorted(name for family in families().values() for name in family.transformers)
         problems = "".join(f"; {line}" for line in FAMILIES.problems())
         raise BackboneError(
-            f"{name}: no family here captures {transformer_class}; known: {', '.join(known_classes)}{problems}"
+            f"{name}: no family supports {transformer_class}; known: {', '.join(known_classes)}{problems}"
         )
     return family
 
 
 def backbone_of(name: str, transformer_class: str, components: Components, params: ModelParams) -> Backbone:
-    """The backbone of the family that reads a transformer class.
+    """Create the backbone of the family that supports a transformer class.
 
     Args:
-        name: For messages.
-        transformer_class: Of diffusers.
-        components: Its parts.
-        params: How it is loaded.
+        name: Name for messages.
+        transformer_class: Class of diffusers.
+        components: Components of the pipeline.
+        params: How to load it.
 
     Raises:
-        BackboneError: no family here reads the class, or the family does not run this pipeline.
+        BackboneError: no family supports the class, or the family does not support this pipeline.
     """
     family = check_family(name, transformer_class)
     outline = components.pipeline_outline()
@@ -124,7 +124,7 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
 
 
 def _class_of(family: BackboneFamily) -> Any:  # noqa: ANN401
-    """The class that runs a family, imported now: diffusers is slow to import."""
+    """Import the class that runs a family; only now, because diffusers imports slowly."""
     if not isinstance(family.backbone, str):
         found: Any = family.backbone
     else:

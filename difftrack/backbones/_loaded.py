@@ -1,8 +1,7 @@
-"""What is in memory, told apart from what the files of a checkpoint say.
+"""Digests of components in memory, which may differ from the files of a checkpoint.
 
-A folder's fingerprint covers its files. A caller may change what was loaded from them: put a LoRA in, fuse it, set
-another scheduler. `state_of` of the same component gives the same text on every device, and another one after any such
-change.
+A folder's fingerprint covers its files. A caller may change loaded components: add a LoRA, fuse it, set another
+scheduler. `state_of` gives the same text for a component on every device, and another text after any such change.
 """
 
 import hashlib
@@ -17,15 +16,15 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 __all__ = ["checksum", "scheduler_state", "state_of"]
 
 _BLOCK = 1 << 17
-"""Numbers that are multiplied and added at a time: 1 MB, which stays in a processor's cache."""
+"""Numbers per block: 1 MB, which stays in a processor's cache."""
 _FACTOR = 1_000_003
-"""Between two blocks: odd, so that no bit is lost."""
+"""Factor between two blocks: odd, so that no bit is lost."""
 _OWN = ("_diffusers_version", "_class_name", "_name_or_path")
-"""Entries of a config that say where it came from, and not what it does."""
+"""Entries of a config that name its origin and have no effect."""
 
 
 def state_of(component: Any) -> str:  # noqa: ANN401
-    """A digest of a component as it is in memory: classes, adapters and their scales, attention processors, weights."""
+    """Digest a component in memory: classes, adapters and their scales, attention processors, weights."""
     if not isinstance(component, nn.Module):
         return json.dumps(scheduler_state(component), sort_keys=True, default=str)
     digest = hashlib.sha256()
@@ -35,7 +34,7 @@ def state_of(component: Any) -> str:  # noqa: ANN401
 
 
 def scheduler_state(scheduler: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Class and config of a scheduler, or of what else has a config, as JSON; `config` is empty where there is none."""
+    """Describe class and config of a scheduler or another object as JSON; `config` is empty if it has none."""
     config = getattr(scheduler, "config", {})
     values = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
     counted = {key: value for key, value in sorted(values.items()) if key not in _OWN}
@@ -45,10 +44,10 @@ def scheduler_state(scheduler: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def checksum(tensor: Tensor) -> int:
-    """A sum over a tensor's bits that every value and its place take part in; the same on every device.
+    """Sum a tensor's bits, weighted by their places; the result is the same on every device.
 
-    Whole numbers are added, so that the order in which a device adds them does not matter. A tensor that is spread over
-    processes (DTensor) counts by the part that this one holds.
+    Integers are added, so the order of addition does not matter. Of a tensor that is spread over processes (DTensor),
+    the local part counts.
     """
     tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # without loading torch.distributed
     if is_traceable_wrapper_subclass(tensor):  # a quantised weight of torchao, which holds numbers and their scales
@@ -67,7 +66,7 @@ def checksum(tensor: Tensor) -> int:
 
 
 def _structure(module: nn.Module) -> Iterator[str]:
-    """The classes that a model is made of, and what adapters and processors in it are set to."""
+    """List the classes of a model's modules, and the settings of its adapters and processors."""
     for name, part in module.named_modules():
         yield f"{name} {type(part).__name__}"
         for setting in ("scaling", "active_adapters", "disable_adapters", "merged_adapters", "use_tiling"):

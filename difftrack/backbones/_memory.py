@@ -1,4 +1,4 @@
-"""What a backbone needs of a card's memory, from configs and measured constants, and which switches make it fit."""
+"""Predicts a backbone's GPU memory from configs and measured constants, and chooses switches that make it fit."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from difftrack.backbones._params import ModelParams
 from difftrack.backbones._registry import KNOWN
 from difftrack.geometry import TokenGrid
 
-if TYPE_CHECKING:  # a table of what backbones need waits for no library
+if TYPE_CHECKING:  # a table of memory needs must load no library
     import torch
 
     from difftrack.backbones._backbone import Backbone
@@ -32,7 +32,7 @@ __all__ = [
 
 Switch = Literal["vae_slicing", "release_text_encoder", "cpu_offload", "vae_tiling"]
 Work = Literal["encode", "encode_frames", "sample"]
-"""What a stage does besides running one branch: encode clips whole, or each frame alone, or sample and decode."""
+"""Work of a stage besides running one branch: encode whole clips, encode single frames, or sample and decode."""
 
 WORK: tuple[Work, ...] = get_args(Work)
 SWITCHES: tuple[tuple[Switch, ...], ...] = (
@@ -46,36 +46,37 @@ SWITCHES: tuple[tuple[Switch, ...], ...] = (
     ("vae_tiling", "release_text_encoder"),
     ("vae_tiling", "cpu_offload"),
 )
-"""The mildest first: those that change no number stand before tiling, those that take time behind those that do not."""
+"""Mildest first: switches that change no numbers come before tiling, and cheap ones before slow ones."""
 
 ACTIVATIONS_PER_CHANNEL = 16
-"""Numbers that one branch holds at a time for each token and channel: the hidden state, and what the widest block makes
-of it (normalised state, queries, keys, values, attention, a feed-forward layer of four times the width before and after
-its activation, one of them concatenated)."""
+"""Numbers that one branch holds at a time for each token and channel: the hidden state, and the intermediate results of
+the widest block (normalised state, queries, keys, values, attention, a feed-forward layer of four times the width
+before and after its activation, one of them concatenated).
+"""
 CONTEXT_BYTES = 10**9
-"""What CUDA and its libraries take."""
+"""Memory of CUDA and its libraries."""
 USABLE = 0.95
-"""Share of a card's memory that is counted on; the rest is lost between blocks."""
+"""Usable share of a card's memory; the rest is lost to fragmentation."""
 
 _KEPT_BY = {"none": 1.0, "int8": 0.5, "nf4": 0.28}
-"""Share of a text encoder's 16 bits a weight that quantisation leaves, its scales counted."""
+"""Size of a quantised text encoder as a share of 16 bits per weight, including its scales."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Maps:
-    """How many feature maps of a frame's size and the first block's width an autoencoder holds at a time.
+    """Number of feature maps, of a frame's size and the first block's width, that an autoencoder holds at a time.
 
     Measured on one NVIDIA H200 at 480x720 (`python -m benchmarks.memory`), the peak less the weights, rounded up.
     """
 
     encode: float
     frame: float
-    """For each frame of a batch of frames encoded alone."""
+    """Maps for each frame in a batch of single frames."""
     decode: float
     tiled: tuple[float, float, float]
-    """In tiles: to encode, to encode eight frames alone, to decode."""
+    """Maps in tiles: to encode, to encode eight single frames, to decode."""
     frames: int | None = None
-    """Frames of the clip where these were measured, for one that works on the whole clip at once."""
+    """Frames of the measured clip, for autoencoders that process the whole clip at once."""
 
 
 _OF_COGVIDEOX = _Maps(encode=103.0, frame=25.0, decode=190.0, tiled=(32.0, 54.0, 54.0))
@@ -84,11 +85,12 @@ _MAPS = {
     "AutoencoderKLWan": _Maps(encode=49.0, frame=11.5, decode=64.0, tiled=(12.0, 16.0, 15.0)),
     "AutoencoderKLHunyuanVideo": _Maps(encode=127.0, frame=11.5, decode=232.0, tiled=(26.0, 18.0, 46.0), frames=49),
 }
-"""The classes that were measured; the others are taken to need as much as CogVideoX's, the most of a batch."""
+"""Measured classes; others are assumed to need as much as CogVideoX's, the largest per batch."""
 
 _SCATTERED = 1.5
-"""What the allocator needs to decode whole, over what is held at a time: free blocks between others are too small.
-CogVideoX-5B's decoding, a peak of 37.0 GB, ran out of memory under a cap of 44.6."""
+"""Factor for fragmentation in decoding whole clips: CogVideoX-5B's decoding, with a peak of 37.0 GB, ran out of memory
+under a cap of 44.6 GB.
+"""
 _BFLOAT16 = 2
 """Bytes of a number."""
 _BESIDE = 8
@@ -97,7 +99,7 @@ _BESIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes of one backbone at one size of clips."""
+    """Memory needs of one backbone at one size of clips, in bytes."""
 
     name: str
     text_bytes: int
@@ -109,21 +111,22 @@ class MemoryNeed:
     other_bytes: int
     """Weights of the autoencoder, and of an image encoder."""
     activation_bytes: int
-    """The activations of one branch."""
+    """Activations of one branch."""
     working_bytes: Mapping[Work, int]
-    """That the autoencoder works with."""
+    """Working memory of the autoencoder."""
     tiled_bytes: Mapping[Work, int]
-    """That it works with in tiles."""
+    """Working memory of the autoencoder in tiles."""
     sliced_bytes: int
-    """That it works with where frames are encoded one by one."""
+    """Working memory of the autoencoder for frames encoded one by one."""
 
     def needed(self, switches: Collection[Switch] = (), works: Collection[Work] = WORK) -> int:
-        """Most bytes on the card at a time.
+        """Return the peak number of bytes on the card.
 
         Args:
-            switches: None: everything stays. `release_text_encoder`: text, then all else. `cpu_offload`: one component
-                at a time. `vae_tiling`, `vae_slicing`: the autoencoder works in tiles, or on one frame at a time.
-            works: What is done; sampling runs two branches.
+            switches: Active switches; none keeps everything on the card. `release_text_encoder`: first the text
+                encoder, then all else. `cpu_offload`: one component at a time. `vae_tiling`, `vae_slicing`: the
+                autoencoder works in tiles, or on one frame at a time.
+            works: Work to do; sampling runs two branches.
         """
         autoencoder = max((self._autoencoder(work, switches) for work in works), default=0)
         activations = (2 if "sample" in works else 1) * self.activation_bytes
@@ -136,7 +139,7 @@ class MemoryNeed:
         return CONTEXT_BYTES + self.text_bytes + rest
 
     def switches_for(self, num_bytes: int, works: Collection[Work] = WORK) -> tuple[Switch, ...] | None:
-        """The mildest of `SWITCHES` with which it fits a card; None where none does."""
+        """Return the mildest of `SWITCHES` that make it fit a card; None if none do."""
         return next((each for each in SWITCHES if self.needed(each, works) <= USABLE * num_bytes), None)
 
     def _autoencoder(self, work: Work, switches: Collection[Switch]) -> int:
@@ -146,7 +149,7 @@ class MemoryNeed:
 
 
 def memory_needs(*names: str) -> Iterator[MemoryNeed]:
-    """One for each named backbone, or for these, in bfloat16 at the size that it is made for."""
+    """Predict memory for each named backbone, or for these, in bfloat16 at its default size."""
     for name, known in KNOWN.items():
         if names and name not in names:
             continue
@@ -170,11 +173,11 @@ def memory_needs(*names: str) -> Iterator[MemoryNeed]:
 
 
 def need_of(backbone: "Backbone", values: Mapping[str, int], size: tuple[int, int, int]) -> MemoryNeed:
-    """What a backbone needs for clips of a size.
+    """Predict a backbone's memory for clips of a size.
 
     Args:
-        backbone: Read for its counts; none of its weights is loaded.
-        values: Weights of each component that has any.
+        backbone: Backbone whose counts are read; no weights are loaded.
+        values: Number of weights of each component that has any.
         size: (frames, height, width) of the clips.
     """
     itemsize = backbone.components.dtype.itemsize
@@ -201,16 +204,16 @@ def need_of(backbone: "Backbone", values: Mapping[str, int], size: tuple[int, in
 
 @dataclass(frozen=True, slots=True)
 class _Autoencoder:
-    """What the work of an autoencoder depends on."""
+    """Properties that an autoencoder's work depends on."""
 
     class_name: str
     channels: int
     """Channels of its first block."""
     batch_frames: int
-    """Frames that are encoded alone at a time."""
+    """Batch size of single frames."""
 
     def working_bytes(self, size: tuple[int, int, int], itemsize: int) -> tuple[dict[Work, int], dict[Work, int], int]:
-        """Bytes for each kind of work: of whole frames, in tiles, and of one frame at a time."""
+        """Bytes for each kind of work: with whole frames, in tiles, and one frame at a time."""
         maps = _MAPS.get(self.class_name, _OF_COGVIDEOX)
         of_map = size[1] * size[2] * self.channels * itemsize
         clip = of_map if maps.frames is None else of_map * size[0] / maps.frames
@@ -230,14 +233,14 @@ def fitted(
     size: tuple[int, int, int],
     works: Collection[Work] = WORK,
 ) -> tuple[ModelParams, str]:
-    """The params of a backbone with the mildest switches that make it fit a card, and a line that says so.
+    """Return a backbone's params with the mildest switches that make it fit a card, and a message about them.
 
     Args:
-        backbone: Of the folder, nothing loaded; switches that its params set already stay set.
-        folder: Whose weights are counted.
-        num_bytes: Of the card, as `card_bytes` gives them.
+        backbone: Backbone of the folder, not loaded; switches that its params set stay set.
+        folder: Pipeline folder whose weights are counted.
+        num_bytes: Memory of the card, from `card_bytes`.
         size: (frames, height, width) of the clips.
-        works: What will be done.
+        works: Work to do.
     """
     need = need_of(backbone, folder.num_values(), size)
     found = need.switches_for(num_bytes, works)
@@ -246,16 +249,16 @@ def fitted(
     clips = "x".join(map(str, size))
     switched = " and ".join(chosen) or "no switch"
     said = (
-        f"memory: auto takes {switched} for {backbone.name}: about {_gb(need.needed(chosen, works))} at {clips}, "
+        f"memory: auto sets {switched} for {backbone.name}: about {_gb(need.needed(chosen, works))} at {clips}, "
         f"{_gb(need.needed((), works))} without, and the card has {_gb(num_bytes)}"
     )
-    return asked, said if found is not None else f"{said}; that is too little, so make the size smaller"
+    return asked, said if found is not None else f"{said}; that is not enough, so make the clips smaller"
 
 
 def card_bytes(device: "torch.device") -> int | None:
-    """Memory of a CUDA card, as far as this process may use it; None for another device.
+    """Return the memory of a CUDA card that this process may use; None for other devices.
 
-    What other processes hold does not count: the choice is to be the same at every run.
+    Memory of other processes is ignored, so that the choice is the same in every run.
     """
     if device.type != "cuda":
         return None
@@ -271,7 +274,7 @@ def _activations(tokens: int, channels: int, held_states: int) -> int:
 
 
 def _num_tokens(backbone: "Backbone", size: tuple[int, int, int]) -> int:
-    """Tokens of a clip and of its history, whether or not the backbone takes that size."""
+    """Count the tokens of a clip and of its history, even if the backbone does not support the size."""
     frames, height, width = size
     latents = (frames - 1) // backbone.temporal_stride + 1
     per_side = backbone.spatial_stride * backbone.patch_size

@@ -1,4 +1,4 @@
-"""What offloading and quantisation need, and what to say where it is missing."""
+"""Packages that offloading and quantisation need, and messages if they are missing."""
 
 import importlib.util
 from typing import Any
@@ -16,11 +16,11 @@ _RELEASE = "release_text_encoder frees the text encoder after each prompt, and n
 
 
 def quantized_loading(quantization: Quantization, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is to be told.
+    """Return the arguments of `from_pretrained`.
 
     Args:
         quantization: Bits per weight.
-        device: Where the quantised model goes.
+        device: Device of the quantised model.
 
     Raises:
         BackboneError: a package that it needs is not installed.
@@ -40,16 +40,13 @@ def quantized_loading(quantization: Quantization, device: torch.device) -> dict[
 
 
 def refuse_offload(device: torch.device) -> None:
-    """Raise `BackboneError` unless components can wait on the CPU until they run on `device`."""
+    """Raise `BackboneError` unless components can be offloaded to the CPU from `device`."""
     if device.type == "cpu":
-        raise BackboneError(
-            f"cpu_offload is set and the device is {device}; it needs a GPU (there is nothing to offload from). "
-            f"Instead, {_RELEASE}"
-        )
+        raise BackboneError(f"cpu_offload is set but the device is {device}; it needs a GPU. Instead, {_RELEASE}")
 
 
 def installed() -> frozenset[str]:
-    """Those packages by which weights may be quantised that are here."""
+    """List the installed packages for quantised weights."""
     modules = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "optimum-quanto": "optimum.quanto"}
     return frozenset(package for package, module in modules.items() if _is_here(module))
 

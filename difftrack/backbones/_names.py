@@ -1,4 +1,4 @@
-"""The backbones that have a name, and the names that the released code gave them."""
+"""Named backbones, and their names in the released code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def shipped_backbone() -> Path:
 
 
 def canonical_name(name: str) -> str:
-    """This project's name for a backbone.
+    """Return this project's name for a backbone.
 
     Raises:
         BackboneError: the name is unknown.

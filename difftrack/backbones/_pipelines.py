@@ -1,7 +1,7 @@
-"""Pipelines of our own: diffusers', except for what makes them hard to repeat.
+"""Variants of diffusers' pipelines that are reproducible.
 
-The stock CogVideoX image-to-video pipeline draws the image's latents from the posterior anew for each sample. A capture
-has to give the transformer what sampling gave it, so here they are the posterior's mode, in sampling and in capture.
+The stock CogVideoX image-to-video pipeline draws new image latents from the posterior for each sample. A capture must
+pass the transformer the same inputs as sampling, so here they are the posterior's mode in both.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["CogVideoXEveryFramePipeline", "CogVideoXFirstFramePipeline"]
 
 
 class CogVideoXFirstFramePipeline(CogVideoXImageToVideoPipeline):
-    """CogVideoX image to video: the image's latents stand at the first latent frame, zeros at the others."""
+    """CogVideoX image to video: the image's latents at the first latent frame, zeros at the others."""
 
     @torch.no_grad()
     def image_latents(
@@ -25,18 +25,18 @@ class CogVideoXFirstFramePipeline(CogVideoXImageToVideoPipeline):
         *,
         frames_alone: bool = False,
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        """The conditioning channels for an image in [-1, 1].
+        """Compute the conditioning channels for an image in [-1, 1].
 
         Args:
-            image: At the size of the clip.
-            num_latent_frames: Of the clip's latents.
-            frames_alone: Whether each frame of the clip is encoded by itself; changes nothing here.
+            image: Image at the size of the clip.
+            num_latent_frames: Number of the clip's latent frames.
+            frames_alone: Whether each frame of the clip is encoded by itself; has no effect here.
         """
         first = self._encode(image.unsqueeze(2))
         return torch.cat([first, first.new_zeros(len(first), num_latent_frames - 1, *first.shape[2:])], dim=1)
 
     def prepare_latents(self, image: Tensor, *others: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        """The latents that sampling starts from, which must be given, and the conditioning channels of the image."""
+        """Return the given initial latents of sampling, and the conditioning channels of the image."""
         latents: Tensor = others[-1]
         return latents, self.image_latents(image, latents.shape[1]).to(latents.dtype)
 
@@ -54,7 +54,7 @@ class CogVideoXEveryFramePipeline(CogVideoXFirstFramePipeline):
     def image_latents(
         self, image: Float[Tensor, "batch rgb height width"], num_latent_frames: int, *, frames_alone: bool = False
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        """The conditioning channels for an image in [-1, 1]; see `CogVideoXFirstFramePipeline`."""
+        """Compute the conditioning channels for an image in [-1, 1]; see `CogVideoXFirstFramePipeline`."""
         if frames_alone:
             return self._encode(image.unsqueeze(2)).expand(-1, num_latent_frames, -1, -1, -1)
         num_frames = (num_latent_frames - 1) * self.vae_scale_factor_temporal + 1

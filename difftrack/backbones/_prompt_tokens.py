@@ -1,4 +1,4 @@
-"""Which word of a prompt each text token stands for, as the tokenizer of a backbone cuts it."""
+"""Maps each text token to a word of the prompt, from a backbone's tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from difftrack.text_tokens import TextTokens
 __all__ = ["PROMPT_MARK", "PromptTemplate", "chat_template", "prompt_tokens"]
 
 PROMPT_MARK = "\u2063difftrack\u2063"
-"""Stands for the prompt in a chat template: invisible separators, which no template holds."""
+"""Placeholder for the prompt in a chat template: invisible separators, which no template contains."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """The text that a pipeline puts around a prompt before it tokenizes both."""
+    """Text that a pipeline adds around a prompt before tokenization."""
 
     before: str = ""
     after: str = ""
     dropped: int = 0
-    """Tokens that the pipeline cuts off in front."""
+    """Number of leading tokens that the pipeline removes."""
     adds_special: bool = True
     """Whether the tokenizer adds its own special tokens."""
 
@@ -31,13 +31,13 @@ def chat_template(
     dropped: int = 0,
     add_generation_prompt: bool,
 ) -> PromptTemplate:
-    """The text that a tokenizer's chat template puts around the place of the prompt.
+    """Return the text that a tokenizer's chat template adds around the prompt.
 
     Args:
-        tokenizer: Has the template.
-        messages: With `PROMPT_MARK` in place of the prompt.
+        tokenizer: Tokenizer with the template.
+        messages: Messages with `PROMPT_MARK` in place of the prompt.
         dropped: As in `PromptTemplate`.
-        add_generation_prompt: Whether the pipeline asks for it.
+        add_generation_prompt: Whether the pipeline sets it.
     """
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     before, _, after = text.partition(PROMPT_MARK)
@@ -52,18 +52,17 @@ def prompt_tokens(
     text_length: int,
     num_tokens: int,
 ) -> TextTokens | None:
-    """Tokenize a prompt as its pipeline does, and tell its tokens apart.
+    """Tokenize a prompt as its pipeline does, and map its tokens to words.
 
     Args:
-        tokenizer: Of transformers.
-        prompt: As the tokenizer reads it.
-        template: What stands around it.
-        text_length: Text tokens that the pipeline cuts to.
-        num_tokens: Text tokens that attention sees: what the tokenizer does not fill is padding, what is beyond is not
-            there.
+        tokenizer: Tokenizer of transformers.
+        prompt: Prompt that the tokenizer reads.
+        template: Text around the prompt.
+        text_length: Maximum number of text tokens, to which the pipeline cuts.
+        num_tokens: Text tokens that attention sees: unfilled ones are padding, and further ones are dropped.
 
     Returns:
-        The tokens; None where the tokenizer cannot say what they stand for.
+        The tokens; None if the tokenizer cannot map them.
     """
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
     if not getattr(tokenizer, "is_fast", False):

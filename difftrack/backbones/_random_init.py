@@ -1,4 +1,4 @@
-"""Backbones built from constructor arguments: without memory, to be asked about, or with random weights, to be run."""
+"""Backbones built from constructor arguments: without memory, for inspection, or with random weights, to run."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -63,15 +63,15 @@ class ConstructedComponents(Components):
 
 @contextmanager
 def weights_without_memory() -> Iterator[None]:
-    """Models made inside have their weights on the device meta; their buffers, which are no weights, where they belong.
+    """Create models whose weights are on the device meta and whose buffers are on the real device.
 
-    Buffers (tables of positions) are computed by the constructors and saved nowhere, so that a model made on meta and
-    moved would hold garbage in them.
+    Buffers (tables of positions) are computed by the constructors and saved nowhere, so a model created on meta and
+    then moved would hold garbage in them.
     """
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
-        if weight is not None and not weight.is_meta:  # a weight that two modules share stays one
+        if weight is not None and not weight.is_meta:  # two modules keep sharing a weight
             weight = nn.Parameter(weight.to("meta"), requires_grad=False)
         register(module, name, weight)
 
@@ -84,7 +84,7 @@ def weights_without_memory() -> Iterator[None]:
 
 @torch.no_grad()
 def fill_weights(model: Any, device: torch.device, *, seed: int) -> Any:  # noqa: ANN401
-    """Give weights without memory theirs, drawn where they are to stay: no large model passes through the CPU.
+    """Draw random weights directly on their final device, so that no large model passes through the CPU.
 
     Matrices are drawn as torch draws a linear layer's, weights of norms are 1, biases are small.
     """
@@ -101,7 +101,7 @@ def fill_weights(model: Any, device: torch.device, *, seed: int) -> Any:  # noqa
             else:
                 bound = (weight.numel() / len(weight)) ** -0.5 if weight.ndim > 1 else 0.02
                 drawn.uniform_(-bound, bound, generator=generator)
-            made[id(weight)] = (weight, nn.Parameter(drawn, requires_grad=False))  # held, so that no id comes again
+            made[id(weight)] = (weight, nn.Parameter(drawn, requires_grad=False))  # kept alive, so that ids stay unique
             setattr(module, name, made[id(weight)][1])
     return model
 
@@ -110,9 +110,9 @@ def constructed_backbone(name: str, params: ModelParams | None = None, *, small:
     """A named backbone with random weights; it cannot encode clips or prompts.
 
     Args:
-        name: Of the table of backbones.
-        params: Where, and in which dtype; on the device `meta` it takes no memory and can only be asked about.
-        small: With few layers and heads, to be run anywhere.
+        name: Name in the table of backbones.
+        params: Device and dtype; on the device `meta` it takes no memory and can only be inspected.
+        small: Few layers and heads, so that it runs anywhere.
 
     Raises:
         BackboneError: the name is unknown.

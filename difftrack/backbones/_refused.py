@@ -19,5 +19,4 @@ REFUSED: Mapping[str, str] = {
     "WanAnimate2Transformer3DModel": "it reads the pose and the face of another clip",
     "Kandinsky6SRTransformer3DModel": "it enlarges a clip that another model made",
 }
-"""Reason by the name of the transformer class; a family that a package registers for such a class is used all the
-same."""
+"""Transformer class -> reason; a family that a package registers for such a class is still used."""

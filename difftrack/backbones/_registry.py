@@ -1,4 +1,4 @@
-"""The families that there are, and what is found through them: checkpoints, transformer classes, classes by name."""
+"""The registered families, and lookups in them: checkpoints, transformer classes, classes by name."""
 
 import importlib
 import importlib.util
@@ -30,7 +30,7 @@ _STOCK = ("diffusers", "transformers")
 
 def _checked(name: str, entry: Any) -> BackboneFamily:  # noqa: ANN401
     if not isinstance(entry, BackboneFamily):
-        raise TypeError(f"it is a {type(entry).__name__}; wanted: a difftrack.backbones.BackboneFamily")
+        raise TypeError(f"it is a {type(entry).__name__}; expected a difftrack.backbones.BackboneFamily")
     if entry.name != name:
         raise ValueError(f"the family calls itself {entry.name!r}; both names must agree")
     return entry
@@ -70,17 +70,17 @@ FAMILIES: Registry[BackboneFamily] = Registry(
 
 
 def register_backbone(family: BackboneFamily, *, replace: bool = False) -> None:
-    """Add a family of backbones for this process, as an entry point of `difftrack.backbones` does for good.
+    """Register a family of backbones for this process; an entry point of `difftrack.backbones` is permanent.
 
     Args:
-        family: What it is; its class may be defined in a notebook.
-        replace: Whether a family of the same name that was registered before makes room.
+        family: The family; its class may be defined in a notebook.
+        replace: Whether to replace a registered family of the same name.
 
     Raises:
         PluginError: its name, a checkpoint of it or a transformer class is another family's already.
     """
     if not isinstance(family, BackboneFamily):
-        raise PluginError(f"{family!r} cannot be registered; wanted: a difftrack.backbones.BackboneFamily")
+        raise PluginError(f"{family!r} cannot be registered; expected a difftrack.backbones.BackboneFamily")
     others = {name: other for name, other in families().items() if not (replace and name == family.name)}
     if family.name not in others and (clash := _clash(family, others)):
         raise PluginError(f"backbone family {family.name!r}: {clash}; take another name")
@@ -88,9 +88,23 @@ def register_backbone(family: BackboneFamily, *, replace: bool = False) -> None:
 
 
 def families() -> dict[str, BackboneFamily]:
-    """All families by name; one whose checkpoints or classes are an earlier family's is left out, and named once."""
+    """Return all families by name, without those that clash with an earlier one; warn once of each clash."""
+    global _compared
+    items = FAMILIES.items()
+    before, found = _compared
+    if before.keys() != items.keys() or any(before[name] is not family for name, family in items.items()):
+        found = _without_clashes(items)
+        _compared = (items, found)
+    return dict(found)
+
+
+_compared: tuple[dict[str, BackboneFamily], dict[str, BackboneFamily]] = ({}, {})
+"""The entries that `families` compared last, and its result for them."""
+
+
+def _without_clashes(items: Mapping[str, BackboneFamily]) -> dict[str, BackboneFamily]:
     found: dict[str, BackboneFamily] = {}
-    for name, family in FAMILIES.items().items():
+    for name, family in items.items():
         clash = _clash(family, found)
         if clash is None:
             found[name] = family
@@ -100,7 +114,7 @@ def families() -> dict[str, BackboneFamily]:
 
 
 def _clash(family: BackboneFamily, others: Mapping[str, BackboneFamily]) -> str | None:
-    """What a family shares with one of the others and must not; None where nothing."""
+    """Describe a checkpoint or class that a family wrongly shares with another; None if there is none."""
     for other in others.values():
         for noun, own, taken in (
             ("transformer class", family.transformers, other.transformers),
@@ -116,18 +130,18 @@ def _names(family: BackboneFamily) -> list[str]:
 
 
 def family_of(transformer_class: str) -> BackboneFamily | None:
-    """The family that reads a transformer class; None where there is none."""
+    """Return the family that supports a transformer class, or None."""
     return next((family for family in families().values() if transformer_class in family.transformers), None)
 
 
 def libraries() -> tuple[str, ...]:
-    """Modules whose classes a pipeline folder may name."""
+    """Return the modules whose classes a pipeline folder may name."""
     own = (family.library for family in families().values() if family.library is not None)
     return tuple(dict.fromkeys((*_STOCK, *own)))
 
 
 def is_pipeline_module(library: str) -> bool:
-    """Whether an entry of a model_index.json names a folder of diffusers' pipelines, which has classes of its own."""
+    """Return whether an entry of a model_index.json names a pipeline folder of diffusers, which has its own classes."""
     return library.isidentifier() and importlib.util.find_spec(f"diffusers.pipelines.{library}") is not None
 
 
@@ -136,7 +150,7 @@ def _module_of(library: str) -> str:
 
 
 def class_in(library: str, name: str) -> Any:  # noqa: ANN401
-    """A class of a library by its name; None where the library has none of that name.
+    """Return a class of a library by its name, or None.
 
     Raises:
         BackboneError: a family's own library cannot be imported.
@@ -150,9 +164,9 @@ def class_in(library: str, name: str) -> Any:  # noqa: ANN401
 
 
 def find_class(name: str) -> Any:  # noqa: ANN401
-    """A class by its name alone: of diffusers, of transformers, or of a family's own library.
+    """Find a class by its name alone, in diffusers, transformers, or a family's own library.
 
-    A library that cannot be imported has a part in this only where no other one has the class.
+    A library that cannot be imported causes an error only if no other one has the class.
 
     Raises:
         BackboneError: none of them has it.
@@ -168,10 +182,10 @@ def find_class(name: str) -> Any:  # noqa: ANN401
 
 
 class RegistryView(Mapping[str, V]):
-    """A mapping over what the registered families hold now.
+    """A mapping that always reflects the registered families.
 
     Args:
-        read: Gives the mapping.
+        read: Returns the current mapping.
     """
 
     def __init__(self, read: Callable[[], Mapping[str, V]]) -> None:
@@ -187,7 +201,7 @@ class RegistryView(Mapping[str, V]):
         return len(self._read())
 
     def items(self) -> ItemsView[str, V]:
-        """All at once; the mixin would ask the families anew for each key."""
+        """Read once; the mixin would query the families again for each key."""
         return self._read().items()
 
     def __repr__(self) -> str:
@@ -197,4 +211,4 @@ class RegistryView(Mapping[str, V]):
 KNOWN: Mapping[str, KnownBackbone] = RegistryView(
     lambda: {name: known for family in families().values() for name, known in family.checkpoints.items()}
 )
-"""Checkpoints by the names of `CHECKPOINTS`; a view of the families that are registered."""
+"""Checkpoints by the names of `CHECKPOINTS`; a view of the registered families."""

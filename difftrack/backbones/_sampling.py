@@ -1,4 +1,4 @@
-"""Listening to a stock pipeline while it samples."""
+"""Records a stock pipeline while it samples."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ __all__ = ["TrajectoryRecorder", "to_uint8"]
 
 
 class TrajectoryRecorder:
-    """A pipeline's `callback_on_step_end` that keeps the latents entering every step.
+    """A pipeline's `callback_on_step_end` that records the latents entering every step.
 
     Args:
-        initial: The noise that enters step 0, as handed to the pipeline.
+        initial: The noise that enters step 0, as passed to the pipeline.
     """
 
     def __init__(self, initial: Float[Tensor, "batch *latents"]) -> None:
@@ -29,21 +29,21 @@ class TrajectoryRecorder:
         return {}
 
     def keep(self, latents: Float[Tensor, "batch *latents"]) -> None:
-        """Note the latents after a step; copied, because some pipelines go on writing into them."""
+        """Record a copy of the latents after a step, because some pipelines modify them later."""
         self._after_steps.append(latents.detach().to("cpu", copy=True))
 
     def keep_input(self, name: str, value: Float[Tensor, "1 ..."]) -> None:
-        """Note another input of the transformer at a step, which changes from step to step as latents do."""
+        """Record another input of the transformer that changes from step to step."""
         self._inputs[name].append(value.detach().to("cpu", copy=True))
 
     @property
     def inputs(self) -> dict[str, Float[Tensor, "step ..."]]:
-        """What `keep_input` was told, step by step."""
+        """The recorded inputs of `keep_input`, step by step."""
         return {name: torch.stack(values) for name, values in self._inputs.items()}
 
     @property
     def entering(self) -> list[Tensor]:
-        """Latents that entered each step, on the CPU; the clean ones that left the last step are not among them."""
+        """Latents that entered each step, on the CPU; without the clean latents after the last step."""
         return self._after_steps[:-1]
 
 

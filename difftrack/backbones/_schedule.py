@@ -1,6 +1,6 @@
-"""Noise levels of a sampler, visited three ways: by adding noise, by sampling, and by inverting the sampling.
+"""Noise levels of a sampler, reached by adding noise, by sampling, or by inverting the sampling.
 
-A schedule's steps count from the noisiest, 0. Step i's level is what the sampler's `step()` starts from at
+A schedule's steps count from the noisiest, 0. Step i's level is the one that the sampler's `step()` starts from at
 `timesteps[i]`; the level below the last step is the clean latents. `invert` visits exactly those levels.
 """
 
@@ -29,7 +29,7 @@ DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
 """(latents, timestep) -> the model's raw output for one branch."""
 
 InversionForm = Literal["explicit", "fixed_point"]
-"""Where the model is asked while inverting: at the level that is left, or at the one arrived at, by iteration."""
+"""Level at which the inversion evaluates the model: the one it leaves, or, by iteration, the one it arrives at."""
 
 
 class Schedule(ABC):
@@ -53,15 +53,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def advance(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
-        """One deterministic sampling step: from the level of `step` to the next cleaner one."""
+        """Take one deterministic sampling step, from the level of `step` to the next cleaner one."""
 
     @abstractmethod
     def _leave(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
-        """From the level below `step` up to it, given the model's output at the level below."""
+        """Go from the level below `step` up to it, given the model's output at the level below."""
 
     @abstractmethod
     def _arrive(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
-        """From the level below `step` up to it, given the model's output at the level of `step`."""
+        """Go from the level below `step` up to it, given the model's output at the level of `step`."""
 
     def check_step(self, step: int) -> None:
         """Raise `BackboneError` unless `step` is a step of this schedule."""
@@ -87,11 +87,11 @@ class Schedule(ABC):
         Args:
             latents: Clean latents.
             denoise: The model, one branch, no guidance.
-            form: Which of the two.
+            form: explicit or fixed point.
             iterations: Evaluations per step of the fixed-point form after its first guess.
 
         Yields:
-            (step, latents entering it), from the last step to the first; a caller stops where it has what it wants.
+            (step, latents entering it), from the last step to the first; a caller may stop early.
 
         Source:
             DDIM inversion (Song et al. 2021); the paper, appendix C, inverts for tracking. The released inversion
@@ -111,14 +111,14 @@ class VelocitySchedule(Schedule):
     """A variance-preserving schedule whose model predicts velocity, such as CogVideoX's.
 
     With the level as an angle, cos a = sqrt(alpha_cumprod), noisy latents are `cos a * x0 + sin a * noise`, the model
-    gives `v = cos a * noise - sin a * x0`, and a DDIM step is a rotation by the difference of two angles: nothing
-    divides by zero, not even at zero terminal signal.
+    gives `v = cos a * noise - sin a * x0`, and a DDIM step is a rotation by the difference of two angles, so nothing
+    divides by zero, even at zero terminal signal.
 
     Args:
         timesteps: Training timestep of each step, noisiest first.
         alphas_cumprod: Signal power at each training timestep.
-        stride: Training timesteps between a step's level and the one that `step()` arrives at.
-        final_alpha_cumprod: Signal power that the last step arrives at.
+        stride: Training timesteps between a step's level and the next.
+        final_alpha_cumprod: Signal power after the last step.
     """
 
     def __init__(
@@ -174,12 +174,12 @@ class VelocitySchedule(Schedule):
 class NoiseSchedule(Schedule):
     """A schedule whose model predicts the noise, such as Allegro's; latents at unit variance, as the model reads them.
 
-    With the level as an angle, tan a = sigma, noisy latents are `cos a * x0 + sin a * noise`. Between levels goes the
-    deterministic Euler step of the sampler's sigmas, which ancestral sampling adds noise to.
+    With the level as an angle, tan a = sigma, noisy latents are `cos a * x0 + sin a * noise`. The deterministic Euler
+    step of the sampler's sigmas goes from level to level; ancestral sampling adds noise to it.
 
     Args:
         timesteps: Training timestep of each step, noisiest first.
-        sigmas: Noise over data at each step, and where the last step arrives; one longer than `timesteps`.
+        sigmas: Noise over data at each step and after the last; one longer than `timesteps`.
     """
 
     def __init__(self, timesteps: Shaped[Tensor, " step"], *, sigmas: Float[Tensor, " level"]) -> None:
@@ -224,9 +224,9 @@ class FlowSchedule(Schedule):
 
     Args:
         timesteps: The scheduler's value at each step.
-        sigmas: The scheduler's time at each step, and where the last step arrives; one longer than `timesteps`.
-        noise_fractions: Share of noise at each step; 1 - that is the share of data. Mochi's time runs backwards, so it
-            differs from `sigmas` there.
+        sigmas: The scheduler's time at each step and after the last; one longer than `timesteps`.
+        noise_fractions: Share of noise at each step; the rest is the share of data. It differs from `sigmas` for Mochi,
+            whose time runs backwards.
     """
 
     def __init__(
@@ -282,11 +282,11 @@ def round_trip_error(
     """Sample back from inverted latents; return |returned - clean| / |clean|.
 
     Args:
-        schedule: The schedule that inverted.
-        clean: What was inverted.
-        inverted: The latents entering `step`.
+        schedule: Schedule of the inversion.
+        clean: Latents that were inverted.
+        inverted: Result: the latents entering `step`.
         denoise: The same model.
-        step: Where to start.
+        step: Step to start from.
     """
     latents = inverted
     for i in range(step, schedule.num_inference_steps):

@@ -1,10 +1,10 @@
-"""The one seam that taps or replaces attention inside an unmodified diffusers transformer.
+"""The only place that reads or replaces attention inside an unmodified diffusers transformer.
 
 Every architecture ends its attention in `torch.nn.functional.scaled_dot_product_attention`, where query and key are
-final: normalised, rotated, split into heads. `intercept` hands that call, and only while a chosen module runs, to a
-function of the caller: one that calls `AttentionCall.run` taps it, one that returns something else replaces it.
-Interceptions nest: the newest sees what all older ones leave of the attention, so that a capture inside an intervention
-records what the model really goes on with. Why this seam and no other: docs/decisions/0004-capture-seam.md.
+final: normalised, rotated, split into heads. `intercept` passes that call, only while a chosen module runs, to a
+    function of the caller. A function that calls `AttentionCall.run` observes the attention; one that returns something
+    else replaces it. Interceptions nest: the newest sees the result of all older ones, so a capture inside an
+    intervention records what the model really uses. Why this seam and no other: docs/decisions/0004-capture-seam.md.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class AttentionCall:
     arguments: Mapping[str, Any]
     """The call's arguments by name, as the model and the edits of all interceptions gave them."""
     onward: "Callable[[Mapping[str, Any]], Tensor] | None" = field(default=None, repr=False)
-    """Older interceptions of the same module; None where torch comes next."""
+    """Older interceptions of the same module; None if torch comes next."""
 
     @property
     def query(self) -> Float[Tensor, "batch head token channel"]:
@@ -58,7 +58,7 @@ class AttentionCall:
 
     @property
     def mask(self) -> Shaped[Tensor, "batch #head #query_token token"] | None:
-        """Boolean (True = may be attended) or additive mask; None where every token attends to every token."""
+        """Boolean (True = may be attended) or additive mask; None if every token attends to every token."""
         mask: Tensor | None = self.arguments.get("attn_mask")
         return mask
 
@@ -67,38 +67,38 @@ class AttentionCall:
         return bool(self.arguments.get("enable_gqa", False))
 
     def run(self) -> Float[Tensor, "batch head token channel"]:
-        """Attend exactly as would be done without this interception: same function, same arguments."""
+        """Attend exactly as without this interception: same function, same arguments."""
         if self.onward is not None:
             return self.onward(self.arguments)
         return torch.nn.functional.scaled_dot_product_attention(**self.arguments)
 
     def with_heads(self, **tensors: Float[Tensor, "batch head token channel"]) -> "AttentionCall":
-        """Exchange `query`, `key` or `value`, keys and values with an entry for every query head."""
+        """Replace `query`, `key` or `value`; keys and values have an entry for every query head."""
         own = {"key": self.key, "value": self.value, "enable_gqa": False} if self._shares_keys else {}
         return replace(self, arguments={**self.arguments, **own, **tensors})
 
 
 AttentionFunction = Callable[[AttentionCall], Tensor]
-"""Takes the place of scaled-dot-product attention; returns `[batch, head, token, channel]`."""
+"""Replaces scaled-dot-product attention; returns `[batch, head, token, channel]`."""
 
 EditFunction = Callable[[AttentionCall], AttentionCall]
-"""Changes a call's query, key or value before any interception sees the call; `AttentionCall.with_heads` helps."""
+"""Changes a call's query, key or value before any interception sees it; see `AttentionCall.with_heads`."""
 
 
 @contextmanager
 def intercept(
     modules: Mapping[int, nn.Module], attend: AttentionFunction, *, edit: EditFunction | None = None
 ) -> Iterator[None]:
-    """Hand every attention call inside the given modules to `attend`; leave nothing behind on the way out.
+    """Pass every attention call inside the given modules to `attend`; restore the modules at the end.
 
-    Where interceptions of one module nest, all of their edits come first, the oldest before the others. Then the newest
-    attends; its `AttentionCall.run` is the attention of the next older one, and the oldest one's is torch's.
+    Where interceptions of one module nest, all their edits run first, from the oldest on. Then the newest attends; its
+    `AttentionCall.run` calls the next older one, and the oldest one's calls torch.
 
     Args:
-        modules: Attention module of each layer, or a `ModuleList` of those that take turns in it. The layer number is
-            only a label for `AttentionCall.layer`.
-        attend: Called in place of scaled-dot-product attention. May raise to stop the forward.
-        edit: Changes what is attended with.
+        modules: Attention module of each layer, or a `ModuleList` of alternating ones. The layer number is only a label
+            for `AttentionCall.layer`.
+        attend: Called in place of scaled-dot-product attention. It may raise to stop the forward.
+        edit: Changes query, key or value beforehand.
 
     Source:
         The technique of diffusers' own `hooks/layer_skip.py`, a function mode around one module's forward.
@@ -128,7 +128,7 @@ class _ScopeHook(ModelHook):
         self.attributes_before = attributes_before
         """The module's attributes before it had this hook."""
         self.interceptions: list[_Interception] = []
-        """The oldest first."""
+        """Interceptions, the oldest first."""
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         with _AttentionMode(self.interceptions):
@@ -136,7 +136,7 @@ class _ScopeHook(ModelHook):
 
 
 class _AttentionMode(TorchFunctionMode):
-    """Hands scaled-dot-product attention to interceptions and everything else to torch."""
+    """Passes scaled-dot-product attention to interceptions and everything else to torch."""
 
     def __init__(self, interceptions: Sequence[_Interception]) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class _AttentionMode(TorchFunctionMode):
 
 
 def _edit_and_attend(interceptions: Sequence[_Interception], arguments: Mapping[str, Any]) -> Tensor:
-    """Apply the edits of all interceptions, the oldest first, and attend as the newest one does."""
+    """Apply the edits of all interceptions, the oldest first; then let the newest one attend."""
     for one in interceptions:
         if one.edit is not None:
             arguments = one.edit(AttentionCall(one.layer, arguments)).arguments
@@ -164,7 +164,7 @@ def _edit_and_attend(interceptions: Sequence[_Interception], arguments: Mapping[
 
 
 def _attend_through(interceptions: tuple[_Interception, ...], arguments: Mapping[str, Any]) -> Tensor:
-    """Attend as the newest of these interceptions does, which may ask the older ones."""
+    """Let the newest of these interceptions attend; it may call the older ones."""
     *older, newest = interceptions
     onward = partial(_attend_through, tuple(older)) if older else None
     return newest.attend(AttentionCall(newest.layer, arguments, onward))
@@ -172,7 +172,7 @@ def _attend_through(interceptions: tuple[_Interception, ...], arguments: Mapping
 
 @contextmanager
 def _hooked(module: nn.Module, interception: _Interception) -> Iterator[None]:
-    """Add an interception to a module's hook; the last one takes the hook away, and what diffusers' registry leaves."""
+    """Add an interception to a module's hook; the last one removes the hook and diffusers' empty registry."""
     attributes_before = set(module.__dict__)
     registry = HookRegistry.check_if_exists_or_initialize(module)
     hook = registry.get_hook(_HOOK)
@@ -191,12 +191,12 @@ def _hooked(module: nn.Module, interception: _Interception) -> Iterator[None]:
 
 
 _of_compiled: WeakKeyDictionary[nn.Module, list[_Interception]] = WeakKeyDictionary()
-"""Interceptions of each compiled module, the oldest first; an attribute of the module would make its graph anew."""
+"""Interceptions of each compiled module, the oldest first; an attribute of the module would recompile its graph."""
 
 
 @contextmanager
 def _compiled(module: nn.Module, interception: _Interception) -> Iterator[None]:
-    """Add an interception to those of a module whose block is compiled; the last one leaves its attention to torch."""
+    """Add an interception to a module of a compiled block; the last one restores torch's attention."""
     interceptions = _of_compiled.setdefault(module, [])
     interceptions.append(interception)
     attend_by(module, partial(_edit_and_attend, interceptions))

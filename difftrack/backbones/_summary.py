@@ -1,4 +1,4 @@
-"""What each named backbone is, in numbers, without loading one."""
+"""Summarises each named backbone in numbers, without loading one."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ __all__ = ["BackboneSummary", "summaries"]
 
 @dataclass(frozen=True, slots=True)
 class BackboneSummary:
-    """One row of the table of backbones; counts are its classes' own."""
+    """One row of the table of backbones, with counts from its classes."""
 
     name: str
     num_layers: int
     num_heads: int
     num_channels: int
     size: tuple[int, int, int]
-    """(frames, height, width) of the clips that it is made for."""
+    """(frames, height, width) of its default clips."""
     grid: TokenGrid
-    """Their tokens."""
+    """Number of their tokens."""
     query_key_bytes: int
     """Bytes of the video's queries and keys of one layer at one step, in bfloat16."""
     transformer_bytes: int
@@ -31,11 +31,11 @@ class BackboneSummary:
     alias: str | None
     """Its name in the released code."""
     cached: bool
-    """Whether the checkpoint's index is in the local cache."""
+    """Whether the checkpoint's model index is in the local cache."""
 
 
 def summaries(names: Collection[str] | None = None) -> Iterator[BackboneSummary]:
-    """One row for each named backbone; for some of them, or their aliases, where these are given."""
+    """Return one row for each named backbone, or only for the given names or aliases."""
     from huggingface_hub import try_to_load_from_cache
 
     aliases = {name: alias for alias, name in ALIASES.items()}

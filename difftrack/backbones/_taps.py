@@ -1,4 +1,4 @@
-"""Listens to modules beside the attention: what they take in or give out, at no cost where nothing is asked for."""
+"""Records inputs or outputs of modules besides attention, at no cost if none are requested."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,25 +13,25 @@ FEATURE = "feature"
 UNROTATED = ("query_pre_rotary", "key_pre_rotary")
 
 Heard = Callable[[int, str, object], None]
-"""Told layer, name and value."""
+"""Called with layer, name and value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Modules to listen to, by layer."""
+    """Modules to record, by layer."""
 
     unrotated: Mapping[int, Mapping[str, nn.Module]] = field(default_factory=dict)
-    """Those whose outputs are query and key before rotary positions turn them, by `UNROTATED`."""
+    """Modules whose outputs are query and key before rotary positions turn them, by `UNROTATED`."""
     features: Mapping[int, nn.Module] = field(default_factory=dict)
-    """The one that takes in or gives out the hidden state."""
+    """Module whose input or output is the hidden state."""
     takes_in: bool = False
-    """Whether the hidden state is what the module takes in."""
+    """Whether the hidden state is the module's input."""
 
     @contextmanager
     def listen(self, heard: Heard) -> Iterator[None]:
-        """Tell `heard` of every value, and leave nothing behind on the way out.
+        """Call `heard` with every value; remove all hooks at the end.
 
-        Query and key before the rotation are copied, since some models turn them in place.
+        Query and key before the rotation are copied, because some models turn them in place.
         """
         handles = []
         try:

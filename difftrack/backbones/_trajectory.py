@@ -1,4 +1,4 @@
-"""The latents that a sampled clip went through, kept beside the clip."""
+"""Stores the latents of a sampled clip next to the clip."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ def write_trajectory(path: Path, trajectory: Trajectory, *, fingerprint: str) ->
     """Write a trajectory as safetensors; the file appears under its name when it is complete.
 
     Args:
-        path: Of the file.
-        trajectory: What sampling gave.
-        fingerprint: Of the backbone that sampled.
+        path: Path of the file.
+        trajectory: Trajectory from sampling.
+        fingerprint: Fingerprint of the sampling backbone.
     """
     tensors = {_LATENTS: trajectory.latents.contiguous()}
     if trajectory.image is not None:
@@ -32,11 +32,11 @@ def write_trajectory(path: Path, trajectory: Trajectory, *, fingerprint: str) ->
 
 
 def read_trajectory(path: Path, *, fingerprint: str) -> Trajectory:
-    """Read what `write_trajectory` wrote.
+    """Read a trajectory written by `write_trajectory`.
 
     Args:
-        path: Of the file.
-        fingerprint: Of the backbone that is going to read it.
+        path: Path of the file.
+        fingerprint: Fingerprint of the backbone that will use it.
 
     Raises:
         BackboneError: the file is missing or damaged, or another backbone sampled it.

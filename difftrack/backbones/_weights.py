@@ -1,8 +1,8 @@
-"""Whether a component's files can be its weights: checked by their headers before a model is made, and once loaded.
+"""Checks a component's weights: by the headers of its files before a model is created, and after loading.
 
-A header says in milliseconds which tensors a file holds and whether the file is whole. What a config asks for is
-compared with it, since a model of a million layers takes minutes to make and then lacks them. The model libraries warn
-of a missing tensor and draw it at random; here it is refused by name.
+A header shows in milliseconds which tensors a file holds and whether the file is complete. The config is compared with
+it, because creating a model of a million layers would take minutes. The model libraries only warn of missing tensors
+and fill them with random values; here they are an error.
 """
 
 import math
@@ -32,18 +32,18 @@ __all__ = [
 ]
 
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""What each library calls the files of weights that it loads."""
+"""Names of the weight files that each library loads."""
 _QUANTIZERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "quanto": "optimum-quanto"}
 """The package that reads weights of each `quant_method`."""
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """Files in which PEFT and diffusers keep an adapter, never the weights themselves."""
 
 _COUNTS = re.compile(r"^(?!max_)(.*_)?(n?layers?|blocks?|depths?|layers_per_block)$")
-"""Keys of a config that count layers; a bound such as Qwen's `max_window_layers` counts none."""
+"""Keys of a config that count layers; a limit such as Qwen's `max_window_layers` does not count."""
 
 _LARGEST = 1 << 31
 _MAX_SAMPLE = 1 << 26
-"""Most latent pixels of the clips that a config is made for: tables of positions are as large."""
+"""Maximum number of latent pixels in a config: tables of positions are as large."""
 
 _SHOWN = 3
 """Tensors that a message names."""
@@ -55,26 +55,26 @@ class WeightFiles:
 
     files: tuple[Path, ...]
     variant: str | None
-    """What `from_pretrained` is to be told, where no file is without one: `fp16`, for instance."""
+    """Variant to pass to `from_pretrained` if every file has one, such as `fp16`."""
     num_tensors: int
     num_values: int
 
     @property
     def adapter(self) -> Path | None:
-        """A file beside the weights that holds an adapter, which is no part of them."""
+        """A file next to the weights that holds an adapter."""
         folder = self.files[0].parent
         return next((folder / name for name in _ADAPTERS if (folder / name).is_file()), None)
 
 
 def weight_files(folder: Path, library: str) -> WeightFiles:
-    """The safetensors files of a folder that a library loads by its own rules, and what their headers say.
+    """Find the safetensors files of a folder that a library would load, and read their headers.
 
     diffusers takes the index before a whole file, transformers the whole file before the index. Where every file is of
-    one variant, that variant is taken. Other files of the folder, adapters and stray shards among them, do not count.
+    one variant, that variant is taken. Other files in the folder, including adapters and stray shards, are ignored.
 
     Args:
-        folder: Of one component.
-        library: `diffusers` or `transformers`; the files of any other may bear the names of either.
+        folder: Folder of one component.
+        library: `diffusers` or `transformers`; for other libraries either set of names is accepted.
 
     Raises:
         BackboneError: there are no such files, or those of several variants; a file that the index names is missing;
@@ -92,7 +92,7 @@ def weight_files(folder: Path, library: str) -> WeightFiles:
     if None not in variants and len(variants) > 1:
         raise BackboneError(
             f"{folder} holds the variants {_named(sorted(map(str, variants)))} of its weights and none without a "
-            f"variant; leave one of them there"
+            "variant; keep only one of them"
         )
     variant = None if None in variants else next(iter(variants))
     whole = f"{stem}.safetensors" if variant is None else f"{stem}.{variant}.safetensors"
@@ -111,7 +111,7 @@ def weight_files(folder: Path, library: str) -> WeightFiles:
 
 
 def quantized_by(config: Mapping[str, Any]) -> str | None:
-    """The method by which weights were quantised before they were saved, as their config says it; None for none."""
+    """Return the quantisation method of saved weights from their config, or None."""
     quantization = config.get("quantization_config")
     if not isinstance(quantization, Mapping):
         return None
@@ -119,12 +119,12 @@ def quantized_by(config: Mapping[str, Any]) -> str | None:
 
 
 def refuse_quantized(folder: Path, method: str, installed: Collection[str]) -> None:
-    """Refuse weights that were quantised by a package that is not here.
+    """Refuse weights that need a missing quantisation package.
 
     Args:
-        folder: Of the component.
-        method: From `quantized_by`.
-        installed: Packages that are here.
+        folder: Folder of the component.
+        method: Result of `quantized_by`.
+        installed: Installed packages.
 
     Raises:
         BackboneError: the message names the package.
@@ -132,13 +132,13 @@ def refuse_quantized(folder: Path, method: str, installed: Collection[str]) -> N
     package = _QUANTIZERS.get(method, method)
     if package not in installed:
         raise BackboneError(
-            f"{folder}: its weights are quantised by {method}, and the package {package} is not installed; install it "
-            f"(pip install {package}), or take weights that are not quantised"
+            f"{folder}: its weights are quantised by {method}, but the package {package} is not installed; install it "
+            f"(pip install {package}), or use weights that are not quantised"
         )
 
 
 def check_config(file: Path, weights: WeightFiles) -> None:
-    """Refuse a config that asks for more than its weights can hold, before a model is made of it.
+    """Refuse a config with more layers than its weights can hold, before a model is created.
 
     Raises:
         BackboneError: it cannot be read, or a number in it is out of bounds.
@@ -150,29 +150,29 @@ def check_config(file: Path, weights: WeightFiles) -> None:
     except DocumentError as error:
         raise BackboneError(f"{error}; {_way_out(file.parent)}") from error
     if not isinstance(config, dict):
-        raise BackboneError(f"{file} holds {type(config).__name__}; a mapping is wanted")
+        raise BackboneError(f"{file} holds {type(config).__name__}; expected a mapping")
     sample = 1
     for key, value in _numbers(config):
         if _COUNTS.search(key) and value > weights.num_tensors:
             raise BackboneError(
-                f"{file}: {key} is {value}, and the weights hold {weights.num_tensors} tensors; {_way_out(file.parent)}"
+                f"{file}: {key} is {value}, but the weights hold {weights.num_tensors} tensors; {_way_out(file.parent)}"
             )
         if isinstance(value, int) and abs(value) > _LARGEST:
-            raise BackboneError(f"{file}: {key} is {value}; at most {_LARGEST} can be meant")
+            raise BackboneError(f"{file}: {key} is {value}; it must be at most {_LARGEST}")
         sample *= max(int(value), 1) if key.startswith("sample_") and "rate" not in key else 1
     if sample > _MAX_SAMPLE:
-        raise BackboneError(f"{file}: sample_* make {sample} latent pixels; at most {_MAX_SAMPLE} are allowed")
+        raise BackboneError(f"{file}: sample_* give {sample} latent pixels; at most {_MAX_SAMPLE} are allowed")
 
 
 def refuse_partial(folder: Path, loading: Mapping[str, Any]) -> None:
-    """Refuse a model of which the library says that tensors were missing, left over, or of another shape.
+    """Refuse a model if the library reports missing tensors, unexpected tensors, or wrong shapes.
 
     Args:
-        folder: The component's.
-        loading: What `from_pretrained` returns beside the model.
+        folder: Folder of the component.
+        loading: Loading info that `from_pretrained` returns with the model.
 
     Raises:
-        BackboneError: that is so; the message names them.
+        BackboneError: there are such tensors; the message names them.
     """
     for key, what in (
         ("missing_keys", "lacks"),
@@ -187,9 +187,9 @@ def refuse_partial(folder: Path, loading: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def refuse_not_finite(folder: Path, model: nn.Module) -> None:
-    """Refuse weights that hold NaN or infinity, in one pass on the device where they are.
+    """Refuse weights that hold NaN or infinity, in one pass on their device.
 
-    The least and the largest value of a tensor are finite just where all of them are, and take a tenth of the time.
+    Minimum and maximum of a tensor are finite exactly if all values are, and take a tenth of the time.
 
     Raises:
         BackboneError: a tensor holds such a value; the message names it.
@@ -208,16 +208,16 @@ def refuse_not_finite(folder: Path, model: nn.Module) -> None:
         kind = str(tensors[found[0]].dtype).removeprefix("torch.")
         raise BackboneError(
             f"{folder}: {_named(found)} {'holds' if len(found) == 1 else 'hold'} values that are not finite in {kind};"
-            f" take another dtype if the files are sound, or {_way_out(folder)}"
+            f" use another dtype if the files are intact, or {_way_out(folder)}"
         )
 
 
 @contextmanager
 def one_line(folder: Path) -> Iterator[None]:
-    """Whatever the model libraries raise over a component's files becomes one line that names the folder.
+    """Turn any error of the model libraries about a component's files into one line that names the folder.
 
     Raises:
-        BackboneError: they raised something.
+        BackboneError: a library raised an error.
     """
     try:
         yield
@@ -226,7 +226,7 @@ def one_line(folder: Path) -> Iterator[None]:
     except ImportError as error:  # PackageNotFoundError is one, too
         words = " ".join(str(error).split())[:300]
         raise BackboneError(f"{folder} cannot be loaded: {words}; install the package that this names") from error
-    except (Exception, RecursionError) as error:  # tokenizers raises plain Exception
+    except (Exception, RecursionError) as error:  # tokenizers raises a plain Exception
         words = " ".join(str(error).split())[:300]
         raise BackboneError(
             f"{folder} cannot be loaded: {type(error).__name__}: {words}; {_way_out(folder)}"
@@ -234,7 +234,7 @@ def one_line(folder: Path) -> Iterator[None]:
 
 
 def _variants(folder: Path, stem: str) -> set[str | None]:
-    """The variants of which a folder holds the whole file or an index; None stands for files without a variant."""
+    """Return the variants with a whole file or an index in the folder; None stands for files without a variant."""
     found: set[str | None] = set()
     for file in folder.iterdir():
         if file.name in (f"{stem}.safetensors", f"{stem}.safetensors.index.json"):
@@ -247,18 +247,18 @@ def _variants(folder: Path, stem: str) -> set[str | None]:
 
 
 def _refuse_overlap(folder: Path, sizes: Mapping[str, Mapping[str, int]], shards: Mapping[str, str]) -> None:
-    """Refuse shards that hold a tensor which the index gives another shard: libraries would take the last one read."""
+    """Refuse shards with a tensor that the index assigns to another shard: libraries would use the last one read."""
     for file, tensors in sizes.items():
         strange = sorted(tensor for tensor in tensors if shards.get(tensor, file) != file)
         if strange:
             raise BackboneError(
-                f"{folder / file} holds {_named(strange)}, which the index gives {shards[strange[0]]}; "
+                f"{folder / file} holds {_named(strange)}, which the index assigns to {shards[strange[0]]}; "
                 f"{_way_out(folder)}"
             )
 
 
 def _shards(index: Path) -> dict[str, str]:
-    """File of each tensor, by the index."""
+    """Return the file of each tensor from the index."""
     try:
         content = read_json(index)
         names = list(content["weight_map"].values())
@@ -267,7 +267,9 @@ def _shards(index: Path) -> dict[str, str]:
         raise BackboneError(f"{why}; {_way_out(index.parent)}") from error
     for name in names:
         if not isinstance(name, str) or re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
-            raise BackboneError(f"{index} names the file {str(name)[:200]!r}; *.safetensors beside it are wanted")
+            raise BackboneError(
+                f"{index} names the file {str(name)[:200]!r}; expected *.safetensors in the same folder"
+            )
     missing = sorted({name for name in names if not (index.parent / name).is_file()})
     if missing:
         raise BackboneError(f"{index.parent} lacks {_named(missing)}; {_way_out(index.parent)}")
@@ -275,7 +277,7 @@ def _shards(index: Path) -> dict[str, str]:
 
 
 def _tensor_sizes(file: Path) -> dict[str, int]:
-    """Values of each tensor, from the header, which the library compares with the size of the file."""
+    """Count the values of each tensor from the header, which the library compares with the size of the file."""
     try:
         with open_regular(file):
             pass
@@ -286,7 +288,7 @@ def _tensor_sizes(file: Path) -> dict[str, int]:
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:  # noqa: ANN401
-    """Every number of a config with the key under which it stands."""
+    """Yield every number in a config with its key."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _numbers(inner, name)

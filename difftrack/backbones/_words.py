@@ -1,4 +1,4 @@
-"""The words of the backbone that comes with the package, which knows no others."""
+"""The words of the shipped backbone, which knows no others."""
 
 import json
 import re
@@ -8,11 +8,11 @@ from difftrack.backbones._names import ALIASES, SHIPPED, shipped_backbone
 __all__ = ["known_words", "unknown_words"]
 
 _WORD_START = "▁"
-"""What the tokenizer puts before a word; entries without it are single letters."""
+"""Prefix of words in the tokenizer; entries without it are single letters."""
 
 
 def known_words(name: str) -> tuple[str, ...] | None:
-    """The words that a backbone was trained on, in alphabetical order; None where its vocabulary is open."""
+    """Return the words that a backbone was trained on, in alphabetical order; None if its vocabulary is open."""
     if ALIASES.get(name, name) != SHIPPED:
         return None
     tokenizer = json.loads((shipped_backbone() / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
@@ -21,7 +21,7 @@ def known_words(name: str) -> tuple[str, ...] | None:
 
 
 def unknown_words(name: str, prompt: str) -> list[str]:
-    """Words of a prompt that a backbone was not trained on, each once; none where its vocabulary is open."""
+    """Return words of a prompt that a backbone was not trained on, each once; none if its vocabulary is open."""
     known = known_words(name)
     if known is None:
         return []

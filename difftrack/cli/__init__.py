@@ -1,4 +1,4 @@
-"""The command line: one verb per question; it calls the library, or DVC."""
+"""The command line: one verb per task; it calls the library or DVC."""
 
 from difftrack.cli import (
     _causes,

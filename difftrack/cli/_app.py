@@ -1,4 +1,4 @@
-"""What all verbs share: the application, one-line errors, params files."""
+"""Shared by all verbs: the application, one-line errors, params files."""
 
 import copy
 import functools
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 PARAMS = Path("params.yaml")
-"""The params file of the folder that a verb is called in."""
+"""The params file in the current folder."""
 
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def _show_version(wanted: bool) -> bool:
         try:
             typer.echo(f"difftrack {version('difftrack-video')}")
         except PackageNotFoundError:
-            typer.echo("difftrack, from a checkout that is not installed (pip install -e . gives it a version)")
+            typer.echo("difftrack, in a checkout that is not installed (pip install -e . sets a version)")
         raise typer.Exit
     return wanted
 
@@ -46,7 +46,7 @@ def _show_version(wanted: bool) -> bool:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Where video diffusion transformers keep track of points: measure it, track with it, guide with it."""
@@ -54,19 +54,19 @@ def main(
 
 
 AFTER_INTERRUPT = {
-    "ablate": "the cells that are done are kept, and the next run goes on after them",
+    "ablate": "finished cells are kept, and the next run continues after them",
     "explore": "the server stopped",
-    "guide": "the prompts that are done are kept, and the next run goes on after them",
+    "guide": "finished prompts are kept, and the next run continues after them",
     "preset": "the next run goes on where this one stopped",
     "repro": "the next run goes on where this one stopped",
-    "sweep": "the runs that are done are kept, and the next sweep goes on after them",
+    "sweep": "finished runs are kept, and the next sweep continues after them",
 }
-"""What is left of an interrupted verb; of the others, nothing that the next run would not do again."""
+"""What an interrupted verb keeps; other verbs keep nothing."""
 
 
 @contextmanager
 def one_line_errors(verb: str = "") -> Iterator[None]:
-    """Turn what a person can mend, or did, into one line on stderr: exit status 1, after Ctrl-C 130, SIGTERM 143."""
+    """Turn user errors and interrupts into one line on stderr: exit status 1, after Ctrl-C 130, after SIGTERM 143."""
     from difftrack.interrupts import TRACEBACK, Interrupted, failure_line, interruptible
 
     try:
@@ -77,7 +77,7 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
         after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
-    except (typer.Exit, BrokenPipeError):  # a verb's own exit status; a reader such as `head` that has seen enough
+    except (typer.Exit, BrokenPipeError):  # a verb's own exit status, or a closed pipe, as with `head`
         raise
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         said = failure_line(error)
@@ -88,12 +88,12 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
 
 
 def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
-    """Say what a warning says, and not which line of which file says it."""
+    """Print a warning's message without its source line."""
     typer.echo(f"difftrack: {' '.join(str(message).split())}", err=True)
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Add a function to the command line under its name, with errors of one line."""
+    """Add a function to the command line under its name, with one-line errors."""
 
     @app.command()
     @functools.wraps(function)
@@ -111,12 +111,12 @@ def parse_points(text: str) -> list[tuple[float, float]]:
     except ValueError:
         pairs = []
     if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise typer.BadParameter(f"{text!r} is no list of points; wanted: x,y pairs with blanks between them")
+        raise typer.BadParameter(f"{text!r} is not a list of points; expected x,y pairs with blanks between them")
     return [(pair[0], pair[1]) for pair in pairs]
 
 
 def ranking_file(values: dict[str, Any], params: Path, backbone: str) -> Path:
-    """A backbone's ranking of layers, where the score stage of these params, anchored at their file, has written it."""
+    """Return a backbone's ranking of layers from the score stage of these params, or None."""
     paths = values.get("paths")
     scores = paths.get("scores") if isinstance(paths, dict) else None
     file = (Path(scores) if scores else params.parent / "data" / "scores") / backbone / "best_layers.json"
@@ -125,14 +125,14 @@ def ranking_file(values: dict[str, Any], params: Path, backbone: str) -> Path:
 
 
 def default_params() -> Path:
-    """Return the params file of this folder, or the one that comes with the package where there is none."""
+    """Return the params file of this folder, or the package's own if there is none."""
     from difftrack.resources import shipped
 
     return PARAMS if PARAMS.exists() else shipped("params.yaml")
 
 
 def check_made(path: Path) -> None:
-    """Refuse to go on without what the pipeline makes."""
+    """Raise an error if an artifact of the pipeline is missing."""
     if not path.exists():
         raise ValueError(f"there is no {path}; run `make repro` (or `difftrack repro`) first, which writes it")
 
@@ -146,7 +146,7 @@ def read_yaml_file(path: Path) -> dict[str, Any]:
 
 
 def read_sections(path: Path, *sections: str) -> dict[str, Any]:
-    """Read a params file of which these sections must be there."""
+    """Read a params file that must contain these sections."""
     from difftrack.params import parse_each
 
     try:
@@ -180,7 +180,7 @@ _PATHS = (
 
 
 def anchored(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The values of a params file with its relative paths made to start from its own folder, wherever one stands."""
+    """Return the values of a params file, with relative paths resolved against its own folder."""
     folder = file.parent
     if folder == Path():
         return values
@@ -211,7 +211,7 @@ def _check_backbones(backbones: dict[str, Any], path: Path) -> None:
 
 
 def read_extraction(path: Path) -> dict[str, Any]:
-    """A params file as far as the stage `extract` reads it."""
+    """The sections of a params file that the stage `extract` reads."""
     from difftrack.extraction import ExtractParams
     from difftrack.params import parse
 
@@ -219,7 +219,7 @@ def read_extraction(path: Path) -> dict[str, Any]:
     parse(ExtractParams, values["extract"], "extract", file=path)
     for name in ("clips", "descriptors"):
         if name not in values["paths"]:
-            raise ValueError(f"{path}: paths.{name} is missing; wanted: a path")
+            raise ValueError(f"{path}: paths.{name} is missing; expected a path")
     return anchored(values, path)
 
 

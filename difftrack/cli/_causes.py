@@ -23,34 +23,41 @@ def ablate(
             "skip; may be repeated. Default: zero, unless --guide is given."
         ),
     ] = None,
-    each: Annotated[str, typer.Option(help="head or layer: what is intervened in at a time.")] = "head",
-    layers: Annotated[str, typer.Option(help="all, or such as 0,4-7.")] = "all",
-    heads: Annotated[str, typer.Option(help="all, or such as 0,2.")] = "all",
+    each: Annotated[str, typer.Option(help="head or layer: the unit of each intervention.")] = "head",
+    layers: Annotated[str, typer.Option(help="Layers: all, or a list such as 0,4-7.")] = "all",
+    heads: Annotated[str, typer.Option(help="Heads: all, or a list such as 0,2.")] = "all",
     steps: Annotated[
-        str, typer.Option(help="Sampling steps in which to act: all, or such as 0-9; 0 the noisiest.")
+        str, typer.Option(help="Sampling steps to act in: all, or a list such as 0-9; 0 is the noisiest.")
     ] = "all",
-    branches: Annotated[str, typer.Option(help="all, cond or uncond.")] = "all",
+    branches: Annotated[str, typer.Option(help="Branches of guidance: all, cond or uncond.")] = "all",
     guide: Annotated[
         list[str] | None,
-        typer.Option(help="Guidance beside them, VARIANT:SCALE:LAYERS, such as skip:0.2:4,6; may be repeated."),
+        typer.Option(help="Guidance to compare, VARIANT:SCALE:LAYERS, such as skip:0.2:4,6; may be repeated."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Such as 42-45: every prompt is sampled with each.")] = "42,43",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 42-45; every prompt is sampled with each.")] = "42,43",
     sampling_steps: Annotated[int, typer.Option(help="Denoising steps of a sample.")] = 50,
     cfg_scale: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 6.0,
-    size: Annotated[str | None, typer.Option(help="FRAMESxHxW; default: what the backbone was trained on.")] = None,
-    clips: Annotated[int, typer.Option(help="Rendered clips on which the rest of the model is matched.")] = 4,
+    size: Annotated[
+        str | None, typer.Option(help="FRAMESxHxW; default: the size that the backbone was trained on.")
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(help="Number of rendered clips for the matching accuracy of the other layers.")
+    ] = 4,
     judged_steps: Annotated[
-        str, typer.Option(help="Of 50, noise levels at which samples are held against prompts; none leaves it out.")
+        str,
+        typer.Option(help="Steps of 50 whose noise levels judge how samples follow their prompts; none skips this."),
     ] = "10",
-    backbone: Annotated[str, typer.Option(help="Name, or path:DIR.")] = "cogvideox-mini",
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    out: Annotated[Path, typer.Option(help="Folder: one file a cell, tables and the figure.")] = Path("ablation"),
-    reuse: Annotated[str, typer.Option(help="exact, or params: take up cells of older code, too.")] = "exact",
-    plan: Annotated[bool, typer.Option("--plan", help="Say what there is to do and what it costs, and leave.")] = False,
+    backbone: Annotated[str, typer.Option(help="Backbone: a name, or path:DIR.")] = "cogvideox-mini",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda or auto.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Output folder: one file per cell, tables and the figure.")] = Path(
+        "ablation"
+    ),
+    reuse: Annotated[str, typer.Option(help="exact, or params to also reuse cells of older code.")] = "exact",
+    plan: Annotated[bool, typer.Option("--plan", help="Print the work to do and its cost, and exit.")] = False,
 ) -> None:
-    """Remove or change heads and layers one at a time, sample, and measure what each causes: table, intervals, figure.
+    """Remove or change heads and layers one at a time, and measure the effect on samples: table, intervals, figure.
 
-    A cell that is done is kept: a run that was stopped goes on, and a larger grid computes what is new.
+    Finished cells are kept: an interrupted run resumes, and a larger grid computes only new cells.
     """
     from difftrack.params import parse
     from difftrack.prompts import read_prompts
@@ -58,7 +65,10 @@ def ablate(
     texts = read_prompts(prompts)
     words = tuple(do or (() if guide else ("zero",)))
 
-    from difftrack.backbones import ModelParams, load_backbone  # takes seconds, so all that is light is checked before
+    from difftrack.backbones import (
+        ModelParams,
+        load_backbone,
+    )  # the import takes seconds, so cheap checks come before it
     from difftrack.workflows.ablate import AblateParams, ablate, plan_ablation
     from difftrack.workflows.ablation_summary import summarize
 
@@ -109,22 +119,22 @@ def _said(planned: "Ablation") -> str:
 
 
 def _cost(model: "Backbone", planned: "Ablation", size: tuple[int, int, int]) -> str:
-    """Time one forward; decoding and measuring, which come with every sample, are not in it."""
+    """Time one forward, without the decoding and measuring of samples."""
     grid = model.token_grid(*size)
     patch, fold = model.patch_size, model.latents_per_token_frame
     latents = model.placeholder_latents(grid.num_latent_frames * fold, grid.rows * patch, grid.cols * patch)
     schedule, prompt = model.schedule(10, grid=grid), model.placeholder_prompt()
     conditioning = model.placeholder_conditioning(latents)
     seconds = 0.0
-    for _ in range(2):  # the first one loads the weights
+    for _ in range(2):  # the first forward loads the weights
         started = time.perf_counter()
         float(model.predict(latents, schedule.timesteps[5], prompt, conditioning=conditioning).sum())
         seconds = time.perf_counter() - started
     forwards = sum(cell.num_forwards for cell in planned.waiting)
     samples = sum(cell.prompt is not None for cell in planned.waiting)
     return (
-        f"a forward takes {seconds:.2f} s here: {forwards * seconds / 60:.1f} minutes, and decoding, flow and encoding "
-        f"of {samples} samples beside them"
+        f"a forward takes {seconds:.2f} s here: {forwards * seconds / 60:.1f} minutes, plus decoding, flow and "
+        f"encoding of {samples} samples"
     )
 
 
@@ -138,7 +148,7 @@ def _indices(text: str) -> Any:  # noqa: ANN401 - "all", or indices
             first, dash, last = part.partition("-")
             found += range(int(first), int(last) + 1) if dash else [int(first)]
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no list of indices; wanted: all, or such as 0,4-7") from error
+        raise typer.BadParameter(f"{text!r} is not a list of indices; expected all, or such as 0,4-7") from error
     return found
 
 
@@ -149,7 +159,7 @@ def _guidance(text: str) -> tuple[str, float, tuple[int, ...]]:
         return variant, float(scale), tuple(_indices(layers))
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is no guidance; wanted: VARIANT:SCALE:LAYERS, such as skip:0.2:4,6"
+            f"{text!r} is not a guidance; expected VARIANT:SCALE:LAYERS, such as skip:0.2:4,6"
         ) from error
 
 
@@ -158,9 +168,9 @@ def _sides(text: str) -> tuple[int, int, int]:
     try:
         num_frames, height, width = (int(side) for side in text.split("x"))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no size; wanted: FRAMESxHxW, such as 17x128x192") from error
+        raise typer.BadParameter(f"{text!r} is not a size; expected FRAMESxHxW, such as 17x128x192") from error
     return num_frames, height, width
 
 
 def _no_size(name: str) -> tuple[int, int, int]:
-    raise ValueError(f"the size of the clips that {name} was trained on is not known; say --size FRAMESxHxW")
+    raise ValueError(f"the size of the clips that {name} was trained on is not known; set --size FRAMESxHxW")

@@ -13,10 +13,10 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON, for an issue or a script.")
     ] = False,
-    test: Annotated[bool, typer.Option(help="Run the self-test of ten seconds on the shipped backbone.")] = True,
-    device: Annotated[str, typer.Option(help="For the self-test: cpu, cuda, cuda:1, or auto.")] = "auto",
+    test: Annotated[bool, typer.Option(help="Run the ten-second self-test on the shipped backbone.")] = True,
+    device: Annotated[str, typer.Option(help="Device of the self-test: cpu, cuda, cuda:1, or auto.")] = "auto",
 ) -> None:
-    """Say what is here and whether it works: versions, device, weights, caches, optional parts, and a self-test."""
+    """Report versions, device, weights, caches and optional parts, and run a self-test."""
     from difftrack.doctor import examine
 
     report = examine(device=device, test=test)

@@ -1,4 +1,4 @@
-"""What is said about DVC: which of its hints lead somewhere here, and a file that stops it."""
+"""Filters hints in DVC's output, and detects a file that blocks DVC."""
 
 import configparser
 import json
@@ -13,15 +13,15 @@ _PUSH = "Use `dvc push`"
 _ADD = ("To track the changes with git, run:", "To enable auto staging, run:")
 """First lines of hints; the command follows after a blank line, indented."""
 _LOCK_FILES = ("rwlock", "exps/rwlock")
-"""Files, below .dvc/tmp, in which DVC notes who reads and writes what."""
+"""Files below .dvc/tmp in which DVC records readers and writers."""
 
 
 def without_hints(lines: Iterable[str], *, remote: bool) -> Iterator[str]:
-    """Leave out of DVC's output what it advises after each run: `git add`, auto staging and, without remote, a push.
+    """Remove DVC's repeated advice from its output: `git add`, auto staging and, without a remote, a push.
 
     Args:
-        lines: With their ends, as they come.
-        remote: Whether there is somewhere to push to.
+        lines: Lines with their ends, as they come.
+        remote: Whether there is a remote to push to.
     """
     blank, hinting = "", False
     for line in lines:
@@ -43,7 +43,7 @@ def without_hints(lines: Iterable[str], *, remote: bool) -> Iterator[str]:
 
 
 def has_remote(folder: Path) -> bool:
-    """Whether a project names a remote to which DVC can push."""
+    """Return whether a project names a remote to which DVC can push."""
     found = configparser.ConfigParser(strict=False, interpolation=None)
     try:
         found.read([folder / ".dvc" / name for name in ("config", "config.local")], encoding="utf-8")
@@ -53,10 +53,10 @@ def has_remote(folder: Path) -> bool:
 
 
 def check_lock_files(folder: Path) -> None:
-    """Refuse to start DVC where a run that was killed has left a file that stops it.
+    """Refuse to start DVC if a killed run has left a file that blocks it.
 
     Raises:
-        ValueError: names the file and the way out.
+        ValueError: there is such a file; the message names it and the way out.
     """
     for name in _LOCK_FILES:
         file = folder / ".dvc" / "tmp" / name
@@ -68,13 +68,13 @@ def check_lock_files(folder: Path) -> None:
         except ValueError:
             what = "no JSON" if content.strip() else "empty"
             raise ValueError(
-                f"{file} is {what}: a run was killed while it wrote it, and DVC refuses every run until it is gone; "
-                f"where no other run is under way here, remove it: rm {file}"
+                f"{file} is {what}: a run was killed while writing it, and DVC refuses every run until it is removed; "
+                f"if no other run is active here, remove it: rm {file}"
             ) from None
 
 
 def advice(folder: Path) -> str | None:
-    """How later runs can be compared with this one; None where they can be, or there is no Git."""
+    """Return a hint on comparing later runs with this one; None if that is already possible, or without Git."""
     if not (folder / "dvc.lock").is_file() or shutil.which("git") is None:
         return None
     asked = ["git", "status", "--porcelain", "--", "dvc.lock"]

@@ -18,13 +18,11 @@ def explore(
         ),
     ] = ".",
     clip: Annotated[str | None, typer.Option(help="Open this clip.")] = None,
-    clips: Annotated[
-        Path | None, typer.Option(help="Folder of the clips, where they do not lie beside the stores.")
-    ] = None,
-    backbone: Annotated[str, typer.Option(help="By which videos are extracted.")] = "cogvideox-mini",
-    device: Annotated[str, typer.Option(help="Where videos are extracted: cpu, cuda, cuda:1 ...")] = "auto",
+    clips: Annotated[Path | None, typer.Option(help="Folder of the clips, if it is not next to the stores.")] = None,
+    backbone: Annotated[str, typer.Option(help="Backbone that extracts videos.")] = "cogvideox-mini",
+    device: Annotated[str, typer.Option(help="Device that extracts videos: cpu, cuda, cuda:1 ...")] = "auto",
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own puts a token into the link.")
+        str, typer.Option(help="Address to listen on; a non-local address adds a token to the link.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 7860,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
@@ -34,7 +32,7 @@ def explore(
 
     from difftrack.explorer._errors import check_place
 
-    check_place(source)  # before torch is imported, which takes seconds
+    check_place(source)  # before the import of torch, which takes seconds
 
     from difftrack.explorer._explore import make_explorer, use_threads
 

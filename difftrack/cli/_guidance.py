@@ -14,11 +14,11 @@ from difftrack.cli._app import PARAMS, anchored, ranking_file, read_sections, ve
 @verb
 def guide(
     prompts: Annotated[Path | None, typer.Argument(help="Prompt file; default: the one in the params.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the videos and what they measure.")] = Path("guided"),
-    params: Annotated[Path, typer.Option(help="What to run, from guide and backbones.")] = PARAMS,
-    force: Annotated[bool, typer.Option(help="Sample again what is there already, too.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the videos and their measures.")] = Path("guided"),
+    params: Annotated[Path, typer.Option(help="Params file; guide and backbones are read.")] = PARAMS,
+    force: Annotated[bool, typer.Option(help="Also sample existing clips again.")] = False,
 ) -> None:
-    """Sample prompts with and without cross-attention guidance; what is there already and made alike is taken up."""
+    """Sample prompts with and without cross-attention guidance; existing clips with equal provenance are reused."""
     from difftrack.backbones import ModelParams
     from difftrack.guidance import GuideParams
     from difftrack.params import parse
@@ -30,7 +30,7 @@ def guide(
     texts = read_prompts(prompts or section.prompts)
     best = ranking_file(values, params, section.backbone) if section.layers == "best" else None
 
-    from difftrack.backbones import load_backbone  # takes seconds, so all that is light is checked before
+    from difftrack.backbones import load_backbone  # the import takes seconds, so cheap checks come before it
     from difftrack.guidance import read_ranking, sample_prompts
     from difftrack.keeping import Keeper
 
@@ -47,11 +47,11 @@ def guide(
 
 @verb
 def vbench(
-    samples: Annotated[Path, typer.Argument(help="Folder that `guide` wrote.")],
+    samples: Annotated[Path, typer.Argument(help="Folder written by `guide`.")],
     out: Annotated[Path, typer.Option(help="File for the means.")] = Path("vbench.json"),
-    executable: Annotated[str, typer.Option(help="VBench's program, in an environment of its own.")] = "vbench",
+    executable: Annotated[str, typer.Option(help="VBench's program, in its own environment.")] = "vbench",
 ) -> None:
-    """Score guided and plain samples by VBench's own networks, where it is installed."""
+    """Score guided and plain samples with VBench's own networks, if it is installed."""
     from statistics import fmean
 
     from difftrack.quality import vbench_scores
@@ -62,7 +62,7 @@ def vbench(
         scores = vbench_scores(videos, executable=executable)
         means[way] = {dimension: fmean(by_video.values()) for dimension, by_video in scores.items()}
     if not means:
-        raise ValueError(f"{samples} holds no samples; wanted: folders NNN with plain.mp4 and guided.mp4")
+        raise ValueError(f"{samples} holds no samples; expected folders NNN with plain.mp4 and guided.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
     typer.echo(out)

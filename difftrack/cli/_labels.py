@@ -19,15 +19,17 @@ def propagate(
     video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
     mask: Annotated[
         Path | None,
-        typer.Option(help="A picture of the video's size: black, and one colour for each object of frame 0."),
+        typer.Option(help="A picture of the video's size: black, with one colour for each object of frame 0."),
     ] = None,
     boxes: Annotated[
-        str | None, typer.Option(help='Instead: boxes in frame 0, pixels: "left,top,right,bottom ...".')
+        str | None, typer.Option(help='Instead of a mask: boxes in frame 0, pixels: "left,top,right,bottom ...".')
     ] = None,
-    points: Annotated[str | None, typer.Option(help='Instead: keypoints in frame 0, pixels: "x,y x,y ...".')] = None,
+    points: Annotated[
+        str | None, typer.Option(help='Instead of a mask: keypoints in frame 0, pixels: "x,y x,y ...".')
+    ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Name or path:DIR; default: the first in the params. Another one wants --params, too."),
+        typer.Option(help="Name or path:DIR; default: the first in the params. Any other needs --params."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="HxW at which the backbone sees the video: larger is finer and slower.")
@@ -35,13 +37,15 @@ def propagate(
     out: Annotated[Path, typer.Option(help="Folder for the labels, the masks and the overlay video.")] = Path("labels"),
     params: Annotated[
         Path | None,
-        typer.Option(help="What to run: extract.tracking, and layers and heads of track.", show_default=str(PARAMS)),
+        typer.Option(
+            help="Params file; extract.tracking, and layers and heads of track are read.", show_default=str(PARAMS)
+        ),
     ] = None,
 ) -> None:
-    """Carry a mask, boxes or keypoints of frame 0 through a video: writes npz, masks as PNG, and an overlay video."""
+    """Propagate a mask, boxes or keypoints of frame 0 through a video: writes npz, PNG masks and an overlay video."""
     if sum(given is not None for given in (mask, boxes, points)) != 1:
         raise typer.BadParameter("give one of --mask, --boxes and --points")
-    # All that costs nothing to check comes first: torch is imported behind it, which takes seconds.
+    # Cheap checks come first: the import of torch takes seconds.
     tracker = _read_choices(backbone, params, None if size is None else _size(size), None)
     box_list, point_list = None if boxes is None else _boxes(boxes), None if points is None else parse_points(points)
     _open(video, start=0, max_frames=None, every=1)
@@ -84,7 +88,7 @@ def propagate(
 
 
 def _chosen(tracker: _Choices, *, named: bool) -> "PropagationParams":
-    """What was chosen for the shipped backbone; of another one, or where a params file is named, `track` says which."""
+    """Use the settings for the shipped backbone; for another one, or with a params file, those of `track`."""
     from difftrack.backbones import SHIPPED
     from difftrack.propagation import FOR_SHIPPED, PropagationParams
 
@@ -105,6 +109,6 @@ def _boxes(text: str) -> list[tuple[float, ...]]:
         found = []
     if not found or any(len(box) != 4 for box in found):
         raise typer.BadParameter(
-            f"{text!r} is no list of boxes; wanted: left,top,right,bottom with blanks between boxes"
+            f"{text!r} is not a list of boxes; expected left,top,right,bottom with blanks between boxes"
         )
     return found

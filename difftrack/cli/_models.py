@@ -11,18 +11,20 @@ from difftrack.cli._app import verb
 
 @verb
 def models(
-    name: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only this backbone.")] = None,
     words: Annotated[
-        bool, typer.Option("--words", help="Instead: the words that it knows, where its vocabulary is closed.")
+        bool, typer.Option("--words", help="List the words that it knows, if its vocabulary is closed.")
     ] = False,
     check: Annotated[
         str | None,
-        typer.Option(help="Prove this one's capture here: a name's, built small with random weights, or path:DIR."),
+        typer.Option(
+            help="Check the capture of this backbone here: a name, built small with random weights, or path:DIR."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="For --check: cpu, cuda, or auto.")] = "auto",
-    memory: Annotated[bool, typer.Option(help="Instead: what each needs on cards of 24, 48 and 80 GB.")] = False,
+    device: Annotated[str, typer.Option(help="Device for --check: cpu, cuda, or auto.")] = "auto",
+    memory: Annotated[bool, typer.Option(help="List what each needs on cards with 24, 48 and 80 GB.")] = False,
 ) -> None:
-    """List the backbones that have a name: counts, tokens and sizes, and whether their weights are on this machine."""
+    """List the named backbones: counts, tokens and sizes, and whether their weights are on this machine."""
     if check is not None:
         _check_model(check, device)
         return
@@ -59,7 +61,7 @@ def models(
 
 
 def _show_words(name: str | None) -> None:
-    """The words of a backbone, in lines that are as wide as a terminal."""
+    """Print the words of a backbone, wrapped to the width of the terminal."""
     import textwrap
 
     from difftrack.backbones import SHIPPED, canonical_name, known_words
@@ -67,12 +69,12 @@ def _show_words(name: str | None) -> None:
     chosen = SHIPPED if name is None else name
     known = known_words(chosen)
     if known is None:
-        raise ValueError(f"{canonical_name(chosen)} has no closed vocabulary; any prompt may be written")
+        raise ValueError(f"{canonical_name(chosen)} has an open vocabulary; any prompt is possible")
     typer.echo("\n".join(textwrap.wrap(" ".join(known), width=100)))
 
 
 def _check_named(name: str) -> None:
-    """Refuse what the table has no row for."""
+    """Refuse a backbone that is not in the table."""
     from difftrack.backbones import SHIPPED, canonical_name
 
     if name == SHIPPED:
@@ -84,7 +86,7 @@ def _check_model(name: str, device: str) -> None:
     from difftrack.backbones import ALIASES, KNOWN, SHIPPED, ModelParams, canonical_name
 
     if name != SHIPPED and not name.startswith("path:"):
-        canonical_name(name)  # refuses what is unknown, before torch is imported
+        canonical_name(name)  # refuses unknown names before the import of torch
 
     from difftrack.backbones import check_capture
 
@@ -102,7 +104,7 @@ def _check_model(name: str, device: str) -> None:
 
 
 def _show_memory(cards_gb: Sequence[int]) -> None:
-    """A table in Markdown."""
+    """Print a table in Markdown."""
     from difftrack.backbones import memory_needs
 
     heads = "text | transformer | others | activations | encode | frames | decode"

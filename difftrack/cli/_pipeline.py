@@ -19,9 +19,9 @@ from difftrack.cli._dvc import advice, check_lock_files, has_remote, without_hin
 
 @verb
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of the workspace; made where it does not exist.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the workspace, created if missing.")],
 ) -> None:
-    """Write a workspace: params.yaml, dvc.yaml and prompts, in which the pipeline runs with the installed package."""
+    """Create a workspace with params.yaml, dvc.yaml and prompts, to run the pipeline with the installed package."""
     from difftrack.pipeline._workspace import init_workspace
 
     for written in init_workspace(folder):
@@ -34,31 +34,29 @@ def params(
     key: Annotated[
         str | None, typer.Argument(help="Section or key, such as track or track.heads; all by default.")
     ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Instead: all of params.yaml as JSON Schema.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of params.yaml instead.")] = False,
 ) -> None:
-    """Say what the keys of params.yaml may hold, what they are by default, and what they mean."""
+    """Explain the keys of params.yaml: allowed values, defaults and meaning."""
     from difftrack.configuration import describe, json_schema
 
     if schema and key is not None:
-        raise typer.BadParameter("--schema is of all keys; name none")
+        raise typer.BadParameter("--schema covers all keys; give no key")
     typer.echo(json_schema().rstrip() if schema else describe(key or ""))
 
 
 @verb
 def preset(
-    name: Annotated[str | None, typer.Argument(help="Which; without a name, all are listed.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would run, and compare what is there.")] = False,
-    plan: Annotated[
-        bool, typer.Option(help="Only say what each of its stages takes, on a card that was measured.")
-    ] = False,
+    name: Annotated[str | None, typer.Argument(help="Name of the preset; without one, all are listed.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print what would run, and compare existing results.")] = False,
+    plan: Annotated[bool, typer.Option(help="Only print the cost of each stage, on a measured card.")] = False,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over the preset's params; may be repeated.")
     ] = None,
-    first: Annotated[int | None, typer.Option(min=1, help="Only so many prompts or clips.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder of its own; default: data/presets/NAME.")] = None,
-    params: Annotated[Path, typer.Option(help="What the preset is laid over; stays as it is.")] = PARAMS,
+    first: Annotated[int | None, typer.Option(min=1, help="Use only this many prompts or clips.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of the preset; default: data/presets/NAME.")] = None,
+    params: Annotated[Path, typer.Option(help="Params file that the preset overrides; it is not changed.")] = PARAMS,
 ) -> None:
-    """Run what a released script ran, in a folder of its own, and print our numbers beside the paper's."""
+    """Run the equivalent of a released script in its own folder, and print our numbers next to the paper's."""
     from difftrack.configuration import configuration_from
     from difftrack.presets import (
         apply_preset,
@@ -73,7 +71,7 @@ def preset(
 
     if name is None:
         if first is not None or change or work:
-            raise typer.BadParameter("--first, --set and --work want the name of a preset before them")
+            raise typer.BadParameter("--first, --set and --work need the name of a preset")
         for each in preset_names():
             typer.echo(f"{each:<33}{read_preset(each).about}")
         return
@@ -98,7 +96,7 @@ def preset(
 
 
 def _plan_preset(chosen: Any, values: dict[str, Any], top: Path, first: int | None) -> None:  # noqa: ANN401
-    """What a preset's stages take from nothing, whatever lies in its folder."""
+    """Estimate the cost of a preset's stages from scratch, ignoring existing results."""
     import tempfile
 
     from difftrack.estimates import plan_stages, stage_lines
@@ -106,7 +104,7 @@ def _plan_preset(chosen: Any, values: dict[str, Any], top: Path, first: int | No
 
     with tempfile.TemporaryDirectory() as empty:
         fewer = values if first is None else narrowed_params(Path(empty), top, chosen, values, first)
-        for section, key in (("generated", "indices"), ("", "prompts")):  # written beside the paths that follow
+        for section, key in (("generated", "indices"), ("", "prompts")):  # printed next to the following paths
             own = fewer["synthesize"].get(section) if section else fewer.get("guide")
             if own and own.get(key) and (Path(empty) / own[key]).is_file():
                 own[key] = str(Path(empty) / own[key])
@@ -116,7 +114,7 @@ def _plan_preset(chosen: Any, values: dict[str, Any], top: Path, first: int | No
 
 
 def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems: Sequence[str]) -> None:  # noqa: ANN401
-    """What a preset would do."""
+    """Print what a preset would do."""
     import yaml
 
     from difftrack.presets import commands
@@ -132,7 +130,7 @@ def _describe_preset(chosen: Any, values: dict[str, Any], folder: Path, problems
 
 
 def _missing_weights(values: dict[str, Any]) -> list[str]:
-    """Weights that a preset's backbones need and that are not on this machine, a line each."""
+    """List weights that a preset's backbones need but that are not on this machine, one per line."""
     from difftrack.backbones import missing_weights
 
     backbones = values.get("backbones") or {}
@@ -140,7 +138,7 @@ def _missing_weights(values: dict[str, Any]) -> list[str]:
 
 
 def _run_in(folder: Path, command: str) -> None:
-    """Run one command of the pipeline in a workspace; end with its exit status where it fails."""
+    """Run one command of the pipeline in a workspace; exit with its status if it fails."""
     programs = {"dvc": [sys.executable, "-m", "dvc"], "python": [sys.executable]}
     environment = _environment()
     if not (folder / ".dvc").is_dir():
@@ -152,16 +150,16 @@ def _run_in(folder: Path, command: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, in which `python` is the interpreter that runs this."""
+    """Return this process's environment, with `python` as the current interpreter."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
-    """Check params.yaml, run what changed, say where the report is; arguments are those of `dvc repro`.
+    """Check params.yaml, run the stages that changed, and print the report's path; takes arguments of `dvc repro`.
 
-    With --force the stages make everything anew, too, instead of taking up what lies there already.
+    With --force the stages also compute everything again instead of reusing existing results.
     """
     from difftrack.configuration import configuration_from
 
@@ -178,10 +176,10 @@ def repro(context: typer.Context) -> None:
 
 
 def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever Popen takes
-    """Run a program to its end, whose exit status this gives.
+    """Run a program to its end, and return its exit status.
 
-    Ctrl-C and SIGTERM end the stage that it runs and then itself, in order; this process waits for them. DVC's hints
-    that lead nowhere here are left out of what it says.
+    Ctrl-C and SIGTERM first end its current stage and then itself; this process waits for both. DVC's unhelpful hints
+    are removed from its output.
 
     Raises:
         Interrupted: after that.
@@ -195,7 +193,7 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
     def pass_on(number: int, frame: FrameType | None) -> None:
         numbers.append(number)
         if number == signal.SIGINT and _in_foreground():
-            return  # the terminal has told them all
+            return  # the terminal has sent it to all of them
         with suppress(psutil.NoSuchProcess):
             started = psutil.Process(process.pid)
             for each in (started, *started.children(recursive=True)):
@@ -218,7 +216,7 @@ def _call(command: Sequence[str], **how: Any) -> int:  # noqa: ANN401 - whatever
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal sends Ctrl-C to this process, and so to those that it started; a console of Windows does."""
+    """Return whether a terminal sends Ctrl-C to this process and its children; a Windows console does."""
     if os.name == "nt":
         return True
     try:
@@ -228,7 +226,7 @@ def _in_foreground() -> bool:
 
 
 def _show_headlines(report: Path) -> None:
-    """What the report says first, where the stage of that name has run."""
+    """Print the headlines of the report if the report stage has run."""
     from difftrack.documents import read_json
 
     headlines = report / "headlines.json"

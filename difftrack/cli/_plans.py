@@ -1,4 +1,4 @@
-"""Verbs about what a run writes: plan, gc."""
+"""Verbs about the data of runs: plan, gc."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +10,15 @@ from difftrack.cli._app import PARAMS, check_made, read_extraction, read_yaml_fi
 
 @verb
 def plan(
-    params: Annotated[Path, typer.Option(help="What to run.")] = PARAMS,
-    backbone: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    view: Annotated[list[str] | None, typer.Option(help="analysis or tracking only.")] = None,
-    probe: Annotated[bool, typer.Option(help="Load the weights and time one step, too.")] = False,
-    study: Annotated[Path | None, typer.Option(help="Instead: a study on paper, such as examples/study.yaml.")] = None,
+    params: Annotated[Path, typer.Option(help="Params file.")] = PARAMS,
+    backbone: Annotated[list[str] | None, typer.Option(help="Only this backbone; may be repeated.")] = None,
+    view: Annotated[list[str] | None, typer.Option(help="Only this view: analysis or tracking.")] = None,
+    probe: Annotated[bool, typer.Option(help="Also load the weights and time one step.")] = False,
+    study: Annotated[
+        Path | None, typer.Option(help="Plan a study from this file instead, such as examples/study.yaml.")
+    ] = None,
 ) -> None:
-    """Say what `extract` writes and whether it fits (else exit status 1), and what every stage takes."""
+    """Estimate what `extract` writes, whether it fits (else exit status 1), and the cost of every stage."""
     if study is not None:
         from difftrack.params import parse
         from difftrack.planning import Study, study_table
@@ -25,7 +27,10 @@ def plan(
         return
     values = read_extraction(params)
 
-    from difftrack.estimates import plan_stages, stage_lines  # takes seconds, so the file is checked before
+    from difftrack.estimates import (
+        plan_stages,
+        stage_lines,
+    )  # the import takes seconds, so the file is checked before it
     from difftrack.planning import plan_params
 
     if unknown := sorted(set(backbone or ()) - set(values["backbones"])):
@@ -49,7 +54,7 @@ def plan(
 
 
 def _plan_before_clips(values: dict[str, Any], root: Path, clips: Path) -> None:
-    """Plan the stages alone, for as many clips as params ask for."""
+    """Plan only the stages, for the number of clips in the params."""
     from difftrack.estimates import plan_stages, stage_lines
 
     if not {"synthesize", "annotate"} <= values.keys():
@@ -57,14 +62,14 @@ def _plan_before_clips(values: dict[str, Any], root: Path, clips: Path) -> None:
     try:
         lines = stage_lines(plan_stages(values, root=root, commands=_commands(root, values)))
     except ValueError:
-        check_made(clips)  # says what to run first
+        check_made(clips)  # its message says what to run first
         raise
-    typer.echo(f"{clips} is not there yet; stores are planned once it is")
+    typer.echo(f"{clips} does not exist yet; stores can be planned when it does")
     typer.echo("\n".join(lines))
 
 
 def _commands(root: Path, values: dict[str, Any]) -> list[str]:
-    """Commands of the preset whose folder this is; none where it is no preset's."""
+    """Return the commands of the preset that owns this folder; empty if there is none."""
     from difftrack.presets import commands, preset_of, read_preset
 
     name = preset_of(root)
@@ -73,12 +78,14 @@ def _commands(root: Path, values: dict[str, Any]) -> list[str]:
 
 @verb
 def gc(
-    params: Annotated[list[Path] | None, typer.Option(help="Keep what this needs; may be repeated.")] = None,
-    delete: Annotated[bool, typer.Option(help="Do it; without, only say what would go.")] = False,
+    params: Annotated[
+        list[Path] | None, typer.Option(help="Keep everything that this params file needs; may be repeated.")
+    ] = None,
+    delete: Annotated[bool, typer.Option(help="Delete; without this flag only print what would be deleted.")] = False,
 ) -> None:
-    """Remove what no params file needs: descriptors of other params, clips and backbones, results, all that is kept.
+    """Remove data that no params file needs: descriptors and results of other params, kept ones included.
 
-    Of sweeps, runs that no sweep would take up again go; their tables stay.
+    Runs that no sweep would reuse are removed; the tables of sweeps stay.
     """
     num_bytes = 0
     files = [read_extraction(file) for file in params or [PARAMS]]
@@ -90,26 +97,28 @@ def gc(
         Leftover,
         find_leftovers,
         uncertain_clips,
-    )  # takes seconds, so files are checked before
+    )  # the import takes seconds, so files are checked before it
 
-    # All are named before the first one goes.
+    # List everything before the first removal.
     leftovers: list[Leftover | LeftoverCell] = [*find_leftovers(files), *leftover_cells(files, top=Path())]
     for leftover in leftovers:
         typer.echo(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.root}/{leftover.group}  {leftover.why}")
         num_bytes += leftover.num_bytes
     for clip, why in uncertain_clips(files).items():
-        typer.echo(f"      kept  descriptors of {clip}, which cannot be read for now: {why}")
+        typer.echo(f"       kept descriptors of {clip}, which cannot be read now: {why}")
     if delete:
         for leftover in leftovers:
             leftover.remove()
     if not leftovers:
-        typer.echo("nothing to remove: all that is there is needed")
+        typer.echo("nothing to remove: all data is needed")
         return
-    typer.echo(f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would go; repeat with --delete to remove it'}")
+    typer.echo(
+        f"{num_bytes / 1e6:10.1f} MB  {'removed' if delete else 'would be removed; repeat with --delete to remove it'}"
+    )
 
 
 def _tell_assumption(clips: Path) -> None:
-    """Say on stderr what is assumed of a folder of clips without manifest."""
+    """Report on stderr the assumptions about a folder of clips without a manifest."""
     from difftrack.datasets import read_manifest
 
     for remark in read_manifest(clips).remarks(clips):

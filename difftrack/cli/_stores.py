@@ -1,4 +1,4 @@
-"""Verbs that ask a store, hand parts of it on and take them back: info, query, verify, export, import."""
+"""Verbs that inspect a store and exchange parts of it: info, query, verify, export, import."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ StoreArgument = Annotated[
 
 @verb
 def info(store: StoreArgument) -> None:
-    """Say what a store holds."""
+    """Print the contents of a store."""
     from difftrack.store import StoreError, stored_bytes
     from difftrack.wording import counted
 
@@ -46,14 +46,14 @@ def query(
     png: Annotated[Path | None, typer.Option(help="Draw the match probabilities into this file.")] = None,
     clips: Annotated[Path, typer.Option(help="Folder of the clips, for the picture.")] = Path("data/clips"),
 ) -> None:
-    """Find one point of a clip again in its other frames, from stored queries and keys."""
+    """Match one point of a clip in its other frames, from stored queries and keys."""
     from difftrack.datasets import read_clip
     from difftrack.media import write_image
     from difftrack.reports import draw_query, query_point
 
     opened, (point_xy_px, *others) = _open_store(store), parse_points(point)
     if others:
-        raise typer.BadParameter(f"--point is {point!r}; one point is wanted")
+        raise typer.BadParameter(f"--point is {point!r}; expected one point")
     matches = query_point(opened, clip=clip, step=step, layer=layer, point_xy_px=point_xy_px, frame=frame, chunk=chunk)
     typer.echo("frame\tx_px\ty_px\tprobability\tmargin")
     for match in matches:
@@ -73,7 +73,7 @@ def query(
 
 @verb
 def verify(store: StoreArgument) -> None:
-    """Check every byte of a store; exit status 1 where something is damaged or missing."""
+    """Check every byte of a store; exit status 1 if something is damaged or missing."""
     from difftrack.wording import counted
 
     checks = list(_open_store(store).verify())
@@ -98,9 +98,9 @@ def export(
     layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
     head: Annotated[list[int] | None, typer.Option(help="This head only; may be repeated.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="query, key or feature only; may be repeated.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Hand a part of a store to a colleague: one file, with all that is known of how its values were made."""
+    """Write a part of a store to one file for exchange, with the full provenance of its values."""
     from difftrack.store import clip_group, export_group
     from difftrack.wording import counted
 
@@ -112,12 +112,12 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="What `difftrack export` wrote.")],
-    to: Annotated[str, typer.Option(help="Folder or URL of a store; made where it does not exist.")],
-    group: Annotated[str | None, typer.Option("--as", help="Another name than the one that it had.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a group of other contents.")] = False,
+    file: Annotated[Path, typer.Argument(help="File written by `difftrack export`.")],
+    to: Annotated[str, typer.Option(help="Folder or URL of a store, created if missing.")],
+    group: Annotated[str | None, typer.Option("--as", help="New name of the group; default: its old name.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a group with other contents.")] = False,
 ) -> None:
-    """Take what `difftrack export` wrote into a store, bit for bit."""
+    """Add a file from `difftrack export` to a store, bit for bit."""
     from difftrack.store import import_group
 
     with one_line_errors("import"):

@@ -18,27 +18,29 @@ def sweep(
     ],
     on: Annotated[
         str | None,
-        typer.Option(help="Whose numbers to show: score, track or score,track; default: those that the keys change."),
+        typer.Option(
+            help="Stages whose results to show: score, track or score,track; default: those that the keys change."
+        ),
     ] = None,
     backbone: Annotated[
-        list[str] | None, typer.Option(help="One of params.yaml; may be repeated; default: all.")
+        list[str] | None, typer.Option(help="Backbone of params.yaml; may be repeated; default: all.")
     ] = None,
-    workers: Annotated[str, typer.Option(help="Processes at once, or: auto.")] = "1",
-    scheduler: Annotated[str | None, typer.Option(help="dask, or the address of a Dask scheduler that runs.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the sweep; default: its keys.")] = None,
+    workers: Annotated[str, typer.Option(help="Number of parallel processes, or auto.")] = "1",
+    scheduler: Annotated[str | None, typer.Option(help="dask, or the address of a running Dask scheduler.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: its keys.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of all sweeps; default: paths.sweeps.")] = None,
-    params: Annotated[Path, typer.Option(help="What the values are laid over; stays as it is.")] = PARAMS,
+    params: Annotated[Path, typer.Option(help="Params file that the values override; it is not changed.")] = PARAMS,
 ) -> None:
-    """Run score or track at every point of a grid of params, over descriptors that are stored: a table, a CSV, a plot.
+    """Run score or track at every point of a grid of params, on stored descriptors: a table, a CSV, a plot.
 
-    No video model runs. What was computed once is kept, by its params, code and inputs, for this sweep and all others.
+    No video model runs. Results are kept by their params, code and inputs, and shared between sweeps.
     """
     from difftrack.sweeps import read_axes, show_value, stages_of
 
     axes = read_axes(grid)
     stages = stages_of(axes, on)
     if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
-        raise typer.BadParameter(f"--workers {workers}: wanted is a number of processes, or auto")
+        raise typer.BadParameter(f"--workers {workers}: expected a number of processes, or auto")
     values = read_sections(params, "paths", "backbones")
 
     from difftrack.pipeline._sweep import SweepCell, measured, plan_sweep, run_sweep, write_sweep

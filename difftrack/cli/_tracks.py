@@ -20,33 +20,35 @@ if TYPE_CHECKING:
 from difftrack.cli._app import PARAMS, anchored, default_params, parse_points, ranking_file, read_sections, verb
 
 EVALUATION = ("baselines", "lucas_kanade", "queries", "query_mode", "trackers")
-"""Keys of the section `track` that its stage alone reads."""
+"""Keys of the section `track` that only its stage reads."""
 _MANY_CHUNKS = 20
-"""From so many on, a run takes minutes, and says beforehand how much it is."""
+"""From this number of frames on, a run takes minutes, so its cost is printed first."""
 _MOST_SHARE = 0.8
-"""Largest share of the free memory that a run may take."""
+"""Maximum share of the free memory that a run may use."""
 
 
 @verb
 def track(
     video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
     points: Annotated[str | None, typer.Option(help='Points in frame 0, pixels: "x,y x,y ...".')] = None,
-    grid: Annotated[int | None, typer.Option(help="Instead of points: a grid of so many along each side.")] = None,
+    grid: Annotated[int | None, typer.Option(help="Instead of points: number of grid points along each side.")] = None,
     queries: Annotated[
         Path | None, typer.Option(help="Instead of both: a CSV file with the columns frame, x and y.")
     ] = None,
-    frame: Annotated[int, typer.Option(min=0, help="Of --points or --grid, counted over the frames tracked.")] = 0,
+    frame: Annotated[
+        int, typer.Option(min=0, help="Frame of --points or --grid, counted over the tracked frames.")
+    ] = 0,
     mask: Annotated[
-        Path | None, typer.Option(help="With --grid: a picture of the video's size, white where points are wanted.")
+        Path | None, typer.Option(help="With --grid: a picture of the video's size, white where points are placed.")
     ] = None,
-    start: Annotated[int, typer.Option(min=0, help="Frames of the video to leave out at its beginning.")] = 0,
-    max_frames: Annotated[int | None, typer.Option(min=2, help="Most frames to track.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Track every so many frames only.")] = 1,
+    start: Annotated[int, typer.Option(min=0, help="Number of frames to skip at the beginning of the video.")] = 0,
+    max_frames: Annotated[int | None, typer.Option(min=2, help="Maximum number of frames to track.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Track only every Nth frame.")] = 1,
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="Name or path:DIR; default: the first in the params. Another one wants --params, too: layers, heads "
-            "and size are chosen for a backbone."
+            help="Name or path:DIR; default: the first in the params. Any other needs --params, since layers, heads "
+            "and size depend on the backbone."
         ),
     ] = None,
     size: Annotated[
@@ -55,43 +57,47 @@ def track(
     quality: Annotated[
         str | None,
         typer.Option(
-            help="fast (default): at the size of the params. fine: 1.6 times that along both sides, for some six times "
+            help="fast (default): the size in the params. fine: 1.6 times that along both sides, in about six times "
             "the time.",
             show_default=False,
         ),
     ] = None,
     cuts: Annotated[
-        str | None, typer.Option(help="At cuts between scenes, tracks end (default), or: ignore.", show_default=False)
+        str | None,
+        typer.Option(
+            help="end (default): tracks end at cuts between scenes. ignore: they continue.", show_default=False
+        ),
     ] = None,
     radius: Annotated[
-        float | None, typer.Option(help="Of the points in the overlay, pixels of its picture; by their number.")
+        float | None, typer.Option(help="Radius of points in the overlay, in its pixels; default: by their number.")
     ] = None,
     scale: Annotated[
-        int | None, typer.Option(min=1, help="Pixels of the overlay per pixel of the video; small videos are enlarged.")
+        int | None,
+        typer.Option(min=1, help="Pixels of the overlay per pixel of the video; default: small videos are enlarged."),
     ] = None,
-    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Show the video beside the overlay.")] = False,
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Show the video next to the overlay.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the tracks and the overlay video.")] = Path("tracks"),
-    name: Annotated[str | None, typer.Option(help="Of the files; the video's by default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over the tracks of another video.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the files; default: the video's name.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the tracks of another video.")] = False,
     params: Annotated[
-        Path | None, typer.Option(help="What to run, from extract.tracking and track.", show_default=str(PARAMS))
+        Path | None, typer.Option(help="Params file; extract.tracking and track are read.", show_default=str(PARAMS))
     ] = None,
 ) -> None:
-    """Track points through a video: writes tracks as npz and csv, and the video with the tracks drawn on it."""
+    """Track points through a video: writes tracks as npz and csv, and a video with the tracks drawn on it."""
     if sum(given is not None for given in (points, grid, queries)) != 1:
         raise typer.BadParameter("give one of --points, --grid and --queries")
     if cuts not in (None, "end", "ignore"):
-        raise typer.BadParameter(f"--cuts {cuts}: wanted is end or ignore")
+        raise typer.BadParameter(f"--cuts {cuts}: expected end or ignore")
     if quality not in (None, "fast", "fine"):
-        raise typer.BadParameter(f"--quality {quality}: wanted is fast or fine")
+        raise typer.BadParameter(f"--quality {quality}: expected fast or fine")
     if quality is not None and size is not None:
-        raise typer.BadParameter("give either --size or --quality, which chooses one")
+        raise typer.BadParameter("give either --size or --quality, which sets the size")
     if mask is not None and grid is None:
-        raise typer.BadParameter("--mask chooses points of --grid; give that, too")
+        raise typer.BadParameter("--mask selects points of --grid; also give --grid")
     if queries is not None and frame:
-        raise typer.BadParameter("--frame is for --points and --grid; --queries has a column frame")
+        raise typer.BadParameter("--frame is for --points and --grid; --queries has its own column frame")
     wanted_size = None if size is None else _size(size)
-    # All that costs nothing to check comes first: torch is imported behind it, which takes seconds.
+    # Cheap checks come first: the import of torch takes seconds.
     chosen = _read_choices(backbone, params, wanted_size, cuts)
     if quality == "fine":
         chosen = dataclasses.replace(chosen, view=_finer(chosen.view))
@@ -112,7 +118,7 @@ def _track(
     force: bool,
     drawn: tuple[float | None, int | None, bool],
 ) -> None:
-    """Track, and write what came of it."""
+    """Track, and write the results."""
     from difftrack.datasets import check_query_points, plain_name
     from difftrack.media import content_digest
     from difftrack.reports import ExportedVideo, OverlayParams, Provenance, export_name, export_tracks
@@ -168,23 +174,24 @@ def _track(
 
 
 def _open(video: Path, *, start: int, max_frames: int | None, every: int) -> "FrameStream":
-    """Look at a video, or say why it is none."""
+    """Inspect a video, or raise an error if it is not one."""
     from difftrack.media import open_video
 
     if re.match(r"[a-z0-9+]{2,}:/", str(video), re.IGNORECASE):
-        address = str(video).replace(":/", "://", 1)  # which a path has made into one slash
-        raise ValueError(f"{address}: is an address, and files of this machine are read here; fetch it first")
+        address = str(video).replace(":/", "://", 1)  # a path reduces two slashes to one
+        raise ValueError(f"{address}: is a URL, but only local files are read here; download it first")
     suffix = video.suffix.lower()
     if video.is_file() and suffix in (".pkl", ".pickle"):
         raise ValueError(
-            f"{video}: is a pickle and no video; where it is a data set like TAP-Vid, name it as synthesize.folder.path"
+            f"{video}: is a pickle, not a video; if it is a data set like TAP-Vid, set it as synthesize.folder.path"
         )
     if video.is_file() and suffix in (".gz", ".tgz", ".zip", ".tar", ".bz2", ".xz", ".7z", ".rar"):
-        raise ValueError(f"{video}: is packed; unpack it first")
+        raise ValueError(f"{video}: is an archive; unpack it first")
     stream = open_video(video, start=start, max_frames=max_frames, every=every)
     if stream.num_frames is not None and stream.num_frames < 2:
         raise ValueError(
-            f"{video}: gives {stream.num_frames} frame(s) with --start {start} and --every {every}; tracking needs 2"
+            f"{video}: has {stream.num_frames} frame(s) with --start {start} and --every {every}; tracking needs at "
+            "least 2"
         )
     return stream
 
@@ -198,7 +205,7 @@ def _query_points(
     frame: int,
     mask: Path | None,
 ) -> "Float[np.ndarray, 'point txy']":
-    """(frame, x, y) of each point, refused where the video does not contain it."""
+    """Return (frame, x, y) of each point; raise an error if one is outside the video."""
     import numpy as np
 
     from difftrack.annotation import mask_from_file
@@ -219,7 +226,7 @@ def _query_points(
 
 
 def _names(video: Path) -> list[str]:
-    """Names for what is written, in the order in which they are tried: the video's, its folder's before it."""
+    """Return names for the outputs in order of preference: the video's name, then with its folder's name as prefix."""
     from difftrack.datasets import plain_name
 
     whole = video.absolute()
@@ -229,13 +236,13 @@ def _names(video: Path) -> list[str]:
 
 
 def _check_memory(num_bytes: int, said: str) -> None:
-    """Refuse what will not fit, with what can be changed."""
+    """Refuse a run that does not fit into memory, with ways out."""
     import psutil
 
     free = psutil.virtual_memory().available
     if num_bytes > _MOST_SHARE * free:
         raise ValueError(
-            f"{said}, and {free / 1e9:.1f} GB are free; take fewer frames (--max-frames, --every), fewer points "
+            f"{said}, but {free / 1e9:.1f} GB are free; use fewer frames (--max-frames, --every), fewer points "
             "(--grid) or a smaller --size"
         )
 
@@ -244,19 +251,19 @@ def _size(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise typer.BadParameter(f"--size {text}: wanted is HEIGHTxWIDTH in pixels, such as 160x240")
+        raise typer.BadParameter(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 160x240")
     return int(height), int(width)
 
 
 def _finer(view: "TrackingParams") -> "TrackingParams":
-    """Show the backbone 1.6 times the size, in multiples of 32 px, which suit the strides of all families."""
+    """Scale the size by 1.6, in multiples of 32 px, which suit the strides of all families."""
     height, width = (round(size * 1.6 / 32) * 32 for size in (view.height, view.width))
     return dataclasses.replace(view, height=height, width=width)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Choices:
-    """What a video is tracked with; nothing is loaded yet."""
+    """Settings for tracking a video; nothing is loaded yet."""
 
     backbone: str
     model: "ModelParams"
@@ -265,7 +272,7 @@ class _Choices:
     best_layers: list[int] | None
 
     def check_weights(self) -> None:
-        """Refuse a folder that is no backbone; a checkpoint that is not here may be fetched."""
+        """Refuse a folder that is not a backbone; a missing checkpoint may be downloaded later."""
         from difftrack.backbones import missing_weights
 
         values = asdict(self.model)
@@ -274,7 +281,7 @@ class _Choices:
             raise ValueError(problem)
 
     def anchored_on(self, query_points: "Float[np.ndarray, 'point txy']") -> "_Choices":
-        """Where all points start on one frame, that frame is the anchor: it costs no more, and no way is longer."""
+        """Use the frame of all points as the anchor if they share one: it costs no more, and no chain gets longer."""
         frames = {int(frame) for frame in query_points[:, 0]}
         if len(frames) > 1 or self.view.chunks.schedule == "released":
             return self
@@ -285,13 +292,13 @@ class _Choices:
 def _read_choices(
     backbone: str | None, params: Path | None, size: tuple[int, int] | None, cuts: str | None
 ) -> _Choices:
-    """Read all that `track` wants from a params file.
+    """Read the settings of `track` from a params file.
 
     Args:
         backbone: None takes the first.
-        params: The file, where a person named one.
-        size: (height, width) in place of the file's.
-        cuts: In place of the file's.
+        params: The params file, if one was named.
+        size: (height, width), overrides the file's.
+        cuts: Overrides the file's.
     """
     from difftrack.backbones import ModelParams
     from difftrack.documents import read_json
@@ -323,7 +330,7 @@ def _read_choices(
 
 
 def _check_known(backbone: str, backbones: dict[str, Any]) -> None:
-    """Refuse a name that stands for nothing."""
+    """Refuse an unknown name."""
     from difftrack.backbones import SHIPPED, canonical_name
 
     values = backbones.get(backbone) or {}
@@ -333,7 +340,7 @@ def _check_known(backbone: str, backbones: dict[str, Any]) -> None:
 
 
 def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
-    """Refuse a backbone other than the one that layers, heads and size of the default params file were chosen for."""
+    """Refuse a backbone that the layers, heads and size in the default params file are not chosen for."""
     from difftrack.backbones import ALIASES
     from difftrack.presets import preset_names
 
@@ -345,6 +352,6 @@ def _check_chosen_for(backbone: str, backbones: dict[str, Any]) -> None:
     shown = [preset for preset in preset_names() if preset.startswith("tracking-") and preset.endswith(f"-{name}")]
     raise ValueError(
         f"{PARAMS}: extract.tracking.layers, height and width, track.layers and track.heads were chosen for {first}, "
-        f"the first of its backbones, not for {backbone}; write those of {backbone} into a params file and name it "
-        f"with --params (`difftrack preset{f' {shown[0]} --dry-run' if shown else ''}` shows choices of the paper)"
+        f"the first of its backbones, not for {backbone}; write those for {backbone} into a params file and name it "
+        f"with --params (`difftrack preset{f' {shown[0]} --dry-run' if shown else ''}` shows the paper's choices)"
     )

@@ -17,22 +17,24 @@ def words(
     store: StoreArgument,
     word: Annotated[
         list[str] | None,
-        typer.Option(help="A word or phrase of the clip's prompt; may be repeated. Without: list the words."),
+        typer.Option(
+            help="A word or phrase of the clip's prompt; may be repeated. Without a word, all words are listed."
+        ),
     ] = None,
-    clip: Annotated[str | None, typer.Option(help="Name of the clip; not needed where one is stored.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Name of the clip; not needed if only one is stored.")] = None,
     step: Annotated[list[int] | None, typer.Option(help="This step only; may be repeated.")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
     head: Annotated[list[int] | None, typer.Option(help="This head only; may be repeated.")] = None,
     of_all: Annotated[
-        bool, typer.Option("--of-all", help="Share of all attention, in place of the attention to the text.")
+        bool, typer.Option("--of-all", help="Share of all attention, instead of the attention to the text.")
     ] = False,
     occurrence: Annotated[
-        int | None, typer.Option(help="Of a repeated word this one only, 0 the first.", min=0)
+        int | None, typer.Option(help="Only this occurrence of a repeated word, from 0.", min=0)
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the videos, the picture and the maps.")] = Path("words"),
-    clips: Annotated[Path, typer.Option(help="Folder of the clips, whose frames are drawn on.")] = Path("data/clips"),
+    clips: Annotated[Path, typer.Option(help="Folder of the clips, to draw on their frames.")] = Path("data/clips"),
 ) -> None:
-    """Show which part of a clip a word of its prompt stands for: writes an overlay video, a picture, and npz."""
+    """Show the part of a clip that a word of its prompt stands for: writes an overlay video, a picture, and npz."""
     from difftrack.datasets import read_clip
     from difftrack.reports import export_words
     from difftrack.workflows.match import only_clip
@@ -74,4 +76,4 @@ def _list_words(text: "TextTokens") -> None:
     for name, tokens in text.groups().items():
         typer.echo(f"{name}\t{len(tokens)} token{'s' if len(tokens) > 1 else ''}")
     if text.cut:
-        typer.echo(f"cut, and so not read: {text.cut}")
+        typer.echo(f"cut off, so not read: {text.cut}")

@@ -1,15 +1,15 @@
 """Pure tensor maths: descriptors -> match probabilities -> matches and attention scores.
 
-No number out of nothing, one rule for every backend and kind:
+The same rules hold for every backend and kind:
 
 * A query point that is not finite, or lies more than half a token outside the picture, is a ValueError that names it
-  and the grid; annotators click beside the border, and half a token covers that.
-* A match whose probabilities are uniform, since its descriptor is zero or all that it is compared with is the same, has
-  position NaN, probability 1 / num_tokens and margin 0. NaN is never within a threshold, so that such a match counts as
-  wrong in scores. With `second_softmax`, which the released code takes, the first token stands as it does there.
+  and the grid; half a token covers clicks beside the border.
+* A match whose probabilities are uniform (its descriptor is zero, or all keys are equal) has position NaN, probability
+  1 / num_tokens and margin 0. NaN is never within a threshold, so such a match counts as wrong in scores. With
+  `second_softmax`, as in the released code, it is the first token instead.
 * `read_rows` and `read_moves`, on which the tracker builds, give the first token with that probability and margin; the
-  tracker goes by the margin.
-* Descriptors that are not finite are refused where they are read, by their clip, step and layer (`Store.sel`).
+  tracker reads the margin.
+* Reading descriptors that are not finite (`Store.sel`) raises an error that names clip, step and layer.
 """
 
 import lazy_loader

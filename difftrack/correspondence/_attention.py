@@ -1,4 +1,4 @@
-"""Attention of query points over text, their own latent frame and the others: what the paper's scores are made of."""
+"""Attention of query points over text, their own latent frame and the others; the paper's scores use it."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftrack.correspondence._backends import attention_parts
-from difftrack.correspondence._blocked import as_float
 from difftrack.correspondence._matches import check_latent_frame
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import check_points, nearest_tokens
+from difftrack.correspondence._scores import as_float
 
 __all__ = [
     "AttentionRows",
@@ -47,7 +47,7 @@ def attention_of_points(
 ) -> AttentionRows:
     """Reduce the head-averaged attention of the tokens nearest to the points.
 
-    A is the attention of the model itself: one softmax over text and video tokens, temperature sqrt(channel).
+    A is the model's own attention: one softmax over text and video tokens, temperature sqrt(channel).
 
     Args:
         query: Post-RoPE queries.
@@ -97,7 +97,7 @@ def attention_of_points_with_heads(
     params: MatchingParams = CORRECTED,
     source_frame: int = 0,
 ) -> tuple[AttentionRows, AttentionRows]:
-    """Give `attention_of_points` and `attention_of_points_per_head` for little more than the price of one of them."""
+    """Compute `attention_of_points` and `attention_of_points_per_head` at little more than the cost of one."""
     of_mean, of_heads = _attention(
         query, key, text_key, text_mask, points_xy_token, params, source_frame, mean=True, per_head=True
     )
@@ -116,7 +116,7 @@ def _attention(
     mean: bool = False,
     per_head: bool = False,
 ) -> list[AttentionRows]:
-    """Rows of the mean over heads, then of every head, of those that are asked for."""
+    """Attention of the mean over heads, then of every head; only the requested ones."""
     rows, cols = query.shape[2:4]
     check_latent_frame(source_frame, query.shape[1])
     check_points(points_xy_token, rows=rows, cols=cols, params=params)
@@ -138,7 +138,7 @@ def _attention(
 def _of_points(
     top: Float[Tensor, "*head part query_token"], mass: Float[Tensor, "*head part query_token"], slots: Tensor
 ) -> AttentionRows:
-    """Give every point what its token has."""
+    """Give every point the values of its token."""
     both = torch.stack([top, mass]).index_select(-1, slots)
     return AttentionRows(
         text_max=both[0, ..., 0, :],
@@ -158,9 +158,9 @@ def attention_rows(
     params: MatchingParams = CORRECTED,
     source_frame: int = 0,
 ) -> Float[Tensor, "point token"]:
-    """Give the head-averaged attention rows themselves: first the kept text tokens, then the video's.
+    """Return whole rows of head-averaged attention: first the kept text tokens, then the video's.
 
-    Meant for pictures and tests; `attention_of_points` holds no more rows at once than the memory limit allows.
+    Meant for pictures and tests; unlike `attention_of_points`, it ignores the memory limit.
     """
     check_latent_frame(source_frame, query.shape[1])
     check_points(points_xy_token, rows=query.shape[2], cols=query.shape[3], params=params)

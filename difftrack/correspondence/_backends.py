@@ -1,4 +1,4 @@
-"""The two costly things: softmax rows averaged over heads, and the model's own attention."""
+"""The two costly computations: softmax rows averaged over heads, and the model's own attention."""
 
 import importlib.util
 from collections.abc import Callable
@@ -18,7 +18,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def choose_backend(params: MatchingParams, *, on_cuda: bool) -> str:
-    """Say which backend runs.
+    """Return the backend that runs.
 
     Raises:
         ValueError: `backend: triton` is forced where it cannot run.
@@ -50,16 +50,16 @@ def pair_rows(
 
     Args:
         query: Descriptors of one (layer, step); any float type.
-        key: Keys that go with them.
+        key: Keys of the same layer and step.
         tokens: Tokens i of the source frame, each at most once.
         source_frame: s.
         targets: Consecutive latent frames j.
         params: `directions`, `temperature` and `backend` matter here.
-        head_weights: w, which sums to 1; uniform when None. Heads of weight 0 are skipped. Kept on the CPU, it costs a
-            GPU no wait.
+        head_weights: w, which sums to 1; uniform when None. Heads of weight 0 are skipped. Keep it on the CPU to avoid
+            a wait for the GPU.
         per_head: Give C of every head alone instead of the mean.
-        known_back_sums: From `back_sums` of the same descriptors, source frame and scale; they spare a few tokens on a
-            CPU nearly all work of B.
+        known_back_sums: From `back_sums` of the same descriptors, source frame and scale; for few tokens on a CPU they
+            save nearly all work of B.
 
     Returns:
         C, with a leading axis of all heads, or of length one.
@@ -101,11 +101,11 @@ def back_sums(
     source_frame: int,
     params: MatchingParams,
 ) -> Float[Tensor, "head latent_frame token"]:
-    """Give what the backward softmaxes of `pair_rows` divide by: log2 sum_i exp(scale <q_hjx, k_hsi>).
+    """Compute the normalisers of the backward softmaxes of `pair_rows`: log2 sum_i exp(scale <q_hjx, k_hsi>).
 
     Args:
         query: Descriptors of one (layer, step); any float type.
-        key: Keys that go with them.
+        key: Keys of the same layer and step.
         source_frame: s.
         params: `temperature` matters here.
     """
@@ -135,10 +135,10 @@ def attention_parts(
         key: Keys of the video.
         text_key: Keys of the text.
         text_mask: Text tokens that count; all when None.
-        tokens: Tokens that ask.
+        tokens: Query tokens of the points.
         params: `backend` and `memory_limit_mb` matter here.
-        mean: Give the largest values of the mean over heads.
-        per_head: Give the largest values of every head alone.
+        mean: Return the largest values of the mean over heads.
+        per_head: Return the largest values of every head alone.
 
     Returns:
         Mass of every part in every head, largest value in the mean over heads, largest value in every head.
@@ -155,7 +155,7 @@ def attention_parts(
 
 
 def _backend_for(tokens: Tensor, params: MatchingParams, *, on_cuda: bool) -> str:
-    """Choose one; no kernel can be launched for nothing."""
+    """Choose a backend; no points means no kernel."""
     chosen = choose_backend(params, on_cuda=on_cuda)
     return chosen if len(tokens) or chosen != "triton" else "blocked"
 

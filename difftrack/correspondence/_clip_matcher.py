@@ -1,6 +1,6 @@
-"""One clip's query points matched in one (step, layer) after another, and everything that gives under labels.
+"""Matches one clip's query points in one (step, layer) after another, and labels all results.
 
-Where descriptors come from is the caller's business: from a store, or from a backbone that runs.
+The caller provides the descriptors, from a store or from a running backbone.
 """
 
 import math
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 __all__ = ["UnitMatches", "ClipMatcher", "label_matches"]
 
 UnitMatches = Mapping[str, tuple[tuple[str, ...], Num[np.ndarray, "..."]]]
-"""Name -> axes and values of everything that one (step, layer) gives."""
+"""Name -> axes and values of all results of one (step, layer)."""
 
 _CHAINS = (MATCH_KINDS, ("attention",))
-"""What a GPU does one after the other, and beside it: two of the large ones at once would need twice their memory."""
+"""Chains that a GPU runs in parallel, each in sequence: two large matchings at once would need twice the memory."""
 
 Read = Callable[[str], Float[Tensor, "..."]]
-"""Gives a descriptor of one (step, layer) by its kind."""
+"""Reads a descriptor of one (step, layer) by its kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipMatcher:
-    """Introduces one clip's query points to descriptors, one (step, layer) at a time.
+    """Matches one clip's query points, one (step, layer) at a time.
 
-    On a GPU, where launching the kernels one by one takes longer than running them, they are recorded and replayed
-    (`Recordings`); no points, for which no kernel is launched, are matched plainly.
+    On a GPU, launching the kernels one by one takes longer than running them, so they are recorded and replayed
+    (`Recordings`). Without points nothing is recorded.
     """
 
     section: MatchSection
     points_xy_px: Float[np.ndarray, "point xy"]
-    """In the first latent frame, pixels of the size that the backbone saw."""
+    """Query points in the first latent frame, in pixels of the size that the backbone saw."""
     stride_px: int
     text_mask: tuple[bool, ...]
     """True at text tokens that count; empty where the text's keys are not kept."""
     rotary: RotaryLayout | None = None
-    """Which channels rotary positions turn; asked where the section chooses frequencies."""
+    """Channels that rotary positions turn; needed where the section chooses frequencies."""
     device: str = field(init=False)
     """Where matching runs."""
     _params: MatchingParams = field(init=False, repr=False, compare=False)
@@ -72,7 +72,7 @@ class ClipMatcher:
         """Match in one (step, layer).
 
         Args:
-            read: Gives descriptors such as `query` `[head, latent_frame, row, col, channel]` and, where there is a text
+            read: Reads descriptors such as `query` `[head, latent_frame, row, col, channel]` and, where there is a text
                 mask, `text_key` `[head, text_token, channel]`.
         """
         given = {kind: read(kind).to(self.device) for kind in self._kinds()}
@@ -83,14 +83,14 @@ class ClipMatcher:
         return _named_arrays(labels, numbers.cpu().numpy())
 
     def _kinds(self) -> Iterator[str]:
-        """Descriptors that are asked for, each once."""
+        """The descriptors that matching needs, each once."""
         wanted = [own for kind in MATCH_KINDS if kind in self.section.kinds for own in descriptors_of(kind)]
         if "query_key" in self.section.kinds and self.text_mask:
             wanted.insert(2, "text_key")
         yield from dict.fromkeys(wanted)
 
     def _compute(self, given: Mapping[str, Tensor]) -> "tuple[_Labels, Float[Tensor, ' number']]":
-        """Everything that is asked for, in one piece on the device: a GPU is then waited for once."""
+        """All results in one tensor on the device, so that the host waits once for a GPU."""
         points = points_to_tokens(torch.from_numpy(self.points_xy_px), stride_px=self.stride_px, params=self._params)
         parts: dict[str, Callable[[], _Results]] = {}
         for kind in MATCH_KINDS:
@@ -162,7 +162,7 @@ _Results = Mapping[str, tuple[tuple[str, ...], Tensor]]
 """Name -> axes and values, still on the device."""
 
 _Labels = Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
-"""Name -> axes and shape of every result; their numbers lie one behind the other."""
+"""Name -> axes and shape of every result; the results follow each other in one tensor."""
 
 
 def _named_arrays(labels: _Labels, numbers: Float[np.ndarray, " number"]) -> UnitMatches:
@@ -182,7 +182,7 @@ def _mask_on(mask: tuple[bool, ...], device: str) -> Bool[Tensor, " text_token"]
 
 @runtime_checkable
 class Labels(Protocol):
-    """What a clip's descriptors are labelled with; `DescriptorSpec` has all of it."""
+    """Labels of a clip's descriptors; `DescriptorSpec` has all of them."""
 
     @property
     def steps(self) -> Sequence[int]:
@@ -212,15 +212,15 @@ def label_matches(
     points: Int[np.ndarray, " point"],
     points_xy_px: Float[np.ndarray, "point xy"],
 ) -> "xr.Dataset":
-    """All of a clip's matches in one dataset.
+    """Collect all of a clip's matches in one dataset.
 
     Args:
-        cells: By (step, layer), all that `labels` names.
-        labels: Of the axes.
+        cells: Results for every (step, layer) that `labels` names.
+        labels: Labels of the axes.
         points: Indices of the query points in the clip's tracks.
-        points_xy_px: Where they are.
+        points_xy_px: Their positions.
     """
-    import xarray as xr  # takes half a second
+    import xarray as xr  # importing xarray takes half a second
 
     first = next(iter(cells.values()))
     arrays = {
@@ -245,7 +245,7 @@ def label_matches(
 
 
 def _named(prefix: str, values: "_Results") -> "_Results":
-    """Put the prefix before each name, and an axis `head` before those of heads alone."""
+    """Put the prefix before each name, and an axis `head` before the axes of per-head results."""
     return {
         prefix + name: (("head", *axes) if prefix == "head_" else axes, tensor)
         for name, (axes, tensor) in values.items()

@@ -1,4 +1,4 @@
-"""One launch in place of dozens: what a GPU did for some tensors, recorded and replayed."""
+"""CUDA graphs: one launch replays a recorded computation of dozens of kernels."""
 
 import warnings
 from collections import OrderedDict
@@ -27,19 +27,19 @@ _ONE_AT_A_TIME = Lock()
 """Lock of all recordings in this process: only one may be made at a time, and those that share memory run in turn."""
 
 _IS_RECORDED: ContextVar[bool] = ContextVar("_IS_RECORDED", default=False)
-"""Whether what this thread computes is being recorded, or tried out for that."""
+"""Whether this thread's computation is being recorded, or warmed up for recording."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Recording(Generic[LabelsT]):
-    """Kernels that read tensors at fixed places of a GPU's memory, and a copy of what they give to the host."""
+    """Kernels that read tensors at fixed addresses of GPU memory, and a copy of their results to the host."""
 
     graph: torch.cuda.CUDAGraph
     labels: LabelsT
     on_host: Tensor
-    """Pinned, and shared with other recordings; each replay writes it."""
+    """Pinned memory, shared with other recordings; each replay overwrites it."""
     held: list[Any]
-    """Kept tensors that the kernels read besides, which must not go away before them."""
+    """Cached tensors that the kernels also read; they must live as long as the recording."""
 
     def replay(self) -> tuple[LabelsT, Num[np.ndarray, " number"]]:
         self.graph.replay()
@@ -48,16 +48,15 @@ class _Recording(Generic[LabelsT]):
 
 
 class Recordings(Generic[LabelsT]):
-    """A computation on a GPU, recorded as CUDA graphs, one for each set of places in memory where its inputs lie.
+    """A computation on a GPU, recorded as CUDA graphs, one for each set of addresses of its inputs.
 
-    A graph reads the memory that it was recorded with, so it serves whatever lies there now in the same layout: an
-    allocator gives the tensors of one layer or step the places of those before. Nothing is copied, and inputs need not
+    A graph reads the memory that it was recorded with, so it serves any later tensors at the same addresses in the same
+    layout; the allocator reuses the addresses for the next layer or step. Nothing is copied, and inputs need not
     outlive their call.
 
     Args:
-        after: Times that a set of places is computed plainly before it is recorded: a recording costs as much as some
-            ten replays save.
-        most: Sets of places that are remembered; those that were not needed for longest go first.
+        after: Plain calls of a set of addresses before it is recorded: a recording costs what about ten replays save.
+        most: Sets of addresses that are remembered; the least recently used is dropped first.
     """
 
     def __init__(self, *, after: int = 4, most: int = 64) -> None:
@@ -68,16 +67,16 @@ class Recordings(Generic[LabelsT]):
     def __call__(
         self, compute: Callable[[Mapping[str, Tensor]], tuple[LabelsT, Tensor]], given: Mapping[str, Tensor]
     ) -> tuple[LabelsT, Num[np.ndarray, " number"]]:
-        """Give labels, and the numbers on the host; threads take turns.
+        """Return the labels, and the numbers on the host; threads take turns.
 
         Args:
-            compute: The same every time. Takes named tensors and gives labels, and numbers on the same GPU; it waits
-                for nothing there, draws nothing at random, and chooses what to do by names, shapes and types alone. It
-                is not kept: its owner may own these recordings, and their memory is to go when the owner goes.
-            given: On one GPU.
+            compute: The same function every time. Takes named tensors and returns labels, and numbers on the same GPU.
+                It must not wait for the GPU or draw random numbers, and may branch on names, shapes and types only. No
+                reference to it is stored, so its owner can be freed.
+            given: Named tensors on one GPU.
 
         Raises:
-            RuntimeError: `compute` does what cannot be recorded.
+            RuntimeError: `compute` cannot be recorded.
         """
         place = tuple(
             (name, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
@@ -87,10 +86,10 @@ class Recordings(Generic[LabelsT]):
         with _ONE_AT_A_TIME, torch.cuda.device(device):
             known = self._known.pop(place, 0)
             if known == self._after:
-                # Memory that lies idle elsewhere is out of a recording's reach.
+                # A recording cannot use idle memory of other pools.
                 with suppress(torch.OutOfMemoryError):
                     known = self._record(compute, given, _stream(device))
-            if isinstance(known, int):  # what could not be recorded is counted anew
+            if isinstance(known, int):  # a failed recording starts the count again
                 known = 0 if known == self._after else known + 1
             self._known[place] = known
             if len(self._known) > self._most:
@@ -106,22 +105,23 @@ class Recordings(Generic[LabelsT]):
         given: Mapping[str, Tensor],
         side: torch.cuda.Stream,
     ) -> _Recording[LabelsT]:
-        """Record without computing; all recordings share their scratch memory, as one runs at a time."""
+        """Record without computing; all recordings share scratch memory, because one runs at a time."""
         before = torch.cuda.current_stream()
         side.wait_stream(before)
         token = _IS_RECORDED.set(True)
         try:
             with torch.cuda.stream(side), handed_out() as held:
-                _, numbers = compute(given)  # makes workspaces of libraries and what is kept: nothing may wait later
+                # Creates library workspaces and cached tensors: nothing may wait during the recording.
+                _, numbers = compute(given)
                 on_host = self._room_for(numbers)
                 graph, pool = torch.cuda.CUDAGraph(), self._scratch()
-                # `torch.cuda.graph` would wait for the GPU, collect garbage and give all unused memory back each time.
+                # `torch.cuda.graph` would wait for the GPU, collect garbage and release all unused memory each time.
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     labels, numbers = compute(given)
                     on_host.copy_(numbers, non_blocking=True)
                 except BaseException:
-                    with suppress(RuntimeError), warnings.catch_warnings(action="ignore"):  # of no use, as is known
+                    with suppress(RuntimeError), warnings.catch_warnings(action="ignore"):  # an expected warning
                         graph.capture_end()
                     raise
                 graph.capture_end()
@@ -131,9 +131,9 @@ class Recordings(Generic[LabelsT]):
         return _Recording(graph, labels, on_host, held)
 
     def _scratch(self) -> Any:  # noqa: ANN401 - torch's handle of a pool
-        """The pool of a recording that is still there, as torch does not take one up again whose last user is gone.
+        """Return the pool of a live recording; torch cannot reuse a pool whose last user was freed.
 
-        Without one, memory of pools whose owners are gone is given back first: no recording can make the GPU do so.
+        If there is none, memory of unused pools is released first, which is impossible during a recording.
         """
         for known in self._known.values():
             if isinstance(known, _Recording):
@@ -142,7 +142,7 @@ class Recordings(Generic[LabelsT]):
         return torch.cuda.graph_pool_handle()
 
     def _room_for(self, numbers: Num[Tensor, " number"]) -> Num[Tensor, " number"]:
-        """Pinned memory of that size, shared by all recordings; every replay copies its result out of it."""
+        """Pinned memory of this size, shared by all recordings; every replay copies its result out of it."""
         if self._on_host is None or self._on_host.shape != numbers.shape or self._on_host.dtype != numbers.dtype:
             with torch.inference_mode(False):
                 self._on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
@@ -150,10 +150,10 @@ class Recordings(Generic[LabelsT]):
 
 
 def side_by_side(parts: Sequence[Callable[[], ResultT]]) -> list[ResultT]:
-    """Compute parts that do not depend on one another, side by side where a GPU's work is recorded.
+    """Compute independent parts, in parallel where a GPU's work is recorded.
 
-    There the first part should be the largest: the kernels of the others go before those of its blocks that wait for
-    room. Elsewhere one part follows the other: launching takes longer than that gains.
+    The first part should be the largest: kernels of the others run before its blocks that wait for room. Without
+    recording, parts run in sequence, because launching costs more than parallel execution gains.
     """
     if not _IS_RECORDED.get():
         return [part() for part in parts]
@@ -167,15 +167,16 @@ def side_by_side(parts: Sequence[Callable[[], ResultT]]) -> list[ResultT]:
             with torch.cuda.stream(stream):
                 others.append(part())
         return [parts[0](), *others]
-    finally:  # what is not joined could not be ended
+    finally:  # a recording cannot end with unjoined streams
         for stream in forked:
             here.wait_stream(stream)
 
 
 @cache
 def _stream(device: torch.device, number: int = 0) -> torch.cuda.Stream:
-    """Number 0 is recorded on, the others beside it and first: small kernels would wait for all blocks of large ones.
+    """Return stream 0, which records the first part, or one of the others.
 
-    They are the same for all recordings: no stream can use the scratch memory of another.
+    The others have priority, since small kernels would wait for all blocks of large ones. All recordings use the same
+    streams, because no stream can use the scratch memory of another.
     """
     return torch.cuda.Stream(device, priority=0 if number == 0 else -1)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Where matching runs."""
+"""The device that matching runs on."""
 
 import re
 
@@ -11,15 +11,15 @@ def matching_device(name: str) -> str:
     """The torch device of a name in params.yaml: `auto` is CUDA where there is one.
 
     Raises:
-        ValueError: no device is called so, or it is a GPU that torch does not see.
+        ValueError: the name is unknown, or torch does not see this GPU.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) is None:
-        raise ValueError(f"device is {name!r}; wanted: auto, cpu, mps, cuda or cuda:N")
+        raise ValueError(f"device is {name!r}; expected auto, cpu, mps, cuda or cuda:N")
     device, num_gpus = torch.device(name), torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise ValueError(
-            f"device is {name}, counted from 0, and torch sees {num_gpus} GPUs here; auto takes what there is"
+            f"device is {name}, but torch sees {num_gpus} GPUs here, numbered from 0; use auto to take what there is"
         )
     return name

@@ -1,15 +1,15 @@
-"""Feature matching: the same question asked of hidden states, all heads' channels together."""
+"""Feature matching: matches hidden states, with the channels of all heads joined."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftrack.correspondence._blocked import as_float, product
 from difftrack.correspondence._match_probabilities import frame_batches
 from difftrack.correspondence._matches import Matches, check_latent_frame, given_readings, unpack, without_uniform
 from difftrack.correspondence._params import CORRECTED, MatchingParams
 from difftrack.correspondence._points import check_points, query_tokens
 from difftrack.correspondence._readout import Logits, point_probabilities, read_packed
+from difftrack.correspondence._scores import as_float, product
 
 __all__ = ["feature_probabilities", "match_features"]
 
@@ -68,7 +68,7 @@ def feature_probabilities(
     params: MatchingParams = CORRECTED,
     source_frame: int = 0,
 ) -> Float[Tensor, "point row col"]:
-    """Give the probability map of every point over one latent frame, as `match_features` sees it; each sums to 1.
+    """Give the probability map of every point over one latent frame, as `match_features` computes it; each sums to 1.
 
     Raises:
         ValueError: one of the two latent frames does not exist, or a point is not finite or outside the picture.
@@ -93,7 +93,7 @@ def feature_probabilities(
 def _products(
     source: Float[Tensor, "query_token channel"], target: Float[Tensor, "frame token channel"]
 ) -> Float[Tensor, "frame query_token token"]:
-    """Multiply in the features' own type with float32 sums where there is such a product, else in float32."""
+    """Multiply in the features' own type with float32 sums where such a product exists, else in float32."""
     num_frames, num_tokens, _ = target.shape
     stacked = target.flatten(0, 1)
     if source.is_cuda and source.dtype in (torch.float16, torch.bfloat16):

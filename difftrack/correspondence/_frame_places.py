@@ -1,4 +1,4 @@
-"""Between which latent frames a video frame lies: plain arrays, so that what only reads matches loads no torch."""
+"""Maps video frames to latent frames with plain arrays, so that reading matches does not load torch."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ __all__ = ["frame_places", "stored_to_frames"]
 def frame_places(
     num_frames: int, num_latent_frames: int, *, temporal_stride: int, first_frames: int, upsampling: str
 ) -> tuple[Int[np.ndarray, " frame"], Int[np.ndarray, " frame"], Float[np.ndarray, " frame"]]:
-    """Latent frames between which every video frame reads, and how far it is from the first of them to the second.
+    """Give the two latent frames that every video frame interpolates, and the weight of the second.
 
     Args:
         num_frames: Video frames.
-        num_latent_frames: Latent frames; what lies outside of them reads the first or the last.
+        num_latent_frames: Latent frames; positions outside take the first or the last.
         temporal_stride: Video frames per latent frame after the first.
         first_frames: Video frames of the first; see `geometry.latent_position_of_frames`.
         upsampling: As in `MatchingParams`.
@@ -29,9 +29,7 @@ def frame_places(
         latent = (np.arange(num_frames, dtype=np.float64) + 0.5) * num_latent_frames / num_frames - 0.5
     latent = np.clip(latent, 0, num_latent_frames - 1)
     before = np.floor(latent).astype(np.int64)
-    after = np.ceil(latent).astype(
-        np.int64
-    )  # the same where a frame reads one latent frame: the next may hold no number
+    after = np.ceil(latent).astype(np.int64)  # a frame exactly at one latent frame ignores the next, which may be NaN
     return before, after, latent - before
 
 
@@ -41,13 +39,12 @@ def stored_to_frames(
     """Interpolate stored positions per latent frame to video frames: `latent_to_frames` of arrays.
 
     Args:
-        num_frames: Video frames wanted.
+        num_frames: Video frames of the result.
         temporal_stride: Video frames per latent frame after the first.
         first_frames: Video frames of the first.
         params: `upsampling` says where on the latent axis a frame reads.
 
-    Returns:
-        What does so, in the dtype of the positions; equal to `latent_to_frames` up to rounding.
+    Returns: Positions per video frame in the same dtype; equal to `latent_to_frames` up to rounding.
     """
 
     def upsample(

@@ -1,4 +1,4 @@
-"""What a kind of matching compares: two descriptors, made so that their products are what counts."""
+"""Prepares the two descriptors of a kind of matching, so that scores are their products."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,17 +24,17 @@ def pair_of_kind(
     frequencies: FrequencyBands = ALL_FREQUENCIES,
     rotary: RotaryLayout | None = None,
 ) -> tuple[Descriptors, MatchingParams]:
-    """Read what a kind of matching compares, ready for `match_points` and all that take a query and a key.
+    """Read the descriptors of a kind of matching, ready for `match_points` and others that take a query and a key.
 
     Args:
-        read: Gives a descriptor by its name.
-        kind: What is matched.
-        params: How.
+        read: Reads a descriptor by its name.
+        kind: Kind of matching.
+        params: Conventions of matching.
         frequencies: Bands of rotary frequencies of queries and keys that take part.
         rotary: Which channels those are.
 
     Returns:
-        What takes the place of query and key, and the params that fit them; see `comparable`.
+        The descriptors to use as query and key, and the params for them; see `comparable`.
 
     Raises:
         ValueError: as `comparable`.
@@ -58,16 +58,17 @@ def comparable(
     frequencies: FrequencyBands = ALL_FREQUENCIES,
     rotary: RotaryLayout | None = None,
 ) -> tuple[Descriptors, MatchingParams]:
-    """Make two descriptors such that their products, head by head, are what a kind compares.
+    """Transform two descriptors so that their products, head by head, are the scores of a kind.
 
     Queries with keys stay as they are, but for channels outside the bands. A kind that is matched with itself is
     compared by the cosine (`feature_similarity`), head by head, at `feature_temperature`; a feature's heads are joined
-    into one vector first. The temperature `root_channel` is that of the channels that take part.
+    into one vector first. The temperature `root_channel` counts only the channels that take part.
 
     Args:
-        pair: Of the source and of the target frames; one object twice where a kind is matched with itself.
-        kind: What is matched.
-        params: How.
+        pair: Descriptors of the source and of the target frames; the same object twice where a kind is matched with
+            itself.
+        kind: Kind of matching.
+        params: Conventions of matching.
         frequencies: Bands of rotary frequencies of queries and keys that take part.
         rotary: Which channels those are.
 
@@ -75,7 +76,7 @@ def comparable(
         The pair, and the params with the temperature of the kind.
 
     Raises:
-        ValueError: bands are chosen for a kind that does not turn, or without a layout, or they leave no channel.
+        ValueError: bands are chosen for a kind without rotary positions, or without a layout, or they leave no channel.
 
     Source:
         Key with key, by cosine, in a band of frequencies: HeFT (Yuan et al. 2025, arXiv 2512.04619).
@@ -94,18 +95,18 @@ def _in_bands(
     pair: Descriptors, kind: MatchKind, frequencies: FrequencyBands, rotary: RotaryLayout | None
 ) -> Descriptors:
     if kind in ("value", "feature"):
-        raise ValueError(f"frequencies are chosen for {kind}, which rotary positions do not turn; match query or key")
+        raise ValueError(f"frequencies are chosen for {kind}, which has no rotary positions; match query or key")
     if rotary is None:
         raise ValueError(
-            "frequencies are chosen, and these descriptors have no rotary layout: their backbone turns no channels by "
-            "one axis each (docs/kinds.md), or they were stored before layouts were; run extract again, which adds it"
+            "frequencies are chosen, but these descriptors have no rotary layout: their backbone does not turn each "
+            "channel by one axis (docs/kinds.md), or an older version stored them; run extract again to add it"
         )
     channels = _channels_on(rotary.channels(frequencies, pair[0].shape[-1]), str(pair[0].device))
     return _both(pair, lambda part: part.index_select(-1, channels))
 
 
 def _both(pair: Descriptors, change: Callable[[Tensor], Tensor]) -> Descriptors:
-    """Change both, the same object once."""
+    """Transform both; if they are the same object, transform it once."""
     first = change(pair[0])
     return first, first if pair[1] is pair[0] else change(pair[1])
 

@@ -41,14 +41,14 @@ def match_rows(
         target_frames: Consecutive latent frames to match in; the result holds all of them at once.
         params: `directions` and `temperature` matter here.
         head_weights: One vector per pair; uniform when None.
-        known_back_sums: `back_sums` of each pair with this source frame, where they are at hand: with them, a few
-            tokens in both directions cost twice what they cost in one.
+        known_back_sums: `back_sums` of each pair with this source frame, if known: with them, few tokens in both
+            directions cost only twice as much as in one.
 
     Returns:
         C as defined in `match_points`.
 
     Raises:
-        ValueError: there is no pair; or head weights do not fit, are negative, or are all zero.
+        ValueError: `pairs` is empty; or head weights do not fit, are negative, or are all zero.
     """
     if not pairs:
         raise ValueError("pairs is empty; at least one (query, key) is needed to match")
@@ -69,7 +69,7 @@ def _pair_rows(
     head_weights: Float[Tensor, " head"] | None,
     known_back_sums: Float[Tensor, "head latent_frame token"] | None,
 ) -> Float[Tensor, "target_frame query_token token"]:
-    """C of one (layer, step)."""
+    """Compute C of one (layer, step)."""
     query, key = (tensor.flatten(2, 3) for tensor in pair)
     weights = None if head_weights is None else _unit_weights(head_weights, query.shape[0])
     rows = pair_rows(
@@ -88,10 +88,10 @@ def _pair_rows(
 def back_sums(
     pair: Descriptors, *, source_frame: int, params: MatchingParams = CORRECTED
 ) -> Float[Tensor, "head latent_frame token"]:
-    """Give what the softmaxes from all tokens back over those of one latent frame divide by, as log2.
+    """Compute the normalisers, as log2, of the softmaxes from all tokens back over one latent frame.
 
-    Whichever points are asked for, they are the same, and nearly all the work of matching a few points in both
-    directions: see `match_rows`.
+    They do not depend on the points, and are nearly all the work of matching few points in both directions: see
+    `match_rows`.
 
     Args:
         pair: Query and key of one (layer, step).
@@ -103,11 +103,11 @@ def back_sums(
 
 
 def _unit_weights(weights: Tensor, num_heads: int) -> Float[Tensor, " head"]:
-    """Scale head weights to sum 1, on the CPU: a handful of numbers that a GPU would have to be waited for."""
+    """Scale head weights to sum 1, on the CPU to avoid a wait for the GPU."""
     weights = weights.cpu()
     if weights.shape != (num_heads,) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
         raise ValueError(
-            f"head_weights is {weights.tolist()}; wanted: {num_heads} numbers, none negative, not all zero"
+            f"head_weights is {weights.tolist()}; expected {num_heads} numbers, none negative, not all zero"
         )
     return (weights / weights.sum()).float()
 
@@ -137,7 +137,7 @@ class RowsBetween:
                 readings[at], errors[at] = self._match_cycle(readings[source_frame], points, source_frame, frames.start)
         without_uniform(readings, num_rows * cols, self.params)
         if errors is not None:
-            errors.masked_fill_(readings[..., 0].isnan(), float("nan"))  # a way back from nowhere
+            errors.masked_fill_(readings[..., 0].isnan(), float("nan"))  # no position, so no way back
         return unpack(readings, errors)
 
     def _match_cycle(
@@ -152,7 +152,7 @@ class RowsBetween:
         return there, torch.linalg.vector_norm(again[..., :2] - asked[..., :2], dim=-1)
 
     def _both_ways(self, source_frame: int, target_frame: int) -> tuple["RowsOfTokens", "RowsOfTokens"]:
-        """Functions giving the rows of source tokens in the target frame, and of target tokens in the source frame.
+        """Return functions for the rows of source tokens in the target frame, and of target tokens in the source frame.
 
         With both directions averaged C is symmetric, so one full matrix, transposed, also serves the way back.
         """
@@ -193,7 +193,7 @@ def frame_batches(
 ) -> Iterator[range]:
     """Split the latent frames other than the source into runs whose rows stay within the memory limit.
 
-    A CPU takes fewer at a time than it might, so that rows are read while they are in its cache.
+    A CPU takes fewer frames at a time than the limit allows, so that rows are read while they are in its cache.
     """
     _, num_latent_frames, num_rows, cols, _ = query.shape
     limit = params.memory_limit_mb * 2**20

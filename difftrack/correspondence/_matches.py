@@ -1,4 +1,4 @@
-"""What matching gives: positions with their probability, margin and cycle error."""
+"""Results of matching: positions with probability, margin and cycle error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,20 @@ from difftrack.correspondence._params import MatchingParams
 __all__ = ["Matches", "check_latent_frame", "given_readings", "stack_heads", "unpack", "without_uniform"]
 
 _UNIFORM = 1e-5
-"""How far above 1 / num_tokens, as a share of it, the best probability of a uniform row may come out."""
+"""Relative rounding error above 1 / num_tokens up to which a row still counts as uniform."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Where query points are in other latent frames; in the source frame they are where they were asked for.
+    """Positions of query points in other latent frames; in the source frame, the query points themselves.
 
     The leading axes are [latent_frame], or [head, latent_frame] where every head matches alone.
     """
 
     points_xy_token: Float[Tensor, "*axes point xy"]
-    """Token coordinates (`MatchingParams.token_origin`); see `tokens_to_points`. NaN where all probabilities are equal:
-    nothing there says where the point is."""
+    """Token coordinates (`MatchingParams.token_origin`); see `tokens_to_points`. NaN where all probabilities are equal,
+    so the position is unknown.
+    """
     probability: Float[Tensor, "*axes point"]
     """Probability of the best token; 1 in the source frame."""
     margin: Float[Tensor, "*axes point"]
@@ -42,16 +43,16 @@ def check_latent_frame(latent_frame: int, num_latent_frames: int, *, name: str =
 def unpack(
     readings: Float[Tensor, "*axes point 4"], cycle_error_token: Float[Tensor, "*axes point"] | None = None
 ) -> Matches:
-    """Name the four numbers that are read off for every point: x, y, probability, margin."""
+    """Name the four numbers read for every point: x, y, probability, margin."""
     return Matches(readings[..., :2], readings[..., 2], readings[..., 3], cycle_error_token)
 
 
 def given_readings(points_xy_token: Float[Tensor, "point xy"], *axes: int) -> Float[Tensor, "*axes point 4"]:
-    """Say that points are where they were asked for, in the source frame and for now in all others.
+    """Initialise matches: every point keeps its query position in all frames.
 
     Args:
-        points_xy_token: Points, on the device of the result: a copy would wait for all that a GPU still has to do.
-        axes: Lengths of the leading axes.
+        points_xy_token: Points, on the device of the result: a copy would wait for the GPU.
+        axes: Sizes of the leading axes.
     """
     return torch.nn.functional.pad(points_xy_token, (0, 2), value=1.0).repeat(*axes, 1, 1)
 
@@ -59,9 +60,9 @@ def given_readings(points_xy_token: Float[Tensor, "point xy"], *axes: int) -> Fl
 def without_uniform(
     readings: Float[Tensor, "*axes point 4"], num_tokens: int, params: MatchingParams
 ) -> Float[Tensor, "*axes point 4"]:
-    """Take the position away, in place, where all tokens are equally probable: the first one would stand for all.
+    """Set the position to NaN, in place, where all tokens are equally probable; otherwise it would be the first token.
 
-    With `second_softmax` readings stay: it makes every row nearly uniform, and the released code knows no such rule.
+    With `second_softmax` nothing changes: it makes every row nearly uniform, and the released code has no such rule.
     """
     if params.second_softmax or num_tokens < 2:
         return readings

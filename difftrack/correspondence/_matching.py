@@ -1,4 +1,4 @@
-"""Query-key matching: where the points of one latent frame are in all the others."""
+"""Query-key matching: finds the points of one latent frame in all the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ def match_points_fused(
     """Match points by the mean of the match probabilities of several (layer, step).
 
     Args:
-        pairs: Query and key of each (layer, step), all of one clip and grid.
+        pairs: Query and key of each (layer, step), all from one clip with one grid.
         points_xy_token: As in `match_points`.
         params: As in `match_points`; the temperature is taken per pair from its own heads and channels.
         source_frame: As in `match_points`.
@@ -157,7 +157,7 @@ def match_points_with_heads(
     params: MatchingParams = CORRECTED,
     source_frame: int = 0,
 ) -> tuple[Matches, Matches]:
-    """Give `match_points` and `match_points_per_head` for little more than the price of one of them."""
+    """Compute `match_points` and `match_points_per_head` at little more than the cost of one."""
     of_mean, of_heads = _with_heads(query, key, points_xy_token, params, source_frame, mean=True)
     return of_mean, of_heads
 
@@ -165,7 +165,7 @@ def match_points_with_heads(
 def _with_heads(
     query: Tensor, key: Tensor, points_xy_token: Tensor, params: MatchingParams, source_frame: int, *, mean: bool
 ) -> tuple[Matches, Matches]:
-    """Matches of the mean over heads, which stay those of the source frame unless asked for, and of every head."""
+    """Compute matches of the mean over heads and of every head; those not requested keep the query positions."""
     num_heads, num_latent_frames, num_rows, cols, _ = query.shape
     check_latent_frame(source_frame, num_latent_frames)
     check_points(points_xy_token, rows=num_rows, cols=cols, params=params)
@@ -201,7 +201,7 @@ def match_probabilities(
     source_frame: int = 0,
     head_weights: Float[Tensor, " head"] | None = None,
 ) -> Float[Tensor, "point row col"]:
-    """Give the probability map of every point over one latent frame, as `match_points` sees it.
+    """Give the probability map of every point over one latent frame, as `match_points` computes it.
 
     With `directions: forward` each map sums to 1; with `both` only its forward half does.
 

@@ -63,11 +63,13 @@ class MatchingParams:
     within `support_radius` by itself and move the point by the mean displacement of those that agree
     (`displacements`)."""
     support_radius: int = 2
-    """For `displacements`: tokens to each side that vote, weights falling linearly to 0; 1 takes four of them."""
+    """For `displacements`: voting tokens to each side, with weights falling linearly to 0; 1 takes four tokens."""
     support_agreement_token: float = 1.0
-    """For `displacements`: votes count that differ by less, in tokens, from the vote with which most others agree."""
+    """For `displacements`: a vote counts if it differs by less than this many tokens from the vote that most others
+    agree with.
+    """
     padding: Literal["border", "zeros"] = "border"
-    """What lies beyond the outermost token centres: the border's tokens, or position (0, 0) (A8)."""
+    """Value beyond the outermost token centres: the border's tokens, or position (0, 0) (A8)."""
     window_radius: int = 0
     """Soft-argmax over (2 r + 1)^2 tokens around the best match; 0 is the argmax of the paper (eq. 6)."""
     window_temperature: float = 1.0
@@ -76,7 +78,7 @@ class MatchingParams:
     """How features are compared, and every other kind that is matched with itself; the released code takes the raw dot
     product (A11)."""
     feature_temperature: float = 0.05
-    """Divides those similarities before their softmax; of features it moves no best match, only its probability."""
+    """Divides those similarities before their softmax; for features it changes probabilities, but no best match."""
     attention_axes: Literal["xy", "swapped"] = "xy"
     """`swapped` reads attention at row = x, column = y, as the released code does (A13)."""
     padded_text: Literal["masked", "counted"] = "masked"
@@ -86,7 +88,7 @@ class MatchingParams:
     backend: Literal["auto", "reference", "blocked", "triton"] = "auto"
     """`auto` is the Triton kernel on CUDA where Triton is installed, else blocked matrix products."""
     memory_limit_mb: int = 96
-    """Score and probability buffers stay near this size; at least one latent frame's rows are held at a time."""
+    """Approximate limit of score and probability buffers; they hold at least one latent frame's rows."""
 
     def __post_init__(self) -> None:
         if self.window_radius < 0:
@@ -172,18 +174,17 @@ class MatchSection(Conventional):
     convention: Convention = "corrected"
     """`corrected` does what the paper says, `released` what the released code does."""
     matching: MatchingParams = by_convention(CORRECTED, RELEASED)
-    """How descriptors become matches; what a file does not name here is the convention's."""
+    """How descriptors become matches; omitted keys take the convention's values."""
     kinds: tuple[MatchKind, ...] = ("query_key", "feature")
     """What to match by: queries with keys (attention is then scored too), or a kind with itself."""
     frequencies: FrequencyBands = ALL_FREQUENCIES
-    """Bands of rotary frequencies that take part where queries and keys are matched; the model's own attention, which
-    is scored beside, has all."""
+    """Bands of rotary frequencies used to match queries and keys; the scores of the model's own attention use all."""
     per_head: bool = True
     """Also match, and reduce attention, for each head alone."""
     device: str = "auto"
-    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
+    """Device for matching: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
     def __post_init__(self) -> None:
         self._settle()
         if not self.kinds:
-            raise ValueError(f"kinds is empty; wanted: at least one of {', '.join(MATCH_KINDS)}")
+            raise ValueError(f"kinds is empty; expected at least one of {', '.join(MATCH_KINDS)}")

@@ -17,7 +17,7 @@ __all__ = ["QueryTokens", "check_points", "nearest_tokens", "points_to_tokens", 
 FoundT = TypeVar("FoundT")
 
 MARGIN_TOKEN = 0.5
-"""How far outside the picture a query point may lie, in tokens: annotators click beside the border, and files round."""
+"""Tokens by which a query point may lie outside the picture, for clicks beside the border and rounded files."""
 
 
 def points_to_tokens(
@@ -39,10 +39,10 @@ def tokens_to_points(
 
 
 def check_points(points_xy_token: Float[Tensor, "point xy"], *, rows: int, cols: int, params: MatchingParams) -> None:
-    """Refuse points outside the picture; up to `MARGIN_TOKEN` beside its border they are let pass.
+    """Refuse points outside the picture; up to `MARGIN_TOKEN` beyond the border is allowed.
 
     Raises:
-        ValueError: names the first such point, or the first that is not finite, and the grid.
+        ValueError: a point is outside or not finite; the message names the first one and the grid.
     """
     _check_points(_bytes_of(points_xy_token), rows, cols, params.token_origin)
 
@@ -57,7 +57,7 @@ def _check_points(points: bytes, rows: int, cols: int, token_origin: str) -> Non
             raise ValueError(f"query point {index} is {xy[index].tolist()}; coordinates must be finite")
         raise ValueError(
             f"query point {index} is {xy[index].tolist()} in tokens, outside the picture of {cols}x{rows} tokens; "
-            "leave it out, or check the size that its pixels are of"
+            "leave it out, or check which image size its pixels belong to"
         )
 
 
@@ -66,7 +66,7 @@ class QueryTokens:
     """The tokens around a set of points, each once, and how the points mix them."""
 
     points_xy_token: Float[Tensor, "point xy"]
-    """The points as they were given."""
+    """The given points."""
     tokens: Int[Tensor, " query_token"]
     """Flat indices (row-major) of the tokens needed, ascending."""
     slots: Int[Tensor, "point corner"]
@@ -75,7 +75,7 @@ class QueryTokens:
     """Bilinear weights of the corners; they sum to 1, or to less beyond the border with `padding: zeros`."""
 
     def mix(self, values: Float[Tensor, "*shape query_token channel"]) -> Float[Tensor, "*shape point channel"]:
-        """Interpolate values given at `tokens` to the points."""
+        """Interpolate values at `tokens` to the points."""
         if not len(self.tokens) or values.device.type != "cpu" or values.dtype != torch.float32 or values.requires_grad:
             return (values[..., self.slots, :] * self.weights[..., None]).sum(dim=-2)
         *shape, num_tokens, num_channels = values.shape
@@ -99,17 +99,17 @@ def query_tokens(
     params: MatchingParams = CORRECTED,
     device: torch.device | None = None,
 ) -> QueryTokens:
-    """Find the four tokens around every point and their bilinear weights, or a wider neighbourhood and a wider tent's.
+    """Find the four tokens around every point and their bilinear weights, or a wider neighbourhood with tent weights.
 
-    It is done on the CPU and kept for the last sets of points: the same points are asked of every layer and step, and a
-    GPU then need not be waited for. Points are best left on the CPU.
+    Runs on the CPU and caches the last sets of points: every layer and step asks for the same points, and this avoids
+    waits for the GPU. Keep points on the CPU.
 
     Args:
         points_xy_token: Points in token coordinates.
-        rows: Of the token grid.
-        cols: Of the token grid.
+        rows: Rows of the token grid.
+        cols: Columns of the token grid.
         params: `query_margin` and `padding` matter here; `support_radius` with `read_out: displacements`.
-        device: Where the result is wanted; where the points are when None.
+        device: Device of the result; None is that of the points.
 
     Raises:
         ValueError: a coordinate is not finite.
@@ -127,7 +127,7 @@ def query_tokens(
 
 
 def _unless_infinite(found: FoundT | int, points_xy_token: Float[Tensor, "point xy"]) -> FoundT:
-    """What was found, unless it is the number of a point that is not finite."""
+    """Return the result, or raise if it is the number of a point that is not finite."""
     if isinstance(found, int):
         raise ValueError(f"query point {found} is {points_xy_token[found].tolist()}; coordinates must be finite")
     return found
@@ -184,7 +184,7 @@ def nearest_tokens(
     With `attention_axes: swapped` x chooses the row and y the column, as in the released code.
 
     Returns:
-        The tokens, each once, and the position of every point's token among them; kept as by `query_tokens`.
+        The tokens, each once, and the position of every point's token among them; cached as in `query_tokens`.
 
     Raises:
         ValueError: a point is not finite.

@@ -25,7 +25,7 @@ __all__ = [
 LONGEST_FUSED_ROW = 32768
 """Tokens of one row that the fused read-out holds in registers."""
 RIVAL_DISTANCE = 2
-"""Matches of one token lie further apart than this, in rows or in columns."""
+"""Matches of one token are further apart than this, in rows or in columns."""
 
 
 def point_probabilities(
@@ -45,9 +45,9 @@ def read_rows(
     """Find the best match of every point.
 
     Args:
-        rows: Match probabilities of the tokens around the points, as `match_rows` gives them; averages of such rows
-            over layers, steps or chunks are read just the same.
-        points: The points whose tokens these are.
+        rows: Match probabilities of the tokens around the points, as `match_rows` gives them; or averages of such rows
+            over layers, steps or chunks.
+        points: The points that these tokens belong to.
         cols: Columns of the token grid.
         params: `read_out` and its support, `second_softmax`, `window_radius` and `window_temperature` matter here.
     """
@@ -69,7 +69,7 @@ def read_packed(
         points: As in `read_rows`.
         cols: As in `read_rows`.
         params: As in `read_rows`.
-        logits: Takes a softmax over scores first.
+        logits: How scores become probabilities; None if `rows` are probabilities.
     """
     per_token = params.read_out != "rows"
     fused = choose_backend(params, on_cuda=rows.is_cuda) == "triton" and rows.shape[-1] <= LONGEST_FUSED_ROW
@@ -100,7 +100,7 @@ def read_packed(
 
 @dataclass(frozen=True, slots=True)
 class DisplacementCandidates:
-    """Where a point goes by each match of each token around it and those that agree with it."""
+    """Candidate positions of a point: one for each match of each token around it, with the votes that agree."""
 
     points_xy_token: Float[Tensor, "*frame point vote xy"]
     share: Float[Tensor, "*frame point vote"]
@@ -108,7 +108,7 @@ class DisplacementCandidates:
 
     @property
     def leading_xy_token(self) -> Float[Tensor, "*frame point xy"]:
-        """Where most weight goes: with one match of each token, the match that `read_rows` gives."""
+        """The vote with most weight: with one match per token, the match that `read_rows` gives."""
         leader = self.share.argmax(dim=-1, keepdim=True)
         return self.points_xy_token.take_along_dim(leader[..., None], dim=-2)[..., 0, :]
 
@@ -121,15 +121,15 @@ def read_moves(
     params: MatchingParams = CORRECTED,
     matches_per_token: int = 1,
 ) -> DisplacementCandidates:
-    """Give all that the tokens around every point say, where `read_rows` keeps what most of them say.
+    """Return all votes of the tokens around every point; `read_rows` returns only the majority's.
 
     Args:
         rows: As in `read_rows`.
         points: As in `read_rows`, of params that read displacements.
         cols: As in `read_rows`.
         params: As in `read_rows`.
-        matches_per_token: Each token votes for its best match, and for the best of those more than two tokens away from
-            it, and so on.
+        matches_per_token: Each token votes for its best match, then for the best one more than two tokens away from it,
+            and so on.
     """
     alone = torch.arange(len(points.tokens), device=rows.device)[:, None]
     weights = torch.ones_like(alone, dtype=torch.float32)
@@ -138,7 +138,7 @@ def read_moves(
     for number in range(matches_per_token):
         rows = without_best(rows, cols=cols, distance=RIVAL_DISTANCE) if number else rows
         readings.append(read_packed(rows, tokens, cols=cols, params=replace(params, read_out="rows")))
-    # A row out of which everything was struck has no position and, with probability 0, no voice.
+    # A row with all tokens removed has no position and, with probability 0, no vote.
     found = torch.stack(readings, dim=-2).nan_to_num()
     near, weights, agree = _votes(found, points, cols, params)
     votes = agree * weights[..., None, :]
@@ -150,16 +150,13 @@ def read_moves(
 def without_best(
     rows: Float[Tensor, "*frame query_token token"], *, cols: int, distance: int
 ) -> Float[Tensor, "*frame query_token token"]:
-    """Strike the best match out of every row, and all that lie up to `distance` rows and columns from it."""
-    best = _argmax(rows)[..., None]
-    every = torch.arange(rows.shape[-1], device=rows.device)
-    near_row = (every // cols - best // cols).abs() <= distance
-    near_col = (every % cols - best % cols).abs() <= distance
-    return rows.masked_fill(near_row & near_col, 0.0)
+    """Remove the best match from every row, and all tokens up to `distance` rows and columns from it."""
+    near, _, _, _ = _window(_argmax(rows), rows.shape[-1] // cols, cols, distance)
+    return rows.scatter(-1, near, 0.0)
 
 
 def _positions(points: QueryTokens, cols: int) -> Int[Tensor, "query_token xy"]:
-    """Where the tokens around the points lie."""
+    """Positions of the tokens around the points."""
     return torch.stack([points.tokens % cols, points.tokens // cols], dim=-1)
 
 
@@ -172,7 +169,7 @@ class Logits:
     column_scale: Float[Tensor, "frame token"] | None = None
 
     def softmax(self, scores: Float[Tensor, "frame query_token token"]) -> Float[Tensor, "frame query_token token"]:
-        """Take it, and spoil the scores."""
+        """Apply it, and overwrite the scores."""
         scores = scores.mul_(self.scale)
         if self.row_scale is not None and self.column_scale is not None:
             scores = scores.mul_(self.row_scale[:, None]).mul_(self.column_scale[:, None])
@@ -195,8 +192,8 @@ def _moved(
 
         x' = x + sum_i w_i d_i / sum_i w_i,   w_i = tent(i - x) * probability of i's best match
 
-    over the tokens i whose displacements d_i agree with d_k, k the one with which most weight agrees. A point on the
-    edge of a thing thus goes with one side, and never to the mean of two.
+    over the tokens i whose displacements d_i agree with d_k, k the one with which most weight agrees. A point at the
+    edge of an object thus follows one side, never the mean of both.
     """
     near, weights, agree = _votes(readings[..., None, :], points, cols, params)
     leader = (agree * weights[..., None, :]).sum(dim=-1).argmax(dim=-1, keepdim=True)
@@ -210,7 +207,7 @@ def _votes(
 ) -> tuple[
     Float[Tensor, "*frame point vote 4"], Float[Tensor, "*frame point vote"], Bool[Tensor, "*frame point vote vote"]
 ]:
-    """Give displacement, probability and margin of the tokens around every point, their weights, and who agrees.
+    """Compute displacement, probability and margin of each vote, the votes' weights, and which votes agree.
 
     A vote is a match of one of the tokens around the point.
     """
@@ -225,7 +222,7 @@ def _votes(
 def _best_matches(
     probabilities: Float[Tensor, "*frame point token"], *, cols: int, params: MatchingParams
 ) -> Float[Tensor, "*frame point 4"]:
-    """Read rows that may be written to: the best of a row is put aside to find the second best, and put back."""
+    """Read writable rows: the best value is removed to find the second best, then restored."""
     token = _argmax(probabilities)[..., None]
     best = probabilities.gather(-1, token)
     second = probabilities.scatter_(-1, token, -1.0).amax(dim=-1, keepdim=True).clamp_(min=0)
@@ -252,14 +249,28 @@ def _soft_argmax(
     params: MatchingParams,
 ) -> Float[Tensor, "*frame point xy"]:
     """Mean position in the window around the best token, weighted by probability ** (1 / window_temperature)."""
-    num_rows = probabilities.shape[-1] // cols
-    steps = torch.arange(-params.window_radius, params.window_radius + 1, device=token.device)
-    row = token[..., None] // cols + steps.repeat_interleave(len(steps))
-    col = token[..., None] % cols + steps.repeat(len(steps))
-    inside = (row >= 0) & (row < num_rows) & (col >= 0) & (col < cols)
-    index = row.clamp(0, num_rows - 1) * cols + col.clamp(0, cols - 1)
+    index, row, col, inside = _window(token, probabilities.shape[-1] // cols, cols, params.window_radius)
     near = probabilities.gather(-1, index)
     peak = near.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(near.dtype).tiny)
     weights = (near / peak) ** (1 / params.window_temperature) * inside
     xy = torch.stack([col, row], dim=-1).to(weights.dtype)
     return (weights[..., None] * xy).sum(dim=-2) / weights.sum(dim=-1, keepdim=True)
+
+
+def _window(
+    token: Int[Tensor, "*frame point"], rows: int, cols: int, radius: int
+) -> tuple[
+    Int[Tensor, "*frame point near"],
+    Int[Tensor, "*frame point near"],
+    Int[Tensor, "*frame point near"],
+    Bool[Tensor, "*frame point near"],
+]:
+    """Give the tokens up to `radius` rows and columns from a token, where they lie, and whether there is such a token.
+
+    Where there is none, the nearest of the border takes its place.
+    """
+    steps = torch.arange(-radius, radius + 1, device=token.device)
+    row = token[..., None] // cols + steps.repeat_interleave(len(steps))
+    col = token[..., None] % cols + steps.repeat(len(steps))
+    inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+    return row.clamp(0, rows - 1) * cols + col.clamp(0, cols - 1), row, col, inside

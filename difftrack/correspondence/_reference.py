@@ -1,4 +1,4 @@
-"""The plain versions of the fast paths: a few obviously right lines each, for tests and `backend: reference`."""
+"""The plain versions of the fast paths: a few obviously correct lines each, for tests and `backend: reference`."""
 
 import torch
 from jaxtyping import Bool, Float, Int

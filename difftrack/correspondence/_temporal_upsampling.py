@@ -1,4 +1,4 @@
-"""From latent frames to video frames."""
+"""Interpolates positions from latent frames to video frames."""
 
 import torch
 from jaxtyping import Float
@@ -23,12 +23,12 @@ def latent_to_frames(
 
     Args:
         points_xy: Positions in any unit.
-        num_frames: Video frames wanted.
+        num_frames: Video frames of the result.
         temporal_stride: Video frames per latent frame after the first.
         first_frames: Video frames of the first; see `geometry.latent_position_of_frames`.
         params: `upsampling` says where on the latent axis a frame reads: t / temporal_stride, where a causal
-            autoencoder puts it (others: in the middle of the frames that they fold), or
-            (t + 0.5) * num_latent_frames / num_frames - 0.5 as the released code does.
+            autoencoder puts it (others put it in the middle of the frames that they fold), or (t + 0.5) *
+            num_latent_frames / num_frames - 0.5 as the released code does.
 
     Returns:
         Positions in the same unit; frames beyond the last latent frame repeat it.
@@ -44,9 +44,9 @@ def latent_to_frames(
 def _places(
     num_frames: int, num_latent_frames: int, temporal_stride: int, first_frames: int, upsampling: str, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Latent frames between which every video frame reads, and how far from the first of them.
+    """Give the two latent frames that every video frame interpolates, and the weight of the second.
 
-    Kept for the last lengths: to bring them to a GPU once more would wait for all that it still has to do.
+    Cached for the last lengths, because another copy to a GPU would wait for it.
     """
     before, after, fraction = frame_places(
         num_frames,

@@ -1,4 +1,4 @@
-"""Small tensors that are made once and kept for the next calls, on whatever device they are wanted."""
+"""Caches small tensors between calls, on any device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _LISTENING: ContextVar[list[Any] | None] = ContextVar("_LISTENING", default=None
 
 
 def kept(function: Callable[ParamsT, ResultT]) -> Callable[ParamsT, ResultT]:
-    """Keep what a function gave for the last 32 sets of arguments."""
+    """Cache a function's results for the last 32 sets of arguments."""
     last: Callable[..., ResultT] = lru_cache(maxsize=32)(function)
 
     @wraps(function)
@@ -30,7 +30,7 @@ def kept(function: Callable[ParamsT, ResultT]) -> Callable[ParamsT, ResultT]:
 
 @contextmanager
 def handed_out() -> Iterator[list[Any]]:
-    """Collect what kept functions give this thread meanwhile: who holds the list may read that memory for as long."""
+    """Collect every cached tensor that is returned to this thread inside this context; the list keeps them alive."""
     collected: list[Any] = []
     around = _LISTENING.get()
     token = _LISTENING.set(collected)

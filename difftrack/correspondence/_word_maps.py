@@ -1,4 +1,4 @@
-"""Attention from video tokens to text tokens: which part of the picture a word stands for."""
+"""Attention from video tokens to text tokens: the part of the picture that a word stands for."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from difftrack.correspondence._blocked import as_float
+from difftrack.correspondence._scores import as_float
 
 __all__ = ["text_attention"]
 
@@ -29,17 +29,17 @@ def text_attention(
     token i is sum over t in g of A[i, t]. With every text token in one group, the maps sum to the mass of the text.
 
     Args:
-        query: Of the video: those of the joint attention, or of the cross-attention to the text.
-        text_key: Of the text tokens in the same attention.
-        text_mask: Text tokens that the model attends to; the others weigh nothing.
+        query: Queries of the video, in the joint attention or in the cross-attention to the text.
+        text_key: Keys of the text tokens in the same attention.
+        text_mask: Text tokens that the model attends to; the others have weight 0.
         groups: Positions of the text tokens of each group; a token may be in several, and counts once in each.
-        key: Of the video where text and video share one softmax; None for cross-attention, which sees text alone.
+        key: Keys of the video where text and video share one softmax; None for cross-attention, which sees text alone.
 
     Returns:
         Weights in [0, 1]; for cross-attention they sum to 1 over all text tokens.
 
     Raises:
-        ValueError: a group names a text token that there is not.
+        ValueError: a group names a text token that does not exist.
 
     Source:
         Tang et al. 2022, "What the DAAM" (arXiv 2210.04885), sec. 3, which sums the same weights of cross-attention;
@@ -62,7 +62,7 @@ def text_attention(
             total = torch.logsumexp(scores, dim=1)
             if of_video is not None:
                 total = torch.logaddexp(total, torch.logsumexp(rows @ of_video.T, dim=1))
-            weights = (scores - total[:, None]).exp_().nan_to_num_(nan=0.0)  # no text at all: nothing to attend to
+            weights = (scores - total[:, None]).exp_().nan_to_num_(nan=0.0)  # no text, so nothing to attend to
             maps[head, :, start : start + block] = belongs @ weights.T
     return maps.view(heads, len(groups), *grid)
 
@@ -72,6 +72,6 @@ def _membership(groups: Sequence[Sequence[int]], text_mask: Tensor) -> Float[Ten
     for group, tokens in enumerate(groups):
         unknown = [token for token in tokens if not 0 <= token < len(text_mask)]
         if unknown:
-            raise ValueError(f"text token {unknown[0]} is not there; the text has {len(text_mask)} tokens")
+            raise ValueError(f"text token {unknown[0]} does not exist; the text has {len(text_mask)} tokens")
         belongs[group, list(tokens)] = 1.0
     return belongs

@@ -27,7 +27,7 @@ class ClipFailure:
 
 @contextmanager
 def setting_aside(name: str, failures: list[ClipFailure] | None) -> Iterator[None]:
-    """Record an error in one clip in `failures`, or raise it as a `DatasetError` if there is no list.
+    """Record an error in one clip in `failures`, or raise it as a `DatasetError` if there is not a list.
 
     Every `ValueError` counts as an error in the foreign file, whether raised by this project or by NumPy.
     """

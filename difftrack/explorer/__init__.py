@@ -1,4 +1,4 @@
-"""The explorer: a local web application in which a clicked point is followed through layers, heads and steps."""
+"""The explorer: a local web application that follows a clicked point through layers, heads and steps."""
 
 import lazy_loader
 

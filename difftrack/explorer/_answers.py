@@ -1,4 +1,4 @@
-"""Answers to the page's questions, computed by the library from stored descriptors."""
+"""Answers the page's questions from stored descriptors."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -46,10 +46,10 @@ from difftrack.workflows.words import word_maps
 __all__ = ["Answers", "FrameMatch"]
 
 DESCRIPTOR_BYTES = 320_000_000
-"""Decoded descriptors that are kept: two units of queries and keys of CogVideoX-2B."""
+"""Cache size of decoded descriptors: two units of queries and keys of CogVideoX-2B."""
 
 BACK_SUMS_BYTES = 32_000_000
-"""What matching in both directions divides by: of CogVideoX-2B 2 MB for each unit and source frame."""
+"""Cache size of the normalisers for matching in both directions: CogVideoX-2B needs 2 MB per unit and source frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +65,11 @@ class FrameMatch:
     entropy: float
     """Entropy of the match probabilities, as a share of that of a uniform row."""
     cycle_error_px: float
-    """NaN where it was not asked for."""
+    """NaN if it was not requested."""
     probabilities: Float[np.ndarray, "row col"]
 
     def summary(self) -> dict[str, Any]:
-        """Give all but the probabilities, as JSON."""
+        """Return everything except the probabilities, as JSON."""
         return {
             "frame": self.frame,
             "xy": list(self.xy_px),
@@ -81,11 +81,11 @@ class FrameMatch:
 
 
 class Answers:
-    """Answers questions about the stores of a catalog; what is read is kept within a budget.
+    """Answers questions about the stores of a catalog, with a cache of limited size.
 
     Args:
         catalog: Stores and clips.
-        budget: Bytes of decoded descriptors that are kept.
+        budget: Cache size for decoded descriptors, in bytes.
     """
 
     def __init__(self, catalog: Catalog, *, budget: int = DESCRIPTOR_BYTES) -> None:
@@ -95,11 +95,11 @@ class Answers:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of decoded descriptors that are kept now."""
+        """Return the bytes of decoded descriptors in the cache."""
         return self._descriptors.held
 
     def match(self, question: MatchQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "frame row col"]]:
-        """Match a point in all frames that went through the backbone together with its own.
+        """Match a point in all frames that ran through the backbone together with its own.
 
         Returns:
             The matches, and the match probabilities per frame in the same order.
@@ -123,7 +123,7 @@ class Answers:
         return {"frames": [each.frame for each in found], "matches": matches}, maps
 
     def maps(self, question: MapsQuestion) -> tuple[dict[str, Any], Float[np.ndarray, "cell row col"]]:
-        """Give the match probabilities over one frame for each head, layer or step; those of a damaged unit are 0."""
+        """Return the match probabilities over one frame for each head, layer or step; 0 for a damaged unit."""
         lens = question.lens
         spec = self.catalog.store(lens.store).spec(lens.clip)
         lenses = {
@@ -145,7 +145,7 @@ class Answers:
         return {"axis": question.axis, "cells": cells}, np.stack(maps)
 
     def cells(self, question: CellsQuestion) -> Iterator[dict[str, Any]]:
-        """Yield the cells of a map one by one, those of the lens's own row first; a damaged unit's holds its error.
+        """Yield the cells of a map one by one, the lens's own row first; the cell of a damaged unit holds its error.
 
         Each holds `step`, `layer` and `head` (null in a layer x step map), and `values` by video frame.
         """
@@ -153,9 +153,7 @@ class Answers:
         spec = self.catalog.store(lens.store).spec(lens.clip)
         truth = true_tracks(self.catalog, lens.clip, [question.point])[0] if question.measure == "error" else None
         if question.measure == "error" and truth is None:
-            raise ExplorerError(
-                f"where this point of {lens.clip} is in other frames is not known; choose another measure"
-            )
+            raise ExplorerError(f"the true track of this point of {lens.clip} is unknown; choose another measure")
         if question.axes == "layer_step":
             steps = sorted(spec.steps, key=lambda step: (step != lens.step, step))
             wanted = [(replace(lens, step=step, layer=layer), None) for step in steps for layer in spec.layers]
@@ -173,7 +171,7 @@ class Answers:
             yield {**place, "values": {str(one.frame): _measured(one, question.measure, truth) for one in found}}
 
     def attention(self, question: AttentionQuestion) -> dict[str, Any]:
-        """Say where the model's own attention of a point goes: its own frame, other frames, and the text.
+        """Split the model's own attention of a point into its own frame, other frames, and text.
 
         Raises:
             ExplorerError: the store lacks queries or keys.
@@ -219,7 +217,7 @@ class Answers:
         """Map the attention of a clip's tokens to a word of its prompt, in one layer at one step.
 
         Raises:
-            StoreError: the store lacks what it takes, or does not say which words.
+            StoreError: the store lacks the descriptors or the words.
             WordError: the prompt does not have the word.
         """
         lens = question.lens
@@ -240,7 +238,7 @@ class Answers:
         return header, maps.values
 
     def _labels(self, entry: StoreEntry, group: str, spec: DescriptorSpec, clip: str) -> list[str]:
-        """One label for each text token: what the store says, or what a tokenizer that is known here makes of it."""
+        """Label each text token, from the store or from a known tokenizer."""
         if (known := entry.store.text_tokens(group)) is not None:
             return word_labels(known)
         prompt = "" if spec.fingerprint_parts.get("prompt") == "empty" else self._prompt(clip)
@@ -257,7 +255,7 @@ class Answers:
         cycle: bool = False,
         targets: Collection[int] | None = None,
     ) -> list[FrameMatch]:
-        """Match one point by one lens, in the frames of all chunks that hold its own, each once, by rising frame."""
+        """Match one point through one lens in the frames of all chunks with its frame, in ascending order."""
         entry, (frame, x, y) = self.catalog.store(lens.store), point
         found: dict[int, FrameMatch] = {}
         for group, chunk, spec in self._groups_with(entry, lens.clip, frame):
@@ -301,7 +299,7 @@ class Answers:
         return pair
 
     def _sums_of(self, entry: StoreEntry, lens: Lens, group: str, pair: tuple[Tensor, Tensor], source: int) -> Tensor:
-        """What matching back to a latent frame divides by, which is the same for every point in it."""
+        """Return the normalisers of matching back to a latent frame, equal for all points in it."""
         params, fingerprint = _matching(lens), entry.store.fingerprint(group)
         compared = (lens.kind, lens.frequencies, lens.heads, lens.convention, params.temperature)
         return self._back_sums.get(
@@ -342,7 +340,7 @@ def _match(
     *,
     cycle: bool,
 ) -> Iterator[FrameMatch]:
-    """Match one point of one chunk in some of its latent frames; `sums` are the pair's `back_sums`, where needed."""
+    """Match one point of one chunk in some of its latent frames; `sums` are the pair's `back_sums`, if needed."""
     params, source = _matching(lens), spec.frames.index(frame)
     points = clip_points_to_tokens(np.asarray([point_xy_px], np.float32), spec, params)
     weights = None if lens.weights is None or lens.kind == "feature" else torch.tensor(lens.weights)
@@ -366,7 +364,7 @@ def _match(
         errors = there.cycle_error_token
     for targets in _runs(wanted):
         rows = rows_of(targets, params)
-        if lens.direction == "back":  # the mean of both directions holds half of each
+        if lens.direction == "back":  # the mean of both directions contains half of each
             rows = (2 * rows - rows_of(targets, _matching(lens, "forward"))).clamp_(min=0)
         matches = read_rows(rows, tokens, cols=spec.grid.cols, params=params)
         packed = torch.cat([matches.points_xy_token, matches.probability[..., None], matches.margin[..., None]], dim=-1)
@@ -386,14 +384,14 @@ def _match(
 
 
 def _matching(lens: Lens, directions: Literal["both", "forward"] | None = None) -> MatchingParams:
-    """The params that fit what the kind compares; see `correspondence.comparable`."""
+    """Return the params for the kind's descriptors; see `correspondence.comparable`."""
     params = lens.matching(directions)
     own = lens.kind in ("query_key", "query_key_pre_rotary")
     return params if own else replace(params, temperature=params.feature_temperature)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[range]:
-    """Split rising numbers into runs without a gap: frames of a run are matched at once."""
+    """Split ascending numbers into runs without a gap: frames of a run are matched together."""
     start = 0
     for at in range(1, len(numbers) + 1):
         if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
@@ -409,7 +407,7 @@ def _to_clip_px(
 
 
 def _entropy(probabilities: Float[Tensor, " token"]) -> float:
-    """Entropy as a share of a uniform row's; what the mean of both directions lacks to a sum of 1 is scaled away."""
+    """Compute entropy as a share of a uniform row's, after scaling the mean of both directions to sum 1."""
     share = probabilities / probabilities.sum().clamp(min=1e-30)
     return float(torch.special.entr(share).sum() / np.log(max(2, share.numel())))
 

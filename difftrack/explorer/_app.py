@@ -1,4 +1,4 @@
-"""The web application: the page's files, and the questions that the page asks."""
+"""The web application: serves the page's files and answers its questions."""
 
 import io
 import json
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 MOST_QUESTION_BYTES = 1 << 20
 MOST_AT_ONCE = 2
-"""Questions that are computed at a time; others wait, so that memory stays bounded."""
+"""Number of questions computed at a time; others wait, so that memory stays bounded."""
 
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -63,11 +63,11 @@ def explorer_app(
     """Build the application that serves a catalog.
 
     Args:
-        catalog: What there is to explore.
-        extraction: How videos that are dropped onto the page are extracted; the shipped backbone by default.
-        token: Wanted from every question; None on this machine's own address.
-        local: Whether the server listens on this machine's own address alone.
-        framed: Whether a notebook on this machine may show the page inside its own.
+        catalog: Stores and clips to explore.
+        extraction: How videos dropped onto the page are extracted; with the shipped backbone by default.
+        token: Required in every question; None for a local address.
+        local: Whether the server only listens on a local address.
+        framed: Whether a notebook on this machine may embed the page.
 
     Returns:
         An ASGI application.
@@ -88,7 +88,7 @@ class ExplorerServer:
         self._limiter: CapacityLimiter | None = None
 
     def application(self, *, token: str | None, local: bool, framed: bool) -> Application:
-        """Give the application with its gate."""
+        """Build the application with its gate."""
         asked: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "match": self._asked(MatchQuestion, self._match),
             "maps": self._asked(MapsQuestion, self._maps),
@@ -155,7 +155,7 @@ class ExplorerServer:
         return _json(await self._in_thread(look))
 
     async def _options(self, request: Request) -> Response:
-        """Describe the options of the section `track` by the published JSON Schema; the page makes controls of them."""
+        """Describe the options of section `track` with the published JSON Schema; the page shows controls for them."""
         definitions = read_json(SCHEMA_FILE)["$defs"]
         names = ("TrackSection", "MatchingParams", "VisibilityParams")
         return _json({name: definitions[name] for name in names})
@@ -181,7 +181,7 @@ class ExplorerServer:
         def draw() -> bytes:
             clip = self.catalog.clip(name)
             if not 0 <= index < clip.num_frames:
-                raise NotFoundError(f"clip {name} has frames 0 ... {clip.num_frames - 1}, and not {index}")
+                raise NotFoundError(f"frame is {index}; clip {name} has frames 0 ... {clip.num_frames - 1}")
             return _jpeg(clip.frames[index])
 
         return _picture(await self._in_thread(draw))
@@ -210,7 +210,7 @@ class ExplorerServer:
     async def _cells(self, request: Request) -> Response:
         question = parse(CellsQuestion, await _body(request), "question", file="the request")
         cells = self.answers.cells(question)
-        first = await self._in_thread(lambda: next(cells, None))  # an error of the question itself is a status
+        first = await self._in_thread(lambda: next(cells, None))  # an error in the question itself becomes a status
 
         async def lines() -> AsyncIterator[str]:
             cell = first
@@ -246,7 +246,7 @@ class ExplorerServer:
 
 
 async def _receive(request: Request, path: Path) -> None:
-    """Write a request's body into a file, as long as it stays within bounds."""
+    """Write a request's body into a file, up to a maximum size."""
     received = 0
     async with await anyio.open_file(path, "wb") as file:
         async for block in request.stream():
@@ -267,11 +267,11 @@ async def _body(request: Request) -> Any:  # noqa: ANN401 - any JSON; parsed by 
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the question is no JSON: {error}") from error
+        raise HTTPException(400, f"the question is not valid JSON: {error}") from error
 
 
 async def _static_file(request: Request) -> Response:
-    """Give one of the page's files; names are looked up in the list of what there is."""
+    """Return one of the page's files; names are looked up in a fixed list."""
     name = request.path_params.get("name", "index.html")
     known = {entry.name: entry for entry in files("difftrack.explorer").joinpath("static").iterdir()}
     kind = _TYPES.get(Path(name).suffix)
@@ -281,7 +281,7 @@ async def _static_file(request: Request) -> Response:
 
 
 def _frames_of(catalog: Catalog, name: str) -> dict[str, Any]:
-    """Size and count of a clip's frames; what a store says where the frames are not here or damaged."""
+    """Return size and number of a clip's frames; from a store if the frames are missing or damaged."""
     try:
         clip = catalog.clip(name)
     except (ValueError, OSError) as error:
@@ -290,7 +290,7 @@ def _frames_of(catalog: Catalog, name: str) -> dict[str, Any]:
 
 
 def _described(entry: StoreEntry, clip: str) -> dict[str, Any]:
-    """Describe what a store holds of a clip; each damaged group is named with its reason."""
+    """Describe a clip's groups in a store; damaged groups are named with the reason."""
     found: dict[str, Any] = {"name": entry.name, "backbone": entry.backbone, "problems": [], "frames": []}
     frames: set[int] = set()
     chunks: list[list[int]] = []
@@ -330,7 +330,7 @@ def _of_spec(spec: DescriptorSpec) -> dict[str, Any]:
 def _whole(request: Request, name: str) -> int:
     text = request.query_params.get(name, "")
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise ExplorerError(f"{name} is {text[:20]!r}; wanted: a whole number")
+        raise ExplorerError(f"{name} is {text[:20]!r}; expected a whole number")
     return int(text)
 
 

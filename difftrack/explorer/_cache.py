@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class BoundedCache(Generic[T]):
-    """Keeps values until they weigh more than a budget together; the least recently used goes first.
+    """Keeps values up to a total size; the least recently used is dropped first.
 
-    A value that is heavier than the whole budget is made and not kept. Threads may share a cache; two that miss the
-    same key at once both make its value.
+    A value larger than the whole budget is computed but not kept. Threads may share a cache; two that miss the same key
+    at once both compute its value.
 
     Args:
-        budget: Bytes.
-        weigh: Bytes of a value.
+        budget: Maximum size in bytes.
+        weigh: Returns the size of a value in bytes.
     """
 
     def __init__(self, budget: int, weigh: Callable[[T], int]) -> None:
@@ -30,11 +30,11 @@ class BoundedCache(Generic[T]):
 
     @property
     def held(self) -> int:
-        """Bytes that are kept now."""
+        """Current size in bytes."""
         return self._held
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the value of a key, made now where it is not kept."""
+        """Return the value of a key, computed if it is not in the cache."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)

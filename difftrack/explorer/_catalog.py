@@ -1,4 +1,4 @@
-"""The stores and clips that the server can show, and the tracks and predictions beside them on disk."""
+"""The stores and clips that the server can show, and their tracks and predictions on disk."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -22,17 +22,17 @@ from difftrack.workflows.match import clip_groups, stored_clip_names
 __all__ = ["Catalog", "StoreEntry", "is_video", "open_catalog"]
 
 CLIP_BYTES = 96_000_000
-"""Decoded frames that are kept."""
+"""Cache size of decoded frames."""
 
 
 class StoreEntry:
-    """A store that can be asked; its groups are listed once, for no click to wait for it.
+    """A readable store; its groups are listed once, so that clicks need not wait for it.
 
     Args:
-        name: How the page calls the store: `<backbone>/<view>` of a data folder.
-        backbone: Name of the backbone, which tells its tokenizer and its predictions.
+        name: Name of the store on the page: `<backbone>/<view>` in a data folder.
+        backbone: Name of the backbone, which determines its tokenizer and predictions.
         store: The store.
-        frames: Clips that lie in memory.
+        frames: Clips in memory.
     """
 
     def __init__(self, name: str, backbone: str, store: Store, frames: Mapping[str, Clip] | None = None) -> None:
@@ -44,7 +44,7 @@ class StoreEntry:
 
     @property
     def clips(self) -> list[str]:
-        """Names of the clips that are stored, whole or not."""
+        """Names of the stored clips, complete or not."""
         return list(self._groups)
 
     def groups(self, clip: str) -> list[tuple[str, int | None]]:
@@ -58,7 +58,7 @@ class StoreEntry:
         return self._groups[clip]
 
     def spec(self, clip: str) -> DescriptorSpec:
-        """Say what the store holds of a clip, or of its first chunk.
+        """Return the spec of a clip, or of its first chunk.
 
         Raises:
             StoreError: the group is incomplete or damaged.
@@ -72,19 +72,19 @@ class Found:
 
     stores: Mapping[str, StoreEntry]
     problems: Mapping[str, str]
-    """Name -> why it cannot be opened."""
+    """Name -> reason why it cannot be opened."""
 
 
 class Catalog:
-    """Stores and clips by name; everything that the page asks for is looked up here and no name becomes a path.
+    """Stores and clips by name. Names from the page are only looked up here and never become paths.
 
     Args:
-        stores: To begin with.
-        data: Folder with `clips`, `tracks` and `predictions`, where there is one.
-        paths: Where these lie, if not in `data`.
-        find: Finds stores beside those; asked now and by `refresh`.
-        title: What the page calls all of it.
-        track: Options of tracking that the params file beside the data sets.
+        stores: Initial stores.
+        data: Folder with `clips`, `tracks` and `predictions`, if there is one.
+        paths: Their places, if not in `data`.
+        find: Finds further stores; called now and by `refresh`.
+        title: Title of the page.
+        track: Options of tracking from the params file next to the data.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Catalog:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again what there is: stores may have been written since."""
+        """Search again for stores that have been written since."""
         if self._find is not None:
             found = self._find()
             self.problems = found.problems
             self._stores = {**found.stores, **self._given}
 
     def add(self, entry: StoreEntry) -> None:
-        """Add a store, in place of one of its name."""
+        """Add a store; it replaces one of the same name."""
         self._given[entry.name] = entry
         self._stores[entry.name] = entry
 
@@ -122,7 +122,7 @@ class Catalog:
         """Return a store.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: there is no store of this name.
         """
         if name not in self._stores:
             raise NotFoundError(f"there is no store {name!r}; there are {', '.join(self._stores) or 'none'}")
@@ -138,7 +138,7 @@ class Catalog:
         return sorted(names | set(self._clips_on_disk()))
 
     def about_clip(self, name: str) -> dict[str, Any]:
-        """Say what is known of a clip without reading its frames."""
+        """Describe a clip without reading its frames."""
         for entry in self.stores():
             if (clip := entry.frames.get(name)) is not None:
                 return {"prompt": clip.prompt, "source": clip.source, "fps": clip.fps, "num_frames": clip.num_frames}
@@ -159,21 +159,21 @@ class Catalog:
         """Return a clip with its frames.
 
         Raises:
-            NotFoundError: its frames are not known here.
+            NotFoundError: its frames are not available.
             DatasetError: its files are damaged.
         """
         for entry in self.stores():
             if (clip := entry.frames.get(name)) is not None:
                 return clip
         if name not in self._clips_on_disk():
-            raise NotFoundError(f"the frames of clip {name!r} are not here; name their folder with --clips")
+            raise NotFoundError(f"the frames of clip {name!r} are not available; name their folder with --clips")
         return self._clips.get(name, lambda: read_clip(self._paths["clips"], name))
 
     def first_frame(self, name: str) -> UInt8[np.ndarray, "row col rgb"]:
-        """Return a clip's first frame, for which no other is decoded.
+        """Return a clip's first frame, without decoding others.
 
         Raises:
-            NotFoundError: its frames are not known here.
+            NotFoundError: its frames are not available.
             MediaError: its video is damaged.
         """
         if name in self._clips_on_disk() and not any(name in entry.frames for entry in self.stores()):
@@ -183,7 +183,7 @@ class Catalog:
         return first
 
     def tracks(self, clip: str) -> Tracks | None:
-        """Return the tracks that the annotate stage wrote of a clip, where there are any.
+        """Return the tracks that the annotate stage wrote for a clip, or None.
 
         Raises:
             DatasetError: their file is damaged.
@@ -194,7 +194,7 @@ class Catalog:
         return read_tracks(folder, clip)
 
     def predictions(self, clip: str) -> Iterator[tuple[str, np.ndarray, Mapping[str, PredictedTracks]]]:
-        """Yield (backbone, query points, tracker -> tracks) that the track stage wrote; damaged files are left out."""
+        """Yield (backbone, query points, tracker -> tracks) from the track stage; damaged files are skipped."""
         folder = self._paths.get("predictions")
         if folder is None or clip not in self.clip_names():
             return
@@ -211,19 +211,17 @@ class Catalog:
         """Return a backbone's layers, best first, as the score stage ranked them.
 
         Raises:
-            ExplorerError: it has not, or its file is damaged.
+            ExplorerError: there is no ranking, or its file is damaged.
         """
         folder = self._paths.get("scores")
         if folder is None or backbone not in {entry.backbone for entry in self.stores()}:
-            raise ExplorerError(
-                "layers: best takes the ranking of scores that lie beside the store, and none are known"
-            )
+            raise ExplorerError("layers: best needs a ranking of layers next to the store, but there is none")
         file = folder / backbone / "best_layers.json"
         try:
             return [int(layer) for layer in read_json(file)["layers"]]
         except FileNotFoundError as error:
             raise ExplorerError(
-                f"layers: best wants {file.name} of {backbone}, which the stage score writes"
+                f"layers: best needs {file.name} of {backbone}, which the stage score writes"
             ) from error
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise ExplorerError(f"{file.name} of {backbone} cannot be used ({' '.join(str(error).split())})") from error
@@ -239,12 +237,12 @@ class Catalog:
 
 
 def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
-    """Find what there is to explore in a data folder, a workspace or a store.
+    """Find the stores and clips of a data folder, a workspace or a store.
 
     Args:
         source: A folder that holds `descriptors`, a workspace whose params.yaml names such folders, or a store: its
             folder or fsspec URL.
-        clips: Folder of the clips, if it is none of those that lie beside the stores.
+        clips: Folder of the clips, if it is not next to the stores.
 
     Raises:
         ExplorerError: there is nothing to explore.
@@ -261,7 +259,7 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
     except StoreError as error:
         videos = ", ".join(sorted(VIDEO_SUFFIXES))
         raise ExplorerError(
-            f"{error}; wanted: a folder with descriptors in it, a store, or a video: {videos}"
+            f"{error}; expected a folder with descriptors in it, a store, or a video: {videos}"
         ) from error
     *above, view = text.rstrip("/").split("/")
     backbone = above[-1] if above else ""
@@ -277,7 +275,7 @@ def open_catalog(source: StorePath, *, clips: Path | None = None) -> Catalog:
 
 
 def is_video(path: Path) -> bool:
-    """Say whether a path is a video file, or a folder of images."""
+    """Return whether a path is a video file or a folder of images."""
     if path.is_dir():
         return any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
     return path.suffix.lower() in VIDEO_SUFFIXES
@@ -322,13 +320,13 @@ def _paths_in(root: Path) -> dict[str, Path]:
     for name in names:
         own = named.get(name)
         here = root / own if isinstance(own, str) else root / name
-        beside = here.exists() or (name == "scores" and (root / "descriptors").is_dir())  # scores may come later
+        beside = here.exists() or (name == "scores" and (root / "descriptors").is_dir())  # scores may be written later
         found[name] = here if isinstance(own, str) or beside else root / "data" / name
     return found
 
 
 def _track_options(root: Path) -> dict[str, Any]:
-    """Read the options of tracking from the params file in a data folder or above it; empty where it is unusable."""
+    """Read the options of tracking from the params file in a data folder or above it; empty if it is unusable."""
     known = {each.name for each in fields(TrackParams)}
     for file in (root / "params.yaml", root.resolve().parent / "params.yaml"):
         if file.is_file():
@@ -343,7 +341,7 @@ def _track_options(root: Path) -> dict[str, Any]:
 
 
 def _paths_beside(store: Path) -> dict[str, Path]:
-    """Artifacts beside a store at DATA/descriptors/<backbone>/<view>."""
+    """Locate artifacts that belong to a store at DATA/descriptors/<backbone>/<view>."""
     data = store.resolve().parent.parent.parent
     if store.resolve().parent.parent.name != "descriptors":
         return {}

@@ -6,7 +6,7 @@ __all__ = ["ExplorerError", "NotFoundError", "check_place"]
 
 
 class ExplorerError(ValueError):
-    """A source cannot be explored, or a question cannot be answered; the message is one line and names the thing."""
+    """A source cannot be explored, or a question cannot be answered; the message is one line and names the cause."""
 
 
 class NotFoundError(ExplorerError):
@@ -14,10 +14,10 @@ class NotFoundError(ExplorerError):
 
 
 def check_place(source: str) -> None:
-    """Refuse a path at which there is nothing; what an address leads to is seen when it is opened.
+    """Refuse a path that does not exist; URLs are checked when they are opened.
 
     Raises:
-        ExplorerError: there is nothing.
+        ExplorerError: the path does not exist.
     """
     if "://" not in source and not Path(source).exists():
         raise ExplorerError(f"{source}: there is no such folder or file; name a data folder, a store or a video")

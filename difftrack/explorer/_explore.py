@@ -1,4 +1,4 @@
-"""Starting the explorer: from a shell, where it runs until it is stopped, or from a notebook, where it runs beside."""
+"""Starts the explorer: from a shell until it is stopped, or in the background of a notebook."""
 
 import html
 import ipaddress
@@ -26,23 +26,23 @@ __all__ = ["Explorer", "explore", "make_explorer", "use_threads"]
 LOCALHOST = "127.0.0.1"
 
 MOST_THREADS = 4
-"""Most threads of a server. A click needs many small products, which more threads do not make faster."""
+"""Maximum threads of a server. A click needs many small products, which more threads do not speed up."""
 
 
 class Explorer:
-    """A server that runs; `close` stops it."""
+    """A running server; `close` stops it."""
 
     def __init__(self, server: uvicorn.Server, listener: socket.socket, url: str, *, height: int = 820) -> None:
         self._server = server
         self._listener = listener
         self._thread: threading.Thread | None = None
         self.url = url
-        """Address of the page, with the token where one is wanted."""
+        """Address of the page, with the token if one is required."""
         self.height = height
         """Pixels of the page in a notebook."""
 
     def url_of(self, clip: str) -> str:
-        """Give the address at which the page shows a clip."""
+        """Return the address at which the page shows a clip."""
         plain, _, token = self.url.partition("#")
         return f"{plain}#{'&'.join(part for part in (token, f'clip={quote(clip)}') if part)}"
 
@@ -54,12 +54,12 @@ class Explorer:
             self._listener.close()
 
     def start(self) -> None:
-        """Serve beside what the process does, until `close`, or the process's end."""
+        """Serve in the background until `close` or the end of the process."""
         self._thread = threading.Thread(target=self.run, name="difftrack-explorer", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving, and remove what was extracted of dropped videos."""
+        """Stop serving, and remove the extractions of dropped videos."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(timeout=10)
@@ -86,20 +86,20 @@ def explore(
     port: int = 0,
     height: int = 820,
 ) -> Explorer:
-    """Start the explorer beside this session, and show it where a notebook shows results.
+    """Start the explorer in the background, and show it in a notebook.
 
-    Click a point, and see where every layer, head and step finds it. Nothing is written but what dropped videos give,
-    which goes to a temporary folder.
+    Click a point, and see where every layer, head and step finds it. Nothing is written except extractions of dropped
+    videos, in a temporary folder.
 
     Args:
-        source: What `extract` or `open_store` returned; a store's folder or URL; a data folder or workspace of the
+        source: Result of `extract` or `open_store`; a store's folder or URL; a data folder or workspace of the
             pipeline; or a video, which is extracted first.
-        clips: Folder of the clips, where they do not lie beside the stores.
-        backbone: By which videos are extracted.
-        device: Where: cpu, cuda, cuda:1 ...; auto is cuda where there is one.
-        host: Address to listen on; any but this machine's own adds a token to the link.
+        clips: Folder of the clips, if it is not next to the stores.
+        backbone: Backbone for the extraction of videos.
+        device: Device: cpu, cuda, cuda:1 ...; auto is cuda if available.
+        host: Address to listen on; any non-local address adds a token to the link.
         port: 0 takes a free one.
-        height: Pixels of the page in a notebook.
+        height: Height of the page in a notebook, in pixels.
 
     Returns:
         The server; `url` is its address, `close()` stops it.
@@ -128,7 +128,7 @@ def make_explorer(
     height: int = 820,
     framed: bool = False,
 ) -> Explorer:
-    """Open what is to be explored and an address, and serve nothing yet; arguments are those of `explore`."""
+    """Open the source and a socket without serving yet; arguments as in `explore`."""
     video = _video_of(source)
     catalog = Catalog({}, title=str(source)) if video else _catalog_of(source, None if clips is None else Path(clips))
     local = is_local(host)
@@ -153,13 +153,13 @@ def make_explorer(
 
 
 def use_threads() -> None:
-    """Let torch use so many threads as answers gain by, unless OMP_NUM_THREADS says how many; of this process alone."""
+    """Limit torch's threads in this process to a useful number, unless OMP_NUM_THREADS is set."""
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(min(MOST_THREADS, torch.get_num_threads()))
 
 
 def is_local(host: str) -> bool:
-    """Say whether an address is this machine's own, which no other machine reaches."""
+    """Return whether an address is local, so that no other machine can reach it."""
     if host == "localhost":
         return True
     try:
@@ -189,7 +189,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(128)  # a browser that comes before the server serves then waits for it
+        listener.listen(128)  # a browser that connects before the server is ready waits for it
     except OSError as error:
         listener.close()
         raise ExplorerError(

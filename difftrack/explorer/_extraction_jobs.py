@@ -1,4 +1,4 @@
-"""Videos that are dropped onto the page, extracted in the background into a folder that the server removes."""
+"""Extracts videos dropped onto the page, in the background, into a folder that the server removes."""
 
 import shutil
 import tempfile
@@ -22,42 +22,42 @@ if TYPE_CHECKING:
 __all__ = ["ExtractionJobs", "ExtractionParams"]
 
 MOST_UPLOAD_BYTES = 256 << 20
-"""A larger file is refused while it comes in."""
+"""Larger files are refused during upload."""
 MOST_STORED_BYTES = 4 << 30
-"""Descriptors of one video take no more, before compression."""
+"""Maximum size of one video's descriptors before compression."""
 MOST_JOBS = 4
-"""Videos that wait or are extracted at a time."""
+"""Maximum number of waiting and running extractions."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractionParams:
-    """Backbone and extent of the extraction of one video."""
+    """Backbone and size of the extraction of one video."""
 
     backbone: str = "cogvideox-mini"
     """A name that `difftrack models` lists, or `path:DIR`."""
     device: str = "auto"
     num_steps: int = 4
-    """Steps of the analysis view, spread evenly over the schedule, the last one among them."""
+    """Number of steps in the analysis view, spread evenly over the schedule, including the last."""
     max_frames: int = 33
-    """Frames of the video that are read."""
+    """Number of frames read from the video."""
 
 
 @dataclass(slots=True)
 class Job:
-    """One video on its way."""
+    """The extraction of one video."""
 
     id: str
     clip: str
     stage: str = "waiting"
     """`waiting`, `loading the backbone`, `extracting`, `done` or `failed`."""
     done: int = 0
-    """Bytes of descriptors that are there."""
+    """Bytes of descriptors written so far."""
     total: int = 0
     error: str = ""
     stores: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Give the job's state as JSON."""
+        """Return the job's state as JSON."""
         fraction = self.done / self.total if self.total else 0.0
         return {
             "id": self.id,
@@ -73,8 +73,8 @@ class ExtractionJobs:
     """Extracts videos one after the other and adds their stores to a catalog.
 
     Args:
-        catalog: Gets the stores.
-        params: What is extracted.
+        catalog: Receives the stores.
+        params: Params of the extractions.
     """
 
     def __init__(self, catalog: Catalog, params: ExtractionParams) -> None:
@@ -86,17 +86,17 @@ class ExtractionJobs:
         self._worker: threading.Thread | None = None
 
     def upload_path(self, name: str) -> Path:
-        """Give the file into which an upload goes.
+        """Return the file for an upload.
 
         Args:
-            name: As the browser calls the file; its ending chooses the reader, the rest becomes the clip's name.
+            name: File name from the browser; its suffix selects the reader, the rest becomes the clip's name.
 
         Raises:
-            ExplorerError: the ending is none of a video's, or too many videos wait.
+            ExplorerError: the suffix is not that of a video, or too many videos wait.
         """
         suffix = Path(name).suffix.lower()
         if suffix not in VIDEO_SUFFIXES:
-            raise ExplorerError(f"{name!r} is no video; wanted: {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise ExplorerError(f"{name!r} is not a video; expected {', '.join(sorted(VIDEO_SUFFIXES))}")
         if sum(job.stage not in ("done", "failed") for job in self._jobs.values()) >= MOST_JOBS:
             raise ExplorerError(f"{MOST_JOBS} videos are waiting; try again when one is done")
         return self._root() / f"upload-{uuid.uuid4().hex}{suffix}"
@@ -106,13 +106,13 @@ class ExtractionJobs:
 
         Args:
             file: The video.
-            name: Becomes the clip's name.
-            owned: Remove the file when it is read.
+            name: Name of the clip.
+            owned: Remove the file after it is read.
         """
         job = Job(uuid.uuid4().hex[:12], plain_name(Path(name).stem)[:100])
         self._jobs[job.id] = job
         self._waiting.put((job, file, owned))
-        if self._worker is None:  # a daemon, for a server that is stopped not to wait for a model
+        if self._worker is None:  # a daemon, so that a stopped server does not wait for a model
             self._worker = threading.Thread(target=self._work, name="difftrack-extraction", daemon=True)
             self._worker.start()
         return job
@@ -121,18 +121,18 @@ class ExtractionJobs:
         """Return a job.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no such job.
         """
         if identity not in self._jobs:
-            raise NotFoundError(f"there is no extraction {identity!r}; a server that was started anew forgets them")
+            raise NotFoundError(f"there is no extraction {identity!r}; a restarted server forgets earlier ones")
         return self._jobs[identity]
 
     def all(self) -> list[Job]:
-        """Return all jobs of this server, in the order in which they came."""
+        """Return all jobs of this server, in order of arrival."""
         return list(self._jobs.values())
 
     def close(self) -> None:
-        """Stop taking videos and remove what was extracted."""
+        """Refuse further videos and remove the extractions."""
         self._waiting.put(None)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -150,7 +150,7 @@ class ExtractionJobs:
                 file.unlink(missing_ok=True)
             self._extract(job, clip)
             job.stage = "done"
-        except Exception as error:  # whatever it is, the page says so and the server goes on
+        except Exception as error:  # the page shows any error, and the server continues
             job.stage, job.error = "failed", str(error) if isinstance(error, ValueError) else one_line(error)
 
     def _extract(self, job: Job, clip: Clip) -> None:
@@ -188,7 +188,7 @@ class ExtractionJobs:
 
 
 def _size(model: "Backbone", clip: Clip) -> tuple[int, int] | None:
-    """Give the (height, width) to run a clip at: the clip's, cut to fit; None where the backbone's own is known."""
+    """Return the (height, width) to run a clip at: the clip's, cut to fit; None if the backbone's own is known."""
     if model.made_for is not None:
         return None
     for multiple in (1, 8, 16, 32, 64):
@@ -198,7 +198,7 @@ def _size(model: "Backbone", clip: Clip) -> tuple[int, int] | None:
         except ValueError:
             continue
         return height, width
-    raise ExplorerError(f"{model.name} takes no size near {clip.width}x{clip.height} px; extract with `dt.extract`")
+    raise ExplorerError(f"{model.name} supports no size near {clip.width}x{clip.height} px; extract with `dt.extract`")
 
 
 def _into(job: Job) -> Callable[[int, int], None]:

@@ -1,4 +1,4 @@
-"""Tracks that follow the sliders: matching is kept, so that what only decides about matches is instant."""
+"""Live tracks: matches are cached, so that options that only decide about matches act instantly."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,14 +31,14 @@ from difftrack.tracking import (
 __all__ = ["LiveTracker"]
 
 MATCH_BYTES = 48_000_000
-"""Matches that are kept."""
+"""Cache size of matches."""
 
 MOST_EVALUATED = 400
-"""Query points of the known tracks that are tracked for the scores."""
+"""Number of query points from known tracks that are tracked for the scores."""
 
 
 class LiveTracker:
-    """Tracks points as `dt.track` does, and scores the tracks where the truth is known."""
+    """Tracks points as `dt.track` does, and scores the tracks if the truth is known."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -53,7 +53,7 @@ class LiveTracker:
 
         Raises:
             ExplorerError: the store holds no tracking view of the clip.
-            ParamsError: an option is unknown or has no such value.
+            ParamsError: an option is unknown or has a wrong value.
         """
         if not question.points:
             raise ExplorerError("there is no point to track")
@@ -74,8 +74,8 @@ class LiveTracker:
         """Track the query points of the clip's known tracks, and score the tracks as the track stage does.
 
         Returns:
-            `scores`, null where no tracks are known: delta_avg, average_jaccard and occlusion_accuracy as fractions,
-            the number of points, and by what the truth is known.
+            `scores`, null if no tracks are known: delta_avg, average_jaccard and occlusion_accuracy as fractions, the
+            number of points, and the source of the truth.
 
         Raises:
             ExplorerError: as in `track`.
@@ -107,7 +107,7 @@ class LiveTracker:
     ) -> tuple[PredictedTracks, Scenes]:
         entry, clip = self._catalog.store(question.store), question.clip
         if entry.groups(clip)[0][1] is None:
-            raise ExplorerError(f"{entry.name} is an analysis view; tracking wants a store of view tracking")
+            raise ExplorerError(f"{entry.name} is an analysis view; tracking needs a store of view tracking")
         params = parse(TrackParams, _layers_as_numbers(question.options), "track", file="the request")
         chunks, spec = stored_chunks(entry.store, clip, kind=params.kind, device=matching_device(params.device))
         num_frames = 1 + max(max(chunk.frames) for chunk in chunks)
@@ -128,7 +128,7 @@ class LiveTracker:
         return tracks.rescaled(from_size=spec.size, to_size=spec.clip_size), scenes
 
     def _scenes_of(self, clip: str, num_frames: int, *, cuts: bool) -> Scenes:
-        """Find the scenes of a clip whose frames are known; any other counts as one scene."""
+        """Find the scenes of a clip with known frames; any other clip counts as one scene."""
         try:
             frames = self._catalog.clip(clip).frames
         except ValueError:
@@ -137,7 +137,7 @@ class LiveTracker:
 
 
 def _layers_as_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn names of layers, which JSON keeps as strings, into numbers."""
+    """Convert layer keys, which are strings in JSON, to numbers."""
     return {
         name: {int(key) if str(key).isdecimal() else key: part for key, part in value.items()}
         if name in ("heads", "head_weights") and isinstance(value, Mapping)
@@ -147,7 +147,7 @@ def _layers_as_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _thinned(tracks: Tracks, num_frames: int) -> Tracks:
-    """Keep the points that are queried in the tracked frames, evenly thinned out where there are many."""
+    """Keep the points that are queried in the tracked frames, evenly subsampled if there are many."""
     keep = np.asarray(tracks.query_points[:, 0] < num_frames)
     if (count := int(keep.sum())) > MOST_EVALUATED:
         kept = np.flatnonzero(keep)[np.linspace(0, count - 1, MOST_EVALUATED).astype(int)]
@@ -157,7 +157,7 @@ def _thinned(tracks: Tracks, num_frames: int) -> Tracks:
 
 
 def _matched_by(params: TrackParams) -> TrackParams:
-    """Set all that `decide_tracks` alone reads to one value: params that are equal then match alike."""
+    """Reset all params that only `decide_tracks` reads; params that are then equal share their matches."""
     return dataclasses.replace(
         params,
         visibility=VisibilityParams(),

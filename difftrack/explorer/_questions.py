@@ -1,4 +1,4 @@
-"""The page's questions, as typed objects that are parsed from JSON within bounds."""
+"""The page's questions as typed objects, parsed from JSON with limits."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 MOST_POINTS = 64
-"""Points of one question."""
+"""Maximum number of points in one question."""
 
 Point = tuple[int, float, float]
 """(frame, x, y), x and y in pixels of the clip."""
@@ -34,7 +34,7 @@ probability."""
 
 @dataclass(frozen=True, slots=True)
 class Lens:
-    """Through which descriptors, and how, a point is looked at.
+    """The descriptors through which a point is viewed, and how they are matched.
 
     Raises:
         ValueError: a number is out of its range, or weights do not fit the heads.
@@ -45,12 +45,12 @@ class Lens:
     step: int
     layer: int
     kind: MatchKind = "query_key"
-    """What is matched."""
+    """Kind of matching."""
     frequencies: FrequencyBands = ALL_FREQUENCIES
     """Bands of rotary frequencies of queries and keys that take part."""
     heads: Literal["all"] | tuple[int, ...] = "all"
     weights: tuple[float, ...] | None = None
-    """One weight for each of `heads`, which then are listed; None weighs all alike."""
+    """One weight for each of `heads`, which must then be listed; None gives equal weights."""
     direction: Literal["both", "forward", "back"] = "both"
     """Softmax from the source over the target's tokens (`forward`), from the target over the source's (`back`), or the
     mean of the two, as in `MatchingParams.directions`."""
@@ -64,15 +64,15 @@ class Lens:
         if self.heads == ():
             raise ValueError("heads is empty; name at least one")
         if self.weights is not None and (self.heads == "all" or len(self.weights) != len(self.heads)):
-            raise ValueError(f"weights has {len(self.weights)} numbers; wanted: one for each head that is listed")
+            raise ValueError(f"weights has {len(self.weights)} numbers; expected one for each head that is listed")
         if not 0 <= self.window <= 5:
             raise ValueError(f"window is {self.window}; it must lie in 0 ... 5")
 
     def matching(self, directions: Literal["both", "forward"] | None = None) -> MatchingParams:
-        """Give the params with which the library matches.
+        """Return the library's params for matching.
 
         Args:
-            directions: In place of what `direction` says.
+            directions: Overrides `direction`.
         """
         wanted = directions or ("forward" if self.direction == "forward" else "both")
         preset = MatchingParams.preset(self.convention)
@@ -86,7 +86,7 @@ class Lens:
         )
 
     def only_head(self, head: int) -> "Lens":
-        """The same view of one head."""
+        """Return the same lens for one head."""
         return replace(self, heads=(head,), weights=None)
 
 
@@ -102,14 +102,14 @@ class _Pointed:
 
 @dataclass(frozen=True, slots=True)
 class MatchQuestion(_Pointed):
-    """Match a point in all frames that went through the backbone together with its own."""
+    """Match a point in all frames that ran through the backbone together with its own."""
 
     top_k: int = 1
-    """So many most probable tokens of every frame."""
+    """Number of most probable tokens of every frame."""
     maps: bool = True
-    """Give the match probabilities, too."""
+    """Also return the match probabilities."""
     cycle: bool = False
-    """Match the matches back, too."""
+    """Also match the matches back."""
 
     def __post_init__(self) -> None:
         _Pointed.__post_init__(self)
@@ -136,7 +136,7 @@ class CellsQuestion(_Pointed):
 
 @dataclass(frozen=True, slots=True)
 class AttentionQuestion(_Pointed):
-    """Split the model's own attention of a point by where it goes."""
+    """Split the model's own attention of a point by target: own frame, other frames, text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class WordQuestion:
 
 @dataclass(frozen=True, slots=True)
 class PointsQuestion:
-    """Find the true tracks of points, and the tracks of other trackers."""
+    """Find the true tracks of points, and tracks by other trackers."""
 
     clip: str
     points: tuple[Point, ...]
@@ -166,7 +166,7 @@ class TrackQuestion:
     store: str
     clip: str
     points: tuple[Point, ...] = ()
-    """May be empty where the clip's known tracks are to be scored."""
+    """May be empty to score the clip's known tracks."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the section `track`."""
 
@@ -176,7 +176,7 @@ class TrackQuestion:
 
 def _check_points(points: tuple[Point, ...]) -> None:
     if len(points) > MOST_POINTS:
-        raise ValueError(f"points holds {len(points)}; at most {MOST_POINTS} are answered at once")
+        raise ValueError(f"points holds {len(points)}; at most {MOST_POINTS} are allowed")
     for point in points:
         if not all(math.isfinite(number) for number in point):
             raise ValueError(f"points holds {list(point)}; numbers must be finite")

@@ -1,4 +1,4 @@
-"""The server's gate: which requests are answered, and what a browser may load on its page."""
+"""The server's gate: decides which requests are answered, and what a browser may load on its page."""
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,8 +15,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADER = "x-difftrack"
-"""Header that every request below /api carries: the token, or any text where no token is wanted. A browser lets pages
-of other sites send it only after this server allowed it, which it never does."""
+"""Header of every request below /api: the token, or any text if no token is required. Browsers let pages of other sites
+send it only with this server's permission, which it never gives.
+"""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
@@ -27,14 +28,14 @@ _POLICY = (
 
 
 class Gate:
-    """Refuse requests that do not come from the server's own page; let browsers load nothing from elsewhere.
+    """Refuse requests from other pages, and forbid browsers to load content from elsewhere.
 
     Args:
-        app: The application behind.
-        token: Wanted from every request below /api; None lets any page of this server ask.
-        local: Whether the server listens on this machine's own address alone: then other host names, by which a page
-            elsewhere may mean this machine, are refused.
-        framed: Whether a notebook on this machine may show the page inside its own.
+        app: The protected application.
+        token: Required in every request below /api; None accepts any page of this server.
+        local: Whether the server only listens on a local address: then other host names, which a foreign page may point
+            to this machine, are refused.
+        framed: Whether a notebook on this machine may embed the page.
     """
 
     def __init__(self, app: Application, *, token: str | None, local: bool, framed: bool) -> None:

@@ -1,4 +1,4 @@
-"""The true track of a clicked point, and the tracks that other trackers found."""
+"""The true track of a clicked point, and tracks by other trackers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from difftrack.explorer._errors import NotFoundError
 __all__ = ["TrueTrack", "other_tracks", "true_tracks"]
 
 NEAREST_PX = 6.0
-"""Largest distance of an annotated point that stands for a clicked one, in pixels of the clip."""
+"""Maximum distance of an annotated point from a clicked one that it represents, in pixels of the clip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,12 +24,12 @@ class TrueTrack:
     points_xy_px: Float[np.ndarray, "frame xy"]
     visible: Bool[np.ndarray, " frame"]
     source: str
-    """`exact`, `annotated`, or the tracker whose answer stands for the truth."""
+    """`exact`, `annotated`, or the tracker that provides the pseudo-truth."""
     distance_px: float
-    """From the clicked point to the point whose track this is."""
+    """Distance from the clicked point to the point of this track."""
 
     def as_json(self) -> dict[str, Any]:
-        """Give the track as JSON."""
+        """Return the track as JSON."""
         return {
             "xy": self.points_xy_px.tolist(),
             "visible": self.visible.tolist(),
@@ -39,10 +39,10 @@ class TrueTrack:
 
 
 def true_tracks(catalog: Catalog, clip: str, points: Sequence[tuple[int, float, float]]) -> list[TrueTrack | None]:
-    """Find the true track of each point: computed for a rendered clip, else the nearest annotated one's.
+    """Find the true track of each point: computed for a rendered clip, else the nearest annotated point's.
 
     Args:
-        catalog: Knows the clip.
+        catalog: Catalog with the clip.
         clip: Name of the clip.
         points: (frame, x, y), pixels of the clip.
 
@@ -70,7 +70,7 @@ def true_tracks(catalog: Catalog, clip: str, points: Sequence[tuple[int, float, 
 
 
 def other_tracks(catalog: Catalog, clip: str, points: Sequence[tuple[int, float, float]]) -> list[dict[str, Any]]:
-    """Find, for each point, the tracks that the track stage wrote of the nearest query point, by tracker.
+    """Find, for each point, the tracks of the nearest query point from the track stage, by tracker.
 
     Returns:
         For each point tracker -> {xy, visible, distance}; empty where no query point of its frame is near.
@@ -103,13 +103,13 @@ def _exact(catalog: Catalog, clip: str, points: Sequence[tuple[int, float, float
         return None
     try:
         xy, visible = exact_tracks(RenderSpec.from_json(details["render"]), np.asarray(points, np.float32))
-    except (ValueError, KeyError, TypeError):  # a clip that says that it was rendered, and does not say how
+    except (ValueError, KeyError, TypeError):  # a clip marked as rendered, without the scene
         return None
     return [TrueTrack(xy[:, at].astype(np.float32), visible[:, at], EXACT, 0.0) for at in range(len(points))]
 
 
 def _nearest(query_points: Float[np.ndarray, "point txy"], point: tuple[int, float, float]) -> tuple[int, float]:
-    """Find the query point of the same frame that is nearest; the distance is infinite where there is none."""
+    """Find the query point of the same frame that is nearest; the distance is infinite if there is none."""
     same = query_points[:, 0] == point[0]
     if not same.any():
         return 0, float("inf")

@@ -1,4 +1,4 @@
-"""Answers with arrays as one binary message: a JSON header, then the arrays' bytes.
+"""Encodes answers with arrays as one binary message: a JSON header, then the arrays' bytes.
 
     uint32 length of the header, little-endian | header, UTF-8, padded with blanks to a multiple of 4 | arrays
 
@@ -23,7 +23,7 @@ FULL_SCALE = 65535
 def quantised(
     maps: Float[np.ndarray, "*axes row col"],
 ) -> tuple[UInt16[np.ndarray, "*axes row col"], Float[np.ndarray, "*axes"]]:
-    """Scale every map by its largest value and round to 16 bits: 4.8 decades below the largest remain.
+    """Scale every map by its largest value and round to 16 bits, which resolves 4.8 decades below the largest.
 
     Returns:
         The integers, and the value of each map that `FULL_SCALE` stands for.
@@ -34,7 +34,7 @@ def quantised(
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Put a header and arrays into one message."""
+    """Join a header and arrays in one message."""
     described, offset = {}, 0
     for name, array in arrays.items():
         described[name] = {"dtype": str(array.dtype), "shape": list(array.shape), "offset": offset}
@@ -48,7 +48,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Put null in place of what is no number, in lists and mappings of any depth: JSON has no NaN."""
+    """Replace NaN and infinity with null in lists and mappings of any depth: JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

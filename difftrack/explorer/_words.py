@@ -1,4 +1,4 @@
-"""Which word of the prompt each text token stands for."""
+"""Labels text tokens with words of the prompt."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +16,12 @@ def text_words(backbone: str, prompt: str, num_tokens: int) -> list[str]:
     """Name the text tokens of a prompt.
 
     Args:
-        backbone: Name of the backbone; the tokenizer of the one that comes with the package is known, and that of a
-            `path:` folder.
-        prompt: What the backbone read.
+        backbone: Name of the backbone; the tokenizers of the shipped one and of a `path:` folder are known.
+        prompt: Prompt that the backbone read.
         num_tokens: Length of the text.
 
     Returns:
-        One word for each token: its piece of the prompt, `(padding)`, or its number where the tokenizer is not here.
+        One word for each token: its piece of the prompt, `(padding)`, or its number if the tokenizer is not available.
     """
     tokenizer = _tokenizer(backbone)
     if tokenizer is None:
@@ -32,7 +31,7 @@ def text_words(backbone: str, prompt: str, num_tokens: int) -> list[str]:
 
 
 def word_labels(text: TextTokens) -> list[str]:
-    """Name the text tokens as a store has them: the word that a token is of, `(padding)`, `(special)`, a sign."""
+    """Name the text tokens from a store: a token's word, `(padding)`, `(special)`, or a sign."""
     labels = text.labels()
     for word in text.words:
         for token in word.tokens:

@@ -1,4 +1,4 @@
-"""Runs a backbone over a clip and yields descriptors for the wanted (step, layer)."""
+"""Runs a backbone over a clip and yields descriptors for the requested (step, layer)."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The plan of a capture: which (step, layer, head, kind) of which group the backbone is asked for."""
+"""The plan of a capture: the (step, layer, head, kind) that the backbone captures for each group."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ __all__ = ["CapturePlan", "PlannedCapture", "ranges"]
 
 
 class PlannedCapture(NamedTuple):
-    """One array [latent_frame, row, col, channel] that a plan asks for."""
+    """One array [latent_frame, row, col, channel] of a plan."""
 
     group: str
     step: int
@@ -22,14 +22,14 @@ class PlannedCapture(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CapturePlan:
-    """What the backbone captures of one group; one object from the params down to the forward pass.
+    """Everything that the backbone captures for one group; the same object serves params and forward pass.
 
     Attributes:
         group: The clip, or a chunk of it, such as `dog` or `dog/chunk_003`.
         layers_of_step: The layers of each step, in the order in which they run; one forward a step.
-        heads: Heads that are kept of every layer.
-        kinds: Kinds that are kept of every layer.
-        num_text_tokens: Text tokens whose keys are kept besides; 0 for none.
+        heads: Heads kept in every layer.
+        kinds: Kinds kept in every layer.
+        num_text_tokens: Text tokens whose keys are also kept; 0 for none.
     """
 
     group: str
@@ -40,12 +40,12 @@ class CapturePlan:
 
     @classmethod
     def whole(cls, group: str, spec: DescriptorSpec) -> "CapturePlan":
-        """Plan everything that a group is to hold."""
+        """Plan everything that a group will hold."""
         layers = dict.fromkeys(sorted(spec.steps), tuple(sorted(spec.layers)))
         return cls(group, layers, spec.heads, spec.kinds, spec.num_text_tokens)
 
     def only(self, units: Iterable[tuple[int, int]]) -> "CapturePlan":
-        """Narrow the plan to some (step, layer), such as those that an interrupted run still misses.
+        """Narrow the plan to some (step, layer), such as those that an interrupted run left out.
 
         Raises:
             ValueError: the plan has no such step or layer.
@@ -59,7 +59,7 @@ class CapturePlan:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The steps that are visited; the length is the number of forwards, the inversion's own aside."""
+        """Steps that are visited; their number is the number of forwards, apart from those of the inversion."""
         return tuple(self.layers_of_step)
 
     @property
@@ -69,11 +69,11 @@ class CapturePlan:
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """Names of the arrays that every unit consists of: the kinds, and `text_key` where text keys are kept."""
+        """Names of the arrays of every unit: the kinds, and `text_key` where text keys are kept."""
         return (*self.kinds, "text_key") if self.num_text_tokens else self.kinds
 
     def __iter__(self) -> Iterator[PlannedCapture]:
-        """Go through the single arrays, by step, layer, head and kind."""
+        """Iterate over the single arrays, by step, layer, head and kind."""
         for step, layer in self.units:
             for head in self.heads:
                 for kind in self.kinds:
@@ -83,7 +83,7 @@ class CapturePlan:
         return len(self.units) * len(self.heads) * len(self.kinds)
 
     def __str__(self) -> str:
-        """Say steps, layers, heads and kinds in one line; ranges are written as `0-7`."""
+        """Describe steps, layers, heads and kinds in one line; ranges are written as `0-7`."""
         layers: dict[tuple[int, ...], list[int]] = {}
         for step, own in self.layers_of_step.items():
             layers.setdefault(own, []).append(step)
@@ -93,7 +93,7 @@ class CapturePlan:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Write numbers shortly: (0, 1, 2, 3, 6) as `0-3, 6`; two that follow each other stay apart."""
+    """Abbreviate numbers: (0, 1, 2, 3, 6) as `0-3, 6`; two consecutive numbers stay apart."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:

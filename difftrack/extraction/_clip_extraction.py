@@ -1,4 +1,4 @@
-"""One clip on its way through a backbone: its latents at each wanted step, and what the layers make of them."""
+"""Runs a backbone over one clip: its latents at each step, and the descriptors of each layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,33 +24,34 @@ __all__ = ["CapturedUnit", "ClipExtraction", "Unit"]
 
 @dataclass(frozen=True, slots=True)
 class CapturedUnit:
-    """All descriptors of one layer at one step, where the backbone computed them."""
+    """All descriptors of one layer at one step, on the backbone's device."""
 
     group: str
     step: int
     layer: int
     tensors: Mapping[str, Float[Tensor, "..."]]
-    """By entry of the group's spec, as in `Unit`; on the backbone's device and in its dtype."""
+    """Entry of the group's spec -> descriptors, as in `Unit`; in the backbone's dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """All descriptors of one layer at one step, as numbers in host memory."""
+    """All descriptors of one layer at one step, in host memory."""
 
     group: str
     step: int
     layer: int
     arrays: Mapping[str, Num[np.ndarray, "..."]]
-    """By entry of the group's spec: `[head, latent_frame, row, col, channel]`, text_key `[head, text_token, channel]`;
-    float32, float16, or uint16 holding the bits of bfloat16."""
+    """Entry of the group's spec -> descriptors: `[head, latent_frame, row, col, channel]`, text_key `[head, text_token,
+    channel]`; float32, float16, or uint16 holding the bits of bfloat16.
+    """
 
 
 class ClipExtraction:
-    """One clip, its prompt embedded, nothing else run yet; made by `Extractor.prepare`.
+    """One clip with its prompt embedded and nothing else run yet; made by `Extractor.prepare`.
 
     Attributes:
         groups: What each of the clip's groups will hold.
-        text: Which words the text tokens of its branch stand for; None where the backbone does not say.
+        text: Words of its branch's text tokens; None where the backbone does not tell.
         round_trip_errors: Relative error of the inversion of each group that was inverted.
     """
 
@@ -81,16 +82,16 @@ class ClipExtraction:
         self.text = text if known else None
 
     def plan(self, group: str) -> CapturePlan:
-        """Plan everything that one of `groups` is to hold; `CapturePlan.only` narrows it."""
+        """Plan everything that one of `groups` will hold; `CapturePlan.only` narrows it."""
         return CapturePlan.whole(group, self.groups[group])
 
     def run(self, plan: CapturePlan, sink: Callable[[CapturedUnit], None]) -> None:
-        """Run the backbone, one forward per step, and hand over each layer's descriptors while the forward goes on.
+        """Run the backbone, one forward per step, and pass on each layer's descriptors during the forward.
 
         Args:
-            plan: From `plan`, narrowed to what a resumed run still misses.
-            sink: Called once for each (step, layer), in that order; what it lets go of takes no memory. The tensors
-                are views of the model's own: a sink that keeps them copies them.
+            plan: From `plan`, narrowed to the missing units if a run resumes.
+            sink: Called once for each (step, layer), in that order. The tensors are views of the model's own: a sink
+                that keeps them must copy them.
         """
         if not plan.steps:
             return
@@ -115,14 +116,14 @@ class ClipExtraction:
             )
 
     def units(self, plan: CapturePlan) -> Iterator[Unit]:
-        """As `run`, but give the units one by one, in host memory: the layers of one step are held there at a time."""
+        """Like `run`, but yield the units one by one, in host memory, which holds the layers of one step at a time."""
         units: list[Unit] = []
 
         def keep(captured: CapturedUnit) -> None:
             arrays = {entry: _to_numpy(tensor) for entry, tensor in captured.tensors.items()}
             units.append(Unit(plan.group, captured.step, captured.layer, arrays))
 
-        if self._mode in ("ddim_inversion", "denoise"):  # each run would walk the sampler's path anew
+        if self._mode in ("ddim_inversion", "denoise"):  # every further run would repeat the sampler's path
             self.run(plan, keep)
             yield from units
             return
@@ -149,14 +150,14 @@ class ClipExtraction:
         return self._inverted(group, latents, steps)
 
     def _start(self, group: str, latents: Tensor, step: int) -> Visits:
-        """What enters the first step of `denoise`."""
+        """Return the latents that enter the first step of `denoise`."""
         start, schedule = self._view.params.denoise.start, self._view.schedule(self._grid(group))
         if start == "add_noise":
             return noised_latents(schedule, latents, self._in_chunk(group, self._noise), [step])
         return iter([(step, latents)]) if start == "clean" else self._inverted(group, latents, [step])
 
     def _guided(self, group: str, latents: Tensor, timestep: Tensor) -> Tensor:
-        """The model's output, pushed from the unconditional branch's through the conditional one's."""
+        """Return the model's guided output, extrapolated from the unconditional through the conditional branch."""
         view, conditioning = self._view, self._conditioning(group)
         own = view.backbone.predict(latents, timestep, self._prompt, conditioning=conditioning)
         if self._other_prompt is None:
@@ -180,12 +181,12 @@ class ClipExtraction:
         )
 
     def _inputs_at(self, step: int) -> dict[str, Tensor]:
-        """What sampling gave the transformer beside the latents, where the clip is visited as it was sampled."""
+        """Return the conditioning that sampling passed with the latents, for clips visited as they were sampled."""
         sampled = self._trajectory if self._mode == "generate" else None
         return {} if sampled is None else sampled.inputs_at(step)
 
     def _conditioning(self, group: str) -> ImageConditioning | None:
-        """The group's first frame, or the image that its clip was sampled from, for an image-to-video backbone."""
+        """Return the first frame, or the image that the clip was sampled from, for an image-to-video backbone."""
         backbone = self._view.backbone
         if not backbone.needs_image:
             return None
@@ -199,7 +200,7 @@ class ClipExtraction:
         return self._conditionings[group]
 
     def _first_frame(self, number: int) -> Num[np.ndarray, "height width rgb"]:
-        """A frame as the backbone sees it."""
+        """Return a frame as the backbone sees it."""
         if isinstance(self._clip, EncodedClip):
             image: np.ndarray = self._clip.images[number]
             return image
@@ -213,7 +214,7 @@ class ClipExtraction:
 
     @cached_property
     def _latents(self) -> Float[Tensor, "latent_frame channel row col"]:
-        """Latents of the frames up to the last one that any group uses, encoded once."""
+        """Return latents of the frames up to the last one that any group uses, encoded once."""
         if isinstance(self._clip, EncodedClip):
             return self._clip.latents
         resized, self._resized = self._resized, None
@@ -226,7 +227,7 @@ class ClipExtraction:
         return clip_noise(self._clip.name, self._latents, seed=self._view.params.noise_seed)
 
     def _in_chunk(self, group: str, latents: Tensor) -> Tensor:
-        """The latents of a group's own frames."""
+        """Return the latents of a group's own frames."""
         if not self._view.frames_alone:
             return latents
         fold = self._view.backbone.latents_per_token_frame

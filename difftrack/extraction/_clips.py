@@ -1,4 +1,4 @@
-"""`extract` as params.yaml has it, and the clips on disk that it is applied to."""
+"""Applies section `extract` of params.yaml to the clips on disk."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,37 +22,37 @@ from difftrack.store import DescriptorSpec
 __all__ = ["ClipReader"]
 
 _MOST_EXPECTED = 2
-"""Clips read ahead: the next one to run is still there when the one after it is announced."""
+"""Clips read ahead: the next clip, and the one announced after it."""
 
 
 _WORK: Mapping[str, Work] = {"analysis": "encode", "tracking": "encode_frames"}
 
 
 def _size_of(view: AnalysisParams | TrackingViewParams) -> tuple[int | None, int, int]:
-    """(frames, height, width) of clips; frames that run together are as many as in the backbone's own clips."""
+    """Default (frames, height, width) of clips, those of the backbone's own clips."""
     return view.num_frames if isinstance(view, AnalysisParams) else None, view.height, view.width
 
 
 class ClipReader:
-    """Introduces the clips of a folder, their trajectories and the chunk schedule to an extractor."""
+    """Gives an extractor the clips of a folder, their trajectories and the chunk schedule."""
 
     def __init__(self, extractor: Extractor, folder: Path) -> None:
         self.extractor = extractor
         self.if_too_large = "make the size smaller"
-        """What to do where memory runs out over a clip."""
+        """Way out if memory runs out during a clip, for messages."""
         self._folder = folder
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._expected: dict[str, Future[tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]]] = {}
 
     @classmethod
     def open(cls, params: Mapping[str, Any], *, backbone: str, view: str, folder: Path) -> "ClipReader":
-        """As a whole params.yaml says; `extract.threads` holds for this process from now on.
+        """Build from a whole params.yaml; sets `extract.threads` for this process.
 
         Args:
             params: All sections.
-            backbone: Which of `backbones`.
-            view: Which of the views in `extract`.
-            folder: Of the clips.
+            backbone: Name in `backbones`.
+            view: Name of a view in `extract`.
+            folder: Folder of the clips.
 
         Raises:
             ValueError: the params cannot be used, or the backbone cannot be found.
@@ -71,14 +71,14 @@ class ClipReader:
         return reader
 
     def expect(self, name: str) -> None:
-        """Read and resize a clip in another thread, for `prepare` to take; at most two clips wait there."""
+        """Read and resize a clip in another thread for `prepare`; at most two clips wait."""
         if name not in self._expected:
             self._expected[name] = self._reading.submit(self._read, name)
         while len(self._expected) > _MOST_EXPECTED:
             self._expected.pop(next(iter(self._expected))).cancel()
 
     def prepare(self, name: str) -> ClipExtraction:
-        """A clip, ready to run; see `Extractor.prepare`."""
+        """Return a clip that is ready to run; see `Extractor.prepare`."""
         expected = self._expected.pop(name, None)
         clip, resized = (read_clip(self._folder, name), None) if expected is None else expected.result()
         return self.extractor.prepare(
@@ -86,12 +86,12 @@ class ClipReader:
         )
 
     def outline(self, name: str) -> dict[str, DescriptorSpec]:
-        """What a clip's groups will hold, by what its clip.json says; see `Extractor.outline`."""
+        """Describe a clip's groups from its clip.json; see `Extractor.outline`."""
         clip = read_clip_outline(self._folder, name)
         return self.extractor.outline(clip, chunks=self._chunks(clip.num_frames))
 
     def manifest(self, clips: Iterable[ClipEntry]) -> Manifest:
-        """What ought to come of clips, told by their numbers of frames; one that is too short is left out by rule."""
+        """Return the groups to expect from clips with these numbers of frames, without clips that are too short."""
         groups, left_out = dict[str, tuple[str, ...]](), dict[str, str]()
         for clip in clips:
             try:
@@ -104,7 +104,7 @@ class ClipReader:
         return tuple(self.extractor.frames_of_groups(name, num_frames, self._chunks(num_frames)))
 
     def _read(self, name: str) -> tuple[Clip, Num[np.ndarray, "frame height width rgb"] | None]:
-        """A clip, and its frames as the backbone sees them unless it was sampled by it."""
+        """Return a clip and its frames as the backbone sees them; no frames if this backbone sampled it."""
         clip = read_clip(self._folder, name)
         if self.extractor.params.mode.of(clip) == "generate":
             return clip, None

@@ -1,4 +1,4 @@
-"""A clip whose frames went through the autoencoder one by one and were let go."""
+"""A clip of which only the latents are kept, each frame encoded alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["EncodedClip"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedClip:
-    """What is left of a clip: enough to run a backbone over it in a tracking view."""
+    """The latents of a clip: enough to run a backbone over it in a tracking view."""
 
     name: str
     num_frames: int
@@ -24,7 +24,7 @@ class EncodedClip:
     latents: Float[Tensor, "latent_frame channel row col"]
     """Latents of every frame, each encoded alone; on the CPU."""
     images: Mapping[int, Float32[np.ndarray, "height width rgb"]]
-    """Frames as the backbone sees them, for those that an image-to-video backbone may start from."""
+    """Frames, as the backbone sees them, that an image-to-video backbone may start from."""
     digest: str
     prompt: str = ""
     source: ClipOrigin = "folder"

@@ -1,7 +1,7 @@
-"""How extraction refuses a clip."""
+"""The error for a clip that cannot be extracted."""
 
 __all__ = ["ExtractionError"]
 
 
 class ExtractionError(ValueError):
-    """A clip cannot be run as the params ask; the message names the clip and what would work."""
+    """A clip does not fit the params; the message names the clip and what would work."""

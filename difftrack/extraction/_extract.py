@@ -1,4 +1,4 @@
-"""One backbone over many clips: which groups a clip becomes, and what it needs to be run."""
+"""Runs one backbone over many clips: splits a clip into groups and prepares its inputs."""
 
 from collections.abc import Sequence
 
@@ -18,15 +18,16 @@ from difftrack.wording import counted
 __all__ = ["Extractor"]
 
 _MOST_EMBEDDINGS = 16
-"""Prompts whose embeddings stay on the device: one may take megabytes, and there may be thousands of clips."""
+"""Number of prompts whose embeddings stay on the device: each may take megabytes, and there may be thousands of clips.
+"""
 
 
 class Extractor(BackboneView):
-    """Runs one backbone over clips in one view; a prompt that clips share is embedded once."""
+    """Runs one backbone over clips in one view; a shared prompt is embedded once."""
 
     def __init__(self, backbone: Backbone, params: AnalysisParams | TrackingViewParams) -> None:
         super().__init__(backbone, params)
-        self._embeddings: dict[str, PromptEmbedding] = {}  # by age
+        self._embeddings: dict[str, PromptEmbedding] = {}  # least recently used first
 
     def prepare(
         self,
@@ -36,16 +37,16 @@ class Extractor(BackboneView):
         trajectory: Trajectory | None = None,
         resized: Num[np.ndarray, "frame height width rgb"] | None = None,
     ) -> ClipExtraction:
-        """Say what a clip's groups will hold; nothing but the prompt goes through the backbone yet.
+        """Prepare a clip and describe its groups; only the prompt goes through the backbone yet.
 
         Args:
-            clip: At any size; it is resized. Or one whose frames are encoded already (`encode_frames`).
+            clip: A clip of any size, which is resized, or one that is already encoded (`encode_frames`).
             chunks: Frames that run together, for the tracking view.
-            trajectory: Of the clip's sampling, for mode `generate`.
-            resized: What `resize` gave for the clip, where that was done already.
+            trajectory: Trajectory of the clip's sampling, for mode `generate`.
+            resized: Result of `resize` for the clip, if it was called before.
 
         Raises:
-            ExtractionError: the clip is too short, or its mode needs something else than what is given.
+            ExtractionError: the clip is too short, or an input that its mode needs is missing.
         """
         mode = self.params.mode.of(clip)
         groups = self.frames_of_groups(clip.name, clip.num_frames, chunks)
@@ -61,7 +62,7 @@ class Extractor(BackboneView):
     def resize(
         self, clip: Clip, *, chunks: Sequence[tuple[int, ...]] | None = None
     ) -> Num[np.ndarray, "frame height width rgb"]:
-        """Frames of a clip as the backbone sees them, up to the last that a group uses; nothing goes through it.
+        """Resize the frames of a clip, up to the last that a group uses; nothing is run.
 
         Raises:
             ExtractionError: the clip is too short.
@@ -71,14 +72,14 @@ class Extractor(BackboneView):
     def outline(
         self, clip: Clip | ClipOutline, *, chunks: Sequence[tuple[int, ...]] | None = None
     ) -> dict[str, DescriptorSpec]:
-        """What a clip's groups will hold, but for which text tokens count: needs no text encoder, and runs nothing.
+        """Describe a clip's groups without their text mask: needs no text encoder, and runs nothing.
 
         Args:
-            clip: At any size.
+            clip: A clip of any size.
             chunks: Frames that run together, for the tracking view.
 
         Raises:
-            ExtractionError: the clip is too short, or its mode does not visit the wanted steps.
+            ExtractionError: the clip is too short, or its mode does not visit the requested steps.
         """
         mode = self.params.mode.of(clip)
         self._check_steps(clip.name, mode)
@@ -87,11 +88,11 @@ class Extractor(BackboneView):
     def frames_of_groups(
         self, name: str, num_frames: int, chunks: Sequence[tuple[int, ...]] | None = None
     ) -> dict[str, tuple[int, ...]]:
-        """The groups that a clip becomes, and the frames of each.
+        """Return the groups of a clip, and the frames of each.
 
         Args:
-            name: Of the clip.
-            num_frames: Of the clip.
+            name: Name of the clip.
+            num_frames: Number of frames of the clip.
             chunks: Frames that run together, for the tracking view.
 
         Raises:
@@ -100,25 +101,25 @@ class Extractor(BackboneView):
         if isinstance(self.params, AnalysisParams):
             if num_frames < self.params.num_frames:
                 raise ExtractionError(
-                    f"clip {name} has {counted(num_frames, 'frame')} and extract.analysis.num_frames is "
-                    f"{self.params.num_frames}: leave the clip out, or set a number of frames that it has"
+                    f"clip {name} has {counted(num_frames, 'frame')}, but extract.analysis.num_frames is "
+                    f"{self.params.num_frames}: leave the clip out, or lower num_frames"
                 )
             return {clip_group(name): tuple(range(self.params.num_frames))}
         if chunks is None:
-            raise ExtractionError(f"clip {name}: the tracking view needs to be told which frames run together")
+            raise ExtractionError(f"clip {name}: the tracking view needs chunks, the frames that run together")
         return {clip_group(name, index): chunk for index, chunk in enumerate(chunks)}
 
     def embed(self, clip: Clip | EncodedClip) -> PromptEmbedding:
-        """The prompt that the clip's branch reads, embedded."""
+        """Return the embedded prompt of the clip's branch."""
         return self._embedded(self.prompt_of(clip))
 
     def prompt_of(self, clip: Clip | EncodedClip) -> str:
-        """The prompt that the clip's branch reads."""
+        """Return the prompt of the clip's branch."""
         empty = self.params.prompt == "empty" or self.params.guidance_branch == "uncond"
         return "" if empty else clip.prompt
 
     def _other_branch(self, clip: Clip | EncodedClip, mode: Mode) -> PromptEmbedding | None:
-        """The prompt of the branch that is not captured; None where `denoise` is not guided by both."""
+        """Return the prompt of the branch that is not captured; None where `denoise` does not use guidance."""
         text = "" if self.params.prompt == "empty" else clip.prompt
         alone = self.params.denoise.cfg_scale == 1 or self.backbone.reads_guidance or not text
         if mode != "denoise" or alone:
@@ -151,6 +152,6 @@ class Extractor(BackboneView):
         wanted = (self.params.num_inference_steps, expected, self.params.height, self.params.width)
         if found != wanted:
             raise ExtractionError(
-                f"clip {clip.name} was sampled with (num_inference_steps, latent frames, height, width) = {found}; the "
-                f"params ask for {wanted}: num_frames and the size must be those that it was sampled with"
+                f"clip {clip.name} was sampled with (num_inference_steps, latent frames, height, width) = {found}, "
+                f"but the params ask for {wanted}: set num_frames and the size to those of its sampling"
             )

@@ -1,4 +1,4 @@
-"""Sends the frames of a video through an autoencoder without holding the video."""
+"""Encodes the frames of a video without holding the video in memory."""
 
 import hashlib
 import json
@@ -25,19 +25,19 @@ def encode_frames(
     keep: Iterable[int] = (0,),
     expected: int | None = None,
 ) -> EncodedClip:
-    """Send the frames of a video through a backbone's autoencoder, a batch at a time, and hold their latents alone.
+    """Encode the frames of a video with a backbone's autoencoder, batch by batch, and keep only the latents.
 
     The latents are those that `Backbone.encode` gives for all frames at once.
 
     Args:
         view: A tracking view, whose frames are encoded alone.
-        name: Of the clip.
-        frames: One by one, at any size, all of the same.
-        keep: Frames to be kept as the backbone sees them.
-        expected: How many frames will come, as far as that is known: their latents are then held once.
+        name: Name of the clip.
+        frames: Frames one by one, of any size, but all of the same.
+        keep: Indices of frames to keep as the backbone sees them.
+        expected: Number of frames, if known: it avoids a second copy of the latents.
 
     Raises:
-        ValueError: there is no frame.
+        ValueError: `frames` is empty.
     """
     backbone, params, kept = view.backbone, view.params, frozenset(keep)
     batch_size = backbone.vae_batch(params.height, params.width)
@@ -57,10 +57,10 @@ def encode_frames(
 
 
 class _Latents:
-    """Latents of frames as they come, in one tensor of the expected length; those beyond it are put behind at the end.
+    """Collects latents in one tensor of the expected length; further ones are appended at the end.
 
     Args:
-        expected: Frames that will come; None where that is not known.
+        expected: Number of frames; None if unknown.
     """
 
     def __init__(self, expected: int | None) -> None:
@@ -70,7 +70,7 @@ class _Latents:
         self._beyond: list[Tensor] = []
 
     def add(self, latents: Float[Tensor, "latent_frame channel row col"], *, num_frames: int) -> None:
-        """Take the latents of the next frames."""
+        """Add the latents of the next frames."""
         if not self._used and not self._beyond:
             self._held = latents.new_empty(self._expected * (len(latents) // num_frames), *latents.shape[1:])
         room = self._held[self._used : self._used + len(latents)]
@@ -80,7 +80,7 @@ class _Latents:
             self._beyond.append(latents[len(room) :])
 
     def all(self) -> Float[Tensor, "latent_frame channel row col"]:
-        """Those of all frames."""
+        """Return the latents of all frames."""
         held = self._held[: self._used]
         return torch.cat([held, *self._beyond]) if self._beyond else held
 

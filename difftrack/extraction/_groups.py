@@ -1,4 +1,4 @@
-"""Which groups of a store are taken up, which are laid aside, and which come back from there."""
+"""Decides which groups of a store are reused, moved aside or restored."""
 
 import hashlib
 import json
@@ -39,48 +39,48 @@ if TYPE_CHECKING:
 __all__ = ["GroupShelf", "ResultShelf", "kept_in", "lay_others_aside", "result_identity"]
 
 _RESULTS_WAIT_S = 600.0
-"""How long to wait for a process that writes the same group of results: that takes it seconds."""
+"""Maximum wait for a process that writes the same group of results, which takes seconds."""
 _OTHER_PARAMS = "other params are asked for now"
-_NOT_ASKED_FOR = "no clip, or no chunk of one, asks for them now"
+_NOT_ASKED_FOR = "no clip or chunk needs them now"
 
 
 def kept_in(folder: str | Path, store: str) -> str:
-    """Where what leaves a store is kept: in a folder of one's own, or beside a store that lies behind a URL."""
+    """Return the place for groups moved out of a store: the project's own folder, or beside a store behind a URL."""
     url = store_url(store)
     return f"{url}.kept" if "://" in url and "://" not in str(folder) else str(folder)
 
 
 @dataclass(frozen=True)
 class GroupShelf:
-    """One store, and the folder in which its groups are kept when nothing asks for them."""
+    """One store, and the folder that keeps its unused groups."""
 
     store: str
     params: StoreParams
     keeper: Keeper
     made_by: MadeBy
-    """What would write a group now."""
+    """Provenance of a group written now."""
     reuse: Reuse = "exact"
     replace: bool = True
-    """Lay aside a group that was made otherwise; else refuse."""
+    """Move aside a group that other params or code made; else refuse."""
     anew: bool = False
-    """Take nothing up: write every unit again."""
+    """Reuse nothing: write every unit again."""
     say: Callable[[str], None] = print
     waiting: Callable[[str], None] = print
-    """Told which process a group is waited for, and of a lock that one left that was killed."""
+    """Called with the process that a group waits for, and with a lock that a killed process left."""
     _told: set[str] = field(default_factory=set)
 
     def open(self, group: str, spec: DescriptorSpec, text: TextTokens | None = None) -> GroupWriter:
-        """A writer for a group: taken up where it lies, put back from where it was kept, or created.
+        """Open a writer for a group: reuse it in place, restore it from the keeper, or create it.
 
-        Waits while another run writes the group. The writer holds its lock from then on.
+        Waits while another run writes the group. The writer then holds its lock.
 
         Args:
-            group: Its name.
-            spec: What it is to hold.
-            text: Which words its text tokens stand for, where that is known.
+            group: Name of the group.
+            spec: Contents of the group.
+            text: Words of its text tokens, if known.
 
         Raises:
-            StoreError: it was made otherwise, and `replace` is false.
+            StoreError: other params or code made it, and `replace` is false.
         """
         with hold_group(self.store, group, wait_s=inf, say=self.waiting):
             return self._open(group, spec, text)
@@ -90,7 +90,8 @@ class GroupShelf:
         if found is not None and (problem := self._problem(found, spec)) is not None:
             if not self.replace:
                 raise StoreError(
-                    f"{store_url(self.store)}/{group}: {problem}; allow its reuse by params, or replace it"
+                    f"{store_url(self.store)}/{group}: {problem}; set extract.reuse to params, or extract.replace to "
+                    "true"
                 )
             _lay_aside(self.store, found, self.keeper, why=problem)
             found = None
@@ -112,24 +113,24 @@ class GroupShelf:
         )
 
     def wanted(self, writer: GroupWriter) -> list[tuple[int, int]]:
-        """The units that are to be written."""
+        """Return the units to write."""
         return writer.spec.units if self.anew else writer.missing()
 
     def _problem(self, found: StoredGroup, spec: DescriptorSpec) -> str | None:
         wanted = fingerprint_of(_reusable_spec(spec, found, self.reuse), self.params)
         if found.contents["fingerprint"] != wanted:
-            # Other params are the store's to describe, where they are refused.
+            # The store describes differing params when it refuses them.
             return _OTHER_PARAMS if self.replace else None
         changed = reuse_problem(self.made_by, found.contents.get("made_by"), "exact" if self.anew else self.reuse)
-        return None if changed is None else f"made anew because of what changed: {changed}"
+        return None if changed is None else f"made again because of a change: {changed}"
 
     def _put_back(self, group: str, spec: DescriptorSpec) -> bool:
-        """Take a group from where it was kept."""
+        """Restore a group from the keeper."""
         key = self.keeper.fitting(group, key_of(fingerprint_of(spec, self.params), self.made_by), self.reuse)
         return key is not None and self.keeper.take(f"{store_url(self.store)}/{group}", name=group, key=key)
 
     def _record(self, found: StoredGroup | None) -> tuple[Mapping[str, Any] | None, bool]:
-        """What the header is to say: what made the group, and whether it is used though that would differ now."""
+        """Return provenance for the header, and whether the group is reused although its provenance differs."""
         now = self.made_by.to_json()
         if found is None or self.anew:
             return now, False
@@ -139,31 +140,31 @@ class GroupShelf:
             return now, False
         if difference not in self._told:
             self._told.add(difference)
-            self.say(f"taken up by params alone, as extract.reuse says; what differs: {difference}")
+            self.say(f"reused because the params are equal (extract.reuse: params); differences: {difference}")
         return then, True
 
 
 @dataclass(frozen=True)
 class ResultShelf:
-    """One store of results, and the folder in which they are kept when nothing asks for them."""
+    """One store of results, and the folder that keeps unused ones."""
 
     store: str
     keeper: Keeper
     reuse: Reuse = "exact"
     anew: bool = False
-    """Take nothing up: make everything again."""
+    """Reuse nothing: compute everything again."""
     say: Callable[[str], None] = print
     _told: set[str] = field(default_factory=set)
 
     def take_up(self, group: str, identity: str, made_by: MadeBy) -> bool:
-        """Whether results lie there that are wanted, put back from where they were kept if need be.
+        """Return whether valid results exist, restored from the keeper if needed.
 
-        Others of that name are laid aside.
+        Other results of that name are moved aside.
 
         Args:
-            group: Their name.
+            group: Name of the results.
             identity: From `result_identity`.
-            made_by: What would make them now.
+            made_by: Provenance of results computed now.
 
         Raises:
             StoreError: another run writes them.
@@ -187,17 +188,17 @@ class ResultShelf:
             write_results(self.store, group, found, {"reused": True})
             if difference not in self._told:
                 self._told.add(difference)
-                self.say(f"taken up by params alone, as survey.reuse says; what differs: {difference}")
+                self.say(f"reused because the params are equal (survey.reuse: params); differences: {difference}")
         return True
 
     def lay_others_aside(self, names: Collection[str]) -> None:
-        """Lay results aside whose names are not among these.
+        """Move aside results whose names are not among these.
 
         Raises:
-            StoreError: something that is no group lies in the store, or another run writes what is to go; what is left
+            StoreError: the store holds something that is not a group, or another run writes a surplus group; the rest
                 then stays.
         """
-        surplus_groups(self.store, names)  # refuses what is no group before anything moves
+        surplus_groups(self.store, names)  # refuses other contents before anything moves
         for group in result_groups(self.store):
             if group not in names:
                 with hold_group(self.store, group):
@@ -215,7 +216,7 @@ class ResultShelf:
         if _identity_of(found) != identity:
             return _OTHER_PARAMS
         changed = reuse_problem(made_by, found.attrs.get("made_by"), "exact" if self.anew else self.reuse)
-        return None if changed is None else f"made anew because of what changed: {changed}"
+        return None if changed is None else f"made again because of a change: {changed}"
 
     def _put_back(self, group: str, identity: str, made_by: MadeBy) -> bool:
         key = self.keeper.fitting(group, key_of(identity, made_by), self.reuse)
@@ -227,7 +228,7 @@ def result_identity(
     points: Int[np.ndarray, " point"],
     points_xy_px: Float[np.ndarray, "point xy"],
 ) -> str:
-    """SHA-256 over what results of matching are asked to be, whatever made them."""
+    """Return the SHA-256 over the request for results of matching, independent of code."""
     known = {name: value for name, value in provenance.items() if name not in ("made_by", "reused")}
     asked = [known, points.tolist(), points_xy_px.astype(np.float64).tolist()]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -245,10 +246,9 @@ def _park_results(store: str, group: str, found: "xarray.Dataset", keeper: Keepe
 
 
 def _reusable_spec(spec: DescriptorSpec, found: StoredGroup, reuse: Reuse) -> DescriptorSpec:
-    """The spec under which a stored group is asked for.
+    """Return the spec that a stored group is compared with.
 
-    The fingerprint has held the version of diffusers since before there was a record of what made a group; under
-    `reuse: params` that part is the stored group's own.
+    The fingerprint includes the version of diffusers; under `reuse: params` that part is taken from the stored group.
     """
     part = found.contents["spec"].get("fingerprint_parts", {}).get("diffusers")
     if reuse == "exact" or part is None or "diffusers" not in spec.fingerprint_parts:
@@ -257,32 +257,32 @@ def _reusable_spec(spec: DescriptorSpec, found: StoredGroup, reuse: Reuse) -> De
 
 
 def _lay_aside(store: str, group: StoredGroup, keeper: Keeper, *, why: str) -> None:
-    """Move a group to where it is kept."""
+    """Move a group to the keeper."""
     key = key_of(group.contents["fingerprint"], MadeBy.from_json(group.contents.get("made_by")))
     keeper.park(f"{store_url(store)}/{group.name}", name=group.name, key=key, why=why)
 
 
 def lay_others_aside(store: str, clips: Collection[str], groups: Mapping[str, Collection[str]], keeper: Keeper) -> None:
-    """Move groups to where they are kept that no clip asks for.
+    """Move groups that no clip needs to the keeper.
 
     Args:
         store: The store.
-        clips: Names of all clips there are.
-        groups: For clips whose groups are known, the names of those.
-        keeper: Keeps them.
+        clips: Names of all existing clips.
+        groups: Clip -> names of its groups, where they are known.
+        keeper: Takes the groups.
 
     Raises:
-        StoreError: something that is no group lies in the store, or another run writes what is to go; what is left then
+        StoreError: the store holds something that is not a group, or another run writes a surplus group; the rest
             stays.
     """
-    surplus_groups(store, clips)  # refuses what is no group before anything moves
+    surplus_groups(store, clips)  # refuses other contents before anything moves
     for name in descriptor_groups(store):
         clip = name.partition("/")[0]
         if clip not in clips or (clip in groups and name not in groups[clip]):
             with hold_group(store, name):
                 if (group := stored_group(store, name)) is not None:
                     _lay_aside(store, group, keeper, why=_NOT_ASKED_FOR)
-    keep_groups(store, clips)  # what is left of the others: folders without a group that could be read
+    keep_groups(store, clips)  # leftovers: folders without a readable group
     for clip, names in groups.items():
         chunks = [name for above, _, name in (group.rpartition("/") for group in names) if above == clip]
         if chunks:

@@ -1,4 +1,4 @@
-"""Latents at denoising steps, by each of the modes that need no trajectory."""
+"""Computes latents at denoising steps, for each mode that needs no trajectory."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ Visits = Iterator[tuple[int, Tensor]]
 
 
 def clip_noise(name: str, latents: Float[Tensor, "*shape"], *, seed: int) -> Float[Tensor, "*shape"]:
-    """Noise of a clip: the same for every step, run, device and subset of clips."""
+    """Draw a clip's noise: the same for every step, run, device and subset of clips."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
@@ -30,7 +30,7 @@ def noised_latents(
     noise: Float[Tensor, "*shape"],
     steps: Sequence[int],
 ) -> Visits:
-    """Clean latents noised to each of `steps`."""
+    """Add noise of each of `steps` to clean latents."""
     return ((step, schedule.add_noise(latents, noise, step)) for step in steps)
 
 
@@ -45,17 +45,17 @@ def inverted_latents(
     params: InversionParams,
     report: Callable[[float], None],
 ) -> Visits:
-    """Clean latents carried backwards along the sampler's own path, no further than the first of `steps`.
+    """Invert the sampler: carry clean latents backwards along its path, as far as the first of `steps`.
 
     Args:
-        backbone: Asked for one branch, no guidance.
-        schedule: The sampler's levels.
-        latents: Clean.
-        prompt: Of the branch.
-        steps: To visit.
-        conditioning: Of an image-to-video backbone.
-        params: Which form.
-        report: Told the relative round-trip error, if it is wanted.
+        backbone: Runs one branch, without guidance.
+        schedule: Noise levels of the sampler.
+        latents: Clean latents.
+        prompt: Prompt of the branch.
+        steps: Steps to visit.
+        conditioning: Conditioning of an image-to-video backbone.
+        params: Form of the inversion.
+        report: Called with the relative round-trip error, if requested.
     """
 
     def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ def denoised_latents(
     *,
     first: int,
 ) -> Visits:
-    """Latents carried along the sampler's path, by its deterministic steps, as far as the last of `steps`.
+    """Carry latents along the sampler's path by its deterministic steps, as far as the last of `steps`.
 
     Args:
-        schedule: The sampler's levels.
-        latents: What enters the step `first`.
-        predict: (latents, timestep) -> the model's output, guided.
-        steps: To visit.
+        schedule: Noise levels of the sampler.
+        latents: Latents that enter the step `first`.
+        predict: (latents, timestep) -> the model's guided output.
+        steps: Steps to visit.
         first: Step to begin with.
     """
     last = max(steps)

@@ -1,4 +1,4 @@
-"""One backbone in one view: which steps, layers and heads are wanted, and what the groups of a clip will hold."""
+"""One backbone in one view: the steps, layers and heads to capture, and the contents of a clip's groups."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,20 +18,20 @@ from difftrack.store import DescriptorSpec
 __all__ = ["BackboneView"]
 
 CAPTURE_VERSION = 1
-"""Raised when what is captured of the same weights, params and clip changes; older descriptors are then stale."""
+"""Increased when the capture of the same weights, params and clip changes; older descriptors are then stale."""
 
 
 class BackboneView:
     """A backbone and the params of a view, checked against each other.
 
     Attributes:
-        backbone: That runs.
-        params: Of the view.
+        backbone: The backbone that runs.
+        params: Params of the view.
         frames_alone: Whether each frame is encoded by itself.
         schedule: Noise levels for clips of a grid.
-        steps: Wanted steps.
-        layers: Wanted layers.
-        heads: Wanted heads.
+        steps: Steps to capture.
+        layers: Layers to capture.
+        heads: Heads to capture.
 
     Raises:
         BackboneError: the backbone cannot be run at the size, layers, heads or steps that the params ask for.
@@ -50,12 +50,12 @@ class BackboneView:
         self.heads = _chosen("heads", params.heads, backbone.num_heads)
 
     def grid(self, num_frames: int) -> TokenGrid:
-        """Token layout of so many frames."""
+        """Return the token layout of this number of frames."""
         size = (self.params.height, self.params.width)
         return self.backbone.token_grid(num_frames, *size, frames_alone=self.frames_alone)
 
     def resized(self, clip: Clip, groups: Mapping[str, tuple[int, ...]]) -> Num[np.ndarray, "frame height width rgb"]:
-        """Frames of a clip as the backbone sees them, up to the last that a group uses."""
+        """Resize the frames of a clip for the backbone, up to the last that a group uses."""
         params = self.params
         frames = clip.frames[: 1 + max(max(own) for own in groups.values())]
         return working_frames(frames, height=params.height, width=params.width, convention=params.resize)
@@ -67,13 +67,13 @@ class BackboneView:
         groups: Mapping[str, tuple[int, ...]],
         prompt: PromptEmbedding | None,
     ) -> dict[str, DescriptorSpec]:
-        """What each of a clip's groups will hold.
+        """Describe each of a clip's groups.
 
         Args:
-            clip: At its own size.
+            clip: The clip at its own size.
             mode: How its steps are visited.
             groups: Frames of each group.
-            prompt: Of its branch; None stands for one as long as may be.
+            prompt: Prompt of its branch; None assumes the maximum length.
         """
         fingerprint = clip.fingerprint()
         text_mask = self._text_mask(prompt)
@@ -119,7 +119,7 @@ class BackboneView:
         )
 
     def _experts(self, timesteps: Sequence[Tensor]) -> dict[str, object]:
-        """Which expert ran at each kept step, where two share the steps."""
+        """Return the expert that runs each kept step, where two share the steps."""
         if not self.backbone.experts:
             return {}
         return {"experts": [self.backbone.expert_at(timestep) for timestep in timesteps]}
@@ -129,8 +129,8 @@ class BackboneView:
         if "cross_query" in kinds:
             if backbone.cross_attention_key is None:
                 raise BackboneError(
-                    f"{backbone.name} has no cross-attention: its text stands in the joint attention, whose keys go "
-                    f"with `key`; leave cross_query out of the descriptors"
+                    f"{backbone.name} has no cross-attention: its text is part of the joint attention, and `key` "
+                    "includes its keys; remove cross_query from the descriptors"
                 )
             return (
                 (True,) * backbone.text_length if prompt is None else tuple(backbone.cross_text_mask(prompt).tolist())
@@ -142,7 +142,7 @@ class BackboneView:
         return tuple(backbone.text_mask(prompt).tolist())
 
     def _choices(self, mode: Mode) -> dict[str, object]:
-        """Everything else that changes the numbers."""
+        """Return everything else that changes the numbers."""
         params, backbone = self.params, self.backbone
         start = params.denoise.start if mode == "denoise" else mode
         inverted = start == "ddim_inversion"
@@ -163,7 +163,7 @@ class BackboneView:
         }
 
     def _walk(self, start: str) -> list[object]:
-        """How `denoise` gets to the wanted steps."""
+        """Return how `denoise` reaches the requested steps."""
         return [self.params.first_step(self.steps), start, self.params.denoise.cfg_scale]
 
 

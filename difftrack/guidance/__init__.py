@@ -1,4 +1,4 @@
-"""Cross-attention guidance: samples pushed away from what the model makes of frames that cannot see each other."""
+"""Cross-attention guidance: steers samples away from predictions in which frames cannot attend to each other."""
 
 import lazy_loader
 

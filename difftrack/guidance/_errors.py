@@ -1,8 +1,8 @@
-"""How this room refuses."""
+"""The error of this room."""
 
 from difftrack.interventions import InterventionError
 
 __all__ = ["GuidanceError"]
 
 GuidanceError = InterventionError
-"""Guidance is an intervention and a second forward, and refuses as interventions do."""
+"""A backbone cannot be guided as requested; an intervention error, since guidance is one."""

@@ -1,4 +1,4 @@
-"""Guiding a stock pipeline from outside: one more forward, and a shift of what the transformer predicts."""
+"""Guides a stock pipeline from outside: runs a second forward and shifts the transformer's prediction."""
 
 import dataclasses
 import inspect
@@ -49,24 +49,24 @@ __all__ = [
 def guided(
     backbone: Backbone, guidance: Guidance, *, grid: TokenGrid, calls: CfgCallPattern = "named", num_clips: int = 1
 ) -> Iterator[None]:
-    """Guide whatever samples a backbone inside this context.
+    """Guide all sampling of a backbone inside this context.
 
     One context is for one sampling run: its steps are the calls for the conditional branch, counted from 0.
 
     Args:
         backbone: Its transformer is guided, through any pipeline.
-        guidance: How.
+        guidance: How to guide.
         grid: Video tokens of the clip that is sampled, from `backbone.token_grid`.
         calls: How the pipeline calls the transformer.
         num_clips: Clips that are sampled at once.
 
     Raises:
-        GuidanceError: the backbone has not all of the layers, or its sampling cannot be followed.
+        GuidanceError: the backbone lacks some of the layers, or its sampling cannot be followed.
     """
     if backbone.experts:
         raise GuidanceError(
-            f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance follows "
-            f"one: guide a backbone that has one"
+            f"{backbone.name} samples with {len(backbone.experts)} transformers that share the steps; guidance "
+            "supports only one: choose a backbone with one transformer"
         )
     if backbone.num_history_tokens(grid):
         raise GuidanceError(
@@ -90,7 +90,7 @@ def guide_transformer(
     num_clips: int = 1,
     reuse: bool = True,
 ) -> Iterator[None]:
-    """Guide a diffusers transformer, whatever pipeline calls it.
+    """Guide a diffusers transformer, for any pipeline that calls it.
 
     With e_c and e_u the predictions of a step, and e_p that of a forward of the conditional half in which the chosen
     layers cut attention between frames, both e_c and e_u are returned with `scale * (e_c - e_p)` added, in float32 or
@@ -98,24 +98,24 @@ def guide_transformer(
 
         e_u + g (e_c - e_u) + scale * (e_c - e_p)
 
-    and, where it runs no unconditional branch, `e_c + scale * (e_c - e_p)`. With scale 0 nothing is touched at all.
+    and, where it runs no unconditional branch, `e_c + scale * (e_c - e_p)`. With scale 0 nothing is changed.
 
     Args:
-        transformer: Left without a trace on the way out.
+        transformer: Transformer to guide; restored at the end.
         modules: Attention over video tokens of every layer, in execution order.
-        layout: What stands where in their sequence.
+        layout: Places of video and text in their sequence.
         guidance: How to guide.
         calls: How the pipeline calls the transformer.
         num_clips: Clips that are sampled at once.
-        reuse: Start the perturbed forward at the first chosen layer, from what the conditional half gave there; else
-            run it whole. Same numbers up to rounding.
+        reuse: Start the perturbed forward at the first chosen layer, from the conditional half's hidden state; else run
+            all layers. Results are equal up to rounding.
 
     Raises:
-        GuidanceError: there are not all of the layers, or the calls cannot be followed.
+        GuidanceError: some of the layers do not exist, or the calls cannot be followed.
 
     Source:
         Nam et al. 2025 (arXiv 2506.17220), section 5; the paper's equation 10 is the form without an unconditional
-        branch, the released code's samples are made with the one above.
+        branch; the released code uses the form above.
     """
     check_layers(guidance, len(modules))
     if getattr(transformer, "is_cache_enabled", False):
@@ -135,14 +135,14 @@ def guide_transformer(
 
 
 def check_layers(guidance: Guidance, num_layers: int) -> None:
-    """Raise `GuidanceError` where guidance names a layer that there is not."""
+    """Raise `GuidanceError` if guidance names a layer that does not exist."""
     unknown = sorted(set(guidance.layers) - set(range(num_layers)))
     if unknown:
         raise GuidanceError(f"layers {unknown} cannot be perturbed; there are layers 0 to {num_layers - 1}")
 
 
 def perturbation(guidance: Guidance) -> Intervention:
-    """What is done to the forward whose prediction guidance goes away from."""
+    """Return the intervention for the forward that guidance steers away from."""
     layers = tuple(sorted(guidance.layers))
     if guidance.variant == "identity":
         return Identity(layers=layers)
@@ -152,10 +152,10 @@ def perturbation(guidance: Guidance) -> Intervention:
 
 
 class _GuidedForward:
-    """Takes the place of a transformer's forward."""
+    """Replaces a transformer's forward."""
 
     runs_forward_twice = True
-    """Interventions that were entered inside guidance could not tell its two forwards apart, and ask for this."""
+    """Interventions check this: entered inside guidance, they could not distinguish its two forwards."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _GuidedForward:
         return self._forward_cond(arguments, branch)
 
     def _forward_cond(self, arguments: dict[str, Any], branch: Branch) -> Any:  # noqa: ANN401
-        """Answer a call that has the conditional half in it."""
+        """Answer a call that includes the conditional half."""
         self._layout.check_latents(arguments["hidden_states"])
         cond = slice(self._num_clips if branch == "both" else 0, None)
         with self._prefix.recorded(cond):
@@ -202,7 +202,7 @@ class _GuidedForward:
         return _shifted(output, shift)
 
     def _forward_uncond(self, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Answer the unconditional call of a step whose conditional one was answered."""
+        """Answer the unconditional call of a step after its conditional call."""
         if self._step < 0:
             raise GuidanceError(
                 "the unconditional branch is called before the conditional one, whose shift it needs; sample with a"
@@ -222,24 +222,24 @@ class _GuidedForward:
 
 
 def _rows(value: Any, rows: slice, batch_size: int) -> Any:  # noqa: ANN401
-    """The part of an argument that is about some rows of the batch; positions, in tuples, are about all."""
+    """Select an argument's rows of the batch; positions, which are tuples, apply to all rows."""
     batched = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch_size
     return value[rows] if batched else value
 
 
 def _wide(prediction: Tensor) -> Tensor:
-    """In float32 at least, so that guidance adds no rounding of its own."""
+    """Convert to float32 at least, so that guidance adds no rounding."""
     return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
 
 def _prediction(output: Any) -> Float[Tensor, "batch *prediction"]:  # noqa: ANN401
-    """Take the prediction out of a transformer's output; Kandinsky's transformers give the tensor itself."""
+    """Extract the prediction from a transformer's output; Kandinsky's transformers return the tensor itself."""
     prediction: Tensor = output if isinstance(output, Tensor) else output[0]
     return prediction
 
 
 def _shifted(output: Any, shift: Float[Tensor, "batch *prediction"]) -> Any:  # noqa: ANN401
-    """A transformer's output with something added to its prediction."""
+    """Add a shift to the prediction in a transformer's output."""
     prediction = _wide(_prediction(output)) + shift
     if isinstance(output, Tensor):
         return prediction

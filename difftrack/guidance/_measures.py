@@ -1,4 +1,4 @@
-"""What all samples of a folder measure, and how the ways of sampling differ."""
+"""Measures all samples of a folder, and compares the variants."""
 
 import csv
 import json
@@ -22,10 +22,10 @@ _TABLE = "measures.csv"
 
 
 def check_measures(folder: Path) -> None:
-    """Refuse a folder whose measures are not of samples: they would be written over.
+    """Refuse a folder with other measures, which would be overwritten.
 
     Raises:
-        GuidanceError: names the file.
+        GuidanceError: there is such a file; the message names it.
     """
     marker, table = folder / _MARKER, folder / _TABLE
     try:
@@ -34,18 +34,18 @@ def check_measures(folder: Path) -> None:
     except (OSError, ValueError, RecursionError):
         ours = False
     if not ours:
-        raise GuidanceError(f"{marker} is of something else and is not written over; name another folder")
+        raise GuidanceError(f"{marker} belongs to something else, so it is not overwritten; name another folder")
     if table.exists() and not marker.exists():
-        raise GuidanceError(f"{table} is there without {_MARKER}, so that it is of something else; name another folder")
+        raise GuidanceError(f"{table} exists without {_MARKER}, so it belongs to something else; name another folder")
 
 
 def write_measures(folder: Path, prompts: Mapping[str, str], ways: Mapping[str, Guidance | None]) -> None:
     """Measure clips and write measures.csv (a row per clip) and measures.json (also means and paired differences).
 
     Args:
-        folder: Of the samples.
-        prompts: Those to measure, by the name of their folder.
-        ways: Those to measure; every other one is compared with the first.
+        folder: Folder of the samples.
+        prompts: Prompts to measure, by the name of their folder.
+        ways: Variants to measure; each is compared with the first.
     """
     rows = [
         {"name": name, "way": way, "prompt": prompt, **asdict(measure_video(read_clip(folder / name, way).frames))}
@@ -70,7 +70,7 @@ def write_measures(folder: Path, prompts: Mapping[str, str], ways: Mapping[str, 
 
 
 def _with_intervals(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-    """Means over prompts with their 95 % intervals; nothing where no prompt was sampled."""
+    """Return means over prompts with their 95 % intervals; empty if no prompt was sampled."""
     return {
         way: {name: asdict(mean_with_interval(of_prompts)) for name, of_prompts in measures.items() if len(of_prompts)}
         for way, measures in values.items()

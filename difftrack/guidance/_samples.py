@@ -1,11 +1,10 @@
-"""Sampling prompts in several ways from one seed, and keeping what came of it.
+"""Samples prompts in several variants from one seed, and stores the results.
 
 Under the folder of all samples:
 
-    000/plain/              frames.mp4 (lossless) and clip.json: a clip of `difftrack.datasets`, with how it was made
-    000/plain.mp4           to look at; plain_first.png, plain_middle.png and plain_last.png beside it
-    000/side_by_side.mp4    all ways in one picture
-    measures.json, .csv     what `difftrack.quality` says of every clip
+    000/plain/              frames.mp4 (lossless) and clip.json: a clip of `difftrack.datasets`, with its provenance
+    000/plain.mp4 for viewing; also plain_first.png, plain_middle.png and plain_last.png 000/side_by_side.mp4 all
+    variants in one picture measures.json, .csv measures of every clip by `difftrack.quality`
 """
 
 from collections import deque
@@ -42,9 +41,9 @@ from difftrack.provenance import MadeBy
 __all__ = ["SampleOutcome", "sample_prompts"]
 
 _CAPTION_PX = 16
-"""Height of the strip with a way's name."""
+"""Height of the strip with a variant's name."""
 _APART = (write_measures.__module__, *(user.__module__ for user in (Background, ClipShelf, Keeper, lock_of, remove)))
-"""Modules that have no part in what a sample looks like."""
+"""Modules that do not affect a sample's frames."""
 
 
 _IF_TOO_LARGE = "set backbones.{backbone}.memory to auto, or make guide.num_frames, height or width smaller"
@@ -52,12 +51,12 @@ _IF_TOO_LARGE = "set backbones.{backbone}.memory to auto, or make guide.num_fram
 
 @dataclass(frozen=True, slots=True)
 class SampleOutcome:
-    """What came of one prompt."""
+    """Result of one prompt."""
 
     number: int
     prompt: str
     problem: str | None
-    """Why it could not be sampled; None where all its files are there."""
+    """Why it could not be sampled; None if all its files exist."""
 
 
 def sample_prompts(
@@ -71,27 +70,27 @@ def sample_prompts(
     anew: bool = False,
     drop_others: bool = False,
 ) -> Iterator[SampleOutcome]:
-    """Sample every prompt in every way, one after the other, and measure all of them at the end.
+    """Sample every prompt in every variant, one after the other, and measure all samples at the end.
 
-    A clip that is there, undamaged, asked for and made in the same way is taken up, as `params.reuse` says; another one
-    of its name is laid aside. A prompt that fails is told and the others go on.
+    An existing, undamaged clip with the same provenance is reused according to `params.reuse`; any other clip of its
+    name is moved aside. If a prompt fails, its outcome says so and the others continue.
 
     Args:
-        backbone: To sample.
-        prompts: Their numbers, which name the folders, and themselves.
-        params: What is common to all ways.
+        backbone: Backbone to sample.
+        prompts: Number, which names the folder, and text of each prompt.
+        params: Settings of all variants.
         ways: Name -> guidance; None is plain sampling.
-        folder: Made if missing.
-        keeper: Keeps the clips that are not asked for any more.
-        anew: Take up nothing.
-        drop_others: Lay aside the samples of earlier prompts, whose numbers are not among these; nothing else goes.
+        folder: Folder of all samples; created if missing.
+        keeper: Takes the clips that are no longer needed.
+        anew: Reuse nothing.
+        drop_others: Move aside samples of earlier prompts whose numbers are not among these, and nothing else.
 
     Yields:
-        An outcome for each prompt, when it is done.
+        The outcome of each prompt when it is finished.
 
     Raises:
-        GuidanceError: there is not such a layer, or the folder holds measures or numbered folders of something else;
-            nothing is sampled then.
+        GuidanceError: a layer does not exist, or the folder holds foreign measures or numbered folders; nothing is
+            sampled then.
         LockError: another process samples into the folder.
     """
     for guidance in ways.values():
@@ -102,7 +101,7 @@ def sample_prompts(
         for number, _ in prompts:
             if problem := _not_ours(folder / _name(number), ways):
                 raise GuidanceError(
-                    f"nothing is written over: {problem}; move it, or name another folder for the samples"
+                    f"nothing was overwritten: {problem}; move it, or name another folder for the samples"
                 )
         folder.mkdir(parents=True, exist_ok=True)
         if drop_others:
@@ -153,26 +152,26 @@ def _image(folder: Path, number: int) -> Path:
 def _drop_what_is_gone(folder: Path, names: set[str], keeper: Keeper) -> None:
     for samples in sorted({clip.parents[1] for clip in folder.glob("*/*/clip.json")}):
         if samples.name not in names and samples.name.isdecimal() and samples.name == _name(int(samples.name)):
-            if _not_ours(samples):  # what is not proven to be ours stays
+            if _not_ours(samples):  # clips without proof of origin stay
                 continue
             shelf = ClipShelf(samples, keeper, above=f"{samples.name}/")
             ways = [clip.parent.name for clip in sorted(samples.glob("*/clip.json"))]
             for way in ways:
-                shelf.lay_aside(way, why="params.yaml asks for other prompts now")
+                shelf.lay_aside(way, why="params.yaml now names other prompts")
             with suppress(OwnershipError):
                 remove(samples, _not_ours(samples, ways), folder=folder)
 
 
 def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
-    """Name what in the folder of one prompt was not sampled here; None where there is nothing of that kind.
+    """Name foreign contents in the folder of one prompt; None if there are none.
 
-    Sampled here are clips that say so, the views beside them, and, of `ways`, damaged clips and views without a clip,
-    which a killed run leaves.
+    Own contents are clips that say so and their views, and, for the variants in `ways`, damaged clips and views without
+    a clip, which a killed run leaves.
     """
     if not samples.exists():
         return None
     if samples.is_symlink() or not samples.is_dir():
-        return f"{samples} is no folder of its own"
+        return f"{samples} is not a folder of its own"
     clips = [entry for entry in sorted(samples.iterdir()) if entry.is_dir() and not entry.name.endswith(".part")]
     views = {
         "side_by_side.mp4",
@@ -183,11 +182,11 @@ def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
             return problem
     others = [entry for entry in samples.iterdir() if entry.is_file() and entry.name.removesuffix(".part") not in views]
     others = [entry for entry in others if not (entry.name.startswith(".") and entry.name.endswith(".part"))]
-    return f"{others[0]} is no view of a sample" if others else None
+    return f"{others[0]} is not a view of a sample" if others else None
 
 
 def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
-    """Say so if a clip does not state that it was sampled; with `damaged` its clip.json may be no JSON."""
+    """Return a message if a clip does not state that it was sampled; with `damaged` its clip.json may be invalid."""
     try:
         said = read_json(clip / "clip.json")
         sampled = said["source"] == "generated" and "sampling" in said["details"]
@@ -195,12 +194,12 @@ def _not_sampled(clip: Path, *, damaged: bool) -> str | None:
         sampled = damaged
     except (OSError, KeyError, TypeError):
         sampled = False
-    return None if sampled else f"{clip} is no sample"
+    return None if sampled else f"{clip} is not a sample"
 
 
 @dataclass(slots=True)
 class _UnderWay:
-    """One prompt, of which files may still be on their way to disk."""
+    """One prompt whose files may still be being written."""
 
     number: int
     prompt: str
@@ -209,12 +208,12 @@ class _UnderWay:
 
     @property
     def is_written(self) -> bool:
-        """Whether nothing of it is on its way."""
+        """Return whether all its files are written."""
         return all(write.done() for write in self.writes)
 
 
 def _settled(one: _UnderWay, sampled: list[tuple[int, str]]) -> SampleOutcome:
-    """What came of a prompt, once all its files are there; noted among those that were sampled if all went well."""
+    """Return a prompt's outcome once all its files exist, and record it as sampled on success."""
     for write in one.writes:
         try:
             write.result()
@@ -235,7 +234,7 @@ def _sample_in_all_ways(
     made_by: MadeBy,
     background: Background,
 ) -> None:
-    """Sample a prompt in every way; what is to be written is, beside the next sampling."""
+    """Sample a prompt in every variant; files are written while the next variant is sampled."""
     folder, number, prompt = shelf.root, one.number, one.prompt
     folder.mkdir(exist_ok=True)
     side_by_side = folder / "side_by_side.mp4"
@@ -260,7 +259,7 @@ def _sample_in_all_ways(
 
 def _write(shelf: ClipShelf, clip: Clip) -> None:
     _write_views(shelf.root, clip)
-    shelf.write(clip)  # last: a clip says that its views are there
+    shelf.write(clip)  # last, because a clip implies that its views exist
 
 
 def _write_beside(file: Path, clips: Mapping[str, UInt8[np.ndarray, "frame row col rgb"]], fps: float) -> None:
@@ -269,7 +268,7 @@ def _write_beside(file: Path, clips: Mapping[str, UInt8[np.ndarray, "frame row c
 
 
 def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidance | None) -> dict[str, Any]:
-    """All that decides what comes out, besides the prompt."""
+    """Return everything besides the prompt that determines a sample."""
     kept = ("seed", "num_inference_steps", "cfg_scale", "num_frames", "height", "width", "fps")
     return {
         "backbone": backbone.fingerprint,
@@ -281,7 +280,7 @@ def _how(backbone: Backbone, number: int, params: GuideParams, guidance: Guidanc
 
 
 def _description(folder: Path, way: str) -> str:
-    """What lies there says of itself; empty where nothing lies there."""
+    """Return the existing clip's description; empty if there is none."""
     file = folder / way / "clip.json"
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
@@ -321,7 +320,7 @@ def _views(folder: Path, way: str) -> bool:
 def _captioned(
     frames: UInt8[np.ndarray, "frame row col rgb"], caption: str
 ) -> UInt8[np.ndarray, "frame captioned_row col rgb"]:
-    """With a strip on top that says what it is."""
+    """Add a strip on top with the variant's name."""
     strip = np.zeros((_CAPTION_PX, *frames.shape[2:]), dtype=np.uint8)
     cv2.putText(strip, caption, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return np.concatenate([np.broadcast_to(strip, (len(frames), *strip.shape)), frames], axis=1)

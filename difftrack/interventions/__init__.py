@@ -1,4 +1,4 @@
-"""What is done to a model's attention while it runs: heads removed, frozen, exchanged, patched, cut off from frames."""
+"""Changes a model's attention while it runs: heads removed, frozen, swapped, patched, or cut off from frames."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Interventions that exchange how chosen heads attend."""
+"""Interventions that replace the attention of chosen heads."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ __all__ = ["Attend", "Identity", "OwnFrame"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attend(Intervention, ABC):
-    """Base of interventions that compute a head's output in another way from its query, key and value."""
+    """Base of interventions that compute a head's output differently from its query, key and value."""
 
     @abstractmethod
     def attend(
         self, call: AttentionCall, clips: slice, heads: list[int] | slice, layout: SequenceLayout
     ) -> Float[Tensor, "clip head token channel"]:
-        """Give the output of some heads for some entries of the batch."""
+        """Compute the output of some heads for some entries of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OwnFrame(Attend):
-    """Let no video token of these heads see another frame than its own; text sees and is seen as ever.
+    """Let video tokens of these heads attend only to their own frame and to text; text attends as before.
 
     Source:
-        Nam et al. 2025 (arXiv 2506.17220), appendix D: cross-attention guidance perturbs so. `perturbed_attention`
-        says the equations.
+        Nam et al. 2025 (arXiv 2506.17220), appendix D: the perturbation of cross-attention guidance.
+        `perturbed_attention` has the equations.
     """
 
     variant: CutVariant = "zeroed"
@@ -62,22 +62,22 @@ class OwnFrame(Attend):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identity(Attend):
-    """Put the identity in the place of the attention map: every token gets its own value, text tokens, too.
+    """Replace the attention map with the identity: every token, including text, gets its own value.
 
     Source:
-        Perturbed-attention guidance (Ahn et al. 2024, arXiv 2403.17377), as diffusers' guiders do it.
+        Perturbed-attention guidance (Ahn et al. 2024, arXiv 2403.17377), as in diffusers' guiders.
     """
 
     def attend(
         self, call: AttentionCall, clips: slice, heads: list[int] | slice, layout: SequenceLayout
     ) -> Float[Tensor, "clip head token channel"]:
         if call.query.shape[2] != call.key.shape[2]:
-            raise InterventionError(f"layer {call.layer}: attention crosses sequences; there is no identity")
+            raise InterventionError(f"layer {call.layer}: attention is between two sequences, so it has no identity")
         return call.value[clips, heads]
 
 
 def _attended_by_video(call: AttentionCall, layout: SequenceLayout) -> Bool[Tensor, "batch 1 1 token"] | None:
-    """Find which tokens video tokens attend to; only their outputs are ever read where text is padded."""
+    """Find the tokens that video tokens attend to; outputs of padded text are never read."""
     mask, num_tokens = call.mask, call.query.shape[2]
     if mask is None:
         return None
@@ -86,6 +86,6 @@ def _attended_by_video(call: AttentionCall, layout: SequenceLayout) -> Bool[Tens
         if torch.equal(rows[:, :, 0], rows[:, :, -1]):
             return rows[:, :, :1]
     raise InterventionError(
-        f"layer {call.layer}: the model masks by a {mask.dtype} mask of shape {list(mask.shape)}; only masks that "
-        f"are the same for all video tokens can be guided"
+        f"layer {call.layer}: the model masks by a {mask.dtype} mask of shape {list(mask.shape)}; only masks that are "
+        "equal for all video tokens are supported"
     )

@@ -1,4 +1,4 @@
-"""Attention with everything cut that a video token attends to in other frames than its own."""
+"""Attention in which video tokens attend only to their own frame and text."""
 
 from dataclasses import dataclass
 
@@ -17,16 +17,16 @@ __all__ = ["SequenceLayout", "perturbed_attention"]
 
 @dataclass(frozen=True, slots=True)
 class SequenceLayout:
-    """How video tokens stand in an attention's sequence: frame by frame, with text before, behind or nowhere."""
+    """Layout of an attention's sequence: video tokens frame by frame, with text before, after or absent."""
 
     num_latent_frames: int
     """Token frames."""
     tokens_per_frame: int
-    """Rows times cols."""
+    """Rows times columns."""
     text_position: TextPosition
 
     def video(self, num_tokens: int) -> slice:
-        """Where the video is in a sequence of so many tokens; the rest is text.
+        """Return the place of the video in a sequence of this many tokens; the rest is text.
 
         Raises:
             InterventionError: the sequence cannot hold this video.
@@ -35,9 +35,9 @@ class SequenceLayout:
         num_text = num_tokens - num_video
         if num_text < 0 or (num_text and self.text_position == "none"):
             raise InterventionError(
-                f"attention is over {num_tokens} tokens, and {self.num_latent_frames} latent frames of "
-                f"{self.tokens_per_frame} tokens with text {self.text_position!r} are {num_video} of them; "
-                f"is the size that is sampled the one that this was set up for?"
+                f"attention is over {num_tokens} tokens, but {self.num_latent_frames} latent frames of "
+                f"{self.tokens_per_frame} tokens with text {self.text_position!r} need {num_video}; sample at the "
+                "size that this was set up for"
             )
         return slice(num_text, num_tokens) if self.text_position == "first" else slice(0, num_video)
 
@@ -45,7 +45,7 @@ class SequenceLayout:
         """Refuse latents that cannot be this many tokens: a sequence does not tell text from video.
 
         Raises:
-            InterventionError: names both sizes.
+            InterventionError: the sizes differ; the message names both.
         """
         if latents[0].numel() % (self.num_latent_frames * self.tokens_per_frame):
             raise InterventionError(
@@ -54,7 +54,7 @@ class SequenceLayout:
             )
 
     def text(self, num_tokens: int) -> slice:
-        """Where the text is; an empty range where there is none."""
+        """Return the place of the text; an empty range if there is none."""
         video = self.video(num_tokens)
         return slice(0, video.start) if self.text_position == "first" else slice(video.stop, num_tokens)
 
@@ -69,7 +69,7 @@ def perturbed_attention(
     mask: Bool[Tensor, "batch 1 1 token"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "batch head token channel"]:
-    """Attend such that no video token gets anything from another frame.
+    """Attend so that no video token receives anything from another frame.
 
     With S_i the keys that query i may still see (text and its own frame; all keys for text queries) and p the ordinary
     softmax over all keys:
@@ -85,17 +85,17 @@ def perturbed_attention(
         query: Queries, normalised and rotated.
         key: Keys likewise.
         value: Values.
-        layout: What stands where.
-        variant: Which of the two.
+        layout: Places of video and text.
+        variant: `zeroed` or `masked`.
         mask: True where a token may be attended to at all; False on padded text.
-        scale: Of the scores; None for 1 / sqrt(channel).
+        scale: Scale of the scores; None for 1 / sqrt(channel).
 
     Raises:
         InterventionError: the sequence does not fit the layout, or the mask hides video tokens.
 
     Source:
-        Nam et al. 2025 (arXiv 2506.17220), appendix D, means `zeroed`; the released code does that with guidance and
-        `masked` without. Which is which, and why both are here: docs/decisions/0006-which-guidance.md.
+        Nam et al. 2025 (arXiv 2506.17220), appendix D, means `zeroed`; the released code uses `zeroed` with guidance
+        and `masked` without. docs/decisions/0006-which-guidance.md explains both.
     """
     if mask is not None and len(query) > 1:
         samples = zip(*(torch.split(tokens, 1) for tokens in (query, key, value, mask)), strict=True)
@@ -126,7 +126,7 @@ def perturbed_attention(
 def _text_and_frame(
     tokens: Float[Tensor, "batch head token channel"], layout: SequenceLayout
 ) -> Float[Tensor, "batch_frame head kept_token channel"]:
-    """What one frame's queries may see: all text, and the frame."""
+    """Return the tokens that one frame's queries may see: all text, and the frame."""
     video, text = layout.video(tokens.shape[2]), layout.text(tokens.shape[2])
     frames = _fold(tokens[:, :, video], layout)
     if text.start == text.stop:

@@ -1,4 +1,4 @@
-"""Which half of classifier-free guidance a transformer is being called for."""
+"""Detects the half of classifier-free guidance that a transformer is called for."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ Branch = Literal["cond", "uncond", "both"]
 """`both`: one batch, unconditional half first."""
 
 CfgCallPattern = Literal["named", "batched", "cond_first", "cond"]
-"""How a pipeline calls its transformer: it says so itself through `cache_context`, as most of diffusers' pipelines do,
-or makes it plain by a doubled batch; in one batch [uncond, cond]; conditional, then unconditional; or for the
-conditional branch alone."""
+"""How a pipeline calls its transformer: detected from `cache_context`, which most of diffusers' pipelines use, or from
+a doubled batch; in one batch [uncond, cond]; conditional, then unconditional; or only for the conditional branch.
+"""
 
 _NAMES: Mapping[str, Branch] = MappingProxyType({
     "cond": "cond",
@@ -28,19 +28,19 @@ _NAMES: Mapping[str, Branch] = MappingProxyType({
     "pred_cond": "cond",
     "pred_uncond": "uncond",
 })  # fmt: skip
-"""What diffusers' pipelines and guiders call the branches; the third whatever the order in the batch."""
+"""Names of the branches in diffusers' pipelines and guiders; the third is independent of the order in the batch."""
 
 
 def calls_at(cfg_scale: float) -> CfgCallPattern:
-    """How a stock pipeline calls its transformer: at a scale up to 1 it runs no unconditional branch.
+    """Return how a stock pipeline calls its transformer: at a scale up to 1 it runs no unconditional branch.
 
-    Not every pipeline says so: Allegro's gives its branches no names.
+    Not every pipeline can be detected: Allegro's does not name its branches.
     """
     return "cond" if cfg_scale <= 1 else "named"
 
 
 class BranchReader:
-    """Tells the branch of each call.
+    """Detects the branch of each call.
 
     Args:
         calls: How the pipeline calls its transformer.
@@ -55,7 +55,7 @@ class BranchReader:
 
     @contextmanager
     def listening(self, transformer: nn.Module) -> Iterator[None]:
-        """Note the names under which a pipeline enters `transformer.cache_context`."""
+        """Record the names with which a pipeline enters `transformer.cache_context`."""
         enter = getattr(transformer, "cache_context", None)
         if enter is None:
             yield
@@ -77,14 +77,14 @@ class BranchReader:
             del transformer.cache_context
 
     def read(self, batch_size: int, timestep: Shaped[Tensor, "..."]) -> Branch:
-        """The branch of the call that is being made.
+        """Return the branch of the current call.
 
         Args:
-            batch_size: Of the latents.
-            timestep: That the transformer is given.
+            batch_size: Batch size of the latents.
+            timestep: Timestep passed to the transformer.
 
         Raises:
-            InterventionError: the pipeline does not say, or says something that is not known here.
+            InterventionError: the pipeline does not name the branch, or uses an unknown name.
         """
         branch = self._read(batch_size, timestep)
         if branch == "both" and batch_size == self._num_clips:
@@ -92,8 +92,8 @@ class BranchReader:
         wanted = self._num_clips * (2 if branch == "both" else 1)
         if batch_size != wanted:
             raise InterventionError(
-                f"the transformer is called with a batch of {batch_size}, and {wanted} is expected for {branch!r}; "
-                f"say by num_clips how many clips are sampled at once (now {self._num_clips})"
+                f"the transformer is called with a batch of {batch_size}, but {wanted} is expected for {branch!r}; "
+                f"set num_clips to the number of clips sampled at once (now {self._num_clips})"
             )
         return branch
 
@@ -110,6 +110,6 @@ class BranchReader:
         if branch is None:
             raise InterventionError(
                 f"the pipeline does not name the branch that it calls the transformer for (cache_context: {self._name})"
-                f"; say by calls how it does: batched, cond_first or cond"
+                "; set calls to batched, cond_first or cond"
             )
         return branch

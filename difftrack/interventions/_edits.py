@@ -1,4 +1,4 @@
-"""Interventions that change a tensor of chosen heads: what attention gives, or what it attends with."""
+"""Interventions that change a tensor of chosen heads: the output of attention, or its query, key or value."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -14,18 +14,20 @@ from difftrack.interventions._sites import BranchName, Intervention, Site
 __all__ = ["Edit", "Freeze", "Mean", "Patch", "Recording", "Scale", "Swap", "Target", "Tokens", "Zero"]
 
 Target = Literal["output", "query", "key", "value"]
-"""What of a head is changed: what its attention gives, before the layer mixes its heads; or what it attends with."""
+"""The changed tensor of a head: the output of its attention, before the layer mixes its heads, or its query, key or
+value.
+"""
 Tokens = Literal["all", "video", "text"]
-"""Tokens of the sequence; text stands in it only where attention is joint."""
+"""Tokens of the sequence; it includes text only in joint attention."""
 
 _TARGETS: tuple[Target, ...] = ("output", "query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Edit(Intervention, ABC):
-    """Base of interventions that put another tensor in the place of one.
+    """Base of interventions that replace a tensor.
 
-    A subclass gives `edit`; difftrack hands it the chosen heads and tokens of one branch, and puts back what it gives.
+    A subclass defines `edit`, which receives the chosen heads and tokens of one branch and returns their replacement.
     """
 
     target: Target = "output"
@@ -36,20 +38,20 @@ class Edit(Intervention, ABC):
     def __post_init__(self) -> None:
         Intervention.__post_init__(self)
         if self.target not in _TARGETS:
-            raise InterventionError(f"target is {self.target!r}; wanted: {', '.join(_TARGETS)}")
+            raise InterventionError(f"target is {self.target!r}; expected {', '.join(_TARGETS)}")
         if self.tokens not in ("all", "video", "text"):
-            raise InterventionError(f"tokens is {self.tokens!r}; wanted: all, video or text")
+            raise InterventionError(f"tokens is {self.tokens!r}; expected all, video or text")
 
     @abstractmethod
     def edit(
         self, tensor: Float[Tensor, "clip head token channel"], site: Site
     ) -> Float[Tensor, "clip head token channel"]:
-        """Give what stands in the tensor's place; the tensor itself, not written to, where nothing is to change."""
+        """Return the replacement, without modifying the tensor; return the tensor itself if nothing changes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Zero(Edit):
-    """Put zeros in the place of heads: they add nothing to the layer's output (its output projection's bias stays)."""
+    """Set heads to zero: they add nothing to the layer's output (the bias of its output projection stays)."""
 
     def edit(
         self, tensor: Float[Tensor, "clip head token channel"], site: Site
@@ -59,7 +61,7 @@ class Zero(Edit):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scale(Edit):
-    """Multiply heads by a factor; 1 leaves every bit."""
+    """Multiply heads by a factor; 1 changes no bit."""
 
     factor: float
 
@@ -71,13 +73,13 @@ class Scale(Edit):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mean(Edit):
-    """Put a mean over tokens in the place of each token: a head goes on saying what it says of all of them alike.
+    """Replace each token with a mean over tokens: a head keeps only what all of them share.
 
     Text tokens get their own mean, over text.
     """
 
     over: Literal["clip", "frame", "time"] = "clip"
-    """All video tokens of the clip; those of each latent frame; or those in one place of all latent frames."""
+    """Mean over all video tokens of the clip, over each latent frame, or over each place in all latent frames."""
 
     needs_layout = True
 
@@ -98,19 +100,19 @@ class Mean(Edit):
 
 
 def _mean(tensor: Tensor, *, dim: int | tuple[int, ...]) -> Tensor:
-    """In float32 or wider, over axes that keep their length."""
+    """Compute the mean in float32 or wider, repeated along the reduced axes."""
     wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     return wide.mean(dim=dim, keepdim=True).to(tensor.dtype).expand_as(tensor)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Swap(Edit):
-    """Exchange two heads of a layer with each other: `Swap(heads=(1, 3))`."""
+    """Swap two heads of a layer: `Swap(heads=(1, 3))`."""
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         if self.heads == "all" or len(tuple(self.heads)) != 2:  # type: ignore[arg-type]
-            raise InterventionError(f"Swap exchanges two heads; named are {self.heads}")
+            raise InterventionError(f"Swap needs two heads; heads is {self.heads}")
 
     def edit(
         self, tensor: Float[Tensor, "clip head token channel"], site: Site
@@ -120,7 +122,7 @@ class Swap(Edit):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Freeze(Edit):
-    """Keep what heads have at one step, and give that out at all later ones among `steps`."""
+    """Record heads at one step, and reuse them at all later ones among `steps`."""
 
     at: int = 0
     """The step, 0 the noisiest."""
@@ -128,7 +130,7 @@ class Freeze(Edit):
     needs_moment = True
 
     def acts_at(self, layer: int, step: int | None, branch: BranchName | None) -> bool:
-        """At the step itself, too, where it takes what it keeps."""
+        """Also true at the recorded step itself."""
         if step == self.at:
             return self.acts_in(layer) and self.in_branch(branch)
         return step is not None and step > self.at and Intervention.acts_at(self, layer, step, branch)
@@ -142,8 +144,8 @@ class Freeze(Edit):
             return tensor
         if place not in site.memory:
             raise InterventionError(
-                f"layer {site.layer} is frozen at step {self.at}, and step {site.step} came without it; sample from "
-                f"step {self.at} on, within one context"
+                f"layer {site.layer} is frozen at step {self.at}, which did not run before step {site.step}; sample "
+                f"from step {self.at} on, within one context"
             )
         kept: Tensor = site.memory[place]
         return kept
@@ -151,16 +153,16 @@ class Freeze(Edit):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording(Edit):
-    """Change nothing, and keep what chosen heads have, for `Patch`.
+    """Change nothing, and record chosen heads for `Patch`.
 
-    One recording is of one run. It lies on the model's device, or on the one that is named: layers x heads x steps x
-    branches x tokens x channels numbers, of which `num_bytes` tells the bytes.
+    A recording belongs to one run. It is stored on the model's device or on `device`, and holds layers x heads x steps
+    x branches x tokens x channels numbers; `num_bytes` is its size.
     """
 
     device: str | None = None
-    """Where it is kept; None leaves it where the model computes."""
+    """Device of the recording; None is the model's device."""
     tensors: dict[tuple[int, int | None, BranchName | None, int], Tensor] = field(default_factory=dict, repr=False)
-    """By (layer, step, branch, first clip): [clip, head, token, channel]."""
+    """(layer, step, branch, first clip) -> [clip, head, token, channel]."""
 
     needs_moment = True
 
@@ -179,17 +181,17 @@ class Recording(Edit):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patch(Edit):
-    """Put what a recording holds in the place of the same heads at the same layer, step and branch of this run.
+    """Replace heads with those of a recording at the same layer, step and branch.
 
-    Heads, target and tokens are the recording's unless others are named here; heads must be among those recorded.
+    Heads, target and tokens default to the recording's; heads must be among those recorded.
     """
 
     source: Recording
-    """From another run: of another prompt, clip, seed or model of the same shape."""
+    """Recording of another run: another prompt, clip, seed, or model of the same shape."""
     source_step: int | None = None
-    """Give out what the recording holds of this one step, whatever the step is now."""
+    """Step of the recording to use at every step of this run; None uses the same step."""
     source_branch: BranchName | None = None
-    """Give out what the recording holds of this branch, whatever the branch is now."""
+    """Branch of the recording to use for every branch of this run; None uses the same branch."""
 
     needs_moment = True
 
@@ -202,7 +204,7 @@ class Patch(Edit):
             ours, theirs = getattr(self, name), getattr(self.source, name)
             if ours != theirs:
                 raise InterventionError(
-                    f"the recording is of {name} {theirs!r} and Patch changes {name} {ours!r}; say the same for both"
+                    f"the recording has {name} {theirs!r}, but Patch has {name} {ours!r}; use the same for both"
                 )
 
     def edit(
@@ -213,20 +215,20 @@ class Patch(Edit):
         kept = self.source.tensors.get((site.layer, step, branch, site.clip))
         if kept is None:
             raise InterventionError(
-                f"the recording holds nothing of layer {site.layer}, step {step}, branch {branch}, clip {site.clip}; "
+                f"the recording has nothing for layer {site.layer}, step {step}, branch {branch}, clip {site.clip}; "
                 f"record it, or patch fewer layers and steps"
             )
         kept = _heads_of(kept, self.heads, self.source.heads)
         if kept.shape != tensor.shape:
             raise InterventionError(
-                f"layer {site.layer}: the recording is [clip, head, token, channel] {list(kept.shape)}, and this run "
-                f"has {list(tensor.shape)}; patch runs of one size, with tokens='video' where prompts differ in length"
+                f"layer {site.layer}: the recording is [clip, head, token, channel] {list(kept.shape)}, but this run "
+                f"has {list(tensor.shape)}; patch runs of equal size, with tokens='video' if prompts differ in length"
             )
         return kept.to(tensor)
 
 
 def _heads_of(kept: Tensor, wanted: Any, recorded: Any) -> Tensor:  # noqa: ANN401
-    """Choose among the heads that were recorded."""
+    """Select recorded heads."""
     if wanted == recorded:
         return kept
     index = {head: place for place, head in enumerate(range(kept.shape[1]) if recorded == "all" else recorded)}

@@ -1,4 +1,4 @@
-"""All interventions of one context at work, at the seam and around blocks."""
+"""Applies all interventions of one context, at the capture seam and around blocks."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,19 +24,19 @@ __all__ = ["Engine", "Moment", "Part"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Entries of a batch that are of one branch."""
+    """Entries of a batch that belong to one branch."""
 
     branch: BranchName | None
-    """None where it does not matter."""
+    """The branch; None if it does not matter."""
     entries: slice
     """Rows of the batch."""
     clip: int
-    """The first of the clips sampled at once that they are of."""
+    """Index of their first clip among those sampled at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a transformer's forward is about."""
+    """Step and branches of one transformer forward."""
 
     step: int | None
     batch_size: int
@@ -52,12 +52,12 @@ class Moment:
         return cls(step, batch_size, parts)
 
     def parts_of(self, batch_size: int, call: int) -> tuple[Part, ...]:
-        """Divide one attention call's batch.
+        """Split one attention call's batch by branch.
 
         Args:
-            batch_size: Of the call.
-            call: Calls of the same module before it, within this forward: where clips' prompts differ in length, a
-                module attends for each clip by itself.
+            batch_size: Batch size of the call.
+            call: Number of earlier calls of the same module within this forward: if clips' prompts differ in length, a
+                module attends for each clip separately.
         """
         if batch_size == self.batch_size:
             return self.parts
@@ -78,13 +78,13 @@ class Moment:
 class Engine:
     """Runs interventions inside one transformer.
 
-    Within a layer, edits of query, key and value come first, then ways of attending, then edits of the output; among
-    those of one kind the order is that of the list, and each sees what the earlier ones have left.
+    Within a layer, edits of query, key and value come first, then ways of attending, then edits of the output; those of
+    one kind run in list order, each on the result of the earlier ones.
 
     Args:
-        interventions: What is done.
+        interventions: Interventions to apply.
         modules: Attention over video tokens of every layer, in execution order.
-        layout: What stands where in their sequence.
+        layout: Places of video and text in their sequence.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Engine:
             intervention.chosen("layers", len(modules))
             if not isinstance(intervention, Edit | Attend | SkipLayer):
                 raise InterventionError(
-                    f"{type(intervention).__name__} is no intervention; derive from interventions.Edit or .Attend"
+                    f"{type(intervention).__name__} is not an intervention; derive from interventions.Edit or .Attend"
                 )
         self._interventions = tuple(interventions)
         self._layout = layout
@@ -115,11 +115,11 @@ class Engine:
         self._passing: dict[int, PassThrough] = {}
         self._seen: set[int] = set()
         self.acted = [0] * len(interventions)
-        """How often each intervention has changed, or kept, a tensor or left a layer out."""
+        """How often each intervention has changed or recorded a tensor, or skipped a layer."""
 
     @contextmanager
     def installed(self, transformer: nn.Module) -> Iterator[None]:
-        """Act inside this transformer; leave nothing behind on the way out."""
+        """Act inside this transformer; restore it at the end."""
         with ExitStack() as stack:
             stack.enter_context(intercept(self._modules, self._attend, edit=self._edit))
             layers, modules = list(self._skipped), list(self._skipped.values())
@@ -130,27 +130,27 @@ class Engine:
             yield
 
     def begin(self, moment: Moment) -> None:
-        """Say what the forward that comes is about."""
+        """Set the step and branches of the next forward."""
         self._moment = moment
         self._calls.clear()
         self._left_out.clear()
 
     def end(self) -> None:
-        """Check a forward that has run to its end; guidance repeats layers of an earlier one without running them.
+        """Check a finished forward; guidance repeats layers of an earlier one without running them.
 
         Raises:
-            InterventionError: a layer's attention was seen neither now nor before.
+            InterventionError: a layer's attention was never seen.
         """
         self._seen |= self._calls.keys() | self._left_out
         silent = sorted(self._modules.keys() - self._seen)
         if silent:
             raise InterventionError(
-                f"layers {silent} never came to torch's scaled-dot-product attention, so nothing was perturbed there; "
+                f"layers {silent} never called torch's scaled-dot-product attention, so nothing was perturbed there; "
                 f"call transformer.set_attention_backend('native') and unset DIFFUSERS_ATTN_BACKEND"
             )
 
     def _edit(self, call: AttentionCall) -> AttentionCall:
-        """Edits of what a layer attends with."""
+        """Apply edits of query, key and value."""
         parts = self._parts(call)
         for target in ("query", "key", "value"):
             tensor = getattr(call, target)
@@ -160,7 +160,7 @@ class Engine:
         return call
 
     def _attend(self, call: AttentionCall) -> Float[Tensor, "batch head token channel"]:
-        """Ways of attending, and edits of what attention gives."""
+        """Replace the attention, and apply edits of its output."""
         parts = self._parts(call)
         self._calls[call.layer] = self._calls.get(call.layer, 0) + 1
         output = self._attended(call, parts)
@@ -201,7 +201,7 @@ class Engine:
         parts: Sequence[Part],
         target: Target,
     ) -> Float[Tensor, "batch head token channel"]:
-        """The tensor with all edits of this target; itself where there is none."""
+        """Return the tensor with all edits of this target; the tensor itself if there are none."""
         num_heads, num_tokens = tensor.shape[1:3]
         own = tensor
         for number, edit, part in self._at_work(Edit, layer, parts):
@@ -224,7 +224,7 @@ class Engine:
         return tensor
 
     def _run_block(self, layer: int, passing: PassThrough, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Take the place of a block's forward."""
+        """Replace a block's forward."""
         moment = self._moment
         parts = (Part(None, slice(None), 0),) if moment is None else moment.parts
         skipped = dict.fromkeys(part for _, _, part in self._at_work(SkipLayer, layer, parts))
@@ -240,7 +240,7 @@ class Engine:
 
 
 def _index(heads: Sequence[int]) -> list[int] | slice:
-    """A slice where heads follow each other; a list of indices makes the host wait for all earlier kernels of a GPU."""
+    """Return a slice for consecutive heads; a list of indices would make the host wait for the GPU."""
     first = heads[0] if heads else 0
     following = tuple(heads) == tuple(range(first, first + len(heads)))
     return slice(first, first + len(heads)) if following else list(heads)

@@ -1,7 +1,7 @@
-"""How this room refuses."""
+"""The error of this room."""
 
 __all__ = ["InterventionError"]
 
 
 class InterventionError(ValueError):
-    """A backbone cannot be intervened in or guided as asked; the message says what would work."""
+    """An intervention or guidance is not possible as requested; the message says what would work."""

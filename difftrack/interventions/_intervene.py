@@ -1,4 +1,4 @@
-"""Interventions while a model runs, whatever runs it."""
+"""Applies interventions while a model runs."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -31,23 +31,23 @@ def intervening(
     calls: CfgCallPattern = "named",
     num_clips: int = 1,
 ) -> Iterator[list[int]]:
-    """Act on a backbone inside this context, whatever runs it: sampling, capture, one forward.
+    """Act on a backbone inside this context, for sampling, capture, or a single forward.
 
-    One context is for one sampling run: its steps are counted from 0, a new one where the timestep changes.
+    One context is for one sampling run: steps are counted from 0, with a new step whenever the timestep changes.
 
     Args:
         backbone: All of its transformers are acted on.
-        interventions: What is done; none touch nothing at all.
-        grid: Video tokens of the clip, from `backbone.token_grid`; may be None where no intervention asks what stands
-            where in the sequence.
+        interventions: Interventions to apply; none change nothing.
+        grid: Video tokens of the clip, from `backbone.token_grid`; may be None if no intervention needs the places of
+            tokens.
         calls: How the pipeline calls the transformer.
         num_clips: Clips that are run at once.
 
     Yields:
-        How often each intervention has acted so far; the list goes on counting.
+        How often each intervention has acted so far; the list is updated.
 
     Raises:
-        InterventionError: there is no such layer or head, or sampling cannot be followed.
+        InterventionError: a layer or head does not exist, or sampling cannot be followed.
     """
     for intervention in interventions:
         intervention.chosen("heads", backbone.num_heads)
@@ -79,12 +79,12 @@ def intervene_in(
     calls: CfgCallPattern = "named",
     num_clips: int = 1,
 ) -> Iterator[list[int]]:
-    """Act on diffusers transformers that share the steps of one run, most often on one alone.
+    """Act on diffusers transformers that share the steps of one run, most often a single one.
 
     Args:
         transformers: Each with its attention over video tokens, layer by layer in execution order.
-        layout: What stands where in their sequence; None where nothing asks.
-        interventions: What is done.
+        layout: Places of video and text in their sequence; None if no intervention needs them.
+        interventions: Interventions to apply.
         calls: How the pipeline calls them.
         num_clips: Clips that are run at once.
 
@@ -92,11 +92,11 @@ def intervene_in(
         How often each intervention has acted so far.
 
     Raises:
-        InterventionError: there is no such layer, or the calls cannot be followed.
+        InterventionError: a layer does not exist, or the calls cannot be followed.
     """
     asking = _asking(interventions)
     if asking and layout is None:
-        raise InterventionError(f"{type(asking[0]).__name__} asks where the frames are; say the size of the clip")
+        raise InterventionError(f"{type(asking[0]).__name__} needs the places of frames; give the size of the clip")
     reader = BranchReader(calls, num_clips) if any(one.asks_for_moment for one in interventions) else None
     engines = [Engine(interventions, modules, layout or SequenceLayout(0, 0, "none")) for _, modules in transformers]
     acted = [0] * len(interventions)
@@ -125,7 +125,7 @@ def _check_transformer(transformer: nn.Module) -> None:
     if getattr(transformer, "is_cache_enabled", False):
         raise InterventionError("a cache hook skips layers of the transformer; call transformer.disable_cache() first")
     if getattr(transformer.__dict__.get("forward"), "runs_forward_twice", False):
-        raise InterventionError("guidance runs forwards of its own; enter it inside the interventions, not around them")
+        raise InterventionError("guidance runs additional forwards; enter it inside the interventions, not around them")
 
 
 class _Steps:
@@ -136,7 +136,7 @@ class _Steps:
         self._step = -1
 
     def at(self, timestep: Tensor) -> int:
-        """The step that this timestep belongs to; each branch of a step comes with the same one."""
+        """Return the step of this timestep; all branches of a step have the same timestep."""
         level = torch.as_tensor(timestep).detach().reshape(-1)[-1]
         if self._timestep is None or level.device != self._timestep.device or not torch.equal(level, self._timestep):
             self._step += 1
@@ -145,7 +145,7 @@ class _Steps:
 
 
 class _FollowedForward:
-    """Takes the place of a transformer's forward, and tells the engine what each call is about."""
+    """Replaces a transformer's forward, and tells the engine the step and branches of each call."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Ordinary attention together with the logarithm of its denominators, which torch's public function keeps to itself."""
+"""Ordinary attention that also returns the logarithm of its denominators, unlike torch's public function."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use
 __all__ = ["attend_in_blocks", "attend_with_logsumexp"]
 
 _ROWS = 128
-"""Queries whose scores the portable form holds at once."""
+"""Number of queries whose scores the portable form holds at once."""
 
 
 def attend_with_logsumexp(
@@ -18,16 +18,16 @@ def attend_with_logsumexp(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Tensor, "batch head query_token channel"], Float[Tensor, "batch head query_token"]]:
-    """Attend, and give `log sum_j exp(scale * <q_i, k_j>)` of every query i.
+    """Attend, and return `log sum_j exp(scale * <q_i, k_j>)` of every query i.
 
-    On CPU and CUDA by the kernels behind torch's scaled-dot-product attention, elsewhere in blocks of queries; memory
-    grows with the number of tokens, never with its square.
+    Uses the kernels behind torch's scaled-dot-product attention on CPU and CUDA, and blocks of queries elsewhere;
+    memory grows linearly with the number of tokens.
 
     Args:
         query: Queries.
         key: Keys.
         value: Values.
-        scale: Of the scores; None for 1 / sqrt(channel).
+        scale: Scale of the scores; None for 1 / sqrt(channel).
 
     Returns:
         The output, in the dtype of `query`, and the logarithms, in float32 (float64 for float64).
@@ -55,7 +55,7 @@ def attend_in_blocks(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Tensor, "batch head query_token channel"], Float[Tensor, "batch head query_token"]]:
-    """As `attend_with_logsumexp`, with nothing but matrix products: for devices without such a kernel."""
+    """As `attend_with_logsumexp`, with matrix products only, for devices without such a kernel."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     outputs, logarithms = [], []
     for rows in torch.split(query, _ROWS, dim=2):

@@ -1,4 +1,4 @@
-"""Names of what can be chosen, without torch."""
+"""Names of variants, importable without torch."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Putting something else in the place of a module's forward, for a while."""
+"""Temporarily replaces a module's forward."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,9 +11,9 @@ __all__ = ["Prefix", "blocks_around", "layers_around", "replaced_forward"]
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Call `forward` whenever `module` is called; leave the module as it was on the way out.
+    """Call `forward` whenever `module` is called; restore the module at the end.
 
-    A compiled module runs uncompiled meanwhile, so that nothing is compiled anew for the sake of `forward`.
+    A compiled module runs uncompiled meanwhile, so that `forward` causes no recompilation.
     """
     names = ("forward", "_compiled_call_impl")
     own = {name: module.__dict__[name] for name in names if name in module.__dict__}
@@ -29,13 +29,13 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 def blocks_around(transformer: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """The module that each of `modules` is a direct part of."""
+    """Return the direct parent of each of `modules`."""
     names = {id(module): name for name, module in transformer.named_modules()}
     return [transformer.get_submodule(names[id(module)].rpartition(".")[0]) for module in modules]
 
 
 def layers_around(transformer: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """The whole layer that each of `modules` is inside of: what stands in the transformer's list of layers."""
+    """Return the layer, an entry of the transformer's list of layers, that contains each of `modules`."""
     names = {id(module): name for name, module in transformer.named_modules()}
     layers = []
     for module in modules:
@@ -47,13 +47,13 @@ def layers_around(transformer: nn.Module, modules: Sequence[nn.Module]) -> list[
 
 
 class Prefix:
-    """The blocks in front of the first perturbed layer, which need not run twice.
+    """The blocks before the first perturbed layer, which need not run twice.
 
-    Up to there the perturbed branch is the conditional one, so what the last of these blocks gave is kept for one
-    forward, and given out again by each of them.
+    Up to there the perturbed branch equals the conditional one, so the output of the last of these blocks is kept for
+    one forward, and each of them returns it.
 
     Args:
-        blocks: In execution order; may be none.
+        blocks: Blocks in execution order; may be empty.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
@@ -62,7 +62,7 @@ class Prefix:
 
     @contextmanager
     def recorded(self, rows: slice) -> Iterator[None]:
-        """Keep these rows of the batch that the last block gives."""
+        """Keep these rows of the last block's output."""
         if not self._blocks:
             yield
             return
@@ -78,7 +78,7 @@ class Prefix:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Give out what was kept in place of running the blocks, and let go of it afterwards."""
+        """Return the kept output instead of running the blocks, and free it afterwards."""
         with ExitStack() as stack:
             for block in self._blocks:
                 stack.enter_context(replaced_forward(block, lambda *args, **kwargs: self._output))

@@ -1,4 +1,4 @@
-"""Where an intervention acts: any layers, heads, steps and branches."""
+"""Where an intervention acts: layers, heads, steps and branches."""
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ __all__ = ["BranchName", "Chosen", "Intervention", "Site"]
 BranchName = Literal["cond", "uncond"]
 """One half of classifier-free guidance."""
 Chosen = Literal["all"] | Iterable[int] | int
-"""Indices from 0 on, one of them, or all there are."""
+"""Indices from 0 on, a single one, or all."""
 _BRANCHES: tuple[BranchName, ...] = ("cond", "uncond")
 
 
@@ -23,23 +23,23 @@ class Site:
     layer: int
     """0-based, in execution order."""
     step: int | None
-    """Step of the sampling run, 0 the noisiest; None where no intervention asks for it."""
+    """Step of the sampling run, 0 the noisiest; None if no intervention needs it."""
     branch: BranchName | None
-    """None where no intervention asks for it."""
+    """The branch; None if no intervention needs it."""
     clip: int
-    """The first of the clips that are sampled at once and that these tensors are about."""
+    """Index of these tensors' first clip among those sampled at once."""
     layout: SequenceLayout
-    """What stands where in the sequence."""
+    """Places of video and text in the sequence."""
     memory: dict[Hashable, Any] = field(repr=False)
-    """Belongs to one intervention and lasts as long as the context in which it acts."""
+    """State of one intervention for the duration of its context."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Intervention:
-    """Base of all interventions: where they act, as a product of four axes; several of them make any other set.
+    """Base of all interventions: acts on a product of four axes; combine several for other sets.
 
     Raises:
-        InterventionError: a choice is no index from 0 on, is named twice, or is no branch.
+        InterventionError: an index is negative or repeated, or a branch is unknown.
     """
 
     layers: Chosen = "all"
@@ -52,9 +52,9 @@ class Intervention:
     """Halves of classifier-free guidance: `cond`, `uncond`."""
 
     needs_moment: ClassVar[bool] = False
-    """Whether it must know step and branch even where all of them are chosen."""
+    """Whether it needs step and branch even if all of them are chosen."""
     needs_layout: ClassVar[bool] = False
-    """Whether it must know where the frames are in the sequence."""
+    """Whether it needs the places of frames in the sequence."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "steps"):
@@ -62,29 +62,29 @@ class Intervention:
         branches = (self.branches,) if isinstance(self.branches, str) and self.branches != "all" else self.branches
         named = branches if branches == "all" else tuple(branches)
         if named != "all" and not set(named) <= set(_BRANCHES):
-            raise InterventionError(f"branches are {list(named)}; wanted: some of {', '.join(_BRANCHES)}, or 'all'")
+            raise InterventionError(f"branches are {list(named)}; expected some of {', '.join(_BRANCHES)}, or 'all'")
         object.__setattr__(self, "branches", named)
 
     @property
     def asks_for_moment(self) -> bool:
-        """Whether step and branch of every forward must be known."""
+        """Return whether it needs step and branch of every forward."""
         return self.needs_moment or self.steps != "all" or self.branches != "all"
 
     def acts_in(self, layer: int) -> bool:
-        """Whether it acts in a layer at all."""
+        """Return whether it acts in a layer at any step."""
         return self.heads != () and _among(layer, self.layers)
 
     def acts_at(self, layer: int, step: int | None, branch: BranchName | None) -> bool:
-        """Whether it acts in a layer now."""
+        """Return whether it acts in a layer at this site."""
         at_step = self.steps == "all" or (step is not None and _among(step, self.steps))
         return at_step and self.in_branch(branch) and self.acts_in(layer)
 
     def in_branch(self, branch: BranchName | None) -> bool:
-        """Whether it acts in a branch."""
+        """Return whether it acts in a branch."""
         return self.branches == "all" or (branch is not None and branch in tuple(self.branches))
 
     def chosen(self, axis: Literal["layers", "heads"], count: int) -> tuple[int, ...]:
-        """Indices along an axis of this length.
+        """Return the indices along an axis of this length.
 
         Raises:
             InterventionError: the axis is shorter.
@@ -100,14 +100,14 @@ class Intervention:
 
 
 def _indices(name: str, chosen: Any) -> Literal["all"] | tuple[int, ...]:  # noqa: ANN401
-    """Indices in the order that was given."""
+    """Return indices in the given order."""
     if isinstance(chosen, str):
         if chosen == "all":
             return "all"
-        raise InterventionError(f"{name} is {chosen!r}; wanted: indices from 0 on, or 'all'")
+        raise InterventionError(f"{name} is {chosen!r}; expected indices from 0 on, or 'all'")
     indices = (int(chosen),) if not isinstance(chosen, Iterable) else tuple(int(index) for index in chosen)
     if len(set(indices)) < len(indices) or min(indices, default=0) < 0:
-        raise InterventionError(f"{name} are {list(indices)}; wanted: indices from 0 on, each once")
+        raise InterventionError(f"{name} are {list(indices)}; expected indices from 0 on, each once")
     return indices
 
 

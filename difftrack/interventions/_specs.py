@@ -31,18 +31,18 @@ WORDS = (
     "identity",
     "skip",
 )
-"""What `read_intervention` reads."""
+"""Forms that `read_intervention` reads."""
 
 
 def read_intervention(text: str, **where: Any) -> Intervention:  # noqa: ANN401 - layers, heads, steps, branches
-    """Make an intervention from a word, and from what follows a colon.
+    """Make an intervention from a word and its argument after a colon.
 
     Args:
         text: One of `WORDS`.
         where: `layers`, `heads`, `steps`, `branches` of `Intervention`.
 
     Raises:
-        InterventionError: it is none of them.
+        InterventionError: the text is not one of them.
     """
     word, colon, rest = text.partition(":")
     maker, read = _MAKERS.get(word, (None, None))
@@ -54,7 +54,7 @@ def read_intervention(text: str, **where: Any) -> Intervention:  # noqa: ANN401 
     except InterventionError:
         raise
     except (TypeError, ValueError) as error:
-        raise InterventionError(f"{text!r} is no intervention; wanted: {', '.join(WORDS)}") from error
+        raise InterventionError(f"{text!r} is not an intervention; expected {', '.join(WORDS)}") from error
 
 
 def _one_of(text: str, *choices: str) -> str:

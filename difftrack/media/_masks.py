@@ -27,7 +27,7 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "row col"]:
         MediaError: see `read_image`; also if the image has more than 65 colours or grey levels and so is not a mask.
     """
     if path.exists() and not path.is_file():
-        raise MediaError(f"{path}: is no regular file")
+        raise MediaError(f"{path}: is not a regular file")
     return decode(path, IMAGE_FORMATS, str(path), _object_numbers)
 
 

@@ -1,4 +1,4 @@
-"""What lies in the folder of sweeps and serves no sweep any more."""
+"""Finds data in the folder of sweeps that no sweep can use."""
 
 import re
 import time
@@ -32,37 +32,36 @@ _FILES = (
 _CELL = ArtifactKind("a cell of a sweep", MARKER, lambda said: said["difftrack"] == "cell", _FILES)
 _PARTIAL = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{32}\.partial")
 _ABANDONED_S = 24 * 3600
-"""Since the last change of a cell that is not whole: no stage writes nothing for so long."""
+"""Age at which an incomplete cell counts as abandoned: no stage pauses its writing for so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftoverCell:
-    """A cell that can go."""
+    """A cell that can be removed."""
 
     root: str
-    """Its folder."""
+    """Folder of the cell."""
     num_bytes: int
     why: str
     group: str = ""
-    """Nothing: it goes as a whole."""
+    """Empty: the cell is removed as a whole."""
 
     def remove(self) -> None:
         """Remove it from disk, if it is still proven to be this project's.
 
         Raises:
-            OwnershipError: it is not.
+            OwnershipError: there is no such proof.
         """
         place = Path(self.root)
         remove(place, _problem(place), folder=place.parent)
 
 
 def leftover_cells(params_files: Sequence[Mapping[str, Any]], *, top: Path) -> Iterator[LeftoverCell]:
-    """Find the cells that no sweep over these params files would take up, and what killed sweeps left.
+    """Find the cells that no sweep over these params files would reuse, and leftovers of killed sweeps.
 
-    A cell is taken up while its key is that of its own section of params with the code, descriptors, tracks and clips
-    of now; whatever the params files say of that section today, a sweep may ask for it. Where that cannot be told,
-    because descriptors are not there or a params file lacks a section, it is needed. Tables of sweeps are never
-    leftovers.
+    A sweep reuses a cell if the cell's key matches its own section of params with the current code, descriptors, tracks
+    and clips; a sweep may request this section even if the params files differ now. If descriptors or a section of a
+    params file are missing, the cell counts as needed. Tables of sweeps are never leftovers.
 
     Args:
         params_files: Whole params files.
@@ -77,19 +76,19 @@ def leftover_cells(params_files: Sequence[Mapping[str, Any]], *, top: Path) -> I
 
 
 def _why(place: Path, readers: Sequence["_Reader"]) -> str | None:
-    """Why no sweep takes a cell up; None where one does."""
+    """Return why no sweep reuses a cell; None if one does."""
     if _PARTIAL.fullmatch(place.name):
         since = max(entry.stat().st_mtime for entry in (place, *place.rglob("*")))
         return "a sweep was killed here" if time.time() - since > _ABANDONED_S else None
     if any(reader.takes_up(place) for reader in readers):
         return None
-    return "no sweep takes it up: code, descriptors, tracks or clips have changed since"
+    return "no sweep reuses it: code, descriptors, tracks or clips have changed since"
 
 
 def _problem(place: Path) -> str | None:
-    """Say why a folder is not proven to be a cell; None where it is."""
+    """Return why a folder is not proven to be a cell; None if it is."""
     if place.is_symlink() or not place.is_dir():
-        return f"{place} is no folder of its own"
+        return f"{place} is a link or not a folder"
     unmarked = None if _PARTIAL.fullmatch(place.name) else _CELL.unmarked(place)
     for entry in sorted(place.iterdir()):
         if entry.is_symlink() or (entry.is_dir() and (other := foreign_group(str(place), entry.name))):
@@ -100,7 +99,7 @@ def _problem(place: Path) -> str | None:
 
 
 class _Reader:
-    """Knows the keys that cells have under one params file."""
+    """Computes the keys that cells have under one params file."""
 
     def __init__(self, values: Mapping[str, Any], top: Path) -> None:
         self._values, self._top = values, top.resolve()
@@ -115,7 +114,7 @@ class _Reader:
         self._planner = None if self._base is None else SweepPlanner(self._top, self._base, self.cells)
 
     def takes_up(self, place: Path) -> bool:
-        """Whether a sweep would, or may."""
+        """Return whether a sweep would or may reuse the cell."""
         if self._base is None or self._planner is None:
             return True
         said = read_json(place / MARKER)
@@ -126,7 +125,7 @@ class _Reader:
         if stage == "score":
             matches = Path(dict(said["deps"])["matches"]) / MARKER
             if not matches.is_file():
-                return True  # of which params its matches were, is not known any more
+                return True  # the params of its matches are no longer known
             sections["match"] = yaml.safe_load(read_json(matches)["section"])
         values = {**self._values, **sections}
         try:

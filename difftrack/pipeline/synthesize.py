@@ -148,7 +148,7 @@ def _write(shelf: ClipShelf, clip: Clip, trajectory: Trajectory, *, fingerprint:
 
 
 def _written(name: str, written: Future[None], failures: list[ClipFailure]) -> Iterator[str]:
-    """The name of a clip that could be written, once it is."""
+    """Return the name of a clip after it is written."""
     try:
         written.result()
     except (ValueError, OSError) as error:

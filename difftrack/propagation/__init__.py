@@ -1,4 +1,4 @@
-"""Labels that travel through a video along tracking descriptors: masks, boxes, keypoints, and how good they are."""
+"""Propagates masks, boxes and keypoints through a video along tracking descriptors, and scores the result."""
 
 import lazy_loader
 

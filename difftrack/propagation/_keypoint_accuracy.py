@@ -1,4 +1,4 @@
-"""PCK: the share of keypoints that were found close enough, by the thresholds of JHMDB and of BADJA."""
+"""PCK: the share of keypoints found within the thresholds of JHMDB and BADJA."""
 
 from typing import Literal
 
@@ -26,16 +26,16 @@ def pck(
     """Compute the share of keypoints at most `threshold * scale` from the truth, the first frame left out.
 
     Args:
-        found_xy_px: (x, y) in pixels; a position that is no number is wrong.
+        found_xy_px: (x, y) in pixels; a position that is not a number is wrong.
         true_xy_px: (x, y) in pixels.
         known: Where the truth is annotated (and visible).
-        scales_px: Of every frame.
-        threshold: A share of the scale.
-        average: `all` takes all keypoints together; `points` averages the shares of each point of the skeleton, as
-            JHMDB's evaluation does.
+        scales_px: Scale of every frame.
+        threshold: Share of the scale.
+        average: `all` pools all keypoints; `points` averages over the points of the skeleton, as JHMDB's evaluation
+            does.
 
     Returns:
-        The share, 0 to 1; no number where nothing is annotated.
+        The share, 0 to 1; NaN if nothing is annotated.
 
     Raises:
         ValueError: shapes do not agree.
@@ -43,7 +43,7 @@ def pck(
     if not found_xy_px.shape == true_xy_px.shape == (*known.shape, 2) or len(scales_px) != len(known):
         raise ValueError(
             f"positions are {found_xy_px.shape} and {true_xy_px.shape}, known is {known.shape}, scales are "
-            f"{scales_px.shape}; wanted: [frame, point, 2] twice, [frame, point], [frame]"
+            f"{scales_px.shape}; expected [frame, point, 2] twice, [frame, point], [frame]"
         )
     counted = known.copy()
     counted[0] = False
@@ -60,10 +60,10 @@ def pck(
 def jhmdb_scales(
     true_xy_px: Float[np.ndarray, "frame point xy"], known: Bool[np.ndarray, "frame point"]
 ) -> Float[np.ndarray, " frame"]:
-    """Give 0.6 times the diagonal of the box around a frame's true keypoints, in pixels; no number where none is known.
+    """Compute 0.6 times the diagonal of the box around a frame's true keypoints, in pixels; NaN if none is known.
 
-    Source: the evaluation that label propagation on JHMDB is reported by (Li et al. 2019, arXiv 1909.11895; Jabri et
-    al. 2020), PCK@τ = share of distances of at most τ times this.
+    Source: the usual evaluation of label propagation on JHMDB (Li et al. 2019, arXiv 1909.11895; Jabri et al. 2020),
+    PCK@τ = share of distances of at most τ times this.
     """
     spread = np.where(known[..., None], true_xy_px, np.nan)
     scales = np.full(len(known), np.nan)
@@ -74,7 +74,7 @@ def jhmdb_scales(
 
 
 def badja_scales(masks: Bool[np.ndarray, "frame row col"]) -> Float[np.ndarray, " frame"]:
-    """Give the root of the area of the animal's mask in every frame, in pixels.
+    """Compute the square root of the animal's mask area in every frame, in pixels.
 
     Source: Biggs et al. 2018 (arXiv 1811.05804), PCK at 0.2 times this.
     """

@@ -1,4 +1,4 @@
-"""Masks, boxes and keypoints as labels of tokens, and back."""
+"""Converts masks, boxes and keypoints to labels of tokens, and back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskLabels:
-    """Soft labels of the objects of a mask, and the numbers that the mask has for them."""
+    """Soft labels of the objects in a mask, and their numbers in the mask."""
 
     labels: Float32[Tensor, "class row col"]
     """Shares of each token that belong to the background (class 0) and to each object; they sum to 1."""
     objects: tuple[int, ...]
-    """The mask's number of each class after the background, rising."""
+    """The mask's number of each class after the background, ascending."""
 
 
 def mask_labels(mask: UInt8[np.ndarray, "mask_row mask_col"], *, rows: int, cols: int) -> MaskLabels:
@@ -37,15 +37,15 @@ def mask_labels(mask: UInt8[np.ndarray, "mask_row mask_col"], *, rows: int, cols
 
     Args:
         mask: The number of the object in each pixel; 0 is the background.
-        rows: Of the token grid.
-        cols: Of the token grid.
+        rows: Rows of the token grid.
+        cols: Columns of the token grid.
 
     Raises:
         ValueError: the mask holds no object.
     """
     objects = tuple(int(number) for number in np.unique(mask) if number)
     if not objects:
-        raise ValueError("the mask is empty: every pixel is 0; wanted: the number of an object in some of them")
+        raise ValueError("the mask is empty: every pixel is 0; expected the number of an object in some of them")
     down, across = _shares(mask.shape[0], rows), _shares(mask.shape[1], cols)
     covered = [down @ (mask == number).astype(np.float64) @ across.T for number in (0, *objects)]
     return MaskLabels(torch.from_numpy(np.stack(covered)).float(), objects)
@@ -59,8 +59,8 @@ def masks_of_labels(
     Args:
         labels: Soft labels; class 0 is the background.
         objects: The mask's number of each class after it.
-        height: Of the mask, pixels.
-        width: Of the mask, pixels.
+        height: Height of the mask in pixels.
+        width: Width of the mask in pixels.
     """
     numbers = np.array([0, *objects], dtype=np.uint8)
     found: np.ndarray = numbers[_resized(labels, height, width).argmax(dim=0).numpy()]
@@ -74,10 +74,10 @@ def box_labels(
 
     Args:
         boxes_xyxy_px: (left, top, right, bottom), pixels.
-        height: Of the picture, pixels.
-        width: Of the picture, pixels.
-        rows: Of the token grid.
-        cols: Of the token grid.
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        rows: Rows of the token grid.
+        cols: Columns of the token grid.
 
     Raises:
         ValueError: a box is not finite, or has no area inside the picture.
@@ -88,12 +88,12 @@ def box_labels(
         down = _overlap(top, bottom, height, rows)
         if not (np.isfinite([left, top, right, bottom]).all() and across.sum() > 0 and down.sum() > 0):
             raise ValueError(
-                f"box {number} is ({left:g}, {top:g}, {right:g}, {bottom:g}); wanted: left, top, right, bottom in "
+                f"box {number} is ({left:g}, {top:g}, {right:g}, {bottom:g}); expected left, top, right, bottom in "
                 f"pixels, with an area inside the picture of {width} x {height} px"
             )
         labels.append(np.outer(down, across))
     if not labels:
-        raise ValueError("there is no box; at least one is needed")
+        raise ValueError("there are no boxes; give at least one")
     return torch.from_numpy(np.stack(labels)).float()
 
 
@@ -103,7 +103,7 @@ def boxes_of_labels(
     """Read labels as boxes: around the largest connected part of the picture where a label is at least one half.
 
     Returns:
-        (left, top, right, bottom) in pixels; no numbers for an object that is nowhere.
+        (left, top, right, bottom) in pixels; NaN for an object that is absent.
     """
     boxes = np.full((len(labels), 4), np.nan, dtype=np.float32)
     for number, share in enumerate(_resized(labels, height, width).numpy()):
@@ -116,7 +116,7 @@ def boxes_of_labels(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeypointLabels:
-    """Maps of keypoints over tokens, and how far around its peak each is read."""
+    """Maps of keypoints over tokens, and the radius around its peak in which each is read."""
 
     labels: Float32[Tensor, "point row col"]
     radius_token: int
@@ -129,17 +129,17 @@ def keypoint_labels(
 
     Args:
         points_xy_token: (x, y) in token coordinates; those outside the outermost centres count as on them.
-        rows: Of the token grid.
-        cols: Of the token grid.
-        sigma_token: Width of a Gaussian around each point, in tokens; None gives the four tokens around a point its
-            bilinear weights (one token, where it lies on a centre).
+        rows: Rows of the token grid.
+        cols: Columns of the token grid.
+        sigma_token: Width of a Gaussian around each point, in tokens; None uses bilinear weights of the four tokens
+            around a point.
 
     Raises:
         ValueError: a point is not finite, or the width is not positive.
     """
     points = np.asarray(points_xy_token, dtype=np.float64)
     if len(points) == 0 or not np.isfinite(points).all():
-        raise ValueError(f"points are {points.tolist()}; wanted: at least one, all of them finite")
+        raise ValueError(f"points are {points.tolist()}; expected at least one, all of them finite")
     if sigma_token is not None and not sigma_token > 0:
         raise ValueError(f"sigma_token is {sigma_token}; it must be positive, or None")
     x, y = (np.clip(points[:, axis, None], 0, count - 1) for axis, count in ((0, cols), (1, rows)))
@@ -159,7 +159,7 @@ def keypoints_of_labels(
     """Read maps as positions: the centre of mass of the tokens within the radius of the largest, in token coordinates.
 
     Returns:
-        (x, y) in token coordinates; no numbers for a map that is zero.
+        (x, y) in token coordinates; NaN for a map of zeros.
     """
     points = np.full((len(labels), 2), np.nan, dtype=np.float32)
     for number, values in enumerate(labels.double().cpu().numpy()):
@@ -180,7 +180,7 @@ def _resized(labels: Tensor, height: int, width: int) -> Float32[Tensor, "class 
 
 
 def _shares(num_pixels: int, num_tokens: int) -> Float[np.ndarray, "token pixel"]:
-    """Weights that average pixels over tokens; a pixel on a border counts for both, by its parts."""
+    """Compute weights that average pixels over tokens; a pixel on a border is split between both."""
     edges = np.linspace(0, num_pixels, num_tokens + 1)
     pixels = np.arange(num_pixels)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -189,7 +189,7 @@ def _shares(num_pixels: int, num_tokens: int) -> Float[np.ndarray, "token pixel"
 
 
 def _overlap(begin: float, end: float, num_pixels: int, num_tokens: int) -> Float[np.ndarray, " token"]:
-    """Share of each token, along one axis, that lies between two positions."""
+    """Compute the share of each token, along one axis, that lies between two positions."""
     edges = np.linspace(0, num_pixels, num_tokens + 1)
     overlap = np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin)
     shares: np.ndarray = np.clip(overlap, 0, None) * (num_tokens / num_pixels)

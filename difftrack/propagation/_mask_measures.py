@@ -1,4 +1,4 @@
-"""J and F of masks, and what of them is reported of a sequence: DAVIS's measures.
+"""DAVIS's measures: J and F of masks, and their summary over a sequence.
 
 Source: Perazzi et al. 2016 (CVPR), and the official evaluation of DAVIS 2016 and 2017. Fractions, never percent.
 """
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 BOUND_TH = 0.008
-"""How far apart contours may lie to count as one, as a share of the picture's diagonal."""
+"""Maximum distance of matching contours, as a share of the picture's diagonal."""
 _RECALL_TH = 0.5
 _NUM_PARTS = 4
 _ROUNDING = 1e-3
@@ -29,13 +29,13 @@ _ROUNDING = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class MeasureSummary:
-    """What is reported of a measure over the frames of a sequence."""
+    """Summary of a measure over the frames of a sequence."""
 
     mean: float
     recall: float
-    """Share of the frames with more than one half."""
+    """Share of frames above one half."""
     decay: float
-    """Mean over the first quarter of the frames, less that over the last."""
+    """Mean over the first quarter of the frames minus that over the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class MaskScores:
 
 
 def region_similarity(found: Bool[np.ndarray, "row col"], truth: Bool[np.ndarray, "row col"]) -> float:
-    """Compute J = |found and truth| / |found or truth|; 1 where both are empty."""
+    """Compute J = |found and truth| / |found or truth|; 1 if both are empty."""
     union = int((found | truth).sum())
     return int((found & truth).sum()) / union if union else 1.0
 
@@ -66,9 +66,9 @@ def boundary_f(
     """Compute F = 2 P R / (P + R) of the contours' precision P and recall R.
 
     A contour pixel counts as met where the other contour, dilated by a disc, covers it. The disc's radius is `bound_th`
-    times the picture's diagonal, rounded up to whole pixels; from 1 on, `bound_th` is the radius itself. Where one mask
-    has no contour and the other one has, F is 0; where neither has, 1. A contour pixel is one that differs from its
-    neighbour to the right, below, or both; so that an object that touches the border has no contour there.
+    times the picture's diagonal, rounded up to whole pixels; from 1 on, `bound_th` is the radius itself. If only one
+    mask has a contour, F is 0; if neither has, 1. A contour pixel differs from its neighbour to the right, below, or
+    both, so an object that touches the border has no contour there.
     """
     radius = bound_th if bound_th >= 1 else float(np.ceil(bound_th * np.hypot(*truth.shape)))
     edges = [_contour(mask) for mask in (found, truth)]
@@ -85,15 +85,15 @@ def boundary_f(
 def summarize(values: Float[np.ndarray, " frame"]) -> MeasureSummary:
     """Summarize a measure over the frames of a sequence.
 
-    The quarters overlap by one frame, as in the official evaluation, which cuts at round(1 + q (frames - 1) / 4). (That
-    one keeps the cuts in 8 bits and goes wrong in sequences of more than 256 frames; this one does not.)
+    The quarters overlap by one frame, as in the official evaluation, which cuts at round(1 + q (frames - 1) / 4). (The
+    official one stores the cuts in 8 bits, which fails for sequences of more than 256 frames; this one does not.)
 
     Raises:
-        ValueError: there is no frame.
+        ValueError: there are no frames.
     """
     if len(values) == 0:
         raise ValueError(
-            "there is no frame to summarize; a sequence has at least three, of which the middle ones count"
+            "there are no frames to summarize; a sequence needs at least three, of which the middle ones count"
         )
     cuts = np.round(np.linspace(1, len(values), _NUM_PARTS + 1) + 1e-10).astype(int) - 1
     first, last = values[cuts[0] : cuts[1] + 1], values[cuts[-2] : cuts[-1] + 1]
@@ -117,7 +117,7 @@ def davis_scores(
 
     Args:
         found: The number of the object in each pixel; 0 is the background.
-        truth: The same, as annotated; 255 is void where other objects exist, as in DAVIS 2017.
+        truth: Annotated objects in the same format; 255 is void if other objects exist, as in DAVIS 2017.
         bound_th: As in `boundary_f`.
 
     Returns:
@@ -129,13 +129,13 @@ def davis_scores(
     """
     if found.shape != truth.shape or len(truth) < 3:
         raise ValueError(
-            f"masks are {list(found.shape)} and the truth is {list(truth.shape)}, [frame, row, col]; wanted: the same, "
-            "and at least three frames, since the first and the last are left out"
+            f"masks are {list(found.shape)} and the truth is {list(truth.shape)}, [frame, row, col]; expected equal "
+            "shapes and at least three frames, since the first and the last are left out"
         )
     numbers = [int(number) for number in np.unique(truth[0]) if number]
     numbers = [number for number in numbers if number != 255] or numbers
     if not numbers:
-        raise ValueError("the first true mask is empty; wanted: at least one object")
+        raise ValueError("the first true mask is empty; expected at least one object")
     scores = []
     for number in numbers:
         pairs = [(mine == number, true == number) for mine, true in zip(found[1:-1], truth[1:-1], strict=True)]
@@ -146,7 +146,7 @@ def davis_scores(
 
 
 def _contour(mask: Bool[np.ndarray, "row col"]) -> Bool[np.ndarray, "row col"]:
-    """Mark pixels that differ from the one to the right, below, or both; beyond the border lies what is on it."""
+    """Mark pixels that differ from the one to the right, below, or both; the border is repeated outside."""
     beyond = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, below, diagonal = beyond[:-1, 1:], beyond[1:, :-1], beyond[1:, 1:]
     marked: np.ndarray = (mask != right) | (mask != below) | (mask != diagonal)
@@ -154,7 +154,7 @@ def _contour(mask: Bool[np.ndarray, "row col"]) -> Bool[np.ndarray, "row col"]:
 
 
 def _cropped(edges: list[np.ndarray]) -> list[np.ndarray]:
-    """Leave out rows and columns around both contours: distances between their pixels stay what they are."""
+    """Crop rows and columns outside both contours; distances between their pixels do not change."""
     either = edges[0] | edges[1]
     rows, cols = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
     window = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
@@ -162,7 +162,7 @@ def _cropped(edges: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _near(edge: Bool[np.ndarray, "row col"], radius: float) -> Bool[np.ndarray, "row col"]:
-    """Dilate by a disc: by the exact distance of every pixel from the contour, many times as fast as by its pixels."""
+    """Dilate by a disc, with exact distances from the contour, which is much faster than pixel by pixel."""
     away = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     near: np.ndarray = away <= radius + _ROUNDING
     return near

@@ -1,4 +1,4 @@
-"""Every choice between stored descriptors and propagated labels."""
+"""Every setting between stored descriptors and propagated labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ PropagationKind = Literal["query_key", "feature", "query_query", "key_key"]
 
 @dataclass(frozen=True, slots=True)
 class PropagationParams:
-    """How labels travel along descriptors; nothing here makes the model run again.
+    """How labels are propagated along descriptors; no change here runs the model again.
 
-    The defaults are those that `python -m benchmarks.propagation tune` chose on rendered clips with the shipped
-    backbone, but for kind and layers, which are a backbone's own: `FOR_SHIPPED` has the shipped one's.
+    `python -m benchmarks.propagation tune` chose the defaults on rendered clips with the shipped backbone, except kind
+    and layers, which depend on the backbone: `FOR_SHIPPED` has those of the shipped one.
 
     Raises:
         ValueError: a value is out of its range, or two of them exclude each other.
@@ -24,29 +24,32 @@ class PropagationParams:
     kind: PropagationKind = "query_key"
     """Descriptors to match; all but `query_key` are compared by cosine."""
     layers: Literal["stored"] | tuple[int, ...] = "stored"
-    """Layers whose match probabilities are averaged: all that are stored, or these."""
+    """Layers whose match probabilities are averaged: all stored ones, or a list."""
     steps: Literal["stored"] | tuple[int, ...] = "stored"
     """Denoising steps whose match probabilities are averaged."""
     heads: Literal["all"] | tuple[int, ...] | Mapping[int, tuple[int, ...]] = "all"
     """Heads that take part, with equal weight: the same in every layer, or `{layer: heads}`. A feature joins all of its
     heads."""
     directions: Literal["forward", "both"] = "both"
-    """`forward`: each target token attends to the context. `both`: averaged with what the context attends to in the
-    target, as in tracking."""
+    """`forward`: each target token attends to the context. `both`: averaged with the context's attention to the target,
+    as in tracking.
+    """
     num_context: int = 0
-    """Labelled frames before the target (in the direction away from the anchor) that it attends to beside the anchor;
-    as many as its chunk holds."""
+    """Labelled frames before the target (in the direction away from the anchor) that it attends to besides the anchor,
+    as far as its chunk holds them.
+    """
     radius_token: int | None = 6
-    """A token attends to those at most this far from its own place along rows and along columns, in tokens; null: to
-    all. 0 keeps every label where it is."""
+    """A token attends to tokens at most this far from its own place along rows and along columns; null: to all. 0 keeps
+    every label in place.
+    """
     top_k: int | None = 20
-    """Context tokens that count for a target token, over all context frames together; null: all of them."""
+    """Number of context tokens used for a target token, over all context frames together; null: all."""
     temperature: float | None = None
     """Divides the scores; null: the root of a head's channels for `query_key`, 0.1 for cosines."""
     memory_limit_mb: int = 96
-    """Score buffers stay near this size."""
+    """Approximate limit of score buffers."""
     device: str = "auto"
-    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
+    """Device for matching: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
     def __post_init__(self) -> None:
         if self.num_context < 0:
@@ -66,10 +69,10 @@ class PropagationParams:
                 raise ValueError(f"{name} is empty; name at least one")
 
     def sources(self, steps: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int]]:
-        """Choose the (step, layer) pairs to average, out of those that are stored.
+        """Choose the (step, layer) pairs to average among those stored.
 
         Raises:
-            ValueError: a wanted step or layer is not stored.
+            ValueError: a requested step or layer is not stored.
         """
         wanted_steps = tuple(steps) if self.steps == "stored" else self.steps
         wanted_layers = tuple(layers) if self.layers == "stored" else self.layers
@@ -79,10 +82,10 @@ class PropagationParams:
         return [(step, layer) for step in wanted_steps for layer in wanted_layers]
 
     def places_of_heads(self, layer: int, stored: Sequence[int]) -> list[int]:
-        """Give the places of a layer's heads on an axis that holds the heads `stored`.
+        """Return the positions of a layer's heads on an axis with the heads `stored`.
 
         Raises:
-            ValueError: a head is not stored, or `heads` names layers, and not this one.
+            ValueError: a head is not stored, or `heads` names layers but not this one.
         """
         if self.heads == "all":
             return list(range(len(stored)))
@@ -95,4 +98,4 @@ class PropagationParams:
 
 
 FOR_SHIPPED = PropagationParams(kind="feature", layers=(3, 4))
-"""What `python -m benchmarks.propagation tune` chose for the shipped backbone, at 160x240 and its cleanest step."""
+"""Choice of `python -m benchmarks.propagation tune` for the shipped backbone, at 160x240 and its cleanest step."""

@@ -1,4 +1,4 @@
-"""Labels of some frames carried to all others: each token takes those of the context tokens that it matches."""
+"""Propagates labels of some frames to all others: each token takes the labels of the context tokens that it matches."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,21 +20,22 @@ _COSINE_TEMPERATURE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class DescriptorChunk:
-    """Descriptors of frames that went through the backbone together; read when they are needed.
+    """Descriptors of frames that ran through the backbone together; read when needed.
 
     Raises:
-        ValueError: the chunk has fewer than two frames, or one of them twice.
+        ValueError: the chunk has fewer than two frames, or a duplicate.
     """
 
     frames: tuple[int, ...]
     """Video frame of each latent frame; the anchor first."""
     read: Callable[[], Sequence[Descriptors]]
-    """Give (query, key) of each (step, layer) that is averaged, with the heads that take part; a kind that is compared
-    with itself is given as both."""
+    """Return (query, key) of each averaged (step, layer), for the selected heads; a kind that is compared with itself
+    is both.
+    """
 
     def __post_init__(self) -> None:
         if len(self.frames) < 2 or len(set(self.frames)) < len(self.frames):
-            raise ValueError(f"a chunk's frames are {list(self.frames)}; two or more different ones are wanted")
+            raise ValueError(f"a chunk's frames are {list(self.frames)}; expected two or more different ones")
 
 
 def propagate_labels(
@@ -42,7 +43,7 @@ def propagate_labels(
     given: Mapping[int, Float[Tensor, "_ row col"]],
     params: PropagationParams,
 ) -> dict[int, Float[Tensor, "_ row col"]]:
-    """Carry labels from the anchor of each chunk to its other frames, frame by frame, the nearest first.
+    """Propagate labels from the anchor of each chunk to its other frames, the nearest first.
 
     With C the match probabilities between token i of the target frame t and token j of a context frame c, averaged over
     (step, layer) and heads as `correspondence.match_rows` defines them,
@@ -55,20 +56,20 @@ def propagate_labels(
     anchor has no given labels are left out.
 
     Args:
-        chunks: In the order in which they are worked through; each is read at most once.
-        given: Labels by video frame; of every anchor that is to be used. Labels of a token that sum to 1 over the
-            classes do so in every frame.
+        chunks: Chunks in processing order; each is read at most once.
+        given: Video frame -> labels, for every anchor that is used. Labels of a token that sum to 1 over the classes do
+            so in every frame.
         params: `kind`, `directions`, `num_context`, `radius_token`, `top_k` and `temperature` matter here.
 
     Returns:
-        Labels of all frames of the chunks that were used, by video frame, the given ones unchanged.
+        Video frame -> labels, for all frames of the used chunks; the given ones are unchanged.
 
     Raises:
-        ValueError: no chunk has an anchor with given labels, or descriptors and labels are of different grids.
+        ValueError: no chunk has an anchor with given labels, or descriptors and labels have different grids.
 
     Source:
         Label propagation as of Jabri et al. 2020 (arXiv 2006.14613), appendix A; here match probabilities averaged over
-        heads take the place of one softmax over cosines.
+        heads replace one softmax over cosines.
     """
     labels = {frame: own.float() for frame, own in given.items()}
     anchors: list[int] = []
@@ -81,8 +82,8 @@ def propagate_labels(
         _fill(chunk, labels, params)
     if not set(anchors) & set(given):
         raise ValueError(
-            f"labels are given for frames {sorted(given)}, and the chunks start at frames {sorted(set(anchors))}; give "
-            "the labels of one of these"
+            f"labels are given for frames {sorted(given)}, but the chunks start at frames {sorted(set(anchors))}; "
+            "give labels for one of these"
         )
     return labels
 
@@ -95,7 +96,7 @@ def _fill(chunk: DescriptorChunk, labels: dict[int, Tensor], params: Propagation
     for query, key in pairs:
         if not query.shape[1:4] == key.shape[1:4] == (len(chunk.frames), *grid):
             raise ValueError(
-                f"query {list(query.shape)} and key {list(key.shape)} do not fit; wanted: [head, latent_frame, row, "
+                f"query {list(query.shape)} and key {list(key.shape)} do not fit; expected [head, latent_frame, row, "
                 f"col, channel] with {[len(chunk.frames), *grid]} in the middle"
             )
     near = _near(*grid, radius=params.radius_token).to(pairs[0][0].device)
@@ -118,7 +119,7 @@ def _attend(
     near: Bool[Tensor, "target_token token"],
     params: PropagationParams,
 ) -> Labels:
-    """Label one frame by those of its context."""
+    """Label one frame from its context."""
     device = pairs[0][0].device
     known = torch.stack([own.to(device) for own in labels]).flatten(2).transpose(1, 2).flatten(0, 1)  # [c token, class]
     num_tokens = len(near)
@@ -130,7 +131,7 @@ def _attend(
             match_rows(pairs, tokens, source_frame=target, target_frames=range(c, c + 1), params=matching)[0]
             for c in context
         ]
-        # Where all probabilities vanish, the tokens within the radius count alike.
+        # Where all probabilities vanish, the tokens within the radius have equal weights.
         least = torch.finfo(torch.float32).tiny
         weights = torch.stack([torch.where(near[tokens], row.clamp(min=least), 0.0) for row in rows], dim=1).flatten(1)
         if params.top_k is not None and params.top_k < weights.shape[1]:
@@ -142,14 +143,14 @@ def _attend(
 
 
 def _unit_rows(weights: Float[Tensor, "token other"]) -> Float[Tensor, "token other"]:
-    """Scale each row to sum 1; by way of its largest entry, so that the smallest floats do not vanish in the sum."""
+    """Scale each row to sum 1; first by its largest entry, so that the smallest floats do not underflow."""
     weights = weights / weights.amax(dim=1, keepdim=True)
     unit: Tensor = weights / weights.sum(dim=1, keepdim=True)
     return unit
 
 
 def _comparable(pair: Descriptors, params: PropagationParams) -> Descriptors:
-    """Make products of descriptors what the kind compares by: cosines of all but queries with keys."""
+    """Scale descriptors so that their products are the kind's scores: cosines, except for queries with keys."""
     if params.kind == "query_key":
         return pair
     if params.kind == "feature":
@@ -169,7 +170,7 @@ def _matching(params: PropagationParams) -> MatchingParams:
 
 
 def _near(rows: int, cols: int, *, radius: int | None) -> Bool[Tensor, "token token"]:
-    """Tell which tokens lie within the radius of which, along rows and along columns."""
+    """Return which tokens lie within the radius of each other, along rows and along columns."""
     token = torch.arange(rows * cols)
     if radius is None:
         return torch.ones(len(token), len(token), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Artifacts to tables, figures and overlays; the only room that rounds, styles, or says percent."""
+"""Turns artifacts into tables, figures and overlays; the only room that rounds, styles, or writes percent."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The sections on analysis: which layers, steps and heads find the same point again."""
+"""The sections on analysis: which layers, steps and heads match points across frames."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ __all__ = ["GroupAccuracy", "ScoreMaps", "analysis_headlines", "analysis_section
 
 @dataclass(frozen=True, slots=True)
 class GroupAccuracy:
-    """How well one group of clips is matched at its own best layer and step."""
+    """Matching accuracy of one group of clips at its own best layer and step."""
 
     name: str
     num_clips: int
@@ -29,7 +29,7 @@ class GroupAccuracy:
     step: int
     matching_accuracy: float
     feature_accuracy: float
-    """At the best layer and step of the features; NaN where they were not matched."""
+    """Accuracy at the best layer and step of the features; NaN if they were not matched."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,42 +54,42 @@ class ScoreMaps:
     text_mass: xr.DataArray
     """Attention of a query point to the prompt, over (layer, step)."""
     feature_accuracy: xr.DataArray | None
-    """As `matching_accuracy`, by the hidden state; None where features were not kept."""
+    """As `matching_accuracy`, for the hidden state; None if features were not kept."""
     head_accuracy: xr.DataArray | None
-    """As `matching_accuracy`, each head on its own, over (layer, step, head); None where not computed."""
+    """As `matching_accuracy`, for each head alone, over (layer, step, head); None if not computed."""
     head_attention_score: xr.DataArray | None
-    """As `attention_score`, each head on its own, over (layer, step, head); None where not computed."""
+    """As `attention_score`, for each head alone, over (layer, step, head); None if not computed."""
     threshold_px: float
     convention: Convention
     """Convention of the scores."""
     match_convention: Convention
     """Convention of the matches."""
     groups: Sequence[GroupAccuracy]
-    """The clips that the maps are averaged over first, then others."""
+    """First the group of clips that the maps average over, then others."""
     pseudo_truth: str | None = None
-    """The tracker whose pseudo-truth the matches are compared with; None where the truth is exact or annotated."""
+    """The tracker whose pseudo-truth the matches are compared with; None if the truth is exact or annotated."""
 
     def __post_init__(self) -> None:
         if set(self.matching_accuracy.dims) != {"layer", "step"}:
-            raise ValueError(f"matching_accuracy has dimensions {self.matching_accuracy.dims}; wanted: layer, step")
+            raise ValueError(f"matching_accuracy has dimensions {self.matching_accuracy.dims}; expected layer, step")
 
     @property
     def measure(self) -> str:
-        """What `matching_accuracy` is called in pictures: a pseudo-truth gives no accuracy."""
+        """Name of `matching_accuracy` in pictures: with a pseudo-truth it is an agreement."""
         if self.pseudo_truth is None:
             return "matching accuracy"
         return f"agreement with {tracker_name(self.pseudo_truth)}"
 
     @property
     def goal(self) -> str:
-        """What a match finds: the points, or the places that a tracker gives them."""
+        """Name of the target of matches: the points, or a tracker's positions of them."""
         if self.pseudo_truth is None:
             return "the points"
-        return f"the points where {tracker_name(self.pseudo_truth)} puts them"
+        return f"the points of {tracker_name(self.pseudo_truth)}"
 
     @property
     def warning(self) -> str:
-        """A sentence to end a paragraph with where the truth is a pseudo-truth; else nothing."""
+        """A sentence about a pseudo-truth for the end of a paragraph; empty for other truth."""
         return "" if self.pseudo_truth is None else f" {pseudo_truth_warning(self.pseudo_truth)}"
 
     def layers_by_accuracy(self) -> list[int]:
@@ -103,14 +103,14 @@ class ScoreMaps:
 
 
 def best_cell(accuracy: xr.DataArray) -> tuple[int, int]:
-    """(layer, step) of the largest value; empty cells are passed over."""
+    """Return (layer, step) of the largest value, ignoring empty cells."""
     stacked = accuracy.fillna(-1.0).stack(cell=("layer", "step"))
     layer, step = stacked.cell.values[int(stacked.argmax("cell"))]
     return int(layer), int(step)
 
 
 def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
-    """The findings in one number each."""
+    """Return the findings, one number each."""
     layer, step = maps.best_cell()
     curve = maps.matching_accuracy.sel(layer=layer)
     best, noisiest = float(curve.sel(step=step)), float(curve.isel(step=0))
@@ -119,14 +119,14 @@ def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
     headlines = [
         Headline(
             _percent(best),
-            f"{maps.measure} of layer {layer}" if pseudo else f"of points found again by layer {layer}",
+            f"{maps.measure} of layer {layer}" if pseudo else f"of points matched by layer {layer}",
             f"within {maps.threshold_px:g} px, at step {step}, by query and key alone; the median layer reaches "
             f"{_percent(median)} at its best step.{maps.warning}",
         ),
         Headline(
             f"{_percent(noisiest)} → {_percent(float(curve.isel(step=-1)))}",
             f"{maps.measure} from noise to the cleanest step" if pseudo else "from noise to the cleanest step",
-            f"Layer {layer}, first to last step looked at: how much of the correspondence is there before the picture.",
+            f"Layer {layer}, from the first to the last step: correspondence exists before the picture does.",
         ),
     ]
     if maps.feature_accuracy is not None:
@@ -143,11 +143,11 @@ def analysis_headlines(maps: ScoreMaps) -> list[Headline]:
 
 
 def analysis_sections(maps: ScoreMaps, *, drawings: Drawings) -> list[Section]:
-    """Draw everything that the scores say about one backbone.
+    """Draw the scores of one backbone.
 
     Args:
         maps: Scores of the backbone.
-        drawings: Take the figures.
+        drawings: Receives the figures.
     """
     sections = [_where(maps, drawings), _when(maps, drawings)]
     if maps.feature_accuracy is not None:
@@ -185,15 +185,15 @@ def _where(maps: ScoreMaps, drawings: Drawings) -> Section:
         anchor=f"{maps.backbone}-where",
         short="Layers",
         title="Where correspondence lives",
-        lead=f"{_within_a_tenth(maps, close)} The best is layer {layer} at step {step}. A layer that looks at other "
-        "frames a lot need not match well, and the harmonic mean asks for both.",
+        lead=f"{_within_a_tenth(maps, close)} The best is layer {layer} at step {step}. A layer with much attention "
+        "to other frames need not match well; the harmonic mean requires both.",
         blocks=[figure, *([_groups_table(maps)] if len(maps.groups) > 2 else [])],
         group=maps.backbone,
     )
 
 
 def _within_a_tenth(maps: ScoreMaps, close: xr.DataArray) -> str:
-    """Name the layers that come close to the best."""
+    """Name the layers close to the best."""
     layers = [str(int(layer)) for layer in close.layer.values[close.values]]
     of_all = counted(close.sizes["layer"], "layer")
     if len(layers) == 1:
@@ -204,8 +204,8 @@ def _within_a_tenth(maps: ScoreMaps, close: xr.DataArray) -> str:
 def _groups_table(maps: ScoreMaps) -> Table:
     return Table(
         title="Matching by kind of clip.",
-        caption="Percent, each group at its own best layer and step. Against a pseudo-truth, the number says how far "
-        "the matches agree with a tracker, not how right they are; the group of all clips mixes both.",
+        caption="Percent, each group at its own best layer and step. With a pseudo-truth, the number is the "
+        "agreement with a tracker, right or wrong; the group of all clips mixes both.",
         head=["clips", "number", "layer", "step", "query-key", "feature"],
         rows=[
             [
@@ -229,15 +229,15 @@ def _when(maps: ScoreMaps, drawings: Drawings) -> Section:
         partial(draw_accuracy_by_step, maps.matching_accuracy, highlight=layers, measure=maps.measure),
         name=f"{maps.backbone}-accuracy-by-step",
         title=f"{_capital(maps.measure)} against the denoising step.",
-        caption="One line per layer, the three best in colour; the grey label stands at the mean of the others. Step 0 "
+        caption="One line per layer, the three best in colour; the grey label marks the mean of the others. Step 0 "
         f"is pure noise.{maps.warning}",
     )
     return Section(
         anchor=f"{maps.backbone}-when",
         short="Steps",
         title="From noise to picture",
-        lead=f"Layer {layers[0]} finds {_percent(float(curve.isel(step=0)))} of {maps.goal} at the first step "
-        f"looked at and {_percent(float(curve.isel(step=-1)))} at the last.",
+        lead=f"Layer {layers[0]} matches {_percent(float(curve.isel(step=0)))} of {maps.goal} at the first step and "
+        f"{_percent(float(curve.isel(step=-1)))} at the last.",
         blocks=[figure],
         group=maps.backbone,
     )
@@ -251,13 +251,13 @@ def _kinds(maps: ScoreMaps, feature_accuracy: xr.DataArray, drawings: Drawings) 
         name=f"{maps.backbone}-query-key-against-feature",
         title="Matching by query and key, and by features.",
         caption="Same points, same threshold, one colour scale. On the right each layer at its best step: the bar is "
-        f"what one descriptor gains over the other.{maps.warning}",
+        f"the difference between the two descriptors.{maps.warning}",
     )
     return Section(
         anchor=f"{maps.backbone}-kinds",
         short="Features",
         title="Query-key against features",
-        lead=f"Query-key is ahead in {wins} of {counted(feature_accuracy.sizes['layer'], 'layer')}; at their best, "
+        lead=f"Query-key is better in {wins} of {counted(feature_accuracy.sizes['layer'], 'layer')}; at their best, "
         f"{_percent(float(maps.matching_accuracy.max()))} against {_percent(float(feature_accuracy.max()))} of "
         f"{maps.goal} are matched.",
         blocks=[figure],
@@ -277,7 +277,7 @@ def _attention(maps: ScoreMaps, drawings: Drawings) -> Section:
         drawings,
         partial(draw_attention_mass, masses, layers=layers),
         name=f"{maps.backbone}-attention-mass",
-        title="Where a query point looks.",
+        title="Where a query point attends to.",
         caption="Its attention summed over the tokens of other frames, of its own frame, and of the prompt, for the "
         "best layers and the one that matches worst. The three add up to 100 %.",
     )
@@ -285,7 +285,7 @@ def _attention(maps: ScoreMaps, drawings: Drawings) -> Section:
         anchor=f"{maps.backbone}-attention",
         short="Attention",
         title="Attention across frames",
-        lead=f"In layer {layers[0]} other frames hold {_percent(float(at.isel(step=0)))} of a point's attention at the "
+        lead=f"In layer {layers[0]} other frames get {_percent(float(at.isel(step=0)))} of a point's attention at the "
         f"first step and {_percent(float(at.isel(step=-1)))} at the last.",
         blocks=[figure],
         group=maps.backbone,
@@ -302,15 +302,15 @@ def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, drawings: Drawings) -> 
         drawings,
         partial(draw_head_map, shown),
         name=f"{maps.backbone}-heads",
-        title=f"Heads one by one, at step {step}.",
+        title=f"Single heads at step {step}.",
         caption=f"Each head matched alone, before the mean over heads that the other figures use.{maps.warning}",
     )
     return Section(
         anchor=f"{maps.backbone}-heads",
         short="Heads",
         title="Head by head",
-        lead=f"In layer {layer} the best head alone finds {_percent(float(alone.max()))} of {maps.goal} and the "
-        f"weakest {_percent(float(alone.min()))}; all heads together find "
+        lead=f"In layer {layer} the best head alone matches {_percent(float(alone.max()))} of {maps.goal}, the "
+        f"weakest {_percent(float(alone.min()))}; all heads together match "
         f"{_percent(float(maps.matching_accuracy.sel(layer=layer, step=step)))}.",
         blocks=[figure],
         group=maps.backbone,
@@ -318,12 +318,12 @@ def _heads(maps: ScoreMaps, head_accuracy: xr.DataArray, drawings: Drawings) -> 
 
 
 def _contrasting(layers: Sequence[int]) -> list[int]:
-    """The two best layers and the worst one, each once."""
+    """Return the two best layers and the worst one, each once."""
     return list(dict.fromkeys([*layers[:2], layers[-1]]))
 
 
 def _capital(text: str) -> str:
-    """Begin with a capital letter, and leave the rest as it is."""
+    """Capitalise the first letter only."""
     return text[:1].upper() + text[1:]
 
 

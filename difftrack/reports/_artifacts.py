@@ -1,4 +1,4 @@
-"""Reads what the score and track stages wrote."""
+"""Reads the results of the score and track stages."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,12 +24,12 @@ def maps_from_scores(scores: Mapping[str, Any], *, backbone: str) -> ScoreMaps:
     """Build the score maps from the score stage's scores.json.
 
     Args:
-        scores: Tables by group of clips, the group of the headlines, and the truth of each clip; null where there was
+        scores: Tables by group of clips, the group of the headlines, and the truth of each clip; null if there was
             nothing to score.
-        backbone: Whose scores they are.
+        backbone: Backbone of the scores.
 
     Raises:
-        ValueError: the scores lack what the report shows, such as matches by query and key.
+        ValueError: the scores lack something that the report shows, such as matches by query and key.
     """
     try:
         tables = {name: _arrays(group) for name, group in scores["groups"].items()}
@@ -61,15 +61,15 @@ def results_from_metrics(metrics: Mapping[str, Any], *, backbone: str) -> list[T
     """Build the tables of results from the track stage's metrics.json.
 
     Args:
-        metrics: Means and clips by tracker; null where there was nothing to score.
-        backbone: What the tracker is called here.
+        metrics: Means and clips by tracker; null if there was nothing to score.
+        backbone: Name of the tracker in the tables.
 
     Returns:
-        The results over clips of exact or annotated truth first, then those over each tracker's pseudo-truth; a part in
-        which the backbone is not scored is left out.
+        First the results over clips with exact or annotated truth, then those for each tracker's pseudo-truth, without
+        parts that lack the backbone.
 
     Raises:
-        ValueError: the metrics lack what the tables need.
+        ValueError: the metrics are incomplete.
     """
     try:
         truths = {clip: Truth(**truth) for clip, truth in metrics["truth"].items()}
@@ -108,12 +108,12 @@ def _method(
 
 
 def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedClip:
-    """Read one clip's tracks as the track stage wrote them, the truth cut to the frames and points that were tracked.
+    """Read one clip's tracks from the track stage, with the truth cut to the tracked frames and points.
 
     Args:
         path: `<clip>.npz`.
         truth: The clip's truth.
-        backbone: What the tracker is called here.
+        backbone: Name of the tracker.
 
     Raises:
         ValueError: the file holds no predictions, or those of other points.
@@ -125,7 +125,7 @@ def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedCli
     kept = truth.select(np.isin(np.arange(truth.num_points), chosen))
     if kept.query_points.shape != query_points.shape:
         raise ValueError(
-            f"{path} holds {len(query_points)} points and the truth {kept.num_points}; run the track stage again"
+            f"{path} holds {len(query_points)} points, but the truth {kept.num_points}; run the track stage again"
         )
     cut = replace(kept, points_xy_px=kept.points_xy_px[:num_frames], visible=kept.visible[:num_frames])
     methods = {tracker_name(tracker, backbone): tracks for tracker, tracks in predictions.items()}
@@ -133,7 +133,7 @@ def read_tracked_clip(path: Path, truth: Tracks, *, backbone: str) -> TrackedCli
 
 
 def _arrays(group: Mapping[str, Any]) -> dict[str, xr.DataArray]:
-    """Tables of one group as labelled arrays, null as NaN."""
+    """Return the tables of one group as labelled arrays, null as NaN."""
     return {
         name: xr.DataArray(
             np.asarray(table["values"], dtype=np.float64),
@@ -145,7 +145,7 @@ def _arrays(group: Mapping[str, Any]) -> dict[str, xr.DataArray]:
 
 
 def _shown_groups(groups: Mapping[str, Mapping[str, Any]], headline: str) -> list[str]:
-    """The group of the headlines first, and all clips together only where these are others."""
+    """List the group of the headlines first, and all clips together only if they differ from it."""
     of_all = groups[headline]["clips"]
     return [
         headline,

@@ -1,4 +1,4 @@
-"""Correlation against cause: what a head matches, and what happens without it."""
+"""Compares correlation with cause: how well a head matches, and the effect of its removal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def cause_table(summary: Mapping[str, Any]) -> Iterator[str]:
     """Lines of a Markdown table: plain values, and differences from them with their intervals.
 
     Args:
-        summary: What ablation.json holds.
+        summary: Contents of ablation.json.
     """
     rows = summary["ways"]
     names = [name for name in _SHOWN if any(name in row["measures"] for row in rows)]
@@ -53,14 +53,14 @@ def _said(found: Mapping[str, Any] | None, *, plain: bool, absolute: bool) -> st
 
 
 def draw_causes(summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw, for each intervention of single heads, what removing a head changes over what the head itself matches.
+    """Plot the effect of removing a head against the head's own matching accuracy, for each single-head intervention.
 
     Args:
         summary: What ablation.json holds.
         folder: Receives a PNG per intervention.
 
     Returns:
-        The files: none where no intervention was of single heads, or nothing was matched.
+        The files; none without single-head interventions or matches.
     """
     words = dict.fromkeys(row["intervention"] for row in summary["ways"] if "own_matching_accuracy" in row)
     return [_draw(summary, word, folder / f"causes-{word.replace(':', '-')}.png") for word in words]
@@ -104,7 +104,7 @@ def _draw(summary: Mapping[str, Any], word: str, file: Path) -> Path:
 
 
 def _correlation(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The rank correlation over heads, with its interval over pairs of prompt and seed where there are several."""
+    """Describe the rank correlation over heads, with its interval if there are several pairs of prompt and seed."""
     accuracy = np.array([row["own_matching_accuracy"] for row in rows])
     if name == "matching_accuracy" or len(rows) < 3:
         changes = np.array([[row["measures"][name]["difference"]["mean"]] for row in rows if name in row["measures"]])
@@ -118,7 +118,7 @@ def _correlation(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
 
 
 def _changes(summary: Mapping[str, Any], ways: Sequence[str], name: str) -> Float[np.ndarray, "way pair"]:
-    """Differences from plain of the pairs that all ways have."""
+    """Return differences from plain sampling, for the pairs that all variants share."""
     of_way = {
         way: {(pair["prompt"], pair["seed"]): pair[name] for pair in summary["pairs"].get(way, ()) if name in pair}
         for way in (*ways, "plain")
@@ -130,15 +130,15 @@ def _changes(summary: Mapping[str, Any], ways: Sequence[str], name: str) -> Floa
 def rank_correlation(
     accuracy: Float[np.ndarray, " way"], changes: Float[np.ndarray, "way pair"], *, seed: int = 0
 ) -> tuple[float, float | None, float | None]:
-    """Spearman's correlation of heads' accuracy with their mean change, and its 95 % bootstrap interval over pairs.
+    """Compute Spearman's correlation of heads' accuracy with their mean change, and its 95 % bootstrap interval.
 
     Args:
-        accuracy: Of each head.
-        changes: Of each head and pair of prompt and seed.
-        seed: Of the draws.
+        accuracy: Accuracy of each head.
+        changes: Change for each head and pair of prompt and seed.
+        seed: Seed of the bootstrap over pairs.
 
     Returns:
-        The correlation, and the interval: None where there is one pair alone.
+        The correlation, and the interval: None if there is only one pair.
     """
     (rho,) = _spearman(accuracy, changes.mean(axis=1)[None])
     num_pairs = changes.shape[1]
@@ -152,7 +152,7 @@ def rank_correlation(
 def _spearman(
     accuracy: Float[np.ndarray, " way"], changes: Float[np.ndarray, "resample way"]
 ) -> Float[np.ndarray, " resample"]:
-    """Pearson's correlation of ranks; not a number where all changes are alike."""
+    """Compute Pearson's correlation of ranks; NaN if all changes are equal."""
     ranks, of_changes = rankdata(accuracy), rankdata(changes, axis=1)
     ranks, of_changes = ranks - ranks.mean(), of_changes - of_changes.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Pictures along one axis: against the denoising step, the threshold, or the frame."""
+"""Plots along one axis: the denoising step, the threshold, or the frame."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +24,7 @@ def draw_accuracy_by_step(
     Args:
         accuracy: Fractions over (layer, step).
         highlight: Layers drawn in colour and named, best first.
-        measure: What the values are called.
+        measure: Name of the values.
     """
     figure = Figure(figsize=(11.2, 4.4), layout="constrained")
     ax = figure.subplots()
@@ -49,7 +49,7 @@ def draw_accuracy_by_step(
 
 @styled
 def draw_attention_mass(masses: Mapping[str, xr.DataArray], *, layers: Sequence[int]) -> Figure:
-    """Draw where query points look, against the denoising step: one panel per layer.
+    """Plot where query points attend to against the denoising step, one panel per layer.
 
     Args:
         masses: "own frame", "other frames", "text" -> fractions over (layer, step).
@@ -77,12 +77,12 @@ def draw_attention_mass(masses: Mapping[str, xr.DataArray], *, layers: Sequence[
 def draw_delta_by_threshold(
     methods: Mapping[str, Sequence[float]], thresholds_px: Sequence[int], *, goal: str = "the truth"
 ) -> Figure:
-    """Draw the share of points within a distance of the truth, against that distance.
+    """Plot the share of points within a distance of the truth against that distance.
 
     Args:
-        methods: Name -> fraction per threshold; the first one is the method that the report is about.
+        methods: Name -> fraction per threshold; the first one is the method under test.
         thresholds_px: Distances in pixels at 256 x 256.
-        goal: What the distances are to: the truth, or the tracks of a tracker.
+        goal: Reference of the distances: the truth, or the tracks of a tracker.
     """
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     ax = figure.subplots()
@@ -100,12 +100,12 @@ def draw_delta_by_threshold(
 
 @styled
 def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]], *, measure: str = "error") -> Figure:
-    """Draw the median distance to the truth, against frames since the query.
+    """Plot the median distance to the truth against frames since the query.
 
     Args:
-        errors_px: Name -> error 1, 2, ... frames after the query, in pixels at 256 x 256; all of one length, NaN where
-            no point is visible.
-        measure: What the distances are called: a distance to a pseudo-truth is no error.
+        errors_px: Name -> error 1, 2, ... frames after the query, in pixels at 256 x 256; all of equal length, NaN
+            where no point is visible.
+        measure: Name of the distances: a distance to a pseudo-truth is not an error.
     """
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     ax = figure.subplots()
@@ -120,7 +120,7 @@ def draw_error_by_frame(errors_px: Mapping[str, Float[np.ndarray, " frame"]], *,
 
 
 def _method_colors(methods: Mapping[str, object]) -> dict[str, str]:
-    """The first method in the leading colour, a method that does nothing in grey, others in their turn."""
+    """Assign colours: the leading one to the first method, grey to a method that does nothing, others in order."""
     others = iter(SERIES[1:] * len(methods))
     names = list(methods)
     return {name: SERIES[0] if name == names[0] else QUIET if name == "no motion" else next(others) for name in names}

@@ -1,4 +1,4 @@
-"""Curves over training: in which layers, and when, correspondence emerges."""
+"""Curves over training: shows in which layers, and when, correspondence emerges."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The sections on single points: where their match probability goes, and what the descriptors look like."""
+"""The sections on single points: maps of their match probability, and pictures of the descriptors."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ Descriptor = Float[np.ndarray, "head latent_frame row col channel"]
 
 @dataclass(frozen=True, slots=True)
 class ExampleView:
-    """One place in the network."""
+    """One place in the network: layer, step and head."""
 
     layer: int
     step: int
@@ -52,19 +52,19 @@ class ExampleView:
 
     @property
     def label(self) -> str:
-        """Name for people, a line per part."""
+        """Return a display name, one line per part."""
         label = f"layer {self.layer}\nstep {self.step}"
         return label if self.head is None else f"{label}\nhead {self.head}"
 
     @property
     def slug(self) -> str:
-        """Name for files."""
+        """Return a name for files."""
         return self.label.replace(" ", "").replace("\n", "-")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleClip:
-    """A clip and its stored descriptors, as far as they are to be drawn."""
+    """A clip and the stored descriptors to draw."""
 
     clip: Clip
     frames: tuple[int, ...]
@@ -76,32 +76,32 @@ class ExampleClip:
     first_frames: int
     """Video frames of the first latent frame."""
     units: tuple[tuple[int, int], ...]
-    """(step, layer) that are stored."""
+    """Stored (step, layer)."""
     kinds: tuple[str, ...]
     read: Callable[[str, ExampleView], Float[np.ndarray, "head *token channel"]] = field(compare=False)
-    """(kind, view) -> descriptors, with a head axis of length 1 where the view is of one head; `text_key` is a kind."""
+    """(kind, view) -> descriptors, with a head axis of length 1 for a view of one head; `text_key` is a kind."""
     fingerprint: str
     """Fingerprint of the descriptors that are read."""
     points_xy_px: Float[np.ndarray, "point xy"]
     """Points to follow from frame 0, in pixels of the clip."""
     truth: Tracks | None
-    """Where those points truly are; None where that is not known."""
+    """Their true tracks; None if unknown."""
     followed_xy_px: Float[np.ndarray, "followed xy"]
     """Points whose trajectories are drawn, from frame 0, in pixels of the clip."""
     heads: tuple[int, ...]
-    """Heads that are stored, in the order of the head axis."""
+    """Stored heads, in the order of the head axis."""
     text: TextTokens | None = None
-    """Which words the text tokens stand for; None where that is not stored."""
+    """Words of the text tokens; None if they are not stored."""
     text_mask: tuple[bool, ...] = ()
-    """True at text tokens that are attended to; empty where their keys are not stored."""
+    """True at text tokens that are attended to; empty if their keys are not stored."""
 
 
 def moving_points(tracks: Tracks, *, num: int) -> Tracks:
-    """Pick the tracks of query points of frame 0 that stay inside the picture, move far and lie apart.
+    """Pick tracks of query points in frame 0 that stay inside the picture, move far and are far apart.
 
-    Inside means at least a tenth of the shorter side away from every edge wherever the point is seen; where no point
-    stays there, all are candidates. The first one moves the furthest among those that stay visible longest; each next
-    one lies furthest from those before, among the half that moves more.
+    Inside means at least a tenth of the shorter side away from every edge wherever the point is visible; if no point
+    stays there, all are candidates. The first one moves farthest among those that stay visible longest; each further
+    one is farthest from the earlier ones, among the half that moves more.
     """
     from_start = np.flatnonzero((tracks.query_points[:, 0] == 0) & tracks.visible.any(axis=0))
     if not len(from_start):
@@ -121,7 +121,7 @@ def moving_points(tracks: Tracks, *, num: int) -> Tracks:
 
 
 def _stays_inside(tracks: Tracks) -> Bool[np.ndarray, " point"]:
-    """Whether each point keeps the margin in every frame in which it is seen."""
+    """Return whether each point keeps the margin in every frame in which it is visible."""
     size = np.asarray([tracks.width, tracks.height])
     margin = _MARGIN * size.min()
     points = tracks.points_xy_px
@@ -138,7 +138,7 @@ def stored_example(
     chunk: int | None = None,
     followed_xy_px: Float[np.ndarray, "followed xy"] | None = None,
 ) -> ExampleClip:
-    """Draw points of a clip from what a store holds of it.
+    """Collect a clip's points and stored descriptors for drawing.
 
     Args:
         store: Descriptors of one backbone.
@@ -192,12 +192,12 @@ def match_strips(
 
     Args:
         example: The clip and its points.
-        view: Which descriptors.
-        targets: Latent frames, a tile each.
-        matching: How probabilities are made of descriptors.
-        kind: Of which ones.
+        view: Layer, step and head of the descriptors.
+        targets: Latent frames, one tile each.
+        matching: How descriptors are matched.
+        kind: Kind of matching.
     """
-    from difftrack.reports._point_matches import match_maps  # torch: a page whose strips are all there does without
+    from difftrack.reports._point_matches import match_maps  # loads torch
 
     frames, clip_size = example.clip.frames, (example.clip.height, example.clip.width)
     maps, best_px = match_maps(
@@ -223,15 +223,15 @@ def match_strips(
 def trajectories(
     example: ExampleClip, view: ExampleView, matching: MatchingParams, kind: MatchKind
 ) -> Float[np.ndarray, "frame followed xy"]:
-    """Follow an example's points by the matches of one layer at one step alone, in pixels of the clip.
+    """Follow an example's points by matches of one layer at one step, in pixels of the clip.
 
     Args:
         example: The clip and its points.
-        view: Which descriptors.
+        view: Layer, step and head of the descriptors.
         matching: How they are matched, and how positions per latent frame become positions per video frame.
-        kind: Of which ones.
+        kind: Kind of matching.
     """
-    from difftrack.reports._point_matches import matched_positions  # torch, as above
+    from difftrack.reports._point_matches import matched_positions  # loads torch
 
     clip_size = (example.clip.height, example.clip.width)
     found = matched_positions(
@@ -259,14 +259,14 @@ def trajectories_section(
     drawings: Drawings,
     params: ReportParams,
 ) -> Section:
-    """Draw what one layer at one step makes of a clip's points, one video for each.
+    """Draw trajectories of a clip's points by one layer at one step, one video each.
 
     Args:
-        backbone: Whose descriptors they are.
+        backbone: Backbone of the descriptors.
         examples: Clips to draw.
-        views: Layers, steps and heads, a video each.
+        views: Layers, steps and heads, one video each.
         matching: How descriptors are matched.
-        drawings: Take the videos.
+        drawings: Receives the videos.
         params: `kinds` and `overlay` matter here.
     """
     shown = []
@@ -284,9 +284,9 @@ def trajectories_section(
         anchor=f"{backbone}-trajectories",
         short="Trajectories",
         title="Points followed by one layer alone",
-        lead="The best match of every point of frame 0 in each later latent frame, without chunks, paths or smoothing: "
-        "what the scores of that layer and step are measured on.",
-        blocks=[Gallery(title="Trajectories.", caption="All points are drawn as seen.", clips=shown)],
+        lead="The best match of every point of frame 0 in each later latent frame, without chunks, paths or "
+        "smoothing. The scores of that layer and step are measured on these matches.",
+        blocks=[Gallery(title="Trajectories.", caption="All points are drawn as visible.", clips=shown)],
         group=backbone,
     )
 
@@ -329,14 +329,14 @@ def examples_sections(
     drawings: Drawings,
     params: ReportParams | None = None,
 ) -> list[Section]:
-    """Draw match-probability maps and colour pictures of descriptors, and trajectories where they are wanted.
+    """Draw match-probability maps and colour pictures of descriptors, and trajectories if requested.
 
     Args:
-        backbone: Whose descriptors they are.
+        backbone: Backbone of the descriptors.
         examples: Clips to draw.
-        views: What to draw of each, a row each.
-        matching: How probabilities are made of descriptors.
-        drawings: Take the pictures.
+        views: Views of each clip, one row each.
+        matching: How descriptors are matched.
+        drawings: Receives the pictures.
         params: `kinds`, `frames`, `trajectories` and `overlay` matter here.
     """
     params = params or ReportParams()
@@ -354,9 +354,9 @@ def examples_sections(
                 anchor=f"{backbone}-maps",
                 short="Points",
                 title="One point, frame by frame",
-                lead="Where the query descriptor of a single point finds its match. A layer that carries "
-                "correspondence puts a narrow spot on the right place; one that does not spreads out, or stays "
-                "where the point used to be.",
+                lead="The match probability of a single point. A layer that carries correspondence gives a narrow "
+                "peak at the right place; in other layers the probability spreads out, or stays at the point's old "
+                "place.",
                 blocks=maps,
                 group=backbone,
             )
@@ -366,13 +366,13 @@ def examples_sections(
             Section(
                 anchor=f"{backbone}-colors",
                 short="Colours",
-                title="What the descriptors look like",
-                lead="Three principal components of each descriptor shown as red, green and blue. Where a thing keeps "
-                "its colour while it moves, its descriptor moves along with it. Queries and keys also say where a "
-                "token lies: rotary positions turn them by frame, row and column, which would show as stripes over "
-                "everything else. What a whole row, column or frame has in common is therefore subtracted from them; "
-                "what is left is still turned, so that a thing's colour in a query or key may drift as it moves. "
-                "Features carry no rotation and are shown as they are.",
+                title="Pictures of the descriptors",
+                lead="Three principal components of each descriptor shown as red, green and blue. Where an object "
+                "keeps its colour while it moves, its descriptor moves with it. Queries and keys also encode "
+                "positions: rotary positions turn them by frame, row and column, which would show as stripes. The "
+                "means of rows, columns and frames are therefore subtracted. The rest is still turned, so an "
+                "object's colour in a query or key may drift as it moves. Features have no rotation and are shown "
+                "unchanged.",
                 blocks=colors,
                 group=backbone,
             )
@@ -417,11 +417,13 @@ def _by(kind: MatchKind) -> str:
 
 
 def _about_cross(example: ExampleClip) -> str:
-    return "" if example.truth is None else f"; cross: the {truth_name(example.truth.truth)}, where the point is seen"
+    return (
+        "" if example.truth is None else f"; cross: the {truth_name(example.truth.truth)}, where the point is visible"
+    )
 
 
 def _true_positions(example: ExampleClip, point: int, targets: Sequence[int]) -> Float[np.ndarray, "tile xy"] | None:
-    """Where a point is seen in each target frame; NaN where it is not."""
+    """Return a point's true position in each target frame; NaN where it is not visible."""
     if example.truth is None:
         return None
     frames = [example.frames[target] for target in targets]
@@ -446,9 +448,9 @@ def _color_block(
         rows.append(Strip(label, image))
     return Strips(
         title=f"{name}.",
-        caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so that equal "
-        "colours in one row and kind are equal components. Query and key less the means of their rows, columns and "
-        "frames; feature as stored.",
+        caption="Each row has its own basis per kind of descriptor, shared by all frames of the clip, so equal "
+        "colours within a row and kind mean equal components. Queries and keys are shown without the means of their "
+        "rows, columns and frames, features as stored.",
         columns=[f"frame {example.frames[index]}" for _ in example.kinds for index in shown],
         rows=rows,
         groups=[(kind, len(shown)) for kind in example.kinds],
@@ -468,7 +470,7 @@ def _write_match_strips(
 
 
 def _write_color_strip(example: ExampleClip, view: ExampleView | None, shown: Sequence[int], path: Path) -> None:
-    """The frames themselves where no view is given."""
+    """Draw descriptors as colours; without a view, the frames themselves."""
     if view is None:
         strip = frame_strip(example.clip.frames[[example.frames[index] for index in shown] * len(example.kinds)])
     else:
@@ -477,7 +479,7 @@ def _write_color_strip(example: ExampleClip, view: ExampleView | None, shown: Se
 
 
 def _colors(descriptor: Descriptor, kind: str) -> UInt8[np.ndarray, "latent_frame row col rgb"]:
-    """Heads side by side as channels of one descriptor, without what its position alone gives it."""
+    """Join heads as channels of one descriptor, without the part that depends only on position."""
     joined = np.moveaxis(descriptor, 0, -2)
     channels = joined.reshape(*joined.shape[:-2], -1).astype(np.float32)
     return pca_colors(without_position(channels) if kind in _TURNED_BY_POSITION else channels)

@@ -1,7 +1,7 @@
-"""The drawings of a report: made once, and kept as long as what they show stays the same.
+"""Caches the drawings of a report until their contents change.
 
-A change of one parameter leaves most of a report as it was. `drawn.json` beside the page says of each file what it was
-drawn from, the code and the libraries that drew it among that, and what its bytes are.
+A change of one parameter leaves most of a report unchanged. `drawn.json` next to the page records for each file a
+digest of its inputs, including the drawing code and libraries, and of its bytes.
 """
 
 import dataclasses
@@ -36,20 +36,20 @@ REPORT = ArtifactKind(
     ),
     files=("index.html", "headlines.json", _LEDGER),
 )
-"""What a report looks like, for all that draws into one or removes from it."""
+"""How a report folder is recognised, for code that writes into one or removes files."""
 _FOLDERS = ("figures", "strips", "videos")
-"""Where drawings lie; nothing is removed anywhere else."""
+"""Subfolders of drawings; nothing is removed elsewhere."""
 _LIBRARIES = ("av", "matplotlib", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "scipy", "torch")
 
 
 class Drawings:
-    """Draws files into a folder, except those that lie there already and would come out the same.
+    """Draws files into a folder, except existing ones that would not change.
 
-    To be used in a `with`. At its end, drawings that an earlier report left and this one does not show are removed, as
-    far as they have the very bytes that it recorded; after an error nothing is. With `anew` every file is drawn again.
+    A context manager. At its end, drawings of an earlier report that this one does not show are removed if their bytes
+    are as recorded; after an error nothing is removed. With `anew` every file is drawn again.
 
     Raises:
-        OwnershipError: on entering, the folder holds something and no report.
+        OwnershipError: on entering, the folder holds files but no report.
     """
 
     def __init__(self, folder: Path, *, anew: bool = False, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -61,18 +61,18 @@ class Drawings:
         self._is_new = False
 
     def draw(self, make: "functools.partial[None]", *names: str) -> None:
-        """Have files written, or keep them; several threads may do so at once.
+        """Write files or keep existing ones; several threads may call this at once.
 
         Args:
-            make: Called with the paths of the files; draws nothing but what its function and arguments say.
+            make: Called with the paths of the files; must depend only on its function and arguments.
             names: Relative paths of the files.
         """
         paths = [self.folder / name for name in names]
         for name, path in zip(names, paths, strict=True):
             if path.is_symlink() or not is_inside(path, self.folder):
-                raise OwnershipError(f"{path} is a link or leads out of {self.folder}; it is not written through")
+                raise OwnershipError(f"{path} is a link or leads out of {self.folder}; nothing was written")
             if self._is_new and name not in self._now and path.exists():
-                raise OwnershipError(f"{path} is there, in a folder without a report; move it, or name another folder")
+                raise OwnershipError(f"{path} exists in a folder without a report; move it, or name another folder")
         drawn_from = digest([_made_by(make.func.__module__).to_json(), make])
         kept = not self._anew and all(
             self._before.get(name) == {"drawn_from": drawn_from, "content": _content(path)}
@@ -87,11 +87,11 @@ class Drawings:
             self._progress(name)
 
     def __enter__(self) -> "Drawings":
-        if not _has_own_page(self.folder):  # whose ledger may be damaged: all is drawn again
+        if not _has_own_page(self.folder):  # the record may be damaged: draw everything again
             claim(self.folder, REPORT)
             self._is_new = not (self.folder / _LEDGER).exists()
         if self._is_new:
-            self._write({})  # what is drawn until an error can be drawn again
+            self._write({})  # after an error, finished drawings are kept for the next run
         return self
 
     def __exit__(
@@ -113,12 +113,12 @@ class Drawings:
 
 
 def digest(value: object) -> str:
-    """SHA-256 over a value: numbers, texts, arrays, mappings, sequences, dataclasses, and partial calls.
+    """Compute the SHA-256 of a value: numbers, texts, arrays, mappings, sequences, dataclasses, and partial calls.
 
-    A field of a dataclass that is declared with `compare=False` is left out.
+    Dataclass fields with `compare=False` are ignored.
 
     Raises:
-        TypeError: the value, or something in it, is none of these.
+        TypeError: the value, or something in it, has another type.
     """
     sha = hashlib.sha256()
     for part in _parts(value):
@@ -127,7 +127,7 @@ def digest(value: object) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401 - whatever a drawing is made from
-    """Bytes that differ where values do; each part says where it ends."""
+    """Encode a value as bytes that differ if values do; each part marks its end."""
     if isinstance(value, functools.partial):
         yield from _parts([f"{value.func.__module__}.{value.func.__qualname__}", value.args, value.keywords])
     elif isinstance(value, xr.DataArray):
@@ -150,22 +150,22 @@ def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401 - whatever a drawing 
     elif value is None or isinstance(value, str | int | float | np.generic):
         yield f"{value!r};".encode()
     else:
-        raise TypeError(f"cannot tell whether a {type(value).__name__} is the same as before")
+        raise TypeError(f"cannot compare a {type(value).__name__} with an earlier one")
 
 
 @functools.cache
 def _made_by(module: str) -> MadeBy:
-    """The code that draws, and the versions that it draws with."""
+    """Return the digest of the drawing code and its library versions."""
     return MadeBy(code=code_of(module), versions=versions_of(*_LIBRARIES))
 
 
 def _content(path: Path) -> str:
-    """SHA-256 of a file; empty where there is none."""
+    """Return the SHA-256 of a file; empty if it does not exist."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _has_own_page(folder: Path) -> bool:
-    """Whether the headlines beside a page are those of a report of this project."""
+    """Return whether the headlines next to a page belong to a report of this project."""
     try:
         said = read_json(folder / "headlines.json")
         links = any((folder / name).is_symlink() for name in REPORT.files)
@@ -175,14 +175,14 @@ def _has_own_page(folder: Path) -> bool:
 
 
 def _read_ledger(path: Path) -> dict[str, Any]:
-    """What an earlier report wrote; nothing where it cannot be used."""
+    """Return the record of an earlier report; empty if it cannot be used."""
     return {} if REPORT.unmarked(path.parent) else dict(read_json(path))
 
 
 def save_figure(
     drawings: Drawings, draw: partial[Drawing], *, name: str, title: str, caption: str, wide: bool = True
 ) -> Figure:
-    """Have `figures/<name>.svg` and `.png` drawn and return the block that shows the former inline."""
+    """Draw `figures/<name>.svg` and `.png`, and return the block that shows the SVG inline."""
     svg, png = f"figures/{name}.svg", f"figures/{name}.png"
     drawings.draw(partial(_write, draw), svg, png)
     inline = inline_svg((drawings.folder / svg).read_text(encoding="utf-8"), name=name)
@@ -192,5 +192,5 @@ def save_figure(
 def _write(draw: partial[Drawing], svg: Path, png: Path) -> None:
     drawing = draw()
     save_svg(drawing, svg)
-    drawing.set_layout_engine("none")  # laid out by now; doing it again would give the same at twice the time
+    drawing.set_layout_engine("none")  # the layout is done; repeating it would double the time
     save_png(drawing, png)

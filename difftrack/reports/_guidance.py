@@ -1,4 +1,4 @@
-"""The section on guidance: samples with and without it side by side, and what they measure."""
+"""The section on guidance: samples with and without it side by side, and their measures."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,12 @@ __all__ = ["Samples", "guidance_headlines", "guidance_section", "read_samples"]
 
 _FILE = "measures.json"
 _LED_BY = "cycle_error_px"
-"""The measure of the headline: guidance is there to keep things consistent."""
+"""The measure of the headline: guidance should improve consistency."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """How one measure is written."""
+    """How one measure is formatted."""
 
     name: str
     unit: str
@@ -42,21 +42,21 @@ class _Measure:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def plain(self, value: float) -> str:
-        """A value without unit."""
+        """Format a value without unit."""
         return f"{self.scale * value:.{self.decimals}f}"
 
     def signed(self, value: float) -> str:
-        """A difference without unit; zero has no sign."""
+        """Format a difference without unit; zero has no sign."""
         text = self.plain(abs(value))
         sign = "" if not float(text) else "-" if value < 0 else "+"
         return f"{sign}{text}"
 
     def mean(self, found: Interval) -> str:
-        """A mean and, where there is one, its interval."""
+        """Format a mean and its interval, if there is one."""
         return _with_interval(found, self.plain)
 
     def difference(self, found: Interval) -> str:
-        """A mean difference and, where there is one, its interval."""
+        """Format a mean difference and its interval, if there is one."""
         return _with_interval(found, self.signed)
 
 
@@ -71,25 +71,25 @@ _MEASURES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What sampling the same prompts in several ways gave; the first way is what others are compared with."""
+    """Results of sampling the same prompts in several variants; the first one is the reference."""
 
     ways: Mapping[str, Mapping[str, Any] | None]
-    """Way of sampling -> how it was guided; None for plain sampling."""
+    """Variant -> its guidance; None for plain sampling."""
     means: Mapping[str, Mapping[str, Interval]]
-    """Way -> measure -> its mean over prompts."""
+    """Variant -> measure -> mean over prompts."""
     differences: Mapping[str, Mapping[str, Interval]]
-    """Every way but the first -> measure -> mean over prompts of its difference from the first, from equal seeds."""
+    """Each variant but the first -> measure -> mean over prompts of its difference from the first, with equal seeds."""
     prompts: Mapping[str, str]
     """Folder of a prompt's samples -> the prompt."""
     read: Callable[[str, str], Clip]
-    """(folder, way) -> the sample."""
+    """(folder, variant) -> the sample."""
 
 
 def read_samples(folder: Path) -> Samples | None:
-    """Open what the guide stage wrote; None where it has not run.
+    """Open the results of the guide stage; None if it has not run.
 
     Raises:
-        ValueError: the measures are there and cannot be used.
+        ValueError: the measures exist but cannot be used.
     """
     if not (folder / _FILE).is_file():
         return None
@@ -109,7 +109,7 @@ def read_samples(folder: Path) -> Samples | None:
 
 
 def guidance_headlines(samples: Samples | None) -> list[Headline]:
-    """What guidance changes, in one number; nothing where nothing is compared."""
+    """Summarise the effect of guidance in one number; None without a comparison."""
     if samples is None:
         return []
     first, *others = samples.ways
@@ -133,21 +133,22 @@ def _headline(samples: Samples, first: str, way: str, led: Interval) -> Headline
 
 
 def guidance_section(samples: Samples | None, *, drawings: Drawings, params: OverlayParams, max_videos: int) -> Section:
-    """Put the samples of every prompt side by side, with a table of what they measure.
+    """Show the samples of every prompt side by side, with a table of their measures.
 
     Args:
-        samples: None where the guide stage has not run: the section then says so.
-        drawings: Take the videos.
-        params: How large the videos are.
-        max_videos: Most prompts that are shown.
+        samples: Samples; None if the guide stage has not run, which the section then says.
+        drawings: Receives the videos.
+        params: How videos are drawn.
+        max_videos: Maximum number of prompts that are shown.
     """
     if samples is None or not samples.prompts:
         lead = "There are no samples with and without guidance here; the guide stage makes them (dvc repro guide)."
         return Section(anchor="guidance", short="Guidance", title="Guidance", lead=lead, blocks=[])
     names = list(samples.prompts)[:max_videos]
     gallery = Gallery(
-        title="The same prompt and seed, sampled in each way.",
-        caption="Guidance steers sampling away from a prediction in which the chosen layers see no other frame.",
+        title="The same prompt and seed, sampled in each variant.",
+        caption="Guidance steers sampling away from a prediction in which the chosen layers do not attend to other "
+        "frames.",
         clips=[_sample(samples, name, drawings, params) for name in names],
     )
     return Section(
@@ -186,8 +187,8 @@ def _lead(samples: Samples) -> str:
 
 
 def _one_prompt(samples: Samples) -> str:
-    """Warn where a mean is of one prompt."""
-    return " One prompt gives no interval and says little about others." if len(samples.prompts) == 1 else ""
+    """Warn if a mean is over a single prompt."""
+    return " A single prompt gives no interval and says little about others." if len(samples.prompts) == 1 else ""
 
 
 def _how(guidance: Mapping[str, Any] | None) -> str:
@@ -198,7 +199,7 @@ def _how(guidance: Mapping[str, Any] | None) -> str:
 
 
 def _changes(way: str, first: str, differences: Mapping[str, Interval]) -> str:
-    """Say what a way changes, in measures to be read together: less motion is more consistent as such."""
+    """Describe a variant's changes in related measures: less motion alone makes a video more consistent."""
     parts = [
         f"{_MEASURES[name].name} by {_MEASURES[name].difference(differences[name])} {_MEASURES[name].unit}".rstrip()
         for name in (_LED_BY, "motion_px", "sharpness")
@@ -221,11 +222,11 @@ def _measures_table(samples: Samples) -> Table:
     one = len(samples.prompts) == 1
     interval = "of one prompt, without an interval" if one else "with 95 % bootstrap intervals over prompts"
     return Table(
-        title="What the samples measure.",
+        title="Measures of the samples.",
         caption=f"Means {interval}. Motion: speed of the fastest twentieth of the pixels. Error of the warped frame "
         "and tracking there and back: lower is more consistent. Lengths are at a shorter side of 256 px. A clip "
-        "without motion has no errors and a blurred one has few: read the errors beside motion and sharpness.",
-        head=["measure", *samples.ways, *(f"{way} less {first}" for way in others)],
+        "without motion has no errors and a blurred one has few: compare the errors with motion and sharpness.",
+        head=["measure", *samples.ways, *(f"{way} minus {first}" for way in others)],
         rows=rows,
     )
 
@@ -235,7 +236,7 @@ def _prompts_left_out(samples: Samples, shown: Sequence[str]) -> list[Table]:
     rows = [[name, prompt] for name, prompt in samples.prompts.items() if name not in shown]
     if not rows:
         return []
-    caption = "The means above are over these, too; report.max_videos says how many are shown."
+    caption = "The means above include these; report.max_videos sets how many are shown."
     return [Table("Prompts without a video here", caption, ["sample", "prompt"], rows, folded=True, prose=True)]
 
 

@@ -1,4 +1,4 @@
-"""Pictures over layers, steps and heads: where in the network correspondence lives."""
+"""Heatmaps over layers, steps and heads: show where in the network correspondence lies."""
 
 from collections.abc import Mapping
 
@@ -40,7 +40,7 @@ def draw_kind_comparison(
     Args:
         query_key: Matching accuracy over (layer, step), as fractions.
         feature: The same for the hidden state.
-        measure: What the values are called.
+        measure: Name of the values.
     """
     figure = Figure(figsize=(11.2, 3.9), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
@@ -85,7 +85,7 @@ def _heatmap(
     limits: tuple[float, float] | None = None,
     bar: bool = True,
 ) -> None:
-    """One labelled heatmap of fractions, shown in percent; vertical axis is the first dimension."""
+    """Draw a labelled heatmap of fractions in percent; the first dimension is vertical."""
     vertical, horizontal = (str(dim) for dim in values.dims)
     percent = 100 * values.values
     finite = percent[np.isfinite(percent)]
@@ -116,7 +116,7 @@ def _tick_labels(ax: Axes, values: xr.DataArray, vertical: str, horizontal: str)
 
 
 def _print_values(ax: Axes, percent: Float[np.ndarray, "row col"], high: float) -> None:
-    """Write the numbers into the cells of a small heatmap; large ones speak by colour alone."""
+    """Write the numbers into the cells of a small heatmap; large ones only use colour."""
     if percent.shape[0] > 12 or percent.shape[1] > 12:
         return
     digits = 0 if high >= 10 else 1

@@ -1,4 +1,4 @@
-"""Propagated labels drawn on the frames of a clip, and written as files."""
+"""Draws propagated labels on the frames of a clip, and writes them as files."""
 
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def draw_labels(
     Args:
         frames: The clip.
         masks: The number of the object in each pixel.
-        boxes_xyxy_px: (left, top, right, bottom), pixels; those that are no numbers are not drawn.
-        points_xy_px: (x, y), pixels; those that are no numbers are not drawn.
+        boxes_xyxy_px: (left, top, right, bottom), pixels; NaN boxes are not drawn.
+        points_xy_px: (x, y), pixels; NaN points are not drawn.
     """
     drawn = frames.copy()
     colors = mask_palette()
@@ -65,7 +65,7 @@ def save_labels(
     boxes_xyxy_px: Float[np.ndarray, "frame object 4"] | None = None,
     points_xy_px: Float[np.ndarray, "frame point xy"] | None = None,
 ) -> Path:
-    """Write labels as npz; under the final name the file is either complete or absent."""
+    """Write labels as npz; the final file is either complete or absent."""
     read_out = {"masks": masks, "boxes_xyxy_px": boxes_xyxy_px, "points_xy_px": points_xy_px}
     arrays = {name: values for name, values in read_out.items() if values is not None}
     part = path.with_name(f".{path.name}.part")
@@ -76,7 +76,7 @@ def save_labels(
 
 
 def save_masks(folder: Path, masks: UInt8[np.ndarray, "frame row col"]) -> Path:
-    """Write `00000.png` and so on, with a palette, as DAVIS 2017 has them."""
+    """Write `00000.png` and so on, with a palette, as in DAVIS 2017."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, mask in enumerate(masks):
         write_mask(folder / _picture_name(number), mask)
@@ -93,10 +93,10 @@ def export_labels(
     boxes_xyxy_px: Float[np.ndarray, "frame object 4"] | None = None,
     points_xy_px: Float[np.ndarray, "frame point xy"] | None = None,
 ) -> list[Path]:
-    """Write <clip>-labels.npz, <clip>-labels.mp4 and, of masks, the folder <clip>-masks with a PNG per frame.
+    """Write <clip>-labels.npz, <clip>-labels.mp4 and, for masks, the folder <clip>-masks with a PNG per frame.
 
     Args:
-        folder: Made if missing.
+        folder: Output folder, created if missing.
         clip: The clip; the video has its size.
         soft: Labels over the tokens.
         objects: The mask's number of each class after the background.
@@ -108,15 +108,15 @@ def export_labels(
         The files, and the folder of masks.
 
     Raises:
-        ValueError: a file of one of these names is there and is not this program's.
+        ValueError: a file of one of these names exists and this program did not write it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays, video, pictures = (folder / f"{clip.name}-{ending}" for ending in ("labels.npz", "labels.mp4", "masks"))
     if not arrays.exists() and (there := next((path for path in (video, pictures) if path.exists()), None)):
-        raise ValueError(f"{there} is there without {arrays.name}, so that it is not this program's; move it elsewhere")
+        raise ValueError(f"{there} exists without {arrays.name}, so this program did not write it; move it elsewhere")
     names = {_picture_name(number) for number in range(len(soft))}
     if masks is not None and pictures.exists() and (other := sorted({p.name for p in pictures.iterdir()} - names)):
-        raise ValueError(f"{pictures} holds {other[0]}, which would stand among the masks; move it elsewhere")
+        raise ValueError(f"{pictures} holds {other[0]}, which would mix with the masks; move it elsewhere")
     read_out = {"masks": masks, "boxes_xyxy_px": boxes_xyxy_px, "points_xy_px": points_xy_px}
     save_labels(arrays, soft, objects, **read_out)
     write_video(video, draw_labels(clip.frames[: len(soft)], **read_out), clip.fps, lossless=False)

@@ -1,4 +1,4 @@
-"""What trackers and truths are called in tables, figures and videos."""
+"""Names of trackers and truths in tables, figures and videos."""
 
 from difftrack.datasets import OWN_TRACKER, Truth
 
@@ -17,35 +17,35 @@ _NAMES = {
 
 
 def tracker_name(tracker: str, backbone: str = "") -> str:
-    """Give a tracker's name for people.
+    """Return a tracker's display name.
 
     Args:
         tracker: Its name in files.
-        backbone: What the backbone's own tracks are called.
+        backbone: Name of the backbone's own tracks.
     """
     return backbone if tracker == OWN_METHOD and backbone else _NAMES.get(tracker, tracker)
 
 
 def explore_command(clip: str) -> str:
-    """Give the command that opens a clip in the explorer, in the folder of the pipeline."""
+    """Return the command that opens a clip in the explorer, to run in the pipeline's folder."""
     return f"difftrack explore --clip {clip}"
 
 
 def truth_name(truth: Truth) -> str:
-    """Say what the tracks of a clip are, with the tracker that gave a pseudo-truth."""
+    """Describe the kind of a clip's tracks, with the tracker of a pseudo-truth."""
     if truth.tracker is None:
         return f"{truth.kind} truth"
     return f"pseudo-truth by {tracker_name(truth.tracker)}"
 
 
 def pseudo_truth_warning(tracker: str) -> str:
-    """Say in a sentence what a comparison with a tracker's answer is worth."""
+    """Explain in a sentence what a comparison with a tracker means."""
     name = tracker_name(tracker)
-    return f"The positions to compare with are the pseudo-truth of {name}: the number says how far both agree."
+    return f"The reference is the pseudo-truth of {name}: the number is the agreement of both."
 
 
 def group_name(group: str) -> str:
-    """Give the name of a group of clips for people.
+    """Return the display name of a group of clips.
 
     Args:
         group: Its name in files, such as `truth` or `pseudo_truth/lucas_kanade`.

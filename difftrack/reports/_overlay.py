@@ -1,4 +1,4 @@
-"""Tracks drawn on the frames of a clip: fading trails, filled points where seen, hollow ones where occluded."""
+"""Draws tracks on the frames of a clip: fading trails, filled points where visible, hollow ones where occluded."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -20,7 +20,7 @@ _CAPTION_PX = 22
 _CAPTION_SCALE = 0.45
 _CAPTION_MARGIN_PX = 6
 _TIMES_USUAL = 4.0
-"""A step so many times as long as the median of all points is a jump, where it is long at all."""
+"""A long step is a jump if it is this many times as long as the median of all points."""
 
 
 def draw_tracks(
@@ -31,7 +31,7 @@ def draw_tracks(
     query_frames: Sequence[int] | None = None,
     params: OverlayParams | None = None,
 ) -> UInt8[np.ndarray, "frame out_row out_col rgb"]:
-    """Draw tracks on a clip that is held; see `drawn_frames`.
+    """Draw tracks on a clip in memory; see `drawn_frames`.
 
     Returns:
         The drawn frames, `params.scale(width)` times as high and wide.
@@ -47,17 +47,16 @@ def drawn_frames(
     query_frames: Sequence[int] | None = None,
     params: OverlayParams | None = None,
 ) -> Iterator[UInt8[np.ndarray, "out_row out_col rgb"]]:
-    """Draw tracks on frames as they come, one colour per point by its start position.
+    """Draw tracks on a stream of frames, with a colour per point by its start position.
 
-    A trail follows a point only while it is visible and does not jump, so that it bridges neither an occlusion nor a
-    mistake.
+    A trail follows a point only while it is visible and does not jump, so it bridges neither an occlusion nor an error.
 
     Args:
         frames: The clip; no more frames are drawn than the tracks have.
         points_xy_px: (x, y) in pixels of `frames`; a point that is not finite in some frame is not drawn there.
-        visible: True where the point is seen; elsewhere it is drawn hollow.
+        visible: True where the point is visible; elsewhere it is drawn hollow.
         query_frames: Frame from which each point exists; default 0.
-        params: Size and length of what is drawn.
+        params: Size of points and length of trails.
 
     Yields:
         Drawn frames, `params.scale(width)` times as high and wide.
@@ -92,7 +91,7 @@ def _jumps(
     seen: Bool[np.ndarray, " point"],
     jump_px: float,
 ) -> Bool[np.ndarray, " point"]:
-    """Tell which points went further than a thing goes: far, and much further than half of the points."""
+    """Detect jumps: points that moved far, and much farther than half of the points."""
     steps = np.where(seen, np.linalg.norm(np.where(seen[:, None], here - before, 0), axis=-1), 0)
     usual = float(np.median(steps[seen])) if seen.any() else 0.0
     return np.asarray(steps > max(jump_px, _TIMES_USUAL * usual))
@@ -101,12 +100,12 @@ def _jumps(
 def with_legend(
     frames: Iterable[UInt8[np.ndarray, "row col rgb"]], *, radius_px: float, trail_frames: int
 ) -> Iterator[UInt8[np.ndarray, "legend_row col rgb"]]:
-    """Put a strip under each frame that says what filled points, hollow points and lines are.
+    """Add a strip under each frame that explains filled points, hollow points and lines.
 
     Args:
         frames: Drawn frames.
-        radius_px: Of their points.
-        trail_frames: Of their trails; 0 for none.
+        radius_px: Radius of their points.
+        trail_frames: Length of their trails; 0 for none.
     """
     strip = None
     for frame in frames:
@@ -116,9 +115,9 @@ def with_legend(
 
 
 def _legend(width: int, radius_px: float, trail_frames: int) -> UInt8[np.ndarray, "row col rgb"]:
-    """As many of the explanations as there is room for."""
+    """Return as many explanations as fit."""
     strip = np.full((_CAPTION_PX, width, 3), _GAP_GRAY, dtype=np.uint8)
-    entries = ["seen", "hidden, a guess", *([f"way of the last {trail_frames} frames"] if trail_frames else [])]
+    entries = ["seen", "hidden, a guess", *([f"path of the last {trail_frames} frames"] if trail_frames else [])]
     middle, radius, x = _CAPTION_PX // 2, round(min(max(radius_px, 3.0), 5.0)), _CAPTION_MARGIN_PX
     color = (230, 180, 60)
     for number, entry in enumerate(entries):
@@ -139,7 +138,7 @@ def _legend(width: int, radius_px: float, trail_frames: int) -> UInt8[np.ndarray
 def captioned(
     frames: UInt8[np.ndarray, "frame row col rgb"], caption: str
 ) -> UInt8[np.ndarray, "frame captioned_row col rgb"]:
-    """Put a dark strip with a caption above a clip; the letters shrink where the clip is narrow."""
+    """Add a dark strip with a caption above a clip; narrow clips have smaller letters."""
     strip = np.full((_CAPTION_PX, frames.shape[2], 3), _GAP_GRAY, dtype=np.uint8)
     (width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, _CAPTION_SCALE, 1)
     scale = _CAPTION_SCALE * min(1.0, (frames.shape[2] - 2 * _CAPTION_MARGIN_PX) / width)
@@ -151,7 +150,7 @@ def captioned(
 def side_by_side(
     panels: Sequence[UInt8[np.ndarray, "frame row _ rgb"]],
 ) -> UInt8[np.ndarray, "frame row wide rgb"]:
-    """Put clips of equal height beside each other with a narrow dark gap, so that they play in step."""
+    """Join clips of equal height side by side with a narrow dark gap, so that they play in sync."""
     gap = np.full((*panels[0].shape[:2], _PANEL_GAP_PX, 3), _GAP_GRAY, dtype=np.uint8)
     parts: list[np.ndarray] = [panels[0]]
     for panel in panels[1:]:
@@ -160,13 +159,13 @@ def side_by_side(
 
 
 def size_beside(height: int, width: int, num_panels: int, params: OverlayParams) -> tuple[int, int]:
-    """(height, width) of `num_panels` drawn and captioned clips side by side, each of `height` x `width` pixels."""
+    """Return (height, width) of `num_panels` captioned clips side by side, each of `height` x `width` pixels."""
     scale = params.scale(width)
     return scale * height + _CAPTION_PX, num_panels * scale * width + (num_panels - 1) * _PANEL_GAP_PX
 
 
 class _Trail:
-    """A picture of past motion that fades a little with every frame."""
+    """An image of past motion that fades with every frame."""
 
     def __init__(self, height: int, width: int, trail_frames: int, radius_px: float) -> None:
         self._color = np.zeros((height, width, 3), dtype=np.uint8)
@@ -217,12 +216,12 @@ def _draw_points(
 
 
 def _near(points: Float[np.ndarray, "point xy"], picture: UInt8[np.ndarray, "row col rgb"]) -> np.ndarray:
-    """True for points in or just outside the picture: far ones would overflow fixed-point drawing."""
+    """Return whether points are in or just outside the picture: far ones would overflow fixed-point drawing."""
     size = np.asarray([picture.shape[1], picture.shape[0]])
     return np.asarray(((points > -0.5 * size) & (points < 1.5 * size)).all(-1))
 
 
 def _fixed(point_xy: Float[np.ndarray, " xy"]) -> tuple[int, int]:
-    """Continuous raster coordinates to OpenCV's fixed point, whose integers are pixel centres."""
+    """Convert continuous raster coordinates to OpenCV's fixed point, whose integers are pixel centres."""
     x, y = np.clip(np.round((point_xy - 0.5) * (1 << _SUBPIXEL_BITS)), -(1 << 20), 1 << 20)
     return int(x), int(y)

@@ -1,4 +1,4 @@
-"""Parts of the report page, and how they become one HTML file that loads nothing from elsewhere."""
+"""Parts of the report page, rendered as one HTML file that loads nothing from the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One number large, with a sentence saying what it means."""
+    """One large number, with a sentence that explains it."""
 
     value: str
     label: str
@@ -33,7 +33,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with its caption; `png` is the same drawing as a file beside the page."""
+    """A drawing with its caption; `png` is the same drawing as a file next to the page."""
 
     kind: ClassVar[str] = "figure"
     title: str
@@ -44,13 +44,13 @@ class Figure:
 
     @property
     def markup(self) -> Markup:
-        """The drawing as an element; it is our own output, so it is not escaped."""
+        """The drawing as an element; not escaped, because it is our own output."""
         return Markup(self.svg)
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryClip:
-    """One clip of a gallery: its video and what to know about it."""
+    """One clip of a gallery: its video and caption."""
 
     name: str
     detail: str
@@ -60,12 +60,12 @@ class GalleryClip:
     """Names of the pictures that the video shows side by side."""
     fps: float
     command: str = ""
-    """Opens the clip in the explorer; empty where there are no descriptors of it."""
+    """Command that opens the clip in the explorer; empty without descriptors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Clips playing inline, each a row of panels that play in step."""
+    """Clips playing inline, each a row of panels that play in sync."""
 
     kind: ClassVar[str] = "gallery"
     title: str
@@ -91,7 +91,7 @@ class Strips:
     columns: Sequence[str]
     rows: Sequence[Strip]
     groups: Sequence[tuple[str, int]] = ()
-    """Headings above those of the columns: text, and over how many columns."""
+    """Headings above the column headings: text, and the number of columns that it spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +108,20 @@ class Table:
     folded: bool = False
     """Shown only after a click, for long tables."""
     groups: Sequence[tuple[str, int]] = ()
-    """Headings above those of the columns: text, and over how many columns."""
+    """Headings above the column headings: text, and the number of columns that it spans."""
     prose: bool = False
     """Cells hold words and codes, not numbers to compare."""
 
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Tiles that follow what the reader chooses: a point, a layer, a step and a head."""
+    """Tiles that follow the reader's choice of point, layer, step and head."""
 
     kind: ClassVar[str] = "maps"
     title: str
     caption: str
     name: str
-    """By which the script gives its maps."""
+    """Name under which the script provides its maps."""
     script: str
     frames: str
     """Picture of all frames side by side."""
@@ -130,14 +130,14 @@ class Maps:
     steps: Sequence[int]
     heads: Sequence[int]
     layer: int
-    """What is shown first, as `step`."""
+    """Initial choice, such as `step`."""
     step: int
     columns: Sequence[str]
     aspect: str
     truth: str
-    """What the positions to compare with are called; empty where there are none."""
+    """Name of the reference positions; empty if there are none."""
     command: str
-    """Opens the clip in the explorer."""
+    """Command that opens the clip in the explorer."""
 
 
 Block = Figure | Gallery | Maps | Strips | Table
@@ -149,17 +149,17 @@ class Section:
 
     anchor: str
     short: str
-    """Its name in the navigation."""
+    """Name in the navigation."""
     title: str
     lead: str
     blocks: Sequence[Block]
     group: str = ""
-    """Backbone that the section is about; empty for sections about all of them."""
+    """Backbone of the section; empty for sections about all backbones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything that the report says."""
+    """Contents of the report."""
 
     title: str
     lead: str
@@ -173,7 +173,7 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """Render the page with its style and script inside; figures are inline, videos and strips files beside it."""
+    """Render the page with inline style, script and figures; videos and strips are separate files."""
     environment = Environment(
         loader=PackageLoader("difftrack.reports"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What the report shows."""
+"""Settings of the report."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,7 +11,7 @@ _NARROW_PX = 400
 _SMALLEST_RADIUS_PX = 1.25
 _WIDTHS_PER_RADIUS = 130
 _RADII_PER_SPACING = 10
-"""Points of a grid of that many radii cover a twentieth of the picture."""
+"""Distance of points in radii at which a grid of points covers a twentieth of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,13 @@ class OverlayParams:
     upscale: int | None = None
     """Pixels of the picture per pixel of the clip; null doubles clips narrower than 400 pixels."""
     point_radius_px: float | None = None
-    """Radius of a point in pixels of the picture; null takes a 130th of its width, and a tenth of the distance between
-    points where there are many."""
+    """Radius of a point in pixels of the picture; null takes 1/130 of its width, or a tenth of the distance between
+    points if there are many.
+    """
     jump_share: float = 0.06
-    """A trail breaks where a point jumps: by more than this share of the picture's diagonal from one frame to the next,
-    and four times as far as half of the points."""
+    """A trail breaks where a point jumps: by more than this share of the picture's diagonal between frames, and by four
+    times the median step of all points.
+    """
     brightness: float = 0.8
     """Brightness of the clip under the tracks, 0-1."""
 
@@ -43,18 +45,18 @@ class OverlayParams:
         if self.point_radius_px is not None and self.point_radius_px <= 0:
             raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
         if not 0 < self.jump_share <= 1:
-            raise ValueError(f"jump_share is {self.jump_share}; it must lie in 0-1, 0 excepted")
+            raise ValueError(f"jump_share is {self.jump_share}; it must be greater than 0 and at most 1")
         if not 0 <= self.brightness <= 1:
             raise ValueError(f"brightness is {self.brightness}; it must lie in 0-1")
 
     def scale(self, width: int) -> int:
-        """Pixels of the picture per pixel of a clip that is `width` pixels wide."""
+        """Return the pixels of the picture per pixel of a clip with this width."""
         if self.upscale is None:
             return 2 if width < _NARROW_PX else 1
         return self.upscale
 
     def radius_px(self, height: int, width: int, num_points: int) -> float:
-        """Radius of a point in the picture of a clip of `height` x `width` pixels that shows so many points."""
+        """Return the radius of a point in the picture of a clip of `height` x `width` pixels with this many points."""
         if self.point_radius_px is not None:
             return self.point_radius_px
         scale = self.scale(width)
@@ -64,7 +66,7 @@ class OverlayParams:
 
 @dataclass(frozen=True, slots=True)
 class ReportParams:
-    """What the report shows; nothing here changes a number.
+    """Contents of the report; no setting here changes a number.
 
     Raises:
         ValueError: a list is empty, or a count is negative.
@@ -75,26 +77,30 @@ class ReportParams:
     layers: Literal["auto"] | tuple[int, ...] = "auto"
     """Layers of the match-probability maps and the colour pictures; auto: the best and the worst by accuracy."""
     steps: Literal["auto"] | tuple[int, ...] = "auto"
-    """Denoising steps of the same; auto: the first, the middle and the last that were kept."""
+    """Denoising steps of these pictures; auto: the first, the middle and the last stored one."""
     heads: Literal["all"] | tuple[int, ...] = "all"
-    """all: mean over heads; a list: each of these heads on its own."""
+    """all: mean over heads; a list: each of these heads alone."""
     positions: Literal["auto"] | tuple[tuple[float, float], ...] = "auto"
-    """Points whose probabilities are drawn, (x, y) in pixels of the clip in frame 0; auto: two that move far and, where
-    such exist, keep a tenth of the shorter side from the edges."""
+    """Points whose probabilities are drawn, (x, y) in pixels of the clip in frame 0; auto: two that move far and, if
+    possible, stay a tenth of the shorter side away from the edges.
+    """
     token_positions: tuple[tuple[int, int], ...] | None = None
-    """Instead of `positions`: (row, column) of tokens, whose centres are the points; the released flags --pos_h and
-    --pos_w."""
+    """Alternative to `positions`: (row, column) of tokens whose centres are the points; the released flags --pos_h and
+    --pos_w.
+    """
     kinds: tuple[MatchKind, ...] = ("query_key",)
-    """What those points are matched by in the pictures, and in the trajectories: queries with keys, or a kind with
-    itself; all frequencies take part."""
+    """Kinds by which these points are matched in pictures and trajectories: queries with keys, or a kind with itself,
+    with all frequencies.
+    """
     frames: Literal["auto", "all"] = "auto"
-    """Latent frames that are drawn: five of the match-probability maps and three of the colour pictures, or all."""
+    """Latent frames that are drawn. auto: five in match-probability maps and three in colour pictures. all: every one.
+    """
     trajectories: bool = False
-    """Draw the trajectory of a clip's points by each of those layers and steps alone on the clip, as a video."""
+    """Draw videos of a clip's points, followed by each of these layers and steps alone."""
     clips: Literal["auto", "all"] | tuple[str, ...] = "auto"
-    """Clips of the same pictures; auto: the first of each source, those of exact truth before others."""
+    """Clips of these pictures; auto: the first of each source, those with exact truth first."""
     max_videos: int = 12
-    """Most clips that are drawn as videos; the tables hold all of them."""
+    """Maximum number of clips drawn as videos; the tables list all of them."""
     overlay: OverlayParams = field(default_factory=OverlayParams)
     """How tracks are drawn."""
 

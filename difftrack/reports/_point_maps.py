@@ -1,6 +1,6 @@
-"""Maps that the page's reader chooses: an example's points in any stored layer, step and head, computed beforehand.
+"""Precomputed maps for the reader's choice: an example's points in any stored layer, step and head.
 
-A page opened from disk can load scripts and pictures beside it, and no other data; so the maps are a script.
+A page opened from disk can only load scripts and pictures, so the maps are a script.
 """
 
 import base64
@@ -27,7 +27,7 @@ from difftrack.reports._strips import spread_indices
 __all__ = ["MOST_BYTES", "MapChoices", "choices_within", "chooser_section", "point_maps", "write_point_maps"]
 
 MOST_BYTES = 12_000_000
-"""Bytes of all scripts of a page together; base64 makes four bytes of three."""
+"""Maximum size of all scripts of a page; base64 turns three bytes into four."""
 _HEAT = "inferno"
 _MOST_TILES = 4
 
@@ -39,7 +39,7 @@ class MapChoices:
     steps: tuple[int, ...]
     layers: tuple[int, ...]
     heads: tuple[int, ...]
-    """Beside the mean of all; empty where their maps would take too much."""
+    """Heads besides the mean of all; empty if their maps would be too large."""
     targets: tuple[int, ...]
     """Latent frames in which the points are matched."""
 
@@ -65,15 +65,15 @@ def chooser_section(
     drawings: Drawings,
     most_bytes: int,
 ) -> list[Section]:
-    """Let the reader choose where in the network the examples' points are matched.
+    """Let the reader choose the layer, step and head that match the examples' points.
 
     Args:
-        backbone: Whose descriptors they are.
+        backbone: Backbone of the descriptors.
         examples: Clips and points.
-        views: What the report draws of each; the first one's layer, at the last step, is shown before a choice.
-        matching: How probabilities are made of queries and keys.
-        drawings: Take the scripts and pictures.
-        most_bytes: Of the scripts of this backbone together.
+        views: The report's views of each clip; the first one's layer, at the last step, is the initial choice.
+        matching: How queries and keys are matched.
+        drawings: Receives the scripts and pictures.
+        most_bytes: Maximum total size of this backbone's scripts.
     """
     wanted = [each for each in examples if _can_be_chosen_from(each)] if views else []
     first = max((view for view in views if view.layer == views[0].layer), key=lambda view: view.step, default=None)
@@ -88,7 +88,7 @@ def chooser_section(
         anchor=f"{backbone}-choose",
         short="Choose",
         title="The same point in any layer, step and head",
-        lead="Choose a layer, a step and a head, and the matches, their path and the match probabilities follow.",
+        lead="Choose a layer, a step and a head to see the matches, their path and the match probabilities.",
         blocks=blocks,
         group=backbone,
     )
@@ -96,7 +96,7 @@ def chooser_section(
 
 
 def _can_be_chosen_from(example: ExampleClip) -> bool:
-    """Tell whether there is something to match: points, other frames, and stored queries and keys."""
+    """Return whether there are points, other frames, and stored queries and keys."""
     stored = {"query", "key"} <= set(example.kinds)
     return stored and len(example.points_xy_px) > 0 and len(example.frames) > 1
 
@@ -135,12 +135,12 @@ def _maps_block(
 
 
 def choices_within(example: ExampleClip, targets: Sequence[int], most_bytes: int) -> MapChoices:
-    """Offer all that is stored, as far as its maps take no more bytes: heads are left out first, then steps thinned.
+    """Offer everything stored that fits into the size: first heads are left out, then steps are thinned.
 
     Args:
         example: The clip and its points.
         targets: Latent frames in which they are matched.
-        most_bytes: Of the script.
+        most_bytes: Maximum size of the script.
     """
     steps, layers = (tuple(dict.fromkeys(labels)) for labels in zip(*example.units, strict=True))
     choices = MapChoices(steps, layers, example.heads, tuple(targets))
@@ -159,8 +159,8 @@ def point_maps(
     """Match an example's points in every choice.
 
     Returns:
-        Match probabilities, each map scaled to 255 at its largest; and of the best token x and y in pixels of the clip
-        and its probability. The axis `head` begins with the mean over heads.
+        Match probabilities, each map scaled to a maximum of 255; and x and y of the best token in pixels of the clip,
+        with its probability. The axis `head` starts with the mean over heads.
     """
     units = [
         list(_of_unit(example, ExampleView(layer, step, None), choices, matching))
@@ -177,7 +177,7 @@ def _of_unit(
     example: ExampleClip, view: ExampleView, choices: MapChoices, matching: MatchingParams
 ) -> Iterator[tuple[UInt8[np.ndarray, "point target row col"], Float[np.ndarray, "point target xyp"]]]:
     """Match in one (step, layer), by the mean over heads and by each head."""
-    from difftrack.reports._point_matches import match_maps  # torch: a page whose maps are all there does without
+    from difftrack.reports._point_matches import match_maps  # loads torch
 
     stored = {kind: example.read(kind, view) for kind in ("query", "key")}
     clip_size = (example.clip.height, example.clip.width)
@@ -202,15 +202,15 @@ def _of_unit(
 def write_point_maps(
     example: ExampleClip, choices: MapChoices, matching: MatchingParams, name: str, script: Path, frames: Path
 ) -> None:
-    """Write the maps as a script, and the frames that they lie over as one picture, side by side.
+    """Write the maps as a script, and the frames below them side by side as one picture.
 
     Args:
         example: The clip and its points.
-        choices: What the reader may choose.
-        matching: How probabilities are made of queries and keys.
-        name: By which the page finds the maps.
-        script: The file of the maps.
-        frames: The file of the frames: the points' own, then the targets.
+        choices: Choices of the reader.
+        matching: How queries and keys are matched.
+        name: Name under which the page finds the maps.
+        script: File of the maps.
+        frames: File of the frames: first the points' own frame, then the targets.
     """
     maps, best = point_maps(example, choices, matching)
     shown = [example.frames[at] for at in (0, *choices.targets)]
@@ -234,7 +234,7 @@ def write_point_maps(
 
 
 def _truth(example: ExampleClip, frames: Sequence[int]) -> list[list[list[float] | None]] | None:
-    """List the true position of each point in each frame; null where it is not visible or not known."""
+    """List the true position of each point in each frame; null where it is not visible or unknown."""
     if example.truth is None:
         return None
     rounded: Any = np.round(example.truth.points_xy_px[list(frames)], 1)

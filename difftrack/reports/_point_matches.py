@@ -1,4 +1,4 @@
-"""Where single points are matched; a module of its own, so that a page of drawings that are there loads no torch."""
+"""Matches single points; a separate module, so that a page with cached drawings loads no torch."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ from difftrack.geometry import token_to_px
 __all__ = ["match_maps", "matched_positions"]
 
 Read = Callable[[str], Float[np.ndarray, "head latent_frame row col channel"]]
-"""Gives the descriptors of a name, such as query, key or feature."""
+"""Reads descriptors by name, such as query, key or feature."""
 
 
 def match_maps(
@@ -38,12 +38,12 @@ def match_maps(
     """Match points of the first latent frame in some of the later ones.
 
     Args:
-        read: Gives descriptors.
-        points_xy_px: In pixels of the size that the backbone saw.
+        read: Reads descriptors.
+        points_xy_px: Points in pixels of the size that the backbone saw.
         targets: Latent frames.
-        kind: What is matched.
+        kind: Kind of matching.
         stride_px: Pixels per token.
-        matching: How probabilities are made of descriptors.
+        matching: How descriptors are matched.
 
     Returns:
         The probability of every token, and the centre of the most probable one in the same pixels.
@@ -70,9 +70,9 @@ def matched_positions(
     """Match points of the first latent frame in every latent frame, as positions in the same pixels.
 
     Args:
-        read: Gives descriptors.
-        points_xy_px: In pixels of the size that the backbone saw.
-        kind: What is matched.
+        read: Reads descriptors.
+        points_xy_px: Points in pixels of the size that the backbone saw.
+        kind: Kind of matching.
         stride_px: Pixels per token.
         matching: How descriptors are matched.
     """

@@ -1,4 +1,4 @@
-"""Where the numbers come from: versions, clips with their seeds, and what every store was made with."""
+"""Shows the origin of the numbers: versions, clips with their seeds, and the provenance of every store."""
 
 import json
 import platform
@@ -22,17 +22,17 @@ _CLIPS_AT_ONCE = 2
 def provenance_section(
     footage: ReportClips, stores: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
 ) -> Section:
-    """List what a reader needs to get the same numbers again.
+    """List everything that a reader needs to reproduce the numbers.
 
     Args:
-        footage: Every clip.
-        stores: Backbone -> what its descriptors and all that follows depend on.
+        footage: All clips.
+        stores: Backbone -> provenance of its descriptors and results.
         params: Parameters of this report.
     """
     tables = [
         Table(
-            title=f"What {backbone}'s numbers were made with",
-            caption="Of descriptors, as recorded in the stores when they were written, once per view and mode.",
+            title=f"Provenance of {backbone}'s numbers",
+            caption="Provenance of descriptors, as recorded in the stores, once per view and mode.",
             head=["what", "value"],
             rows=list(_flatten(parts)),
             folded=True,
@@ -50,7 +50,7 @@ def provenance_section(
 
 
 def _clips(footage: ReportClips) -> Table:
-    with ThreadPoolExecutor(_CLIPS_AT_ONCE) as pool:  # reading frames lets threads run
+    with ThreadPoolExecutor(_CLIPS_AT_ONCE) as pool:  # reading frames releases the GIL
         rows = list(pool.map(lambda name: _clip_row(footage.read(name), footage.truth[name]), footage.truth))
     return Table(
         title="Clips",
@@ -98,7 +98,7 @@ def _installed() -> Iterator[list[str]]:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
-    """Rows (dotted key, value) of a nested mapping."""
+    """Return rows (dotted key, value) of a nested mapping."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""One question to a store: where does this point go?"""
+"""Matches one point from a store in all frames."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ __all__ = ["PointMatch", "draw_query", "query_point"]
 
 @dataclass(frozen=True, slots=True)
 class PointMatch:
-    """Where a point was found in one frame."""
+    """Match of a point in one frame."""
 
     frame: int
     """Video frame that the latent frame describes."""
     x_px: float
-    """In pixels of the clip's own frames, as `y_px`."""
+    """Pixels of the clip's own frames, like `y_px`."""
     y_px: float
     probability: float
     """Match probability of the best token; 1 in the point's own frame."""
@@ -49,12 +49,12 @@ def query_point(
         step: Denoising step.
         layer: Layer.
         point_xy_px: (x, y) in pixels of the clip's own frames.
-        frame: Only this video frame; None for all that are stored.
+        frame: Only this video frame; None for all stored ones.
         chunk: The chunk, in a tracking view.
         matching: How to match.
 
     Raises:
-        StoreError: the store lacks one of these, or holds no such frame.
+        StoreError: the store lacks one of these, or the frame.
         ValueError: the point lies outside the clip.
     """
     spec = store.spec(clip_group(clip, chunk))
@@ -94,7 +94,7 @@ def draw_query(
     chunk: int | None = None,
     matching: MatchingParams = CORRECTED,
 ) -> UInt8[np.ndarray, "row col rgb"]:
-    """Draw what `query_point` found: the point, then its match probability over each later frame.
+    """Draw the result of `query_point`: the point, then its match probability over each later frame.
 
     Args:
         store: Descriptors of one backbone.
@@ -102,7 +102,7 @@ def draw_query(
         step: Denoising step.
         layer: Layer.
         point_xy_px: (x, y) in pixels of the clip.
-        frame: Only this video frame; None for all that are stored.
+        frame: Only this video frame; None for all stored ones.
         chunk: The chunk, in a tracking view.
         matching: How to match.
 
@@ -112,5 +112,5 @@ def draw_query(
     example = stored_example(store, clip, np.asarray([point_xy_px], dtype=np.float32), chunk=chunk)
     targets = [index for index, shown in enumerate(example.frames) if index and frame in (None, shown)]
     if not targets:
-        raise ValueError(f"frame {frame} is the point's own; there is nothing to match in it")
+        raise ValueError(f"frame {frame} is the point's own; choose another frame to match in")
     return next(match_strips(example, ExampleView(layer, step, None), targets, matching))

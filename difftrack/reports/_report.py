@@ -1,4 +1,4 @@
-"""Puts one report together: sections in order, figures beside the page, the page last."""
+"""Builds a report: sections in order, then the page."""
 
 import dataclasses
 import json
@@ -38,30 +38,30 @@ _TRUSTED: tuple[TruthKind, ...] = ("exact", "annotated", "pseudo_truth")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BackboneResults:
-    """Everything that the pipeline found out about one backbone."""
+    """All results of the pipeline for one backbone."""
 
     name: str
     scores: ScoreMaps | None
-    """None where nothing was scored."""
+    """Scores; None if nothing was scored."""
     examples: Sequence[ExampleClip]
     """Clips whose descriptors are drawn."""
     tracked: Sequence[TrackedClip]
     results: Sequence[TrackingResults]
-    """Those over exact or annotated truth first, then those over each pseudo-truth; empty where nothing was tracked."""
+    """First results for exact or annotated truth, then those for each pseudo-truth; empty if nothing was tracked."""
     provenance: Mapping[str, Any]
-    """What the descriptors, as recorded in the stores, and all that follows depend on."""
+    """Provenance of the descriptors, from the stores, and of all results."""
 
 
 def example_clips(store: Store, footage: ReportClips, params: ReportParams) -> list[ExampleClip]:
     """Choose the clips whose descriptors are drawn, and the points on them.
 
-    Left to itself, it takes the first clip of each source: clips of exact truth come before annotated ones, and those
-    before clips of pseudo-truth.
+    By default it takes the first clip of each source: first clips with exact truth, then annotated ones, then clips
+    with a pseudo-truth.
 
     Args:
-        store: Analysis view of one backbone; a clip that it lacks is not drawn.
+        store: Analysis view of one backbone; clips that it lacks are not drawn.
         footage: All clips.
-        params: `clips` and `positions` of it are used.
+        params: `clips` and `positions` matter here.
 
     Raises:
         ValueError: a clip named in the params does not exist, or a position lies outside a clip.
@@ -78,7 +78,7 @@ def example_clips(store: Store, footage: ReportClips, params: ReportParams) -> l
         names = list(params.clips)
     for name in names:
         if name not in known:
-            raise ValueError(f"report.clips: there is no clip {name!r}; have: {', '.join(known)}")
+            raise ValueError(f"report.clips: there is no clip {name!r}; known: {', '.join(known)}")
     return [_example(store, footage.read(name), footage.truth[name], params) for name in names]
 
 
@@ -95,20 +95,20 @@ def write_report(
     """Write `index.html`, its pictures and videos, and `headlines.json`.
 
     Args:
-        folder: Made if missing; the page refers to files beside it by relative names only. Drawings that an earlier
-            report left there are kept where they would come out the same, and removed where they are not shown.
+        folder: Output folder, created if missing; the page uses relative names only. Drawings of an earlier report are
+            kept if they would not change, and removed if they are not shown.
         footage: All clips.
         backbones: One or more; the first one gives the headlines.
         params: What to show.
-        samples: What sampling with and without guidance gave; None where that was not done, and the page says so.
-        anew: Draw again what lies there already, too.
-        progress: Called with the name of each drawing that is done.
+        samples: Samples with and without guidance; None if there are none, which the page then says.
+        anew: Also draw existing files again.
+        progress: Called with the name of each finished drawing.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: there is no backbone, or a layer, step or head to be drawn was not kept.
+        ValueError: `backbones` is empty, or a layer, step or head to draw is not stored.
     """
     if not backbones:
         raise ValueError("there are no results of any backbone to report on")
@@ -154,10 +154,10 @@ def _backbone_sections(
 
 
 def _chosen_views(scores: ScoreMaps | None, examples: Sequence[ExampleClip], params: ReportParams) -> list[ExampleView]:
-    """Where in the network to look: the best layer at several steps, then the worst one at the last of them.
+    """Choose the views to draw: the best layer at several steps, then the worst one at the last of them.
 
-    Layers that the params name are drawn at every step instead. Without scores the layers that are stored are taken in
-    their order, and what is scored but not stored is not drawn.
+    Layers that the params name are drawn at every step instead. Without scores the stored layers are taken in order.
+    Scored layers that are not stored are not drawn.
     """
     if not examples:
         return []
@@ -188,17 +188,17 @@ def _example(store: Store, clip: Clip, tracks: Tracks, params: ReportParams) -> 
 
 
 def _token_centres(store: Store, clip: Clip, positions: Sequence[tuple[int, int]]) -> Float[np.ndarray, "point xy"]:
-    """Centres of tokens, given as (row, column), in pixels of the clip.
+    """Return the centres of tokens (row, column) in pixels of the clip.
 
     Raises:
-        ValueError: there is no such token.
+        ValueError: a token does not exist.
     """
     spec = store.spec(clip.name)
     for row, col in positions:
         if not (row < spec.grid.rows and col < spec.grid.cols):
             raise ValueError(
-                f"report.token_positions: ({row}, {col}) is no token of {clip.name}; there are {spec.grid.rows} rows "
-                f"and {spec.grid.cols} columns"
+                f"report.token_positions: ({row}, {col}) is not a token of {clip.name}; there are "
+                f"{spec.grid.rows} rows and {spec.grid.cols} columns"
             )
     xy_token = np.asarray([(col, row) for row, col in positions], dtype=np.float32)
     seen = (xy_token + np.float32(0.5)) * spec.grid.stride_px
@@ -220,7 +220,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
         anchor="backbones",
         short="Backbones",
         title="Backbones side by side",
-        lead="The best layer and step of each, and how well its descriptors track.",
+        lead="The best layer and step of each backbone, and how well its descriptors track.",
         blocks=[
             Table(
                 title="All backbones.",
@@ -233,7 +233,7 @@ def _comparison(backbones: Sequence[BackboneResults]) -> Section:
 
 
 def _compared_with(backbones: Sequence[BackboneResults]) -> str:
-    """Say what the numbers of all backbones are: accuracies, or agreement where there is a pseudo-truth alone."""
+    """Describe the numbers of all backbones: accuracies, or agreement if there is only a pseudo-truth."""
     scores = next((own.scores for own in backbones if own.scores is not None), None)
     tracked = next((own.results[0].pseudo_truth for own in backbones if own.results), None)
     pseudo = (None if scores is None else scores.pseudo_truth) or tracked
@@ -250,8 +250,8 @@ def _lead(footage: ReportClips, backbones: Sequence[BackboneResults]) -> str:
         sizes = scores.matching_accuracy.sizes
         scored = f", {counted(sizes['layer'], 'layer')} and {counted(sizes['step'], 'denoising step')}"
     return (
-        f"{names} on {counted(len(footage.truth), 'clip')}{scored}. Every picture of them below is read from stored "
-        "queries, keys and features; the model did not run again for any of these."
+        f"{names} on {counted(len(footage.truth), 'clip')}{scored}. All their pictures below come from stored "
+        "queries, keys and features, without another run of the model."
     )
 
 

@@ -1,4 +1,4 @@
-"""The clips that a report is about; frames are read when they are drawn, so that many clips fit into memory."""
+"""The clips of a report; frames are read when they are drawn, so that many clips fit into memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class ReportClips:
     """Clips by name with their truth."""
 
     truth: Mapping[str, Tracks]
-    """Clip name -> its tracks; the order is that of the report."""
+    """Clip name -> its tracks, in the order of the report."""
     read: Callable[[str], Clip]
     """Clip name -> the clip."""
     kind: Callable[[str], str]
-    """Clip name -> where it comes from, `rendered/easy` or `generated` for instance; without a look at its frames."""
+    """Clip name -> its source, such as `rendered/easy` or `generated`, without reading frames."""

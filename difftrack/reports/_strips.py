@@ -1,4 +1,4 @@
-"""Strips of pictures, one tile per latent frame: where a point's probability goes, and what descriptors look like."""
+"""Strips of pictures, one tile per latent frame: a point's match probability, or descriptors as colours."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _LIGHT = (255, 255, 255)
 
 
 def spread_indices(count: int, *, most: int) -> list[int]:
-    """At most `most` indices below `count`, evenly spread, first and last among them."""
+    """Return at most `most` indices below `count`, evenly spread, including the first and last."""
     return sorted({round(index) for index in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
@@ -29,12 +29,12 @@ def pca_colors(
     """Show descriptors as colours: their three principal components, one basis for all latent frames.
 
     The sign of a component is fixed so that its largest loading is positive; colours span the 1st to 99th percentile.
-    Descriptors that are the same everywhere are black.
+    Constant descriptors are black.
     """
-    from sklearn.decomposition import PCA  # takes half a second
+    from sklearn.decomposition import PCA  # the import takes half a second
 
     flat = descriptors.reshape(-1, descriptors.shape[-1]).astype(np.float32)
-    if not np.ptp(flat, axis=0).any():  # no component tells one token from another
+    if not np.ptp(flat, axis=0).any():  # all tokens are equal, so there are no components
         return np.zeros((*descriptors.shape[:3], 3), dtype=np.uint8)
     num_components = min(3, flat.shape[1])
     pca = PCA(n_components=num_components, svd_solver="covariance_eigh").fit(flat)
@@ -51,13 +51,13 @@ def pca_colors(
 def without_position(
     descriptors: Float[np.ndarray, "latent_frame row col channel"],
 ) -> Float[np.ndarray, "latent_frame row col channel"]:
-    """Subtract what all tokens of a row, of a column, or of a latent frame have in common.
+    """Subtract the means of rows, columns and latent frames.
 
         y[t, r, c] = x[t, r, c] - (x[., r, .] - m) - (x[., ., c] - m) - (x[t, ., .] - m) - m
 
-    A dot stands for the mean over an axis, m for the mean of all tokens. Rotary positions turn a channel pair by the
-    frame, the row or the column alone, so that the mean of all descriptors leaves such a sum behind, as stripes that
-    outweigh the content. What differs from that mean is still turned by its position.
+    A dot denotes the mean over an axis, m the mean of all tokens. Rotary positions turn a channel pair by the frame,
+    the row or the column alone, so the turned mean descriptor appears as stripes that outweigh the content. The
+    remaining part is still turned by its position.
     """
     residual = descriptors.astype(np.float32)
     for axis in range(3):
@@ -67,12 +67,12 @@ def without_position(
 
 
 def frame_strip(frames: UInt8[np.ndarray, "tile row col rgb"]) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
-    """Plain frames side by side, as the heading of other strips."""
+    """Join plain frames side by side, as the heading of other strips."""
     return side_by_side([_enlarge(frame, cv2.INTER_AREA) for frame in frames])
 
 
 def pca_strip(colors: UInt8[np.ndarray, "tile row col rgb"]) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
-    """Colour grids side by side, every token a square."""
+    """Join colour grids side by side, every token a square."""
     return side_by_side([_enlarge(tile, cv2.INTER_NEAREST) for tile in colors])
 
 
@@ -85,7 +85,7 @@ def draw_match_strip(
     matches_xy_px: Float[np.ndarray, "tile xy"],
     truth_xy_px: Float[np.ndarray, "tile xy"] | None = None,
 ) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
-    """Draw one query point and, frame by frame, where its match probability lies.
+    """Draw one query point and its match probability in each frame.
 
     Each tile's heat is scaled to its own maximum, over the darkened frame; a ring marks the match, a cross the truth.
 
@@ -95,7 +95,7 @@ def draw_match_strip(
         probabilities: Match probability over the token grid, per target frame.
         point_xy_px: The query point, (x, y) in pixels of the frames.
         matches_xy_px: Its match in each target frame, in pixels of the frames.
-        truth_xy_px: Where it truly is, NaN where it is not seen; None where the truth is unknown.
+        truth_xy_px: Its true position, NaN where it is not visible; None if the truth is unknown.
     """
     scale = _TILE_WIDTH_PX / source_frame.shape[1]
     first = _enlarge(source_frame, cv2.INTER_AREA)
@@ -146,7 +146,7 @@ def _cross(tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Float[np.ndarray
 def _fixed_point(
     tile: UInt8[np.ndarray, "row col rgb"], point_xy_px: Float[np.ndarray, " xy"], scale: float
 ) -> tuple[int, int] | None:
-    """Where OpenCV draws a point, in sixteenths of a pixel; None if it is not finite or far outside the tile."""
+    """Return a point's position for OpenCV, in 1/16 pixel; None if it is not finite or far outside the tile."""
     x, y = (float(value) * scale for value in point_xy_px)
     if not (abs(x) < 4 * tile.shape[1] and abs(y) < 4 * tile.shape[0]):
         return None

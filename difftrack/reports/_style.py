@@ -1,4 +1,4 @@
-"""One look for every figure: type, colours, and files that come out the same every time."""
+"""The style of all figures: fonts, colours, and reproducible files."""
 
 import functools
 import io
@@ -38,21 +38,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INK = "#1b1f24"
-"""Text and the marks that carry the message."""
+"""Text and main marks."""
 MUTED = "#6e7781"
 """Axis labels."""
 FAINT = "#d5d9de"
 """Grid lines and spines."""
 QUIET = "#b6bcc4"
-"""Series that are only there to compare with."""
+"""Series for comparison."""
 STEP_AXIS = "denoising step (noise → clean)"
-"""What every axis over steps is called."""
+"""Label of every axis over steps."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, in the order in which series take them; told apart with any colour vision."""
+"""Okabe and Ito's colours in the order of series; distinguishable with any colour vision."""
 MISSING = "—"
-"""What stands where there is no number."""
+"""Placeholder for a missing number."""
 SEQUENTIAL = "viridis"
-"""Colour map of every heatmap: even in lightness, so that it survives grey printing."""
+"""Colour map of every heatmap: uniform in lightness, so that it also works in grey."""
 
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -91,12 +91,12 @@ _RC: dict[Any, Any] = {
 
 
 def number(fraction: float) -> str:
-    """A fraction in percent with one decimal; a dash where there is none."""
+    """Format a fraction in percent with one decimal; a dash if it is missing."""
     return f"{100 * fraction:.1f}" if np.isfinite(fraction) else MISSING
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Run a drawing function under the house style, without touching the caller's matplotlib settings."""
+    """Run a drawing function in the house style, without changing the caller's matplotlib settings."""
 
     @functools.wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -107,7 +107,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def finish_axes(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = False) -> None:
-    """Label one pair of axes; `grid` draws horizontal lines to read values off."""
+    """Label one pair of axes; `grid` adds horizontal lines."""
     ax.set_title(title)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
@@ -117,7 +117,7 @@ def finish_axes(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = ""
 
 
 def thin_ticks(labels: list[int], *, most: int = 12) -> tuple[list[int], list[str]]:
-    """Positions and texts of at most `most` evenly spaced ticks, the first label always among them."""
+    """Return positions and texts of at most `most` evenly spaced ticks, always with the first label."""
     every = -(-len(labels) // most)
     positions = list(range(0, len(labels), every))
     return positions, [str(labels[position]) for position in positions]
@@ -125,7 +125,7 @@ def thin_ticks(labels: list[int], *, most: int = 12) -> tuple[list[int], list[st
 
 def spread_labels(heights: Float[np.ndarray, " label"], *, gap: float) -> Float[np.ndarray, " label"]:
     """Push label heights apart until neighbours keep at least `gap`, moving each as little as possible."""
-    from scipy.optimize import isotonic_regression  # takes a third of a second
+    from scipy.optimize import isotonic_regression  # the import takes a third of a second
 
     order = np.argsort(heights, kind="stable")
     slots = gap * np.arange(len(heights))
@@ -135,7 +135,7 @@ def spread_labels(heights: Float[np.ndarray, " label"], *, gap: float) -> Float[
 
 
 def point_colors(start_xy_px: Float[np.ndarray, "point xy"]) -> UInt8[np.ndarray, "point rgb"]:
-    """Colour each point by where it starts: hue runs from left to right, lightness from top to bottom.
+    """Colour each point by its start: hue varies from left to right, lightness from top to bottom.
 
     Both span the box around all points, so that points of one small object differ too.
 
@@ -150,7 +150,7 @@ def point_colors(start_xy_px: Float[np.ndarray, "point xy"]) -> UInt8[np.ndarray
 
 @styled
 def save_png(figure: Figure, path: Path, *, dpi: int = 180) -> None:
-    """Write a figure as PNG on white; no date or version in it, so the same figure gives the same bytes."""
+    """Write a figure as PNG on white, without date or version, so the same figure gives the same bytes."""
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
 
 
@@ -165,7 +165,7 @@ def figure_pixels(figure: Figure, *, dpi: int = 110) -> UInt8[np.ndarray, "row c
 
 @styled
 def save_svg(figure: Figure, path: Path) -> None:
-    """Write a figure as SVG without a ground, as free of dates and versions as `save_png`."""
+    """Write a figure as SVG without background, and without date or version, like `save_png`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
@@ -173,14 +173,14 @@ def save_svg(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(svg: str, *, name: str) -> str:
-    """Turn a file that `save_svg` wrote into an `<svg>` element to be put into a page.
+    """Turn a file from `save_svg` into an `<svg>` element for a page.
 
-    Its ink follows the page's `--ink`, `--muted` and `--faint`, so one drawing serves light and dark; its ids start
-    with `name`, so that several figures share a page.
+    Its colours follow the page's `--ink`, `--muted` and `--faint`, so one drawing works in light and dark mode; its ids
+    start with `name`, so that several figures can share a page.
     """
     svg = re.sub(
         r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", svg[svg.index("<svg") :]
-    )  # equal colour bars get equal ids; nothing refers to them
+    )  # equal colour bars get equal ids, to which nothing refers
     for color, variable in ((INK, "--ink"), (MUTED, "--muted"), (FAINT, "--faint")):
         svg = svg.replace(color, f"var({variable})")
     for reference in (' id="', "url(#", ' xlink:href="#'):

@@ -1,4 +1,4 @@
-"""What a sweep found: a table for the terminal, a CSV, and a picture."""
+"""Results of a sweep: a table for the terminal, a CSV, and a picture."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from difftrack.sweeps import MEASURES, SweepAxis, SweepRow, SweptStage, show_val
 __all__ = ["draw_sweep", "sweep_table", "write_sweep_files"]
 
 BEST = "*"
-"""Stands behind the best number of a column."""
+"""Mark of the best number in a column."""
 MOST_LINES = len(SERIES)
-"""Lines in a panel; the rest of a larger grid is in the table."""
+"""Maximum number of lines in a panel; the table holds the rest of a larger grid."""
 
 
 def write_sweep_files(folder: Path, rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> list[Path]:
     """Write sweep.csv, sweep.png and sweep.svg.
 
     Args:
-        folder: Exists.
+        folder: Existing output folder.
         rows: Every point of the grid, for every backbone.
-        axes: Of the grid.
+        axes: Axes of the grid.
     """
     table, png, svg = (folder / f"sweep.{suffix}" for suffix in ("csv", "png", "svg"))
     of_rows = [row.row() for row in rows]
@@ -41,7 +41,7 @@ def write_sweep_files(folder: Path, rows: Sequence[SweepRow], axes: Sequence[Swe
 
 
 def sweep_table(rows: Sequence[SweepRow]) -> list[str]:
-    """Lay a sweep out as lines of text, in percent; the best number of each column is marked.
+    """Format a sweep as lines of text, in percent; the best number of each column is marked.
 
     Args:
         rows: Every point of the grid, for every backbone.
@@ -63,7 +63,7 @@ def sweep_table(rows: Sequence[SweepRow]) -> list[str]:
 
 
 def _best(rows: Sequence[SweepRow], stage: SweptStage, name: str) -> float | None:
-    """The best number of a column; None where all are alike, or there is none."""
+    """Return the best number of a column; None if all are equal or missing."""
     values = {value for row in rows if (value := row.measures[stage].get(name)) is not None}
     return max(values) if len(values) > 1 else None
 
@@ -79,11 +79,11 @@ def _cell(row: SweepRow, stage: SweptStage, name: str, best: float | None) -> st
 
 @styled
 def draw_sweep(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> Figure:
-    """Draw every measure against the first axis, a panel each; a line per value of the others and per backbone.
+    """Plot every measure against the first axis, one panel each, with a line per value of the others and per backbone.
 
     Args:
         rows: Every point of the grid, for every backbone.
-        axes: Of the grid; the first lies along the panels.
+        axes: Axes of the grid; the first is horizontal.
     """
     columns = [(stage, name) for stage in rows[0].measures for name in MEASURES[stage]]
     num_rows = -(-len(columns) // 3)
@@ -109,7 +109,7 @@ def draw_sweep(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> Figure:
 
 
 def _lines(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> dict[str, list[SweepRow]]:
-    """Rows along the first axis, by what the other axes and the backbone say there."""
+    """Group rows along the first axis by the other axes and the backbone."""
     several = len({row.backbone for row in rows}) > 1
     lines: dict[str, list[SweepRow]] = {}
     for row in rows:
@@ -120,13 +120,13 @@ def _lines(rows: Sequence[SweepRow], axes: Sequence[SweepAxis]) -> dict[str, lis
 
 
 def _percent(rows: Sequence[SweepRow], stage: SweptStage, name: str) -> Any:  # noqa: ANN401 - an array of any length
-    """A measure along a line; NaN where there is no number."""
+    """Return a measure along a line; NaN where it is missing."""
     values: list[float | None] = [row.measures[stage].get(name) for row in rows]
     return 100 * np.asarray([np.nan if value is None else value for value in values])
 
 
 def _mark_now(panel: Axes, first: SweepAxis, places: Any, rows: Sequence[SweepRow]) -> None:  # noqa: ANN401
-    """Draw a line where params.yaml stands."""
+    """Draw a line at the value in params.yaml."""
     now: Mapping[str, Any] | None = next((row.point for row in rows if row.as_in_params), None)
     if now is not None:
         panel.axvline(places[list(first.values).index(now[first.key])], color=MUTED, linewidth=0.9, linestyle=":")

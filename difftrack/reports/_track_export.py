@@ -1,4 +1,4 @@
-"""Tracks of a video of one's own, for reading on: arrays, a table, and the video with the tracks drawn on it."""
+"""Exports tracks of your own video: arrays, a table, and the video with the tracks drawn on it."""
 
 import csv
 import json
@@ -24,21 +24,21 @@ __all__ = ["ExportedVideo", "Provenance", "export_name", "export_tracks", "expor
 _ENDINGS = ("tracks.npz", "tracks.csv", "overlay.mp4")
 _SOURCE = "source_sha256"
 _WIDE_PX = 640
-"""Width from which a video is large enough to look at."""
+"""Minimum comfortable width of a video."""
 _MOST_UPSCALE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """By what tracks were made, as the npz says it."""
+    """Provenance of tracks, as stored in the npz."""
 
     backbone: str
-    """Its name."""
+    """Name of the backbone."""
     backbone_fingerprint: str
     params: Mapping[str, Any]
-    """All that was chosen, as JSON holds it."""
+    """All settings, as JSON."""
     source: str
-    """The video's file name."""
+    """File name of the video."""
     source_sha256: str
     """SHA-256 of the file's content, or of the images."""
     fps: float
@@ -49,7 +49,7 @@ class Provenance:
     """Number of each tracked frame in the video."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As they stand in an npz; `version` is this package's."""
+        """Return the entries of an npz; `version` is this package's."""
         return {
             "backbone": np.asarray(self.backbone),
             "backbone_fingerprint": np.asarray(self.backbone_fingerprint),
@@ -69,26 +69,26 @@ class ExportedVideo:
 
     params: OverlayParams = field(default_factory=OverlayParams)
     beside: bool = False
-    """Whether the video as it is stands on the left."""
+    """Whether to show the original video on the left."""
 
     def enlarged(self, width: int) -> OverlayParams:
-        """As it is drawn for a video that is `width` pixels wide: one too small to look at is enlarged."""
+        """Return the settings for a video of this width: small videos are enlarged."""
         if self.params.upscale is not None:
             return self.params
         return replace(self.params, upscale=min(_MOST_UPSCALE, -(-_WIDE_PX // width)))
 
 
 def export_name(folder: Path, names: Sequence[str], source_sha256: str, *, force: bool = False) -> str:
-    """Choose the name under which tracks of a video are written: results of another video are never written over.
+    """Choose the name for tracks of a video: results of another video are never overwritten.
 
     Args:
-        folder: Where they go.
-        names: In the order in which they are tried.
-        source_sha256: Of the video, as `Provenance` has it.
-        force: Take the first name, whatever is there.
+        folder: Output folder.
+        names: Names in the order of preference.
+        source_sha256: SHA-256 of the video, as in `Provenance`.
+        force: Take the first name, even if files exist.
 
     Raises:
-        ValueError: all names are taken by other videos, or by files that are not this program's.
+        ValueError: all names are taken by other videos or foreign files.
     """
     taken = [problem for name in names if (problem := _taken(folder, name, source_sha256))]
     if not taken or force or len(taken) < len(names):
@@ -98,14 +98,14 @@ def export_name(folder: Path, names: Sequence[str], source_sha256: str, *, force
 
 
 def _taken(folder: Path, name: str, source_sha256: str) -> str | None:
-    """Say of what else there are results under a name; None where there are none."""
+    """Describe other results under a name; None if there are none."""
     arrays = folder / f"{name}-{_ENDINGS[0]}"
     held = array_names(arrays)
     if held is None:
         others = [path for ending in _ENDINGS[1:] if (path := folder / f"{name}-{ending}").exists()]
-        return f"{others[0]} is there without {arrays.name}, so that it is not this program's" if others else None
+        return f"{others[0]} exists without {arrays.name}, so this program did not write it" if others else None
     if _SOURCE not in held:
-        return f"{arrays} does not say of which video it holds tracks"
+        return f"{arrays} does not name the video of its tracks"
     said = read_arrays(arrays, (_SOURCE, "source"))
     return None if str(said[_SOURCE]) == source_sha256 else f"{arrays} holds tracks of another {said.get('source')}"
 
@@ -123,16 +123,16 @@ def export_tracks(
 ) -> list[Path]:
     """Write NAME-tracks.npz, NAME-tracks.csv with a row per frame and point, and NAME-overlay.mp4.
 
-    The arrays say that this project found the tracks, and how. No name is that of the video itself, which may lie in
-    the same folder. The overlay is written while frames come; none is held.
+    The arrays record the provenance of the tracks. No name equals that of the video itself, which may be in the same
+    folder. The overlay is written frame by frame.
 
     Args:
-        folder: Made if missing.
-        name: From `export_name`.
-        frames: Of the video that was tracked, one by one.
+        folder: Output folder, created if missing.
+        name: Result of `export_name`.
+        frames: Frames of the tracked video, one by one.
         query_points: (frame, x, y) in pixels of the video.
-        tracks: Where those points went, in pixels of the video.
-        provenance: By what they were made.
+        tracks: Tracks of these points, in pixels of the video.
+        provenance: Provenance of the tracks.
         cuts: First frames after cuts at which tracks end; written into the npz.
         video: How the overlay is drawn.
 
@@ -158,7 +158,7 @@ def _overlay(
     size: tuple[int, int],
     video: ExportedVideo,
 ) -> Iterator[UInt8[np.ndarray, "out_row out_col rgb"]]:
-    """Frames with tracks, a legend under them, and the video beside them where that is asked for."""
+    """Yield frames with tracks and a legend, next to the original video if requested."""
     params = video.enlarged(size[1])
     scale = params.scale(size[1])
     plain: list[np.ndarray] = []
@@ -184,7 +184,7 @@ def _overlay(
 
 
 def export_tracks_table(path: Path, tracks: PredictedTracks) -> None:
-    """Write tracks as CSV: a row per frame and point, positions in pixels."""
+    """Write tracks as CSV: one row per frame and point, positions in pixels."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["frame", "point", "x_px", "y_px", "visible", "confidence"])

@@ -1,4 +1,4 @@
-"""The sections on tracking: tracks beside the truth, and the TAP-Vid numbers with what to compare them with."""
+"""The sections on tracking: tracks next to the truth, and TAP-Vid metrics with baselines."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +40,7 @@ _VIDEOS_AT_ONCE = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedClip:
-    """The truth of one clip and what each method made of it."""
+    """The truth of one clip and the tracks of each method."""
 
     name: str
     truth: Tracks
@@ -50,7 +50,7 @@ class TrackedClip:
 
 @dataclass(frozen=True, slots=True)
 class TapVidScores:
-    """TAP-Vid metrics as fractions, at 256 x 256; NaN where nothing can be measured."""
+    """TAP-Vid metrics as fractions, at 256 x 256; NaN if nothing can be measured."""
 
     delta_avg: float
     average_jaccard: float
@@ -70,34 +70,34 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class TrackingResults:
-    """What all methods reach on clips that may be averaged together."""
+    """Results of all methods on clips that may be averaged together."""
 
     methods: Sequence[Method]
-    """The backbone's tracks first, then what they are compared with; without a tracker that gave the truth."""
+    """First the backbone's tracks, then the baselines, without the tracker of the pseudo-truth."""
     pseudo_truth: str | None = None
     """The tracker whose pseudo-truth the clips have; None for exact and annotated truth."""
 
     @property
     def goal(self) -> str:
-        """What tracks are compared with."""
+        """Name of the reference that tracks are compared with."""
         return "the truth" if self.pseudo_truth is None else f"the tracks of {tracker_name(self.pseudo_truth)}"
 
     @property
     def clips(self) -> str:
-        """How many clips there are, and of which truth."""
+        """Number of clips, and their kind of truth."""
         truth = "exact or annotated truth" if self.pseudo_truth is None else _pseudo_truth_name(self.pseudo_truth)
         return f"{counted(len(self.methods[0].clips), 'clip')} of {truth}"
 
 
 def median_error_by_frame(clips: Sequence[TrackedClip], method: str) -> Float[np.ndarray, " frame"]:
-    """Median distance to the truth over the visible points of all clips, by frames since the query.
+    """Compute the median distance to the truth over the visible points of all clips, by frames since the query.
 
     Args:
         clips: Clips, of any lengths and sizes.
-        method: Which of their methods.
+        method: Name of the method.
 
     Returns:
-        Pixels at 256 x 256; NaN where no point is visible that long after its query.
+        Pixels at 256 x 256; NaN if no point is visible so long after its query.
     """
     longest = max(tracked.truth.num_frames for tracked in clips)
     ages, errors = [], []
@@ -115,7 +115,7 @@ def median_error_by_frame(clips: Sequence[TrackedClip], method: str) -> Float[np
 
 
 def tracking_headline(results: TrackingResults) -> Headline:
-    """How well the backbone tracks, beside the others; against a pseudo-truth, how far it agrees with that."""
+    """Summarise the backbone's tracks and the baselines'; with a pseudo-truth, the agreement."""
     best, *others = results.methods
     within = f"Mean share of points within 1, 2, 4, 8 and 16 px of {results.goal} at 256x256, over {results.clips}."
     label = "δ avg of zero-shot tracks"
@@ -132,10 +132,10 @@ def tracks_section(
     """Draw every clip's truth and tracks side by side into one video each.
 
     Args:
-        backbone: Whose tracks they are.
+        backbone: Backbone of the tracks.
         clips: Clips whose methods include the backbone.
         footage: Their frames.
-        drawings: Take the videos.
+        drawings: Receives the videos.
         params: How tracks are drawn.
     """
 
@@ -148,19 +148,19 @@ def tracks_section(
         command = explore_command(clip.name)
         return GalleryClip(clip.name, detail, video, f"{width} / {height}", panels, clip.fps, command)
 
-    with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # most of the time goes into codecs, which let threads run
+    with ThreadPoolExecutor(_VIDEOS_AT_ONCE) as pool:  # codecs take most of the time, and release the GIL
         shown = list(pool.map(show, clips))
     gallery = Gallery(
         title="Tracks drawn on the clips.",
-        caption="One colour per point by where it starts; filled where the point is seen, hollow where it is held to "
-        f"be occluded; trails fade.{_about_pseudo_truth(clips)}",
+        caption="One colour per point by its start; filled where the point is visible, hollow where it is predicted "
+        f"to be occluded; trails fade.{_about_pseudo_truth(clips)}",
         clips=shown,
     )
     return Section(
         anchor=f"{backbone}-tracks",
         short="Tracks",
-        title="Tracks beside the truth" if _any_known(clips) else "Tracks beside a pseudo-truth",
-        lead="No part of the backbone was trained to track. Each point's position is read off the match between its "
+        title="Tracks next to the truth" if _any_known(clips) else "Tracks next to a pseudo-truth",
+        lead="No part of the backbone was trained to track. Each point's position comes from the match between its "
         "query descriptor and the keys of every other frame.",
         blocks=[gallery],
         group=backbone,
@@ -173,10 +173,10 @@ def results_section(
     """Tables of TAP-Vid metrics for each kind of truth, the two curves behind the first, and every clip's numbers.
 
     Args:
-        backbone: Whose tracks they are.
-        results: Those over exact or annotated truth first; at least one.
+        backbone: Backbone of the tracks.
+        results: At least one; first those for exact or annotated truth.
         clips: The tracks themselves.
-        drawings: Take the figures.
+        drawings: Receives the figures.
     """
     first, *others = results
     figures = _figures(backbone, first, clips, drawings)
@@ -184,9 +184,7 @@ def results_section(
     return Section(
         anchor=f"{backbone}-results",
         short="Results",
-        title="How good the tracks are"
-        if first.pseudo_truth is None
-        else f"How far the tracks agree with {first.goal}",
+        title="Accuracy of the tracks" if first.pseudo_truth is None else f"How far the tracks agree with {first.goal}",
         lead=" ".join(_comparison(own) for own in results),
         blocks=[_methods_table(first), *figures, *tables, *(_clips_table(own) for own in results)],
         group=backbone,
@@ -217,7 +215,7 @@ def _figures(backbone: str, results: TrackingResults, clips: Sequence[TrackedCli
                 drawings,
                 partial(draw_error_by_frame, errors, measure=measure),
                 name=f"{backbone}-error-by-frame",
-                title=f"{'Error' if known else 'Distance'} as time goes by.",
+                title=f"{'Error' if known else 'Distance'} over time.",
                 caption=f"Median over the visible points of {results.clips}.",
                 wide=False,
             )
@@ -242,11 +240,13 @@ def _any_known(clips: Sequence[TrackedClip]) -> bool:
 
 
 def _about_pseudo_truth(clips: Sequence[TrackedClip]) -> str:
-    """Say what a pseudo-truth is where one is shown."""
+    """Explain a pseudo-truth if one is shown."""
     trackers = dict.fromkeys(tracked.truth.tracker for tracked in clips if not tracked.truth.truth.known)
     if not trackers:
         return ""
-    return f" A pseudo-truth is what another tracker found ({', '.join(map(tracker_name, trackers))}), right or wrong."
+    return (
+        f" A pseudo-truth is the result of another tracker ({', '.join(map(tracker_name, trackers))}), right or wrong."
+    )
 
 
 def _pseudo_truth_name(tracker: str) -> str:
@@ -280,16 +280,16 @@ def _methods_table(results: TrackingResults) -> Table:
 
 
 def _columns(results: TrackingResults) -> str:
-    """Explain the columns; a pseudo-truth crowns no method."""
+    """Explain the columns; with a pseudo-truth no method is marked as best."""
     if results.pseudo_truth is None:
         return (
-            "δ avg: mean share of visible points within 1 to 16 px. AJ: Jaccard, which also asks for visibility. OA: "
-            "share of frames in which visibility is right. Best of each column in bold."
+            "δ avg: mean share of visible points within 1 to 16 px. AJ: Jaccard, which also counts visibility. OA: "
+            "share of frames with correct visibility. The best of each column is bold."
         )
     name = tracker_name(results.pseudo_truth)
     return (
-        f"The measures of TAP-Vid, against the tracks of {name}: {name} itself is not compared, and a method that is "
-        f"better than {name} cannot be seen to be."
+        f"The measures of TAP-Vid, against the tracks of {name}: {name} itself is not compared, and a method better "
+        f"than {name} cannot be recognised."
     )
 
 
@@ -317,7 +317,7 @@ def _clips_table(results: TrackingResults) -> Table:
 
 
 def _best_of_columns(values: Float[np.ndarray, "row col"]) -> frozenset[tuple[int, int]]:
-    """(row, column) of the largest value of each column, one further right because of the names."""
+    """Return (row, column) of the largest value of each column, shifted right by the column of names."""
     if len(values) < 2:
         return frozenset()
     best = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)

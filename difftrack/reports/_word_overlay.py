@@ -1,4 +1,4 @@
-"""Maps of words drawn on the frames of a clip, and written as files."""
+"""Draws maps of words on the frames of a clip, and writes them as files."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,19 +18,19 @@ __all__ = ["draw_word_strip", "draw_words", "export_words", "word_maps_at", "wor
 
 _HEAT = "inferno"
 _WIDE_PX = 480
-"""Width from which a video is large enough to look at."""
+"""Minimum comfortable width of a video."""
 _MOST_FRAMES = 6
 
 
 def word_maps_at(
     maps: Float32[np.ndarray, "map_frame row col"], map_frames: Sequence[int], num_frames: int
 ) -> Float32[np.ndarray, "frame row col"]:
-    """Interpolate maps of some frames linearly to every frame; those outside repeat the first or the last.
+    """Interpolate maps of some frames linearly to every frame; frames outside repeat the first or the last map.
 
     Args:
         maps: One for each of `map_frames`.
-        map_frames: Video frames, rising.
-        num_frames: Video frames wanted.
+        map_frames: Video frames, ascending.
+        num_frames: Video frames of the result.
     """
     frames = np.arange(num_frames)
     after = np.clip(np.searchsorted(map_frames, frames), 0, len(map_frames) - 1)
@@ -52,8 +52,8 @@ def draw_words(
 
     Args:
         frames: The clip.
-        maps: One for each frame, over the token grid.
-        largest: Value that is brightest; by default the largest of all frames, so that frames can be compared.
+        maps: One map per frame, over the token grid.
+        largest: Value of full brightness; by default the largest of all frames, so that frames can be compared.
 
     Yields:
         Drawn frames of the same size.
@@ -68,12 +68,12 @@ def draw_word_strip(
     maps_of_word: Mapping[str, Float[np.ndarray, "map_frame token_row token_col"]],
     map_frames: Sequence[int],
 ) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
-    """Draw the frames, and below them a row for each word; each row is scaled to its own largest value.
+    """Draw the frames, and below them a row for each word; each row is scaled to its own maximum.
 
     Args:
         frames: The clip.
-        maps_of_word: By word, in the order of the rows.
-        map_frames: Video frames that the maps are of.
+        maps_of_word: Word -> maps, in the order of the rows.
+        map_frames: Video frames of the maps.
     """
     shown = spread_indices(len(map_frames), most=_MOST_FRAMES)
     pictures = frames[[map_frames[at] for at in shown]]
@@ -89,7 +89,7 @@ def draw_word_strip(
 def word_strip(
     pictures: UInt8[np.ndarray, "tile row col rgb"], strengths: Float[np.ndarray, "tile token_row token_col"]
 ) -> UInt8[np.ndarray, "strip_row strip_col rgb"]:
-    """Lay maps in [0, 1] over pictures, side by side."""
+    """Overlay maps in [0, 1] on pictures, side by side."""
     tiles = [_heat_over(_tile(picture), heat) for picture, heat in zip(pictures, strengths, strict=True)]
     return side_by_side(tiles)
 
@@ -100,30 +100,30 @@ def export_words(
     maps_of_word: Mapping[str, Float32[np.ndarray, "map_frame token_row token_col"]],
     map_frames: Sequence[int],
 ) -> list[Path]:
-    """Write <clip>-<word>.mp4 for each word, and a PNG and an npz of all of them; nothing is written over.
+    """Write <clip>-<word>.mp4 for each word, and a PNG and an npz of all of them; nothing is overwritten.
 
     Args:
-        folder: Made if missing.
-        clip: The clip; frames up to the last that has a map are drawn.
-        maps_of_word: Over the token grid, by word.
-        map_frames: Video frames that the maps are of, rising.
+        folder: Output folder, created if missing.
+        clip: The clip; frames up to the last with a map are drawn.
+        maps_of_word: Word -> maps over the token grid.
+        map_frames: Video frames of the maps, ascending.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: a file of one of these names is there, or two words would have one name.
+        ValueError: a file of one of these names exists, or two words would share a name.
     """
     folder = Path(folder)
     names = {word: _file_name(word) for word in maps_of_word}
     if len(set(names.values())) < len(names):
-        raise ValueError(f"the words {', '.join(names)} would share a file name; ask for them one by one")
+        raise ValueError(f"the words {', '.join(names)} would share a file name; request them one by one")
     videos = {word: folder / f"{clip.name}-{name}.mp4" for word, name in names.items()}
     joined = "-".join(list(names.values())[:3]) + ("-and-more" if len(names) > 3 else "")
     picture, arrays = folder / f"{clip.name}-{joined}.png", folder / f"{clip.name}-{joined}.npz"
     files = [*videos.values(), picture, arrays]
     if there := next((file for file in files if file.exists()), None):
-        raise ValueError(f"{there} is there already, and nothing is written over; name another folder with --out")
+        raise ValueError(f"{there} already exists and is not overwritten; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     drawn = clip.frames[: map_frames[-1] + 1]
     for word, maps in maps_of_word.items():
@@ -154,7 +154,7 @@ def _tile(picture: UInt8[np.ndarray, "row col rgb"]) -> UInt8[np.ndarray, "tile_
 def _heat_over(
     picture: UInt8[np.ndarray, "row col rgb"], strength: Float[np.ndarray, "token_row token_col"]
 ) -> UInt8[np.ndarray, "row col rgb"]:
-    """Lay a map in [0, 1] over a darkened picture, smoothly: a word is no token."""
+    """Overlay a smoothed map in [0, 1] on a darkened picture: a word does not end at token borders."""
     size = (picture.shape[1], picture.shape[0])
     smooth = np.clip(cv2.resize(strength.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
     colors = 255 * matplotlib.colormaps[_HEAT](smooth)[..., :3]

@@ -1,4 +1,4 @@
-"""The section on words: which part of the first example each word of its prompt stands for."""
+"""The section on words: the part of the first example that each word of its prompt stands for."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,9 +23,9 @@ _MOST_PHRASES, _MOST_TILES, _MOST_LAYERS = 4, 5, 8
 _PHRASE_WORDS = 3
 _ARTICLES = frozenset({"a", "an", "the"})
 _LAYERS_OF_WORDS = {"cogvideox-mini": (3,)}
-"""Where a backbone's words are, as far as that was measured (`python -m benchmarks.words`, docs/words.md)."""
+"""Layers and steps with a backbone's words, as measured by `python -m benchmarks.words` (docs/words.md)."""
 _MOST_SCORES = 2e9
-"""Scores of queries with keys that are computed for the section: some ten seconds of one core."""
+"""Maximum number of query-key scores computed for the section: about ten seconds of one core."""
 _FUNCTION_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or"}
     | {"over", "that", "the", "to", "was", "with"}
@@ -33,12 +33,12 @@ _FUNCTION_WORDS = frozenset(
 
 
 def words_section(backbone: str, examples: Sequence[ExampleClip], drawings: Drawings) -> list[Section]:
-    """Draw maps of the words of the first example whose store says which they are; nothing where none does.
+    """Draw word maps of the first example whose store has words; empty if none has.
 
     Args:
-        backbone: Whose attention it is.
+        backbone: Backbone of the attention.
         examples: Clips.
-        drawings: Take the pictures.
+        drawings: Receives the pictures.
     """
     example = next(
         (each for each in examples if each.text is not None and drawn_phrases(each.text) and _fits(each)), None
@@ -82,9 +82,9 @@ def words_section(backbone: str, examples: Sequence[ExampleClip], drawings: Draw
 
 
 def drawn_phrases(text: TextTokens) -> list[str]:
-    """What a prompt names: up to three words behind each article, as far as the next function word.
+    """Find what a prompt names: up to three words after each article, as far as the next function word.
 
-    Without an article: its words, function words left out. Each once, and what was not read left out.
+    Without an article: all words except function words. Each once, and only words that the model read.
     """
     words = [word.text.lower() for word in text.words if word.tokens]
     phrases = []
@@ -97,7 +97,7 @@ def drawn_phrases(text: TextTokens) -> list[str]:
 
 
 def _is_there(text: TextTokens, phrase: str) -> bool:
-    """Whether the words follow each other with blanks alone between them."""
+    """Return whether only blanks separate the words."""
     try:
         return bool(text.find(phrase))
     except WordError:
@@ -128,14 +128,14 @@ def _write_word_strips(
 def _maps(
     example: ExampleClip, words: Sequence[str], layers: Sequence[int], step: int, shown: Sequence[int]
 ) -> Float32[np.ndarray, "word tile row col"]:
-    """Shares of the attention to the text, mean over heads and layers."""
-    import torch  # a page whose strips are all there does without
+    """Compute shares of the attention to the text, mean over heads and layers."""
+    import torch  # a page with cached strips needs no torch
 
     from difftrack.correspondence import text_attention
 
     text = example.text
     if text is None:
-        raise ValueError(f"nothing says which words the text tokens of {example.clip.name} stand for")
+        raise ValueError(f"the words of the text tokens of {example.clip.name} are unknown")
     tokens = [sorted({token for each in text.find(word) for token in each.tokens}) for word in words]
     wanted = [*tokens, range(len(text))]
     crosses = "cross_query" in example.kinds

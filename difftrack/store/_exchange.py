@@ -73,7 +73,7 @@ class _Part:
 
     @property
     def words(self) -> TextTokens | None:
-        """Which words the text tokens stand for, as far as the group said so."""
+        """Words of the text tokens, if the group has them."""
         return None if self.text is None else TextTokens.from_json(self.text)
 
     @classmethod
@@ -214,7 +214,7 @@ def _narrowed(
             raise StoreError(f"{group} has no {name[:-1]} {missing[0]}; there are {', '.join(map(str, available))}")
         chosen[name] = tuple(label for label in available if label in requested)
     if "cross_query" in spec.kinds and "cross_query" not in chosen.get("kinds", spec.kinds):
-        chosen["text_mask"] = ()  # its keys answer the cross-attention's queries alone
+        chosen["text_mask"] = ()  # its keys belong only to the cross-attention's queries
     if "steps" in chosen:
         chosen["timesteps"] = tuple(spec.timesteps[spec.steps.index(step)] for step in chosen["steps"])
     try:
@@ -236,7 +236,7 @@ def _check_memory(target: Path, num_bytes: int) -> None:
 
 
 def _origin(store: Store, group: str, *, with_text: bool = True) -> dict[str, Any]:
-    """What the group's header says of what made it, and of its words."""
+    """Return the provenance and the words from the group's header."""
     found = stored_group(store.root, group)
     names = ("made_by", "text") if with_text else ("made_by",)
     return {name: None if found is None else found.contents.get(name) for name in names}

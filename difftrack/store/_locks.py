@@ -78,7 +78,7 @@ class RemoteLease(Lease):
     def release(self) -> None:
         """See `Lease`."""
         self._released.set()
-        self._keeper.join()  # a renewal under way would write the lock again after its removal
+        self._keeper.join()  # a running renewal would write the lock again after its removal
         if not self._lost and _token(self._read()) == self._token:
             self._files.remove_file(self._key)
 

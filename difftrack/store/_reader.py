@@ -120,10 +120,10 @@ class Store:
         return self._reader(group).schema.fingerprint
 
     def text_tokens(self, group: str) -> TextTokens | None:
-        """Which word of the prompt each text token stands for; None where what wrote the group did not say.
+        """Return the words of the text tokens; None if the group does not have them.
 
         Raises:
-            StoreError: the group is unknown, incomplete or damaged, or what it says of its words is.
+            StoreError: the group or its words are unknown, incomplete or damaged.
         """
         schema = self._reader(group).schema
         if schema.text is None:
@@ -131,11 +131,11 @@ class Store:
         try:
             found = TextTokens.from_json(schema.text)
         except ValueError as error:
-            raise StoreError(f"{self._files.path(group)}: what it says of its words is damaged: {error}") from error
+            raise StoreError(f"{self._files.path(group)}: its record of words is damaged: {error}") from error
         if len(found) != schema.spec.num_text_tokens:
             raise StoreError(
-                f"{self._files.path(group)} names the words of {len(found)} text tokens and holds "
-                f"{schema.spec.num_text_tokens}; extract it again"
+                f"{self._files.path(group)} has words of {len(found)} text tokens, but {schema.spec.num_text_tokens} "
+                "text tokens; extract it again"
             )
         return found
 

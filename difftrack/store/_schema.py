@@ -46,8 +46,7 @@ class GroupSchema:
     reused: bool = False
     """Whether a later run reused the values although it would have made them differently."""
     text: Mapping[str, Any] | None = None
-    """Which words the text tokens stand for, as JSON from `difftrack.text_tokens`; not part of the fingerprint. None if
-    unknown."""
+    """Words of the text tokens, as JSON from `difftrack.text_tokens`; not part of the fingerprint. None if unknown."""
 
     @property
     def separator(self) -> Separator:

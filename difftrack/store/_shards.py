@@ -27,7 +27,7 @@ Checksums = UInt32[np.ndarray, " chunk"]
 """CRC-32C of each chunk of one unit."""
 
 _MOST_THREADS = 4
-"""Most threads for one unit; more are limited by the speed of the memory."""
+"""Maximum number of threads for one unit; more are limited by the speed of the memory."""
 
 _THREADED_BYTES = 1 << 23
 """Units of at least this size are decoded by several threads; starting a thread takes about 0.1 ms."""

@@ -77,8 +77,9 @@ class DescriptorSpec:
     fingerprint_parts: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the values depend on (backbone, params, clip), as JSON."""
     rotary: RotaryLayout | None = None
-    """Which channels rotary positions turn, if each channel turns with one axis. It describes the values and changes
-    none."""
+    """Channels that rotary positions turn, if each channel turns with one axis. This describes the values without
+    changing them.
+    """
 
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "heads", "kinds", "frames"):
@@ -116,7 +117,7 @@ class DescriptorSpec:
 
     @property
     def joint_text_mask(self) -> tuple[bool, ...]:
-        """`text_mask` where the text's keys are of the video's own attention; empty where they are of another one."""
+        """`text_mask` if the text's keys belong to the video's own attention; empty otherwise."""
         return () if "cross_query" in self.kinds else self.text_mask
 
     @property

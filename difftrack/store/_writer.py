@@ -297,7 +297,7 @@ def create_group(
         params: Format of the store.
         replace: Replace a group with another fingerprint instead of raising an error.
         made_by: How the values are made, as JSON; by default the record in the group's header.
-        text: Which words the text tokens stand for; by default the record in the group's header.
+        text: Words of the text tokens; by default the record in the group's header.
         reused: Record that existing values are reused although they would be made differently now.
         anew: Declare a complete group incomplete, because all its units will be written again.
         wait_s: Maximum time to wait for another process that writes the group, in seconds.

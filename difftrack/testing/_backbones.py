@@ -46,11 +46,11 @@ class BackboneLaws:
     frames_alone_together = 3
     """Frames processed together in the tracking view; a multiple of the transformer's attention window."""
     rotary_tolerance = 1e-4
-    """How far a turned query may be from the model's own, as a share of the largest number in it."""
+    """Maximum difference of a turned query from the model's own, as a share of its largest value."""
     features: tuple[FeatureKind, ...] = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
-    """Hidden states that its first and last layer give; the others are refused."""
+    """Hidden states that its first and last layer provide; the others are refused."""
     gives_unrotated = True
-    """Whether its layers give queries and keys before rotary positions; without, they are refused."""
+    """Whether its layers provide queries and keys before rotary positions; otherwise they are refused."""
 
     @pytest.fixture
     def backbone(self) -> Backbone:
@@ -183,7 +183,7 @@ class BackboneLaws:
     def test_cross_attention_to_the_text_is_captured_as_the_model_has_it(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Its queries and keys bit by bit; nothing else of a capture changes, and neither does the output."""
+        """Cross queries and keys are bit-identical; the rest of a capture and the output do not change."""
         last = backbone.num_layers - 1
         schedule, conditions = (
             backbone.schedule(10, grid=backbone.grid_of(latents)),
@@ -228,10 +228,10 @@ class BackboneLaws:
                 assert torch.equal(getattr(record, kind), getattr(without[layer], kind)), kind
 
     def test_every_text_token_is_of_a_word_or_of_none(self, backbone: Backbone) -> None:
-        """As many as attention sees, each once; words have tokens, and these come in the prompt's order."""
+        """There is one entry per token that attention sees; words have tokens, in the prompt's order."""
         prompt = backbone.embed(self.prompt)
         found = backbone.text_tokens(self.prompt, prompt)
-        if found is None:  # its tokenizer does not say
+        if found is None:  # its tokenizer does not tell
             return
         mask = backbone.text_mask(prompt) if backbone.cross_attention_key is None else backbone.cross_text_mask(prompt)
         assert len(found) == len(mask)
@@ -245,12 +245,12 @@ class BackboneLaws:
     def test_the_rotary_layout_says_which_channels_turn_with_which_axis(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Turning the unrotated queries and keys by the layout gives the model's own; lengths stay in any case.
+        """Turning the unrotated queries and keys by the layout gives the model's own; lengths never change.
 
         A family that declares no layout may also refuse unrotated queries and keys, in one line.
 
-        One angle per pair of channels and place along its axis has to do for all heads, and for all places along the
-        other axes: a wrong pair, a wrong axis, or a channel that is not named fails. Frequencies fall.
+        One angle per pair of channels and place along its axis must fit all heads and all places along the other axes:
+        a wrong pair, a wrong axis, or a missing channel fails. Frequencies descend.
         """
         last = backbone.num_layers - 1
         wanted: tuple[CapturedKind, ...] = ("query", "key", "query_pre_rotary", "key_pre_rotary")
@@ -275,7 +275,7 @@ class BackboneLaws:
     def test_values_are_those_that_attention_mixes(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """As the attention call had them, with the video's shape."""
+        """Values equal those of the attention call, with the video's shape."""
         values: list[Tensor] = []
 
         def keep(call: AttentionCall) -> Tensor:
@@ -293,7 +293,7 @@ class BackboneLaws:
     def test_every_hidden_state_is_given_or_refused(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Those of `features` are finite, have the shape of a feature, and differ from each other.
+        """The hidden states in `features` are finite, have the shape of a feature, and differ from each other.
 
         Only the attention's output may be that of its heads: some single-stream layers project it later.
         """
@@ -333,7 +333,7 @@ class BackboneLaws:
     def test_interventions_do_what_they_say_and_leave_nothing_behind(
         self, backbone: Backbone, latents: Tensor, frames: np.ndarray
     ) -> None:
-        """Where none acts every bit is as before; a run patched with itself, too; a head is removed once."""
+        """Without an acting intervention, or patched with itself, a run is bit-identical; a head is removed once."""
         grid, last = backbone.grid_of(latents), backbone.num_layers - 1
         head = backbone.num_heads - 1
         attributes = [set(module.__dict__) for module in backbone.transformer.modules()]
@@ -481,9 +481,9 @@ def _grid_of(backbone: Backbone, latents: Tensor) -> tuple[int, int, int]:
 
 
 def _turned(plain: Tensor, turned: Tensor, layout: RotaryLayout) -> Tensor:
-    """Turn descriptors [head, latent_frame, row, col, channel] by the angles that fit best to what the model made.
+    """Turn descriptors [head, latent_frame, row, col, channel] by the angles that best fit the model's own.
 
-    One angle for each pair of channels at each place along its axis; channels that are in no pair stay.
+    One angle for each pair of channels at each place along its axis; channels without a pair do not change.
     """
     again = plain.clone()
     for place, axis in enumerate(AXES, start=1):
@@ -493,7 +493,7 @@ def _turned(plain: Tensor, turned: Tensor, layout: RotaryLayout) -> Tensor:
         turn = (after * before.conj()).sum(dim=others, keepdim=True)
         turn = turn / turn.abs()
         by_pair = (turn * turn.roll(1, dims=place).conj()).narrow(place, 1, 1).angle().abs().flatten()
-        assert len(by_pair) == 0 or float(by_pair[-1]) == float(by_pair.min()), f"{axis}: frequencies do not fall"
+        assert len(by_pair) == 0 or float(by_pair[-1]) == float(by_pair.min()), f"{axis}: frequencies do not descend"
         now = before * turn
         again[..., pairs[:, 0]], again[..., pairs[:, 1]] = now.real, now.imag
     return again

@@ -1,4 +1,4 @@
-"""Chunk schedule and correspondences to tracks with visibility."""
+"""Turns chunks of descriptors into tracks with visibility."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Chunks of descriptors, and what of them takes part in matching."""
+"""Chunks of descriptors, and the selection of them that is matched."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ Sources = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class ChunkDescriptors:
-    """Descriptors of frames that went through the backbone together; read when needed, one chunk at a time.
+    """Descriptors of frames that ran through the backbone together; read when needed, one chunk at a time.
 
     Raises:
-        ValueError: a chunk has fewer than two frames, or one of them twice.
+        ValueError: a chunk has fewer than two frames, or a duplicate.
     """
 
     frames: tuple[int, ...]
     """Video frame of each latent frame; the anchor first."""
     read: Callable[[int, int], Descriptors]
-    """(step, layer) to query and key; a kind that is matched with itself is given as both, one object twice."""
+    """(step, layer) -> query and key; a kind that is matched with itself is the same object twice."""
     heads: tuple[int, ...] | None = None
-    """Labels of the head axis; None where it holds all heads in order."""
+    """Labels of the head axis; None if it holds all heads in order."""
     rotary: RotaryLayout | None = None
-    """Which channels rotary positions turn; asked where frequencies are chosen."""
+    """Channels that rotary positions turn; needed where frequencies are chosen."""
 
     def __post_init__(self) -> None:
         if len(self.frames) < 2 or len(set(self.frames)) < len(self.frames):
-            raise ValueError(f"a chunk's frames are {list(self.frames)}; two or more different ones are wanted")
+            raise ValueError(f"a chunk's frames are {list(self.frames)}; expected two or more different ones")
 
     @property
     def anchor(self) -> int:
@@ -46,30 +46,30 @@ class ChunkDescriptors:
 
 @dataclass(frozen=True, slots=True)
 class FusionInputs:
-    """What is read out of chunks, and how."""
+    """Which descriptors of chunks are read, and how they are matched."""
 
     sources: Sources
     grid: TokenGrid
-    """Rows, columns and stride of the tokens; how many frames a chunk has is its own affair."""
+    """Rows, columns and stride of the tokens; chunks may differ in their number of frames."""
     params: TrackParams
 
 
 def fused_sources(chunk: ChunkDescriptors, fusion: FusionInputs) -> tuple[list[Descriptors], list[Tensor] | None]:
-    """Read the (step, layer) pairs of a chunk as the fusion wants them.
+    """Read the (step, layer) pairs of a chunk for the fusion.
 
     Returns:
         (query, key) pairs of the heads that take part, whose match probabilities are to be averaged, and the weights
-        of their heads; None means that all of them weigh the same.
+        of their heads; None means equal weights.
 
     Raises:
-        ValueError: the descriptors do not fit the chunk's frames or the grid, or a wanted head does not exist.
+        ValueError: the descriptors do not fit the chunk's frames or the grid, or a selected head does not exist.
     """
     pairs = [chunk.read(step, layer) for step, layer in fusion.sources]
     shape = (len(chunk.frames), fusion.grid.rows, fusion.grid.cols)
     for (step, layer), (query, key) in zip(fusion.sources, pairs, strict=True):
         if not query.shape[1:4] == key.shape[1:4] == shape:
             raise ValueError(
-                f"step {step}, layer {layer}: query {list(query.shape)} and key {list(key.shape)} do not fit; wanted: "
+                f"step {step}, layer {layer}: query {list(query.shape)} and key {list(key.shape)} do not fit; expected "
                 f"[head, latent_frame, row, col, channel] with {list(shape)} in the middle"
             )
     if fusion.params.kind == "feature":
@@ -91,7 +91,7 @@ def fused_sources(chunk: ChunkDescriptors, fusion: FusionInputs) -> tuple[list[D
 
 
 def _comparable(pair: Descriptors, chunk: ChunkDescriptors, params: TrackParams) -> Descriptors:
-    """What the kind compares; the temperature that goes with it is `matching_of`."""
+    """Return the descriptors that the kind compares; `matching_of` gives the temperature."""
     found, _ = comparable(
         pair, params.kind, params=params.matching, frequencies=params.frequencies, rotary=chunk.rotary
     )
@@ -99,7 +99,7 @@ def _comparable(pair: Descriptors, chunk: ChunkDescriptors, params: TrackParams)
 
 
 def _of_heads(pair: Descriptors, places: Sequence[int]) -> Descriptors:
-    """Some heads of both; all of them are not copied, and one object twice stays that."""
+    """Select heads of both; copies nothing if all are selected, and keeps a shared object shared."""
     query, key = pair
     if list(places) == list(range(len(query))):
         return pair
@@ -110,7 +110,7 @@ def _of_heads(pair: Descriptors, places: Sequence[int]) -> Descriptors:
 def _side_by_side(
     pairs: Sequence[Descriptors], weights: Sequence[Tensor] = ()
 ) -> tuple[list[Descriptors], list[Tensor] | None]:
-    """Join the channels of several pairs head by head; a head has the mean of its weights."""
+    """Join the channels of several pairs head by head; a head takes the mean of its weights."""
     joined = (torch.cat([query for query, _ in pairs], dim=-1), torch.cat([key for _, key in pairs], dim=-1))
     return [joined], [torch.stack(list(weights)).mean(dim=0)] if weights else None
 
@@ -123,7 +123,7 @@ def _weights_of_heads(layer: int, params: TrackParams) -> Tensor:
 
 
 def _places_of_heads(query: Tensor, layer: int, chunk: ChunkDescriptors, params: TrackParams) -> list[int]:
-    """Where the heads that take part stand on the head axis."""
+    """Return the positions of the selected heads on the head axis."""
     heads = list(range(len(query))) if chunk.heads is None else list(chunk.heads)
     chosen = params.heads_of(layer, heads)
     return [place for place, head in enumerate(heads) if head in chosen]

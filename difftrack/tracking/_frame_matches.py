@@ -1,10 +1,10 @@
-"""Points of one frame, matched in the frames that share a chunk with it."""
+"""Matches points of one frame in the frames that share a chunk with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence import (
@@ -21,27 +21,33 @@ from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs
 from difftrack.tracking._fusion import FramePair, fused_frame_pairs
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["FrameMatches", "match_frames"]
+__all__ = ["FrameMatches", "MatchedFrames", "match_frames"]
+
+
+Where = int | list[int] | tuple[slice, slice | Tensor]
+"""A frame, frames, or the points of some frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameMatches:
-    """Points of a source frame in one target frame, or in several; on the CPU."""
+    """Matches of a source frame's points in one or several target frames; on the CPU."""
 
     points_xy_token: Float[Tensor, "*frame point xy"]
     margin: Float[Tensor, "*frame point"]
-    """How far the match stands out: 1 - (best probability more than one token away) / best; 1 in the source frame."""
+    """Distinctness of the match: 1 - (best probability more than one token away) / best; 1 in the source frame."""
     cycle_error_token: Float[Tensor, "*frame point"]
     """Distance in tokens between a point and the match of its match; 0 in the source frame."""
     candidates_xy_token: Float[Tensor, "*frame point candidate xy"]
-    """Where tokens around the point say that it is; the point itself in the source frame."""
+    """Positions that the tokens around the point vote for; the point itself in the source frame."""
     share: Float[Tensor, "*frame point candidate"]
-    """How many of them say so."""
+    """Share of votes for each position."""
     sharpness: Float[Tensor, "*frame point"]
-    """Median margin of all tokens of the source frame: how well the two frames match at all; 1 in the source frame."""
+    """Median margin of all tokens of the source frame, a measure of how well the two frames match; 1 in the source
+    frame.
+    """
 
     def then(self, onward: "FrameMatches") -> "FrameMatches":
-        """Chain with a match that starts where this one ends: errors add up, and the weaker match counts."""
+        """Chain with a match that starts where this one ends: errors add up, margins take the minimum."""
         return replace(
             onward,
             margin=torch.minimum(self.margin, onward.margin),
@@ -49,44 +55,78 @@ class FrameMatches:
             sharpness=torch.minimum(self.sharpness, onward.sharpness),
         )
 
-    def __getitem__(self, points: slice | Tensor) -> "FrameMatches":
-        return FrameMatches(*(part[points] for part in self._parts))
-
     @staticmethod
-    def stack(matches: Sequence["FrameMatches"]) -> "FrameMatches":
-        """Put matches of the same points to several frames together."""
-        return FrameMatches(*(torch.stack(parts) for parts in zip(*(match._parts for match in matches), strict=True)))
+    def unset(num_frames: int, num_points: int, num_candidates: int) -> "FrameMatches":
+        """Allocate matches in all frames of a clip; the values are arbitrary until they are set.
 
-    @staticmethod
-    def join(matches: Sequence["FrameMatches"], order: Int[Tensor, " point"]) -> "FrameMatches":
-        """Put stacked matches of different points together, and their points in another order."""
+        A single allocation per field keeps memory small: thousands of small tensors, which live on between large
+        temporary ones, fragment the heap, and stacking them takes the same memory again.
+        """
+        shape = (num_frames, num_points)
+        candidates = torch.empty(*shape, num_candidates)
         return FrameMatches(
-            *(torch.cat(parts, dim=1)[:, order] for parts in zip(*(match._parts for match in matches), strict=True))
+            *(torch.empty(*shape, 2), torch.empty(shape), torch.empty(shape)),
+            *(torch.empty(*shape, num_candidates, 2), candidates, torch.empty(shape)),
         )
+
+    def __getitem__(self, where: Where) -> "FrameMatches":
+        return FrameMatches(*(part[where] for part in self._parts))
+
+    def __setitem__(self, where: Where, matches: "FrameMatches") -> None:
+        for own, other in zip(self._parts, matches._parts, strict=True):
+            own[where] = other
+
+    def copy(self) -> "FrameMatches":
+        """Copy all values."""
+        return FrameMatches(*(part.clone() for part in self._parts))
 
     @property
     def _parts(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, part.name) for part in fields(self))
 
 
+@dataclass(frozen=True, slots=True)
+class MatchedFrames:
+    """Matches of a source frame's points in those frames of a clip that share a chunk with it."""
+
+    in_clip: FrameMatches
+    """[frame, point] for all frames of the clip; only those of `frames` are set."""
+    frames: list[int]
+
+    def add(self, frame: int, matches: FrameMatches) -> None:
+        """Set the matches in one frame."""
+        self.in_clip[frame] = matches
+        self.frames.append(frame)
+
+
 def match_frames(
-    chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Float[Tensor, "_ xy"]], fusion: FusionInputs
-) -> dict[int, dict[int, FrameMatches]]:
+    chunks: Sequence[ChunkDescriptors],
+    starts: Mapping[int, Float[Tensor, "_ xy"]],
+    fusion: FusionInputs,
+    *,
+    num_frames: int,
+) -> dict[int, MatchedFrames]:
     """Match points of some frames in all frames that share a chunk with them.
 
     Args:
         chunks: Descriptors; each chunk is read at most once.
-        starts: Points in token coordinates, by the video frame that they lie in.
-        fusion: What to read, and how to match and fuse it.
+        starts: Video frame -> its points in token coordinates.
+        fusion: Which descriptors to read, and how to match and fuse them.
+        num_frames: Frames of the clip.
 
     Returns:
-        FrameMatches by source frame and target frame, the source frame itself included.
+        Source frame -> its matches, including those in the source frame itself.
     """
     params = fusion.params
-    matches = {source: {source: _stay(points, params)} for source, points in starts.items()}
+    found = {
+        source: MatchedFrames(FrameMatches.unset(num_frames, len(points), params.num_candidates), [])
+        for source, points in starts.items()
+    }
+    for source, points in starts.items():
+        found[source].add(source, _stay(points, params))
     for pair in fused_frame_pairs(chunks, starts, fusion):
-        matches[pair.source][pair.target] = _read_matches(starts[pair.source], pair, fusion.grid, params)
-    return matches
+        found[pair.source].add(pair.target, _read_matches(starts[pair.source], pair, fusion.grid, params))
+    return found
 
 
 def _stay(points_xy_token: Tensor, params: TrackParams) -> FrameMatches:
@@ -118,7 +158,7 @@ def _read_matches(points_xy_token: Tensor, pair: FramePair, grid: TokenGrid, par
 def _read(
     rows: Float[Tensor, "query_token token"], points: QueryTokens, grid: TokenGrid, params: TrackParams
 ) -> DisplacementCandidates:
-    """Read all candidates; the match alone where no path is chosen."""
+    """Read all candidates; only the match if no path is chosen."""
     matching = params.matching
     if params.num_candidates > 1:
         return read_moves(rows, points, cols=grid.cols, params=matching, matches_per_token=params.matches_per_token)
@@ -127,7 +167,7 @@ def _read(
 
 
 def _margin(probabilities: Float[Tensor, "point token"], *, cols: int) -> Float[Tensor, " point"]:
-    """Compare the best token with the best of those that are not its neighbours, which share the same motion."""
+    """Compare the best token with the best non-neighbour, since neighbours share its motion."""
     best = probabilities.amax(dim=-1)
     rival = without_best(probabilities, cols=cols, distance=1).amax(dim=-1)
     return 1.0 - rival / best.clamp(min=torch.finfo(best.dtype).tiny)

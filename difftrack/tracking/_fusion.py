@@ -1,4 +1,4 @@
-"""Match probabilities between two frames, fused over (layer, step), heads and the chunks that hold both."""
+"""Fuses match probabilities between two frames over (layer, step), heads and the chunks that hold both."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -44,10 +44,10 @@ def fused_frame_pairs(
     Args:
         chunks: Descriptors.
         source_frames: Video frames to match from; chunks without any of them are not read.
-        fusion: What to read, and how to match and fuse it.
+        fusion: Which descriptors to read, and how to match and fuse them.
 
     Yields:
-        Each pair of frames once, when its last chunk has been seen.
+        Each pair of frames once, after its last chunk.
     """
     expected = Counter(pair for chunk in chunks for pair in _pairs_in(chunk, source_frames))
     seen: Counter[tuple[int, int]] = Counter()
@@ -72,7 +72,7 @@ def _pairs_in(chunk: ChunkDescriptors, source_frames: Collection[int]) -> list[t
 
 
 def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], fusion: FusionInputs) -> Iterator[FramePair]:
-    """Match the source frames of one chunk in its other frames, as many at a time as memory allows."""
+    """Match the source frames of one chunk in its other frames, in batches that fit the memory limit."""
     pairs, weights = fused_sources(chunk, fusion)
     matching = fusion.params.matching
     if fusion.params.kind not in ("query_key", "query_key_pre_rotary"):  # cosines have a temperature of their own
@@ -83,11 +83,11 @@ def _match_within(chunk: ChunkDescriptors, source_frames: Collection[int], fusio
     for source, frame in enumerate(chunk.frames):
         if frame not in source_frames:
             continue
-        for start in range(0, len(chunk.frames), batch):
-            targets = range(start, min(start + batch, len(chunk.frames)))
-            there, back = _both_ways(pairs, every_token, source, targets, matching, weights)
-            for index, target in enumerate(targets):
-                if target != source:
+        for around in (range(source), range(source + 1, len(chunk.frames))):
+            for start in around[::batch]:
+                targets = range(start, min(start + batch, around.stop))
+                there, back = _both_ways(pairs, every_token, source, targets, matching, weights)
+                for index, target in enumerate(targets):
                     yield FramePair(frame, chunk.frames[target], there[index], back[index])
 
 
@@ -99,7 +99,7 @@ def _both_ways(
     matching: MatchingParams,
     weights: Sequence[Tensor] | None,
 ) -> tuple[Float[Tensor, "target_frame token token"], Float[Tensor, "target_frame token token"]]:
-    """Probabilities from the source frame to the targets and back; with both directions averaged, the transpose."""
+    """Compute probabilities from the source frame to the targets and back; averaged directions share one matrix."""
     there = match_rows(
         pairs, every_token, source_frame=source, target_frames=targets, params=matching, head_weights=weights
     )

@@ -1,4 +1,4 @@
-"""Which heads to track with, learned from clips whose tracks are known."""
+"""Chooses the heads to track with, from clips whose tracks are known."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
@@ -11,23 +11,23 @@ HeadT = TypeVar("HeadT", bound=Hashable)
 def select_heads(
     score: Callable[[tuple[HeadT, ...]], float], heads: Sequence[HeadT], *, min_gain: float = 0.0
 ) -> tuple[HeadT, ...]:
-    """Pick heads greedily: the best alone, then whichever helps most, until none helps.
+    """Pick heads greedily: first the best one, then each time the head that helps most, until none helps.
 
-    Few heads carry correspondence; averaging in the others blurs the match. With n heads this asks for at most
-    n * (n + 1) / 2 scores, all of them read-outs of the same cached descriptors.
+    Few heads carry correspondence; averaging over the others blurs the match. With n heads this computes at most n * (n
+    + 1) / 2 scores, all from the same cached descriptors.
 
     Args:
-        score: Gives the worth of a choice, higher is better: say, the mean delta_avg over rendered tuning clips with
-            these `TrackParams.heads`, or with `head_weights` for (layer, head) pairs. Clips that are reported on must
-            not be among them.
+        score: Score of a choice, higher is better, such as the mean delta_avg over rendered tuning clips with these
+            `TrackParams.heads`, or with `head_weights` for (layer, head) pairs. Do not use clips that results are
+            reported on.
         heads: Candidates, such as heads of one layer or (layer, head) pairs of several.
         min_gain: Stop when the next head adds no more than this.
 
     Returns:
-        The chosen heads, in the candidates' order. Of heads of the same worth the first is taken.
+        The chosen heads, in the candidates' order. Among heads with equal scores, the first is taken.
 
     Raises:
-        ValueError: there is no candidate.
+        ValueError: `heads` is empty.
     """
     if not heads:
         raise ValueError("heads is empty; at least one candidate is needed")

@@ -1,4 +1,4 @@
-"""Every choice between stored descriptors and finished tracks."""
+"""Every setting between stored descriptors and finished tracks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,22 +13,22 @@ __all__ = ["TrackParams", "VisibilityParams"]
 
 @dataclass(frozen=True, slots=True)
 class VisibilityParams:
-    """When a point counts as seen: where its confidence is high enough, and its position lies inside the picture.
+    """When a point counts as visible: its confidence is high enough, and its position lies inside the picture.
 
     Raises:
         ValueError: a threshold is out of its range.
     """
 
     predict: bool = True
-    """False calls every point visible, as published; under `corrected` all that lie inside the picture."""
+    """False marks every point as visible, as published; under `corrected` only those inside the picture."""
     min_confidence: float = 0.5
-    """A point is visible where the probability that it is seen is at least this. At 0.5 the more probable of the two
-    answers is given."""
+    """A point is visible where the probability that it is seen is at least this."""
     max_cycle_error_token: float | None = None
-    """A second test: the match of a match lies at most this far from where it started, in tokens; null: none."""
+    """A second test: the match of a match lies at most this many tokens from its start; null switches the test off."""
     min_margin: float = 0.0
-    """A third test: a match stands out by at least this, 1 - (best probability more than one token away) / best,
-    0 ... 1. 0 switches the test off."""
+    """A third test: minimum distinctness of a match, 1 - (best probability more than one token away) / best, 0 ... 1. 0
+    switches the test off.
+    """
 
     def __post_init__(self) -> None:
         if self.max_cycle_error_token is not None and not self.max_cycle_error_token > 0:
@@ -45,16 +45,16 @@ _RELEASED = replace(RELEASED, temperature="root_heads")
 
 @dataclass(frozen=True, slots=True)
 class TrackParams(Conventional):
-    """How cached descriptors become tracks; nothing here makes the model run again.
+    """How cached descriptors become tracks; no change here runs the model again.
 
     Raises:
-        ValueError: a value is out of its range, or two of them exclude each other.
+        ValueError: a value is out of its range, or two values exclude each other.
     """
 
     convention: Convention = "corrected"
-    """`released` reads descriptors as the released code does, bugs included; `corrected` as well as we can."""
+    """`released` reads descriptors as the released code does, including its bugs; `corrected` without them."""
     layers: Literal["best", "stored"] | tuple[int, ...] = "stored"
-    """Layers to fuse: the best one by the scores, all that are stored, or these."""
+    """Layers to fuse: the best by the scores, all stored ones, or a list."""
     steps: Literal["stored"] | tuple[int, ...] = "stored"
     """Denoising steps to fuse."""
     kind: MatchKind = "query_key"
@@ -67,35 +67,40 @@ class TrackParams(Conventional):
     """One weight per stored head for each layer; weight 0 leaves a head out. Excludes `heads`."""
     fusion: Literal["probability", "channel"] = by_convention("probability", "channel")
     """Several (layer, step): average their match probabilities, or concatenate their channels, which lowers the
-    temperature with every layer added (A4)."""
+    temperature with every added layer (A4).
+    """
     overlap: Literal["average", "first"] = by_convention("average", "first")
     """Frames in several chunks: average the match probabilities, or keep the first."""
     matching: MatchingParams = by_convention(_CORRECTED, _RELEASED)
-    """How descriptors become matches; what a file does not name here is the convention's for tracking."""
+    """How descriptors become matches; omitted keys take the convention's values for tracking."""
     visibility: VisibilityParams = by_convention(VisibilityParams(), VisibilityParams(predict=False))
-    """When a match counts as seen."""
+    """When a point counts as visible."""
     motion_cost: float = by_convention(0.1, 0.0)
-    """Cost of a squared step per frame, beside the logarithm of what speaks for a position, where tokens around a point
-    disagree (`read_out: displacements`). Steps are in tokens, or in units of the point's own typical step where that is
-    longer; they cost between frames that are matched sharply, or of a point that hardly jitters. A match that leads
-    back to within a token stays. 0 takes what most tokens say in every frame."""
+    """Penalty per squared token of motion between frames, against the log share of votes, where tokens around a point
+    disagree (`read_out: displacements`). Steps of a fast point are in units of its own typical step. They cost only
+    between sharply matched frames, or for a point that hardly jitters. A match that leads back to within a token stays.
+    0 takes each frame's best candidate.
+    """
     matches_per_token: int = 1
     """Candidates of every token around a point, from which a path is chosen: its best match, the best of those more
-    than two tokens away from it, and so on. Matters where motion costs. More than one helps where the heads that match
-    were picked, and harms where all of them blur the second match."""
+    than two tokens away from it, and so on. Has an effect only with `motion_cost`. More than one helps with selected
+    heads, and harms with all heads, which blur the second match.
+    """
     motion_limit_token: float = 5.0
-    """A step that is longer costs no more."""
+    """Longer steps cost no more than one of this length, in tokens."""
     smoothing_radius: int = by_convention(2, 0)
-    """Smooth over 2 r + 1 frames, by lines or parabolas as each point moves; 0 is off. The point is visible in all of
-    these frames, its match leads back to within a token, and the frame is matched sharply or the point hardly
-    jitters."""
+    """Smooth over 2 r + 1 frames, with lines or parabolas depending on each point's motion; 0 is off. It applies where
+    the point is visible in all of these frames, its match leads back to within a token, and the frame is matched
+    sharply or the point hardly jitters.
+    """
     smoothing_limit_token: float = 0.35
-    """Positions that smoothing would move farther than this, in tokens, stay where they are: that is motion or a wrong
-    match, not jitter."""
+    """Positions that smoothing would move farther than this, in tokens, stay unchanged: that is motion or a wrong
+    match, not jitter.
+    """
     cuts: Literal["end", "ignore"] = by_convention("end", "ignore")
-    """At cuts between scenes: tracks end, so that a point is invisible outside the scene of its query, or go on."""
+    """end: tracks end at cuts, so a point is invisible outside the scene of its query. ignore: tracks continue."""
     device: str = "auto"
-    """Where matching runs: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
+    """Device for matching: cpu, cuda, cuda:1 ...; auto is cuda where there is one."""
 
     def __post_init__(self) -> None:
         self._settle()
@@ -110,11 +115,11 @@ class TrackParams(Conventional):
         if not self.smoothing_limit_token > 0:
             raise ValueError(f"smoothing_limit_token is {self.smoothing_limit_token}; it must be positive")
         if self.kind in ("value", "feature") and not self.frequencies.keeps_all:
-            raise ValueError(f"kind is {self.kind}, which rotary positions do not turn: leave frequencies out")
+            raise ValueError(f"kind is {self.kind}, which has no rotary positions: leave frequencies out")
         if self.kind not in ("query_key", "query_key_pre_rotary"):
             self._check_same_kind()
         if self.head_weights is not None and self.heads != "all":
-            raise ValueError(f"heads is {_plain(self.heads)} beside head_weights; give one of the two")
+            raise ValueError(f"heads is {_plain(self.heads)}, but head_weights is also set; give one of the two")
         for name in ("layers", "steps", "heads"):
             if getattr(self, name) in ((), {}):
                 raise ValueError(f"{name} is empty; name at least one")
@@ -122,17 +127,17 @@ class TrackParams(Conventional):
             raise ValueError(f"heads is empty for layers {empty}; name at least one each")
 
     def _check_same_kind(self) -> None:
-        """Refuse what has no meaning where a kind is matched with itself, and where all heads are one vector."""
+        """Refuse params without meaning for a kind that is matched with itself, or whose heads form one vector."""
         if self.kind == "feature" and (self.heads != "all" or self.head_weights is not None):
             raise ValueError("kind is feature, which joins all heads: set heads to all, and no head_weights")
         if self.matching.temperature != (_RELEASED if self.convention == "released" else _CORRECTED).temperature:
-            raise ValueError(f"kind is {self.kind} and matching names temperature; its own is feature_temperature")
+            raise ValueError(f"kind is {self.kind}, but matching sets temperature; set feature_temperature instead")
 
     def heads_of(self, layer: int, stored: Sequence[int]) -> tuple[int, ...]:
-        """Heads of a layer that take part, out of those that are stored; `head_weights` is not looked at.
+        """Return the heads of a layer that take part, out of those stored; ignores `head_weights`.
 
         Raises:
-            ValueError: a head is not stored, or `heads` names layers, and not this one.
+            ValueError: a head is not stored, or `heads` names layers but not this one.
         """
         if self.heads == "all":
             return tuple(stored)
@@ -145,7 +150,7 @@ class TrackParams(Conventional):
 
     @property
     def num_candidates(self) -> int:
-        """Positions of a point in every frame from which a path is chosen; 1 where none is."""
+        """Number of candidates per point and frame for the path; 1 without a path."""
         if not self.motion_cost or self.matching.read_out != "displacements":
             return 1
         return self.matches_per_token * (2 * self.matching.support_radius) ** 2

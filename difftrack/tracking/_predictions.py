@@ -1,4 +1,4 @@
-"""Predicted tracks and their files."""
+"""Predicted tracks, and files that hold them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 TRACKER = "tracker"
-"""Whose arrays bear no prefix in the file."""
+"""The tracker whose arrays have no prefix in the file."""
 _WAY_OUT = "run the track stage again"
 
 
@@ -33,29 +33,30 @@ class PredictedTracks:
     """Tracks of query points over a clip."""
 
     points_xy_px: Float[np.ndarray, "frame point xy"]
-    """float32; the query itself in the query's frame."""
+    """float32 positions; in the query's frame, the query itself."""
     visible: Bool[np.ndarray, "frame point"]
     confidence: Float[np.ndarray, "frame point"]
-    """float32, 0 ... 1: the probability that the point is seen there, calibrated on clips where that is known; 0 where
-    it cannot be. Trackers that tell visible from not alone have 0 and 1."""
+    """float32, 0 ... 1: the probability that the point is visible, calibrated on clips with known visibility; 0 where
+    it cannot be visible. Trackers that only predict a flag have 0 and 1.
+    """
 
     def rescaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "PredictedTracks":
-        """Carry the positions from an image of one (height, width) to the same image at another."""
+        """Rescale the positions from an image of one (height, width) to another."""
         return replace(self, points_xy_px=rescale_points(self.points_xy_px, from_size=from_size, to_size=to_size))
 
     def seen_in(
         self, *, height: int, width: int, query_frames: Int[np.ndarray, " point"], scenes: Scenes | None = None
     ) -> "PredictedTracks":
-        """Call every point invisible, with confidence 0, where it cannot be seen.
+        """Mark every point as invisible, with confidence 0, where it cannot be seen.
 
-        A point is seen neither outside the picture, its border excepted, nor outside the scene of its query, nor in a
-        frame of one colour or from a query in one.
+        A point cannot be seen outside the picture (its border counts as inside), outside the scene of its query, in a
+        frame of one colour, or from a query in such a frame.
 
         Args:
-            height: Of the picture, in the pixels of the positions.
-            width: Of the picture.
-            query_frames: The query's frame of each point.
-            scenes: Where scenes begin, and which frames are blank; None where that does not matter.
+            height: Height of the picture, in the pixels of the positions.
+            width: Width of the picture.
+            query_frames: Query frame of each point.
+            scenes: First frames of scenes, and blank frames; None skips these tests.
         """
         possible = inside_picture(self.points_xy_px, height=height, width=width)
         if scenes is not None:
@@ -64,17 +65,17 @@ class PredictedTracks:
 
 
 def cuts_line(scenes: Scenes) -> str:
-    """Say in one line where tracks end."""
+    """Describe in one line where tracks end."""
     frames = ", ".join(map(str, scenes.cuts))
-    return f"cut before frame {frames}: a point is visible only in the scene of its query (cuts: ignore goes on)"
+    return f"cut before frame {frames}: points are visible only in their query's scene (set cuts: ignore to track on)"
 
 
 def no_motion(query_points: Float[np.ndarray, "point 3"], *, num_frames: int) -> PredictedTracks:
-    """Leave every point where its query (frame, x, y) put it, visible throughout: what a tracker must beat.
+    """Keep every point at its query (frame, x, y), always visible: the baseline that a tracker must beat.
 
     Args:
         query_points: Frame and position in pixels.
-        num_frames: Frames of the clip.
+        num_frames: Number of frames of the clip.
 
     Returns:
         Tracks in pixels of the image that the queries refer to.
@@ -95,27 +96,27 @@ def write_predictions(
     about: Mapping[str, np.ndarray] = MappingProxyType({}),
     identity: str | None = None,
 ) -> None:
-    """Write what several trackers made of the same query points; the same predictions give the same bytes.
+    """Write tracks of several trackers for the same query points; the same predictions give the same bytes.
 
     The file appears under its name when it is complete.
 
     Args:
         path: An npz file. It holds `query_points` and the arrays of `PredictedTracks`: those of `tracker` under their
-            own names, those of any other with its name in front, `no_motion_points_xy_px`.
+            own names, those of any other with its name as prefix, such as `no_motion_points_xy_px`.
         query_points: (frame, x, y), pixels of the same image as the predictions.
-        predictions: By name.
-        tracker: What gave the tracks of `tracker`, for a file that leaves the project; kept beside them.
-        points: Places of the query points among all points of the clip's tracks; None where all are there, and then
-            the file holds none.
-        cuts: First frames after cuts at which tracks end; `cuts` of the file, which has none where there are none.
-        about: Further arrays that say what the tracks are of and by what they were made.
-        identity: A digest of all that the predictions depend on, for a run that takes up what is there.
+        predictions: Name of the tracker -> its tracks.
+        tracker: Description of the tracker, stored in the file.
+        points: Indices of the query points among all points of the clip's tracks; None means all, and the file then
+            holds no indices.
+        cuts: First frames after cuts at which tracks end; written as `cuts` if there are any.
+        about: Further arrays that describe the clip and the maker of the tracks.
+        identity: Digest of everything that the predictions depend on, so that a later run can reuse the file.
 
     Raises:
-        ValueError: a file is there and holds no predictions.
+        ValueError: the path holds a file without predictions.
     """
     if (held := array_names(path)) is not None and not held >= {"query_points", "points_xy_px"}:
-        raise ValueError(f"{path} holds no tracks and is not written over; move it elsewhere")
+        raise ValueError(f"{path} holds no tracks, so it is not overwritten; move it elsewhere")
     arrays: dict[str, np.ndarray] = {**about, "query_points": query_points}
     if tracker is not None:
         arrays["tracker"] = np.asarray(tracker)
@@ -137,7 +138,7 @@ def write_predictions(
 
 
 def read_points(path: Path) -> Int[np.ndarray, " point"] | None:
-    """Read the places of the predicted points among all points of the clip's tracks; None where all are there.
+    """Read the indices of the predicted points among all points of the clip's tracks; None means all.
 
     Raises:
         ArtifactError: the file is missing, empty, cut short or holds something else.
@@ -146,7 +147,7 @@ def read_points(path: Path) -> Int[np.ndarray, " point"] | None:
 
 
 def read_identity(path: Path) -> str | None:
-    """Read the digest of what predictions depend on; None where there is none, or no file that can be used."""
+    """Read the digest of everything that predictions depend on; None without a digest or a readable file."""
     try:
         found = read_arrays(path, way_out=_WAY_OUT).get("identity")
     except ArtifactError:

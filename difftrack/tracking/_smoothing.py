@@ -1,4 +1,4 @@
-"""Temporal smoothing that never crosses a wrong match or an occlusion, as much of it as motion allows."""
+"""Temporal smoothing that adapts to motion and never crosses a wrong match or an occlusion."""
 
 import math
 
@@ -9,8 +9,9 @@ from torch import Tensor
 __all__ = ["jitter_of", "smooth_tracks"]
 
 TOLERANCE = 3.0
-"""How many times what jitter explains lines and parabolas may differ before a point is said to move unevenly; chosen on
-tuning clips, see docs/tracking.md."""
+"""Lines and parabolas may differ by this many times the jitter before motion counts as uneven; chosen on tuning clips,
+see docs/tracking.md.
+"""
 
 
 def smooth_tracks(
@@ -24,27 +25,27 @@ def smooth_tracks(
 ) -> Float[Tensor, "frame point xy"]:
     """Replace positions by local fits over up to 2 * radius + 1 frames: lines, parabolas, or something between them.
 
-    Both are least-squares fits with triangular weights, r + 1 - |d|, read in the middle. A line averages most and cuts
-    corners; a parabola keeps an even acceleration and averages less. Every point takes
+    Both are least-squares fits with triangular weights, r + 1 - |d|, evaluated in the middle. A line averages most and
+    cuts corners; a parabola keeps an even acceleration and averages less. Every point takes
 
         x' = curved + share * (straight - curved),  share = min(1, TOLERANCE * n * (jitter^2 + noise^2) / D)
 
     D is its mean |straight - curved|^2, noise^2 its mean |third difference|^2 / 20, which neither velocity nor
-    acceleration enters, and n * noise^2 what independent errors alone would give for D. So a point gets lines where
-    what bends its track can be jitter, and the more of parabolas the less it can. D is measured in whole windows; a
-    point that has none gets parabolas.
+    acceleration enters, and n * noise^2 the value of D for independent errors alone. So a point takes lines where
+    jitter can explain the bends of its track, and more of parabolas where it cannot. D is measured in whole windows; a
+    point without any takes parabolas.
 
-    A window holds frames throughout which the position can be relied on. It narrows toward the ends of such a stretch,
-    so uniform motion stays as it is everywhere; a parabola through three frames is the position itself.
+    A window holds only frames with reliable positions. It narrows toward the ends of such a stretch, so uniform motion
+    never changes; a parabola through three frames is the position itself.
 
     Args:
         points_xy: Positions in any unit.
-        sure: Where a position can be relied on; all others are left alone.
+        sure: Where a position is reliable; all others stay unchanged.
         radius: Frames to either side.
-        limit: Positions that would move farther than this, in the unit of `points_xy`, are left alone; longer
-            differences count as this.
-        jitter: Errors, in the same unit, that every track is taken to have at least.
-        fixed_frames: The query's frame of each point, whose position is given and stays.
+        limit: Positions that would move farther than this, in the unit of `points_xy`, stay unchanged; longer
+            differences are clipped to it.
+        jitter: Minimum error assumed for every track, in the same unit.
+        fixed_frames: Query frame of each point, whose position is fixed.
 
     Returns:
         Smoothed positions in the same unit.
@@ -84,18 +85,18 @@ def jitter_of(
 
     Args:
         points_xy: Positions in any unit.
-        sure: Where a position can be relied on; four such frames in a row are one difference.
-        limit: Longer differences, divided by the root of 20, count as this.
+        sure: Where a position is reliable; four such frames in a row give one difference.
+        limit: Longer differences, divided by the root of 20, are clipped to this.
 
     Returns:
-        The jitter in the same unit, 0 where nothing tells; and whether anything does.
+        The jitter in the same unit, 0 if it cannot be measured; and whether it can.
     """
     counted = _throughout(sure, 4)
     return _mean_square(_third_differences(points_xy) / math.sqrt(20), counted, limit=limit).sqrt(), counted.any(dim=0)
 
 
 def _middle_weights(radius: int, degree: int) -> Float[Tensor, " frame"]:
-    """Weights of a window's frames in the fit of a polynomial to them, read in the window's middle."""
+    """Compute the weights of a window's frames in a polynomial fit evaluated at the window's middle."""
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = radius + 1 - offsets.abs()
     powers = offsets[:, None] ** torch.arange(degree + 1)
@@ -115,7 +116,7 @@ def _throughout(sure: Bool[Tensor, "frame point"], length: int) -> Bool[Tensor, 
 def _mean_square(
     differences_xy: Float[Tensor, "window point xy"], counted: Bool[Tensor, "window point"], *, limit: float
 ) -> Float[Tensor, " point"]:
-    """Mean over the windows that count; 0 where none does."""
+    """Return the mean over the selected windows; 0 if there are none."""
     squared = differences_xy.square().sum(dim=-1).clamp(max=limit**2) * counted
     mean: Tensor = squared.sum(dim=0) / counted.sum(dim=0).clamp(min=1)
     return mean

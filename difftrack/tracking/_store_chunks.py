@@ -1,4 +1,4 @@
-"""Chunks of descriptors out of a store's tracking view."""
+"""Reads chunks of descriptors from a store's tracking view."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["select_sources", "stored_chunks", "stored_clips"]
 
 
 def stored_clips(store: Store) -> list[str]:
-    """Names of the clips that a tracking view ought to hold, in the order of its manifest."""
+    """List the clips that a tracking view should hold, in the order of its manifest."""
     return [clip for clip, groups in store.manifest().groups.items() if clip not in groups]
 
 
@@ -27,14 +27,15 @@ def stored_chunks(
     Args:
         store: A tracking view.
         clip: Name of the clip.
-        kind: What is going to be matched.
-        device: Where the descriptors go.
+        kind: Kind of matching.
+        device: Device of the descriptors.
 
     Returns:
-        The chunks in the order of their schedule, and what their first one holds.
+        The chunks in the order of their schedule, and the spec of the first.
 
     Raises:
-        StoreError: the clip is unknown, one of its chunks is incomplete or damaged, or they were not made alike.
+        StoreError: the clip is unknown, one of its chunks is incomplete or damaged, or they differ in weights or
+            params.
     """
     groups = [group for group in store.manifest().groups.get(clip, ()) if group != clip]
     if not groups:
@@ -45,8 +46,8 @@ def stored_chunks(
             raise StoreError(f"{clip_group(clip, number)} holds other steps, layers, heads or sizes than chunk 0")
         if _made_of(spec) != _made_of(specs[0]):
             raise StoreError(
-                f"{clip_group(clip, number)} was made of another clip, with other weights or params than chunk 0; "
-                "extract the clip anew"
+                f"{clip_group(clip, number)} comes from another clip, other weights or other params than chunk 0; "
+                "extract the clip again"
             )
     chunks = [_stored_chunk(store, clip, number, spec, kind, device) for number, spec in enumerate(specs)]
     return chunks, specs[0]
@@ -56,12 +57,12 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
     """Choose the (step, layer) pairs to fuse.
 
     Args:
-        spec: What is stored.
-        params: `layers` and `steps` matter here; heads are looked for.
+        spec: Spec of the stored descriptors.
+        params: `layers` and `steps` matter here; heads are checked.
         best_layers: Layers by their scores, best first; needed for `layers: best`, which takes the first stored one.
 
     Raises:
-        ValueError: a wanted step, layer or head is not stored, or no ranking of layers is known.
+        ValueError: a selected step, layer or head is not stored, or no ranking of layers is known.
     """
     steps = spec.steps if params.steps == "stored" else params.steps
     layers = spec.layers if params.layers == "stored" else params.layers
@@ -69,7 +70,7 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
         layers = tuple(layer for layer in best_layers or () if layer in spec.layers)[:1]
         if not layers:
             raise ValueError(
-                f"layers is best, and none of the stored {list(spec.layers)} is ranked; name layers instead"
+                f"layers is best, but none of the stored {list(spec.layers)} is ranked; list layers instead"
             )
     for name, wanted, stored in (("steps", steps, spec.steps), ("layers", layers, spec.layers)):
         if missing := sorted(set(wanted) - set(stored)):
@@ -81,7 +82,7 @@ def select_sources(spec: DescriptorSpec, params: TrackParams, *, best_layers: Se
 
 
 def _made_of(spec: DescriptorSpec) -> dict[str, Any]:
-    """What chunks of one clip have in common: all that they were made of but their frames."""
+    """Return what chunks of one clip share: everything in the spec but their frames."""
     return {name: part for name, part in spec.fingerprint_parts.items() if name != "frames"}
 
 

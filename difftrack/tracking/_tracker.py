@@ -1,4 +1,4 @@
-"""From chunks of descriptors to tracks over the whole clip."""
+"""Turns chunks of descriptors into tracks over the whole clip."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,15 +24,18 @@ from difftrack.tracking._viterbi import typical_steps, viterbi_paths
 __all__ = ["decide_tracks", "match_clip", "track_clip"]
 
 SURE_TOKEN = 1.0
-"""A match whose cycle error is no larger is left to itself by the path; it tells how fast its point moves, and is
-smoothed."""
+"""Matches up to this cycle error are reliable: the path keeps them, and they give the point's speed and are smoothed.
+"""
 SHARP_ENOUGH = {"path": 0.35, "smoothing": 0.65}
-"""Least sharpness of the frames whose steps cost anything, and of those whose positions are smoothed; chosen on tuning
-clips, see docs/tracking.md. Where matches are blurred, wrong ones agree from frame to frame as right ones do."""
+"""Minimum sharpness of frames whose steps have a cost, and of those whose positions are smoothed; chosen on tuning
+clips, see docs/tracking.md. Blurred wrong matches agree from frame to frame as well as right ones do.
+"""
 CALM_TOKEN = 0.08
-"""A point whose sure positions jitter by no more is taken for sharply matched in every frame; chosen there, too."""
+"""A point whose reliable positions jitter by at most this counts as sharply matched in every frame; chosen in the same
+way.
+"""
 JITTER_TOKEN = 0.1
-"""Positions below a token are taken to err by at least this when tracks are smoothed; chosen on tuning clips."""
+"""Minimum error, in tokens, that smoothing assumes for sub-token positions; chosen on tuning clips."""
 
 
 def track_clip(
@@ -46,16 +49,16 @@ def track_clip(
 ) -> PredictedTracks:
     """Track query points through all frames of the chunks, forward and backward in time.
 
-    A query on an anchor frame is matched straight in every other frame. A query on any other frame is matched straight
-    in the frames that share a chunk with it, and in the rest by way of the nearest anchor: query frame, anchor, frame.
+    A query on an anchor frame is matched directly in every other frame. A query on any other frame is matched directly
+    in the frames that share a chunk with it, and in the rest through the nearest anchor: query frame, anchor, frame.
 
     Args:
         chunks: Descriptors of the clip, as `chunk_schedule` cut it; together they hold frames 0 ... T-1.
         query_points: (frame, x, y), pixels of the image that the backbone saw; see `geometry.rescale_points`.
         sources: (step, layer) pairs to fuse.
         grid: Tokens of a chunk; its rows, columns and stride matter.
-        params: How to match, fuse, smooth and tell visible from not.
-        scenes: Where scenes begin and which frames are blank (`scenes.find_scenes`); None takes the clip for one scene.
+        params: How to match, fuse, smooth and predict visibility.
+        scenes: First frames of scenes, and blank frames (`scenes.find_scenes`); None treats the clip as one scene.
 
     Returns:
         Tracks in the order of `query_points`, in pixels of the same image.
@@ -85,7 +88,7 @@ def match_clip(
     grid: TokenGrid,
     params: TrackParams,
 ) -> FrameMatches:
-    """Match query points in all frames, and decide nothing yet: arguments and errors are those of `track_clip`."""
+    """Match query points in all frames without choosing positions; arguments and errors as in `track_clip`."""
     num_frames = _check_coverage(chunks, sources)
     _check_queries(query_points, num_frames=num_frames, grid=grid)
     given_px, query_frames = _parts_of(query_points)
@@ -103,10 +106,10 @@ def decide_tracks(
     params: TrackParams,
     scenes: Scenes | None = None,
 ) -> PredictedTracks:
-    """Choose one position of every point in every frame, and tell whether it is seen there.
+    """Choose one position of every point in every frame, and predict its visibility.
 
     Args:
-        matches: What `match_clip` gave for these points.
+        matches: Result of `match_clip` for these points.
         query_points: As in `track_clip`.
         grid: As in `track_clip`.
         params: As in `track_clip`.
@@ -139,10 +142,10 @@ def decide_tracks(
 
 
 def _likeliest(matches: FrameMatches, params: TrackParams) -> Tensor:
-    """Choose a path among the candidates in frames whose match does not lead back; in all others the match stays.
+    """Choose a path among the candidates in frames with large cycle errors; elsewhere the match stays.
 
-    A point that moves fast pays for its steps in units of its own, and no point for steps to or from frames that are
-    no evidence for those beside them.
+    Steps of a fast point cost in units of its typical step. Steps to or from frames that give no evidence for their
+    neighbours cost nothing.
     """
     limit, sure, trusted = params.motion_limit_token, _sure(matches), _trusted(matches, "path")
     steps = typical_steps(matches.points_xy_token, sure, limit=limit)
@@ -156,7 +159,7 @@ def _sure(matches: FrameMatches) -> Bool[Tensor, "frame point"]:
 
 
 def _trusted(matches: FrameMatches, purpose: Literal["path", "smoothing"]) -> Bool[Tensor, "frame point"]:
-    """Say where a position is evidence for those in the frames beside it: by the frame's sharpness, or the track's."""
+    """Return where a position is evidence for its neighbouring frames: if the frame or the track is sharp."""
     jitter, known = jitter_of(matches.points_xy_token, _sure(matches))
     return (matches.sharpness >= SHARP_ENOUGH[purpose]) | (known & (jitter <= CALM_TOKEN))
 
@@ -169,26 +172,23 @@ def _parts_of(query_points: Float[np.ndarray, "point 3"]) -> tuple[Tensor, Tenso
 def _matches_in_all_frames(
     chunks: Sequence[ChunkDescriptors], starts: Tensor, query_frames: Tensor, fusion: FusionInputs, *, num_frames: int
 ) -> FrameMatches:
-    """Lead every point to every frame, [frame, point], points in their own order."""
+    """Match every point in every frame, [frame, point], in the order of the points."""
     frames = sorted(set(query_frames.tolist()))
     points_of = {frame: (query_frames == frame).nonzero()[:, 0] for frame in frames}
-    chains = chained_matches(chunks, {frame: starts[points] for frame, points in points_of.items()}, fusion)
-    matches = {}
-    for frame in points_of:
-        own = chains.pop(frame)  # what is stacked is not held twice
-        matches[frame] = FrameMatches.stack([own[target] for target in range(num_frames)])
-    if len(frames) == 1:  # the order is the points' own
-        return matches[frames[0]]
-    back_in_order = torch.cat(list(points_of.values())).argsort()
-    return FrameMatches.join(list(matches.values()), back_in_order)
+    starts_of = {frame: starts[points] for frame, points in points_of.items()}
+    chains = chained_matches(chunks, starts_of, fusion, num_frames=num_frames)
+    if len(frames) == 1:  # the points are in their own order
+        return chains[frames[0]]
+    matches = FrameMatches.unset(num_frames, len(starts), fusion.params.num_candidates)
+    for frame, points in points_of.items():
+        matches[:, points] = chains.pop(frame)  # free what is already in its place
+    return matches
 
 
 def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int:
-    """Count the frames of the clip; every anchor's chunks must hold them all."""
+    """Count the frames of the clip; the chunks of every anchor must hold them all."""
     if not chunks or not sources:
-        raise ValueError(
-            f"{len(chunks)} chunk(s) and {len(sources)} (step, layer) given; at least one of each is needed"
-        )
+        raise ValueError(f"got {len(chunks)} chunk(s) and {len(sources)} (step, layer); expected at least one of each")
     num_frames = 1 + max(frame for chunk in chunks for frame in chunk.frames)
     for anchor in {chunk.anchor for chunk in chunks}:
         held = {frame for chunk in chunks if chunk.anchor == anchor for frame in chunk.frames}
@@ -198,9 +198,9 @@ def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int
 
 
 def _check_queries(query_points: np.ndarray, *, num_frames: int, grid: TokenGrid) -> None:
-    """Refuse impossible queries; half a token outside is let pass, since people click on borders."""
+    """Refuse impossible queries; half a token outside is allowed for clicks on the border."""
     if len(query_points) == 0:
-        raise ValueError("there is no query point; at least one is needed")
+        raise ValueError("there are no query points; give at least one")
     slack = grid.stride_px / 2
     for index, (frame, x, y) in enumerate(query_points.tolist()):
         where = f"query point {index} is (frame {frame:g}, x {x:g}, y {y:g})"

@@ -1,4 +1,4 @@
-"""Visible or not: the probability that a point is seen, and the tests on it."""
+"""Predicts visibility: the probability that a point is seen, and the tests on it."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,13 +14,13 @@ CALIBRATION = {"constant": 0.15, "sharpness": 4.13, "error": 2.0, "lasting_error
 
 
 def confidence_of(matches: FrameMatches) -> Float[Tensor, "frame point"]:
-    """Give the probability that a point is seen where it was matched.
+    """Compute the probability that a point is seen where it was matched.
 
         logit = a + b * s - s ** 3 * (c * log2(1 + e_t) + d * log2(1 + min(e_{t-1}, e_t, e_{t+1})))
 
-    e is the cycle error in tokens, of this frame and the least of it and the frames beside, and s how sharp the matches
-    of all tokens of the two frames are: that a match does not lead back says little where matches are blurred. The
-    probability falls with every e.
+    e is the cycle error in tokens, of this frame and the least over it and its neighbours. s is the sharpness of the
+    matches of all tokens of the two frames: a large cycle error says little where matches are blurred. The probability
+    falls with every e.
     """
     constant, *by = CALIBRATION.values()
     inputs = evidence_of(matches.sharpness, matches.cycle_error_token)
@@ -30,7 +30,7 @@ def confidence_of(matches: FrameMatches) -> Float[Tensor, "frame point"]:
 def evidence_of(
     sharpness: Float[Tensor, "frame point"], cycle_error_token: Float[Tensor, "frame point"]
 ) -> Float[Tensor, "frame point 3"]:
-    """Give what the calibration weighs: sharpness, this frame's error, and what of it lasts into the frames beside."""
+    """Compute the calibration's inputs: sharpness, this frame's error, and the part that neighbouring frames share."""
     error = torch.log2(1 + cycle_error_token)
     padded = torch.cat([error[:1], error, error[-1:]])
     lasting = torch.stack([padded[:-2], error, padded[2:]]).amin(dim=0)
@@ -40,7 +40,7 @@ def evidence_of(
 def visible_of(
     matches: FrameMatches, confidence: Float[Tensor, "frame point"], params: TrackParams
 ) -> Bool[Tensor, "frame point"]:
-    """Call a point visible where the params' tests hold; everywhere if visibility is not predicted."""
+    """Mark a point as visible where the params' tests hold; everywhere if visibility is not predicted."""
     if not params.visibility.predict:
         return torch.ones_like(confidence, dtype=torch.bool)
     limits = params.visibility

@@ -1,4 +1,4 @@
-"""One of several candidates in every frame: the likeliest path that moves little from frame to frame."""
+"""Chooses one of several candidates in every frame: the likeliest path that moves little between frames."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,18 +18,17 @@ def viterbi_paths(
 
         max over c of  sum_t log share_t(c_t) - sum_t motion_cost_t * min(|x_t(c_t) - x_{t-1}(c_{t-1})|, limit)^2
 
-    Where tokens around a point disagree about where it went, the frames before and after often tell. Beyond `limit` a
-    step costs no more, so that a path may go on elsewhere behind an occlusion.
+    Where the tokens around a point disagree, the frames before and after often decide. A step beyond `limit` costs no
+    more than one of `limit`, so a path may continue elsewhere after an occlusion.
 
     Args:
         candidates_xy: Positions in any unit; in the query's frame all candidates are the query itself.
-        share: How much speaks for each, 0 ... 1.
-        motion_cost: Cost of a step of one unit: of all points, of each, or of each step of each; step t leads from
-            frame t to t + 1. With 0 the largest share of every frame is taken.
+        share: Share of votes for each candidate, 0 ... 1.
+        motion_cost: Cost of a step of one unit, for all points, for each point, or for each step of each point; step t
+            leads from frame t to t + 1. 0 takes the largest share of every frame.
         limit: In the unit of the positions.
 
-    Returns:
-        Chosen positions.
+        Returns: Chosen positions.
     """
     costs = torch.as_tensor(motion_cost, dtype=share.dtype).expand(len(share) - 1, share.shape[1])[..., None, None]
     likely = share.clamp(min=torch.finfo(share.dtype).tiny).log()
@@ -38,7 +37,7 @@ def viterbi_paths(
         step = torch.cdist(here, before, compute_mode="donot_use_mm_for_euclid_dist").clamp(max=limit)
         best, token = (score[:, None] - cost * step**2).max(dim=-1)
         score = own + best
-        came_from.append(token.to(torch.int16))  # kept for every frame of the video
+        came_from.append(token.to(torch.int16))  # small type: kept for every frame of the video
     chosen = [score.argmax(dim=-1, keepdim=True)]
     for token in reversed(came_from):
         chosen.append(token.long().gather(-1, chosen[-1]))
@@ -49,14 +48,14 @@ def viterbi_paths(
 def typical_steps(
     points_xy: Float[Tensor, "frame point xy"], sure: Bool[Tensor, "frame point"], *, limit: float
 ) -> Float[Tensor, " point"]:
-    """Give the root of the mean squared step of each point between neighbouring frames in both of which it is sure.
+    """Compute each point's root mean squared step between neighbouring frames where both positions are reliable.
 
-    One step of one unit is added to every point's steps, which is all that there is where none is sure.
+    One step of one unit is added to every point's steps; it is the result if no position is reliable.
 
     Args:
         points_xy: Positions in any unit.
-        sure: Where a position can be relied on.
-        limit: Longer steps count as this, in the unit of the positions.
+        sure: Where a position is reliable.
+        limit: Longer steps are clipped to this, in the unit of the positions.
     """
     step = (points_xy[1:] - points_xy[:-1]).norm(dim=-1).clamp(max=limit)
     counted = (sure[1:] & sure[:-1]).to(step.dtype)

@@ -1,4 +1,4 @@
-"""What a stage, a verb and a notebook do to one clip: each module introduces rooms to each other for one verb.
+"""Work on one clip that stages, verbs and notebooks share: each module combines rooms for one verb.
 
-Import the modules by name; this one imports none, so that each verb reaches the rooms that it needs and no more.
+Import the modules by name; this one imports none, so that each verb only reaches the rooms that it needs.
 """

@@ -1,12 +1,11 @@
-"""What heads and layers cause: a grid of interventions, prompts and seeds, sampled and measured beside plain samples.
+"""Measures the effect of heads and layers: samples a grid of interventions, prompts and seeds next to plain samples.
 
 Under the folder of a grid:
 
-    cells/plain/000-42.json          one artifact a cell: what a sample measures, and how it was made
-    cells/plain/000-42.mp4           its frames, lossless, with which others are compared
-    cells/zero-l04-h02/000-42.json   of a way: an intervention in one place, or guidance
-    cells/zero-l04-h02/matching.json matching accuracy of the rest of the model, on rendered clips with exact tracks
-    ablation.json, ablation.csv      all ways, with intervals and differences from plain
+    cells/plain/000-42.json          one artifact per cell: a sample's measures and provenance cells/plain/000-42.mp4
+    its frames, lossless, the reference for others cells/zero-l04-h02/000-42.json   of a variant: an intervention in one
+    place, or guidance cells/zero-l04-h02/matching.json matching accuracy of the other layers, on rendered clips with
+    exact tracks ablation.json, ablation.csv      all variants, with intervals and differences from plain
 """
 
 import json
@@ -47,38 +46,38 @@ __all__ = [
 ]
 
 PLAIN = "plain"
-"""Name of the way without intervention."""
+"""Name of the variant without intervention."""
 MEASURES: Mapping[str, str] = {
     "motion_px": "speed of the fastest twentieth of the pixels, px per frame",
-    "warped_error": "identity: squared change of what is followed from frame to frame; lower is better",
-    "cycle_error_px": "identity: how far points end from where they began, tracked there and back; lower is better",
+    "warped_error": "identity: squared change of tracked content from frame to frame; lower is better",
+    "cycle_error_px": "identity: distance of points from their start, tracked there and back; lower is better",
     "sharpness": "variance of the Laplacian",
-    "prompt_following": "by how much more the plain model errs on the sample when told another prompt, as a share",
+    "prompt_following": "relative increase of the plain model's error on the sample with another prompt",
     "error": "root mean square difference from the plain sample of the same prompt and seed, pixels in [0, 1]",
 }
-"""What is measured of a sample."""
+"""Measures of a sample."""
 MARKER = "ablation.json"
-"""Holds the summary, and says that the folder is of a grid."""
+"""File of the summary, which also marks the folder of a grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblateParams:
-    """What a grid asks.
+    """Settings of a grid.
 
     Raises:
         ValueError: a value is out of its range.
     """
 
     interventions: tuple[str, ...] = ("zero",)
-    """In the words of `interventions.read_intervention`."""
+    """Interventions in the form of `interventions.read_intervention`."""
     each: Literal["head", "layer"] = "head"
-    """Intervene in each head by itself, or in each layer; `skip` is always of a layer."""
+    """Intervene in each head alone, or in each layer; `skip` always acts on a layer."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     heads: Literal["all"] | tuple[int, ...] = "all"
     steps: Literal["all"] | tuple[int, ...] = "all"
     branches: Literal["all"] | tuple[Literal["cond", "uncond"], ...] = "all"
     guidances: tuple[tuple[Variant, float, tuple[int, ...]], ...] = ()
-    """Ways of guidance beside them: variant, scale, layers."""
+    """Guidance to compare: variant, scale, layers."""
     seeds: tuple[int, ...] = (42, 43)
     num_inference_steps: int = 50
     cfg_scale: float = 6.0
@@ -86,73 +85,73 @@ class AblateParams:
     height: int = 128
     width: int = 192
     judged_steps: tuple[int, ...] = (10,)
-    """Steps of 50: noise levels at which a sample is held against its prompt and another one; none leaves that out."""
+    """Steps of 50 whose noise levels compare a sample's prompt with another one; none skips this."""
     matching_clips: int = 4
-    """Rendered clips on which the rest of the model is matched; 0 leaves that out."""
+    """Number of rendered clips for the matching accuracy of the other layers; 0 skips this."""
     matching_step: int = 35
-    """Step of 50 at which they are matched."""
+    """Step of 50 for this matching."""
     reuse: Reuse = "exact"
-    """exact: take up cells that the same code, libraries and weights made. params: the same choices are enough."""
+    """exact: reuse cells made with the same code, libraries and weights. params: the same settings are enough."""
 
     def __post_init__(self) -> None:
         if not self.interventions and not self.guidances:
-            raise ValueError("there is nothing to do: name interventions or guidance")
+            raise ValueError("there is nothing to do: give interventions or guidance")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {list(self.seeds)}; wanted: at least one, each once")
+            raise ValueError(f"seeds are {list(self.seeds)}; expected at least one, each once")
         if self.num_inference_steps < 1 or self.matching_clips < 0:
             raise ValueError(
-                f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; wanted: "
+                f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; expected "
                 "at least 1, and at least 0"
             )
         if any(not 0 <= step < JUDGED_OF - 1 for step in self.judged_steps):
-            raise ValueError(f"judged_steps are {list(self.judged_steps)}; wanted: of 0 ... {JUDGED_OF - 2}")
+            raise ValueError(f"judged_steps are {list(self.judged_steps)}; expected of 0 ... {JUDGED_OF - 2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way of sampling: plain, under an intervention in one place, or guided."""
+    """One variant of sampling: plain, with an intervention in one place, or guided."""
 
     name: str
     intervention: str | None = None
-    """In words; None for plain samples and guidance."""
+    """The intervention as text; None for plain samples and guidance."""
     layer: int | None = None
     head: int | None = None
-    """None where it is a whole layer's."""
+    """Head; None for a whole layer."""
     guidance: Guidance | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One artifact: a way with a prompt and a seed, or the matching of a way."""
+    """One artifact: a variant with a prompt and a seed, or the matching of a variant."""
 
     way: Way
     prompt: int | None
-    """Its number; None for matching."""
+    """Number of the prompt; None for matching."""
     seed: int | None
     file: Path
     done: bool
-    """There, and made as asked."""
+    """Whether it exists with the requested settings."""
     num_forwards: int
-    """Forwards of one branch of the transformer that making it takes."""
+    """Number of transformer forwards, of one branch each, to make it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A grid, and how much of it is done."""
+    """A grid and its progress."""
 
     cells: tuple[Cell, ...]
 
     @property
     def waiting(self) -> tuple[Cell, ...]:
-        """Cells that are not done."""
+        """Unfinished cells."""
         return tuple(cell for cell in self.cells if not cell.done)
 
 
 def ways_of(params: AblateParams, num_layers: int, num_heads: int) -> list[Way]:
-    """All ways of a grid, plain first.
+    """List all variants of a grid, plain first.
 
     Raises:
-        InterventionError: a word is no intervention, or there is no such layer or head.
+        InterventionError: a word is not an intervention, or a layer or head does not exist.
     """
     ways = [Way(PLAIN)]
     for words in params.interventions:
@@ -174,13 +173,13 @@ def ways_of(params: AblateParams, num_layers: int, num_heads: int) -> list[Way]:
 def plan_ablation(
     backbone: Backbone, prompts: Sequence[tuple[int, str]], params: AblateParams, folder: Path
 ) -> Ablation:
-    """List all cells, and which of them are done; runs no model.
+    """List all cells and whether they are finished; runs no model.
 
     Args:
-        backbone: To sample.
-        prompts: Their numbers and themselves.
-        params: What is asked.
-        folder: Of the grid.
+        backbone: Backbone to sample.
+        prompts: Number and text of each prompt.
+        params: Settings of the grid.
+        folder: Folder of the grid.
     """
     return Ablation(tuple(cell for cell, _ in _planned(backbone, prompts, params, folder)))
 
@@ -191,17 +190,17 @@ def ablate(
     params: AblateParams,
     folder: Path,
 ) -> Iterator[Cell]:
-    """Make every cell that is not done, one file each; a killed run goes on where it stopped.
+    """Compute every unfinished cell, one file each; a killed run resumes where it stopped.
 
     Yields:
-        Each cell when it is done, plain samples first.
+        Each finished cell, plain samples first.
 
     Raises:
         InterventionError: the folder holds something else.
         LockError: another process works in it.
     """
     if (marker := folder / MARKER).exists() and not _is_summary(marker):
-        raise InterventionError(f"{marker} is of something else and is not written over; name another folder")
+        raise InterventionError(f"{marker} belongs to something else, so it is not overwritten; name another folder")
     with lock_of(folder).acquire():
         matcher = _Matcher(backbone, params)
         texts = dict(prompts)
@@ -242,7 +241,7 @@ def _planned(
 
 
 def _can_be_matched(way: Way) -> bool:
-    """One forward has no earlier step that something could be frozen at."""
+    """Remove freezing: a single forward has no earlier step to freeze."""
     return way.intervention is None or not read_intervention(way.intervention).needs_moment
 
 
@@ -253,7 +252,7 @@ def _made_by(backbone: Backbone) -> MadeBy:
 def _identity(
     backbone: Backbone, way: Way, texts: Mapping[int, str], number: int, seed: int, params: AblateParams
 ) -> dict[str, Any]:
-    """All that decides what a sample measures, as JSON."""
+    """Return everything that determines a sample's measures, as JSON."""
     sampling = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width", "judged_steps")
     kept = {name: getattr(params, name) for name in sampling}
     about = {
@@ -309,7 +308,7 @@ def _sampled(backbone: Backbone, texts: Mapping[int, str], cell: Cell, params: A
     """Sample and measure one cell."""
     number, seed = cell.prompt, cell.seed
     if number is None or seed is None:
-        raise ValueError(f"{cell.file} is the cell of no sample")
+        raise ValueError(f"{cell.file} is not the cell of a sample")
     with _acting(backbone, cell.way, params):
         frames = backbone.generate(
             texts[number],
@@ -354,7 +353,7 @@ def _difference(one: UInt8[np.ndarray, "frame row col rgb"], other: UInt8[np.nda
 
 
 def _other(texts: Mapping[int, str], number: int) -> str:
-    """The next prompt, or none at all where there is one alone."""
+    """Return the next prompt; None if there is only one."""
     numbers = list(texts)
     following = numbers[(numbers.index(number) + 1) % len(numbers)]
     return "" if following == number else texts[following]
@@ -364,7 +363,7 @@ def _other(texts: Mapping[int, str], number: int) -> str:
 
 
 class _Matcher:
-    """Matches rendered clips with what an intervention leaves of the model."""
+    """Matches rendered clips while an intervention acts."""
 
     def __init__(self, backbone: Backbone, params: AblateParams) -> None:
         self._backbone = backbone
@@ -372,7 +371,7 @@ class _Matcher:
         self._probes: dict[tuple[tuple[int, ...], bool], EmergenceProbe] = {}
 
     def measure(self, way: Way) -> dict[str, Any]:
-        """Accuracy of each clip, layer by layer; of the plain model head by head, too."""
+        """Compute the accuracy of each clip per layer; for the plain model also per head."""
         backbone, params = self._backbone, self._params
         skips = way.intervention is not None and isinstance(read_intervention(way.intervention), SkipLayer)
         layers = tuple(layer for layer in range(backbone.num_layers) if not (skips and layer == way.layer))
@@ -399,7 +398,7 @@ class _Matcher:
 
 
 def _numbers(scores: xr.DataArray) -> list[Any]:
-    """Numbers of the one step that there is: [layer], or [layer, head]."""
+    """Return the values of the only step: [layer], or [layer, head]."""
     of_step = scores.isel(step=0)
     numbers: list[Any] = of_step.transpose(
         *(axis for axis in ("layer", "head") if axis in of_step.dims)

@@ -1,4 +1,4 @@
-"""What a grid of interventions has found: each way beside the plain samples, with intervals."""
+"""Summarises a grid of interventions: each variant against plain samples, with intervals."""
 
 import csv
 import json
@@ -24,14 +24,14 @@ _MATCHING = "matching_accuracy"
 def summarize(
     backbone: Backbone, prompts: Sequence[tuple[int, str]], params: AblateParams, folder: Path
 ) -> dict[str, Any]:
-    """Gather the cells that are done, and write ablation.json and ablation.csv.
+    """Collect the finished cells, and write ablation.json and ablation.csv.
 
     Every measure comes with its mean over pairs of prompt and seed, and with its mean difference from plain samples of
-    the same pairs, each with a 95 % bootstrap interval over pairs. Matching accuracy comes likewise over clips; it is
-    the mean over all layers but those that are left out, here as there.
+    the same pairs, each with a 95 % bootstrap interval over pairs. Matching accuracy is treated the same way over
+    clips; it is the mean over all layers except those that the variant skips, also for plain samples.
 
     Returns:
-        What ablation.json holds.
+        The contents of ablation.json.
     """
     cells = [cell for cell in plan_ablation(backbone, prompts, params, folder).cells if cell.done]
     said = {cell.file: read_json(cell.file) for cell in cells}
@@ -66,7 +66,7 @@ def summarize(
         "params": json.loads(json.dumps(asdict(params))),
         "backbone": backbone.fingerprint,
         "prompts": dict(prompts),
-        "measures": {**MEASURES, _MATCHING: "share of points that are matched, mean over the layers that are left"},
+        "measures": {**MEASURES, _MATCHING: "share of matched points, mean over the remaining layers"},
         "cpu_seconds": seconds,
         "ways": rows,
         "pairs": {

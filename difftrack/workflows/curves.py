@@ -1,4 +1,4 @@
-"""The probe of the shipped backbone's own training: one number per layer, in two views, easy and hard clips apart."""
+"""The probe of the shipped backbone's training: one number per layer, for two views, easy and hard clips."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,10 +21,10 @@ _FPS = 8.0
 
 
 class LayerCurves:
-    """Matching accuracy per layer, as the training of the shipped backbone logs it: two views, easy and hard apart.
+    """Matching accuracy per layer, as logged in the shipped backbone's training: for two views, easy and hard clips.
 
     Args:
-        clips: Of one size and length.
+        clips: Clips of one size and length.
         autoencoder: Encodes them once, in the transformer's own precision.
         tokenizer: Reads their prompts.
     """
@@ -41,11 +41,11 @@ class LayerCurves:
         scheduler: Any,  # noqa: ANN401
         timestep: int,
     ) -> dict[str, dict[str, list[float]]]:
-        """Give the share of visible points that each layer matches within one token: view -> split -> layers.
+        """Compute the share of visible points that each layer matches within one token: view -> split -> layers.
 
         Args:
-            denoiser: Its `transformer` and `text_encoder` are run; the same objects at every call.
-            scheduler: Whose levels are those of training.
+            denoiser: Model whose `transformer` and `text_encoder` run; the same objects at every call.
+            scheduler: Scheduler with the levels of training.
             timestep: The noise level; one of the schedule of 50 steps.
         """
         if self._measured is not denoiser:
@@ -55,7 +55,7 @@ class LayerCurves:
             schedule = probe.backbone.schedule(NUM_STEPS).timesteps
             step = int((schedule - timestep).abs().argmin())
             if int(schedule[step]) != timestep:
-                raise ValueError(f"timestep {timestep} is none of the schedule of {NUM_STEPS} steps")
+                raise ValueError(f"timestep {timestep} is not in the schedule of {NUM_STEPS} steps")
             probe.params = replace(probe.params, steps=(step,))
             probe.embed_again()
             means = combine_clips(probe.measure())

@@ -1,4 +1,4 @@
-"""Write what a backbone makes of one clip into a store."""
+"""Writes a backbone's descriptors of one clip into a store."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,15 +13,15 @@ __all__ = ["queue_descriptors", "write_descriptors"]
 def write_descriptors(
     extraction: ClipExtraction, shelf: GroupShelf, *, report: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Write all groups of one clip, and return when they are complete; units that are there already stay.
+    """Write all groups of one clip, and return when they are complete; existing units stay.
 
     Args:
-        extraction: The clip, prepared.
-        shelf: The store, and what of it may be taken up.
-        report: Called with the uncompressed bytes of each unit that is there.
+        extraction: The prepared clip.
+        shelf: The store, and its rules for reuse.
+        report: Called with the uncompressed bytes of each finished unit.
 
     Raises:
-        StoreError: a group holds other descriptors, and the shelf replaces none.
+        StoreError: a group holds other descriptors, and the shelf does not replace them.
     """
     queue = WriteQueue(num_threads=0, depth=1)
     try:
@@ -34,13 +34,13 @@ def write_descriptors(
 def queue_descriptors(
     extraction: ClipExtraction, shelf: GroupShelf, queue: WriteQueue, *, report: Callable[[int], None]
 ) -> list[Future[None]]:
-    """Run the backbone over one clip and hand its units to a queue of writers.
+    """Run the backbone over one clip and pass its units to a queue of writers.
 
     Args:
-        extraction: The clip, prepared.
-        shelf: The store, and what of it may be taken up.
-        queue: Writes, beside the model where it has threads.
-        report: Called with the uncompressed bytes of each unit that is there.
+        extraction: The prepared clip.
+        shelf: The store, and its rules for reuse.
+        queue: Writes units, in parallel with the model if it has threads.
+        report: Called with the uncompressed bytes of each finished unit.
 
     Returns:
         One future per group, done when the group is complete on disk.
@@ -56,6 +56,6 @@ def queue_descriptors(
 
         try:
             extraction.run(extraction.plan(group).only(missing), put)
-        finally:  # a group that is not whole is not declared so, and other runs may have it
+        finally:  # an incomplete group is not marked complete, and its lock is released for other runs
             groups.append(queue.finish(writer))
     return groups

@@ -1,4 +1,4 @@
-"""Match points of one clip through stored descriptors of one step and layer."""
+"""Matches points of one clip with stored descriptors of one step and layer."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -40,16 +40,16 @@ __all__ = [
 ]
 
 MOST_THREADS = 8
-"""Threads that match on a CPU; each holds the descriptors of one (step, layer)."""
+"""Matching threads on a CPU; each holds the descriptors of one (step, layer)."""
 
 
 def stored_clip_names(store: Store) -> list[str]:
-    """Return the names of a store's clips, whichever view it holds, sorted."""
+    """Return the sorted names of a store's clips, for any view."""
     return sorted({group.partition("/")[0] for group in store.groups()})
 
 
 def only_clip(store: Store, clip: str | None) -> str:
-    """Return the clip that is asked for, or the only one that is stored.
+    """Return the requested clip, or the only stored one.
 
     Raises:
         StoreError: the store lacks the clip, or holds several and none is named.
@@ -66,7 +66,7 @@ def only_clip(store: Store, clip: str | None) -> str:
 def clip_groups(store: Store, clip: str) -> list[tuple[str, int | None]]:
     """Return the groups of a clip with their chunk numbers; the number is None in an analysis view."""
     groups = [group for group in store.groups() if group.partition("/")[0] == clip]
-    if groups in ([clip], []):  # asking the store for a clip that it lacks says what it holds
+    if groups in ([clip], []):  # the store's error for a missing clip lists its contents
         return [(clip, None)]
     return [(clip_group(clip, number), number) for number in range(len(groups))]
 
@@ -84,7 +84,7 @@ def find_points(
     frequencies: FrequencyBands = ALL_FREQUENCIES,
     params: MatchingParams = CORRECTED,
 ) -> xr.Dataset:
-    """Match points of one frame in every frame that went through the backbone together with it.
+    """Match points of one frame in every frame that ran through the backbone together with it.
 
     Args:
         store: Descriptors of one backbone.
@@ -92,18 +92,18 @@ def find_points(
         clip: Name of the clip.
         step: Denoising step, 0 the noisiest.
         layer: Layer, 0-based.
-        frame: Video frame that the points lie in.
-        heads: Only these heads; None takes all that are stored.
-        kind: What is matched.
+        frame: Video frame of the points.
+        heads: Only these heads; None takes all stored ones.
+        kind: Kind of matching.
         frequencies: Bands of rotary frequencies of queries and keys that take part.
         params: How to match.
 
     Returns:
-        `xy_px` (pixels of the clip), `probability`, `margin` and `cycle_error_px` over (frame, point), by rising
-        frame; a frame of several chunks is read from the first of them.
+        `xy_px` (pixels of the clip), `probability`, `margin` and `cycle_error_px` over (frame, point), in ascending
+        order of frames; a frame in several chunks is read from the first.
 
     Raises:
-        StoreError: the store lacks one of these, or holds no such frame.
+        StoreError: the store lacks one of these, or the frame.
         ValueError: a point lies outside the clip.
     """
     parts, specs = [], []
@@ -142,7 +142,7 @@ def match_heatmaps(
     frequencies: FrequencyBands = ALL_FREQUENCIES,
     params: MatchingParams = CORRECTED,
 ) -> xr.DataArray:
-    """Give the match probabilities of one point over the tokens of every frame that shares a chunk with its own.
+    """Compute the match probabilities of one point over the tokens of every frame that shares a chunk with its own.
 
     Args:
         store: As in `find_points`.
@@ -157,7 +157,7 @@ def match_heatmaps(
         params: As in `find_points`.
 
     Returns:
-        Probabilities over (frame, row, col) of the token grid, as `match_probabilities` gives them.
+        Probabilities over (frame, row, col) of the token grid, as from `match_probabilities`.
     """
     maps: dict[int, np.ndarray] = {}
     for group, chunk in clip_groups(store, clip):
@@ -194,7 +194,7 @@ def _reader(
     layer: int,
     heads: Sequence[int] | None,
 ) -> Callable[[str], Tensor]:
-    """Give what reads a descriptor by its name, of the heads that are asked for."""
+    """Return a function that reads a descriptor of the requested heads by its name."""
     if unknown := sorted(set(heads or ()) - set(spec.heads)):
         raise StoreError(f"heads {unknown} of {clip} are not stored; there are {list(spec.heads)}")
     chosen = None if heads is None else [spec.heads.index(head) for head in heads]
@@ -252,18 +252,18 @@ def _matches(
 def match_stored_clip(store: Store, clip: str, tracks: Tracks, section: MatchSection) -> xr.Dataset:
     """Match a clip's query points in every stored step and layer.
 
-    Points count that are queried in the first stored frame. In a tracking view every chunk is matched from its anchor,
-    and the chunks' frames are put in order; a frame of several chunks is read from the first of them, and attention is
-    the mean over chunks, of which each attends over its own frames only.
+    Only points queried in the first stored frame count. In a tracking view every chunk is matched from its anchor, and
+    the chunks' frames are sorted; a frame in several chunks is read from the first. Attention is the mean over chunks,
+    since each chunk attends over its own frames only.
 
     Args:
         store: Descriptors of one backbone.
         clip: Name of the clip.
-        tracks: Of the whole clip.
+        tracks: Tracks over the whole clip.
         section: How to match.
 
     Returns:
-        What `label_matches` gives.
+        The result of `label_matches`.
 
     Raises:
         StoreError: the store lacks the clip, or a part of it is damaged.
@@ -271,7 +271,7 @@ def match_stored_clip(store: Store, clip: str, tracks: Tracks, section: MatchSec
     """
     parts = [_match_group(store, group, chunk, clip, tracks, section) for group, chunk in clip_groups(store, clip)]
     if len(anchors := {int(part.frame.values[0]) for part in parts}) > 1:
-        raise ValueError(f"{clip}: chunks start from frames {sorted(anchors)}; scores want one anchor")
+        raise ValueError(f"{clip}: chunks start from frames {sorted(anchors)}; scores need a single anchor")
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -298,7 +298,7 @@ def _match_group(
 def _each(
     match: Callable[[tuple[int, int]], UnitMatches], units: Sequence[tuple[int, int]], *, on_cpu: bool
 ) -> list[UnitMatches]:
-    """Match in every (step, layer); on a CPU each on one core, so that no bit depends on how many there are."""
+    """Match in every (step, layer); on a CPU each on one core, so that no bit depends on the number of cores."""
     if not on_cpu:
         return [match(unit) for unit in units]
     with ThreadPoolExecutor(

@@ -1,7 +1,7 @@
-"""Measure how well the layers and heads of a backbone match points, on a few rendered clips, again and again.
+"""Repeatedly measures how well the layers and heads of a backbone match points, on a few rendered clips.
 
-What does not change while a transformer is trained (clips, latents, noise, prompt embeddings, truth) is made once; a
-measurement is one forward per clip and noise level, whose descriptors are matched while it runs and never kept.
+Clips, latents, noise, prompt embeddings and truth do not change during training and are computed once. A measurement is
+one forward per clip and noise level; its descriptors are matched during the forward and not kept.
 """
 
 import warnings
@@ -31,7 +31,7 @@ _FPS = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeParams:
-    """What a probe asks of a backbone.
+    """Settings of a probe.
 
     Raises:
         ValueError: a value is out of its range.
@@ -42,19 +42,19 @@ class ProbeParams:
     num_inference_steps: int = 50
     """Length of the schedule."""
     layers: Literal["all"] | tuple[int, ...] = "all"
-    """Layers that are measured; the forward ends behind the last of them."""
+    """Layers to measure; the forward ends after the last of them."""
     per_head: bool = True
-    """Measure every head alone, too."""
+    """Also measure every head alone."""
     frames_alone: bool = False
-    """Encode each frame by itself, as tracking does, rather than the clip whole."""
+    """Encode each frame by itself, as tracking does, instead of the whole clip."""
     threshold_token: float = 1.0
-    """A match is right when it lies strictly closer to the truth, in tokens."""
+    """A match is correct if its distance to the truth is below this, in tokens."""
     noise_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.steps or any(not 0 <= step < self.num_inference_steps for step in self.steps):
             raise ValueError(
-                f"steps is {list(self.steps)}; wanted: at least one of 0 ... {self.num_inference_steps - 1}"
+                f"steps is {list(self.steps)}; expected at least one of 0 ... {self.num_inference_steps - 1}"
             )
         if not self.threshold_token > 0:
             raise ValueError(f"threshold_token is {self.threshold_token}; it must be positive")
@@ -63,15 +63,15 @@ class ProbeParams:
 def rendered_clips(
     count: int, *, num_frames: int, height: int, width: int, grid: int = 8, first_seed: int = _FIRST_SEED
 ) -> list[TrackedVideo]:
-    """Render clips with exact tracks, easy and hard ones, object clips and camera moves by turns; the same every time.
+    """Render clips with exact tracks, alternating easy and hard, objects and camera moves; the same in every call.
 
     Args:
-        count: How many.
-        num_frames: Of each.
-        height: Pixels.
-        width: Pixels.
-        grid: Points along each side of frame 0 that are followed; on objects alone in object clips.
-        first_seed: Of the first clip; the next ones follow. All are of the role `tune`.
+        count: Number of clips.
+        num_frames: Frames of each clip.
+        height: Height in pixels.
+        width: Width in pixels.
+        grid: Points along each side of frame 0; only points on objects in object clips.
+        first_seed: Seed of the first clip; each further clip adds 1. All have the role `tune`.
     """
     clips = []
     for number in range(count):
@@ -107,7 +107,7 @@ class _Labels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
-    """One clip on its way into the transformer."""
+    """One clip, prepared for the transformer."""
 
     name: str
     latents: Tensor
@@ -124,12 +124,12 @@ class EmergenceProbe:
     """Measures one backbone on the same clips and the same noise every time.
 
     Args:
-        backbone: Its autoencoder and text encoder are used here, and not by measurements.
-        clips: With exact tracks, all of a size and length that the backbone takes.
-        params: What is asked.
+        backbone: Its autoencoder and text encoder are used here, but not by measurements.
+        clips: Clips with exact tracks, all of a size and length that the backbone supports.
+        params: Settings of the probe.
 
     Raises:
-        BackboneError: the backbone cannot run clips of this size, or has no such layer.
+        BackboneError: the backbone cannot run clips of this size, or a layer does not exist.
     """
 
     def __init__(self, backbone: Backbone, clips: Sequence[TrackedVideo], params: ProbeParams) -> None:
@@ -145,19 +145,19 @@ class EmergenceProbe:
         return tuple(clip.name for clip in self._clips)
 
     def embed_again(self) -> None:
-        """Embed the prompts anew, where the text encoder is trained, too."""
+        """Embed the prompts again, if the text encoder is also trained."""
         self._clips = [
             replace(clip, prompt=_embedded(self.backbone, prompt))
             for clip, prompt in zip(self._clips, self._prompts, strict=True)
         ]
 
     def measure(self) -> dict[str, xr.Dataset]:
-        """Run the transformer as it is now, one forward per clip and noise level.
+        """Run the current transformer, one forward per clip and noise level.
 
         Returns:
-            For every clip `matching_accuracy`, `confidence`, `attention_score` and what else `metrics.score_clip`
-            gives, over (step, layer), and with `head_` in front over (step, layer, head). Latent frames are compared
-            with the truth in the video frame that they are read as; `metrics.combine_clips` averages the clips.
+            For every clip `matching_accuracy`, `confidence`, `attention_score` and the other results of
+            `metrics.score_clip` over (step, layer), and with prefix `head_` over (step, layer, head). Latent frames are
+            compared with the truth in their video frame; `metrics.combine_clips` averages the clips.
         """
         return {clip.name: self._measure(clip) for clip in self._clips}
 
@@ -220,7 +220,7 @@ class EmergenceProbe:
 
 
 def _embedded(backbone: Backbone, prompt: str) -> PromptEmbedding:
-    """Embed a prompt of the renderer's; that a backbone with few text tokens cuts it does not matter here."""
+    """Embed a prompt of the renderer, without the warning if a backbone with few text tokens cuts it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*text tokens; cut from the prompt", category=UserWarning)
         return backbone.embed(prompt)

@@ -1,4 +1,4 @@
-"""Whether a video shows what its prompt says, as far as a video model can tell."""
+"""Measures, with a video model, whether a video shows what its prompt says."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from difftrack.backbones import Backbone, PromptEmbedding
 __all__ = ["JUDGED_OF", "prompt_following"]
 
 JUDGED_OF = 50
-"""Steps of the schedule whose noise levels are named."""
+"""Length of the schedule that the noise levels refer to."""
 
 
 @torch.no_grad()
@@ -25,18 +25,18 @@ def prompt_following(
     steps: Sequence[int],
     seed: int = 0,
 ) -> float:
-    """By how much more a model errs on a video when it is told another prompt, as a share of its error.
+    """Compute the relative increase of a model's error on a video with another prompt.
 
     A video that shows what its prompt says is predicted best with that prompt. The error is that of one sampling step
     from the noised video, from the same noise for both prompts, squared and averaged; mean over the steps.
 
     Args:
-        backbone: The judge; a model that does not heed prompts gives 0.
+        backbone: The judge; a model that ignores prompts gives 0.
         frames: The video.
-        prompt: What it should show.
-        other: What it should not.
-        steps: Of 50, noise levels; not the last one.
-        seed: Of the noise.
+        prompt: Prompt of the video.
+        other: Another prompt, which the video does not show.
+        steps: Noise levels as steps of 50; not the last one.
+        seed: Seed of the noise.
 
     Source:
         Diffusion classifiers (Li et al. 2023, arXiv 2303.16203), here as a ratio.
@@ -60,7 +60,7 @@ def prompt_following(
 
 
 def _embedded(backbone: Backbone, prompt: str) -> PromptEmbedding:
-    """Embed a prompt that was embedded, and warned about, before."""
+    """Embed a prompt without repeating earlier warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return backbone.embed(prompt)

@@ -1,4 +1,4 @@
-"""Carry masks, boxes or keypoints through a clip, along stored descriptors or those of a backbone that runs."""
+"""Propagates masks, boxes or keypoints through a clip, along descriptors from a store or a running backbone."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ LabelKind = Literal["mask", "boxes", "points"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelsGiven:
-    """What is known of one frame: a mask, or boxes, or points; pixels of the clip.
+    """Labels of one frame: a mask, boxes, or points, in pixels of the clip.
 
     Raises:
         ValueError: none of the three is given, or more than one.
@@ -48,31 +48,31 @@ class LabelsGiven:
     points_xy_px: Float[np.ndarray, "point xy"] | None = None
     frame: int = 0
     sigma_token: float | None = None
-    """Width of the Gaussian around a point, in tokens; None gives the tokens around it their bilinear weights."""
+    """Width of the Gaussian around a point, in tokens; None uses bilinear weights of the tokens around it."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("mask", "boxes_xyxy_px", "points_xy_px") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"given are {', '.join(given) or 'no labels'}; wanted: one of a mask, boxes, or points")
+            raise ValueError(f"given are {', '.join(given) or 'no labels'}; expected one of a mask, boxes, or points")
 
     @property
     def kind(self) -> LabelKind:
-        """Which of the three is given."""
+        """Kind of the given labels."""
         return "mask" if self.mask is not None else "boxes" if self.boxes_xyxy_px is not None else "points"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PropagatedLabels:
-    """Labels of every frame, soft over the tokens and read out in pixels of the clip."""
+    """Labels of every frame: soft labels over the tokens, and values in pixels of the clip."""
 
     kind: LabelKind
     soft: Float32[np.ndarray, "frame class token_row token_col"]
-    """Over the token grid; of a mask, class 0 is the background, and the classes of a token sum to 1."""
+    """Soft labels over the token grid; for a mask, class 0 is the background, and the classes of a token sum to 1."""
     objects: tuple[int, ...]
-    """The mask's number of each class after the background; of boxes and points, 0 ... n - 1."""
+    """The mask's number of each class after the background; for boxes and points, 0 ... n - 1."""
     masks: UInt8[np.ndarray, "frame row col"] | None = None
     boxes_xyxy_px: Float32[np.ndarray, "frame object 4"] | None = None
-    """(left, top, right, bottom); no numbers where an object is nowhere."""
+    """(left, top, right, bottom); NaN where an object is absent."""
     points_xy_px: Float32[np.ndarray, "frame point xy"] | None = None
 
 
@@ -81,9 +81,9 @@ def label_chunks(backbone: Backbone, params: PropagationParams, *, chunk_len: in
 
     Args:
         backbone: Its own number of token frames is the default length.
-        params: Where the anchor alone is looked at, a chunk's frames are spread over the clip, as in tracking. With
-            `num_context` they follow each other, and chunks overlap by half, so that labelled frames lead on.
-        chunk_len: Frames per chunk, the anchor included.
+        params: If targets attend only to the anchor, a chunk's frames are spread over the clip, as in tracking. With
+            `num_context` they are consecutive, and chunks overlap by half to pass labels on.
+        chunk_len: Frames per chunk, including the anchor.
     """
     length = chunk_len or backbone.native_token_frames
     if not params.num_context:
@@ -92,13 +92,13 @@ def label_chunks(backbone: Backbone, params: PropagationParams, *, chunk_len: in
 
 
 def propagate_stored(store: Store, clip: str, given: LabelsGiven, params: PropagationParams) -> PropagatedLabels:
-    """Carry labels through all stored frames of a clip.
+    """Propagate labels through all stored frames of a clip.
 
     Args:
-        store: A tracking view, one of whose anchors is the labelled frame.
+        store: A tracking view; one of its anchors is the labelled frame.
         clip: Name of the clip.
-        given: What is known of one frame.
-        params: How labels travel.
+        given: Labels of one frame.
+        params: How labels are propagated.
 
     Raises:
         StoreError: the clip is unknown, or one of its chunks is incomplete or damaged.
@@ -121,19 +121,19 @@ def propagate_video(
     *,
     progress: bool = False,
 ) -> PropagatedLabels:
-    """Run a backbone over the clip's chunks of frames, one at a time, and carry labels along their descriptors.
+    """Run a backbone over the clip's chunks of frames, one at a time, and propagate labels along their descriptors.
 
     Args:
         clip: The video.
-        given: What is known of one frame.
-        backbone: Runs.
-        view: How the backbone sees the clip, and in which chunks of frames; `descriptors` follow from `params.kind`,
-            and the one anchor is the labelled frame.
-        params: How labels travel; decides which layers are captured.
+        given: Labels of one frame.
+        backbone: Backbone to run.
+        view: Size and chunks of frames; `params.kind` determines the `descriptors`, and the labelled frame is the only
+            anchor.
+        params: How labels are propagated; determines the captured layers.
         progress: Show a progress bar.
 
     Raises:
-        ValueError: the labels do not fit the clip, or a wanted layer, step or head is not captured.
+        ValueError: the labels do not fit the clip, or a requested layer, step or head is not captured.
     """
     chosen = replace(view.chunks, anchors=(given.frame,))
     view = replace(view, descriptors=tuple(dict.fromkeys(descriptors_of(params.kind))), chunks=chosen)  # type: ignore[arg-type]
@@ -191,13 +191,13 @@ def _propagate(
 
 
 def _as_labels(given: LabelsGiven, spec: DescriptorSpec) -> tuple[Tensor, tuple[int, ...], int]:
-    """Turn what is given into labels of tokens, the objects' numbers, and how far around a peak a point is read."""
+    """Convert given labels to labels of tokens, the objects' numbers, and the radius for reading points."""
     (height, width), grid = spec.clip_size, spec.grid
     if given.mask is not None:
         if given.mask.shape != (height, width):
             raise ValueError(
-                f"the mask is {given.mask.shape[1]}x{given.mask.shape[0]} px and the clip {width}x{height}; make them "
-                "the same size"
+                f"the mask is {given.mask.shape[1]}x{given.mask.shape[0]} px, but the clip {width}x{height}; use the "
+                "same size"
             )
         of_mask = mask_labels(given.mask, rows=grid.rows, cols=grid.cols)
         return of_mask.labels, of_mask.objects, 0
@@ -216,7 +216,7 @@ def _as_labels(given: LabelsGiven, spec: DescriptorSpec) -> tuple[Tensor, tuple[
 
 
 def _read(chunk: ChunkDescriptors, sources: Sequence[tuple[int, int]], params: PropagationParams) -> list[Descriptors]:
-    """Read the (step, layer) of a chunk, with the heads that take part."""
+    """Read the (step, layer) of a chunk, for the selected heads."""
     pairs = []
     for step, layer in sources:
         query, key = chunk.read(step, layer)
@@ -229,7 +229,7 @@ def _read(chunk: ChunkDescriptors, sources: Sequence[tuple[int, int]], params: P
 def _captured(
     extraction: ClipExtraction, group: str, sources: Sequence[tuple[int, int]], device: str, *, kind: MatchKind
 ) -> ChunkDescriptors:
-    """Run one chunk of frames and hold what is asked for, where it is matched."""
+    """Run one chunk of frames and hold the requested descriptors on the matching device."""
     held: dict[tuple[int, int], Descriptors] = {}
     entries = dict.fromkeys(descriptors_of(kind))
 

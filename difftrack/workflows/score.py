@@ -1,4 +1,4 @@
-"""Score the matches of one clip against its tracks."""
+"""Scores the matches of one clip against its tracks."""
 
 import numpy as np
 import xarray as xr
@@ -21,19 +21,19 @@ def score_matches(
     matching: MatchingParams,
     scoring: ScoringParams,
 ) -> xr.Dataset:
-    """Score one clip over the video frames that the backbone saw, at the size at which it saw them.
+    """Score one clip over the video frames that the backbone saw, at their size there.
 
     Args:
-        matches: What `label_matches` gave; `point` holds the points' places in `tracks`.
-        tracks: Of the whole clip.
+        matches: Result of `label_matches`; `point` holds the points' indices in `tracks`.
+        tracks: Tracks over the whole clip.
         size: (height, width) in pixels at which the backbone saw the clip.
         temporal_stride: Video frames per latent frame after the first.
         first_frames: Video frames of the first latent frame.
-        matching: Says how positions per latent frame become positions per video frame.
+        matching: How positions per latent frame become positions per video frame.
         scoring: How to score.
 
     Raises:
-        ValueError: the latent frames do not fit the temporal stride, or the tracks are shorter than them.
+        ValueError: the latent frames do not fit the temporal stride, or the tracks are too short.
     """
     frames = np.arange(matches.frame.values[0], matches.frame.values[-1] + first_frames)
     span = first_frames + (matches.sizes["latent_frame"] - 1) * temporal_stride

@@ -1,4 +1,4 @@
-"""Track points of one clip through its stored descriptors, and the baselines beside it."""
+"""Tracks points of one clip with its stored descriptors, and with baselines."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,7 +26,7 @@ __all__ = ["num_stored_frames", "track_by_baselines", "track_chunks", "track_sto
 
 
 def num_stored_frames(store: Store, clip: str, *, kind: MatchKind = "query_key") -> int:
-    """Return how many frames of a clip a tracking view covers, from frame 0 on."""
+    """Return the number of frames of a clip that a tracking view covers, from frame 0 on."""
     chunks, _ = stored_chunks(store, clip, kind=kind)
     return 1 + max(max(chunk.frames) for chunk in chunks)
 
@@ -46,16 +46,16 @@ def track_stored_clip(
         store: A tracking view.
         clip: Name of the clip.
         query_points: (frame, x, y), pixels of the clip's own frames.
-        params: How to match, fuse, smooth and tell visible from not.
-        frames: The clip's frames, in which cuts are found; without them none is known.
+        params: How to match, fuse, smooth and predict visibility.
+        frames: The clip's frames, to find cuts; without them cuts are unknown.
         best_layers: Layers by their scores, best first; needed for `layers: best`.
 
     Returns:
-        Tracks in the order of `query_points`, in pixels of the clip's own frames, and the scenes that they end with.
+        Tracks in the order of `query_points`, in pixels of the clip's own frames, and the scenes that limit them.
 
     Raises:
         StoreError: the clip is unknown, or one of its chunks is incomplete or damaged.
-        ValueError: a query point lies outside the clip, or a wanted step, layer or head is not stored.
+        ValueError: a query point lies outside the clip, or a requested step, layer or head is not stored.
     """
     chunks, spec = stored_chunks(store, clip, kind=params.kind, device=matching_device(params.device))
     return track_chunks(chunks, spec, query_points, params, frames=frames, best_layers=best_layers)
@@ -70,15 +70,15 @@ def track_chunks(
     frames: UInt8[np.ndarray, "frame row col rgb"] | None = None,
     best_layers: Sequence[int] | None = None,
 ) -> tuple[PredictedTracks, Scenes]:
-    """Track query points through all chunks of a clip, wherever their descriptors come from.
+    """Track query points through all chunks of a clip, for descriptors from any source.
 
     Args:
-        chunks: In the order of their schedule.
-        spec: What the first of them holds.
-        query_points: As in `track_stored_clip`, like the rest, the result and the errors.
-        params: As there.
-        frames: As there.
-        best_layers: As there.
+        chunks: Chunks in the order of their schedule.
+        spec: Spec of the first chunk.
+        query_points: As in `track_stored_clip`, like the result and the errors.
+        params: As in `track_stored_clip`.
+        frames: As in `track_stored_clip`.
+        best_layers: As in `track_stored_clip`.
     """
     num_frames = 1 + max(max(chunk.frames) for chunk in chunks)
     seen = np.column_stack(
@@ -99,13 +99,13 @@ def track_by_baselines(
     *,
     scenes: Scenes,
 ) -> dict[str, PredictedTracks]:
-    """Track the same query points with the registered trackers that `track.baselines` names.
+    """Track the same query points with the registered trackers in `track.baselines`.
 
     Args:
         frames: The clip's frames.
         query_points: (frame, x, y), pixels of the frames.
-        section: Names the baselines, and how each is set.
-        scenes: Where tracks end; no motion has neither borders nor scenes.
+        section: The baselines and their settings.
+        scenes: Scenes that limit tracks; they do not apply to `no_motion`.
 
     Raises:
         TrackerUnavailableError: a package or weights are missing.

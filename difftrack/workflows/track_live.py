@@ -1,4 +1,4 @@
-"""Chunks of descriptors straight from a backbone, as a store would give them back."""
+"""Captures chunks of descriptors directly from a backbone, with the values that a store would return."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,27 +17,27 @@ __all__ = ["captured_chunks"]
 def captured_chunks(
     extraction: ClipExtraction, params: TrackParams, stored: StoreParams, *, best_layers: Sequence[int] | None = None
 ) -> tuple[list[ChunkDescriptors], DescriptorSpec]:
-    """Run a backbone over a clip's chunks of frames, and hold what tracking asks for in memory.
+    """Run a backbone over a clip's chunks of frames, and hold the descriptors for tracking in memory.
 
-    The values are those that a store would give back, rounded to its type, so that tracks are the same bits.
+    The values are rounded to the store's type, so that tracks are bit-identical to those from a store.
 
     Args:
-        extraction: The clip, prepared, in the tracking view.
-        params: Says which steps and layers, by queries and keys or by features, and where matching runs.
-        stored: How the store would be written.
+        extraction: The prepared clip, in the tracking view.
+        params: Steps, layers, kind of matching, and its device.
+        stored: How a store would be written.
         best_layers: Layers by their scores, best first; needed for `layers: best`.
 
     Returns:
-        The chunks in the order of their schedule, and what the first of them holds.
+        The chunks in the order of their schedule, and the spec of the first.
 
     Raises:
-        ValueError: a wanted step, layer, head or kind is not captured.
+        ValueError: a requested step, layer, head or kind is not captured.
     """
     spec = next(iter(extraction.groups.values()))
     kinds = descriptors_of(params.kind)
     if missing := [kind for kind in dict.fromkeys(kinds) if kind not in spec.kinds]:
         raise ValueError(
-            f"track.kind is {params.kind}, and {', '.join(missing)} is not in extract.tracking.descriptors"
+            f"track.kind is {params.kind}, but {', '.join(missing)} is not in extract.tracking.descriptors"
         )
     sources = select_sources(spec, params, best_layers=best_layers)
     device = matching_device(params.device)
@@ -52,7 +52,7 @@ def _captured(
     stored: StoreParams,
     device: str,
 ) -> ChunkDescriptors:
-    """Run one chunk of frames; its descriptors wait in host memory, since a clip may have many chunks."""
+    """Run one chunk of frames; its descriptors stay in host memory, because a clip may have many chunks."""
     held: dict[tuple[int, int], Mapping[str, Tensor]] = {}
 
     def keep(unit: CapturedUnit) -> None:

@@ -1,4 +1,4 @@
-"""Track points through one video that passes by: run the backbone over it, and keep neither frames nor a store."""
+"""Tracks points through one video as a stream: runs the backbone, and keeps neither frames nor a store."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, s
 __all__ = ["TrackingEstimate", "VideoTracker"]
 
 _COPIES = 3
-"""Copies of every candidate in memory while tracks are decided: single matches, stacked matches, and paths."""
+"""Copies of every candidate in memory while tracks are decided: the matches, the paths' candidates, and their costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackingEstimate:
-    """What tracking a video will take, before anything runs."""
+    """Estimated cost of tracking a video."""
 
     num_frames: int
     num_chunks: int
-    """Runs of the backbone."""
+    """Number of backbone runs."""
     num_bytes: int
-    """Bytes of memory that grow with the video, without the backbone's weights."""
+    """Memory in bytes that depends on the video, without the backbone's weights."""
 
     def __str__(self) -> str:
         return f"{self.num_frames} frames in {self.num_chunks} chunks, about {self.num_bytes / 1e9:.1f} GB"
@@ -42,13 +42,13 @@ class VideoTracker:
     """Tracks points through videos with one backbone.
 
     Args:
-        backbone: Runs.
-        view: How the backbone sees a video, and in which chunks of frames.
-        params: How to match, fuse, smooth and tell visible from not; decides which layers are captured.
+        backbone: Backbone to run.
+        view: Size and chunks of frames.
+        params: How to match, fuse, smooth and predict visibility; determines the captured layers.
         best_layers: Layers by their scores, best first; needed for `layers: best`.
 
     Raises:
-        ValueError: the backbone cannot be run as the view asks, or there is no such device.
+        ValueError: the backbone cannot run with this view, or the device does not exist.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class VideoTracker:
         self._device = matching_device(params.device)
 
     def estimate(self, num_frames: int, num_points: int) -> TrackingEstimate:
-        """Say what a video of so many frames and points will take; nothing of the backbone but its configs loads.
+        """Estimate the cost for this number of frames and points; loads only the backbone's configs.
 
         Args:
-            num_frames: As the video's header says.
-            num_points: Query points.
+            num_frames: Number of frames in the video's header.
+            num_points: Number of query points.
         """
         backbone, view = self._backbone, self._view
         chunks = self._chunks(num_frames)
@@ -89,13 +89,13 @@ class VideoTracker:
         expected: int | None = None,
         progress: bool = False,
     ) -> tuple[EncodedClip, Scenes]:
-        """Look at every frame of a video once, and keep its latents, and where scenes begin.
+        """Read every frame of a video once, and keep its latents and the starts of scenes.
 
         Args:
-            name: Of the video; seeds the noise, where the view adds any.
-            frames: One by one.
-            expected: How many will come, for the progress bar.
-            progress: Show one.
+            name: Name of the video; seeds the noise, if the view adds any.
+            frames: Frames one by one.
+            expected: Number of frames, for the progress bar.
+            progress: Show a progress bar.
 
         Raises:
             ValueError: there are fewer than two frames.
@@ -124,16 +124,16 @@ class VideoTracker:
         """Run the backbone over a video's chunks of frames, one after the other, and track through their descriptors.
 
         Args:
-            encoded: From `encode`.
+            encoded: Result of `encode`.
             query_points: (frame, x, y), pixels of the video.
-            scenes: Where tracks end; None takes the video for one scene.
+            scenes: Scenes that limit tracks; None treats the video as one scene.
             progress: Show a progress bar.
 
         Returns:
             Tracks in the order of `query_points`, in pixels of the video.
 
         Raises:
-            ValueError: a query point lies outside the video, or a wanted layer, step or head is not captured.
+            ValueError: a query point lies outside the video, or a requested layer, step or head is not captured.
         """
         extraction = self._extractor.prepare(encoded, chunks=self._chunks(encoded.num_frames))
         spec = next(iter(extraction.groups.values()))
@@ -153,7 +153,7 @@ class VideoTracker:
 
 
 class _Runs:
-    """Runs the backbone over a chunk when its descriptors are read, and holds those of the last chunk alone."""
+    """Runs the backbone over a chunk when its descriptors are read, and holds only those of the last chunk."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Runs:
         self._units: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def chunk(self, group: str) -> ChunkDescriptors:
-        """A chunk that is run when it is read."""
+        """A chunk that runs when it is read."""
         spec = self._extraction.groups[group]
         return ChunkDescriptors(
             frames=spec.frames,

@@ -1,4 +1,4 @@
-"""Which part of a clip each word of its prompt stands for, by stored attention."""
+"""Maps words of a prompt to parts of a clip, from stored attention."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ __all__ = ["Axis", "Labels", "ShareOf", "stored_text", "word_maps"]
 Axis = Literal["step", "layer", "head"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 Labels = Literal["stored"] | Sequence[int] | int
-"""Labels of an axis: those that are stored, some of them, or one."""
+"""Labels of an axis: all stored ones, some of them, or one."""
 ShareOf = Literal["attention", "text"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What is read of each group, and which axes are kept apart."""
+    """Labels to read from each group, and the axes that are not averaged."""
 
     steps: tuple[int, ...]
     layers: tuple[int, ...]
@@ -38,7 +38,7 @@ class _Chosen:
         return found
 
     def kept(self, axis: Axis) -> int:
-        """Places along an axis of the result before axes that are averaged are dropped."""
+        """Size of an axis in the result before averaged axes are dropped."""
         return len(self.labels(axis)) if axis in self.per else 1
 
 
@@ -59,28 +59,28 @@ def word_maps(
     """Map the attention of a clip's tokens to a word of its prompt.
 
     Args:
-        store: With queries, keys and text keys (joint attention), or cross queries and text keys.
+        store: Store with queries, keys and text keys (joint attention), or cross queries and text keys.
         clip: Name of the clip.
-        word: A word or phrase of the prompt; None gives every word, and what is no word, along an axis `word`.
-        steps: Steps that are averaged, or kept apart where `per` says so.
-        layers: Layers.
-        heads: Heads.
-        per: Axes that are kept apart: `step`, `layer`, `head`.
-        share_of: `text`: the share of what a token pays to the text, after averaging. `attention`: of all its
-            attention; the same for cross-attention.
-        occurrence: Which one of a word that is repeated, 0 the first; None takes all together.
-        text: Which words the text tokens stand for, where the store does not say.
+        word: A word or phrase of the prompt; None gives every word, and all other tokens, along an axis `word`.
+        steps: Steps to average, or to keep if `per` names `step`.
+        layers: Layers to average, or to keep.
+        heads: Heads to average, or to keep.
+        per: Axes that are not averaged: `step`, `layer`, `head`.
+        share_of: `text`: share of a token's attention to the text, after averaging. `attention`: share of all its
+            attention. Both are equal for cross-attention.
+        occurrence: Index, from 0, of the occurrence of a repeated word; None takes all together.
+        text: Words of the text tokens, if the store lacks them.
         device: `auto`, `cpu` or a CUDA device.
 
     Returns:
         Shares over (*per, [word], frame, row, col), float32: `frame` is the video frame that a latent frame describes,
         `row` and `col` are tokens, whose centres `y_px` and `x_px` give in pixels of the clip. Its attributes hold the
-        prompt, the word's pieces, and notes on what was cut.
+        prompt, the word's pieces, and notes on cut words.
 
     Raises:
-        StoreError: the store lacks the clip, a step, a layer, a head or the descriptors; or does not say which words.
+        StoreError: the store lacks the clip, a step, a layer, a head, the descriptors, or the words.
         WordError: the prompt does not have the word, or the backbone did not read it.
-        ValueError: an option has no such value.
+        ValueError: an option has a wrong value.
     """
     _check_options(per, share_of, occurrence, word)
     groups = clip_groups(store, clip)
@@ -91,7 +91,7 @@ def word_maps(
     for group, chunk in groups:
         spec = store.spec(group)
         if len(known) != spec.num_text_tokens:
-            raise StoreError(f"{clip} has {spec.num_text_tokens} text tokens, and text= is of {len(known)}")
+            raise StoreError(f"{clip} has {spec.num_text_tokens} text tokens, but text= has {len(known)}")
         parts.append(
             (spec, _group_maps(store, clip, chunk, spec, chosen, list(group_tokens.values()), device, share_of))
         )
@@ -99,22 +99,22 @@ def word_maps(
 
 
 def stored_text(store: Store, clip: str) -> TextTokens:
-    """Which words the text tokens of a stored clip stand for.
+    """Return the words of a stored clip's text tokens.
 
     Raises:
-        StoreError: the store lacks the clip, its text, or what it says of it.
+        StoreError: the store lacks the clip, its text, or the words.
     """
     group, _ = clip_groups(store, clip)[0]
     spec, known = store.spec(group), store.text_tokens(group)
     if not spec.text_mask:
         raise StoreError(
-            f"{clip} is stored without text keys: extract it with the descriptors query and key from a backbone whose "
-            f"text stands in the joint attention, or with cross_query from one with cross-attention"
+            f"{clip} is stored without text keys: extract it with the descriptors query and key from a backbone with "
+            "text in the joint attention, or with cross_query from one with cross-attention"
         )
     if known is None:
         raise StoreError(
-            f"the store does not say which words the text tokens of {clip} stand for: an earlier version wrote it, or "
-            f"the tokenizer does not tell; extract it again, or give text="
+            f"the store has no words for the text tokens of {clip}: an earlier version wrote it, or the tokenizer "
+            "does not tell; extract it again, or pass text="
         )
     return known
 
@@ -122,11 +122,11 @@ def stored_text(store: Store, clip: str) -> TextTokens:
 def _check_options(per: Sequence[str], share_of: str, occurrence: int | None, word: str | None) -> None:
     unknown = [axis for axis in per if axis not in AXES]
     if unknown or len(set(per)) != len(per):
-        raise ValueError(f"per is {list(per)}; wanted: some of {', '.join(AXES)}, each once")
+        raise ValueError(f"per is {list(per)}; expected some of {', '.join(AXES)}, each once")
     if share_of not in get_args(ShareOf):
-        raise ValueError(f"share_of is {share_of!r}; wanted: {' or '.join(get_args(ShareOf))}")
+        raise ValueError(f"share_of is {share_of!r}; expected {' or '.join(get_args(ShareOf))}")
     if occurrence is not None and word is None:
-        raise ValueError(f"occurrence is {occurrence} and no word is named; name one")
+        raise ValueError(f"occurrence is {occurrence}, but no word is named; name one")
 
 
 def _token_groups(
@@ -145,13 +145,13 @@ def _chosen(
     def labels(name: str, wanted: Labels, there: tuple[int, ...]) -> tuple[int, ...]:
         if isinstance(wanted, str):
             if wanted != "stored":
-                raise ValueError(f"{name} is {wanted!r}; wanted: stored, or numbers")
+                raise ValueError(f"{name} is {wanted!r}; expected stored, or numbers")
             return there
         asked = (wanted,) if isinstance(wanted, int) else tuple(wanted)
         if lacking := [label for label in asked if label not in there]:
             raise StoreError(f"{name} {lacking} of {clip} are not stored; there are {', '.join(map(str, there))}")
         if not asked or len(set(asked)) != len(asked):
-            raise ValueError(f"{name} is {list(asked)}; wanted: at least one, each once")
+            raise ValueError(f"{name} is {list(asked)}; expected at least one, each once")
         return asked
 
     return _Chosen(
@@ -172,7 +172,7 @@ def _group_maps(
     device: str,
     share_of: ShareOf,
 ) -> Float[np.ndarray, "step layer head word latent_frame row col"]:
-    """Maps of one stored group; an axis that is averaged has one place."""
+    """Compute the maps of one stored group; averaged axes have size 1."""
     whole = tuple(range(spec.num_text_tokens))
     places = (chosen.kept("step"), chosen.kept("layer"), chosen.kept("head"))
     grid = (spec.grid.num_latent_frames, spec.grid.rows, spec.grid.cols)
@@ -199,7 +199,7 @@ def _unit_maps(
 ) -> Iterator[tuple[int, int, Float[np.ndarray, "head word latent_frame row col"]]]:
     crosses = "cross_query" in spec.kinds
     if not crosses and not {"query", "key"} <= set(spec.kinds):
-        raise StoreError(f"{clip} is stored with {', '.join(spec.kinds)}; word maps want query and key, or cross_query")
+        raise StoreError(f"{clip} is stored with {', '.join(spec.kinds)}; word maps need query and key, or cross_query")
     where = matching_device(device)
     mask = torch.tensor(spec.text_mask, dtype=torch.bool, device=where)
     at = [spec.heads.index(head) for head in chosen.heads]
@@ -275,14 +275,14 @@ def _pieces(text: TextTokens, found: tuple[Word, ...]) -> list[str]:
 
 
 def _notes(text: TextTokens, found: tuple[Word, ...], word: str | None) -> list[str]:
-    """What a reader of the maps should know of the prompt and the word."""
+    """Return notes on the prompt and the word for readers of the maps."""
     notes = []
     if text.cut:
         notes.append(f"the backbone reads {len(text)} text tokens; cut from the prompt: {text.cut!r}")
     if word is not None and len(found) > 1:
-        notes.append(f"{word!r} is {len(found)} times in the prompt; the map is of all of them together")
+        notes.append(f"{word!r} occurs {len(found)} times in the prompt; the map covers all of them")
     notes += [
-        f"{each.text!r} was cut inside; the map is of the part that was read"
+        f"{each.text!r} was cut in the middle; the map covers the part that was read"
         for each in found
         if not each.whole and each.tokens
     ]

@@ -1,1 +1,1 @@
-"""The built-in families, a folder each: its classes and checkpoints here, the class that runs it in `_backbone`."""
+"""The built-in families, one folder each: classes and checkpoints, and in `_backbone` the class that runs them."""

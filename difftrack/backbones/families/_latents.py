@@ -20,7 +20,7 @@ class ScaledLatentsBackbone(Backbone):
 
 
 class WanLatentsBackbone(Backbone):
-    """A family with Wan's autoencoder, each channel of whose latents has a mean and a standard deviation."""
+    """A family with Wan's autoencoder, whose latents have a mean and a standard deviation per channel."""
 
     channels_before_frames = True
     spatial_stride_key = "scale_factor_spatial"

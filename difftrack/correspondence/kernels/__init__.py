@@ -1,6 +1,6 @@
 """Matching and attention on CUDA: one fused pass for the normalisers of rows, one for the mean over heads.
 
-Imported only when it is chosen, so that machines without Triton never see it. Scores live in registers; the only large
+Imported only when it is chosen, so machines without Triton never load it. Scores live in registers; the only large
 array written is the result. Descriptors enter the matrix products in their own type; sums are float32.
 """
 

@@ -28,8 +28,8 @@ def attention_parts_triton(
 ]:
     """Compute `attention_parts`; the arguments are the same.
 
-    One pass gives the normaliser of every (frame, head, point), of which masses and the whole row's normaliser follow;
-    another the largest value of every frame.
+    One pass computes the normaliser of every (frame, head, point), which gives the masses and the whole row's
+    normaliser; another computes the largest value of every frame.
     """
     query, key, text_key = readable(query, key, text_key)
     num_heads, num_frames, _, num_channels = key.shape

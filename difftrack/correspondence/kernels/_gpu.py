@@ -1,4 +1,4 @@
-"""Which kernels a GPU runs: those for Hopper where they work, else those for any."""
+"""Chooses the kernels for a GPU: those for Hopper where they work, else the general ones."""
 
 import math
 import warnings
@@ -14,12 +14,12 @@ _HOPPER = 9
 
 
 def on_hopper(*tokens: Tensor) -> bool:
-    """Say whether the kernels for Hopper take these descriptors [head, frame, token, channel]."""
+    """Return whether the kernels for Hopper take these descriptors [head, frame, token, channel]."""
     return _run_here(tokens[0].device) and all(_in_tiles(part) for part in tokens)
 
 
 def _in_tiles(tokens: Tensor) -> bool:
-    """Say whether the tensor memory accelerator can load tiles of them, and of tokens that are gathered densely."""
+    """Return whether the tensor memory accelerator can load tiles of them, and of densely gathered tokens."""
     return (
         tokens.dtype in (torch.float16, torch.bfloat16)
         and tokens.shape[-1] <= 128
@@ -32,9 +32,9 @@ def _in_tiles(tokens: Tensor) -> bool:
 
 @cache
 def _run_here(device: torch.device) -> bool:
-    """Try the kernels once: Gluon, which they are written in, is young and changes from version to version of Triton.
+    """Try the kernels once: Gluon, their language, still changes between versions of Triton.
 
-    Triton keeps on disk what it compiles, so this takes some seconds once per machine.
+    Triton caches compiled kernels on disk, so this takes some seconds once per machine.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != _HOPPER:
         return False
@@ -45,10 +45,10 @@ def _run_here(device: torch.device) -> bool:
         raise
     except Exception as failure:
         problem = str(failure).strip().splitlines() or [type(failure).__name__]
-        warnings.warn(f"kernels for Hopper GPUs do not run here, slower ones do: {problem[-1]}", stacklevel=2)
+        warnings.warn(f"kernels for Hopper GPUs do not run here, so slower ones are used: {problem[-1]}", stacklevel=2)
         return False
     if error > 1e-3:
-        warnings.warn(f"kernels for Hopper GPUs are off by {error:.1e} here, slower ones are used", stacklevel=2)
+        warnings.warn(f"kernels for Hopper GPUs are off by {error:.1e} here, so slower ones are used", stacklevel=2)
     return error <= 1e-3
 
 

@@ -56,7 +56,7 @@ def _head_mean_kernel(
     """out[group, frame, i, j] = sum_h 2^(scale <q_hi, k_hj> - n_hi) + 2^(scale <k_hi, q_hj> - n'_hj).
 
     The heads h of a group follow one another. Without `BOTH` there is no second term; with `MAXIMUM` the largest value
-    of every row is raised in out[group, frame, i], which starts at 0: a maximum is the same in whatever order.
+    of every row is raised in out[group, frame, i], which starts at 0; the order does not change a maximum.
     """
     num_frames = tl.num_programs(2) // (num_heads // GROUP_HEADS)
     group, frame = tl.program_id(2) // num_frames, tl.program_id(2) % num_frames

@@ -1,9 +1,9 @@
 """The mean of probabilities over heads on Hopper GPUs.
 
 One program per multiprocessor goes from tile to tile of the result. Its three warp groups each hold 64 tokens of a
-target frame by 128 of the source frame in registers while they visit head after head; the tiles of descriptors that a
-fourth, of one warp, brings are read by all three. Groups are at different places of the loop, so that some take powers
-while others wait for their products.
+target frame by 128 of the source frame in registers while they visit head after head; all three read the tiles of
+descriptors that a fourth group, of one warp, loads. Groups are at different places of the loop, so that some take
+powers while others wait for their products.
 """
 # Gluon kernels take pointers and scalars that have no Python type.
 # ruff: noqa: ANN001, ANN202, RUF005
@@ -28,7 +28,7 @@ __all__ = ["fill_hopper_head_mean"]
 
 _ROWS, _COLUMNS, _GROUPS = 64, 128, 3
 _STAGES = {64: 4, 128: 2}
-"""By channels: how many heads' tiles find room in shared memory."""
+"""Number of channels -> number of heads whose tiles fit in shared memory."""
 
 _REGISTERS, _LOADER_REGISTERS = 160, 32
 """Registers of a thread; those of the groups and of the loader fill the register file."""
@@ -50,7 +50,7 @@ def _load_heads(
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
-    """Load every head's tiles for the place of one result as soon as there is room; give how many heads were loaded."""
+    """Load every head's tiles for one tile of the result as soon as there is room; return how many heads."""
     for head in range(num_heads):
         stage = count % STAGES
         bar = ready.index(stage)
@@ -83,7 +83,7 @@ def _load(
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
-    """Load what the groups compute with, tile of the result after tile."""
+    """Load the inputs of the groups, one tile of the result after another."""
     count = 0
     for tile in range(gl.program_id(0), num_tiles, gl.num_programs(0)):
         column, block = tile // tiles_down * column_tiles.shape[3], tile % tiles_down * GROUPS
@@ -110,7 +110,7 @@ def _scores(
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
-    """Multiply one head's tiles and give their place back; a group's threads meet here."""
+    """Multiply one head's tiles and release their place; a group's threads synchronise here."""
     ROWS: gl.constexpr = row_tiles.shape[3]
     CHANNELS: gl.constexpr = row_tiles.shape[4]
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, SIZE, 16])
@@ -210,7 +210,7 @@ def _compute(
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
-    """Compute one group's shares of tile after tile; the last columns may be half as many."""
+    """Compute one group's share of every tile; the last tile may have half as many columns."""
     count = 0
     for tile in range(gl.program_id(0), num_tiles, gl.num_programs(0)):
         column, block = tile // tiles_down, tile % tiles_down * GROUPS + GROUP
@@ -307,14 +307,14 @@ def fill_hopper_head_mean(
     *,
     scale: float,
 ) -> None:
-    """Fill `out` as `fill_head_mean` does for one group of all heads; all tokens of the source frame ask.
+    """Fill `out` as `fill_head_mean` does for one group of all heads; rows are all tokens of the source frame.
 
     Args:
         descriptors: Source query, target key, source key and target query, [head, frame, token, channel]; the source
             has one frame.
-        normaliser: Of the source's queries.
-        normaliser_back: Of the target's queries; None leaves their direction out.
-        out: Dense.
+        normaliser: Normalisers of the source's queries.
+        normaliser_back: Normalisers of the target's queries; None leaves their direction out.
+        out: Dense result.
         scale: Factor on scores.
     """
     source_query, target_key, source_key, target_query = descriptors

@@ -1,4 +1,4 @@
-"""Normalisers of softmax rows on Hopper GPUs: many small programs on a multiprocessor hide each other's waits."""
+"""Normalisers of softmax rows on Hopper GPUs: many small programs on a multiprocessor hide each other's latency."""
 # Gluon kernels take pointers and scalars that have no Python type.
 # ruff: noqa: ANN001, ANN202, RUF005
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -20,7 +20,7 @@ from difftrack.correspondence.kernels._hopper import hopper_kernel, load_tile, t
 __all__ = ["hopper_normalisers"]
 
 _ROWS, _COLUMNS, _STAGES = 64, 64, 3
-"""Larger tiles read less memory, but fewer programs then find room beside each other; as tried on an H200."""
+"""Larger tiles read less memory, but fewer programs fit on a multiprocessor; tuned on an H200."""
 
 
 @hopper_kernel
@@ -37,14 +37,14 @@ def _scores(q_tile, k_tile, COLUMNS: gl.constexpr):
 
 @hopper_kernel
 def _eighths(powers, layout: gl.constexpr):
-    """Sum every eighth column: one thread holds them all, so that threads add up theirs only at the end."""
+    """Sum every eighth column: one thread holds them all, so threads combine sums only at the end."""
     parts = gl.reshape(powers, [powers.shape[0], powers.shape[1] // 8, 8])
     return gl.convert_layout(gl.sum(parts, 1), layout)
 
 
 @hopper_kernel
 def _online(key, head, frame, q_tile, k_tile, again, scale, layout: gl.constexpr, NUM_KEYS: gl.constexpr):
-    """Give the normalisers with the maximum of a row followed, one block of keys after the other."""
+    """Compute the normalisers with a running maximum per row, one block of keys after the other."""
     COLUMNS: gl.constexpr = k_tile.shape[2]
     largest = gl.full([q_tile.shape[2]], float("-inf"), gl.float32, layout)
     total = gl.full([q_tile.shape[2]], 0.0, gl.float32, layout)
@@ -80,8 +80,8 @@ def _normaliser_kernel(
 ):
     """normaliser[frame, head, i] = log2 sum_j 2^(scale <q_i, k_j>) - log2 w_head.
 
-    Powers are taken relative to the largest score of a row's first block of keys, which no later score need beat by
-    much; where one does, and the sum leaves float32, the rows are computed again with their maximum followed.
+    Powers are relative to the largest score of a row's first block of keys. If a later score is so much larger that the
+    sum leaves float32, the rows are computed again with a running maximum.
     """
     ROWS: gl.constexpr = query.block_type.shape[2]
     COLUMNS: gl.constexpr = key.block_type.shape[2]
@@ -141,7 +141,7 @@ def hopper_normalisers(
     log_weights: Float[Tensor, " head"] | None = None,
     out: Float[Tensor, "frame head query_token"] | None = None,
 ) -> Float[Tensor, "frame head query_token"]:
-    """Compute `row_normalisers` of all queries; a single frame of one meets all of the other's."""
+    """Compute `row_normalisers` of all queries; a single frame of one is paired with every frame of the other."""
     num_heads, _, num_queries, _ = query.shape
     num_keys = key.shape[2]
     num_frames = max(query.shape[1], key.shape[1])

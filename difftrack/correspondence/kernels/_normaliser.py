@@ -33,7 +33,7 @@ def _add_keys(
     RAGGED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Take one block of keys into the running maximum and sum of every row."""
+    """Add one block of keys to the running maximum and sum of every row."""
     j = start + tl.arange(0, COLUMNS)
     c = tl.arange(0, CHANNELS)
     pointers = key + j[None, :] * key_token + c[:, None]
@@ -122,14 +122,14 @@ def row_normalisers(
     """Give the normaliser of every (frame, head, query): log2 of the sum of its row, less log2 of the head's weight.
 
     Args:
-        query: Of one frame, whose queries meet the keys of all frames, or of as many as `key`.
-        key: Likewise.
-        rows: Tokens whose queries are wanted; all when None.
+        query: Queries of one frame, paired with the keys of all frames, or of as many frames as `key`.
+        key: Keys of one frame, or of as many frames as `query`.
+        rows: Query tokens to compute; all when None.
         scale: Factor on scores, after which powers of two are summed.
         log_weight: Subtracted from every normaliser.
-        log_weights: Subtracted besides, by head.
+        log_weights: Also subtracted, per head.
         allowed: Keys that count.
-        out: Where to put it; dense.
+        out: Dense result tensor.
     """
     num_frames = max(query.shape[1], key.shape[1])
     query, key = (part.expand(-1, num_frames, -1, -1) for part in (query, key))

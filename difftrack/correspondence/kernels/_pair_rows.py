@@ -15,7 +15,7 @@ from difftrack.correspondence.kernels._tiles import readable
 __all__ = ["pair_rows_triton"]
 
 _FEWEST_SCORES = 2**28
-"""For the kernels for Hopper: launching them, with descriptions of tiles, takes longer than what they save on fewer."""
+"""Minimum for the Hopper kernels: with fewer, their launch with tile descriptions costs more than they save."""
 
 
 def pair_rows_triton(
@@ -32,7 +32,7 @@ def pair_rows_triton(
 ) -> Float[Tensor, "group target_frame query_token token"]:
     """Compute `pair_rows`; the arguments are the same.
 
-    Frames are repeated without a copy; tokens that ask are gathered only for kernels that load whole tiles.
+    Frames are repeated without a copy; query tokens are gathered only for kernels that load whole tiles.
     """
     query, key = readable(query, key)
     num_heads, _, num_tokens, _ = query.shape
@@ -69,5 +69,5 @@ def pair_rows_triton(
 
 
 def _gathered(source: Float[Tensor, "head 1 token channel"], tokens: Int[Tensor, " query_token"]) -> Tensor:
-    """Gather tokens with all heads of one together, as a backbone leaves them: what is read then lies in a row."""
+    """Gather tokens with all heads of a token together, as backbones store them, so that reads are contiguous."""
     return source[:, 0].transpose(0, 1).index_select(0, tokens).transpose(0, 1)[:, None]

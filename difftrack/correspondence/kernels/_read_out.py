@@ -1,4 +1,4 @@
-"""The best token of every row, each row visited once."""
+"""Finds the best token of every row in one pass."""
 # Triton kernels take pointers and scalars that have no Python type.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -99,16 +99,16 @@ def read_triton(
     row_scale: Float[Tensor, " query_token"] | None = None,
     column_scale: Float[Tensor, "frame token"] | None = None,
 ) -> Float[Tensor, "frame point 4"]:
-    """Read x, y, probability and margin of the best token of every point off rows, each row visited once.
+    """Read x, y, probability and margin of the best token of every point from rows in one pass.
 
     Args:
         rows: Probabilities, or scores where `logit_scale` is given; the last axis is dense.
         slots: Rows that a point mixes; None reads every row by itself.
-        weights: Of the rows that are mixed.
+        weights: Weights of these rows.
         cols: Columns of the token grid.
-        second_softmax: As in `MatchingParams`, like the next two.
-        window_radius: See there.
-        window_temperature: See there.
+        second_softmax: As in `MatchingParams`.
+        window_radius: As in `MatchingParams`.
+        window_temperature: As in `MatchingParams`.
         logit_scale: Factor on scores before a softmax over each row.
         row_scale: Another factor per row.
         column_scale: Another factor per column.

@@ -1,4 +1,4 @@
-"""How kernels are cut into programs, and what all of them share."""
+"""Tile sizes of the kernels, and code that all of them share."""
 # Triton kernels take pointers and scalars that have no Python type.
 # ruff: noqa: ANN001, ANN202, ANN401, SIM108
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How one program of a kernel is cut."""
+    """Tile of one program of a kernel."""
 
     rows: int
     columns: int
@@ -49,7 +49,7 @@ TILES = {
     128: Tiles(normaliser=Tile(64, 64, 4, 3), mean=Tile(64, 128, 4, 2)),
     256: Tiles(normaliser=Tile(64, 64, 4, 2), mean=Tile(64, 64, 4, 2)),
 }
-"""By the most channels of a head that they are for, in half precision; 64 and 128 as tried on an H200."""
+"""Largest number of channels per head -> tiles, in half precision; 64 and 128 are tuned on an H200."""
 
 FULL_PRECISION = Tiles(normaliser=Tile(32, 32, 8, 2), mean=Tile(32, 32, 8, 2))
 """For float32, whose exact products keep their operands in registers."""
@@ -62,7 +62,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 @kernel
 def load_tokens(pointers, token_mask, channel_mask, MASKED: tl.constexpr, RAGGED: tl.constexpr):
-    """Load a tile of tokens; a mask costs time, so there is one only where tokens or channels end within the tile."""
+    """Load a tile of tokens; a mask costs time, so it is used only where tokens or channels end within the tile."""
     if MASKED or RAGGED:
         tile = tl.load(pointers, mask=token_mask & channel_mask, other=0.0)
     else:
@@ -71,7 +71,7 @@ def load_tokens(pointers, token_mask, channel_mask, MASKED: tl.constexpr, RAGGED
 
 
 def readable(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring tensors to one type, channels next to one another."""
+    """Convert tensors to one type, with contiguous channels."""
     dtype = tensors[0].dtype
     if any(tensor.dtype != dtype for tensor in tensors):
         dtype = torch.float32

@@ -8,7 +8,7 @@ let token = "";
 let waiting = null;
 const recovered = new Set();
 
-/** An answer of the server that is no success; the message is the server's own. */
+/** An unsuccessful answer of the server, with the server's message. */
 export class Refusal extends Error {
   constructor(message, status) {
     super(message);
@@ -23,7 +23,7 @@ export function useToken(value) {
 
 export const currentToken = () => token;
 
-/** Called when a server that did not answer does again. */
+/** Called when the server answers again after a failure. */
 export const onRecovery = (callback) => recovered.add(callback);
 
 const request = (path, options = {}) => during(fetched(path, options));
@@ -66,7 +66,7 @@ export async function getPicture(path) {
 
 export const isKept = (name, question) => kept.has(`${name} ${JSON.stringify(question)}`);
 
-/** Ask; the same question is asked once. Binary answers come as {...header, arrays: {name: {data, shape}}}. */
+/** Ask; repeated questions are answered from the cache. Binary answers come as {...header, arrays: {name: {data, shape}}}. */
 export function ask(name, question) {
   const key = `${name} ${JSON.stringify(question)}`;
   if (kept.has(key)) {
@@ -129,7 +129,7 @@ function unpack(buffer) {
   return { ...header, arrays };
 }
 
-/** Send a file; `progress` gets the fraction that is sent. */
+/** Send a file; `progress` receives the fraction sent. */
 export function upload(file, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -143,7 +143,7 @@ export function upload(file, progress) {
   });
 }
 
-/** Runs the newest of the tasks it is given: one at a time, and those that were overtaken never. */
+/** Runs one task at a time, always the newest; overtaken tasks are dropped. */
 export class Newest {
   constructor() {
     this.running = false;

@@ -10,7 +10,7 @@ const ANCHORS = {
 
 export const MAPS = Object.keys(ANCHORS);
 
-/** Okabe and Ito's colours, told apart with any colour vision. */
+/** Okabe and Ito's colours, distinguishable with any colour vision. */
 export const POINTS = ["#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2"];
 export const TRUTH = "#39ff6a";
 export const OTHER = "#ffffff";
@@ -48,7 +48,7 @@ export function colorOf(value, name) {
 
 export const DECADES = 4;
 
-/** Where a share of the largest value lies on the colour scale. */
+/** Position on the colour scale of a share of the largest value. */
 export function scaled(share, log) {
   if (!log) return share;
   return share <= 0 ? 0 : Math.max(0, 1 + Math.log10(share) / DECADES);

@@ -16,7 +16,7 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A number of any size as people write it: 4.0 × 10⁻⁸. */
+/** Format a number of any size: 4.0 × 10⁻⁸. */
 export function power(value) {
   const [digits, exponent] = value.toExponential(1).split("e");
   const raised = [...exponent.replace("+", "")].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(sign)])).join("");
@@ -66,7 +66,7 @@ export function button(text, onclick, attributes = {}) {
   return h("button", { type: "button", ...attributes, onclick }, text);
 }
 
-/** Count what is under way; the line below the bar moves while anything is. */
+/** Count running requests; the line below the bar moves while there are any. */
 let underWay = 0;
 export function busy(by) {
   underWay += by;
@@ -79,7 +79,7 @@ export async function during(promise) {
   try { return await promise; } finally { busy(-1); }
 }
 
-/** Show text for a moment where screen readers notice it. */
+/** Show text briefly, in a region that screen readers announce. */
 let hiding;
 export function notice(text, { lasting = false, bad = false } = {}) {
   const box = document.getElementById("notice");

@@ -5,7 +5,7 @@ import { OTHER, TRUTH, pointColor, scaled, table } from "./colors.js";
 
 const pictures = new Map();
 
-/** A frame's picture; the last few hundred are kept. */
+/** A frame's picture, from a cache of a few hundred. */
 export function picture(clip, frame) {
   const key = `${clip} ${frame}`;
   if (!pictures.has(key)) {
@@ -19,7 +19,7 @@ export function picture(clip, frame) {
 
 export const forgetPictures = () => pictures.clear();
 
-/** Give a canvas as many pixels as it shows, a whole number per pixel of the clip where that is more. */
+/** Set a canvas to its displayed size, rounded up to a whole number of pixels per pixel of the clip. */
 export function fit(canvas, width, height) {
   const shown = (canvas.clientWidth || 240) * Math.min(2, window.devicePixelRatio || 1);
   const factor = Math.max(1, Math.ceil(shown / width));
@@ -32,10 +32,10 @@ export function fit(canvas, width, height) {
 
 const layer = typeof OffscreenCanvas === "undefined" ? document.createElement("canvas") : new OffscreenCanvas(1, 1);
 
-/** How much of a frame's light is left below an opaque overlay. */
+/** Brightness of a frame below an opaque overlay. */
 const GROUND = 0.5;
 
-/** Paint quantised probabilities over a frame, which is darkened. `full` is what the end of the colour scale stands for. */
+/** Paint quantised probabilities over a frame, which is darkened. `full` is the value at the end of the colour scale. */
 export function paintOverlay(context, { data, rows, cols, largest, full, display }) {
   layer.width = cols;
   layer.height = rows;
@@ -72,7 +72,7 @@ function outlined(context, color, width, path) {
   context.stroke();
 }
 
-/** Marks: what a point, a match, the truth and other trackers look like. `unit` is the size of a mark in canvas pixels. */
+/** Marks of points, matches, the truth and other trackers. `unit` is the size of a mark in canvas pixels. */
 export const marks = {
   point(context, x, y, unit, index, active) {
     context.beginPath();

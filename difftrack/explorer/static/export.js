@@ -1,4 +1,4 @@
-// What is shown, as files: a PNG of the pictures, a CSV of the numbers.
+// Saves the view as files: a PNG of the pictures, a CSV of the numbers.
 
 import { TRUTH } from "./colors.js";
 import { notice, save } from "./dom.js";
@@ -11,7 +11,7 @@ const quoted = (value) => {
   return /[",\n]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
 };
 
-/** Text of a CSV file; a text that a spreadsheet would take for a formula is marked as text. */
+/** Text of a CSV file; cells that a spreadsheet would read as formulas are marked as text. */
 export function csv(rows) {
   if (!rows.length) return "";
   const names = Object.keys(rows[0]);

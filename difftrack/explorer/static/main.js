@@ -97,7 +97,7 @@ class ClipPage {
       const reach = (12 / canvas.clientWidth) * this.size.width;
       dragged = state.points.findIndex((point) => point.frame === state.frame && Math.hypot(point.x - x, point.y - y) < reach);
       if (dragged >= 0) { change(() => { state.active = dragged; }); return; }
-      if (state.points.length >= 64) { notice("64 points are the most."); return; }
+      if (state.points.length >= 64) { notice("At most 64 points are possible."); return; }
       const add = event.shiftKey || event.ctrlKey || event.metaKey || !state.points.length;
       change(() => {
         const point = { frame: state.frame, x, y };
@@ -139,13 +139,13 @@ class ClipPage {
     change(() => { state.active = index; state.frame = state.points[index].frame; });
   }
 
-  // ---- what panes ask of the page
+  // ---- questions of panes to the page
 
   frame(frame) {
     return this.info.has_frames ? picture(this.info.name, frame).catch(() => null) : null;
   }
 
-  /** The true track of a point, unless the point has moved since it was asked for. */
+  /** The true track of a point, unless the point has moved since the request. */
   truthOf(index) {
     return this.truthFor && this.truthPoints?.[index] === JSON.stringify(state.points[index]) ? this.truth[index] : null;
   }
@@ -162,7 +162,7 @@ class ClipPage {
     this.timers.set(index, setTimeout(() => { this.timers.delete(index); busy(-1); task(); }, 110));
   }
 
-  /** Note when an overlay is on the screen, for the benchmark and the tests. */
+  /** Record when an overlay is on the screen, for the benchmark and the tests. */
   painted(started) {
     requestAnimationFrame(() => {
       const channel = new MessageChannel();
@@ -177,7 +177,7 @@ class ClipPage {
     });
   }
 
-  /** Marks that belong to a frame whatever the view: the points themselves, the truth, other trackers, live tracks. */
+  /** Marks of a frame in every view: the points themselves, the truth, other trackers, live tracks. */
   markFrame(context, frame, factor, unit, pane) {
     const { display, points } = state;
     points.forEach((point, index) => {

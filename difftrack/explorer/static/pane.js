@@ -15,7 +15,7 @@ export const KINDS = {
   query_key: "query – key", query_query: "query – query", key_key: "key – key", value: "value", feature: "feature",
   query_key_pre_rotary: "query – key, unrotated", query_query_pre_rotary: "query – query, unrotated", key_key_pre_rotary: "key – key, unrotated",
 };
-/** What addresses of earlier versions call two of them. */
+/** Names of two of them in addresses of earlier versions. */
 const FORMER = { query: "query_query", key: "key_key" };
 const AXES = { temporal: "time", vertical: "rows", horizontal: "columns" };
 const DIRECTIONS = [["both", "both ways"], ["forward", "forward"], ["back", "back"]];
@@ -32,7 +32,7 @@ export function firstLens(info) {
 
 const nearest = (value, values) => values.reduce((best, own) => (Math.abs(own - value) < Math.abs(best - value) ? own : best), values[0]);
 
-/** What of a lens a store has. */
+/** Restrict a lens to the contents of a store. */
 export function fitted(lens, store) {
   const heads = lens.heads === "all" ? "all" : lens.heads.filter((head) => store.heads.includes(head));
   const kept = heads === "all" || heads.length ? heads : "all";
@@ -246,7 +246,7 @@ export class Pane {
         answer = await ask("match", this.question(point, { top_k: state.display.top }));
       } else {
         const target = this.target(point);
-        if (target === null) throw new Error("there is no other frame here");
+        if (target === null) throw new Error("there is no other frame");
         answer = await ask("maps", this.question(point, { target, axis: layout.slice(0, -1) }));
       }
       this.answer = { ...answer, layout, lens: this.lens, point };
@@ -274,7 +274,7 @@ export class Pane {
     return [...found].sort((a, b) => a - b);
   }
 
-  /** What costs more than the picture: other points, cycle errors, the open panel. */
+  /** Requests that cost more than the picture: other points, cycle errors, the open panel. */
   async askMore() {
     const { point } = this;
     if (!point || !this.store || !this.answer) return this.showPanel();
@@ -527,7 +527,7 @@ export class Pane {
     if (found.words && this.word) this.showWord(this.word);
   }
 
-  /** A word of the prompt as a button that shows its map; what is no word stays text. */
+  /** A word of the prompt as a button that shows its map; other tokens stay text. */
   wordButton(name) {
     if (!/^[\p{L}\p{N}]/u.test(name) || /^padding ×|^token \d+$/u.test(name)) return name;
     return h("button", { type: "button", class: "word", "aria-pressed": this.word === name, title: `Which part of the clip “${name}” stands for, in this layer at this step`, onclick: () => this.showWord(name) }, name);
@@ -576,7 +576,7 @@ export class Pane {
     this.panel.replaceChildren(h("div", { class: "scroll" }, h("table", { class: "numbers" }, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text, at) => (at ? h("td", {}, String(text)) : h("th", { scope: "row" }, String(text))))))))));
   }
 
-  /** All matches that are shown, as rows of a table. */
+  /** All displayed matches, as rows of a table. */
   rows() {
     if (!this.answer || this.answer.layout !== "frames") return [];
     const { lens } = this;

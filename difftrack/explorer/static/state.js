@@ -1,4 +1,4 @@
-// What is looked at. All of it stands in the address, so that a link reproduces the view.
+// The state of the view. The address contains all of it, so that a link reproduces the view.
 
 const LENS = { store: "", step: 0, layer: 0, kind: "query_key", heads: "all", weights: null, direction: "both", temperature: "root_channel", window: 0, convention: "corrected", frequencies: {} };
 const SHORT = { store: "s", step: "t", layer: "l", kind: "k", heads: "h", weights: "w", direction: "d", temperature: "T", window: "r", convention: "c", frequencies: "f" };
@@ -19,7 +19,7 @@ export const freshLens = (lens) => ({ ...LENS, ...lens });
 export const onChange = (listener) => listeners.add(listener);
 
 /**
- * Change the state, call all listeners, and remember what was before. Changes of one `key` in quick succession undo as one;
+ * Change the state, call all listeners, and remember the previous state. Changes of one `key` in quick succession undo as one;
  * those of one gesture (a key that begins with "gesture") do however long it takes.
  */
 export function change(edit, key = "") {
@@ -54,7 +54,7 @@ export function redo() {
 }
 
 let token = "";
-/** Take over the address that the page was opened with, and give the token that stands in it. */
+/** Read the address that the page was opened with, and return its token. */
 export function begin(hash) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   token = given.get("token") || "";
@@ -62,7 +62,7 @@ export function begin(hash) {
   return token;
 }
 
-/** Take over an address that was typed or followed. */
+/** Read an address that was typed or followed. */
 export function follow(hash) {
   if (hash.replace(/^#/, "") === location_()) return false;
   past.push(serialise());

@@ -4,10 +4,10 @@ import { Newest, ask, getJson } from "./api.js";
 import { button, copy, h, number, select } from "./dom.js";
 import { change, state } from "./state.js";
 
-/** Keys that the track stage alone reads. */
+/** Keys that only the track stage reads. */
 const NOT_HERE = new Set(["baselines", "lucas_kanade", "trackers", "query_mode", "device", "memory_limit_mb", "backend"]);
 
-/** Where sliders of numbers begin and end, and their step. */
+/** Ranges and steps of number sliders. */
 const RANGES = {
   motion_cost: [0, 2, 0.01], motion_limit_token: [0.5, 20, 0.5], smoothing_radius: [0, 8, 1], smoothing_limit_token: [0.01, 1, 0.01],
   matches_per_token: [1, 4, 1], support_radius: [1, 4, 1], support_agreement_token: [0.1, 4, 0.1], window_radius: [0, 4, 1],
@@ -18,7 +18,7 @@ const RANGES = {
 let schema = null;
 const loadSchema = async () => { schema = schema || (await getJson("options")); return schema; };
 
-/** The options that are set, or those of the params file beside the data where the reader has set none. */
+/** The options that are set, or those of the data's params file if the user has set none. */
 const chosen = (page) => state.tracking ?? page.library.track ?? {};
 
 export class TrackPanel {
@@ -38,7 +38,7 @@ export class TrackPanel {
     return this.pane.page.info.stores.find(({ view, backbone, usable }) => usable && view === "tracking" && backbone === own.backbone) || null;
   }
 
-  /** Whether tracks are wanted now. */
+  /** Whether tracks are switched on. */
   get on() { return state.tab === "tracks"; }
 
   async show(panel) {

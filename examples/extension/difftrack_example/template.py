@@ -26,7 +26,7 @@ class Template:
     def __post_init__(self) -> None:
         for name in ("radius_px", "reach_px"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted: at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     def track(self, frames: np.ndarray, query_points: np.ndarray) -> Tracks:
         """Follow every point by itself, forwards and backwards; as `difftrack.annotation.Tracker.track`."""

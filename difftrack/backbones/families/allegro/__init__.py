@@ -6,7 +6,7 @@ from difftrack.backbones.families._encoders import T5
 __all__ = ["FAMILY"]
 
 _SCHEDULERS = ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
-"""Those that keep `x0 + sigma * noise` between steps."""
+"""Schedulers that keep `x0 + sigma * noise` between steps."""
 
 
 def _refuses(outline: PipelineOutline) -> str | None:

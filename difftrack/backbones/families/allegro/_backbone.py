@@ -21,9 +21,8 @@ __all__ = ["AllegroBackbone"]
 class AllegroBackbone(MaskedTextBackbone):
     """An Allegro pipeline.
 
-    Its autoencoder folds frames 4 k ... 4 k + 3 into latent frame k, none by itself; a frame encoded alone stands still
-    for four frames. It works in tiles of one size only, which do not cover every clip: here a clip that they do not
-    cover is one tile.
+    Its autoencoder folds frames 4 k ... 4 k + 3 into latent frame k, none by itself; a single frame is encoded as four
+    equal frames. It only supports tiles of one size; a clip that they do not cover is encoded as one tile.
     """
 
     text_position = "none"
@@ -65,7 +64,7 @@ class AllegroBackbone(MaskedTextBackbone):
 
     @cached_property
     def _rotary_embeddings(self) -> dict[tuple[int, int, int], tuple[Any, Any]]:
-        """Those made so far; kept here, so that they go when the backbone goes."""
+        """Cache of schedules; it is freed with the backbone."""
         return {}
 
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Any, Any]:
@@ -87,7 +86,7 @@ class AllegroBackbone(MaskedTextBackbone):
         if videos.shape[2] == 1:
             videos = videos.expand(-1, -1, self.temporal_stride, -1, -1)
         self._fit_tiles(*videos.shape[2:])
-        # Tiles are read one at a time, into the place of one clip.
+        # Tiles are encoded one at a time.
         latents = torch.cat([self.vae.encode(video.unsqueeze(0)).latent_dist.mode() for video in videos])
         scaled: Tensor = latents.transpose(1, 2) * self.vae_config.scaling_factor
         return scaled
@@ -97,7 +96,7 @@ class AllegroBackbone(MaskedTextBackbone):
         return super().sample(*listening, **arguments)
 
     def latents_as_read(self, latents: Tensor, step: int, scheduler: Any) -> Tensor:  # noqa: ANN401
-        """The sampler keeps `x0 + sigma * noise`, from scaled noise on; the transformer reads it at unit variance."""
+        """Scale `x0 + sigma * noise`, which the sampler keeps, to the unit variance that the transformer reads."""
         if step == 0:
             latents = latents * scheduler.init_noise_sigma
         read: Tensor = latents / ((scheduler.sigmas[step] ** 2 + 1) ** 0.5)

@@ -1,4 +1,4 @@
-"""AnyFlow, distilled from Wan 2.1: its transformer reads where a step starts and where it goes."""
+"""AnyFlow, distilled from Wan 2.1: its transformer reads the start and the target of a step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,8 @@ class AnyFlowBackbone(WanBackbone):
     """An AnyFlow pipeline with full attention.
 
     The transformer gives the mean velocity from a timestep to a target. A clip that the backbone sampled is captured
-    with the target of each step; one of your own with the timestep itself as the target, which is the velocity there.
+    with the target of each step; your own clip is captured with the timestep itself as the target, which gives the
+    velocity there.
     """
 
     channels_before_frames = False
@@ -56,7 +57,7 @@ class AnyFlowBackbone(WanBackbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """Without guidance no negative prompt is given: the pipeline would put it into the batch all the same."""
+        """Pass no negative prompt without guidance: the pipeline would still add it to the batch."""
 
         def keep_target(_: nn.Module, __: Any, inputs: dict[str, Any]) -> None:  # noqa: ANN401
             recorder.keep_input(_TARGET, inputs[_TARGET][-1:])

@@ -44,7 +44,7 @@ def _cogvideox(
 
 _FROM_IMAGE_PIPELINE = "CogVideoXImageToVideoPipeline"
 _SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler")
-"""Those whose levels are read: they keep a table of signal power and go down it by a fixed stride."""
+"""Supported schedulers: they keep a table of signal power and go down it with a fixed stride."""
 
 
 def velocity_levels(outline: PipelineOutline) -> str | None:
@@ -66,7 +66,7 @@ def _refuses(outline: PipelineOutline) -> str | None:
     reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
     wanted = 2 * denoised if _FROM_IMAGE_PIPELINE in outline.pipelines else denoised
     if reads != wanted:
-        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {wanted}"
+        return f"its transformer reads {reads} channels, but {outline.pipelines[0]} passes {wanted}"
     return velocity_levels(outline)
 
 

@@ -22,7 +22,7 @@ __all__ = ["CogVideoXBackbone"]
 
 
 class CogVideoXBackbone(ScaledLatentsBackbone):
-    """A CogVideoX pipeline. Its attention masks no text: padding takes part in it."""
+    """A CogVideoX pipeline. Its attention masks no text, so padding takes part."""
 
     text_position = "first"
     channels_before_frames = False
@@ -41,7 +41,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
 
     @property
     def native_latent_frames(self) -> int:
-        """By its own config."""
+        """Compute it from the config."""
         return (int(self.transformer_config.sample_frames) - 1) // self.temporal_stride + 1
 
     @property
@@ -53,7 +53,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
         return bool(self.transformer_config.in_channels > self.num_latent_channels)
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
-        """As `Architecture.check_size`; learned positions are known for one length, and diffusers makes others up."""
+        """As `Architecture.check_size`; learned positions exist for one length only, and diffusers invents others."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
         config = self.transformer_config
         known = self.native_latent_frames
@@ -65,7 +65,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
             )
 
     def check_image_size(self, height: int, width: int) -> None:
-        """As `Architecture.check_image_size`; learned positions are known at one size."""
+        """As `Architecture.check_image_size`; learned positions exist for one size only."""
         super().check_image_size(height, width)
         config = self.transformer_config
         known = (config.sample_height * self.spatial_stride, config.sample_width * self.spatial_stride)
@@ -88,7 +88,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
         return prompt.mask
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> VelocitySchedule:
-        """Trailing timesteps, whatever the checkpoint's copy says: its public copies disagree."""
+        """Use trailing timesteps, regardless of the checkpoint's config: its public copies disagree."""
         scheduler = self.sampling_scheduler()
         if scheduler.config.prediction_type != "v_prediction":
             raise BackboneError(
@@ -104,7 +104,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
         )
 
     def generate(self, prompt: str, *, num_frames: int, **choices: Any) -> Generated:  # noqa: ANN401
-        """As `Backbone.generate`; the stock decoder gives other numbers of frames than 8 k + 1 back too long."""
+        """As `Backbone.generate`; the stock decoder returns too many frames unless they are 8 k + 1."""
         period = self.temporal_stride * int(self.components.outline("vae").num_latent_frames_batch_size)
         if num_frames % period != 1:
             raise BackboneError(
@@ -117,7 +117,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
         return self.components.scheduler(timestep_spacing="trailing")
 
     def sampling_pipeline(self, scheduler: Any) -> Any:  # noqa: ANN401
-        """Ours where there is an image: it gives sampling and capture the same conditioning."""
+        """With an image our own pipeline, which gives sampling and capture the same conditioning."""
         if not self.needs_image:
             return super().sampling_pipeline(scheduler)
         chosen = self.params.image_condition
@@ -150,7 +150,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
 
     @cached_property
     def _rotary_embeddings(self) -> dict[tuple[int, int, int], tuple[Tensor, Tensor]]:
-        """Those made so far; kept here, so that they go when the backbone goes."""
+        """Cache of schedules; it is freed with the backbone."""
         return {}
 
     def _rotary_embedding(self, num_latent_frames: int, rows: int, cols: int) -> tuple[Tensor, Tensor] | None:
@@ -169,7 +169,7 @@ class CogVideoXBackbone(ScaledLatentsBackbone):
     def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        """As `ScaledLatentsBackbone.encode_videos`; single frames in float32 with the taps in time summed."""
+        """As `ScaledLatentsBackbone.encode_videos`; single frames in float32 use summed taps in time."""
         single = videos.shape[2] == 1 and videos.dtype == torch.float32
         with taps_summed(self.vae.encoder) if single else nullcontext():
             return super().encode_videos(videos)

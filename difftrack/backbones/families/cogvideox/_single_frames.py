@@ -1,7 +1,7 @@
-"""Frames encoded alone by CogVideoX's causal autoencoder, for a third of the work.
+"""Encodes single frames with CogVideoX's causal autoencoder, at a third of the work.
 
-A causal convolution sees nothing before the first frame but that frame repeated. All its taps in time then multiply the
-same picture, and their sum multiplies it once: a convolution over rows and columns alone. Same numbers up to rounding.
+A causal convolution pads the first frame with copies of itself. All its taps in time then multiply the same picture, so
+one convolution over rows and columns with their sum gives the same numbers up to rounding.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ __all__ = ["taps_summed"]
 
 @contextmanager
 def taps_summed(encoder: nn.Module) -> Iterator[None]:
-    """Let an encoder's causal convolutions sum their taps in time wherever they are given one frame and no past.
+    """Let an encoder's causal convolutions sum their taps in time for inputs of one frame without a past.
 
     Args:
-        encoder: Of the autoencoder; left without a trace on the way out.
+        encoder: Encoder of the autoencoder; restored at the end.
     """
     with ExitStack() as stack:
         for module in filter(_can_be_summed, encoder.modules()):
@@ -30,7 +30,7 @@ def taps_summed(encoder: nn.Module) -> Iterator[None]:
 
 
 def _can_be_summed(module: Any) -> bool:  # noqa: ANN401
-    """Whether it is a causal convolution over time whose forward is the stock one."""
+    """Return whether it is a causal convolution over time with the stock forward."""
     causal = isinstance(module, CogVideoXCausalConv3d) and module.pad_mode != "replicate"
     return bool(causal and module.time_kernel_size > 1 and "forward" not in module.__dict__)
 

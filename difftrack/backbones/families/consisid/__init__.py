@@ -11,7 +11,7 @@ def _refuses(outline: PipelineOutline) -> str | None:
     config = outline.configs["transformer"]
     reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
     if reads != 2 * denoised:
-        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {2 * denoised}"
+        return f"its transformer reads {reads} channels, but {outline.pipelines[0]} passes {2 * denoised}"
     return velocity_levels(outline)
 
 

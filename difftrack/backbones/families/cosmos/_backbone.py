@@ -93,7 +93,7 @@ class CosmosBackbone(WanLatentsBackbone):
         return prompt.mask[:0]
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
-        """In the time that the transformer reads: a share of noise."""
+        """Return timesteps as the transformer reads them: the share of noise."""
         scheduler = self.sampling_scheduler()
         if not self._edm:
             scheduler.set_timesteps(num_inference_steps)
@@ -143,7 +143,7 @@ class CosmosBackbone(WanLatentsBackbone):
         return latents if conditioning is None else torch.cat([conditioning.latents.to(latents), latents[1:]])
 
     def timestep_input(self, timestep: Shaped[Tensor, ""], grid: TokenGrid) -> Tensor:
-        """A time per latent frame, the image's apart."""
+        """Return a time per latent frame, with a separate one for the image."""
         times = timestep.float().repeat(1, 1, grid.num_latent_frames, 1, 1)
         if self.needs_image:
             level = times.new_tensor(_CONDITION)
@@ -181,14 +181,14 @@ class CosmosBackbone(WanLatentsBackbone):
         }
 
     def generate(self, prompt: str, **choices: Any) -> Generated:  # noqa: ANN401
-        """As `Backbone.generate`; the guardrail that the model's licence asks for sees the prompt first."""
+        """As `Backbone.generate`; the guardrail that the model's licence requires checks the prompt first."""
         self._guardrail.to(self.device)
         if not self._guardrail.check_text_safety(prompt):
             raise BackboneError(f"the guardrail of {self.name} refuses the prompt {prompt!r}")
         return super().generate(prompt, **choices)
 
     def sample(self, pipeline: Any, recorder: TrajectoryRecorder, **arguments: Any) -> Any:  # noqa: ANN401
-        """Predict2.5 is told an image as a clip of one frame, which it reads without torchvision."""
+        """Predict2.5 receives an image as a clip of one frame, which it reads without torchvision."""
         if not self._edm and "image" in arguments:
             arguments |= {"video": [arguments.pop("image")], "num_latent_conditional_frames": 1}
         return super().sample(pipeline, recorder, **arguments)
@@ -207,8 +207,8 @@ class CosmosBackbone(WanLatentsBackbone):
             return sys.modules[stock.__module__].CosmosSafetyChecker()
         except ImportError as error:
             raise BackboneError(
-                f"{self.name} samples behind a guardrail that its licence asks for, in the package cosmos_guardrail: "
-                f"pip install cosmos_guardrail; clips of your own are captured without it"
+                f"{self.name} samples behind a guardrail that its licence requires, from the package "
+                "cosmos_guardrail: pip install cosmos_guardrail; your own clips can be captured without it"
             ) from error
 
 

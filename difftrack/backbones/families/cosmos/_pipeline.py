@@ -1,4 +1,4 @@
-"""Cosmos-Predict2 with a conditioning that can be repeated: the stock pipeline draws the image's latents anew."""
+"""Cosmos-Predict2 with reproducible conditioning: the stock pipeline draws the image's latents at random."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class CosmosFirstFramePipeline(Cosmos2VideoToWorldPipeline):
         return (latents - mean) / std
 
     def prepare_latents(self, video: Tensor, *others: Any, **more: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """As the stock one, for noise that is given; the conditioning's later frames, which are masked, are blank."""
+        """As the stock method, for given noise; the conditioning's later frames, which are masked, are blank."""
         guided, latents = others[5], others[9].to(torch.float32) * self.scheduler.config.sigma_max
         image = self.image_latents(video[:, :, :1])
         conditioning = torch.cat(

@@ -21,7 +21,7 @@ _MASK = "mask"
 
 
 class EasyAnimateBackbone(ScaledLatentsBackbone):
-    """An EasyAnimate pipeline. Its attention masks no text: padding takes part in it, as in CogVideoX."""
+    """An EasyAnimate pipeline. Its attention masks no text, so padding takes part, as in CogVideoX."""
 
     text_position = "first"
     channels_before_frames = True

@@ -9,10 +9,10 @@ __all__ = ["FAMILY"]
 def _refuses(outline: PipelineOutline) -> str | None:
     config = outline.configs["transformer"]
     if (condition := config.get("image_condition_type")) is not None:
-        return f"its transformer reads an image (image_condition_type {condition}), and only text to video is captured"
+        return f"its transformer reads an image (image_condition_type {condition}), but only text to video is supported"
     reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
     if reads != denoised:
-        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {denoised}"
+        return f"its transformer reads {reads} channels, but {outline.pipelines[0]} passes {denoised}"
     return flow_levels(outline)
 
 

@@ -47,7 +47,7 @@ class HunyuanVideoBackbone(ScaledLatentsBackbone):
         return PromptTemplate(before, after, dropped=DEFAULT_PROMPT_TEMPLATE["crop_start"])
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
-        """As the transformer reads the mask: that many tokens from the first on."""
+        """Mask as the transformer reads it: this many tokens from the first on."""
         return torch.arange(len(prompt.mask), device=prompt.mask.device) < prompt.mask.sum()
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:

@@ -22,7 +22,7 @@ _GLYPHS = (
 def _refuses(outline: PipelineOutline) -> str | None:
     task = outline.configs["transformer"].get("task_type", "i2v")
     if task != "t2v":
-        return f"its transformer was made for the task {task}, and only t2v is captured"
+        return f"its transformer was trained for the task {task}, but only t2v is supported"
     return flow_levels(outline)
 
 

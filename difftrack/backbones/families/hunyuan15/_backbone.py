@@ -53,14 +53,15 @@ class HunyuanVideo15Backbone(Backbone):
     def attention_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401
         if self.components.pipeline_name != "HunyuanVideo15Pipeline":
             raise BackboneError(
-                f"{self.name}: of HunyuanVideo 1.5, text to video is captured; this is {self.components.pipeline_name}"
+                f"{self.name}: only text to video of HunyuanVideo 1.5 is supported; this is "
+                f"{self.components.pipeline_name}"
             )
         return super().attention_of(transformer)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
         self.warn_where_cut(prompt)
-        # Its constructor reads the autoencoder's config even where only text is embedded.
+        # Its constructor reads the autoencoder's config even if only text is embedded.
         tokens, mask, tokens_2, mask_2 = self.components.text_pipeline("vae").encode_prompt(
             prompt, device=self.device, dtype=self.components.dtype
         )
@@ -82,7 +83,7 @@ class HunyuanVideo15Backbone(Backbone):
         )
 
     def text_tokens(self, prompt: str, embedded: PromptEmbedding) -> TextTokens | None:
-        """Glyph text, where a prompt has any, stands in front and counts as special."""
+        """Glyph text, if a prompt has any, comes first and counts as special."""
         found = super().text_tokens(prompt, embedded)
         num_glyphs = int(embedded.extras[_MASK_2].sum())
         return None if found is None else found.after_special(num_glyphs, self.num_text_tokens)
@@ -146,7 +147,7 @@ class HunyuanVideo15Backbone(Backbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """Guidance belongs to a component here, and only the scheduler is called at the end of a step."""
+        """Sample with a guider; the pipeline has no step callback, so `scheduler.step` is wrapped to record latents."""
         guider, step = pipeline.guider, pipeline.scheduler.step
 
         def step_and_tell(*inputs: Any, **choices: Any) -> Any:  # noqa: ANN401
@@ -162,12 +163,12 @@ class HunyuanVideo15Backbone(Backbone):
     def encode_videos(
         self, videos: Float[Tensor, "batch rgb frame height width"]
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        # One at a time: its attention mask is made for a batch of one.
+        # One prompt at a time: the attention mask is for a batch of one.
         latents = torch.cat([self.vae.encode(video.unsqueeze(0)).latent_dist.mode() for video in videos])
         scaled: Tensor = latents * self.vae_config.scaling_factor
         return scaled.transpose(1, 2)
 
     @cached_property
     def _stock(self) -> Any:  # noqa: ANN401
-        """The stock pipeline, for the lengths that it alone knows; its constructor reads the autoencoder's config."""
+        """The stock pipeline, which alone knows the text lengths; its constructor reads the autoencoder's config."""
         return self.components.outlined_pipeline("vae")

@@ -51,8 +51,8 @@ def _refuses(outline: PipelineOutline) -> str | None:
     attention = outline.configs["transformer"].get("attention_type", "regular")
     if attention != "regular":
         return (
-            f"its attention is of the type {attention}: sparse, in blocks of 64 tokens, which go through flex "
-            "attention in an order of their own; checkpoints of the type regular (those of 5 s) are captured"
+            f"its attention is of the type {attention}: sparse, in blocks of 64 tokens, in flex attention with its "
+            "own order; only checkpoints of the type regular (those of 5 s) are supported"
         )
     return flow_levels(outline)
 

@@ -22,8 +22,8 @@ _POOLED = "pooled_projections"
 class Kandinsky5Backbone(ScaledLatentsBackbone):
     """A Kandinsky 5 pipeline from text, with full attention.
 
-    Its transformer rounds queries and keys to bfloat16 after the rotation, in weights of any dtype; what is captured is
-    what its attention reads. Latents are laid out with their channels last.
+    Its transformer rounds queries and keys to bfloat16 after the rotation, for weights of any dtype; the capture holds
+    what its attention reads. Latents have their channels last.
     """
 
     text_position = "none"
@@ -54,7 +54,7 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
     def embed(self, prompt: str) -> PromptEmbedding:
         self.warn_where_cut(prompt)
         pipeline, dtype = self.components.text_pipeline(), self.components.dtype
-        # Not through `encode_prompt`, which cleans with the package ftfy and cannot do without.
+        # Not through `encode_prompt`, which requires the package ftfy.
         tokens, _ = pipeline._encode_prompt_qwen([prompt], self.device, self.text_length, dtype)
         pooled = pipeline._encode_prompt_clip([prompt], self.device, dtype)
         self.components.release_text()
@@ -83,7 +83,7 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
     def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
-        """Without an image: blank latents and a blank mask beside the noisy ones, where the transformer reads any."""
+        """Without an image: add blank latents and a blank mask to the noisy ones, if the transformer reads them."""
         if not self.transformer_config.visual_cond:
             return latents
         num_latent_frames, channels, rows, cols = latents.shape
@@ -99,7 +99,9 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
             _POOLED: prompt.extras[_POOLED],
             "visual_rope_pos": [torch.arange(count, device=self.device) for count in counts],
             "text_rope_pos": torch.arange(len(prompt.tokens), device=self.device),
-            "scale_factor": self.components.pipeline_class._get_scale_factor(None, *size_px),  # it reads no state
+            "scale_factor": self.components.pipeline_class._get_scale_factor(
+                None, *size_px
+            ),  # the method uses no state
         }
 
     def sampling_inputs(self, prompt: PromptEmbedding) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class Kandinsky5Backbone(ScaledLatentsBackbone):
         return inputs
 
     def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-        """Noise, and what stands beside it: the pipeline adds that to noise of its own alone."""
+        """Return noise with the conditioning channels, which the pipeline adds only to its own noise."""
         noise = super().draw_noise(shape, generator)
         return self.to_batch(self.with_conditioning(self.from_batch(noise, shape), None))
 

@@ -23,8 +23,7 @@ _POOLED = "pooled_projections"
 class Kandinsky6Backbone(Kandinsky5Backbone):
     """A Kandinsky 6 pipeline from text, sampled and captured without sound, as its pipeline offers.
 
-    A prompt is as long as it is: the pipeline fills it up and masks that, and takes no mask for a prompt that comes to
-    it embedded.
+    Prompts are not padded here: the pipeline pads and masks its own prompts, but takes no mask with embedded ones.
     """
 
     def layers_of(self, transformer: Any) -> Sequence[nn.Module]:  # noqa: ANN401

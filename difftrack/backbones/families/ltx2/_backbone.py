@@ -1,4 +1,4 @@
-"""LTX-2: LTX's tokens and a stream of sound beside them, which the video's attention does not see."""
+"""LTX-2: LTX's tokens and a separate stream of sound, which the video's attention does not see."""
 
 import inspect
 from collections.abc import Mapping
@@ -28,10 +28,9 @@ _ENCODED, _ENCODED_MASK = "encoded", "encoded_mask"
 class LTX2Backbone(LTXBackbone):
     """An LTX-2 pipeline from text; video tokens alone are captured.
 
-    The transformer carries sound beside the video, and the two read each other by cross-attention, never in the
-    attention that is captured. Of a clip of one's own no sound is known: the streams are isolated, as the transformer
-    itself offers. A clip that the backbone sampled is captured with the sound that went along at each step, which the
-    trajectory keeps.
+    The transformer processes sound along with the video. The two streams meet in cross-attention, never in the captured
+    attention. The sound of your own clip is unknown, so the streams are isolated, a mode of the transformer. A clip
+    that the backbone sampled is captured with its sound at each step, from the trajectory.
     """
 
     @property
@@ -100,7 +99,7 @@ class LTX2Backbone(LTXBackbone):
         }
 
     def completed_inputs(self, inputs: Mapping[str, Any], sampled: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The noise level is told twice; where the sound of the step is known, the streams read each other."""
+        """Pass the noise level twice; if the sound of the step is known, the streams read each other."""
         completed = {**inputs, "sigma": inputs["timestep"]}
         if _SOUND in sampled:
             sound = sampled[_SOUND].to(self.device, self.components.dtype)

@@ -16,7 +16,7 @@ from difftrack.geometry import TokenGrid
 __all__ = ["MochiBackbone"]
 
 _THRESHOLD_NOISE = 0.025
-"""Where its schedule turns from linear to quadratic; a literal in the stock pipeline."""
+"""Threshold where its schedule turns from linear to quadratic; a literal in the stock pipeline."""
 
 
 class MochiBackbone(MaskedTextBackbone):

@@ -47,7 +47,7 @@ class MotifVideoBackbone(MaskedTextBackbone, WanLatentsBackbone):
     def embed(self, prompt: str) -> PromptEmbedding:
         self.warn_where_cut(prompt)
         tokens, mask = self.components.pipeline_class._get_prompt_embeds(
-            SimpleNamespace(),  # it reads no state
+            SimpleNamespace(),  # the method uses no state
             self.components["text_encoder"],
             self.components["tokenizer"],
             prompt,
@@ -74,7 +74,7 @@ class MotifVideoBackbone(MaskedTextBackbone, WanLatentsBackbone):
     def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
-        """Without an image: blank latents and a blank mask beside the noisy ones."""
+        """Without an image: add blank latents and a blank mask to the noisy ones."""
         num_latent_frames, channels, rows, cols = latents.shape
         return torch.cat([latents, latents.new_zeros(num_latent_frames, channels + 1, rows, cols)], dim=1)
 
@@ -86,7 +86,7 @@ class MotifVideoBackbone(MaskedTextBackbone, WanLatentsBackbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """Guidance belongs to a component here."""
+        """Guidance is a component here."""
         guider = pipeline.guider
         pipeline.register_modules(guider=type(guider).from_config(guider.config, guidance_scale=cfg_scale))
         frames: np.ndarray = pipeline(**arguments, callback_on_step_end=recorder, output_type="np").frames[0]

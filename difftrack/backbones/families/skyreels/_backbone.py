@@ -29,7 +29,7 @@ class SkyReelsV2Backbone(WanBackbone):
         return self._image_beside_latents
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
-        """As `Architecture.check_size`; attention in blocks of frames wants whole blocks."""
+        """As `Architecture.check_size`; attention in blocks of frames needs whole blocks."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
         block = int(self.transformer_config.num_frame_per_block)
         num_latent_frames = num_frames if frames_alone else (num_frames - 1) // self.temporal_stride + 1

@@ -63,13 +63,13 @@ _FROM_IMAGE_PIPELINE = "WanImageToVideoPipeline"
 def _refuses(outline: PipelineOutline) -> str | None:
     config = outline.configs["transformer"]
     if config.get("pos_embed_seq_len") is not None:
-        return "its transformer reads a first and a last image (pos_embed_seq_len), and only a first one is given here"
+        return "its transformer reads a first and a last image (pos_embed_seq_len), but only a first one is supported"
     reads, denoised = config.get("in_channels", 16), config.get("out_channels") or 16
     per_token = bool(outline.settings.get("expand_timesteps", False))
     mask = outline.configs.get("vae", {}).get("scale_factor_temporal", 4)
     beside = 0 if per_token or _FROM_IMAGE_PIPELINE not in outline.pipelines else denoised + mask
     if reads != denoised + beside:
-        return f"its transformer reads {reads} channels, and {outline.pipelines[0]} gives {denoised + beside}"
+        return f"its transformer reads {reads} channels, but {outline.pipelines[0]} passes {denoised + beside}"
     return flow_levels(outline)
 
 

@@ -21,16 +21,16 @@ __all__ = ["WanBackbone"]
 
 _IMAGE_TOKENS = "encoder_hidden_states_image"
 _CLIP_TOKENS = 257
-"""Tokens of the image encoder that Wan 2.1 comes with: 16 x 16 patches and one for all."""
+"""Tokens of Wan 2.1's image encoder: 16 x 16 patches and a class token."""
 
 
 class WanBackbone(WanLatentsBackbone):
     """A Wan pipeline.
 
-    Wan 2.1 image to video reads the image as channels beside the noisy ones (a mask, and the latents of a clip that is
-    blank after its first frame) and through cross-attention. Wan 2.2 TI2V reads a timestep per token: with an image,
-    the first latent frame is the image's own, at timestep 0. Wan 2.2 A14B is two transformers of the same layers, each
-    for its part of the steps; image to video reads the image as channels, as Wan 2.1, without cross-attention.
+    Wan 2.1 image to video reads the image as additional channels (a mask, and the latents of a clip that is blank after
+    its first frame) and through cross-attention. Wan 2.2 TI2V reads a timestep per token: with an image, the first
+    latent frame is the image's own, at timestep 0. Wan 2.2 A14B is two transformers of the same layers, each for its
+    part of the steps; image to video reads the image as channels, as Wan 2.1, without cross-attention.
     """
 
     text_position = "none"
@@ -68,14 +68,14 @@ class WanBackbone(WanLatentsBackbone):
 
     @property
     def text_call(self) -> int:
-        """Behind the one to the image, where the image is read by cross-attention."""
+        """The call to text follows the one to the image, if the image is read by cross-attention."""
         config = self.transformer_config
         return int(config.image_dim is not None and config.added_kv_proj_dim is not None)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
         self.warn_where_cut(prompt)
-        # The other pipelines of the family embed as this one does, but cannot without the package ftfy.
+        # The other pipelines of the family embed the same way, but require the package ftfy.
         embeds, _ = self.components.text_pipeline(kind=diffusers.WanPipeline).encode_prompt(
             prompt,
             do_classifier_free_guidance=False,
@@ -181,7 +181,7 @@ def _image_latents(
     *,
     num_frames: int,
 ) -> Float[Tensor, "latent_frame channel row col"]:
-    """What the stock pipeline makes of an image for a clip of so many frames."""
+    """Return the stock pipeline's conditioning of an image for a clip of this many frames."""
     height, width = pixels.shape[2:]
     conditioning: Tensor = pipeline.prepare_latents(
         pixels,
