@@ -188,7 +188,7 @@ def _track(video: Path, num_chunks: int) -> int:
 
 
 def _decide(num_frames: int, height: int, width: int) -> int:
-    """As `track` decides: a list of matches, one a frame, is stacked and paths are chosen in it."""
+    """As `track` decides: matches are set frame by frame, and paths are chosen in them."""
     import torch
 
     from difftrack.annotation import query_grid
@@ -206,12 +206,12 @@ def _decide(num_frames: int, height: int, width: int) -> int:
     def one() -> FrameMatches:
         candidates = torch.rand(*shape, 2, generator=generator) * torch.tensor([grid.cols, grid.rows])
         certain = torch.rand(len(queries), generator=generator)
-        return FrameMatches(candidates[:, 0], certain, certain, candidates, torch.rand(shape), certain)
+        return FrameMatches(candidates[:, 0], certain, certain, candidates, torch.rand(shape, generator=generator), certain)
 
-    matches = [one() for _ in range(num_frames)]
-    stacked = FrameMatches.stack(matches)
-    matches.clear()
-    return len(decide_tracks(stacked, queries, grid=grid, params=params).visible)
+    matches = FrameMatches.unset(num_frames, *shape)
+    for frame in range(num_frames):
+        matches[frame] = one()
+    return len(decide_tracks(matches, queries, grid=grid, params=params).visible)
 
 
 def _overlay(video: Path, folder: str) -> int:

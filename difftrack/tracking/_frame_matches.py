@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.correspondence import (
@@ -21,7 +21,11 @@ from difftrack.tracking._chunks import ChunkDescriptors, FusionInputs
 from difftrack.tracking._fusion import FramePair, fused_frame_pairs
 from difftrack.tracking._params import TrackParams
 
-__all__ = ["FrameMatches", "match_frames"]
+__all__ = ["FrameMatches", "MatchedFrames", "match_frames"]
+
+
+Where = int | list[int] | tuple[slice, slice | Tensor]
+"""A frame, frames, or the points of some frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +55,78 @@ class FrameMatches:
             sharpness=torch.minimum(self.sharpness, onward.sharpness),
         )
 
-    def __getitem__(self, points: slice | Tensor) -> "FrameMatches":
-        return FrameMatches(*(part[points] for part in self._parts))
-
     @staticmethod
-    def stack(matches: Sequence["FrameMatches"]) -> "FrameMatches":
-        """Stack matches of the same points in several frames."""
-        return FrameMatches(*(torch.stack(parts) for parts in zip(*(match._parts for match in matches), strict=True)))
+    def unset(num_frames: int, num_points: int, num_candidates: int) -> "FrameMatches":
+        """Allocate matches in all frames of a clip; the values are arbitrary until they are set.
 
-    @staticmethod
-    def join(matches: Sequence["FrameMatches"], order: Int[Tensor, " point"]) -> "FrameMatches":
-        """Join stacked matches of different points, and reorder the points."""
+        A single allocation per field keeps memory small: thousands of small tensors, which live on between large
+        temporary ones, fragment the heap, and stacking them takes the same memory again.
+        """
+        shape = (num_frames, num_points)
+        candidates = torch.empty(*shape, num_candidates)
         return FrameMatches(
-            *(torch.cat(parts, dim=1)[:, order] for parts in zip(*(match._parts for match in matches), strict=True))
+            *(torch.empty(*shape, 2), torch.empty(shape), torch.empty(shape)),
+            *(torch.empty(*shape, num_candidates, 2), candidates, torch.empty(shape)),
         )
+
+    def __getitem__(self, where: Where) -> "FrameMatches":
+        return FrameMatches(*(part[where] for part in self._parts))
+
+    def __setitem__(self, where: Where, matches: "FrameMatches") -> None:
+        for own, other in zip(self._parts, matches._parts, strict=True):
+            own[where] = other
+
+    def copy(self) -> "FrameMatches":
+        """Copy all values."""
+        return FrameMatches(*(part.clone() for part in self._parts))
 
     @property
     def _parts(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, part.name) for part in fields(self))
 
 
+@dataclass(frozen=True, slots=True)
+class MatchedFrames:
+    """Matches of a source frame's points in those frames of a clip that share a chunk with it."""
+
+    in_clip: FrameMatches
+    """[frame, point] for all frames of the clip; only those of `frames` are set."""
+    frames: list[int]
+
+    def add(self, frame: int, matches: FrameMatches) -> None:
+        """Set the matches in one frame."""
+        self.in_clip[frame] = matches
+        self.frames.append(frame)
+
+
 def match_frames(
-    chunks: Sequence[ChunkDescriptors], starts: Mapping[int, Float[Tensor, "_ xy"]], fusion: FusionInputs
-) -> dict[int, dict[int, FrameMatches]]:
+    chunks: Sequence[ChunkDescriptors],
+    starts: Mapping[int, Float[Tensor, "_ xy"]],
+    fusion: FusionInputs,
+    *,
+    num_frames: int,
+) -> dict[int, MatchedFrames]:
     """Match points of some frames in all frames that share a chunk with them.
 
     Args:
         chunks: Descriptors; each chunk is read at most once.
         starts: Video frame -> its points in token coordinates.
         fusion: Which descriptors to read, and how to match and fuse them.
+        num_frames: Frames of the clip.
 
     Returns:
-        FrameMatches for every source and target frame, including the source frame itself.
+        Source frame -> its matches, including those in the source frame itself.
     """
     params = fusion.params
-    matches = {source: {source: _stay(points, params)} for source, points in starts.items()}
+    found = {
+        source: MatchedFrames(FrameMatches.unset(num_frames, len(points), params.num_candidates), [])
+        for source, points in starts.items()
+    }
+    for source, points in starts.items():
+        found[source].add(source, _stay(points, params))
     for pair in fused_frame_pairs(chunks, starts, fusion):
-        matches[pair.source][pair.target] = _read_matches(starts[pair.source], pair, fusion.grid, params)
-    return matches
+        found[pair.source].add(pair.target, _read_matches(starts[pair.source], pair, fusion.grid, params))
+    return found
 
 
 def _stay(points_xy_token: Tensor, params: TrackParams) -> FrameMatches:

@@ -175,15 +175,14 @@ def _matches_in_all_frames(
     """Match every point in every frame, [frame, point], in the order of the points."""
     frames = sorted(set(query_frames.tolist()))
     points_of = {frame: (query_frames == frame).nonzero()[:, 0] for frame in frames}
-    chains = chained_matches(chunks, {frame: starts[points] for frame, points in points_of.items()}, fusion)
-    matches = {}
-    for frame in points_of:
-        own = chains.pop(frame)  # free what is already stacked
-        matches[frame] = FrameMatches.stack([own[target] for target in range(num_frames)])
-    if len(frames) == 1:  # restore the order of the points
-        return matches[frames[0]]
-    back_in_order = torch.cat(list(points_of.values())).argsort()
-    return FrameMatches.join(list(matches.values()), back_in_order)
+    starts_of = {frame: starts[points] for frame, points in points_of.items()}
+    chains = chained_matches(chunks, starts_of, fusion, num_frames=num_frames)
+    if len(frames) == 1:  # the points are in their own order
+        return chains[frames[0]]
+    matches = FrameMatches.unset(num_frames, len(starts), fusion.params.num_candidates)
+    for frame, points in points_of.items():
+        matches[:, points] = chains.pop(frame)  # free what is already in its place
+    return matches
 
 
 def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int:

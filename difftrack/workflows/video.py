@@ -21,8 +21,7 @@ from difftrack.tracking import ChunkDescriptors, PredictedTracks, TrackParams, s
 __all__ = ["TrackingEstimate", "VideoTracker"]
 
 _COPIES = 3
-"""Number of copies of every candidate in memory while tracks are decided: single matches, stacked matches, and paths.
-"""
+"""Copies of every candidate in memory while tracks are decided: the matches, the paths' candidates, and their costs."""
 
 
 @dataclass(frozen=True, slots=True)
