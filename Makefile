@@ -89,7 +89,7 @@ test-long: setup-dev
 	$(PYTEST) -m long
 
 # Each on one core, the longest first, so that `make -j2 results` keeps two busy; the store's rates alone, at the end.
-MEASURED := backbone tracking tuning shapes guidance motion prompts words samples
+MEASURED := backbone tracking tuning propagation causes shapes guidance motion prompts words samples probe
 .PHONY: $(MEASURED:%=results-%) results-real
 $(MEASURED:%=results-%): export OMP_NUM_THREADS := 1
 $(MEASURED:%=results-%): export PYTHONPATH := $(CURDIR)
@@ -120,14 +120,18 @@ results-guidance: setup-dev repro
 	python -m benchmarks.guidance study --prompts benchmarks/guidance_prompts.txt --num-prompts 10 --steps 15 --scale 0.2 \
 	  --num-layers 2 --best-layers data/scores/cogvideox-mini/best_layers.json
 
-# By hand, on a GPU: minutes there, a day of one core; a run that was stopped goes on.
-.PHONY: results-causes
-results-causes: export PYTHONPATH := $(CURDIR)
+# A run that was stopped goes on with the cells that data/ablation lacks.
 results-causes: setup-dev
-	difftrack ablate benchmarks/ablation_prompts.txt --do zero --do mean --do own_frame --do skip --seeds 42-45 --sampling-steps 20 \
-	  --cfg-scale 4 --clips 16 --guide zeroed:0.2:4,6 --guide identity:0.2:4,6 --guide skip:0.2:4,6 --out data/ablation
-	mkdir -p benchmarks/results/ablation
-	cp data/ablation/ablation.json data/ablation/ablation.csv data/ablation/causes-*.png benchmarks/results/ablation
+	python -m benchmarks.causes
+
+# By hand, on a GPU.
+.PHONY: results-causes-whole
+results-causes-whole: export PYTHONPATH := $(CURDIR)
+results-causes-whole: setup-dev
+	python -m benchmarks.causes --whole
+
+results-probe: setup-dev
+	python -m benchmarks.probe
 
 results-motion: setup-dev
 	python -m benchmarks.motion --sets 6 --steps 20
@@ -139,14 +143,12 @@ results-words: setup-dev
 	python -m benchmarks.words tune --clips 4
 	python -m benchmarks.words study --clips 4
 
-# By hand, since it wants DAVIS 2016: make results-propagation DAVIS=folder
-.PHONY: results-propagation
-results-propagation: export PYTHONPATH := $(CURDIR)
+# The setting is chosen on rendered clips; the table of real ones wants DAVIS 2016.
 results-propagation: setup-dev
-	@test -d "$(DAVIS)/JPEGImages" || { echo "name the folder of DAVIS 2016: make $@ DAVIS=folder"; exit 1; }
 	python -m benchmarks.propagation tune
-	python -m benchmarks.propagation study --davis "$(DAVIS)" --frames 17 --layers 0 3 4 6
-	python -m benchmarks.tables
+	@if test -d "$(DAVIS)/JPEGImages"; then \
+	  python -m benchmarks.propagation study --davis "$(DAVIS)" --frames 17 --layers 0 3 4 6; \
+	else echo "the table of DAVIS 2016 stays as it was; to measure it: make $@ DAVIS=folder"; fi
 
 results-samples: setup-dev
 	cd data/backbones/cogvideox-mini && python samples.py --steps 30 && python curves.py

@@ -245,6 +245,150 @@ def _propagated(read: Read) -> list[Cells]:
     return [[_percent(scores[measure]) for measure in ("J&F", "J", "F")] for scores in means]
 
 
+def _propagation_tuning(read: Read) -> list[Cells]:
+    """What was chosen on rendered clips, option by option, and what it was chosen over."""
+    tuned = read("propagation_tuning")
+    worths = tuned["worths"]
+    of_kinds: dict[str, list[float]] = {}
+    for label, worth in worths.items():
+        if label.partition(", layer ")[2]:
+            of_kinds.setdefault(label.partition(", layer ")[0], []).append(worth)
+    kinds = [max(of_kinds[kind]) for kind in ("query_key", "feature", "query_query", "key_key")]
+    options = [
+        "layers (3, 4)",
+        "temperature 0.1",
+        "top_k 20",
+        "top_k 5",
+        "top_k None",
+        "num_context 0",
+        "num_context 4",
+    ]
+    layers, temperature, top_k, five, everything, none, four = (_percent(worths[label]) for label in options)
+    return [
+        [" / ".join(_percent(worth) for worth in kinds)],
+        [layers],
+        [temperature],
+        [f"{top_k} ({five}; {everything})"],
+        [f"{none} ({four})"],
+        [f"{_percent(worths['spread over the clip'])} ({_percent(worths['consecutive'])})"],
+    ]
+
+
+_CAUSED = {
+    "motion_px": (1.0, 2),
+    "warped_error": (1e4, 2),
+    "cycle_error_px": (1.0, 2),
+    "matching_accuracy": (100.0, 2),
+    "error": (100.0, 1),
+}
+"""Measures of what heads cause: factor and decimal places."""
+
+
+def _heads(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row for row in summary["ways"] if row["intervention"] == "zero" and row["head"] is not None]
+
+
+def _causes(read: Read) -> list[Cells]:
+    """By measure: the plain value, heads whose interval leaves zero out, the largest change, and the correlations.
+
+    These are with what heads match on the clips of the grid, and on those of the training's size that the probe has.
+    """
+    from difftrack.reports import cause_correlation  # draws, which most tables need not
+
+    summary = read("ablation/ablation")
+    larger = read("probe")["layers"]["trained"]["head_matching_accuracy"]
+    at_full_size = {
+        **summary,
+        "ways": [
+            {**row, "own_matching_accuracy": larger[row["layer"]][row["head"]]}
+            if "own_matching_accuracy" in row
+            else row
+            for row in summary["ways"]
+        ],
+    }
+    (plain,) = (row for row in summary["ways"] if row["way"] == "plain")
+    rows = []
+    for measure, (unit, places) in _CAUSED.items():
+        key = "value" if measure == "error" else "difference"
+        found = {(row["layer"], row["head"]): row["measures"][measure][key] for row in _heads(summary)}
+        clear = sum(1 for of in found.values() if of["low"] > 0 or of["high"] < 0)
+        layer, head = max(found, key=lambda place: abs(found[place]["mean"]))
+        largest = unit * found[layer, head]["mean"]
+        said = f"{largest:.{places}f}" if measure == "error" else _signed(largest, places)
+        correlations = []
+        for of in (summary, at_full_size):
+            rho, low, high = cause_correlation(of, "zero", measure)
+            interval = "" if low is None or high is None else f" [{_signed(low, 2)}, {_signed(high, 2)}]"
+            correlations.append(f"{_signed(rho, 2)}{interval}")
+        rows.append(
+            [
+                f"{unit * plain['measures'][measure]['value']['mean']:.{places}f}",
+                "" if measure == "error" else f"{clear} of {len(found)}",
+                f"{said} ({layer}.{head})",
+                *correlations,
+            ]
+        )
+    return rows
+
+
+def _causes_by_layer(read: Read) -> list[Cells]:
+    """Means over the heads of each layer, of what they match and of what their removal changes."""
+    heads = _heads(read("ablation/ablation"))
+    rows = []
+    for layer in sorted({row["layer"] for row in heads}):
+        own = [row for row in heads if row["layer"] == layer]
+        row = [_percent(float(np.mean([of["own_matching_accuracy"] for of in own])))]
+        for measure, (unit, places) in _CAUSED.items():
+            key = "value" if measure == "error" else "difference"
+            mean = unit * float(np.mean([of["measures"][measure][key]["mean"] for of in own]))
+            row.append(f"{mean:.{places}f}" if measure == "error" else _signed(mean, places))
+        rows.append(row)
+    return rows
+
+
+def _caused_by_guidance(read: Read) -> list[Cells]:
+    """Ways of guidance beside plain samples: differences with their intervals, and the distance from plain."""
+    ways = read("ablation/ablation")["ways"]
+    rows = []
+    for row in (row for row in ways if row["way"] == "plain" or row["guidance"] is not None):
+        cells = []
+        for measure in ("motion_px", "warped_error", "cycle_error_px", "sharpness", "prompt_following", "error"):
+            unit, places = {**_CAUSED, "sharpness": (1.0, 0), "prompt_following": (1.0, 2)}[measure]
+            found = row["measures"][measure]
+            if row["way"] == "plain":
+                cells.append(f"{unit * found['value']['mean']:.{places}f}")
+                continue
+            absolute = measure == "error"
+            number = found["value" if absolute else "difference"]
+            mean, low, high = (unit * number[name] for name in ("mean", "low", "high"))
+            show = (lambda value, places=places: f"{value:.{places}f}") if absolute else partial(_signed, places=places)
+            cells.append(f"{show(mean)} [{show(low)}, {show(high)}]")
+        rows.append(cells)
+    return rows
+
+
+def _probe(read: Read) -> list[Cells]:
+    """Layers of the shipped backbone as the probe sees them, at the start of a training and at its end."""
+    layers = read("probe")["layers"]
+    start, trained = layers["start"], layers["trained"]
+    return [
+        [
+            _percent(start["matching_accuracy"][layer]),
+            _percent(trained["matching_accuracy"][layer]),
+            f"{_percent(max(heads))} ({int(np.argmax(heads))})",
+            _percent(trained["confidence"][layer]),
+            _percent(trained["attention_score"][layer]),
+        ]
+        for layer, heads in enumerate(trained["head_matching_accuracy"])
+    ]
+
+
+def _probe_cost(read: Read) -> list[Cells]:
+    seconds = read("probe")["cpu_seconds"]
+    share = 100 * seconds["share_at_one_step_a_second"]
+    return [[f"{seconds['making']:.1f}"], [f"{seconds['measurement']:.1f}"], [f"{share:.2f} %"]]
+
+
 _WORDS = (
     ("all heads of all layers", "noun", "text"),
     ("layer for nouns", "noun", "text"),
@@ -308,6 +452,12 @@ TABLES: Mapping[str, Callable[[Read], Sequence[Cells]]] = {
     "backbone": _backbone,
     "prompts": _prompts,
     "propagation": _propagated,
+    "propagation-tuning": _propagation_tuning,
+    "causes": _causes,
+    "causes-layers": _causes_by_layer,
+    "causes-guidance": _caused_by_guidance,
+    "probe": _probe,
+    "probe-cost": _probe_cost,
     "words": _words,
     "guidance-study": _guidance,
     "store-cogvideox-2b": partial(_stored, values="synthetic", which=0),

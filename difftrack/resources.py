@@ -1,4 +1,4 @@
-"""Find the files that ship with the package: the workspace template, its prompts, and the small backbone.
+"""Find the files that ship with the package: the workspace template, its prompts, the small backbone and its study.
 
 These files lie at the top level of a checkout, and in the folder `shipped` of an installed package, in the same layout.
 """
@@ -6,8 +6,10 @@ These files lie at the top level of a checkout, and in the folder `shipped` of a
 from pathlib import Path
 from typing import Final
 
-__all__ = ["shipped"]
+__all__ = ["CAUSE_STUDY", "shipped"]
 
+CAUSE_STUDY: Final = "benchmarks/results/ablation/ablation.json"
+"""What removing heads of the small backbone does, as `difftrack ablate` summarizes it."""
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 

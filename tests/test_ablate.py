@@ -1,11 +1,14 @@
 """Grids of interventions: planned, resumed, measured beside plain samples, drawn."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_pipelines import save_cogvideox
 from typer.testing import CliRunner
 
@@ -13,7 +16,7 @@ from difftrack.backbones import Backbone, load_backbone
 from difftrack.cli import app
 from difftrack.interventions import InterventionError
 from difftrack.reports import cause_table, draw_causes, rank_correlation
-from difftrack.workflows.ablate import AblateParams, ablate, plan_ablation, ways_of
+from difftrack.workflows.ablate import AblateParams, Cell, ablate, plan_ablation, ways_of
 from difftrack.workflows.ablation_summary import summarize
 from difftrack.workflows.prompt_following import prompt_following
 
@@ -33,12 +36,15 @@ def asked(**choices: Any) -> AblateParams:
 
 
 @pytest.fixture(scope="module")
-def folder(model: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Heads of layers 1 and 3 zeroed, both layers skipped, and guidance by skipping."""
+def made(model: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Cell]]:
+    """Heads of layers 1 and 3 zeroed, both layers skipped, and guidance by skipping; and cells as they were made."""
     folder = tmp_path_factory.mktemp("grid")
-    for _ in ablate(model, PROMPTS, WHOLE, folder):
-        pass
-    return folder
+    return folder, list(ablate(model, PROMPTS, WHOLE, folder))
+
+
+@pytest.fixture(scope="module")
+def folder(made: tuple[Path, list[Cell]]) -> Path:
+    return made[0]
 
 
 WHOLE = asked(interventions=("zero", "skip"), guidances=(("skip", 0.5, (1,)),))
@@ -83,6 +89,39 @@ def test_a_run_goes_on_where_it_stopped_and_makes_again_what_is_asked_otherwise(
     assert len(plan_ablation(model, PROMPTS, other, tmp_path).waiting) == 4
     first.file.write_text("{")
     assert [cell.done for cell in plan_ablation(model, PROMPTS, params, tmp_path).cells] == [False, True, True, True]
+
+
+def test_a_run_that_is_stopped_leaves_whole_pairs_behind(
+    model: Backbone, made: tuple[Path, list[Cell]], tmp_path: Path
+) -> None:
+    """7 matchings go with the first prompt, whose 8 ways are done before the other's first."""
+    _, cells = made
+    assert cells[0].way.name == "plain"
+    assert [cell.prompt for cell in cells if cell.prompt is not None] == [0] * 8 + [2] * 8
+    assert [cell.prompt is None for cell in cells[:15]].count(True) == 7
+    for cell in cells[:15]:
+        shutil.copytree(cell.file.parent, tmp_path / "cells" / cell.way.name, dirs_exist_ok=True)
+    for file in tmp_path.rglob("002-7.*"):
+        file.unlink()
+    summary = summarize(model, PROMPTS, WHOLE, tmp_path)
+    assert {row["pairs"] for row in summary["ways"]} == {1}
+    assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_a_summary_names_all_versions_of_a_grid_that_went_on_elsewhere(
+    model: Backbone, folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "moved"
+    shutil.copytree(folder, other)
+    file = other / "cells/skip-l03/002-7.json"
+    cell = json.loads(file.read_text())
+    cell["made_by"]["versions"]["torch"] = "1.2.3"
+    file.write_text(json.dumps(cell))
+    params = replace(WHOLE, reuse="params")
+    assert not plan_ablation(model, PROMPTS, params, other).waiting
+    found = summarize(model, PROMPTS, params, other)["versions"]["torch"]
+    assert found == f"1.2.3, {torch.__version__.partition('+')[0]}"
+    assert len(plan_ablation(model, PROMPTS, WHOLE, other).waiting) == 1
 
 
 def test_a_summary_compares_each_way_with_the_plain_samples_of_the_same_pairs(model: Backbone, folder: Path) -> None:
@@ -146,6 +185,9 @@ def test_a_rank_correlation_and_its_interval_worked_by_hand() -> None:
     assert rank_correlation(np.array([0.1, 0.2, 0.7]), changes) == (-1.0, -1.0, -1.0)
     rho, low, high = rank_correlation(np.array([0.1, 0.2, 0.7]), changes[:, :1])
     assert (rho, low, high) == (-1.0, None, None)
+    rho, low, high = rank_correlation(np.array([0.1, 0.2, 0.7]), np.full((3, 2), 5.0))
+    assert np.isnan(rho)
+    assert (low, high) == (None, None)
 
 
 def test_the_verb_plans_runs_and_tells(tmp_path: Path, folder: Path, model: Backbone) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,32 @@ def test_committed_results_are_of_the_weights_that_ship() -> None:
     assert {"backbone.json", "tracking_study_160x240.json", "guidance_study/measures.json"} <= set(measured)
     shipped = PipelineFolder(shipped_backbone()).fingerprint()
     assert {name: of for name, of in measured.items() if of != shipped} == {}
+
+
+def test_the_study_of_causes_is_the_one_that_the_benchmark_makes_and_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 layers of 4 heads, plain samples and three ways of guidance, each with all pairs of prompt and seed."""
+    from difftrack.workflows.ablate import AblateParams, ways_of
+
+    monkeypatch.syspath_prepend(str(ROOT))
+    causes = importlib.import_module("benchmarks.causes")
+    study = json.loads((ROOT / "benchmarks/results/ablation/ablation.json").read_text("utf-8"))
+    asked = AblateParams(**causes.SMALL)
+    wanted = json.loads(json.dumps(asdict(asked)))
+    assert {**study["params"], "reuse": "exact"} == wanted
+    assert [way["way"] for way in study["ways"]] == [way.name for way in ways_of(asked, 8, 4)]
+    assert {way["pairs"] for way in study["ways"]} == {causes.FEW_PROMPTS * len(asked.seeds)}
+    assert {"device", "date"} <= study["machine"].keys()
+    assert "torch" in study["versions"]
+
+
+def test_a_study_is_written_with_a_line_for_each_way_and_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    causes = importlib.import_module("benchmarks.causes")
+    summary = {"params": {"seeds": [7]}, "ways": [{"way": "plain"}, {"way": "b"}], "pairs": {"plain": [{}], "b": []}}
+    text = causes.compact(summary)
+    assert json.loads(text) == summary
+    assert '  {"way": "b"}\n' in text
+    assert '  "plain": [{}],\n' in text
 
 
 def test_the_study_reads_the_heads_that_the_pipeline_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

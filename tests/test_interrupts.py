@@ -204,7 +204,7 @@ def test_an_interrupted_verb_is_one_line(monkeypatch: pytest.MonkeyPatch, number
     done = CliRunner().invoke(cli.app, ["verify", "store"])
     assert (done.exit_code, done.stderr) == (
         STATUS[number],
-        "difftrack: interrupted during verify; the next run begins anew\n",
+        "difftrack: interrupted during verify; the next run starts from the beginning\n",
     )
 
 

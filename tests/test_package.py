@@ -1,5 +1,6 @@
 """What is installed: one top-level name, all that it needs, and a workspace that runs with it alone."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import yaml
 
 from difftrack.pipeline._workspace import WorkspaceError, init_workspace, workspace_pipeline
 from difftrack.pipeline.fingerprint import stage_fingerprints
-from difftrack.resources import shipped
+from difftrack.resources import CAUSE_STUDY, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def test_a_workspace_runs_the_same_stages_from_the_package_and_depends_on_no_sou
         assert [of_package.get(key) for key in ("params", "outs", "metrics", "matrix")] == [
             stage.get(key) for key in ("params", "outs", "metrics", "matrix")
         ]
-        inside = [dep for dep in stage["deps"] if re.match(r"(stages|difftrack|data/backbones)/", dep)]
+        inside = [dep for dep in stage["deps"] if re.match(r"(stages|difftrack|data/backbones|benchmarks)/", dep)]
         file = f"{name}/${{item.backbone}}" if name in ("extract", "survey") else name
         assert [dep for dep in of_package["deps"] if dep not in stage["deps"]] == [f"data/fingerprints/{file}.json"]
         assert set(stage["deps"]) - set(of_package["deps"]) == set(inside)
@@ -57,6 +58,7 @@ def test_a_fingerprint_tells_code_rooms_libraries_and_weights_apart(tmp_path: Pa
     assert "metrics" not in found["extract/cogvideox-mini.json"]["code"]
     assert set(found["extract/cogvideox-mini.json"]["libraries"]) == {"torch", "diffusers", "transformers"}
     assert "libraries" not in found["report.json"]
+    assert found["report.json"]["study"] == hashlib.sha256(shipped(CAUSE_STUDY).read_bytes()).hexdigest()
     folder = tmp_path / "weights"
     (folder / "transformer").mkdir(parents=True)
     (folder / "model_index.json").write_text('{"transformer": ["diffusers", "X"]}')
@@ -156,6 +158,7 @@ def test_the_wheel_has_one_top_level_name_and_all_that_it_needs(wheel: Path) -> 
         "presets/tracking-davis-cogvideox-2b.yaml",
         "reports/templates/report.css",
         "shipped/params.yaml",
+        "shipped/benchmarks/results/ablation/ablation.json",
         "shipped/data/backbones/cogvideox-mini/vae/diffusion_pytorch_model.safetensors",
     ):
         assert f"difftrack/{wanted}" in names

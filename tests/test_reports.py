@@ -13,8 +13,20 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
-from tiny_results import backbone_results, clip, footage, score_map, score_maps, scores_json, tracks, write_store
+from tiny_results import (
+    backbone_results,
+    cause_study,
+    clip,
+    footage,
+    score_map,
+    score_maps,
+    scores_json,
+    tracks,
+    write_store,
+)
 
+from difftrack.backbones import shipped_backbone
+from difftrack.backbones._folder import PipelineFolder
 from difftrack.correspondence import CORRECTED
 from difftrack.datasets import Clip, Tracks, write_clip, write_tracks
 from difftrack.guidance import Guidance
@@ -30,17 +42,20 @@ from difftrack.reports import (
     Samples,
     ScoreMaps,
     TrackedClip,
+    cause_correlation,
     draw_query,
     draw_tracks,
     example_clips,
     maps_from_scores,
     query_point,
+    read_cause_study,
     read_samples,
     read_tracked_clip,
     results_from_metrics,
     write_report,
 )
 from difftrack.reports._analysis import analysis_sections
+from difftrack.reports._cause_section import causes_section
 from difftrack.reports._curves import draw_accuracy_by_step
 from difftrack.reports._examples import ExampleView, moving_points, trajectories
 from difftrack.reports._figure_cache import Drawings, digest
@@ -697,9 +712,93 @@ def test_stage_reports_on_every_backbone_and_does_without_tracks(store: Path, tm
     anchors = Elements((tmp_path / "report" / "index.html").read_text()).values("id")
     assert {"backbones", "one-where", "two-where", "one-maps"} <= set(anchors)
     assert "one-tracks" not in anchors
+    assert "one-causes" not in anchors  # the study that ships is of other weights
     assert anchors.index("two-where") < anchors.index("one-where")
     assert not [anchor for anchor in anchors if anchor.startswith("left")]
     assert json.loads((tmp_path / "report" / "headlines.json").read_text())[0]["value"] == "87 %"
+
+
+# --- causes
+
+
+def written_study(file: Path, **changes: Any) -> Path:
+    file.write_text(json.dumps({**cause_study(), **changes}))
+    return file
+
+
+def test_causes_are_shown_with_what_they_were_measured_on(tmp_path: Path) -> None:
+    """The best head moves 1.5 and 1.625 px more in the two samples, and 15 points of a hundred fewer are matched."""
+    study = read_cause_study(written_study(tmp_path / "mine.json"))
+    (tmp_path / "report").mkdir()
+    with Drawings(tmp_path / "report") as drawings:
+        section = causes_section("tiny", study, drawings)
+    assert section.anchor == "tiny-causes"
+    for said in (
+        "mine.json, 2 pairs of prompt and seed",
+        "9x40x56 px",
+        "5 rendered clips (a card, 2026-12-01; torch 1.2.3)",
+    ):
+        assert said in section.lead
+    figure, table = section.blocks
+    assert isinstance(table, Table)
+    assert figure.png == "figures/tiny-causes.png"
+    assert (tmp_path / "report" / figure.png).stat().st_size > 10_000
+    assert table.rows[2] == [
+        "4",
+        "0",
+        "75.0",
+        "+1.56 [+1.50, +1.62]",
+        "+3.00 [+3.00, +3.00]",
+        "-15.00 [-15.00, -15.00]",
+        "12.50 [12.50, 12.50]",
+    ]
+    assert cause_correlation(study.summary, "zero", "motion_px") == (1.0, 1.0, 1.0)
+    assert cause_correlation(study.summary, "zero", "matching_accuracy") == (-1.0, None, None)
+
+
+def test_the_study_that_ships_is_of_the_weights_that_ship() -> None:
+    study = read_cause_study()
+    assert study.backbone == PipelineFolder(shipped_backbone()).fingerprint()
+    assert "the study that comes with difftrack" in study.source
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ways": cause_study()["ways"][:1]}, r"mine\.json has no intervention in single heads"),
+        ({"params": {}}, r"mine\.json is no study of heads \(KeyError\('num_inference_steps'\)\); `difftrack ablate` "),
+        ({"ways": [1]}, r"mine\.json is no study of heads"),
+    ],
+)
+def test_a_study_that_cannot_be_used_says_what_writes_one(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_cause_study(written_study(tmp_path / "mine.json", **changes))
+
+
+def test_stage_shows_the_study_of_the_weights_that_it_shows_and_no_other(tmp_path: Path) -> None:
+    deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
+    write_clip(deps["clips"], clip())
+    write_tracks(deps["tracks"], "square", tracks())
+    write_store(deps["descriptors"] / "one" / "analysis")
+    (deps["scores"] / "one").mkdir(parents=True)
+    (deps["scores"] / "one" / "scores.json").write_text(json.dumps(scores_json()))
+
+    def sections(study: Path) -> None:
+        params = {"report": {"max_videos": 0, "causes": str(study)}, "backbones": {"one": None}}
+        main(params, deps, {"report": tmp_path / "report"})
+
+    def shown() -> set[str]:
+        return set(Elements((tmp_path / "report" / "index.html").read_text()).values("id"))
+
+    sections(written_study(tmp_path / "mine.json"))
+    assert {"one-where", "one-causes"} <= shown()
+    with pytest.raises(SystemExit, match=r"report\.causes: .*other\.json is of other weights than one"):
+        sections(written_study(tmp_path / "other.json", backbone="of others"))
+    assert shown() & {"one-where", "one-causes"} == {"one-where"}
+    with pytest.raises(SystemExit, match=r"report\.causes: .*gone\.json"):
+        sections(tmp_path / "gone.json")
 
 
 def test_stage_reports_on_what_was_tracked_and_never_scored(tmp_path: Path) -> None:

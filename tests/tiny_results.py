@@ -140,3 +140,55 @@ def scores_json() -> dict[str, Any]:
         "headline": "truth",
         "groups": {"all": group, "truth": group, "rendered/easy": group},
     }
+
+
+def cause_study(backbone: str = "tiny") -> dict[str, Any]:
+    """What `difftrack ablate` summarizes of three heads zeroed, with two prompts and a seed: more motion the better
+    a head matches, and less matched, in units that no two measures share."""
+    plain = {"motion_px": 2.0, "warped_error": 0.001, "error": 0.0}
+    pairs: dict[str, list[dict[str, Any]]] = {"plain": [{"prompt": prompt, "seed": 7, **plain} for prompt in (0, 1)]}
+    ways: list[dict[str, Any]] = [_way("plain", None, None, None, pairs["plain"], pairs["plain"], 0.0)]
+    for (layer, head), accuracy, moved in (((1, 0), 0.2, 0.25), ((1, 1), 0.5, 0.5), ((4, 0), 0.75, 1.5)):
+        name = f"zero-l{layer:02d}-h{head:02d}"
+        pairs[name] = [
+            {"prompt": prompt, "seed": 7, "motion_px": 2 + moved + prompt / 8, "warped_error": 0.0013, "error": 0.125}
+            for prompt in (0, 1)
+        ]
+        ways.append(_way(name, layer, head, accuracy, pairs[name], pairs["plain"], -moved / 10))
+    params = {"seeds": [7], "num_inference_steps": 3, "cfg_scale": 4.0, "num_frames": 9, "height": 40, "width": 56}
+    return {
+        "params": {**params, "matching_clips": 5},
+        "backbone": backbone,
+        "prompts": {"0": "a red disc", "1": "a <b>blue</b> disc"},
+        "measures": {name: name for name in plain},
+        "versions": {"torch": "1.2.3"},
+        "ways": ways,
+        "pairs": pairs,
+        "machine": {"device": "a card", "date": "2026-12-01"},
+    }
+
+
+def _way(
+    name: str,
+    layer: int | None,
+    head: int | None,
+    accuracy: float | None,
+    pairs: Sequence[dict[str, Any]],
+    plain: Sequence[dict[str, Any]],
+    matched: float,
+) -> dict[str, Any]:
+    def number(values: Sequence[float]) -> dict[str, float]:
+        return {"mean": sum(values) / len(values), "low": min(values), "high": max(values)}
+
+    measures = {
+        measure: {
+            "value": number([pair[measure] for pair in pairs]),
+            "difference": number([pair[measure] - by[measure] for pair, by in zip(pairs, plain, strict=True)]),
+        }
+        for measure in ("motion_px", "warped_error", "error")
+    }
+    measures["matching_accuracy"] = {"value": number([0.9 + matched]), "difference": number([matched])}
+    own = {} if accuracy is None else {"own_matching_accuracy": accuracy}
+    word = None if layer is None else "zero"
+    about = {"way": name, "intervention": word, "layer": layer, "head": head, "guidance": None, "pairs": len(pairs)}
+    return {**about, **own, "measures": measures}

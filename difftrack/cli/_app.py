@@ -74,7 +74,7 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
             warnings.showwarning = _warn_in_one_line
             yield
     except Interrupted as error:
-        after = AFTER_INTERRUPT.get(verb, "the next run begins anew")
+        after = AFTER_INTERRUPT.get(verb, "the next run starts from the beginning")
         typer.echo(f"difftrack: interrupted{f' during {verb}' if verb else ''}; {after}", err=True)
         raise typer.Exit(error.status) from error
     except (typer.Exit, BrokenPipeError):  # a verb's own exit status, or a closed pipe, as with `head`

@@ -51,7 +51,7 @@ def product_into(
 ) -> Float[Tensor, "first second"]:
     """Multiply as `product` does, where it is the faster way into memory that is used again.
 
-    The system clears fresh pages, which takes up to a third of the time of a product over 64 channels. The default
+    The system clears fresh pages, which takes up to three tenths of the time of a product over 64 channels. The default
     library writes where it is told to and oneDNN's operator does not; with AVX2 that decides.
     """
     if scratch.is_cuda or _AT_MOST_AVX2 or _ONEDNN_LINEAR is None:

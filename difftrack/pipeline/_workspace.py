@@ -15,7 +15,7 @@ _IGNORED = ("/data/*", "!/data/prompts/", "__pycache__/", "*.partial")
 """Lines of .gitignore. dvc.lock is not ignored, because DVC compares later runs with a committed dvc.lock."""
 _FOLDERS = ("data/prompts",)
 _FINGERPRINTS = "data/fingerprints"
-_INSIDE = re.compile(r"      - (stages|difftrack|data/backbones)/")
+_INSIDE = re.compile(r"      - (stages|difftrack|data/backbones|benchmarks)/")
 """Dependencies of a checkout's stages that a workspace does not contain."""
 _FINGERPRINT_STAGE = f"""
   fingerprint:

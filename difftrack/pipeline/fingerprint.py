@@ -6,6 +6,7 @@ the computing libraries, and the identity of the weights. Comments and docstring
 package reruns exactly the stages whose code changed.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from difftrack.backbones._identity import weights_identity
 from difftrack.pipeline._stage import Paths, run
 from difftrack.provenance import code_of, versions_of
+from difftrack.resources import CAUSE_STUDY, shipped
 
 __all__ = ["main", "stage_fingerprints"]
 
@@ -46,6 +48,8 @@ def stage_fingerprints(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
     backbones = params.get("backbones") or {}
     for stage in _STAGES:
         made: dict[str, Any] = {"code": dict(code_of(f"difftrack.pipeline.{stage}"))}
+        if stage == "report":
+            made["study"] = hashlib.sha256(shipped(CAUSE_STUDY).read_bytes()).hexdigest()
         if stage not in _RUN_A_MODEL:
             yield f"{stage}.json", made
             continue

@@ -15,6 +15,7 @@ from difftrack.params import parse
 from difftrack.pipeline._stage import Paths, run, tell
 from difftrack.reports import (
     BackboneResults,
+    CauseStudy,
     ReportClips,
     ReportParams,
     Samples,
@@ -22,6 +23,7 @@ from difftrack.reports import (
     TrackingResults,
     example_clips,
     maps_from_scores,
+    read_cause_study,
     read_samples,
     read_tracked_clip,
     results_from_metrics,
@@ -41,6 +43,7 @@ def main(params: Mapping[str, Any], deps: Paths, outs: Paths) -> None:
     tell(manifest.remarks(deps["clips"]))
     found = _Results(deps, section, manifest.names)
     backbones = [found.results(name) for name in _with_results(params["backbones"], deps)]
+    found.check_causes(backbones)
     with Progress(disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("report", total=None)
         write_report(
@@ -74,6 +77,9 @@ class _Results:
         self.problems: list[str] = []
         self._deps, self._section, self._names = deps, section, names
         self.footage = self._footage()
+        self._study: CauseStudy | None = None
+        with self._noting("report.causes"):
+            self._study = read_cause_study(section.causes)
 
     def _footage(self) -> ReportClips:
         """Return the clips of the manifest, without clips that cannot be read or have no tracks."""
@@ -111,7 +117,22 @@ class _Results:
             tracked=tracked,
             results=results,
             provenance={**analysis, **tracking},
+            causes=self._causes({**analysis, **tracking}),
         )
+
+    def check_causes(self, backbones: Sequence[BackboneResults]) -> None:
+        """Record a problem if the study that params.yaml names is of none of the backbones."""
+        if self._section.causes and self._study and all(backbone.causes is None for backbone in backbones):
+            names = ", ".join(backbone.name for backbone in backbones)
+            self.problems.append(
+                f"report.causes: {self._section.causes} is of other weights than {names}; run `difftrack ablate` with "
+                "these weights, or set report.causes to null"
+            )
+
+    def _causes(self, made_with: Mapping[str, Any]) -> CauseStudy | None:
+        """Return the study of heads if it is of the weights that the descriptors are of."""
+        weights = {parts.get("backbone") for parts in made_with.values() if isinstance(parts, Mapping)}
+        return self._study if self._study and self._study.backbone in weights else None
 
     def samples(self) -> Samples | None:
         """Read samples with and without guidance; None if there are none."""

@@ -1,6 +1,7 @@
 from ._analysis import GroupAccuracy, ScoreMaps
 from ._artifacts import maps_from_scores, read_tracked_clip, results_from_metrics
-from ._causes import cause_table, draw_causes, rank_correlation
+from ._cause_section import CauseStudy, read_cause_study
+from ._causes import cause_correlation, cause_figure, cause_table, draw_causes, rank_correlation, removals_of_heads
 from ._emergence import draw_emergence
 from ._guidance import Samples, read_samples
 from ._heatmaps import draw_score_maps
@@ -20,6 +21,7 @@ from ._word_overlay import draw_word_strip, draw_words, export_words, word_maps_
 __all__ = [
     "ExportedVideo",
     "BackboneResults",
+    "CauseStudy",
     "ReportClips",
     "GroupAccuracy",
     "Method",
@@ -33,6 +35,8 @@ __all__ = [
     "TapVidScores",
     "TrackedClip",
     "TrackingResults",
+    "cause_correlation",
+    "cause_figure",
     "cause_table",
     "draw_causes",
     "draw_emergence",
@@ -49,7 +53,9 @@ __all__ = [
     "figure_pixels",
     "maps_from_scores",
     "query_point",
+    "read_cause_study",
     "read_samples",
+    "removals_of_heads",
     "read_tracked_clip",
     "results_from_metrics",
     "spread_indices",

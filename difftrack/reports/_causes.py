@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from difftrack.reports._style import MISSING, MUTED, finish_axes, save_png, styled
 
-__all__ = ["cause_table", "draw_causes", "rank_correlation"]
+__all__ = ["cause_correlation", "cause_figure", "cause_table", "draw_causes", "rank_correlation", "removals_of_heads"]
 
 _PANELS = {
     "motion_px": ("motion", "change, px per frame"),
@@ -62,12 +62,32 @@ def draw_causes(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     Returns:
         The files; none without single-head interventions or matches.
     """
-    words = dict.fromkeys(row["intervention"] for row in summary["ways"] if "own_matching_accuracy" in row)
-    return [_draw(summary, word, folder / f"causes-{word.replace(':', '-')}.png") for word in words]
+    files = []
+    for word in removals_of_heads(summary):
+        file = folder / f"causes-{word.replace(':', '-')}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_png(cause_figure(summary, word), file, dpi=110)
+        files.append(file)
+    return files
+
+
+def removals_of_heads(summary: Mapping[str, Any]) -> list[str]:
+    """Return the interventions, in words, that were of single heads whose own matching is known.
+
+    Args:
+        summary: What ablation.json holds.
+    """
+    return list(dict.fromkeys(row["intervention"] for row in summary["ways"] if "own_matching_accuracy" in row))
 
 
 @styled
-def _draw(summary: Mapping[str, Any], word: str, file: Path) -> Path:
+def cause_figure(summary: Mapping[str, Any], word: str) -> Figure:
+    """Draw what one intervention in each head changes over what the head itself matches, a panel for each measure.
+
+    Args:
+        summary: What ablation.json holds.
+        word: The intervention, one of `removals_of_heads`.
+    """
     rows = [row for row in summary["ways"] if row["intervention"] == word and "own_matching_accuracy" in row]
     panels = [name for name in _PANELS if any(name in row["measures"] for row in rows)]
     layers = sorted({row["layer"] for row in rows})
@@ -98,23 +118,54 @@ def _draw(summary: Mapping[str, Any], word: str, file: Path) -> Path:
         axes.text(0.02, 0.02, _correlation(summary, rows, name), transform=axes.transAxes, fontsize=8, color=MUTED)
     grid[0].legend(title="layer", frameon=False, fontsize=7, ncols=1 + len(layers) // 5)
     figure.suptitle(f"correlation and cause, head by head: {word}", fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_png(figure, file, dpi=110)
-    return file
+    return figure
 
 
 def _correlation(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """Describe the rank correlation over heads, with its interval if there are several pairs of prompt and seed."""
+    found = _correlated(summary, rows, name)
+    if found is None:
+        return ""
+    rho, low, high = found
+    if np.isnan(rho):
+        return ""
+    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
+    return f"Spearman {rho:+.2f}{interval}, {len(rows)} heads"
+
+
+def cause_correlation(summary: Mapping[str, Any], word: str, measure: str) -> tuple[float, float | None, float | None]:
+    """Correlate what heads match with what an intervention in them changes, by ranks.
+
+    Args:
+        summary: What ablation.json holds.
+        word: The intervention, one of `removals_of_heads`.
+        measure: Such as motion_px.
+
+    Returns:
+        Spearman's correlation, and its 95 % bootstrap interval over pairs of prompt and seed: None where there is one
+        pair alone, and for matching accuracy, which has clips in their place.
+
+    Raises:
+        ValueError: fewer than three heads have this measure.
+    """
+    rows = [row for row in summary["ways"] if row["intervention"] == word and "own_matching_accuracy" in row]
+    found = _correlated(summary, rows, measure)
+    if found is None:
+        raise ValueError(f"{measure} under {word} is of {len(rows)} heads, or not of all; wanted: at least 3 heads")
+    return found
+
+
+def _correlated(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
+) -> tuple[float, float | None, float | None] | None:
     accuracy = np.array([row["own_matching_accuracy"] for row in rows])
     if name == "matching_accuracy" or len(rows) < 3:
         changes = np.array([[row["measures"][name]["difference"]["mean"]] for row in rows if name in row["measures"]])
     else:
         changes = _changes(summary, [row["way"] for row in rows], name)
     if len(changes) < 3 or len(changes) != len(accuracy):
-        return ""
-    rho, low, high = rank_correlation(accuracy, changes)
-    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
-    return f"Spearman {rho:+.2f}{interval}, {len(rows)} heads"
+        return None
+    return rank_correlation(accuracy, changes)
 
 
 def _changes(summary: Mapping[str, Any], ways: Sequence[str], name: str) -> Float[np.ndarray, "way pair"]:
@@ -138,11 +189,12 @@ def rank_correlation(
         seed: Seed of the bootstrap over pairs.
 
     Returns:
-        The correlation, and the interval: None if there is only one pair.
+        The correlation, and the interval: None if there is only one pair. Undefined (NaN, None) if all changes,
+        or all accuracies, are equal.
     """
     (rho,) = _spearman(accuracy, changes.mean(axis=1)[None])
     num_pairs = changes.shape[1]
-    if num_pairs < 2:
+    if num_pairs < 2 or np.isnan(rho):
         return float(rho), None, None
     drawn = np.random.default_rng(seed).integers(num_pairs, size=(_RESAMPLES, num_pairs))
     low, high = np.nanquantile(_spearman(accuracy, changes.T[drawn].mean(axis=1)), [0.025, 0.975])

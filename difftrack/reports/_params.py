@@ -1,6 +1,7 @@
 """Settings of the report."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from difftrack.correspondence import MatchKind
@@ -99,6 +100,9 @@ class ReportParams:
     """Draw videos of a clip's points, followed by each of these layers and steps alone."""
     clips: Literal["auto", "all"] | tuple[str, ...] = "auto"
     """Clips of these pictures; auto: the first of each source, those with exact truth first."""
+    causes: Path | None = None
+    """An ablation.json of `difftrack ablate`, shown for the backbone whose weights it is of; null: the study of the
+    shipped backbone that comes with the package."""
     max_videos: int = 12
     """Maximum number of clips drawn as videos; the tables list all of them."""
     overlay: OverlayParams = field(default_factory=OverlayParams)

@@ -14,6 +14,7 @@ from difftrack.correspondence import MatchingParams
 from difftrack.datasets import Clip, Tracks, TruthKind
 from difftrack.geometry import rescale_points
 from difftrack.reports._analysis import ScoreMaps, analysis_headlines, analysis_sections
+from difftrack.reports._cause_section import CauseStudy, causes_section
 from difftrack.reports._examples import ExampleClip, ExampleView, examples_sections, moving_points, stored_example
 from difftrack.reports._figure_cache import Drawings
 from difftrack.reports._guidance import Samples, guidance_headlines, guidance_section
@@ -50,6 +51,8 @@ class BackboneResults:
     """First results for exact or annotated truth, then those for each pseudo-truth; empty if nothing was tracked."""
     provenance: Mapping[str, Any]
     """Provenance of the descriptors, from the stores, and of all results."""
+    causes: CauseStudy | None = None
+    """What removing heads of these weights does to samples; None where that was not studied."""
 
 
 def example_clips(store: Store, footage: ReportClips, params: ReportParams) -> list[ExampleClip]:
@@ -150,7 +153,10 @@ def _backbone_sections(
         name, backbone.examples, views, matching=matching, drawings=drawings, most_bytes=most_bytes
     )
     sections += examples_sections(name, backbone.examples, views, matching=matching, drawings=drawings, params=params)
-    return sections + words_section(name, backbone.examples, drawings)
+    sections += words_section(name, backbone.examples, drawings)
+    if backbone.causes is not None:
+        sections.append(causes_section(name, backbone.causes, drawings))
+    return sections
 
 
 def _chosen_views(scores: ScoreMaps | None, examples: Sequence[ExampleClip], params: ReportParams) -> list[ExampleView]:

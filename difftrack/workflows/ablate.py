@@ -10,7 +10,7 @@ Under the folder of a grid:
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -192,8 +192,10 @@ def ablate(
 ) -> Iterator[Cell]:
     """Compute every unfinished cell, one file each; a killed run resumes where it stopped.
 
+    All ways are sampled with one prompt and seed before the next: a run that is stopped leaves whole pairs behind.
+
     Yields:
-        Each finished cell, plain samples first.
+        Each finished cell, the plain one of a pair first.
 
     Raises:
         InterventionError: the folder holds something else.
@@ -204,7 +206,7 @@ def ablate(
     with lock_of(folder).acquire():
         matcher = _Matcher(backbone, params)
         texts = dict(prompts)
-        for cell, identity in _planned(backbone, prompts, params, folder):
+        for cell, identity in _by_pair(_planned(backbone, prompts, params, folder), tuple(texts)):
             if cell.done:
                 continue
             started = time.process_time()
@@ -238,6 +240,20 @@ def _planned(
             file = place / "matching.json"
             done = _is_done(file, identity, made_by, params.reuse)
             yield Cell(way, None, None, file, done, params.matching_clips), identity
+
+
+def _by_pair(
+    planned: Iterable[tuple[Cell, dict[str, Any]]], numbers: Sequence[int]
+) -> list[tuple[Cell, dict[str, Any]]]:
+    """Sort cells by seed and prompt; matchings go with the first pair."""
+    listed = list(planned)
+    seeds = list(dict.fromkeys(cell.seed for cell, _ in listed if cell.seed is not None))
+
+    def place(entry: tuple[Cell, dict[str, Any]]) -> tuple[int, int]:
+        prompt, seed = entry[0].prompt, entry[0].seed
+        return (0, 0) if prompt is None or seed is None else (seeds.index(seed), numbers.index(prompt))
+
+    return sorted(listed, key=place)
 
 
 def _can_be_matched(way: Way) -> bool:

@@ -67,6 +67,7 @@ def summarize(
         "backbone": backbone.fingerprint,
         "prompts": dict(prompts),
         "measures": {**MEASURES, _MATCHING: "share of matched points, mean over the remaining layers"},
+        "versions": _versions(said),
         "cpu_seconds": seconds,
         "ways": rows,
         "pairs": {
@@ -110,6 +111,15 @@ def _matching_compared(way: Mapping[str, Any], plain: Mapping[str, Any]) -> dict
 def _cpu(said: Mapping[Path, Any], cells: Sequence[Cell], *, of_samples: bool) -> float:
     wanted = (cell for cell in cells if (cell.prompt is not None) == of_samples)
     return round(float(sum(said[cell.file].get("cpu_seconds", 0.0) for cell in wanted)), 1)
+
+
+def _versions(said: Mapping[Path, Any]) -> dict[str, str]:
+    """Library -> its versions in the cells, several where a grid went on with another one."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in said.values():
+        for library, version in cell["made_by"]["versions"].items():
+            found.setdefault(library, {})[version] = None
+    return {library: ", ".join(sorted(versions)) for library, versions in sorted(found.items())}
 
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
