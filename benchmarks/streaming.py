@@ -206,7 +206,9 @@ def _decide(num_frames: int, height: int, width: int) -> int:
     def one() -> FrameMatches:
         candidates = torch.rand(*shape, 2, generator=generator) * torch.tensor([grid.cols, grid.rows])
         certain = torch.rand(len(queries), generator=generator)
-        return FrameMatches(candidates[:, 0], certain, certain, candidates, torch.rand(shape, generator=generator), certain)
+        return FrameMatches(
+            candidates[:, 0], certain, certain, candidates, torch.rand(shape, generator=generator), certain
+        )
 
     matches = FrameMatches.unset(num_frames, *shape)
     for frame in range(num_frames):

@@ -354,7 +354,7 @@ def test_position_outside_the_clip_is_named(store: Path) -> None:
 
 
 def test_unknown_clip_is_named_with_those_there_are(store: Path) -> None:
-    with pytest.raises(ValueError, match="no clip 'circle'; have: square"):
+    with pytest.raises(ValueError, match="no clip 'circle'; known: square"):
         backbone_results(store, ReportParams(clips=("circle",)))
 
 

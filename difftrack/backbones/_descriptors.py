@@ -41,7 +41,7 @@ class SequencePart:
     """Token frames that follow one another in an attention's sequence: frames of the clip, or of its history."""
 
     name: str | None
-    """Of frames of history, which are no frames of the clip; None for frames of the clip."""
+    """Name of frames of history, which are not frames of the clip; None for frames of the clip."""
     num_latent_frames: int
     rows: int
     cols: int

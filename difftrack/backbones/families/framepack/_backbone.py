@@ -147,7 +147,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
         return self._conditioning(pipeline.prepare_image_latents(pixels), embeds)
 
     def _conditioning(
-        self, image_latents: Float[Tensor, "1 channel 1 row col"], image_embeds: Float[Tensor, "1 token channel"]
+        self, image_latents: Float[Tensor, "1 channel 1 row col"], image_embeds: Float[Tensor, "1 token image_channel"]
     ) -> ImageConditioning:
         clean = torch.cat([image_latents, torch.zeros_like(image_latents).expand(-1, -1, _SHORT, -1, -1)], dim=2)
         extras = {"image_embeds": image_embeds, "latents_clean": clean.to(self.components.dtype)}
@@ -191,7 +191,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
         return torch.cat([frames.new_zeros(shape[0] - len(frames), *frames.shape[1:]), frames])
 
     def draw_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-        """Of the window."""
+        """Draw the noise of the window; the image frame before it has none."""
         return super().draw_noise((shape[0] - 1, *shape[1:]), generator)
 
     def sample(

@@ -98,7 +98,7 @@ class WanVACEBackbone(WanBackbone):
 
     @cached_property
     def _controls(self) -> dict[tuple[int, int, int], Tensor]:
-        """Of blank clips, by the size of their latents; kept here, so that they go when the backbone goes."""
+        """Control latents of blank clips by the size of their latents; freed together with the backbone."""
         return {}
 
     def _control_of_text(self, num_latent_frames: int, rows: int, cols: int) -> Tensor:
