@@ -61,7 +61,7 @@ def _params(backbone: Path) -> dict[str, Any]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("project")
     skip = shutil.ignore_patterns("runs")
-    for folder in ("stages", "difftrack", "data/prompts", "data/backbones"):
+    for folder in ("stages", "difftrack", "data/prompts", "data/backbones", "benchmarks/results/ablation"):
         shutil.copytree(ROOT / folder, root / folder, ignore=skip)
     for file in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / file, root / file)
