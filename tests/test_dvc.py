@@ -138,8 +138,8 @@ def test_setting_a_number_by_dvc_changes_one_line_of_params_yaml(tmp_path: Path)
     apply_overrides(file, ["score.threshold_px=4"])
     changed = [line for line in difflib.ndiff(before.splitlines(), file.read_text().splitlines()) if line[0] in "+-"]
     assert changed == [
-        "-   threshold_px: 8 # at the size that the backbone saw",
-        "+   threshold_px: 4 # at the size that the backbone saw",
+        "-   threshold_px: 8 # pixels of the backbone's input",
+        "+   threshold_px: 4 # pixels of the backbone's input",
     ]
 
 

@@ -410,5 +410,5 @@ def test_gc_keeps_descriptors_of_a_clip_that_cannot_be_read_for_now_and_says_so(
     assert list(uncertain_clips([given])) == ["second"]
     done = CliRunner().invoke(app, ["gc", "--params", str(written(given, tmp_path)), "--delete"])
     assert done.exit_code == 0
-    assert "kept  descriptors of second, which cannot be read now" in done.stdout
+    assert "kept descriptors of second, which cannot be read now" in done.stdout
     assert open_store(f"{given['paths']['descriptors']}/tiny/analysis").groups() == ["first", "second"]

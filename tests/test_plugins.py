@@ -161,7 +161,7 @@ def test_a_family_takes_neither_a_class_nor_a_name_of_another(family: BackboneFa
     with pytest.raises(PluginError, match="'wan' already exists in difftrack"):
         register_backbone(replace(family, name="wan"))
     with pytest.raises(
-        ValueError, match="'own' has the transformer MyTransformer, which its family 'mine' does not name"
+        ValueError, match="'own' has the transformer MyTransformer, which its family 'mine' does not list"
     ):
         replace(family, transformers=("Other",))
     assert "mine" not in families()

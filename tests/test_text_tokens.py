@@ -34,7 +34,7 @@ def test_a_word_that_is_repeated_is_found_each_time_or_the_one_that_is_asked_for
     assert [word.tokens for word in found.find("disc")] == [(1,), (4,)]
     assert [word.tokens for word in found.find("disc", occurrence=1)] == [(4,)]
     assert found.groups()["disc"] == (1, 4)
-    with pytest.raises(WordError, match="'disc' is 2 times in the prompt; there is no occurrence 2"):
+    with pytest.raises(WordError, match="'disc' occurs 2 times in the prompt; there is no occurrence 2"):
         found.find("disc", occurrence=2)
 
 

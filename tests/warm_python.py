@@ -56,8 +56,10 @@ LIBRARIES = (
     ),
 )
 
-READ_AT_IMPORT = r"(PYTHON(?!PATH$|DONTWRITEBYTECODE$)|OMP|MKL|KMP|TORCH|HF_|TRANSFORMERS|DIFFUSERS|MPL|CUDA|LD_)"
-"""Beginnings of the names of such environment variables."""
+READ_AT_IMPORT = (
+    r"(PYTHON(?!PATH$|DONTWRITEBYTECODE$|UNBUFFERED$)|OMP_NUM|MKL_NUM|HF_|TRANSFORMERS_|DIFFUSERS_|MPL|CUDA_|TRITON_)"
+)
+"""Beginnings of the names of such environment variables; some others are set by libraries when they are imported."""
 
 _AWAY = 512
 """Number above those of a program's files."""
@@ -204,6 +206,9 @@ def run(words: list[str], folder: str, environment: dict[str, str], name: str) -
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*paths, *sys.path[1:]]
     signal.set_wakeup_fd(-1)
+    if environment.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     if words[0] == "-m":
         sys.path.insert(0, folder)
         sys.argv[:] = words[1:]
