@@ -133,7 +133,7 @@ def test_an_interrupted_stage_says_so_in_one_line(
         pytest.param(signal.SIGINT, {}, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, {"workers": 2}, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, {"workers": 2}, marks=pytest.mark.long),
-        pytest.param(signal.SIGINT, {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.long),
     ],
     ids=["one process", "terminated workers", "workers", "dask", "terminated dask"],
