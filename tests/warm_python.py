@@ -108,8 +108,16 @@ def python() -> str:
             environment = {name: value for name, value in os.environ.items() if re.match(READ_AT_IMPORT, name)}
             values = {"real": sys.executable, "names": READ_AT_IMPORT, "environment": environment}
             program.write_text(CLIENT.format(address=str(folder / "socket"), **values))
+            (folder / "environment.json").write_text(json.dumps(environment))
             program.chmod(0o755)
     return str(program)
+
+
+def its_environment() -> dict[str, str]:
+    """This process's environment, with the server's values of what libraries read during their import."""
+    own = {name: value for name, value in os.environ.items() if not re.match(READ_AT_IMPORT, name)}
+    servers: dict[str, str] = json.loads((Path(python()).parent / "environment.json").read_text())
+    return own | servers
 
 
 def path_with_python() -> str:
