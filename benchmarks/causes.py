@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 PROMPTS = Path(__file__).parent / "ablation_prompts.txt"
 CELLS = Path("data") / "ablation"
 FEW_PROMPTS = 3
-"""Of the file, in the small grid."""
+"""Number of prompts of the file that the small grid uses."""
 LAYERS = (4, 6)
 """Two best layers of the shipped backbone, which guidance perturbs."""
 GUIDANCES = (("zeroed", 0.2, LAYERS), ("identity", 0.2, LAYERS), ("skip", 0.2, LAYERS))

@@ -87,7 +87,7 @@ REFUSED, ABSENT = "refused", "not offered"
 """One line says why; or diffusers does not do it with this class."""
 WRONG = "WRONG"
 NOT_RUN = "not run"
-"""Nothing is claimed: compiling takes a minute a family."""
+"""Nothing is claimed: compiling takes a minute a family, or this script cannot put the condition to the pipeline."""
 
 PROMPT = "a red disc moves left"
 NEGATIVE = "blue square"
@@ -96,6 +96,10 @@ OTHER_PROMPT = "a blue square turns"
 
 class NotOffered(Exception):
     """Diffusers does not do this with such a pipeline."""
+
+
+class NotRun(Exception):
+    """This script cannot put the condition to such a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +357,10 @@ def int8_layers(of: Subject) -> str:
     for transformer in transformers_of(pipeline):
         for layer in backbone.layers_of(transformer):
             torch.ao.quantization.quantize_dynamic(layer, {nn.Linear}, dtype=torch.qint8, inplace=True)
-    return told(of, pipeline, "qint8", same_weights=False)
+    try:
+        return told(of, pipeline, "qint8", same_weights=False)
+    except UnboundLocalError as error:  # diffusers asks a layer for the dtype of its weights, which are packed
+        raise NotOffered from error
 
 
 def cached(config: Callable[[Any], Any]) -> Callable[[Subject], str]:
@@ -494,13 +501,14 @@ def error_of(
     inputs: Mapping[str, Tensor],
     branches: list[Tensor],
 ) -> float:
-    """How far a capture is from the branch that is nearest."""
+    """How far a capture is from the branch that is nearest, as a share of its largest value."""
     choices: dict[str, Any] = {"inputs": inputs}
     if backbone.needs_image:
         choices["conditioning"] = backbone.condition(of.clip[0], len(latents), frames_alone=False)
     (record,) = backbone.capture(latents, step, schedule, prompt, layers=[1], kinds=["query"], **choices)
     query, grid = record.query.flatten(1, 3), backbone.grid_of(latents)
-    return min(float((backbone.clip_tokens(branch, grid) - query).abs().max()) for branch in branches)
+    errors = [float((backbone.clip_tokens(branch, grid) - query).abs().max()) for branch in branches]
+    return min(errors) / float(query.abs().max())
 
 
 def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
@@ -556,7 +564,16 @@ def of_clip(values: Tensor, which: int) -> Tensor:
 
 
 def joined(inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the stock pipeline reads of several prompts, in one batch."""
+    """What the stock pipeline reads of several prompts, in one batch.
+
+    Raises:
+        NotRun: the prompts are not padded to one length.
+    """
+    lengths = {
+        name: {each[name].shape[1:] for each in inputs} for name in inputs[0] if isinstance(inputs[0][name], Tensor)
+    }
+    if uneven := [name for name, found in lengths.items() if len(found) > 1]:
+        raise NotRun from ValueError(f"{', '.join(uneven)} of the prompts have different lengths")
     return {
         name: torch.cat([each[name] for each in inputs]) if isinstance(value, Tensor) else value
         for name, value in inputs[0].items()
@@ -681,6 +698,8 @@ def outcome(condition: str, of: Subject) -> tuple[str, str]:
         return CONDITIONS[condition](of), ""
     except NotOffered as error:
         return ABSENT, str(error.__cause__ or "")
+    except NotRun as error:
+        return NOT_RUN, str(error.__cause__)
     except BackboneError as error:
         return REFUSED, str(error)
 

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers.pipelines.helios.pipeline_helios import calculate_shift
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
@@ -15,7 +13,7 @@ from difftrack.backbones._descriptors import SequencePart
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._sampling import TrajectoryRecorder
 from difftrack.backbones._schedule import FlowSchedule
-from difftrack.backbones.families._latents import WanLatentsBackbone
+from difftrack.backbones.families._umt5_text import Umt5TextBackbone
 from difftrack.geometry import TokenGrid
 from difftrack.rotary import RotaryLayout
 
@@ -27,18 +25,13 @@ _COARSER = {"long": 4, "mid": 2}
 """Latent frames and tokens along both image axes that one token of history folds together."""
 
 
-class HeliosBackbone(WanLatentsBackbone):
+class HeliosBackbone(Umt5TextBackbone):
     """A Helios pipeline, from text. A clip is one chunk.
 
     In front of its tokens, the attention's sequence holds those of the history: `long` ago, `mid`, the `first` frame of
     all, and the one just before (`short`). `LayerDescriptors.history` has them by these names. Before a first chunk the
     stock pipeline puts zeros there, and so does a capture; `history` gives a later chunk what came before it.
     """
-
-    text_position = "none"
-    cross_attention_key = "attn2"
-    layers_key = ("blocks",)
-    text_channels_key = "text_dim"
 
     @property
     def rotary(self) -> RotaryLayout:
@@ -48,27 +41,6 @@ class HeliosBackbone(WanLatentsBackbone):
     def draws_own_noise(self) -> bool:
         """The stock pipeline cannot be given latents."""
         return True
-
-    @torch.no_grad()
-    def embed(self, prompt: str) -> PromptEmbedding:
-        self.warn_where_cut(prompt)
-        # Wan's pipeline embeds as this one does, which cannot without the package ftfy.
-        embeds, _ = self.components.text_pipeline(kind=diffusers.WanPipeline).encode_prompt(
-            prompt,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.text_length,
-            device=self.device,
-            dtype=self.components.dtype,
-        )
-        self.components.release_text()
-        return PromptEmbedding(embeds[0], mask=torch.ones(embeds.shape[1], dtype=torch.bool, device=embeds.device))
-
-    def prompt_as_read(self, prompt: str) -> str:
-        cleaned: str = prompt_clean(prompt)
-        return cleaned
-
-    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
-        return prompt.mask[:0]
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self.sampling_scheduler()

@@ -126,8 +126,9 @@ class LTX2Backbone(LTXBackbone):
         """Guided by the prompt alone, sound and video alike; the sound that enters each step is kept."""
 
         def keep_sound(_: nn.Module, __: Any, inputs: dict[str, Any]) -> None:  # noqa: ANN401
-            recorder.keep_input(_SOUND, inputs[_SOUND][-1:])
+            recorder.keep_input(_SOUND, inputs[_SOUND][-num_clips:])  # those of the branch with the prompt come last
 
+        num_clips = len(arguments["prompt_embeds"])
         guidance = {"audio_guidance_scale": cfg_scale, "stg_scale": 0.0, "audio_stg_scale": 0.0}
         guidance |= {"modality_scale": 1.0, "audio_modality_scale": 1.0}
         handle = pipeline.transformer.register_forward_pre_hook(keep_sound, with_kwargs=True)

@@ -6,14 +6,13 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from jaxtyping import Bool, Float, Num, Shaped
+from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
 from difftrack.backbones._conditions import ImageConditioning, PromptEmbedding
 from difftrack.backbones._errors import BackboneError
 from difftrack.backbones._schedule import FlowSchedule
-from difftrack.backbones.families._latents import WanLatentsBackbone
+from difftrack.backbones.families._umt5_text import Umt5TextBackbone
 from difftrack.geometry import TokenGrid
 from difftrack.rotary import RotaryLayout
 
@@ -24,7 +23,7 @@ _CLIP_TOKENS = 257
 """Tokens of Wan 2.1's image encoder: 16 x 16 patches and a class token."""
 
 
-class WanBackbone(WanLatentsBackbone):
+class WanBackbone(Umt5TextBackbone):
     """A Wan pipeline.
 
     Wan 2.1 image to video reads the image as additional channels (a mask, and the latents of a clip that is blank after
@@ -32,11 +31,6 @@ class WanBackbone(WanLatentsBackbone):
     latent frame is the image's own, at timestep 0. Wan 2.2 A14B is two transformers of the same layers, each for its
     part of the steps; image to video reads the image as channels, as Wan 2.1, without cross-attention.
     """
-
-    text_position = "none"
-    cross_attention_key = "attn2"
-    layers_key = ("blocks",)
-    text_channels_key = "text_dim"
 
     @property
     def rotary(self) -> RotaryLayout:
@@ -71,27 +65,6 @@ class WanBackbone(WanLatentsBackbone):
         """The call to text follows the one to the image, if the image is read by cross-attention."""
         config = self.transformer_config
         return int(config.image_dim is not None and config.added_kv_proj_dim is not None)
-
-    @torch.no_grad()
-    def embed(self, prompt: str) -> PromptEmbedding:
-        self.warn_where_cut(prompt)
-        # The other pipelines of the family embed the same way, but require the package ftfy.
-        embeds, _ = self.components.text_pipeline(kind=diffusers.WanPipeline).encode_prompt(
-            prompt,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.text_length,
-            device=self.device,
-            dtype=self.components.dtype,
-        )
-        self.components.release_text()
-        return PromptEmbedding(embeds[0], mask=torch.ones(embeds.shape[1], dtype=torch.bool, device=embeds.device))
-
-    def prompt_as_read(self, prompt: str) -> str:
-        cleaned: str = prompt_clean(prompt)
-        return cleaned
-
-    def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
-        return prompt.mask[:0]
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
         scheduler = self.sampling_scheduler()
