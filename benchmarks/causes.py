@@ -14,15 +14,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 
 from benchmarks.matching import machine
 from difftrack.artifacts import write_text
-from difftrack.backbones import ModelParams, load_backbone
+from difftrack.backbones import Backbone, ModelParams, load_backbone
 from difftrack.prompts import read_prompts
 from difftrack.reports import draw_causes
 from difftrack.workflows.ablate import MARKER, AblateParams, ablate, plan_ablation
 from difftrack.workflows.ablation_summary import summarize
+from difftrack.workflows.probe import rendered_clips
 
 RESULTS = Path(__file__).parent / "results"
 PROMPTS = Path(__file__).parent / "ablation_prompts.txt"
@@ -71,7 +73,26 @@ def main() -> None:
         return
     for _ in track(ablate(backbone, prompts, params, folder), "cells", total=len(waiting)):
         pass
-    write_results(summarize(backbone, prompts, params, folder), folder, results, device=str(backbone.device))
+    summary = summarize(backbone, prompts, params, folder) | {"still_accuracy": still_accuracy(backbone, params)}
+    write_results(summary, folder, results, device=str(backbone.device))
+
+
+def still_accuracy(backbone: Backbone, params: AblateParams) -> float:
+    """Compute the matching accuracy of a head that looks at the same token in all later latent frames.
+
+    Returns:
+        Share of visible points within one token of the truth, averaged over the clips that the study matches.
+    """
+    grid = backbone.token_grid(params.num_frames, params.height, params.width)
+    later = [max(0, grid.first_frames - 1) // 2 + k * grid.temporal_stride for k in range(1, grid.num_latent_frames)]
+    size = {"num_frames": params.num_frames, "height": params.height, "width": params.width}
+    shares = []
+    for video in rendered_clips(params.matching_clips, **size):
+        tracks, stride_px = video.tracks, grid.stride_px
+        centres = (np.floor(tracks.query_points[:, 1:] / stride_px) + 0.5) * stride_px
+        distance_px = np.linalg.norm(tracks.points_xy_px[later] - centres, axis=-1)
+        shares.append((distance_px <= stride_px)[tracks.visible[later]].mean())
+    return float(np.mean(shares))
 
 
 def write_results(summary: dict[str, Any], folder: Path, results: Path, *, device: str) -> None:

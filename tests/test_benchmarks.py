@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difftrack.backbones import shipped_backbone
+from difftrack.backbones import ModelParams, load_backbone, shipped_backbone
 from difftrack.backbones._folder import PipelineFolder
+from difftrack.workflows.ablate import AblateParams
 
 ROOT = Path(__file__).parents[1]
 WAYS = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
@@ -254,3 +255,15 @@ def test_the_first_run_is_told_apart_by_what_it_is_spent_on(tmp_path: Path, monk
     assert 0 <= rest < process["cpu_s"] - imports - video + 1e-9
     run = {"processes": [process], "wall_s": 2.0}
     assert [line.split("|")[1].strip() for line in first_run.table(run).splitlines()[2:]] == ["extract tracking", "all"]
+
+
+def test_what_looking_at_the_same_place_matches_is_computed_and_the_page_quotes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    causes = importlib.import_module("benchmarks.causes")
+    kept = json.loads((causes.RESULTS / "ablation" / "ablation.json").read_text())["still_accuracy"]
+    backbone = load_backbone("cogvideox-mini", ModelParams(device="cpu"))
+    assert causes.still_accuracy(backbone, AblateParams(**causes.SMALL)) == pytest.approx(kept, abs=1e-9)
+    page = (ROOT / "docs" / "interventions.md").read_text()
+    assert f"a head that looks at the same place matches {100 * kept:.1f} % of their points" in page

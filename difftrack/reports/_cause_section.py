@@ -24,10 +24,6 @@ _COLUMNS = {
     "error": ("distance from plain, % of the range", 100.0, "{:.2f}"),
 }
 """Measures of the table: heading, factor, form."""
-_SHIPPED_REMARK = (
-    "Points of clips this small move by about a token: looking at the same place matches 74 % of them, and eight heads "
-    "match hardly more. Matched at the training's size, heads correlate otherwise; docs/interventions.md has both."
-)
 _SAMPLED = ("num_inference_steps", "cfg_scale", "num_frames", "height", "width", "matching_clips")
 
 
@@ -39,8 +35,6 @@ class CauseStudy:
     """What ablation.json holds."""
     source: str
     """Where the study comes from, as the page says it."""
-    remark: str = ""
-    """Sentences about how to read it."""
 
     @property
     def backbone(self) -> str:
@@ -61,7 +55,7 @@ def read_cause_study(file: Path | None = None) -> CauseStudy:
     source = "the study that comes with difftrack" if file is None else str(file)
     try:
         summary = read_json(path)
-        study = CauseStudy(summary, source, _SHIPPED_REMARK if file is None else "")
+        study = CauseStudy(summary, source)
         known = bool(study.backbone) and bool(removals_of_heads(summary))
         _of_study(study)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -96,7 +90,7 @@ def causes_section(name: str, study: CauseStudy, drawings: Drawings) -> Section:
         short="Causes",
         title="What heads match and what they cause",
         lead="A head that matches points well correlates with the truth. Its removal shows whether the model needs it. "
-        f"{' '.join(part for part in (_of_study(study), study.remark) if part)}",
+        f"{_of_study(study)}{_baseline(study)}",
         blocks=[figure, _table(word, rows)],
         group=name,
     )
@@ -116,6 +110,12 @@ def _of_study(study: CauseStudy) -> str:
         f"at scale {scale:g} as clips of {frames}x{height}x{width} px, and matched on "
         f"{counted(clips, 'rendered clip')}{f' ({by})' if by else ''}."
     )
+
+
+def _baseline(study: CauseStudy) -> str:
+    """Say what looking at the same place matches; only studies of `benchmarks.causes` know it."""
+    still = study.summary.get("still_accuracy")
+    return "" if still is None else f" A head that looks at the same place matches {100 * still:.0f} % of their points."
 
 
 def _table(word: str, rows: list[Mapping[str, Any]]) -> Table:
