@@ -1,7 +1,7 @@
-"""Scores of tokens, which are products of their descriptors, and the exponentials of these, at a processor's best rate.
+"""Products of descriptors and their exponentials, by the fastest available operator of each processor.
 
-Every choice depends on the processor and on the number of threads alone, so that a machine repeats its results to the
-bit. `python -m benchmarks.matching_cpu` measures what they rest on.
+The choice of an operator only depends on the processor and the number of threads, so a machine repeats its results to
+the bit. `python -m benchmarks.matching_cpu` measures the rates behind these choices.
 """
 
 import math
@@ -23,11 +23,11 @@ _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ON
 _AT_MOST_AVX2 = _ON_X86 and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 _LARGEST_EXPONENT = 100.0
-"""Scores within +-100 become powers of two that, and whose sums, float32 holds with full precision."""
+"""float32 represents 2^score, and sums of it, with full precision for scores within +-100."""
 
 
 def as_float(tokens: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes channel"]:
-    """Lay tokens out densely in float32: heads that are views into wider rows make matrix products half as fast."""
+    """Copy tokens to dense float32 memory; products of strided views of heads run at half the speed."""
     return tokens.float().contiguous()
 
 
@@ -36,7 +36,7 @@ def product(
 ) -> Float[Tensor, "first second"]:
     """Multiply every row of one dense float32 matrix with every row of another.
 
-    On x86 CPUs by oneDNN, whose product is up to 1.6 times as fast as the default library's on those of one maker.
+    On x86 CPUs oneDNN computes the product; on AMD processors it is up to 1.6 times as fast as the default library.
     """
     if _ONEDNN_LINEAR is None or first.is_cuda or not len(first) or not len(second):
         return first @ second.T
@@ -49,10 +49,10 @@ def product_into(
     first: Float[Tensor, "first channel"],
     second: Float[Tensor, "second channel"],
 ) -> Float[Tensor, "first second"]:
-    """Multiply as `product` does, where it is the faster way into memory that is used again.
+    """Multiply as `product` does, into reused memory if that is faster.
 
     The system clears fresh pages, which takes up to three tenths of the time of a product over 64 channels. The default
-    library writes where it is told to and oneDNN's operator does not; with AVX2 that decides.
+    library can write into given memory and oneDNN's operator cannot; with AVX2 the default library is faster overall.
     """
     if scratch.is_cuda or _AT_MOST_AVX2 or _ONEDNN_LINEAR is None:
         return torch.mm(first, second.T, out=scratch)
@@ -61,16 +61,20 @@ def product_into(
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """How scores become their exponentials, in place."""
+    """In-place exponentials of scores."""
 
     factor: float
-    """What one side of the products is multiplied by first: their scale, times log2 e for a power of two."""
+    """Factor for one side of the products: their scale, times log2 e for powers of two."""
     bounded: bool
-    """No score is so large that its largest must be taken off."""
+    """True if no score is large enough to overflow, so that the maximum need not be subtracted."""
     in_place: Callable[[Tensor], object]
 
     def raise_(self, scores: Float[Tensor, "first second"], dim: int) -> Float[Tensor, "_ _"] | None:
-        """Raise scores, unless bounded less their largest along a dimension, which is given then."""
+        """Replace scores by their exponentials; subtract the maximum along a dimension first unless they are bounded.
+
+        Returns:
+            The maximum that was subtracted; None if the scores are bounded.
+        """
         largest = None if self.bounded else scores.amax(dim=dim, keepdim=True)
         self.in_place(scores if largest is None else scores.sub_(largest))
         return largest
@@ -79,10 +83,10 @@ class Exponential:
 def exponential_of(
     first: Float[Tensor, "*head _ channel"], second: Float[Tensor, "*head _ channel"], *, scale: float
 ) -> Exponential:
-    """Choose for the scaled products of all rows of one with all rows of the other.
+    """Choose the exponential for the scaled products of all rows of two matrices.
 
     Powers of two are up to three times as fast as torch's exp. On one thread with AVX2, OpenCV's exp is 1.6 times as
-    fast as those and as exact; what it makes of numbers that are none is its own, so that it gets bounded ones alone.
+    fast again and as exact; it only gets bounded scores, because it treats infinities and NaN in its own way.
     """
     bounded = _bounded(first, second, scale)
     if bounded and _AT_MOST_AVX2 and not first.is_cuda and torch.get_num_threads() == 1:
@@ -99,7 +103,7 @@ def _exp_(scores: Tensor) -> None:
 
 
 def _bounded(first: Float[Tensor, "*head _ channel"], second: Float[Tensor, "*head _ channel"], scale: float) -> bool:
-    """Say whether no product of a row of one with a row of the other can be large (Cauchy-Schwarz)."""
+    """Check by the Cauchy-Schwarz inequality that no product of two rows can be large."""
     if not first.numel() or not second.numel():
         return True
     longest = [torch.linalg.vector_norm(rows, dim=-1).amax(dim=-1) for rows in (first, second)]

@@ -1,4 +1,4 @@
-"""ConsisID: CogVideoX from an image, with a cross-attention to the features of a face between its layers."""
+"""ConsisID: CogVideoX from an image, with cross-attention to the features of a face between its layers."""
 
 from functools import cached_property
 from typing import Any
@@ -18,29 +18,29 @@ from difftrack.backbones.families.consisid._face import FaceFeatures, read_face
 __all__ = ["ConsisIDBackbone", "ConsisIDFirstFramePipeline"]
 
 _VIT_TOKENS = 577
-"""Tokens of the image encoder that the published checkpoint reads: 24 x 24 patches and one for all."""
+"""Tokens of the published checkpoint's image encoder: 24 x 24 patches and a class token."""
 
 
 class ConsisIDFirstFramePipeline(ConsisIDPipeline):
-    """ConsisID, whose image's latents are the posterior's mode, in sampling and in capture; stock, they are drawn."""
+    """ConsisID with the posterior's mode as the image's latents; the stock pipeline draws a sample."""
 
     @torch.no_grad()
     def image_latents(
         self, image: Float[Tensor, "batch rgb height width"], num_latent_frames: int
     ) -> Float[Tensor, "batch latent_frame channel row col"]:
-        """The conditioning channels for an image in [-1, 1] at the size of the clip: its latents, then zeros."""
+        """Make the conditioning channels for an image in [-1, 1] at the clip's size: its latents, then zeros."""
         latents: Tensor = self.vae.encode(image.unsqueeze(2).to(self.vae.dtype)).latent_dist.mode()
         first = (latents * self.vae_scaling_factor_image).transpose(1, 2)
         return torch.cat([first, first.new_zeros(len(first), num_latent_frames - 1, *first.shape[2:])], dim=1)
 
     def prepare_latents(self, image: Tensor, *others: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        """The latents that sampling starts from, which must be given, and the conditioning channels of the image."""
+        """Return the given initial latents and the conditioning channels of the image."""
         latents: Tensor = others[-2]
         return latents, self.image_latents(image, latents.shape[1]).to(latents.dtype)
 
 
 class ConsisIDBackbone(CogVideoXBackbone):
-    """A ConsisID pipeline. The first frame is the image; features of the face in it are given (`face`).
+    """A ConsisID pipeline. The first frame is the image; `face` holds the features of the face in it.
 
     They reach the video tokens between the layers, through a cross-attention of its own; the attention
     within a layer, which is captured, is CogVideoX's. A picture of keypoints (`is_kps`) is not given.
@@ -52,7 +52,7 @@ class ConsisIDBackbone(CogVideoXBackbone):
 
     @cached_property
     def face(self) -> FaceFeatures | None:
-        """The face, from `face.safetensors` in the pipeline's folder, or what was set here; None where none is read.
+        """The face that was set here, or that of `face.safetensors` in the pipeline's folder; None if none is read.
 
         Raises:
             BackboneError: the transformer reads one, and it is not there or not of its sizes.
@@ -79,7 +79,7 @@ class ConsisIDBackbone(CogVideoXBackbone):
         return ImageConditioning(latents, self.face_inputs())
 
     def face_inputs(self) -> dict[str, Tensor]:
-        """The face by the transformer's argument names; nothing where it reads none.
+        """Return the face by the transformer's argument names; empty if the transformer reads none.
 
         Raises:
             BackboneError: as `face`.
@@ -116,5 +116,5 @@ class ConsisIDBackbone(CogVideoXBackbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """With the features of the face."""
+        """Add the features of the face to the inputs."""
         return super().sample(pipeline, recorder, cfg_scale=cfg_scale, **self.face_inputs(), **arguments)

@@ -1,4 +1,4 @@
-"""HunyuanVideo FramePack: from an image, window after window, each beside what is known of the clip already."""
+"""HunyuanVideo FramePack: generates a clip from an image in windows, each beside the frames known before it."""
 
 import math
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ from difftrack.text_tokens import Role, TextTokens
 __all__ = ["FirstFrameFramePackPipeline", "FramePackBackbone"]
 
 _SHORT, _MID, _LONG = 1, 2, 16
-"""Latent frames of history behind the window, from the nearest on: the stock pipeline's default order of sampling."""
+"""Latent frames of history after the window, nearest first; the stock pipeline's default order of sampling."""
 _COARSER = {"long": (_LONG, 4), "mid": (_MID, 2)}
-"""Latent frames, and how many of them (and tokens along both image axes) one token folds together."""
+"""Latent frames, and how many of them (and of tokens along both image axes) one token combines."""
 _MOST_SHIFT = math.log(7.0)
-"""The stock pipeline's limit."""
+"""Limit of the stock pipeline."""
 _SIGLIP_TOKENS = 729
 """Tokens of the image encoder of the published checkpoint: 27 x 27 patches."""
 
 
 class FirstFrameFramePackPipeline(HunyuanVideoFramepackPipeline):
-    """FramePack, whose image's latents are the posterior's mode, in sampling and in capture; stock, they are drawn."""
+    """FramePack with the posterior's mode as the image's latents; the stock pipeline draws a sample."""
 
     @torch.no_grad()
     def prepare_image_latents(
@@ -49,7 +49,7 @@ class FirstFrameFramePackPipeline(HunyuanVideoFramepackPipeline):
 
 
 class FramePackBackbone(HunyuanVideoBackbone):
-    """A FramePack pipeline. A clip is its image, which is token frame 0, and one window of frames that are denoised.
+    """A FramePack pipeline. A clip is its image, which is token frame 0, and one window of denoised frames.
 
     The image's latents are clean and have their own tokens in the sequence, as have the frames that were sampled
     before: in the order of the stock pipeline those behind the window, the coarser the later (`short`, `mid`, `long`;
@@ -63,12 +63,12 @@ class FramePackBackbone(HunyuanVideoBackbone):
 
     @property
     def draws_own_noise(self) -> bool:
-        """The stock pipeline cannot be given latents."""
+        """The stock pipeline does not accept latents."""
         return True
 
     @property
     def num_text_tokens(self) -> int:
-        """Those of the image encoder, and the prompt's at most."""
+        """Number of tokens of the image encoder plus the largest number of the prompt's."""
         return self._num_image_tokens + self.text_length
 
     @property
@@ -79,7 +79,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
         return int(config["image_size"] // config["patch_size"]) ** 2
 
     def check_size(self, num_frames: int, height: int, width: int, *, frames_alone: bool = False) -> None:
-        """As `Architecture.check_size`; the image alone is no clip."""
+        """Check as `Architecture.check_size` does, and refuse a clip of the image alone."""
         super().check_size(num_frames, height, width, frames_alone=frames_alone)
         if num_frames < 2:
             raise BackboneError(
@@ -88,11 +88,11 @@ class FramePackBackbone(HunyuanVideoBackbone):
             )
 
     def text_mask(self, prompt: PromptEmbedding) -> Bool[Tensor, " text_token"]:
-        """All of the sequence: of a batch of one, the transformer leaves padding out."""
+        """Return True for the whole sequence: for a batch of one, the transformer leaves padding out."""
         return prompt.mask.new_ones(self._num_image_tokens + int(prompt.mask.sum()))
 
     def text_tokens(self, prompt: str, embedded: PromptEmbedding) -> TextTokens | None:
-        """The image encoder's tokens stand for no word."""
+        """The tokens of the image encoder belong to no word."""
         found = super().text_tokens(prompt, embedded)
         if found is None:
             return None
@@ -112,7 +112,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
         return FlowSchedule(scheduler.timesteps, sigmas=scheduler.sigmas, noise_fractions=scheduler.sigmas[:-1])
 
     def _shift(self, config: Any, grid: TokenGrid | None) -> float:  # noqa: ANN401
-        """The scheduler's shift for a window of that size, by the stock pipeline's rule."""
+        """Compute the scheduler's shift for a window of that size by the stock pipeline's rule."""
         if grid is None:
             raise BackboneError(f"the noise levels of {self.name} depend on the clip's size: give schedule() its grid")
         num_tokens = grid.num_tokens - grid.tokens_per_frame
@@ -163,7 +163,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
     def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "window_frame channels_read row col"]:
-        """The window; the image is read by itself."""
+        """Return the window; the transformer reads the image as a separate input."""
         return latents[1:]
 
     def transformer_inputs(
@@ -186,7 +186,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
         }
 
     def from_batch(self, batch: Tensor, shape: Sequence[int]) -> Float[Tensor, "latent_frame channel row col"]:
-        """Zeros stand for the image, which is no part of what the transformer denoises."""
+        """Add zeros for the image, which the transformer does not denoise."""
         frames = super().from_batch(batch, shape)
         return torch.cat([frames.new_zeros(shape[0] - len(frames), *frames.shape[1:]), frames])
 
@@ -202,7 +202,7 @@ class FramePackBackbone(HunyuanVideoBackbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """As one window, however long the clip is."""
+        """Sample the clip as one window, whatever its length."""
         window = (arguments.pop("num_frames") - 1) // self.temporal_stride
         return super().sample(
             pipeline,

@@ -1,4 +1,4 @@
-"""Helios: a clip chunk after chunk, each beside what came before it, which is the coarser the longer ago it was."""
+"""Helios: generates a clip in chunks; each attends to the earlier ones, in coarser tokens the longer ago they were."""
 
 from typing import Any
 
@@ -20,17 +20,17 @@ from difftrack.rotary import RotaryLayout
 __all__ = ["HeliosBackbone"]
 
 _LONG, _MID, _SHORT = 16, 2, 1
-"""Latent frames of history, by the stock pipeline's default; one more, the first of all, stands beside the last."""
+"""Latent frames of history, the stock pipeline's default; the first frame of all is added to the short history."""
 _COARSER = {"long": 4, "mid": 2}
-"""Latent frames and tokens along both image axes that one token of history folds together."""
+"""Latent frames and tokens along both image axes that one token of history combines."""
 
 
 class HeliosBackbone(Umt5TextBackbone):
     """A Helios pipeline, from text. A clip is one chunk.
 
-    In front of its tokens, the attention's sequence holds those of the history: `long` ago, `mid`, the `first` frame of
-    all, and the one just before (`short`). `LayerDescriptors.history` has them by these names. Before a first chunk the
-    stock pipeline puts zeros there, and so does a capture; `history` gives a later chunk what came before it.
+    Tokens of the history precede the clip's tokens in the attention's sequence: `long`, `mid`, the `first` frame of
+    all, and the previous frame (`short`). `LayerDescriptors.history` has them by these names. The history of a first
+    chunk is zeros, as in the stock pipeline; `history` makes that of a later chunk.
     """
 
     @property
@@ -39,7 +39,7 @@ class HeliosBackbone(Umt5TextBackbone):
 
     @property
     def draws_own_noise(self) -> bool:
-        """The stock pipeline cannot be given latents."""
+        """The stock pipeline does not accept latents."""
         return True
 
     def schedule(self, num_inference_steps: int, *, grid: TokenGrid | None = None) -> FlowSchedule:
@@ -67,10 +67,10 @@ class HeliosBackbone(Umt5TextBackbone):
         return (*coarse, *fine, *super().sequence_parts(grid))
 
     def history(self, latents: Float[Tensor, "latent_frame channel row col"]) -> ImageConditioning:
-        """What a capture of the next chunk reads of the clean latents before it, as its `conditioning`.
+        """Make the `conditioning` for a capture of the next chunk from the clean latents before it.
 
         Args:
-            latents: Of all frames before the chunk, from the very first on.
+            latents: Latents of all frames before the chunk, beginning with the first of the clip.
         """
         _, _, rows, cols = latents.shape
         return ImageConditioning(latents.new_empty(0, 0, rows, cols), self._history_of(latents))
@@ -78,7 +78,7 @@ class HeliosBackbone(Umt5TextBackbone):
     def with_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"], conditioning: ImageConditioning | None
     ) -> Float[Tensor, "latent_frame channels_read row col"]:
-        """Nothing stands beside the latents: a history is read by itself."""
+        """Return the latents unchanged: the transformer reads the history as a separate input."""
         return latents
 
     def transformer_inputs(
@@ -96,7 +96,7 @@ class HeliosBackbone(Umt5TextBackbone):
         }
 
     def _history_of(self, latents: Float[Tensor, "latent_frame channel row col"]) -> dict[str, Tensor]:
-        """By the transformer's argument names; zeros where there is less of it."""
+        """Return the history by the transformer's argument names; missing frames are zeros."""
         latents = latents.to(self.device, self.components.dtype)
         kept = _LONG + _MID + _SHORT
         known = torch.cat([latents.new_zeros(kept, *latents.shape[1:]), latents])[-kept:]

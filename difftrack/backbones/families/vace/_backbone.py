@@ -1,4 +1,4 @@
-"""Wan VACE: Wan, whose layers are told of a control clip and a mask by blocks beside them."""
+"""Wan VACE: Wan with additional blocks that read a control clip and a mask and add to the layers' states."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ _CONTROL = "control_hidden_states"
 _TO_MAKE, _GIVEN = 255, 0
 """Values of a mask."""
 _BLANK = (128, 128, 128)
-"""Colour of the frames that are to be made."""
+"""Colour of the frames that are to be generated."""
 
 
 class WanVACEBackbone(WanBackbone):
@@ -35,7 +35,7 @@ class WanVACEBackbone(WanBackbone):
 
     @property
     def held_states(self) -> int:
-        """What each of the control clip's blocks tells a layer, and the control clip itself."""
+        """States that each control block passes to a layer, and those of the control clip itself."""
         return len(self.transformer_config.vace_layers) + 1
 
     @property
@@ -61,7 +61,7 @@ class WanVACEBackbone(WanBackbone):
     def placeholder_conditioning(
         self, latents: Float[Tensor, "latent_frame channel row col"]
     ) -> ImageConditioning | None:
-        """The control clip of a blank one stands for an image's."""
+        """Use the control clip of a blank clip in place of an image's."""
         if not self.needs_image:
             return None
         num_latent_frames, _, rows, cols = latents.shape
@@ -91,7 +91,7 @@ class WanVACEBackbone(WanBackbone):
         cfg_scale: float,
         **arguments: Any,  # noqa: ANN401
     ) -> Float[np.ndarray, "frame height width rgb"]:
-        """An image is the first frame of the control clip."""
+        """Sample; an image becomes the first frame of the control clip."""
         if (image := arguments.pop("image", None)) is not None:
             arguments["video"], arguments["mask"] = _from_image(image, arguments["num_frames"])
         return super().sample(pipeline, recorder, cfg_scale=cfg_scale, **arguments)
@@ -120,7 +120,7 @@ class WanVACEBackbone(WanBackbone):
         mask: Sequence[Image.Image] | None,
         size: tuple[int, int, int] | None = None,
     ) -> Float[Tensor, "1 channel latent_frame row col"]:
-        """What the stock pipeline makes of a control clip and its mask; of none of a (frames, height, width)."""
+        """Encode a control clip and its mask as the stock pipeline does; without a clip, a blank one of `size`."""
         pipeline = self.sampling_pipeline(self.components["scheduler"])
         num_frames, height, width = size or (len(video or ()), *reversed((video or ())[0].size))
         read = pipeline.preprocess_conditions(
@@ -140,6 +140,6 @@ def _blank(size: tuple[int, int], num_frames: int) -> tuple[list[Image.Image], l
 
 
 def _from_image(image: Image.Image, num_frames: int) -> tuple[list[Image.Image], list[Image.Image]]:
-    """The control clip and the mask of a first frame, from which the others are to be made."""
+    """Make the control clip and the mask for a first frame from which the others are generated."""
     first, others = _clip_of([image], [_GIVEN]), _blank(image.size, num_frames - 1)
     return first[0] + others[0], first[1] + others[1]
