@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,7 @@ class Catalog:
         self.title = title
         self.problems: Mapping[str, str] = {}
         self._find = find
+        self._changing = Lock()
         self._given = dict(stores)
         self._stores = dict(stores)
         self._paths = dict(paths or {})
@@ -108,15 +110,18 @@ class Catalog:
 
     def refresh(self) -> None:
         """Search again for stores that have been written since."""
-        if self._find is not None:
-            found = self._find()
+        if self._find is None:
+            return
+        found = self._find()
+        with self._changing:
             self.problems = found.problems
             self._stores = {**found.stores, **self._given}
 
     def add(self, entry: StoreEntry) -> None:
         """Add a store; it replaces one of the same name."""
-        self._given[entry.name] = entry
-        self._stores[entry.name] = entry
+        with self._changing:  # a search under way in another thread must not lose it
+            self._given[entry.name] = entry
+            self._stores = {**self._stores, entry.name: entry}
 
     def store(self, name: str) -> StoreEntry:
         """Return a store.
