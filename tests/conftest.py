@@ -5,7 +5,9 @@ import os
 import tempfile
 
 import pytest
+import type_checks
 
+type_checks.install()  # before any module of the library is imported
 os.environ.setdefault("DIFFTRACK_CACHE", tempfile.mkdtemp(prefix="difftrack-cache-"))  # not the user's
 
 BEGIN = ("test_pipeline_runs.py", "test_package.py", "test_presets.py", "test_interrupts.py", "test_extract_workers.py")

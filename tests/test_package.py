@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from warm_python import path_with_python, python
 
 from difftrack.pipeline._workspace import WorkspaceError, init_workspace, workspace_pipeline
 from difftrack.pipeline.fingerprint import stage_fingerprints
@@ -137,10 +138,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, folder: Path, *command: str) -> str:
-    """Run Python with the installed package alone, in a folder that is not a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(installed), "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
+    """Run Python with the installed package alone, in a folder that is not a checkout.
+
+    The interpreter has imported the dependencies already, and no module of this project.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PATH": path_with_python(), "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [python(), *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
