@@ -78,16 +78,19 @@ FAMILIES = {
     "FramePack": "framepack-i2v",
     "Helios": "helios-base",
 }
-"""Row of tests/tiny_pipelines.py that stands for each family."""
+"""The row of tests/tiny_pipelines.py that represents each family."""
 
 EXACT, CLOSE, OTHER = "exact", "within 1e-4", "as it computes"
-"""Bit-equal to the capture of the plain pipeline; within a tolerance of it; or another model's numbers, taken from its
-own attention: the output with capture is bit-equal to that without."""
+"""What a claim says: bit-equal to the capture of the plain pipeline, within a tolerance of it, or another model's
+numbers.
+
+Another model's numbers come from its own attention: its output with capture is bit-equal to its output without.
+"""
 REFUSED, ABSENT = "refused", "not offered"
-"""One line says why; or diffusers does not do it with this class."""
+"""The pipeline is refused with one line that says why, or diffusers does not offer this with its class."""
 WRONG = "WRONG"
 NOT_RUN = "not run"
-"""Nothing is claimed: compiling takes a minute a family, or this script cannot put the condition to the pipeline."""
+"""Nothing is claimed: compiling takes a minute a family, or this script cannot apply the condition to the pipeline."""
 
 PROMPT = "a red disc moves left"
 NEGATIVE = "blue square"
@@ -95,16 +98,16 @@ OTHER_PROMPT = "a blue square turns"
 
 
 class NotOffered(Exception):
-    """Diffusers does not do this with such a pipeline."""
+    """Raised where diffusers does not support the condition with such a pipeline."""
 
 
 class NotRun(Exception):
-    """This script cannot put the condition to such a pipeline."""
+    """Raised where this script cannot apply the condition to such a pipeline."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A fresh pipeline of one family, and what its plain capture gives."""
+    """A fresh pipeline of one family, and its plain capture."""
 
     name: str
     folder: Path
@@ -116,7 +119,7 @@ class Subject:
         return load_pipeline(self.folder)
 
     def captured(self, pipeline: Any) -> tuple[dict[int, Tensor], bool, Backbone]:
-        """Queries and keys of first and last layer, and whether capture left the output as it is."""
+        """Capture queries and keys of the first and last layer, and whether capture left the output unchanged."""
         backbone = wrap_pipeline(pipeline)
         return *capture(backbone, self.latents, self.clip), backbone
 
@@ -154,13 +157,13 @@ def subject(family: str, folder: Path) -> Subject:
 
 
 def compared(of: Subject, pipeline: Any, *, to: dict[int, Tensor] | None = None) -> str:
-    """How the capture of an altered pipeline compares with the plain one's, or another's."""
+    """Compare the capture of an altered pipeline with the plain one, or with another model's own."""
     found, same_output, _ = of.captured(pipeline)
     return graded(of, found, same_output, to=to)
 
 
 def graded(of: Subject, found: dict[int, Tensor], same_output: bool, *, to: dict[int, Tensor] | None = None) -> str:
-    """How a capture compares with the plain one, or another."""
+    """Compare a capture with the plain one, or with another."""
     plain = of.plain if to is None else to
     errors = [float((found[layer] - plain[layer]).abs().max()) for layer in plain]
     if not same_output:
@@ -189,13 +192,13 @@ def with_lora(of: Subject) -> Any:
 
 
 def transformers_of(pipeline: Any) -> list[Any]:
-    """One, or two experts."""
+    """The transformers of a pipeline: one, or two experts."""
     held = (pipeline.transformer, getattr(pipeline, "transformer_2", None))
     return [transformer for transformer in held if transformer is not None]
 
 
 def lora_loaded(of: Subject) -> str:
-    """Other numbers than without; its weights are in the fingerprint; the repr names it."""
+    """Captures differ from those without the adapter; its weights are in the fingerprint; the repr names it."""
     pipeline = with_lora(of)
     found, same, backbone = of.captured(pipeline)
     told = "LoRA style at scale" in repr(backbone) and backbone.fingerprint != wrap_pipeline(of.pipeline()).fingerprint
@@ -238,7 +241,7 @@ def fused_projections(of: Subject) -> str:
     try:
         for transformer in transformers_of(pipeline):
             transformer.fuse_qkv_projections()
-    except (AttributeError, RuntimeError) as error:  # a class without it, or whose projections have other names
+    except (AttributeError, RuntimeError) as error:  # no such method, or other names
         raise NotOffered from error
     return compared(of, pipeline)
 
@@ -257,7 +260,7 @@ def backend(name: str) -> Callable[[Subject], str]:
 
 
 def compiled(of: Subject) -> str:
-    """`compile: true`: the compiler's front end, whose graphs run as they are (tests/test_compiled.py has the rest)."""
+    """`compile: true` with the compiler's front end, whose graphs run as they are; see tests/test_compiled.py."""
     stock = _architecture.compile_blocks
     _architecture.compile_blocks = partial(compile_blocks, backend="eager")
     try:
@@ -269,7 +272,7 @@ def compiled(of: Subject) -> str:
 
 
 def compiled_blocks(of: Subject) -> str:
-    """Compiled by the user, block by block."""
+    """The user has compiled the model block by block."""
     pipeline = of.pipeline()
     backbone = wrap_pipeline(pipeline)
     for transformer in transformers_of(pipeline):
@@ -279,7 +282,7 @@ def compiled_blocks(of: Subject) -> str:
 
 
 def compiled_whole(of: Subject) -> str:
-    """Compiled by the user as a whole."""
+    """The user has compiled the model as a whole."""
     pipeline = of.pipeline()
     for name in ("transformer", "transformer_2"):
         if getattr(pipeline, name, None) is not None:
@@ -288,7 +291,7 @@ def compiled_whole(of: Subject) -> str:
 
 
 def told(of: Subject, pipeline: Any, words: str, *, same_weights: bool = True) -> str:
-    """How the capture compares, where the pipeline is said to be altered so, and its fingerprint changes with it."""
+    """Compare the capture where the record says how the pipeline is altered and its fingerprint changes with it."""
     backbone = wrap_pipeline(pipeline)
     unchanged = backbone.fingerprint == wrap_pipeline(of.pipeline()).fingerprint
     if words not in repr(backbone) or unchanged != same_weights:
@@ -299,7 +302,7 @@ def told(of: Subject, pipeline: Any, words: str, *, same_weights: bool = True) -
         torch._dynamo.reset()
 
 
-# Weights elsewhere, or of fewer bits
+# Weights elsewhere, or in fewer bits
 
 
 def model_offload(of: Subject) -> str:
@@ -343,7 +346,7 @@ def group_offload(kind: str, **choices: Any) -> Callable[[Subject], str]:
 
 
 def layerwise_casting(of: Subject) -> str:
-    """Weights kept as 8-bit floats, cast when their layer runs."""
+    """Weights stored as 8-bit floats and cast when their layer runs."""
     pipeline = of.pipeline()
     for transformer in transformers_of(pipeline):
         transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
@@ -351,7 +354,7 @@ def layerwise_casting(of: Subject) -> str:
 
 
 def int8_layers(of: Subject) -> str:
-    """Linear layers quantised to 8 bits by torch's own quantiser: no package that quantises is installed here."""
+    """Linear layers quantised to 8 bits by torch's own quantiser; no package that quantises is installed here."""
     pipeline = of.pipeline()
     backbone = wrap_pipeline(pipeline)
     for transformer in transformers_of(pipeline):
@@ -359,12 +362,12 @@ def int8_layers(of: Subject) -> str:
             torch.ao.quantization.quantize_dynamic(layer, {nn.Linear}, dtype=torch.qint8, inplace=True)
     try:
         return told(of, pipeline, "qint8", same_weights=False)
-    except UnboundLocalError as error:  # diffusers asks a layer for the dtype of its weights, which are packed
+    except UnboundLocalError as error:  # diffusers asks a layer for the dtype of its weights, and these are packed
         raise NotOffered from error
 
 
 def cached(config: Callable[[Any], Any]) -> Callable[[Subject], str]:
-    """While it is on, nothing is captured; once it is off, what the plain pipeline gives."""
+    """While the cache is on, capture is refused; when it is off again, capture gives what the plain pipeline gives."""
 
     def run(of: Subject) -> str:
         pipeline = of.pipeline()
@@ -415,7 +418,7 @@ CACHES = {
 
 
 def autoencoder(switch: str) -> Callable[[Subject], str]:
-    """Latents of the clip, as the plain autoencoder gives them."""
+    """Latents of the clip as the plain autoencoder computes them."""
 
     def run(of: Subject) -> str:
         pipeline = of.pipeline()
@@ -432,22 +435,22 @@ def autoencoder(switch: str) -> Callable[[Subject], str]:
 
 
 DISTILLED = ("hunyuan-video", "framepack-i2v")
-"""Rows whose guidance scale is an input of the transformer, and that run a second branch where they are asked to."""
+"""Rows whose transformer takes the guidance scale as an input, and which run a second branch on request."""
 
 
 def plain_scale(of: Subject) -> float:
-    """At which one branch alone runs."""
+    """The guidance scale at which only one branch runs."""
     return 6.0 if of.name in DISTILLED else 1.0
 
 
 def sampled(
     of: Subject, pipeline: Any, *, cfg_scale: float, prompts: tuple[str, ...] = (PROMPT,), num_steps: int = 3
 ) -> str:
-    """Captures from the trajectory, beside those while the pipeline samples; every prompt has to be a branch there."""
+    """Captures from the trajectory equal those made while the pipeline samples; every prompt must be a branch there."""
     backbone = wrap_pipeline(pipeline, params=ModelParams(embedded_guidance=cfg_scale))
     stock = backbone.embed
     asked: list[str] = []
-    if NEGATIVE in prompts:  # in the place of the empty negative prompt
+    if NEGATIVE in prompts:  # in place of the empty negative prompt
         backbone.embed = lambda prompt: stock(prompt or (asked.append(NEGATIVE) or NEGATIVE))  # type: ignore[func-returns-value]
         if of.name in DISTILLED:
             give, sample = backbone.sampling_inputs, backbone.sample
@@ -473,7 +476,7 @@ def sampled(
 
 
 def sampling(of: Subject, backbone: Backbone, *, cfg_scale: float, num_steps: int) -> tuple[list[Tensor], Any]:
-    """Queries of layer 1 of all branches while the pipeline samples, and what it gives."""
+    """Capture queries of layer 1 of all branches while the pipeline samples, and return them with its result."""
     queries: list[Tensor] = []
     with intercept({1: backbone.attention_modules()[1]}, lambda call: (queries.extend(call.query), call.run())[1]):
         num_frames, height, width = of.clip.shape[:3]
@@ -501,7 +504,7 @@ def error_of(
     inputs: Mapping[str, Tensor],
     branches: list[Tensor],
 ) -> float:
-    """How far a capture is from the branch that is nearest, as a share of its largest value."""
+    """Distance of a capture from the nearest branch, as a share of its largest value."""
     choices: dict[str, Any] = {"inputs": inputs}
     if backbone.needs_image:
         choices["conditioning"] = backbone.condition(of.clip[0], len(latents), frames_alone=False)
@@ -512,7 +515,7 @@ def error_of(
 
 
 def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
-    """Two clips in one call of the stock pipeline, each captured by itself from its own latents."""
+    """Two clips in one call of the stock pipeline; each is captured separately from its own latents."""
 
     def run(of: Subject) -> str:
         pipeline, num_steps = of.pipeline(), 2
@@ -537,7 +540,7 @@ def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
             queries, _ = sampling(of, backbone, cfg_scale=plain_scale(of), num_steps=2)
         except BackboneError:
             raise
-        except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as error:  # its own: it takes one
+        except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as error:  # it takes one
             raise NotOffered from error
         ((recorder, _),) = heard
         if any(len(latents) != 2 for latents in recorder.entering):
@@ -559,12 +562,12 @@ def several(prompts: tuple[str, ...], **more: Any) -> Callable[[Subject], str]:
 
 
 def of_clip(values: Tensor, which: int) -> Tensor:
-    """The part of one clip, where the clips do not share it."""
+    """Select the part of one clip where the clips do not share it."""
     return values[which : which + 1] if len(values) == 2 else values
 
 
 def joined(inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the stock pipeline reads of several prompts, in one batch.
+    """Encode several prompts in one batch as the stock pipeline does.
 
     Raises:
         NotRun: the prompts are not padded to one length.
@@ -581,7 +584,7 @@ def joined(inputs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def padding(of: Subject) -> str:
-    """Other numbers where the prompt's mask hides the padding: nothing of them reaches what is captured."""
+    """Change the padding where the prompt's mask hides it; nothing of it reaches what is captured."""
     pipeline = of.pipeline()
     backbone = wrap_pipeline(pipeline)
     stock = backbone.embed
@@ -597,7 +600,7 @@ def padding(of: Subject) -> str:
 
 
 def guider(kind: Any, **choices: Any) -> Callable[[Subject], str]:
-    """Another guider than the pipeline's own, where it has one."""
+    """Use another guider than the pipeline's own, where it has one."""
 
     def run(of: Subject) -> str:
         pipeline = of.pipeline()
@@ -617,7 +620,7 @@ def scheduler(kind: Any, **changes: Any) -> Callable[[Subject], str]:
             return sampled(of, pipeline, cfg_scale=plain_scale(of))
         except BackboneError:
             raise
-        except (TypeError, ValueError, AttributeError) as error:  # the stock pipeline's own: it cannot use this one
+        except (TypeError, ValueError, AttributeError) as error:  # the pipeline's own: it cannot use this one
             raise NotOffered from error
 
     return run
@@ -628,7 +631,7 @@ def guidance(cfg_scale: float) -> Callable[[Subject], str]:
 
 
 def negative(of: Subject) -> str:
-    """A negative prompt in the place of the empty one: a branch of its own, that changes no other."""
+    """A negative prompt instead of the empty one is a branch of its own and changes no other branch."""
     return sampled(of, of.pipeline(), cfg_scale=6.0, prompts=(PROMPT, NEGATIVE))
 
 
@@ -679,7 +682,7 @@ _MARKED = re.compile(r"(?<=<!-- conditions -->\n).*?(?=<!-- end of conditions --
 
 
 def rendered(table: Mapping[str, Mapping[str, str]]) -> str:
-    """Markdown of condition x family."""
+    """Write the table of conditions by family as Markdown."""
     rows = [["", *table], ["---"] * (len(table) + 1)]
     rows += [
         [condition, *(SIGNS[found.get(condition, NOT_RUN)] for found in table.values())] for condition in CONDITIONS
@@ -688,12 +691,12 @@ def rendered(table: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def on_the_page() -> str:
-    """The table as docs/backbones.md has it."""
+    """Read the table as it is in docs/backbones.md."""
     return _MARKED.search(PAGE.read_text(encoding="utf-8"))[0]
 
 
 def outcome(condition: str, of: Subject) -> tuple[str, str]:
-    """What happens, and why where it is refused."""
+    """Say what happens and, if the pipeline is refused, why."""
     try:
         return CONDITIONS[condition](of), ""
     except NotOffered as error:
@@ -706,7 +709,7 @@ def outcome(condition: str, of: Subject) -> tuple[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without a guardrail, which is not installed, and without the libraries' warnings."""
+    """Build the pipeline without a guardrail, which is not installed, and without warnings of the libraries."""
     modules = [
         getattr(diffusers.pipelines.cosmos, name)
         for name in ("pipeline_cosmos2_video2world", "pipeline_cosmos2_5_predict")

@@ -46,25 +46,25 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def note(path: Path) -> str:
-    """What the README says of a file as a whole."""
+    """Read the README's note about a file."""
     return str(described(path.parent)[path.name]["note"])
 
 
 def numbers(text: str, pattern: str) -> tuple[int, ...]:
-    """Whole numbers that a pattern's groups match where it first does; commas separate several in one group."""
+    """Read the whole numbers that a pattern's groups match first; commas separate several in one group."""
     found = re.search(pattern, text)
     assert found is not None, f"no {pattern!r} in {text!r}"
     return tuple(int(number) for group in found.groups() for number in group.split(","))
 
 
 def about(path: Path, array: str) -> str:
-    """Axes of an array, and what it pins."""
+    """Read the axes of an array, and what it pins."""
     own = described(path.parent)[path.name]["arrays"][array]
     return f"{own['axes']}; {own['pins']}"
 
 
 def token_stride_px(path: Path) -> int:
-    """Pixels of a token's side, as the note of a file on matching says it."""
+    """Read the side of a token in pixels from the note of a matching file."""
     if found := re.search(r"stride (\d+)", note(path)):
         return int(found[1])
     height, _, rows, _ = numbers(note(path), r"(\d+)x(\d+) px \((\d+)x(\d+) tokens\)")

@@ -1,4 +1,4 @@
-"""Grids of interventions: planned, resumed, measured beside plain samples, drawn."""
+"""Grids of interventions: planned, resumed, measured against plain samples, drawn."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def asked(**choices: Any) -> AblateParams:
 
 @pytest.fixture(scope="module")
 def made(model: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Cell]]:
-    """Heads of layers 1 and 3 zeroed, both layers skipped, and guidance by skipping; and cells as they were made."""
+    """Heads of layers 1 and 3 zeroed, both layers skipped, and guidance by skipping; with the cells that were made."""
     folder = tmp_path_factory.mktemp("grid")
     return folder, list(ablate(model, PROMPTS, WHOLE, folder))
 
@@ -65,7 +65,7 @@ def test_ways_are_a_place_each() -> None:
 
 
 def test_a_plan_counts_forwards_and_makes_nothing(model: Backbone, tmp_path: Path) -> None:
-    """8 ways x 2 prompts x (2 branches, and a third where guided, and 2 for the judge), and 7 matchings."""
+    """8 ways x 2 prompts x (2 branches, a third if guided, and 2 for the judge), and 7 matchings."""
     planned = plan_ablation(model, PROMPTS, WHOLE, tmp_path / "none")
     assert len(planned.cells) == len(planned.waiting) == 8 * 2 + 7
     assert sum(cell.num_forwards for cell in planned.cells) == 7 * 2 * 4 + 2 * 5 + 7
@@ -94,7 +94,7 @@ def test_a_run_goes_on_where_it_stopped_and_makes_again_what_is_asked_otherwise(
 def test_a_run_that_is_stopped_leaves_whole_pairs_behind(
     model: Backbone, made: tuple[Path, list[Cell]], tmp_path: Path
 ) -> None:
-    """7 matchings go with the first prompt, whose 8 ways are done before the other's first."""
+    """The first prompt's 8 ways and 7 matchings are done before the first way of the other prompt."""
     _, cells = made
     assert cells[0].way.name == "plain"
     assert [cell.prompt for cell in cells if cell.prompt is not None] == [0] * 8 + [2] * 8
@@ -154,7 +154,7 @@ def test_a_summary_compares_each_way_with_the_plain_samples_of_the_same_pairs(mo
 
 
 def test_layers_before_a_removed_head_match_as_before(folder: Path) -> None:
-    """Layer 3 changes nothing in front of it, nor its own queries and keys."""
+    """Zeroing layer 3 changes no earlier layer, and not its own queries and keys."""
     plain, zero = (
         json.loads((folder / "cells" / way / "matching.json").read_text())["matching"]["accuracy"]
         for way in ("plain", "zero-l03-h00")
@@ -169,7 +169,7 @@ def test_a_foreign_folder_is_not_written_into(model: Backbone, tmp_path: Path) -
 
 
 def test_a_prompt_is_followed_as_much_as_the_other_way_round_is_not(model: Backbone) -> None:
-    """(a / b - 1) and (b / a - 1) of the two errors; nothing for the same prompt twice."""
+    """(a / b - 1) and (b / a - 1) of the two errors; no value for the same prompt twice."""
     frames = np.random.default_rng(0).integers(0, 256, (9, 40, 56, 3), dtype=np.uint8)
     one, other = (text for _, text in PROMPTS)
     there = prompt_following(model, frames, one, other, steps=(10,))
@@ -180,7 +180,7 @@ def test_a_prompt_is_followed_as_much_as_the_other_way_round_is_not(model: Backb
 
 
 def test_a_rank_correlation_and_its_interval_worked_by_hand() -> None:
-    """Ranks 1, 2, 3 against 3, 2, 1 are -1 whatever is drawn of pairs that agree."""
+    """Ranks 1, 2, 3 against 3, 2, 1 correlate by -1 in every draw of pairs that agree."""
     changes = np.array([[3.0, 30.0], [2.0, 20.0], [1.0, 10.0]])
     assert rank_correlation(np.array([0.1, 0.2, 0.7]), changes) == (-1.0, -1.0, -1.0)
     rho, low, high = rank_correlation(np.array([0.1, 0.2, 0.7]), changes[:, :1])

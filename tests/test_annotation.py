@@ -1,4 +1,4 @@
-"""Trackers against motion that is known, query grids and the published layout against published files."""
+"""Trackers against known motion, query grids, and the published layout against published files."""
 
 import os
 import re
@@ -42,11 +42,11 @@ from difftrack.testing import TrackerLaws, moving_texture
 FIXTURES = Path(os.environ.get("DIFFTRACK_FIXTURES", Path(__file__).parents[2] / "shared" / "golden"))
 PUBLISHED = FIXTURES.parent / "data" / "published_tracks" / "cogvideox_t2v_2b"
 VELOCITY = np.asarray([1.5, -0.75], dtype=np.float32)
-"""Pixels per frame, (x, y), of the moving picture below."""
+"""Motion of the picture below, pixels per frame, (x, y)."""
 
 
 def moving_picture(num_frames: int = 11, height: int = 67, width: int = 97) -> Any:
-    """A smooth texture that moves by VELOCITY, sampled where it is: no resampling error."""
+    """Draw a smooth texture that moves by VELOCITY, evaluated at each position: there is no resampling error."""
     velocity = (float(VELOCITY[0]), float(VELOCITY[1]))
     return moving_texture(velocity_px=velocity, num_frames=num_frames, height=height, width=width)
 
@@ -189,7 +189,7 @@ def cotracker3_offline(*, pretrained=True, **kwargs):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Path]:
-    """A local checkout with the published entry point."""
+    """Make a local checkout that has the published entry point."""
     folder = tmp_path / "co-tracker"
     folder.mkdir()
     (folder / "hubconf.py").write_text(HUBCONF)
@@ -220,7 +220,7 @@ def test_cotracker3_is_asked_in_its_own_coordinates_and_answers_in_ours(hub: Pat
 
 
 class TestCoTracker3(TrackerLaws):
-    """The windows, the coordinates and the model's interface, with a stand-in for the weights."""
+    """Test the windows, the coordinates and the model's interface with a stand-in for the weights."""
 
     motion_tolerance_px = 1e-3
 
@@ -369,7 +369,7 @@ def test_published_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         import_published(tmp_path, "000")
 
 
-# one clip in, its tracks out
+# one clip goes in, its tracks come out
 
 
 @pytest.fixture(scope="module")
@@ -455,7 +455,7 @@ def test_import_scales_to_the_clip_and_checks_its_prompt(tmp_path: Path) -> None
 
 
 def test_released_confidence_counts_imported_points_that_are_visible_nowhere(tmp_path: Path) -> None:
-    """The published object sets hold the whole grid, most of it off the object: 29 of 400 points of the first clip."""
+    """Published object sets hold the whole grid; of the first clip only 29 of 400 points are on the object."""
     export_published(tmp_path, [(masked_tracks(), "a cat")], num_grid=5)
     clip = clip_of(frames=np.repeat(moving_picture(7)[:, :, :, :1], 3, axis=-1), prompt="a cat")
     tracks = annotate_clip(clip, AnnotateParams(tracker="import", published=tmp_path, published_size=(67, 97)))

@@ -255,7 +255,7 @@ def store_steps(store: dt.Store, group: str) -> int:
 def test_a_video_without_a_name_is_written_beside_what_has_its_name(
     store: dt.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The same drawing keeps its name, another one gets the next number."""
+    """The same drawing keeps its name; another one gets the next number."""
     monkeypatch.chdir(tmp_path)
     first, other = (
         [dt.track(store, grid=number) for number in (2, 3)]
@@ -268,7 +268,7 @@ def test_a_video_without_a_name_is_written_beside_what_has_its_name(
     assert mine.read_bytes() == b"a film of mine"
     assert [path.name for path in written] == [f"texture-{kind}-{number}.mp4" for number in (2, 2, 3, 2)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({mine.name, *(path.name for path in written)})
-    assert first.overlay(to=mine) == mine  # a name that was given is meant
+    assert first.overlay(to=mine) == mine  # a name that is given is used as it is
     assert read_video(mine).frames.shape[0] == FRAMES
 
 
@@ -342,7 +342,7 @@ def test_a_guided_sample_differs_from_the_plain_one_and_is_shown_beside_it(model
     assert read_video(made.save(tmp_path / "both.mp4")).frames.shape == (9, HEIGHT, 2 * WIDTH, 3)
 
 
-# A pipeline that is loaded already
+# A loaded pipeline
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Files between stages that are empty, cut or something else: one line that names the file and the way out."""
+"""Damaged or missing files between stages are refused in one line that names the file and the way out."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""Laws that every architecture obeys, each on a small saved pipeline folder of its own classes."""
+"""Laws that every architecture obeys, each tested on a small saved pipeline folder of its own classes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class Case:
         return self.name.startswith(TEXT_FIRST + TEXT_LAST)
 
 
-# Rows that differ from their neighbours in numbers only.
+# Rows that differ from their neighbours only in numbers.
 REPEATED = (
     "cogvideox-2b",
     "wan2.1-14b",
@@ -94,20 +94,20 @@ REPEATED = (
 )
 
 DISTILLED = ("hunyuan-video", "framepack-i2v")
-"""Those that read a guidance scale as an input, and run no other branch."""
+"""Rows that read a guidance scale as an input and run no other branch."""
 
 FIRST_FRAME = ("2.5 from an image", "vace from an image")
-"""Variants that read an image where they are asked to."""
+"""Variants that read an image if they get one."""
 
 FEATURES = ("heads", "attention", "mlp", "block", "attention_input", "mlp_input")
 MISSING_STATES = {
     "hunyuan-video-1.5": (),
-    "hunyuan-video": ("mlp", "mlp_input"),  # single-stream layers share a projection with attention
+    "hunyuan-video": ("mlp", "mlp_input"),  # single-stream layers compute attention and feed-forward by one projection
     "motif": ("mlp", "mlp_input"),
     "framepack": ("mlp", "mlp_input"),
-    "kandinsky-6": ("block",),  # the transformer calls the parts of its blocks
+    "kandinsky-6": ("block",),  # the transformer calls the parts of its blocks, not the blocks
 }
-"""Hidden states that layers do not have as a module's own, by the start of a row's name."""
+"""Hidden states that no module of a layer outputs by itself, by the start of a row's name."""
 
 ONE_BRANCH_AT_A_TIME = (
     "hunyuan",
@@ -120,7 +120,7 @@ ONE_BRANCH_AT_A_TIME = (
     "helios",
     "framepack",
 )
-"""Families whose pipelines run the branches of guided sampling one after the other; others put them into a batch."""
+"""Families whose pipelines run the branches of guided sampling one after the other; the others batch them."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,19 +176,19 @@ class TestLaws(BackboneLaws):
         self.cfg_scale = 6.0 if case.name in DISTILLED else 1.0
         self.frames_alone_together = 2 if "causal blocks" in case.name else 3
         if case.name.startswith("kandinsky-5"):
-            self.rotary_tolerance = 2**-7  # it turns queries and keys in bfloat16
+            self.rotary_tolerance = 2**-7  # this class rotates queries and keys in bfloat16
         missing = next((own for name, own in MISSING_STATES.items() if case.name.startswith(name)), ())
         self.features = tuple(feature for feature in FEATURES if feature not in missing)
 
     test_sampling_records_the_latents_that_enter_every_step = None  # type: ignore[assignment]
-    """`test_sampled_trajectory_and_its_levels_are_the_stock_pipelines` below says that, and more."""
+    """`test_sampled_trajectory_and_its_levels_are_the_stock_pipelines` below tests this, and more."""
 
     def check_analysis(self, units: Sequence[Any], spec: DescriptorSpec) -> None:
-        """They go on to matches and to scores."""
+        """Captured descriptors can be matched and scored."""
         assert_scored(list(units), spec)
 
     def check_tracking(self, unit: Any, spec: DescriptorSpec) -> None:
-        """They are tracked through."""
+        """Captured descriptors can be tracked."""
         descriptors = torch.from_numpy(unit.arrays["query"]), torch.from_numpy(unit.arrays["key"])
         chunk = ChunkDescriptors(frames=spec.frames, read=lambda step, layer: descriptors, heads=spec.heads)
         queries = np.array([[0, 9.0, 9.0], [0, 17.0, 9.0]], dtype=np.float32)
@@ -225,7 +225,7 @@ def test_text_is_where_it_belongs_and_padding_is_masked(case: Case) -> None:
         assert torch.equal(one.key, other.key)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # flex attention's own: it is slow without a compiler
+@pytest.mark.filterwarnings("ignore::UserWarning")  # flex attention warns that it is slow without a compiler
 @pytest.mark.parametrize("name", ["wan2.1-1.3b", "hunyuan-video", "ltx-2b"])
 def test_flex_attention_is_refused_by_name(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     backbone = load_backbone(f"path:{ROWS[name](tmp_path_factory.mktemp('pipeline'))}")
@@ -286,8 +286,11 @@ def test_sampled_trajectory_and_its_levels_are_the_stock_pipelines(case: Case, m
 
 
 def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Case) -> None:
-    """Found among the branches by its numbers, not by its place: alone in its batch it is bit-equal; in a batch of two,
-    matrix products are summed in another order. What is captured for the empty prompt is the other branch."""
+    """A branch is found by its numbers, not by its place.
+
+    Alone in its batch it is bit-equal; in a batch of two, matrix products are summed in another order. The capture for
+    the empty prompt is the other branch.
+    """
     on_the_way: list[Tensor] = []
     image = {"image": case.frames[0]} if case.backbone.needs_image else {}
     module = case.backbone.attention_modules()[1]
@@ -305,8 +308,8 @@ def test_the_conditional_branch_of_guided_sampling_is_what_is_captured(case: Cas
         )
     branches = [branch for call in on_the_way for branch in call]
     num_branches = len(branches) // 2
-    assert num_branches == (1 if case.name in DISTILLED else 2)  # distilled: its guidance is an input
-    alone = len(on_the_way) == len(branches) and case.name != "mochi-1"  # whose attention alone takes one at a time
+    assert num_branches == (1 if case.name in DISTILLED else 2)  # distilled: the guidance scale is an input
+    alone = len(on_the_way) == len(branches) and case.name != "mochi-1"  # whose attention takes one clip at a time
     assert alone == case.name.startswith(ONE_BRANCH_AT_A_TIME)
     tolerance = 0.0 if alone else 2e-5
     schedule = case.backbone.schedule(2, grid=case.backbone.token_grid(*case.size))
@@ -336,7 +339,7 @@ def analysis(case: Case, **choices: Any) -> AnalysisParams:
 
 
 def timesteps_read(name: str, scheduler: Any) -> Tensor:
-    """What the stock pipeline gives the transformer at each step; the scheduler's timesteps, but for Cosmos."""
+    """What the stock pipeline passes to the transformer at each step: the scheduler's timesteps, except for Cosmos."""
     if not name.startswith("cosmos"):
         timesteps: Tensor = scheduler.timesteps
         return timesteps
@@ -358,7 +361,7 @@ def data_and_noise(name: str, scheduler: Any, step: int) -> tuple[float, float]:
 
 
 def assert_scored(units: list[Any], spec: DescriptorSpec) -> None:
-    """Units of layers 1 and 3 at one step go on to matches and to scores that are numbers."""
+    """Units of layers 1 and 3 at one step are matched and scored; the scores are numbers."""
     points = np.array([[9.0, 9.0], [17.0, 9.0]])
     matcher = ClipMatcher(MatchSection(per_head=False, device="cpu"), points, spec.grid.stride_px, spec.text_mask)
     cells = {
@@ -397,7 +400,7 @@ def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Expert], 
 def test_each_step_is_captured_in_the_transformer_that_samples_it(
     two_experts: Callable[[Expert], Backbone],
 ) -> None:
-    """Four of 8 steps shifted by 3 lie at a level of 0.875 or more; layers stay 0 to 3 in both."""
+    """Four of 8 steps shifted by 3 have a level of 0.875 or more; layers stay 0 to 3 in both experts."""
     backbone = two_experts("by_step")
     schedule = backbone.schedule(8)
     assert [backbone.expert_at(timestep) for timestep in schedule.timesteps] == ["high_noise"] * 3 + ["low_noise"] * 5
@@ -446,8 +449,11 @@ def test_fixed_point_inversion_returns_on_a_linear_denoiser(
 
 
 def test_levels_come_from_the_step_where_scale_noise_forgets_it_or_swaps_data_and_noise() -> None:
-    """After `set_begin_index` the stock scheduler noises to its first level whatever it is asked; and it takes Mochi's
-    share of data for a share of noise. `test_sampled_trajectory_...` holds our levels to the formula."""
+    """The stock scheduler has two slips here that our levels must not follow.
+
+    After `set_begin_index` it noises to its first level whatever the request, and it takes Mochi's share of data for a
+    share of noise. `test_sampled_trajectory_...` holds our levels to the formula.
+    """
     ones, zeros = torch.ones(1), torch.zeros(1)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
     scheduler.set_timesteps(10)
@@ -479,9 +485,10 @@ def test_levels_that_depend_on_the_size_need_it(tmp_path_factory: pytest.TempPat
 def test_frames_of_history_are_named_and_stand_where_the_model_has_them(
     name: str, shapes: dict[str, tuple[int, int, int]], tmp_path: Path
 ) -> None:
-    """3 rows and 5 cols of tokens; of 16 latent frames 4 are folded, of 2 both, and as many rows and cols, rounded up.
+    """The history's keys are labelled by frame, and only they depend on its latents.
 
-    A change of the history's latents moves the keys of its own frames in layer 0, and none of the clip's.
+    Tokens: 3 rows and 5 cols. Of 16 latent frames 4 are folded into one, of 2 both, and as many rows and cols, rounded
+    up. Changed latents of the history change the keys of its own frames in layer 0, and none of the clip's.
     """
     backbone = load_backbone(f"path:{ROWS[name](tmp_path)}")
     latents, prompt = backbone.placeholder_latents(2, 6, 10), backbone.embed(PROMPT)
@@ -504,7 +511,7 @@ def test_frames_of_history_are_named_and_stand_where_the_model_has_them(
     if name == "helios-base":
         places |= {"first": slice(14, 29), "short": slice(29, 44)}
         assert torch.equal(record.key.flatten(1, 3), whole[0][:, 44:74])
-    else:  # the image is frame 0, and stands in front of the nearest frame of history
+    else:  # the image is frame 0, in front of the nearest frame of history
         places |= {"short": slice(29, 44)}
         assert torch.equal(record.key[:, 0].flatten(1, 2), whole[0][:, 14:29])
         assert torch.equal(record.key[:, 1].flatten(1, 2), whole[0][:, 44:59])
@@ -519,7 +526,7 @@ def test_frames_of_history_are_named_and_stand_where_the_model_has_them(
 
 
 def test_a_second_chunk_is_captured_beside_the_first_as_helios_samples_it(tmp_path: Path) -> None:
-    """10 frames are two chunks of 2 latent frames; the second reads the first as history, at every step."""
+    """10 frames are two chunks of 2 latent frames; the second chunk reads the first as history, at every step."""
     backbone = load_backbone(f"path:{ROWS['helios-base'](tmp_path)}")
     queries: list[Tensor] = []
     recorded = TrajectoryRecorder(torch.zeros(1, 6, 2, 6, 10))
@@ -614,7 +621,7 @@ def test_a_face_that_is_missing_or_damaged_is_named(content: Any, said: str, tmp
 
 
 def test_a_control_clip_is_blank_for_text_and_begins_with_the_image_where_one_is_read(tmp_path: Path) -> None:
-    """Its mask is 1 everywhere for text; both are what the stock pipeline makes of no video, and of such a one."""
+    """The control clip's mask is 1 everywhere for text; clip and mask are what the stock pipeline makes of no video."""
     folder = ROWS["wan2.1-vace-1.3b"](tmp_path / "pipeline")
     from_text, from_image = (
         load_backbone(f"path:{folder}", ModelParams(image_condition=chosen)) for chosen in ("checkpoint", "first_frame")
@@ -630,7 +637,7 @@ def test_a_control_clip_is_blank_for_text_and_begins_with_the_image_where_one_is
     assert given.latents.shape == (2, 0, 6, 10)
     first = given.extras["control_hidden_states"][0, :, 0]
     wanted = from_image.encode_videos(torch.full((1, 3, 1, 48, 80), 60 / 127.5 - 1))[0, 0]
-    torch.testing.assert_close(first[:6], wanted, rtol=0, atol=1e-5)  # what is not masked
+    torch.testing.assert_close(first[:6], wanted, rtol=0, atol=1e-5)  # where the mask is 0
     with pytest.raises(BackboneError, match=r"every_frame, but .* reads an image as its first frame"):
         load_backbone(f"path:{folder}", ModelParams(image_condition="every_frame")).condition(
             image, 2, frames_alone=False

@@ -1,4 +1,4 @@
-"""Which pipelines are run is decided by their class and configs: the others are refused by name, nothing loaded."""
+"""Class and configs decide which pipelines are supported; all others are refused by name before anything loads."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def folder_of(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Any:
-    """A copy of a tiny pipeline, its class, configs and components changed."""
+    """Copy a tiny pipeline with its class, configs and components changed."""
 
     def make(name: str, *, pipeline: str | None = None, index: Mapping[str, Any] | None = None, **configs: Any) -> Path:
         if name not in saved:
@@ -151,7 +151,7 @@ def test_a_class_of_ones_own_that_derives_from_a_captured_pipeline_is_one(folder
 
 @pytest.mark.parametrize("name", ["cogvideox-i2v", "wan-i2v"])
 def test_a_check_of_a_folder_gives_the_transformer_a_real_image(folder_of: Any, name: str) -> None:
-    """A placeholder is as many channels as the transformer wants, whatever the autoencoder would give."""
+    """A placeholder has as many channels as the transformer reads, whatever the autoencoder gives."""
     checked = CliRunner().invoke(app, ["models", "--check", f"path:{folder_of(name)}", "--device", "cpu"])
     assert [line.split()[0] for line in checked.output.splitlines()[1:]] == ["ok"] * 5
 
@@ -186,7 +186,7 @@ def test_the_schedulers_of_cogvideox_itself_are_taken(folder_of: Any) -> None:
 
 @pytest.mark.parametrize("name", ["wan", "hunyuan", "ltx"])
 def test_a_scheduler_that_is_none_of_flow_matching_is_refused(folder_of: Any, name: str) -> None:
-    """UniPC without flow sigmas has levels of another kind, which would be taken for shares of noise."""
+    """UniPC without flow sigmas has levels of another kind, which would be mistaken for shares of noise."""
     folder = folder_of(name, index={"scheduler": ["diffusers", "UniPCMultistepScheduler"]})
     (folder / "scheduler/scheduler_config.json").write_text('{"_class_name": "UniPCMultistepScheduler"}')
     with pytest.raises(BackboneError, match="UniPCMultistepScheduler has no flow-matching levels; set one"):

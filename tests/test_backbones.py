@@ -101,7 +101,7 @@ def test_latents_are_the_scaled_posterior_mode(backbone: Backbone, frames: np.nd
 def test_a_frame_encoded_alone_is_the_stock_autoencoders_for_half_the_work(
     backbone: Backbone, frames: np.ndarray
 ) -> None:
-    """A causal kernel of 3 taps in time on one frame is one of rows and columns: 9 products of 27."""
+    """A causal kernel of 3 taps in time sees one frame as a kernel of rows and columns: 9 products of 27."""
     video = torch.from_numpy(frames[2:5]).permute(0, 3, 1, 2).unsqueeze(2) / 127.5 - 1
     with torch.no_grad(), FlopCounterMode(display=False) as stock:
         expected = backbone.vae.encode(video).latent_dist.mode()[:, :, 0] * backbone.vae_config.scaling_factor
@@ -135,7 +135,7 @@ def test_a_prompt_that_is_too_long_warns_and_names_what_is_cut(backbone: Backbon
 
 
 def test_what_is_cut_from_a_prompt_is_said_once_and_no_indexing_error_is_threatened(folder: Path) -> None:
-    """As with published tokenizers, which know how long a prompt may be."""
+    """Published tokenizers know the largest length of a prompt, too."""
     long = load_backbone(f"path:{folder}")
     long.components["tokenizer"].model_max_length = 11
     said: list[str] = []
@@ -388,7 +388,7 @@ def test_noise_and_sampling_step_equal_the_stock_schedulers(
 
 
 def linear_denoiser(latents: Tensor, timestep: Tensor) -> Tensor:
-    """Velocity that is linear in the latents and differs between levels."""
+    """A velocity that is linear in the latents and differs between levels."""
     return (0.9 - 1.7 * float(timestep) / 1000) * latents + 0.1 * latents.flip(-1)
 
 
@@ -420,7 +420,7 @@ def test_inversion_asks_the_model_at_the_levels_that_sampling_visits(backbone: B
 def test_trajectory_starts_at_the_seeds_noise_and_its_captures_equal_captures_on_the_way(
     backbone: Backbone, cfg_scale: float, tolerance: float
 ) -> None:
-    """Bit-equal for one branch; for two, a batch of two rounds its matrix products differently in the last bit."""
+    """Bit-equal for one branch; with two, a batch of two rounds its matrix products differently in the last bit."""
     on_the_way: list[Tensor] = []
     with intercept(
         {2: backbone.attention_modules()[2]},

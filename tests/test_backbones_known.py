@@ -1,4 +1,4 @@
-"""The named backbones: what their classes say of them, and whether capture holds for each, small and random."""
+"""The named backbones: what their classes state, and whether capture works for each, small and random."""
 
 import json
 import re
@@ -99,7 +99,7 @@ def rows() -> dict[str, object]:
 
 
 def test_the_table_that_ships_holds_what_the_classes_count() -> None:
-    """`python -m difftrack.backbones._counts` writes it anew."""
+    """`python -m difftrack.backbones._counts` writes the table again."""
     assert {name: counts_of(name) for name in KNOWN} == {name: count(name) for name in KNOWN}
     table = read_json(Path(_counts.__file__).with_name("counts.json"))
     assert {name: row["declared"] for name, row in table.items()} == {
@@ -158,7 +158,7 @@ def test_counts_of_the_classes_are_the_published_ones(rows: dict[str, object], n
     ],
 )
 def test_tokens_at_the_default_size(rows: dict[str, object], name: str, tokens: tuple[int, int, int]) -> None:
-    """Worked out in the reference measurements of each model."""
+    """Counts from the reference measurements of each model."""
     grid = rows[name].grid
     assert (grid.num_latent_frames, grid.rows, grid.cols) == tokens
     assert rows["cogvideox-2b"].query_key_bytes == 2 * 13 * 30 * 45 * 30 * 64 * 2
@@ -174,7 +174,7 @@ def test_capture_holds_to_its_laws_on_this_machine(name: str) -> None:
 
 
 def test_a_check_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone whose attention does not go where it is looked for."""
+    """A backbone whose attention is not where its class looks for it."""
     monkeypatch.setattr(
         "difftrack.backbones.families.cogvideox._backbone.CogVideoXBackbone.attention_of", lambda self, _: [self.vae]
     )
@@ -192,7 +192,7 @@ def test_a_backbone_without_memory_refuses_nothing_but_work() -> None:
 
 
 def test_random_weights_are_the_same_each_time_and_tables_of_positions_are_real() -> None:
-    """Tables are no weights: saved nowhere, they are computed by the constructors."""
+    """Tables are not weights: constructors compute them, and no checkpoint has them."""
     params = ModelParams(device="cpu", dtype="bfloat16")
     one, other = (constructed_backbone("cogvideox-2b", params, small=True).transformer for _ in range(2))
     assert {weight.dtype for weight in one.parameters()} == {torch.bfloat16}
@@ -229,7 +229,7 @@ def test_an_embedded_guidance_decides_the_numbers_of_those_that_read_it_alone(na
 
 
 def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(tmp_path: Path) -> None:
-    """On a rented GPU there may be torch, diffusers and transformers, and nothing else."""
+    """A rented GPU may have torch, diffusers and transformers, and nothing else."""
     code = (
         "import runpy, sys\n"
         "sys.modules |= dict.fromkeys(['av', 'beartype', 'cv2', 'dvc', 'rich', 'skimage', 'typer', 'xarray', 'zarr'])\n"
@@ -247,7 +247,7 @@ def test_backbones_are_measured_where_there_is_no_video_library_and_no_pipeline(
     assert all(cost["seconds"] > 0 for cost in measured["costs"].values())
 
 
-# Sizes that one family alone refuses
+# Sizes that only one family refuses
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_other_uses_of_a_familys_transformer_are_refused_before_weights_are_read
 
 
 def test_cosmos_samples_behind_its_guardrail_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package it says so; with a guardrail that refuses a prompt, nothing is sampled."""
+    """Without its package the message says so; a guardrail that refuses a prompt stops sampling."""
     backbone = saved("cosmos-predict2.5-2b", tmp_path)
     size = {"num_frames": 5, "height": 48, "width": 80}
     with pytest.raises(BackboneError, match=r"guardrail.*pip install cosmos_guardrail"):
@@ -346,7 +346,7 @@ def test_cosmos_samples_behind_its_guardrail_or_not_at_all(tmp_path: Path, monke
 
 
 def test_the_sound_of_a_sampled_clip_is_kept_with_its_trajectory(tmp_path: Path) -> None:
-    """And decides what is captured: the same latents without it are read alone."""
+    """The mask also decides what is captured: the same latents without it are read alone."""
     backbone = saved("ltx-2", tmp_path)
     generated = backbone.generate(
         "a red disc", seed=0, num_inference_steps=2, cfg_scale=1.0, num_frames=9, height=96, width=160
@@ -545,7 +545,7 @@ def test_a_pipeline_of_nobodys_is_refused(tmp_path: Path) -> None:
 
 
 OTHER_SIZES = {"cogvideox-2b": ((480, 736), (512, 768), (768, 1360)), "wan2.1-1.3b": ((768, 1360),)}
-"""Beside the size that each is made for: those at which eight frames at a time passed diffusers' 2 GiB."""
+"""The size that each model is made for, and sizes at which eight frames at a time exceeded diffusers' 2 GiB."""
 
 
 @pytest.mark.parametrize(

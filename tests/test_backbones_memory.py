@@ -1,4 +1,4 @@
-"""Switches for small cards: what leaves memory, and that a capture does not notice."""
+"""Switches for small cards: what leaves memory, and that captures do not change."""
 
 import gc
 import importlib.util
@@ -44,7 +44,7 @@ FAMILIES = (
     "allegro",
     "skyreels-v2-1.3b",
 )
-"""One row for each class of transformer and of autoencoder, two of them from an image."""
+"""One row for each class of transformer and of autoencoder; two of the rows start from an image."""
 PROMPT = "a red disc moves left"
 
 
@@ -62,7 +62,7 @@ def clip(name: str) -> np.ndarray:
 
 
 def everything(name: str, backbone: Backbone) -> dict[str, Tensor]:
-    """A clip through every component: prompt, autoencoder, image, transformer cut off and whole, prompt again."""
+    """Run a clip through every component: prompt, autoencoder, image, transformer cut off and whole, prompt again."""
     frames = clip(name)
     prompt, latents = backbone.embed(PROMPT), backbone.encode(frames, frames_alone=False)
     conditions = {}
@@ -70,7 +70,7 @@ def everything(name: str, backbone: Backbone) -> dict[str, Tensor]:
         conditions["conditioning"] = backbone.condition(frames[0], len(latents), frames_alone=False)
     schedule = backbone.schedule(10, grid=backbone.grid_of(latents))
     found = {"prompt": prompt.tokens, "latents": latents}
-    for asked in (prompt, backbone.embed("blue")):  # the second after a forward that was left early
+    for asked in (prompt, backbone.embed("blue")):  # the second forward follows one that ended early
         for record in backbone.capture(latents, 4, schedule, asked, layers=[1, 2], **conditions):
             assert record.query is not None
             assert record.feature is not None
@@ -105,7 +105,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Offloading as on a GPU, played on the CPU: what is away holds NaN; gives the modules that are here."""
+    """Imitate offloading to a GPU on the CPU: weights that are away hold NaN. Yields the modules that are present."""
     hooks: Any = accelerate.hooks
     here: list[nn.Module] = []
     kept: dict[int, list[Tensor]] = {}
@@ -149,7 +149,7 @@ def test_text_encoder_and_transformer_are_never_on_the_gpu_together(poisoned: li
 
 
 def test_weights_that_come_layer_by_layer_change_no_capture(row: tuple[str, Path]) -> None:
-    """accelerate's own offload of every layer: on the device meta until it runs, and again after it."""
+    """accelerate's own offload of every layer: weights are on the device meta except while the layer runs."""
     name, folder = row
     resident, offloaded = loaded(folder), loaded(folder)
     transformer = offloaded.transformer
@@ -186,7 +186,7 @@ def test_model_offload_on_a_gpu_changes_no_capture(row: tuple[str, Path]) -> Non
 
 
 def test_a_backbone_that_is_let_go_leaves_memory(row: tuple[str, Path]) -> None:
-    """Nothing that is kept between calls may hold it: the next one needs its place on the card."""
+    """Nothing may keep a component alive between calls: the next one needs its place on the card."""
     name, folder = row
     backbone = loaded(folder)
     everything(name, backbone)
@@ -204,7 +204,7 @@ def held(backbone: Backbone) -> set[str]:
 
 
 def test_questions_load_nothing_and_prompts_load_text_alone(row: tuple[str, Path]) -> None:
-    """So that a card that cannot hold both can hold one after the other."""
+    """A card that cannot hold both components can then hold one after the other."""
     name, folder = row
     backbone = loaded(folder, release_text_encoder=True)
     assert backbone.num_layers == 4
@@ -300,7 +300,7 @@ def test_a_quantised_text_encoder_embeds_nearly_alike(tmp_path: Path, quantizati
 
 
 def test_every_autoencoder_can_be_sliced_and_tiled(row: tuple[str, Path]) -> None:
-    """Sliced latents are the same, up to the order in which a batch is summed."""
+    """Sliced latents are the same, up to the order of summation in a batch."""
     name, folder = row
     plain, switched = loaded(folder), loaded(folder, vae_slicing=True, vae_tiling=True)
     assert switched.vae.use_slicing
@@ -325,7 +325,7 @@ def test_tiles_change_latents_a_little(tmp_path: Path) -> None:
 
 
 def test_tiles_that_give_latents_of_another_size_are_refused(tmp_path: Path) -> None:
-    """The stock autoencoder's tiles of 20 x 28 px overlap by parts of latent pixels here, and it does not notice."""
+    """Tiles of 20 x 28 px of the stock autoencoder overlap by fractions of latent pixels here; it does not notice."""
     tiled = loaded(ROWS["cogvideox-5b-i2v"](tmp_path), vae_tiling=True)
     with pytest.raises(BackboneError, match=r"12 x 15 latents for 40 x 56 px instead of 10 x 14.*vae_tiling"):
         tiled.encode(clip("cogvideox-5b-i2v"), frames_alone=False)
@@ -356,7 +356,7 @@ def test_a_need_is_that_of_what_is_done_at_a_time() -> None:
     assert [need().needed(way, ["encode"]) // 10**9 for way in ways] == [31, 21, 15]
     assert [need().needed(way, ["encode_frames"]) // 10**9 for way in ways] == [35, 25, 15]
     assert need().needed(("vae_slicing",), ["encode_frames"]) == 29 * 10**9
-    assert need().needed(("vae_tiling",), ["sample"]) == 30 * 10**9  # two branches of 2 are more than tiles of 1
+    assert need().needed(("vae_tiling",), ["sample"]) == 30 * 10**9  # two branches of 2 exceed tiles of 1
     assert need().needed(("vae_slicing",), ["encode"]) == need().needed((), ["encode"])
     assert need().needed() == need().needed((), ["encode_frames"])
 
@@ -385,7 +385,7 @@ def test_the_mildest_switches_that_fit_are_taken() -> None:
 
 @pytest.fixture
 def small_card(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
-    """A card whose size is to be said, where there is none."""
+    """A card whose size must be given, because there is none."""
     card: dict[str, int | None] = {"bytes": None}
     monkeypatch.setattr("difftrack.backbones._load.card_bytes", lambda device: card["bytes"])
     return card
@@ -394,7 +394,7 @@ def small_card(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
 def test_memory_auto_sets_what_makes_it_fit_and_says_so(tmp_path: Path, small_card: dict[str, int | None]) -> None:
     folder = ROWS["cogvideox-5b"](tmp_path)
     plain = loaded(folder)
-    assert loaded(folder, memory="auto").remarks == ()  # no card, no choice
+    assert loaded(folder, memory="auto").remarks == ()  # no card, nothing to choose
     whole = need_of(plain, plain.components._folder.num_values(), (9, 40, 56))
     assert whole.transformer_bytes == 4 * sum(weight.numel() for weight in plain.transformer.parameters())
     small_card["bytes"] = int(whole.needed((), ["encode_frames"]) / 0.95) - 10**6
@@ -405,7 +405,7 @@ def test_memory_auto_sets_what_makes_it_fit_and_says_so(tmp_path: Path, small_ca
     (said,) = auto.remarks
     assert "sets vae_slicing for" in said
     assert "9x40x56" in said
-    assert auto.loading_choices() == plain.loading_choices()  # no number changes
+    assert auto.loading_choices() == plain.loading_choices()  # the numbers do not change
     assert auto.fingerprint == plain.fingerprint
     small_card["bytes"] = int((whole.needed(("cpu_offload",), ["sample"]) - 1) / 0.95)
     tiled = load_backbone(f"path:{folder}", params, size=size, works=["sample"])
@@ -426,5 +426,5 @@ def test_the_table_of_cards_is_computed_and_the_one_in_the_docs(monkeypatch: pyt
     assert result.stdout in (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
     two = needs["cogvideox-2b"]
     assert two.transformer_bytes == 2 * 1_693_783_872
-    assert two.text_bytes == 2 * 4_762_310_656  # the encoder of T5 v1.1 XXL
+    assert two.text_bytes == 2 * 4_762_310_656  # the text encoder of T5 v1.1 XXL
     assert two.activation_bytes == (13 * 30 * 45 + 226) * 30 * 64 * 16 * 2

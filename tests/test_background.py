@@ -1,4 +1,4 @@
-"""What runs beside the caller: in order, within bounds, whole at the end, its errors kept."""
+"""Background work: in order, within bounds, complete at the end, its errors kept."""
 
 import threading
 
@@ -19,7 +19,7 @@ def test_calls_run_in_their_order_in_one_other_thread() -> None:
 
 
 def test_no_more_wait_than_there_are_places() -> None:
-    """With two places, the third call is taken when the first is over."""
+    """With two places, the third call is accepted when the first is over."""
     go, taken = threading.Event(), threading.Event()
     with Background(most=2) as background:
         first = background.submit(lambda: go.wait(30))

@@ -1,4 +1,4 @@
-"""Benchmarks at sizes at which they take seconds: what they say of themselves, not how long it took."""
+"""Benchmarks at sizes that take seconds: what they report, not how long it took."""
 
 import importlib
 import json
@@ -66,7 +66,7 @@ def test_motion_is_told_apart_from_that_of_the_background(monkeypatch: pytest.Mo
         ground, thing = (np.apply_along_axis(np.convolve, axis, noise, smooth, "same") for noise in (ground, thing))
 
     def clip(step_x: int, step_y: int) -> np.ndarray:
-        """A square that moves over a background that moves one px to the right a frame."""
+        """A square moves over a background that itself moves one px to the right a frame."""
         frames = []
         for time in range(17):
             frame = ground[20:148, 40 - time : 232 - time].copy()
@@ -200,7 +200,7 @@ def test_committed_results_are_of_the_weights_that_ship() -> None:
 
 
 def test_the_study_of_causes_is_the_one_that_the_benchmark_makes_and_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """8 layers of 4 heads, plain samples and three ways of guidance, each with all pairs of prompt and seed."""
+    """8 layers of 4 heads: plain samples and three ways of guidance, each with all pairs of prompt and seed."""
     from difftrack.workflows.ablate import AblateParams, ways_of
 
     monkeypatch.syspath_prepend(str(ROOT))
@@ -235,7 +235,7 @@ def test_the_study_reads_the_heads_that_the_pipeline_reads(monkeypatch: pytest.M
 
 
 def test_the_first_run_is_told_apart_by_what_it_is_spent_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that writes one video: named as its stage is, its shares within its whole, imports among them."""
+    """A process that writes one video has its stage's name, and its shares, with imports, are within its total."""
     monkeypatch.syspath_prepend(str(ROOT))
     first_run = importlib.import_module("benchmarks.first_run")
     code = (

@@ -1,4 +1,4 @@
-"""Benchmarks say how they are called."""
+"""Every benchmark explains its options with `--help`."""
 
 import ast
 import importlib
@@ -31,7 +31,7 @@ def test_every_name_that_a_script_takes_from_the_library_exists(script: Path) ->
     for node in imports:
         module = node.module or ""
         if node.level or module.split(".")[0] != "difftrack" or module.startswith("difftrack.correspondence.kernels"):
-            continue  # kernels want triton, which a machine without a GPU may lack
+            continue  # kernels need triton, which a machine without a GPU may lack
         room = importlib.import_module(module)
         missing = [
             alias.name

@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*args: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of one call."""
+    """Call the program once; return exit status, stdout and stderr."""
     result = CliRunner().invoke(app, [str(arg) for arg in args])
     return result.exit_code, result.stdout, result.stderr
 
@@ -233,7 +233,7 @@ def test_presets_are_listed_and_told_without_running(tmp_path: Path) -> None:
 
 
 def _project(folder: Path) -> Path:
-    """A params file beside a tiny backbone, and a video of seven frames of an odd size."""
+    """A params file with a tiny backbone, and a video of seven frames of an odd size."""
     save_cogvideox(folder / "backbone")
     params = {
         "backbones": {"tiny": {"path": str(folder / "backbone")}},
@@ -350,7 +350,7 @@ def test_track_shows_the_backbone_the_size_that_is_asked_for(tmp_path: Path) -> 
 def test_fine_tracks_are_of_the_size_that_was_measured_to_track_real_video_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """256 x 384 where params.yaml says 160 x 240; sizes and qualities do not go together."""
+    """256 x 384 where params.yaml says 160 x 240; `--size` and `--quality` exclude each other."""
     monkeypatch.chdir(TOP)
     tracker = _read_choices(None, None, None, None)
     assert (tracker.view.height, tracker.view.width) == (160, 240)
@@ -400,7 +400,7 @@ def test_repro_hands_its_arguments_to_dvc_and_force_to_the_stages(monkeypatch: p
     monkeypatch.delenv("DIFFTRACK_FORCE", raising=False)
     monkeypatch.setattr("difftrack.cli._pipeline._call", call)
     status, _, error = run("repro", "report", "--force")
-    assert (status, error) == (3, "")  # the status of dvc, which has said why
+    assert (status, error) == (3, "")  # the status of dvc, which has printed the reason
     assert run("repro", "-s", "report")[0] == 3
     dvc = [sys.executable, "-m", "dvc", "repro"]
     assert calls == [([*dvc, "report", "--force"], "1"), ([*dvc, "-s", "report"], None)]
@@ -528,7 +528,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def test_two_videos_of_one_name_leave_two_sets_of_results(tmp_path: Path) -> None:
-    """Frames of two cameras, and two files whose names differ in letters that are no ASCII."""
+    """Frames of two cameras, and two files whose names differ only in letters beyond ASCII."""
     project, out = _project(tmp_path), tmp_path / "out"
     rng = np.random.default_rng(1)
     sources = [tmp_path / "camA" / "rgb", tmp_path / "camB" / "rgb", tmp_path / "影片一.mp4", tmp_path / "影片二.mp4"]
@@ -545,7 +545,7 @@ def test_two_videos_of_one_name_leave_two_sets_of_results(tmp_path: Path) -> Non
     assert {file.name for file in out.glob("*.npz")} == {f"{name}-tracks.npz" for name in names}
     digests = {str(_arrays(out / f"{name}-tracks.npz")["source_sha256"]) for name in names}
     assert len(digests) == 4
-    # The same video again takes its own name; another one under a name that is taken wants --force.
+    # The same video again takes its own name; another video under a name in use needs --force.
     again = _run_track(project, sources[1], "--points", "30,20", out=out)
     assert (again[0], "camB-rgb-tracks.npz" in again[1]) == (0, True)
     refused = _run_track(project, sources[2], "--points", "1,2", "--name", "rgb", out=out)
@@ -573,7 +573,7 @@ def test_track_takes_some_frames_and_says_in_the_npz_by_what_it_was_made(tmp_pat
     assert params["extract.tracking"]["layers"] == [1, 2]
     assert params["track"]["layers"] == [2]
     assert str(arrays["version"])
-    # As if the three frames were a video of their own; its name, which seeds the noise, is the same.
+    # The three frames are treated as a video of their own; its name, which seeds the noise, is the same.
     own, alone = read_video(video, start=1, every=2, max_frames=3), tmp_path / "alone" / video.name
     alone.parent.mkdir()
     write_video(alone, own.frames, own.fps, lossless=True)
@@ -683,7 +683,7 @@ def test_an_unknown_backbone_is_called_unknown(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_light_is_checked_before_torch_is_imported(tmp_path: Path) -> None:
-    """In one process of its own, whose import of torch would be an error."""
+    """One separate process, in which importing torch would be an error."""
     (tmp_path / "params.yaml").write_text((TOP / "params.yaml").read_text())
     (tmp_path / "no.txt").write_text("no video")
     write_video(tmp_path / "clip.mp4", np.zeros((3, 16, 24, 3), np.uint8), 8.0, lossless=True)

@@ -15,10 +15,10 @@ from difftrack.backbones import AttentionCall, Backbone, ModelParams, intercept,
 from difftrack.backbones._compiled import _OperatorMode, compile_blocks
 from difftrack.guidance import Guidance, guided
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of the libraries
 
 LAYERS = 11
-"""More blocks than graphs of one block that the compiler keeps by default, 8."""
+"""More blocks than the graphs of one block that the compiler keeps by default, 8."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def traced_only() -> Iterator[None]:
-    """The compiler's front end alone: its graphs, run as they are, give the bits of the model."""
+    """The compiler's front end only: its graphs, run as they are, give the bits of the model."""
     with pytest.MonkeyPatch.context() as patch:
         traced = partial(compile_blocks, backend="eager")
         patch.setattr("difftrack.backbones._architecture.compile_blocks", traced)
@@ -71,7 +71,7 @@ def test_blocks_share_their_graphs_and_captures_make_no_others(folder: Path) -> 
     whole = [backbone.predict(latents, schedule.timesteps[4], prompt) for backbone in (plain, compiled)]
     assert torch.equal(*whole)
     graphs = counters["stats"]["unique_graphs"]
-    assert 0 < graphs < LAYERS  # some parts each, where an import hook checks types inside of them; 2 elsewhere
+    assert 0 < graphs < LAYERS  # several graphs each where an import hook checks types inside the blocks; 2 otherwise
     for layers in ((0, 3), (LAYERS - 1,), tuple(range(LAYERS)), (5, 7)):
         assert same(captured(compiled, *layers), captured(plain, *layers))
     assert torch.equal(compiled.predict(latents, schedule.timesteps[4], prompt), whole[0])  # nothing is left behind
@@ -97,7 +97,7 @@ def test_attention_is_replaced_in_compiled_blocks_and_only_in_the_chosen_one(fol
 
 
 def test_what_a_sink_keeps_is_its_own(folder: Path) -> None:
-    """The compiler writes into memory that the model no longer needs: a record may not be a view of it."""
+    """The compiler writes into memory that the model no longer needs, so a record may not be a view of it."""
     backbone, kept = loaded(folder, compile=True), []
     with intercept({2: backbone.attention_modules()[2]}, lambda call: (kept.append(call.query), call.run())[1]):
         latents, schedule, prompt = run(backbone)

@@ -1,4 +1,4 @@
-"""The table of docs/backbones.md: what is done to a pipeline, and what capture makes of it, by family."""
+"""The table of docs/backbones.md: what is done to a pipeline and what capture makes of it, by family."""
 
 import json
 from collections.abc import Iterator
@@ -42,14 +42,14 @@ QUICK = (
     "int8 linear layers",
     "two prompts in one call",
 )
-"""Conditions that are tried in every run of the tests, on one family of cross-attention."""
+"""Conditions that every run of the tests tries, on one family of cross-attention."""
 
 
 SHORT = ("CogVideoX", "Wan", "HunyuanVideo")
-"""Families that are tried under all conditions but compilation in CI; the others, and that, by `make test-long`."""
+"""Families that CI tries under all conditions except compilation; `make test-long` tries the rest."""
 
 NEW = tuple(CONDITIONS)[list(CONDITIONS).index("enable_model_cpu_offload") :]
-"""Conditions of which some were not run for every family."""
+"""Conditions of which some families were not run."""
 
 COMPILED = tuple(condition for condition in CONDITIONS if "compile" in condition)
 
@@ -150,7 +150,7 @@ def test_an_adapter_changes_what_is_captured(wan: Subject) -> None:
 
 
 def test_the_numbers_that_a_quantised_weight_holds_count() -> None:
-    """A tensor that wraps others, as torchao's do; torch's own that wraps two stands for them."""
+    """A tensor that wraps others, as torchao's do; torch's own class that wraps two represents them."""
     numbers = torch.arange(6.0).reshape(2, 3)
     states = set()
     for scale in (0.5, 0.25, 0.5):

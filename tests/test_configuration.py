@@ -1,4 +1,4 @@
-"""All of params.yaml: its check before the first stage runs, what is said of its keys, and its JSON Schema."""
+"""All of params.yaml: its check before the first stage, the description of its keys, and its JSON Schema."""
 
 import json
 import re
@@ -120,7 +120,7 @@ def test_the_stages_themselves_still_refuse_their_own_section(tmp_path: Path) ->
 
 
 def test_checking_params_and_presets_loads_no_library_that_computes() -> None:
-    """Else each call of `difftrack params`, `repro` and `preset` would wait for one, some ten seconds."""
+    """Otherwise each call of `difftrack params`, `repro` and `preset` would wait for the import, some ten seconds."""
     code = (
         "import sys, pathlib, yaml; from difftrack.configuration import *; from difftrack.presets import *; "
         "read_configuration(pathlib.Path('params.yaml')); describe(''); json_schema(); "
@@ -344,7 +344,7 @@ DIFFERS = {
     "track": {"layers", "heads"},
     "guide": {"num_best_layers", "scale", "num_inference_steps"},
 }
-"""Values of params.yaml that are no defaults: chosen for the backbone that ships, or for the time that a laptop has."""
+"""Values of params.yaml that differ from the defaults: chosen for the shipped backbone, or for a laptop's time."""
 
 
 def _values(values: dict[str, Any], section: str, known: set[str]) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Descriptors to matches: worked by hand, by law, and by the plain version."""
+"""Descriptors to matches: worked by hand, by law, and against the plain version."""
 
 import gc
 import math
@@ -64,7 +64,7 @@ def every_token(rows: int = ROWS, cols: int = COLS) -> Tensor:
 
 
 def unmistakable(frames: int = FRAMES, *, rows: int = ROWS, cols: int = COLS) -> Tensor:
-    """One direction of its own per token, the same in all frames, [1, latent_frame, row, col, channel]."""
+    """Give each token one direction of its own, the same in all frames: [1, latent_frame, row, col, channel]."""
     tokens = 20 * torch.eye(rows * cols).reshape(rows, cols, rows * cols)
     return tokens.expand(1, frames, rows, cols, rows * cols)
 
@@ -102,7 +102,7 @@ def test_fewer_channels_than_heads_are_refused_where_the_released_code_turns_eve
 @pytest.mark.parametrize("num_tokens", [1, 7, 23])
 @pytest.mark.parametrize("temperature", ["root_channel", "root_heads", 0.7])
 def test_known_back_sums_change_nothing_but_the_work(spread: float, num_tokens: int, temperature: Any) -> None:
-    """Few tokens take another way than many; scores of 30 * 30 would overflow without the largest taken off."""
+    """Few tokens take another code path than many; scores of 30 * 30 overflow unless the largest is subtracted."""
     heads, frames, rows, cols, channels = 3, 5, 7, 11, 13
     torch.manual_seed(num_tokens)
     query, key = (spread * torch.randn(2, heads, frames, rows, cols, channels)).half()
@@ -114,7 +114,7 @@ def test_known_back_sums_change_nothing_but_the_work(spread: float, num_tokens: 
     plain = match_rows([(query, key)], tokens, params=replace(params, backend="reference"), **asked)
     known = match_rows([(query, key)], tokens, params=params, known_back_sums=[sums], **asked)
     torch.testing.assert_close(known, plain, rtol=1e-5 * max(1, spread), atol=1e-6)
-    # Worked by its definition: log2 of the sum over the source's tokens, of target token 4 of frame 1 in head 1.
+    # Worked by the definition: log2 of the sum over the source's tokens, of target token 4 of frame 1 in head 1.
     scale = params.score_scale(num_heads=heads, num_channels=channels)
     scores = scale * key[1, 2].flatten(0, 1).double() @ query[1, 1].flatten(0, 1)[4].double()
     expected = scores.logsumexp(0) / np.log(2)
@@ -142,7 +142,7 @@ def test_blocked_products_equal_the_plain_version(directions: Any, dtype: torch.
 
 @pytest.mark.parametrize("opencv", [True, False])
 def test_exponentials_worked_by_hand(opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of 6, 4 and -2 times the logarithm of 2, by either library."""
+    """Half of 6, 4 and -2 times the logarithm of 2, with either library."""
     monkeypatch.setattr(_scores, "_AT_MOST_AVX2", opencv)
     with threads(1):
         first, second = torch.tensor([[math.log(2), 0.0]]), torch.tensor([[6.0, 7.0], [4.0, -5.0], [-2.0, 3.0]])
@@ -164,7 +164,7 @@ def test_opencv_gets_no_number_that_is_none_and_none_that_could_overflow(
 
 
 def test_one_thread_and_two_give_the_same_probabilities() -> None:
-    """One thread may take another library's exponential than two."""
+    """One thread may use another library's exponential than two."""
     generator = torch.Generator().manual_seed(11)
     query, key = torch.randn(2, 3, 2, 17, 23, 29, generator=generator)
     tokens = torch.arange(0, 17 * 23, 5)
@@ -317,7 +317,7 @@ def test_of_displacements_that_disagree_one_side_decides() -> None:
     swapped = descriptor.clone()
     swapped[:, 1, 0, 0], swapped[:, 1, 0, 6] = descriptor[:, 1, 0, 6], descriptor[:, 1, 0, 0]
     params = replace(FORWARD, read_out="displacements", support_radius=1)
-    # Token 0 goes to 6, token 1 stays: the point goes with the nearer of the two, and not to a mean.
+    # Token 0 goes to 6, token 1 stays: the point goes with the nearer of the two, not with their mean.
     for x, expected in ((0.25, 6.25), (0.75, 0.75)):
         found = match_points(descriptor, swapped, torch.tensor([[x, 0.0]]), params=params)
         torch.testing.assert_close(found.points_xy_token[1], torch.tensor([[expected, 0.0]]))
@@ -347,7 +347,7 @@ def test_all_that_the_tokens_around_a_point_say() -> None:
 
 
 def votes(moves: DisplacementCandidates) -> dict[float, float]:
-    """Share by x of the first point, without tokens that have no weight."""
+    """Share of the first point by x, without tokens of weight 0."""
     both = zip(moves.points_xy_token[0, :, 0].tolist(), moves.share[0].tolist(), strict=True)
     return {round(x, 2): round(share, 4) for x, share in both if share > 1e-6}
 
@@ -533,7 +533,7 @@ def test_latent_frames_are_read_where_a_causal_autoencoder_puts_them() -> None:
 @pytest.mark.parametrize("name", ["corrected", "released"])
 @pytest.mark.parametrize("first_frames", [1, 4])
 def test_stored_positions_are_brought_to_frames_as_tensors_are(name: Any, first_frames: int) -> None:
-    """Matches of 3 heads, 5 latent frames, 7 points, one of which is nowhere in the last: 17 or 20 frames."""
+    """Matches of 3 heads, 5 latent frames (17 or 20 frames) and 7 points, one without a position in the last frame."""
     points = np.random.default_rng(0).normal(size=(3, 5, 7, 2)).astype(np.float32)
     points[:, 4, 6] = np.nan
     how = {"num_frames": 16 + first_frames, "temporal_stride": 4, "first_frames": first_frames}

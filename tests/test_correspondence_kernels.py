@@ -47,7 +47,7 @@ if ON_CUDA:
 DEVICE = "cuda" if ON_CUDA else "cpu"
 HEADS, FRAMES, ROWS, COLS = 3, 4, 11, 13
 KINDS = [(48, torch.float32), (64, torch.float16), (128, torch.float32)]
-"""Channels and type; the interpreter multiplies the bit patterns of bfloat16, so that is for CUDA alone."""
+"""Channels and dtypes; the interpreter multiplies the bit patterns of bfloat16, so that one is for CUDA only."""
 if ON_CUDA:
     KINDS = [(n, dtype) for n in (48, 64, 128) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
 HALF = torch.bfloat16 if ON_CUDA else torch.float16
@@ -56,7 +56,7 @@ FUSED, PLAIN = (replace(CORRECTED, backend=backend) for backend in ("triton", "r
 
 @pytest.fixture(autouse=True)
 def small_sizes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernels for Hopper have sizes at which those for any GPU would be taken."""
+    """Let the Hopper kernels run at sizes that normally go to the kernels for any GPU."""
     if ON_CUDA:
         monkeypatch.setattr("difftrack.correspondence.kernels._pair_rows._FEWEST_SCORES", 0)
 
@@ -227,7 +227,7 @@ def assert_same_attention(fused: AttentionRows, plain: AttentionRows) -> None:
 
 
 def cell(seed: int, channels: int = 48) -> dict[str, Tensor]:
-    """What one (step, layer) leaves, on the CPU, each kind laid out as a backbone leaves it."""
+    """What one (step, layer) leaves on the CPU, each kind laid out as a backbone leaves it."""
     generator = torch.Generator().manual_seed(seed)
     video = torch.randn(3, FRAMES, ROWS, COLS, HEADS, channels, generator=generator).permute(0, 4, 1, 2, 3, 5)
     text_key = torch.randn(7, HEADS, channels, generator=generator).transpose(0, 1)
@@ -235,7 +235,7 @@ def cell(seed: int, channels: int = 48) -> dict[str, Tensor]:
 
 
 def matchers(convention: Any, text_mask: tuple[bool, ...], *, per_head: bool = True) -> tuple[ClipMatcher, ClipMatcher]:
-    """One on the CPU, one on the GPU."""
+    """One matcher on the CPU, one on the GPU."""
     points = (16 * points_between_tokens()).numpy().clip(0)
     on_cpu, on_gpu = (
         ClipMatcher(MatchSection(convention=convention, device=device, per_head=per_head), points, 16, text_mask)
@@ -312,10 +312,10 @@ def test_tiles_are_loaded_of_descriptors_that_lie_on_sixteen_bytes() -> None:
     assert _in_tiles(wide[..., 8:72].transpose(0, 2))
     for other in (
         wide,  # more channels than a tile has
-        wide[..., 1:65],  # begins between
-        wide[..., :20],  # would lie between once it is gathered
+        wide[..., 1:65],  # starts between two tiles
+        wide[..., :20],  # would lie between two tiles once gathered
         wide[..., :64].float(),
-        wide[:1, ..., :64].expand(3, -1, -1, -1),  # heads at one place
+        wide[:1, ..., :64].expand(3, -1, -1, -1),  # all heads at one place
         wide[..., :64].transpose(-1, -2),
     ):
         assert not _in_tiles(other)
@@ -329,7 +329,7 @@ def test_recorded_matches_of_every_cell_are_those_of_a_cpu(
     convention: Any, text_mask: tuple[bool, ...], per_head: bool
 ) -> None:
     on_cpu, on_gpu = matchers(convention, text_mask, per_head=per_head)
-    for seed in (1, 2, 1, 3) * 2:  # plainly, then recorded, then replayed
+    for seed in (1, 2, 1, 3) * 2:  # first plainly, then recorded, then replayed
         found, expected = (matcher.match(cell(seed).__getitem__) for matcher in (on_gpu, on_cpu))
         assert list(found) == list(expected)
         for name, (axes, values) in found.items():

@@ -1,4 +1,4 @@
-"""Clips, tracks and their files; TAP-Vid and the user's folders; what is broken is named and the rest goes on."""
+"""Clips, tracks and their files; TAP-Vid and the user's folders. Broken files are named, and the rest is read."""
 
 import io
 import os
@@ -361,7 +361,7 @@ def golden() -> Any:
 
 
 def every(array: str) -> int:
-    """Which rows and columns an array of the set keeps, as its README says: `every 16th row`, or all."""
+    """Read from the README which rows and columns an array of the set keeps: `every 16th row`, or all."""
     found = re.search(r"every (\d+)(?:nd|rd|th) row", about(READER, array))
     return int(found[1]) if found else 1
 
@@ -438,7 +438,7 @@ def test_a_list_and_other_forms_of_arrays_are_read(tmp_path: Path) -> None:
     unusual["points"] = np.asfortranarray(unusual["points"].astype(">f8"))
     unusual["occluded"] = unusual["occluded"].astype(np.int64)
     padded = entry(as_jpeg=True)
-    padded["video"] = np.array(padded["video"])  # as TAP-Vid's own script for Kinetics writes it: type S, padded
+    padded["video"] = np.array(padded["video"])  # padded to type S, as TAP-Vid's own script does
     path = dump(tmp_path / "rgb.pkl", [plain, unusual, padded, plain])
     tracked = list(load_tapvid_pickle(path))
     assert [video.clip.name for video in tracked] == ["rgb_0000", "rgb_0001", "rgb_0002", "rgb_0003"]
@@ -465,7 +465,7 @@ def test_a_pickle_written_by_python_2_is_read(tmp_path: Path) -> None:
 
 
 class Payload:
-    """Runs a command when unpickled by Python's own unpickler."""
+    """An object that runs a command when Python's own unpickler loads it."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -933,7 +933,7 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
 
 
 def test_some_frames_of_a_video_at_a_smaller_size_keep_their_points(tmp_path: Path) -> None:
-    """Frames 1, 4 and 7 of eight, at half the size; the point walks 2 px a frame, and 1 px a frame of the small one."""
+    """Frames 1, 4 and 7 of eight, at half the size; the point moves 2 px a frame, and 1 px a frame of the small one."""
     frames = np.zeros((8, 34, 46, 3), dtype=np.uint8)
     write_video(tmp_path / "v.mp4", frames, 24.0, lossless=True)
     points = np.stack([3.0 + 2 * np.arange(8), np.full(8, 30.0)], axis=-1)[None]

@@ -1,4 +1,4 @@
-"""Spreading clips: parts, processes, Dask; with jobs that only write a file per clip."""
+"""Clips spread over parts, processes and Dask, with jobs that only write a file per clip."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ CLIPS = ["a", "b", "c", "d", "e", "f", "g"]
 
 @dataclass(frozen=True)
 class WriteNames(Job, ClipWorker):
-    """Writes, for each clip, which process did it and which GPU that saw; `bad` fails, `deadly` kills its process."""
+    """Write, for each clip, the process and the GPU that it saw; `bad` fails, `deadly` kills its process."""
 
     folder: Path
     bad: str = ""
@@ -108,7 +108,7 @@ def test_a_clip_that_kills_every_worker_is_given_up_and_takes_no_other_with_it(t
 
 @dataclass(frozen=True)
 class CannotBegin(WriteNames):
-    """Its processes cannot load what they need, all of them or the first alone."""
+    """A cluster in which all processes, or only the first, cannot load what they need."""
 
     first_alone: bool = False
 

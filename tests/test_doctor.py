@@ -1,4 +1,4 @@
-"""`difftrack doctor`: what is here, and whether it works."""
+"""`difftrack doctor` reports what is installed and whether it works."""
 
 import json
 

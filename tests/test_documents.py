@@ -1,4 +1,4 @@
-"""Small files are read within bounds: what is not a regular file, too large, too deep or too much is one line."""
+"""Small files are read within bounds; irregular, too large and too deep ones are refused in one line."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(10)
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
-"""9^9 values in 400 bytes."""
+"""A file of 400 bytes that expands to 9^9 values."""
 
 
 def test_what_is_whole_is_read(tmp_path: Path) -> None:

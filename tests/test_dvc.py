@@ -33,9 +33,9 @@ pytestmark = [
 
 TOP = Path(__file__).parents[1]
 HOSTILE = 'a b (c); touch x $HOME `id` & "q" * # é ${y} | > z \\'
-"""What a shell would take for commands, variables, comments and files."""
+"""Characters that a shell would read as commands, variables, comments and files."""
 BACKBONE = HOSTILE.rstrip(" \\")
-"""The same as far as a folder's name goes."""
+"""The same, restricted to what a folder's name may hold."""
 
 
 def params_of(**changes: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(command: str, shim: Path, folder: Path) -> list[str]:
-    """The words that a stage's program gets from the shell."""
+    """The words that a stage's program receives from the shell."""
     environment = {"PATH": f"{shim}{os.pathsep}{os.environ['PATH']}", "HOME": "/home"}
     done = subprocess.run(
         ["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=True
@@ -144,7 +144,7 @@ def test_setting_a_number_by_dvc_changes_one_line_of_params_yaml(tmp_path: Path)
 
 
 def test_every_metric_is_one_that_dvc_keeps_with_the_run_that_gave_it() -> None:
-    """A metric that is neither in DVC's cache nor in Git stands as `!` beside every commit and experiment."""
+    """A metric that is neither in DVC's cache nor in Git appears as `!` beside every commit and experiment."""
     described = yaml.safe_load((TOP / "dvc.yaml").read_text())
     of_stages = [metric for stage in described["stages"].values() for metric in stage.get("metrics", ())]
     assert of_stages == ["${paths.scores}/${item.backbone}/summary.json"]  # a mapping would hold `cache: false`
@@ -154,7 +154,7 @@ def test_every_metric_is_one_that_dvc_keeps_with_the_run_that_gave_it() -> None:
 
 @pytest.mark.parametrize("name", ["cogvideox-mini", "wan2.1-1.3b", "mine (2)"])
 def test_metrics_and_plots_are_those_of_the_backbone_that_guides(tmp_path: Path, name: str) -> None:
-    """What `dvc metrics show` and `dvc plots show` look for, as DVC itself resolves it."""
+    """What `dvc metrics show` and `dvc plots show` read, as DVC itself resolves it."""
     params = yaml.safe_load((TOP / "params.yaml").read_text())
     params |= {"backbones": {"other": None, name: None}, "guide": {**params["guide"], "backbone": name}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -175,7 +175,7 @@ def test_metrics_and_plots_are_those_of_the_backbone_that_guides(tmp_path: Path,
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> tuple[Path, Path]:
-    """A workspace with a store, and the folder in which DVC runs an experiment of it."""
+    """A workspace with a store, and the folder in which DVC runs one of its experiments."""
     workspace, here = tmp_path / "study", tmp_path / "study/.dvc/tmp/exps/standalone/tmp1234"
     store = workspace / "data/descriptors/mini/analysis"
     (store / "clip/query").mkdir(parents=True)
@@ -194,7 +194,7 @@ def test_an_experiment_takes_over_what_the_workspace_has(experiment: tuple[Path,
     taken = [path.relative_to(here / out).as_posix() for path in (here / out).rglob("*") if path.is_file()]
     assert taken == ["clip/query/c.0"]
     assert (here / out / "clip/query/c.0").samefile(workspace / out / "clip/query/c.0")
-    assert borrow(out, "links", here=here) is None  # it has one of its own now
+    assert borrow(out, "links", here=here) is None  # the experiment has its own now
     assert borrow(Path("data/descriptors"), "copies", here=here) is None
 
 
@@ -210,7 +210,7 @@ def test_outside_an_experiment_nothing_is_taken_over(experiment: tuple[Path, Pat
     assert workspace_of(workspace) is None
     assert borrow(Path("data/descriptors/mini/analysis"), "links", here=workspace) is None
     assert borrow(Path("data/clips"), "copies", here=here) is None  # the workspace has none
-    assert borrow(tmp_path, "links", here=here) is None  # a path outside is the same one there
+    assert borrow(tmp_path, "links", here=here) is None  # a path outside is the same in both
 
 
 def test_a_stage_ends_once_the_dvc_that_runs_it_was_killed() -> None:
@@ -225,7 +225,7 @@ def test_a_stage_ends_once_the_dvc_that_runs_it_was_killed() -> None:
 
 
 def test_only_a_stage_of_dvc_looks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getppid", lambda: 1)  # as of a process whose parent was killed
+    monkeypatch.setattr(os, "getppid", lambda: 1)  # a process whose parent was killed sees this
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert running_dvc() is None
     assert not is_orphan()

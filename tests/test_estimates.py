@@ -1,4 +1,4 @@
-"""What the stages of a run take: counted by hand, and beside what was measured on the card that the rates are of."""
+"""What the stages of a run take: counted by hand, and compared with measurements on the card that the rates are of."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
 
 
 def estimate(name: str, root: Path, num_prompts: int) -> list[StageCost]:
-    """Estimate a preset on so many prompts."""
+    """Estimate a preset with a given number of prompts."""
     prompts = root / "prompts.txt"
     prompts.write_text("a red disc moves\n" * num_prompts)
     preset = read_preset(name)
@@ -88,7 +88,7 @@ def test_tracking_counts_the_chunks_of_the_clips_that_there_are(tmp_path: Path) 
     costs = {cost.stage: cost for cost in plan_stages(merged, root=tmp_path, commands=list(commands(preset, merged)))}
     assert costs["extract"].forwards == pytest.approx(
         (2 + 1) * 18 / 30
-    )  # the released schedule leaves the short one out
+    )  # the released schedule leaves the short clip out
     assert costs["extract"].work.startswith("3 forwards of cogvideox-2b, tracking")
 
 

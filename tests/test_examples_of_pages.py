@@ -22,14 +22,14 @@ READ_ONLY = {
     "docs/extending.md": "excerpts of examples/extension, which tests/test_extension.py installs and runs",
     "docs/scale.md": "it submits SLURM jobs",
 }
-"""Pages whose blocks are compiled and not run, and why."""
+"""Pages whose blocks are only compiled, and why."""
 
 SHORTER = {
     "data/descriptors/<backbone>": "data/descriptors/cogvideox-mini",
     "num_frames=17,\n    max_sequence_length": "num_frames=9, num_inference_steps=1,\n    max_sequence_length",
     '{"query": ..., "key": ..., "feature": ..., "text_key": ...}': "values",
 }
-"""What is replaced: a placeholder, a sampling of a minute by one of a second, values that are left out."""
+"""Replacements: a placeholder, sampling that takes a minute, values that the page leaves out."""
 
 
 def blocks(page: str) -> list[str]:
@@ -45,7 +45,7 @@ def all_pages() -> list[str]:
 
 
 def run(page: str, names: dict[str, Any]) -> dict[str, Any]:
-    """Run the blocks of a page one after the other; gives the names that they leave."""
+    """Run the blocks of a page one after the other; return the names that they define."""
     for number, block in enumerate(blocks(page)):
         for long, short in SHORTER.items():
             block = block.replace(long, short)
@@ -101,7 +101,7 @@ def frames_and_noise() -> dict[str, Any]:
 
 
 def a_group_to_write() -> dict[str, Any]:
-    """What docs/store.md writes: the values of a group that is there, into another store."""
+    """Names that docs/store.md uses: the values of an existing group, to be written into another store."""
     from difftrack.store import StoreParams, create_group, open_store
 
     store = open_store("data/descriptors/cogvideox-mini/analysis")
@@ -127,11 +127,11 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/tracking.md": lambda: {"query_points": np.array([[0, 30.0, 20.0], [2, 60.0, 40.0]], np.float32)},
     "docs/tutorials/own_model.md": lambda: {"checkpoint": str(shipped_backbone())},
 }
-"""Names that a page takes as given."""
+"""Names that a page does not define itself."""
 
 
 LOOKED_AT = ("docs/propagate.md", "docs/probe.md", "docs/interventions.md")
-"""Pages whose results are looked at below."""
+"""Pages whose results are checked below."""
 
 
 @pytest.mark.parametrize("page", [page for page in all_pages() if page not in (*READ_ONLY, *LOOKED_AT)])

@@ -72,7 +72,7 @@ def store(data: Path, name: str) -> dt.Store:
 def test_another_point_of_a_frame_divides_by_the_same_sums_and_another_lens_by_its_own(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are nearly all the work of matching in both directions, and depend on no point."""
+    """The sums make up nearly all the work of matching in both directions, and depend on no point."""
     made: list[int] = []
 
     def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -292,7 +292,7 @@ def test_heads_by_layer_may_come_with_the_names_that_json_gives_them(tracker: Li
 
 
 def test_the_best_layer_is_that_of_the_scores_beside_the_store(data: Path, tmp_path: Path) -> None:
-    """Best first; the tracking view holds layers 5 and 7."""
+    """Best layers first; the tracking view holds layers 5 and 7."""
     best = TrackQuestion(toy.TRACKING, "rolling", (POINT,), {"layers": "best"})
     shutil.copytree(data, tmp_path / "data")
     for opened in (tmp_path / "data", tmp_path / "data/descriptors" / toy.TRACKING):
@@ -487,7 +487,7 @@ def test_what_is_no_number_is_null_in_json() -> None:
 
 
 class Page:
-    """Asks an application as a browser does, without a socket."""
+    """Call an application as a browser does, without a socket."""
 
     def __init__(self, app: Any, headers: Mapping[str, str] | None = None) -> None:
         self.app = app

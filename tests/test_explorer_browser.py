@@ -57,7 +57,7 @@ def browser() -> Iterator[Any]:
 
 
 class View:
-    """One page, which notes what goes wrong in it."""
+    """Open one page, and record its errors."""
 
     def __init__(self, context: Any, url: str) -> None:
         self.url = url
@@ -95,7 +95,7 @@ class View:
 
     @contextlib.contextmanager
     def repainted(self) -> Iterator[None]:
-        """Wait until something is painted because of what is done inside."""
+        """Wait for a repaint that the code inside the context causes."""
         self.settle()
         before = self.painted
         yield
@@ -103,7 +103,7 @@ class View:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until no question is under way."""
+        """Wait until no request is under way."""
         for _ in range(2):
             self.page.wait_for_selector('html[data-busy="0"]', state="attached")
             self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -118,14 +118,14 @@ class View:
         return [tuple(map(float, part.split(","))) for part in self.state["p"].split(";")]
 
     def matches(self, pane: int = 0) -> dict[int, tuple[float, float, float]]:
-        """Frame -> x, y and probability, as the tiles of a view say them."""
+        """Frame -> x, y and probability, read from the tiles of a view."""
         pane_tiles = self.page.locator(".pane").nth(pane).locator(".tile")
         said = pane_tiles.locator(".offscreen").all_text_contents()
         found = [re.match(r"Frame (\d+): match at x ([\d.]+), y ([\d.]+), probability ([\d.]+)", text) for text in said]
         return {int(m[1]): (float(m[2]), float(m[3]), float(m[4])) for m in found if m}
 
     def click(self, x: float, y: float, **options: Any) -> None:
-        """Click into the source frame, at pixels of the clip."""
+        """Click into the source frame at pixels of the clip."""
         box = self.page.locator("canvas.source").bounding_box()
         height, width = toy.CLIP_SIZE
         place = {"x": x / width * box["width"], "y": y / height * box["height"]}
@@ -143,7 +143,7 @@ def view(browser: Any, server: Explorer) -> Iterator[View]:
 
 
 def expected(data: Path, point: tuple[float, ...], **options: Any) -> dict[int, tuple[float, float, float]]:
-    """What dt.match says, as the tiles round it."""
+    """What dt.match returns, rounded as the tiles round it."""
     frame, x, y = point
     chosen = {"clip": "rolling", "step": 17, "layer": 5, **options}
     store = dt.open_store(data / "descriptors" / toy.ANALYSIS)
@@ -218,7 +218,7 @@ def test_the_heat_map_is_that_of_dt_match_to_a_pixel(view: View, data: Path) -> 
         alpha = np.sqrt(share)[:, None]
         blend = alpha * colors[np.rint(255 * share).astype(int)] + (1 - alpha) * np.asarray(plain)[:, :3] / 2
         apart = np.abs(np.asarray(drawn)[:, :3] - blend).max(axis=1)
-        assert np.count_nonzero(apart > 4) <= 6, apart  # tokens on which a mark lies
+        assert np.count_nonzero(apart > 4) <= 6, apart  # tokens under a mark
         assert np.median(apart) <= 2
         best = np.asarray(drawn)[share.argmax(), :3]
         assert np.abs(best - INFERNO_END).max() <= 4 or apart[share.argmax()] > 4
@@ -237,7 +237,7 @@ def test_layer_step_head_kind_direction_and_position_switch_the_view(view: View,
     ):
         with view.repainted():
             change()
-        chosen |= options  # what was changed before stays
+        chosen |= options  # earlier changes stay
         assert_same(view.matches(), expected(data, point, **chosen))
     params = dt.TrackParams().matching.preset(
         "corrected",

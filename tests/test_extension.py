@@ -51,7 +51,7 @@ def test_it_is_in_the_list_of_models_and_its_capture_is_proven(installed: dict[s
 
 
 def test_it_runs_in_the_pipeline(installed: dict[str, str], tmp_path: Path) -> None:
-    """Its tracker annotates and is a baseline; its backbone gives the descriptors that are tracked with."""
+    """The example's tracker annotates and is a baseline; its backbone gives the descriptors for tracking."""
     frames = moving_texture(num_frames=5, height=48, width=80)
     write_clip(tmp_path / "clips", Clip("moving", frames, fps=8.0, prompt="a texture", source="folder"))
     ran(installed, "-m", "difftrack_example.save", str(tmp_path / "toy"))

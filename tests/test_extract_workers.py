@@ -1,4 +1,4 @@
-"""However clips are spread over processes, and whatever happens to those: the same store, byte for byte."""
+"""The store has the same bytes however clips are spread over processes, and whatever happens to these."""
 
 import hashlib
 import multiprocessing
@@ -31,7 +31,7 @@ CLIPS = ("a", "b", "c", "d", "e")
 
 @pytest.fixture(scope="module", autouse=True)
 def warm_workers() -> Iterator[None]:
-    """Worker processes start on the warm interpreter too."""
+    """Start worker processes on the warm interpreter, too."""
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(python())
     yield
@@ -61,13 +61,13 @@ def params(inputs: Path, **how: Any) -> dict[str, Any]:
 
 
 def run_stage(inputs: Path, store: Path, **how: Any) -> None:
-    """In this process; `how` are params of `extract`."""
+    """Extract in this process; `how` holds params of `extract`."""
     cell = {"item": {"backbone": "tiny", "view": "analysis"}}
     extract.main(params(inputs, **how) | cell, {"clips": inputs / "clips"}, {"descriptors": store})
 
 
 def started_stage(inputs: Path, descriptors: Path, folder: Path, *words: str, **how: Any) -> subprocess.Popen[str]:
-    """As DVC or a job array would."""
+    """Extract as DVC or a job array does."""
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params(inputs, **how)))
     command = [python(), "-m", "stages.extract", f"clips={inputs / 'clips'}", "item.backbone=tiny"]
@@ -92,9 +92,7 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     [
         {"workers": 2},
         pytest.param({"workers": 4}, marks=pytest.mark.long),
-        pytest.param(
-            {"workers": 2, "scheduler": "dask"}, marks=pytest.mark.long
-        ),  # the script for Dask runs in any case
+        pytest.param({"workers": 2, "scheduler": "dask"}, marks=pytest.mark.long),  # the script for Dask always runs
         {"writers": 3, "write_depth": 2},
     ],
     ids=["2 processes", "4 processes", "dask", "3 writer threads"],
@@ -169,7 +167,7 @@ def test_a_worker_killed_at_work_loses_nothing(inputs: Path, undisturbed: dict[s
     def kill_one_that_has_written() -> None:
         deadline, pause = time.monotonic() + 400, threading.Event()
         while time.monotonic() < deadline:
-            pause.wait(0.005)  # the processor is the workers'
+            pause.wait(0.005)  # the processor belongs to the workers
             if len(list(store.glob("*/query/c.*.0"))) > 3:
                 victim = multiprocessing.active_children()[0]
                 victim.kill()

@@ -290,7 +290,7 @@ def test_inversion_visits_the_wanted_steps_and_reports_its_round_trip(backbone: 
 def test_denoise_runs_the_sampler_from_its_first_step_to_the_last_wanted_one(
     backbone: Backbone, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Captured at 8 and 9, entered at 7 with clean latents, as the released tracking pipeline does."""
+    """Captured at 8 and 9, entered at 7 with clean latents, as in the released tracking pipeline."""
     mode, denoise = ModeParams(rendered="denoise"), DenoiseParams(first_step=7, cfg_scale=3.0)
     params = analysis(steps=(8, 9), layers=(1,), mode=mode, denoise=denoise)
     (clean,) = visited(backbone, clip, analysis(steps=(9,), mode=ModeParams(rendered="clean")), monkeypatch)
@@ -302,7 +302,7 @@ def test_denoise_runs_the_sampler_from_its_first_step_to_the_last_wanted_one(
     seen = visited(backbone, clip, params, monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(seen, [entering[i] for i in (0, 0, 1, 1, 1, 2)], strict=True))
     unconditional = visited(backbone, clip, replace(params, guidance_branch="uncond"), monkeypatch)
-    assert torch.equal(unconditional[-1], entering[2])  # the same path, another branch captured on it
+    assert torch.equal(unconditional[-1], entering[2])  # the same path, another branch captured
     without_prompt = visited(backbone, clip, replace(params, prompt="empty"), monkeypatch)
     assert len(without_prompt) == 4  # both branches are one
     (spec,) = Extractor(backbone, params).outline(clip).values()
@@ -386,7 +386,7 @@ def test_a_clip_that_is_too_short_is_named(backbone: Backbone, clip: Clip) -> No
 def test_a_mode_that_lacks_something_says_what(backbone: Backbone, clip: Clip) -> None:
     with pytest.raises(ExtractionError, match="clip first: mode generate needs the trajectory"):
         Extractor(backbone, analysis(mode=ModeParams(rendered="generate"))).prepare(clip)
-    for steps in ((2,), (8, 9)):  # as many as the store would silently lack
+    for steps in ((2,), (8, 9)):  # as many as the store would lack without an error
         one_clean = Extractor(backbone, analysis(steps=steps, mode=ModeParams(rendered="clean")))
         for ask in (one_clean.prepare, one_clean.outline):
             with pytest.raises(ExtractionError, match=r"clip first: steps is .* visits only the last step, 9; set"):

@@ -15,7 +15,7 @@ SIZE = (1 << 20) + 7
 
 @pytest.fixture
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Which files were read; remembered below `tmp_path`."""
+    """Record which files are read; digests are remembered below `tmp_path`."""
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     found: list[Path] = []
     read = _file_digests._read
@@ -24,7 +24,7 @@ def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def written(file: Path, content: bytes, *, seconds_ago: float = 60) -> str:
-    """A file that has not been touched for a while, as its times say; changes of its inode count as long ago too."""
+    """Make a file whose times say that it has not been touched for a while; changes of its inode look as old."""
     file.write_bytes(content)
     then = time.time() - seconds_ago
     os.utime(file, (then, then))
@@ -33,7 +33,7 @@ def written(file: Path, content: bytes, *, seconds_ago: float = 60) -> str:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if files had been written long ago: the time at which an inode changed cannot be set."""
+    """Pretend that files were written long ago, because the time at which an inode changed cannot be set."""
     monkeypatch.setattr(_file_digests, "_SETTLED_NS", -(10**12))
 
 
@@ -64,7 +64,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, reads: list[Path], how: st
 
 
 def test_a_file_that_has_just_been_written_is_not_remembered(tmp_path: Path, reads: list[Path]) -> None:
-    """Its next change could bear the same times."""
+    """The next change of the file could have the same times."""
     file = tmp_path / "weights"
     file.write_bytes(b"a" * SIZE)
     assert file_digest(file) == file_digest(file)

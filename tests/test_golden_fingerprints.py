@@ -1,4 +1,4 @@
-"""Fingerprints of stores stay what they are while params stay the same: other values would cost terabytes their use."""
+"""Fingerprints of stores stay the same while params do: otherwise terabytes of descriptors become useless."""
 
 from dataclasses import replace
 from functools import cache
@@ -49,7 +49,7 @@ def section(**changes: Any) -> ExtractParams:
 
 
 def pinned(spec: DescriptorSpec) -> DescriptorSpec:
-    """The spec with a constant in the place of what other weights and versions of diffusers would change."""
+    """The spec with a constant instead of what other weights and versions of diffusers would change."""
     return replace(spec, fingerprint_parts={**spec.fingerprint_parts, "backbone": "weights", "diffusers": "0.42.1"})
 
 

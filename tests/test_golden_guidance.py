@@ -22,7 +22,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def layout_of(golden: dict[str, Tensor]) -> SequenceLayout:
-    """Text first; a token of a frame sees the text and its own frame, which is how many tokens a frame has."""
+    """Mask text first; a token of a frame sees the text and its own frame, which is how many tokens a frame has."""
     num_text, num_tokens = golden["text"].shape[1], golden["q"].shape[2]
     per_frame = int(golden["allowed"][num_text].sum()) - num_text
     return SequenceLayout((num_tokens - num_text) // per_frame, per_frame, "first")
@@ -45,7 +45,7 @@ def test_attention_goes_where_the_released_mask_lets_it_and_nowhere_else(path: P
     golden = read(path)
     query, key = golden["q"][:1, :1], golden["k"][:1, :1]
     num_tokens, num_channels = query.shape[2:]
-    spread = nn.functional.pad(torch.eye(num_tokens), (0, -num_tokens % num_channels))  # values that show the weights
+    spread = nn.functional.pad(torch.eye(num_tokens), (0, -num_tokens % num_channels))  # values that reveal the weights
     pieces = [
         perturbed_attention(query, key, piece[None, None].contiguous(), layout_of(golden), variant="masked")
         for piece in spread.split(num_channels, dim=1)
@@ -67,7 +67,7 @@ def test_whole_attention_is_the_released_one_in_the_perturbed_batch_element(
     num_text, num_heads = golden["text"].shape[1], golden["q"].shape[1]
     tokens = torch.cat([golden["text"], golden["hidden"]], dim=1)[
         -batch:
-    ].double()  # leaves the released code's rounding
+    ].double()  # leaves room for the released code's rounding
     query, key, value = (
         (tokens @ golden[weight].double()).unflatten(-1, (num_heads, -1)).transpose(1, 2)
         for weight in ("wq", "wk", "wv")
@@ -80,7 +80,7 @@ def test_whole_attention_is_the_released_one_in_the_perturbed_batch_element(
 
 
 class Predicting(nn.Module):
-    """Predicts what it is told: rows of the batch of a plain forward, and another one once its layer is perturbed."""
+    """A model that returns given predictions: rows of a plain forward's batch, and one with its layer perturbed."""
 
     def __init__(self, plain: Tensor, perturbed: Tensor) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Predicting(nn.Module):
 
 
 def guided_cases() -> list[object]:
-    """Each guided prediction of each set, with its scales as the README says them."""
+    """Each guided prediction of each set, with its scales as the README gives them."""
     found: list[object] = []
     for entry in golden_files(FILE):
         (path,) = entry.values
@@ -108,7 +108,7 @@ def guided_cases() -> list[object]:
 
 
 def scales_of(path: Path, name: str) -> tuple[float | None, float]:
-    """Scales of classifier-free guidance, None without it, and of the cross-attention guidance."""
+    """Scales of classifier-free guidance (None without it) and of cross-attention guidance."""
     cfg = re.fullmatch(r"guided_(nocfg|\d+)_\d+", name)
     scale = re.search(r"scale (\d+(?:\.\d+)?)", about(path, name))
     assert cfg is not None
@@ -156,7 +156,7 @@ def test_layers_are_those_asked_for_and_none_whose_number_begins_alike(path: Pat
 
 
 class ManyLayers(nn.Module):
-    """30 layers that attend over the same tokens, and note what came of it."""
+    """A model of 30 layers that attend over the same tokens and record their results."""
 
     def __init__(self, seen: list[float]) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from difftrack.correspondence import (
 
 CLEAR_MARGIN = 1e-6
 PREFIXES = ("cog13_", "cog5_", "hun_")
-"""Cases of 01b, the only ones that its schema has; HunyuanVideo's keeps its text last."""
+"""Cases of 01b, which are all that its schema has; HunyuanVideo's keeps its text last."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def small_cases(*arrays: str) -> pytest.MarkDecorator:
 
 
 def grid_of(layer: Layer, num_points: int) -> np.ndarray:
-    """The released query grid of so many points over the picture of the layer, float32 (x, y)."""
+    """The released query grid of a number of points over the picture of the layer, float32 (x, y)."""
     height, width = layer.rows * layer.stride_px, layer.cols * layer.stride_px
     return query_grid(height, width, math.isqrt(num_points))[:, 1:]
 
@@ -153,7 +153,7 @@ def test_released_best_matches_are_reproduced_wherever_the_margin_is_clear(prefi
 
 
 def assert_same_maps(layer: Layer, expected: Mapping[str, np.ndarray]) -> None:
-    """Compare the match of every token, read at the tokens themselves (so without the query margin)."""
+    """Compare the match of every token, read at the tokens themselves and so without the query margin."""
     params = replace(layer.params, query_margin="none")
     row, col = torch.meshgrid(torch.arange(layer.rows), torch.arange(layer.cols), indexing="ij")
     every_token = torch.stack([col.flatten(), row.flatten()], dim=-1).float()
@@ -181,7 +181,7 @@ def every_row(layer: Layer, params: MatchingParams) -> Tensor:
 
 @pytest.mark.parametrize("path", golden_files("01b_matching_small.npz", "hun_corr_qk"))
 def test_probabilities_see_the_temperature_that_the_best_matches_do_not(path: Path) -> None:
-    """HunyuanVideo's slip (A5): the best matches of most tokens, which make trajectories, are the same without it."""
+    """HunyuanVideo's slip (A5) leaves the best match of most tokens unchanged, and trajectories use best matches."""
     layer, arrays = read_layer(path, "hun_")
     right = every_row(layer, replace(layer.params, temperature="root_channel"))
     expected = torch.from_numpy(arrays["hun_corr_qk"])
@@ -287,7 +287,7 @@ def test_the_real_grid_is_reproduced_by_features_and_token_by_token(path: Path) 
 
 @pytest.mark.parametrize("path", golden_files("01_matching.npz", "attn_out"))
 def test_features_and_their_probabilities_on_the_real_grid_are_reproduced(path: Path) -> None:
-    """Tokens of frame 0 and one more: attention is asked for these tokens alone."""
+    """Tokens of frame 0 and one more; attention is computed for these only."""
     arrays = load(path)
     rows, cols = arrays["map_qk"].shape[1:3]
     frame, tokens = kept_rows(path, "corr_feat_f6_rows")

@@ -29,7 +29,7 @@ MATCHING = FULL / "01_matching.npz"
 
 @dataclass(frozen=True)
 class RealGrid:
-    """Queries and keys of golden 01, text tokens first, on the grid that its maps have."""
+    """Queries and keys of golden 01, text tokens first, on the grid of its maps."""
 
     query: Tensor
     key: Tensor
@@ -103,7 +103,7 @@ def test_confidence_and_attention_cells_of_the_real_grid_are_reproduced(path: Pa
 
 
 def latents_that_count(visible: np.ndarray, stride: int) -> np.ndarray:
-    """Latent frames that enter each point's confidence: asked one by one, each gives more than 0 where it counts."""
+    """Latent frames that enter each point's confidence; each alone gives more than 0 where it counts."""
     num_latent_frames, num_points = (len(visible) - 1) // stride + 1, visible.shape[1]
     count = np.zeros(num_points)
     for point in range(num_points):
@@ -216,7 +216,7 @@ def test_accuracy_of_the_released_trajectories_is_reproduced(path: Path) -> None
 
 @pytest.mark.parametrize("path", golden_files("03_pck.npz", "pck_table"))
 def test_the_released_code_in_bfloat16_matches_worse_than_in_float32(path: Path) -> None:
-    """Why numbers of the released code, run in bfloat16 with its second softmax (A1), lie below those made here."""
+    """Explains why scores of the released code, run in bfloat16 with its second softmax (A1), are below ours."""
     arrays, trajectories = load(path), load(path.parent / "01_matching.npz")
     exact, rounded = (
         float(matching_accuracy(found.astype(np.float32), arrays["gt_tracks_fg"], arrays["gt_vis_fg"]))

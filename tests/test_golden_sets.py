@@ -1,4 +1,4 @@
-"""Every array and file of a golden set is read by a test that is named here, or there is a reason why none reads it."""
+"""Every array and file of a golden set is read by a test that is named here, or a reason says why no test reads it."""
 
 import re
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ READ: dict[str, dict[str, str]] = {
     "07_evaluator_log.json": {r"": "test_means_of_the_released_log_are_those_of_the_released_convention"},
     "10_cag_layers.json": {r"": "test_layers_are_those_asked_for_and_none_whose_number_begins_alike"},
 }
-"""File -> whole names of its arrays, as a pattern, -> the test that reads them. A JSON file has one entry, unnamed."""
+"""File -> pattern for whole names of its arrays -> the test that reads them. A JSON file has one unnamed entry."""
 
 UNREAD: dict[str, dict[str, str]] = {
     "08_tapvid_reader.npz": {
@@ -106,7 +106,7 @@ UNREAD: dict[str, dict[str, str]] = {
         r"out_finite_bias": "a finite bias blocks in the released code (C2); here no mask is handed in",
     },
 }
-"""The same for what no test reads, and why."""
+"""The same for arrays and files that no test reads, with the reason."""
 
 
 def arrays_of(folder: Path) -> Iterator[tuple[str, str]]:

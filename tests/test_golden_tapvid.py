@@ -80,7 +80,7 @@ def test_means_of_the_released_log_are_those_of_the_released_convention() -> Non
         if not line.startswith("Video"):
             means += values
             continue
-        if means:  # the report of the videos so far
+        if means:  # the released report of the videos so far
             assert_means(videos, means)
             means = []
         videos.append(values)

@@ -74,7 +74,7 @@ def test_released_schedule_refuses_what_crashes_the_released_code(path: Path) ->
 
 @dataclass(frozen=True)
 class Clip:
-    """The stand-in clip of a set, and what its README says of how descriptors of chunks differ."""
+    """The stand-in clip of a set, and what the set's README says about the difference between chunks' descriptors."""
 
     arrays: dict[str, np.ndarray]
     runs: dict[str, Any]
@@ -83,9 +83,9 @@ class Clip:
     grid: tuple[int, int]
     """Tokens, (rows, cols)."""
     amplitude: float
-    """Share of its rolled self that is added to a chunk's descriptors."""
+    """Share of its rolled copy that is added to a chunk's descriptors."""
     frames: np.ndarray
-    """Frames whose descriptors the set holds; a small set leaves out some, and their tracks then mean nothing."""
+    """Frames whose descriptors the set holds; a small set leaves some out, and tracks of those mean nothing."""
 
     @property
     def num_frames(self) -> int:
@@ -103,7 +103,7 @@ class Clip:
 
     @property
     def every_token(self) -> np.ndarray:
-        """A query at every token of frame 0, where the released code takes tokens to lie: (frame, x, y)."""
+        """A query at every token of frame 0, where the released code places tokens: (frame, x, y)."""
         row, col = (axis.flatten() for axis in np.indices(self.grid))
         xy = np.stack([col, row], axis=-1) * self.token_grid.stride_px
         return np.concatenate([np.zeros((len(xy), 1)), xy], axis=1).astype(np.float32)
@@ -122,7 +122,7 @@ def read_set(path: Path) -> Clip:
 
 
 def runs_of(*arrays: str) -> pytest.MarkDecorator:
-    """Every run of each set that holds its tracks, and all of these arrays."""
+    """Every run of each set that holds its tracks and all of these arrays."""
     found = []
     for entry in golden_files(FILE):
         (path,) = entry.values
@@ -140,7 +140,7 @@ def runs_of(*arrays: str) -> pytest.MarkDecorator:
 
 
 def schedule_of(clip: Clip, run: str) -> list[tuple[int, ...]]:
-    """The released chunks of a run by its arguments, checked against those that the set recorded."""
+    """Chunks of the released code for the arguments of a run, checked against those that the set recorded."""
     arguments = clip.runs[run]["args"]
     params = ChunkParams(
         chunk_len=arguments.get("chunk_len", 13),
@@ -155,7 +155,7 @@ def schedule_of(clip: Clip, run: str) -> list[tuple[int, ...]]:
 
 
 def descriptors(clip: Clip, kind: str, layer: int, number: int, frames: tuple[int, ...]) -> Tensor:
-    """Descriptors of a chunk, which depend on its number, as the stand-in model of the golden made them."""
+    """Descriptors of a chunk, made from its number as the stand-in model of the golden made them."""
     place = {int(frame): index for index, frame in enumerate(clip.frames)}
     base = torch.from_numpy(clip.arrays[f"base_{kind}"][layer].astype(np.float32))
     of_chunk = torch.stack([base[place[frame]] if frame in place else torch.zeros_like(base[0]) for frame in frames])
@@ -313,7 +313,7 @@ def test_released_tracks_at_real_geometry_are_those_of_the_released_code() -> No
     found = tracked(matching["query_coords"][0])
     predicted = rescale_points(found, from_size=(height, width), to_size=EVALUATED).swapaxes(0, 1)
     np.testing.assert_allclose(predicted, golden[f"{name}__pred_tracks256"], atol=2e-3)
-    # The map of every token, at a few hundred of them: rows of probabilities of all would take minutes.
+    # Maps of a few hundred tokens only: rows of probabilities of all tokens would take minutes.
     token = np.arange(0, rows * cols, 7)
     at_tokens = np.stack([token % cols, token // cols], axis=-1).astype(np.float32) * stride_px
     released = TrackParams(convention="released").matching

@@ -1,4 +1,4 @@
-"""Which groups of a store are taken up: those of the same making, and those that were kept."""
+"""Groups of a store are reused if they were made in the same way, whether they are in place or were kept aside."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +39,7 @@ def spec(**changes: Any) -> DescriptorSpec:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., int]:
-    """Write one group through a shelf; how many units were computed. Their values tell what computed them."""
+    """Write one group through a shelf and count the computed units. Their values tell what computed them."""
 
     def write(made_by: MadeBy = NOW, *, value: float = 1.0, of: DescriptorSpec | None = None, **choices: Any) -> int:
         keeper = Keeper(tmp_path / "kept", "descriptors/m/v", budget=1e9, say=lambda _: None)

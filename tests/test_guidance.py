@@ -1,4 +1,4 @@
-"""Cross-attention guidance: exact, cheap in memory, and off when it is off."""
+"""Cross-attention guidance: exact, cheap in memory, and without effect when it is off."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,14 +34,14 @@ pytestmark = [
 PROMPT = "a red disc moves left"
 STEPS, CFG_SCALE = 2, 6.0
 SAMPLED = ("cogvideox-5b", "hunyuan-video", "wan2.1-1.3b")
-"""One for each way of standing beside text and of calling the transformer."""
+"""One row for each way of placing text next to video and of calling the transformer."""
 QUICK = (*SAMPLED, "cogvideox-1.5-5b-i2v", "ltx-2b", "mochi-1", "allegro")
 VARIANTS: tuple[Variant, ...] = ("zeroed", "masked")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads only cost where every tensor is tiny."""
+    """More threads would only cost time, because every tensor is tiny."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -84,7 +84,7 @@ def sample(backbone: Backbone, guidance: Guidance | None = None, **choices: int)
 
 
 def dense(layout: SequenceLayout, variant: Variant, text_mask: Tensor | None = None) -> Callable[..., Tensor]:
-    """Perturbed attention by its definition, with a mask over all pairs of tokens."""
+    """Compute perturbed attention by its definition, with a mask over all pairs of tokens."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         num_tokens = query.shape[2]
@@ -108,7 +108,7 @@ def tokens(num_tokens: int, *, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_two_frames_of_one_token_worked_by_hand() -> None:
-    """The other frame's weight, 3/4, is dropped: 1/4 of the own value stays (zeroed), or all of it (masked)."""
+    """The other frame's weight, 3/4, is dropped. Zeroed, 1/4 of the own value remains; masked, all of it."""
     query, key = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [torch.tensor(3.0).log()]])
     value = torch.tensor([[8.0], [80.0]])
     layout = SequenceLayout(2, 1, "none")
@@ -187,7 +187,7 @@ def test_logarithms_are_those_of_the_denominators(attend: Callable[..., tuple[Te
 def test_the_kernels_of_a_gpu_perturb_as_the_definition_says(
     variant: Variant, dtype: torch.dtype, tolerance: float, num_channels: int
 ) -> None:
-    """Flash attention takes 64 half-precision channels, the memory-efficient kernel whatever else its layout allows."""
+    """Flash attention takes 64 half-precision channels; the memory-efficient kernel takes any other layout."""
     layout, num_tokens = SequenceLayout(3, 37, "first"), 3 * 37 + 11
     random = torch.Generator().manual_seed(1)
     given = torch.randn(3, 2, 5, num_tokens, num_channels, generator=random).to("cuda", dtype)
@@ -197,7 +197,7 @@ def test_the_kernels_of_a_gpu_perturb_as_the_definition_says(
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the most elements that any tensor has that an operation gives."""
+    """Record the largest number of elements of any tensor that an operation returns."""
 
     elements = 0
 
@@ -244,7 +244,7 @@ def densely_perturbed(backbone: Backbone, guidance: Guidance) -> Iterator[None]:
 
 
 def scheduler_of(backbone: Backbone) -> Any:
-    """What the stock pipeline steps with, and how it sets it up."""
+    """Record what the stock pipeline steps with, and how it prepares it."""
     if backbone.name == "hunyuan-video":
         scheduler = backbone.components.scheduler()
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, STEPS + 1)[:-1])
@@ -256,13 +256,13 @@ def scheduler_of(backbone: Backbone) -> Any:
 
 
 def sample_in_three_branches(backbone: Backbone, guidance: Guidance, latents: Tensor) -> Tensor:
-    """The sampler written out: every branch runs whole, and the three are put together here."""
+    """The sampler written out: every branch runs whole, and the three predictions are combined here."""
     scheduler, cond, uncond = scheduler_of(backbone), backbone.embed(PROMPT), backbone.embed("")
     entering = []
     for step, timestep in enumerate(scheduler.timesteps):
         entering.append(latents)
         prediction = of_cond = backbone.predict(latents, timestep, cond)
-        if backbone.name != "hunyuan-video":  # which is distilled
+        if backbone.name != "hunyuan-video":  # the distilled model
             of_uncond = backbone.predict(latents, timestep, uncond)
             prediction = of_uncond + CFG_SCALE * (of_cond - of_uncond)
         if guidance.applies(step):
@@ -282,7 +282,7 @@ def test_guided_sampling_is_the_explicit_loop_over_three_branches(backbone: Back
 
 
 class CfgCallPattern:
-    """How often the attention of each layer runs."""
+    """Count how often the attention of each layer runs."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.of_layer = [0] * backbone.num_layers
@@ -317,14 +317,14 @@ def test_only_the_wanted_steps_are_guided_and_layers_before_the_first_one_run_on
     with CfgCallPattern(cogvideox) as calls:
         late = sample(cogvideox, Guidance(layers=(2,), from_step=1)).trajectory.latents
     assert calls.of_layer == [STEPS, STEPS, STEPS + 1, STEPS + 1]
-    assert torch.equal(late, plain)  # they entered the steps before the last one was guided
+    assert torch.equal(late, plain)  # both entered the steps before the last one was guided
     early = sample(cogvideox, Guidance(layers=(2,), until_step=1)).trajectory.latents
     assert torch.equal(early[0], plain[0])
     assert not torch.equal(early[1], plain[1])
 
 
 GUIDED = [name for name in ROWS if not name.endswith("a14b") and name not in ("framepack-i2v", "helios-base")]
-"""Two experts (test_two_experts_cannot_be_guided) and frames of history are refused."""
+"""Backbones with two experts (test_two_experts_cannot_be_guided) or with frames of history are refused."""
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_nothing_is_left_on_the_transformer_even_after_an_error(cogvideox: Backb
 
 
 class Pipeline:
-    """A transformer of one layer over two frames of three tokens, and ways of calling it."""
+    """A transformer of one layer over two frames of three tokens, and several ways to call it."""
 
     def __init__(self, attention: nn.Module | None = None) -> None:
         self.transformer = OneLayer(attention or Attention())
@@ -478,7 +478,7 @@ def test_attention_that_cannot_be_perturbed_is_refused_rather_than_left_alone() 
 
 
 class PaddedText(nn.Module):
-    """Attends over video and two text tokens, and hides the padded one as key and as query."""
+    """Attention over video and two text tokens, which hides the padded one both as key and as query."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         heads = torch.cat([hidden_states, latents(1)[:, :2]], dim=1).unsqueeze(1)
@@ -488,7 +488,7 @@ class PaddedText(nn.Module):
 
 
 def test_mask_per_query_is_read_as_what_video_attends_to() -> None:
-    """HunyuanVideo 1.5 masks this way."""
+    """HunyuanVideo 1.5 masks in this way."""
     pipeline, cond = Pipeline(PaddedText()), latents(1)
     pipeline.layout = SequenceLayout(2, 3, "last")
     tokens = torch.cat([cond, cond[:, :2]], dim=1)[None]
@@ -513,7 +513,7 @@ def test_layers_and_steps_that_are_none_are_refused(cogvideox: Backbone) -> None
 def test_at_a_scale_of_one_every_call_is_for_the_prompt_whether_or_not_the_pipeline_says_so(
     name: str, tmp_path: Path
 ) -> None:
-    """Allegro's pipeline gives its branches no names."""
+    """Allegro's pipeline does not name its branches."""
     backbone = load(name, tmp_path)
     num_frames, height, width = clip_size(name)
     asked = {"layers": [1], "num_inference_steps": 2, "size": (num_frames, height, width), "seed": 5, "compare": False}

@@ -52,7 +52,7 @@ def deps(tmp_path: Path) -> dict[str, Path]:
 
 
 def count_samples(monkeypatch: pytest.MonkeyPatch, *, failing: str | None = None) -> list[str]:
-    """Note the prompts that are sampled; one of them may fail."""
+    """Record the prompts that are sampled; one of them may fail."""
     sampled: list[str] = []
     generate = Backbone.generate
 
@@ -111,7 +111,7 @@ def test_only_what_is_missing_damaged_or_made_otherwise_is_sampled_again(
     deps["best_layers"].write_text(json.dumps({"layers": [*RANKING[1::-1], *RANKING[2:]], "harmonic_mean": "changed"}))
     assert run() == []  # the same two layers
     deps["best_layers"].write_text(json.dumps({"layers": RANKING[::-1]}))
-    assert run() == [first, second]  # what is plain is kept
+    assert run() == [first, second]  # plain samples are kept
     view = samples / "000" / "plain_last.png"
     looks = view.read_bytes()
     view.unlink()  # a view is drawn from its clip again
@@ -122,7 +122,7 @@ def test_only_what_is_missing_damaged_or_made_otherwise_is_sampled_again(
     params["guide"]["seed"] = 43
     assert run() == [first, first, second, second]
     params["guide"]["seed"] = 42
-    assert run() == []  # the clips of before lie aside
+    assert run() == []  # the earlier clips are kept aside
     assert view.read_bytes() == looks
     params["guide"]["seed"] = 43
     assert run() == []
@@ -132,7 +132,7 @@ def test_only_what_is_missing_damaged_or_made_otherwise_is_sampled_again(
 
 
 def write_foreign_clips(folder: Path) -> list[Path]:
-    """Clips that no sampling wrote, where samples lie: by their folder's name, or by what they say of themselves."""
+    """Clips in the folder of samples that no sampling wrote, known by their folder or their metadata."""
     frames = np.zeros((2, 16, 24, 3), dtype=np.uint8)
     ours: dict[str, Any] = {"sampling": {}}
     foreign = [

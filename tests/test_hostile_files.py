@@ -1,4 +1,4 @@
-"""Files of strangers: nothing in them is run, opened or believed, and each refusal is one line."""
+"""Files from elsewhere: nothing in them is executed, opened or trusted, and each refusal is one line."""
 
 import ast
 import os
@@ -39,7 +39,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 
 @pytest.fixture
 def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A stand-in for Ghostscript, first on PATH; it leaves the returned file behind when it is called."""
+    """A stand-in for Ghostscript, first on PATH; it creates the returned file when it is called."""
     folder, marker = tmp_path / "bin", tmp_path / "ghostscript-was-called"
     folder.mkdir()
     (folder / "gs").write_text(f"#!/bin/sh\ntouch '{marker}'\n")
@@ -109,7 +109,7 @@ def test_postscript_in_place_of_a_picture_reaches_no_program(
 
 
 NEEDED = {"Image.open": "formats", "torch.load": "weights_only", "torch.hub.load_state_dict_from_url": "weights_only"}
-"""Calls that decode, and the keyword without which they take whatever comes."""
+"""Calls that decode files, and the keyword without which they accept any content."""
 REFUSED = frozenset({"yaml.load", "yaml.unsafe_load", "pickle.load", "pickle.loads", "eval", "exec", "cv2.imread"})
 
 
@@ -127,7 +127,7 @@ def test_every_decoder_of_the_project_is_told_what_it_may_take() -> None:
                     )
 
 
-# playlists, scripts and what is not a file
+# playlists, scripts and things that are not files
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_frames_that_this_machine_cannot_hold_are_refused_with_the_way_out(
 
 
 def bomb(path: Path, shape: tuple[int, ...], content: bytes) -> Path:
-    """An npz whose one array claims a shape."""
+    """An npz file whose one array claims a given shape."""
     header = str({"descr": "<f8", "fortran_order": False, "shape": shape}).encode()
     header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -247,7 +247,7 @@ def test_an_archive_that_unpacks_beyond_the_bound_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(arrays, "MAX_UNPACKED_BYTES", 10**6)
     with pytest.raises(ValueError, match=r"unpacks to 16\d+ bytes; at most 1000000 are read"):
         read_arrays(tmp_path / "bomb.npz")
-    assert read_arrays(tmp_path / "plain.npz")["points"].shape == (1009, 103, 2)  # bounded by its own size
+    assert read_arrays(tmp_path / "plain.npz")["points"].shape == (1009, 103, 2)  # limited by its own size
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "deflate", "encrypted", "objects", "text"])
@@ -302,7 +302,7 @@ def test_a_run_of_bytes_longer_than_its_file_is_refused_before_memory_is_set_asi
 
 
 def test_lists_that_unfold_to_more_than_their_file_are_refused_and_not_unfolded(tmp_path: Path) -> None:
-    """Ten references to ten references, nine times over: a thousand million numbers out of 200 bytes."""
+    """Ten references to ten references, nine levels deep: a thousand million numbers from 200 bytes."""
     nested: Any = [0.5] * 10
     for _ in range(8):
         nested = [nested] * 10

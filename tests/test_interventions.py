@@ -1,4 +1,4 @@
-"""Interventions: exact, composable, in the branch and at the step that they name, and gone afterwards."""
+"""Interventions are exact, composable, limited to the branch and step that they name, and gone afterwards."""
 
 from pathlib import Path
 
@@ -67,14 +67,14 @@ def plain(model: Backbone) -> Generated:
 
 @pytest.fixture(scope="module")
 def recording(model: Backbone, plain: Generated) -> Recording:
-    """Record all heads of layers 1 and 2 while the plain sample is made again, which it is to the bit."""
+    """Record all heads of layers 1 and 2 while the plain sample is made again, with the same bits."""
     recording = Recording(layers=(1, 2))
     assert torch.equal(sample(model, recording).trajectory.latents, plain.trajectory.latents)
     return recording
 
 
 def outputs(model: Backbone, *interventions: Intervention, layer: int = 1) -> tuple[Tensor, AttentionCall]:
-    """What one layer's attention gives under interventions [batch, head, token, channel], and its call."""
+    """One layer's attention under interventions, [batch, head, token, channel], and the call of it."""
     seen: list[tuple[Tensor, AttentionCall]] = []
 
     def keep(call: AttentionCall) -> Tensor:
@@ -97,7 +97,7 @@ def layout(model: Backbone) -> SequenceLayout:
     return SequenceLayout(grid.num_latent_frames, grid.tokens_per_frame, model.text_position)
 
 
-# What each does to a tensor
+# What each operation does to a tensor
 
 
 def test_means_worked_by_hand() -> None:
@@ -136,7 +136,7 @@ def test_chosen_heads_and_tokens_change_and_no_others(model: Backbone) -> None:
 
 
 def test_edits_of_a_key_are_attended_with_and_captured(model: Backbone) -> None:
-    """A head whose keys are zero gives the mean of its values; a capture inside sees those keys."""
+    """A head with zero keys returns the mean of its values; a capture inside the intervention sees those keys."""
     output, call = outputs(model, Zero(layers=1, heads=1, target="key"))
     assert not call.key[:, 1].any()
     assert call.key[:, 0].any()
@@ -144,7 +144,7 @@ def test_edits_of_a_key_are_attended_with_and_captured(model: Backbone) -> None:
 
 
 def test_within_a_layer_inputs_come_first_then_ways_of_attending_then_outputs(model: Backbone) -> None:
-    """Whatever the order in the list; among edits of the output the order counts."""
+    """The order in the list has no effect, except among edits of the output."""
     ways = (Zero(layers=1, target="value", heads=1), Identity(layers=1), Scale(factor=3.0, layers=1))
     output, call = outputs(model, *ways)
     assert not output[:, 1].any()
@@ -188,7 +188,7 @@ def test_doing_it_twice_is_doing_it_once(model: Backbone, plain: Generated, once
 
 
 def test_patching_a_run_with_itself_changes_nothing(model: Backbone, plain: Generated, recording: Recording) -> None:
-    """Whole, or some of its heads at some of its steps; with another run's it becomes another sample."""
+    """Patching restores the sample, whole or for some heads and steps; from another run it gives another sample."""
     assert len(recording.tensors) == 2 * STEPS * 2
     assert recording.num_bytes == sum(tensor.numel() * 4 for tensor in recording.tensors.values())
     for patch in (Patch(source=recording), Patch(source=recording, layers=2, heads=1, steps=(1, 2))):
@@ -216,7 +216,7 @@ def _recorded(model: Backbone, **where: int) -> Recording:
 
 
 def test_a_frozen_head_gives_out_what_it_gave_at_that_step(model: Backbone, recording: Recording) -> None:
-    """Up to the step every bit is the plain run's; afterwards the head's output is that of the step."""
+    """Up to the step every bit is the plain run's; afterwards the head's output stays that of the step."""
     frozen = Recording(layers=1)
     sample(model, Freeze(layers=1, heads=1, at=1), frozen)
     for branch in ("cond", "uncond"):
@@ -245,12 +245,12 @@ def test_an_exception_leaves_the_model_untouched(model: Backbone, plain: Generat
 
 @pytest.fixture(scope="module", params=["cogvideox-5b", "wan2.1-1.3b", "mochi-1"])
 def sampling(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    """Both branches in one batch, one after the other, and in one batch whose clips attend one by one."""
+    """Both branches in one batch, one after the other, or in one batch whose clips attend one by one."""
     return load(request.param, tmp_path_factory.mktemp("sampling"))
 
 
 def test_each_branch_and_step_is_met_alone_however_the_pipeline_calls(sampling: Backbone) -> None:
-    """At step 0 the other branch's layer is bit-equal; the union of branches and steps is everywhere."""
+    """At step 0 the other branch's layer is bit-equal; the union of branches and steps covers everything."""
     plain, cond = Recording(layers=1), Recording(layers=1)
     sample(sampling, plain, steps=2)
     one = Zero(layers=0, heads=0, branches="cond")
@@ -274,7 +274,7 @@ def test_a_layer_is_left_out_of_one_branch_alone(model: Backbone) -> None:
 
 @pytest.mark.parametrize("variant", ["identity", "skip"])
 def test_guidance_by_other_perturbations_is_the_explicit_sum(model: Backbone, variant: str) -> None:
-    """e + s (e - e_perturbed), e_perturbed predicted under the intervention itself."""
+    """Guidance is e + s (e - e_perturbed), with e_perturbed predicted under the intervention itself."""
     latents = torch.randn(3, 6, 10, 14, generator=torch.Generator().manual_seed(0))
     prompt, timestep = model.embed(PROMPT), torch.tensor(500)
     cut = Identity(layers=(1, 3)) if variant == "identity" else SkipLayer(layers=(1, 3))
@@ -288,7 +288,7 @@ def test_guidance_by_other_perturbations_is_the_explicit_sum(model: Backbone, va
 
 
 def test_guidance_inside_an_intervention_perturbs_what_the_intervention_leaves(model: Backbone) -> None:
-    """Both of its forwards lack the head, and an intervention inside another adds to it."""
+    """Both forwards lack the head, and an intervention inside another adds to it."""
     latents = torch.randn(3, 6, 10, 14, generator=torch.Generator().manual_seed(0))
     prompt, timestep, size = model.embed(PROMPT), torch.tensor(500), clip_size(model.name)
     grid, zero, cut = model.token_grid(*size), Zero(layers=0, heads=0), OwnFrame(layers=2)

@@ -1,4 +1,4 @@
-"""What is not asked for any more lies aside, within a budget, on disk and behind a URL."""
+"""Results that are no longer requested are kept aside within a budget, on disk and behind a URL."""
 
 import json
 from collections.abc import Iterator

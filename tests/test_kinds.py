@@ -1,4 +1,4 @@
-"""Kinds of matching, bands of rotary frequencies, and what a store has to know for them."""
+"""Kinds of matching, bands of rotary frequencies, and what a store must know for them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -92,7 +92,7 @@ def test_the_first_frequency_of_a_band_is_rounded_down_as_in_heft(num: int, firs
 
 
 def test_bands_split_the_product_of_two_turned_descriptors(descriptors: Mapping[str, Tensor]) -> None:
-    """What two halves of every axis give adds up to the whole, as a sum over frequencies does."""
+    """The two halves of every axis add up to the whole, as a sum over frequencies does."""
     query, key = descriptors["query"], descriptors["key"]
     nothing = (0.0, 0.0)
     parts = [
@@ -111,7 +111,7 @@ def test_bands_split_the_product_of_two_turned_descriptors(descriptors: Mapping[
 
 
 def test_a_band_of_one_axis_does_not_feel_moves_along_the_others() -> None:
-    """Turned by hand: two keys that differ by their row alone are the same in the bands of time and of columns."""
+    """Rotated by hand: two keys that differ only in their row are the same in the bands of time and of columns."""
     generator = torch.Generator().manual_seed(3)
     plain = torch.randn(CHANNELS, generator=generator, dtype=torch.float64)
 
@@ -241,7 +241,7 @@ def test_every_kind_of_a_section_is_matched_and_named_and_attention_keeps_all_fr
 
 @pytest.mark.parametrize("kind", MATCH_KINDS)
 def test_a_clip_that_stands_still_is_tracked_by_every_kind(descriptors: Mapping[str, Tensor], kind: MatchKind) -> None:
-    """Every frame has the first one's descriptors, key equal to query: all points stay where they are."""
+    """Every frame has the first one's descriptors, with key equal to query: all points stay where they are."""
     still = {entry: tensor[:, :1].expand(-1, FRAMES, -1, -1, -1) for entry, tensor in descriptors.items()}
     still |= {"key": 4 * still["query"], "key_pre_rotary": 4 * still["query_pre_rotary"]}
     source, target = descriptors_of(kind)
@@ -280,7 +280,7 @@ def _spec(**more: Any) -> DescriptorSpec:
 
 
 def test_a_layout_is_described_and_no_part_of_the_fingerprint() -> None:
-    """So that stores of before stay what they were."""
+    """So older stores keep their fingerprints."""
     plain, described = _spec(), _spec(rotary=LAYOUT)
     assert "rotary" not in plain.to_json()
     assert DescriptorSpec.from_json(described.to_json()) == described

@@ -1,4 +1,4 @@
-"""DAVIS, JHMDB and BADJA as they are published; masks as pictures; what is broken is named and the rest goes on."""
+"""DAVIS, JHMDB and BADJA as published, and masks as pictures. Broken files are named, and the rest is read."""
 
 import json
 from pathlib import Path
@@ -147,7 +147,7 @@ def test_joints_of_jhmdb_lie_in_the_pixels_of_the_frames(tmp_path: Path) -> None
     (video,) = load_jhmdb(jhmdb(tmp_path))
     assert video.clip.name == "second_clip"
     assert video.points_xy_px.shape == (FRAMES, JOINTS, 2)
-    # MATLAB's pixel 2 is the second, whose centre lies at 1.5 here; x runs over joints and frames first.
+    # MATLAB's pixel 2 is the second; its centre is at 1.5 here. x runs over joints and frames first.
     assert video.points_xy_px[0, 0].tolist() == [1.5, 1.5 + JOINTS * FRAMES]
     assert video.points_xy_px[1, 2].tolist() == [1.5 + 2 * FRAMES + 1, 1.5 + (JOINTS + 2) * FRAMES + 1]
     assert video.known.all()
@@ -191,7 +191,7 @@ def badja(root: Path, **changes: Any) -> Path:
     silhouettes.mkdir(parents=True)
     entries = []
     for number in (1, 3):
-        twice = np.kron(mask_of(1), np.ones((2, 2), dtype=np.uint8))  # of another size than the frames
+        twice = np.kron(mask_of(1), np.ones((2, 2), dtype=np.uint8))  # another size than the frames
         Image.fromarray(twice * 255).save(silhouettes / f"{number:05d}.png")
         entries.append(
             {

@@ -1,4 +1,4 @@
-"""One writer at a time, in real processes that are held at a line of theirs: no sleeping, no luck."""
+"""One writer at a time, tested with real processes that stop at a given line: no sleeping, no luck."""
 
 import inspect
 import json
@@ -147,7 +147,7 @@ def test_the_lock_of_another_host_is_taken_over_once_it_is_not_renewed_and_that_
     with started(HOLD, tmp_path / "clips", 0.3, "elsewhere") as first:
         assert line(first) == "held"
         with pytest.raises(LockError, match="on elsewhere"):
-            lock_of(tmp_path / "clips").acquire(wait_s=1.0)  # three times its lease, and it is renewed
+            lock_of(tmp_path / "clips").acquire(wait_s=1.0)  # three times its lease, and it has been renewed
         first.send_signal(signal.SIGSTOP)
         said: list[str] = []
         with lock_of(tmp_path / "clips").acquire(wait_s=30.0, say=said.append) as lock:
@@ -238,7 +238,7 @@ def test_a_writer_whose_group_was_made_anew_meanwhile_does_not_declare_it_whole(
     late = create_group(tmp_path, "clip", spec)
     for unit in spec.units:
         late.write(*unit, values[unit])
-    late.close()  # its lock is another's now
+    late.close()  # its lock now belongs to another process
     write_all(tmp_path, "clip", tiny_spec(fingerprint_parts={"a": 1}), replace=True)
     sound = content_of(tmp_path)
     with pytest.raises(StoreError, match=r"was taken over by another process; run again after it has finished"):
@@ -269,7 +269,7 @@ def test_a_lock_behind_a_url_has_one_holder_and_one_heir(monkeypatch: pytest.Mon
     assert first.try_acquire()
     assert not second.try_acquire()
     assert second.owner == first.owner
-    monkeypatch.setattr(locks, "LEASE_S", 0.0)  # nothing is renewed in time
+    monkeypatch.setattr(locks, "LEASE_S", 0.0)  # not renewed in time
     claim = f".locks/clip.lock.{first._token}"
     assert files.create(claim, b"third is at it")
     assert not second.try_acquire()
@@ -329,7 +329,7 @@ def test_a_late_writer_behind_a_url_is_seen_though_no_lock_kept_it(tmp_path: Pat
 def test_results_that_another_process_writes_are_waited_for(tmp_path: Path) -> None:
     from test_store import make_results
 
-    with started(HOLD, tmp_path / "x", 60) as first:  # its lock stands for that of the group
+    with started(HOLD, tmp_path / "x", 60) as first:  # its lock stands for the group's
         assert line(first) == "held"
         (tmp_path / "store/.locks").mkdir(parents=True)
         for suffix in ("lock", "json"):

@@ -24,13 +24,13 @@ STEPS, LAYERS, HEADS, CHANNELS = (0, 3), (1, 4), (0, 1), 64
 GOOD_LAYER = 4
 NUM_FRAMES = 5
 CLIP_SCALE = 2
-"""The clips are twice as large as the backbone saw them."""
+"""The clips are twice as large as the backbone's input."""
 SPEEDS = {"still": 0, "right": 1}
-"""Tokens that everything moves to the right per latent frame."""
+"""Tokens by which everything moves to the right per latent frame."""
 
 
 def write_artifacts(root: Path) -> dict[str, Path]:
-    """Write two clips whose second layer knows where every token goes; the first attends to everything alike."""
+    """Write two clips whose second layer matches perfectly, while the first attends to everything alike."""
     deps = {name: root / name for name in ("clips", "tracks", "descriptors")}
     for number, (name, speed) in enumerate(SPEEDS.items()):
         height, width = CLIP_SCALE * GRID.height, CLIP_SCALE * GRID.width
@@ -75,7 +75,7 @@ def spec_of(name: str, height: int, width: int) -> DescriptorSpec:
 
 
 def descriptors(speed: int | None, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """One unmistakable direction per token, carried along with the motion; or noise."""
+    """One distinct direction per token, carried along with the motion; or noise."""
     shape = (len(HEADS), GRID.num_latent_frames, GRID.rows, GRID.cols, CHANNELS)
     text = 0.1 * random.standard_normal((len(HEADS), 3, CHANNELS)).astype(np.float32)
     if speed is None:

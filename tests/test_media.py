@@ -1,4 +1,4 @@
-"""Video and image files: what goes in comes out, and what is broken is named."""
+"""Video and image files are read as they were written, and broken ones are named."""
 
 import io
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_a_turn_that_is_no_quarter_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cover", [False, True])
 def test_the_best_of_several_streams_is_read_and_never_a_cover_picture(tmp_path: Path, cover: bool) -> None:
-    """As FFmpeg chooses: a still, larger than the film, comes first."""
+    """As FFmpeg chooses: a still picture that is larger than the film comes first."""
     film, still = noise(num_frames=5), noise(num_frames=1, height=58, width=86)
     with av.open(tmp_path / "two.mkv", "w") as container:
         streams = []
@@ -143,7 +143,7 @@ def test_the_best_of_several_streams_is_read_and_never_a_cover_picture(tmp_path:
 
 
 def hdr_video(path: Path, trc: int, codes: list[float]) -> None:
-    """A grey frame for each share of full scale, 10 bits, limited range."""
+    """One grey frame for each share of full scale, 10 bits, limited range."""
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=5, options={"crf": "0", "preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p10le"
@@ -157,8 +157,9 @@ def hdr_video(path: Path, trc: int, codes: list[float]) -> None:
 
 
 def test_hdr_is_tone_mapped_and_says_so(tmp_path: Path) -> None:
-    """A tenth of reference white, 20.3 nits: sRGB's 89. Both kinds agree on reference white, PQ's 0.58 and HLG's 0.75.
+    """Expected grey levels, worked out from the standards.
 
+    A tenth of reference white, 20.3 nits, is sRGB's 89. Both kinds agree on reference white, PQ's 0.58 and HLG's 0.75.
     1000 nits are PQ's 0.7518. HLG's 0.5 is a twelfth of the scene's peak: 1000 / 12^1.2 = 50.7 nits, a quarter of
     reference white: sRGB's 137.
     """
@@ -259,7 +260,7 @@ def test_an_empty_folder_is_no_video(tmp_path: Path) -> None:
 def test_exif_orientation_is_honoured_and_alpha_dropped(tmp_path: Path) -> None:
     image = noise()[0]
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored turned; shown after a quarter turn clockwise
+    exif[0x0112] = 6  # stored rotated; shown after a quarter turn clockwise
     Image.fromarray(image).save(tmp_path / "phone.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "phone.png"), np.rot90(image, k=-1))
     Image.fromarray(np.dstack([image, image[..., 0]])).save(tmp_path / "alpha.png")
@@ -303,7 +304,7 @@ def test_every_so_many_frames_are_taken_from_a_start_on_and_the_rate_falls(tmp_p
     write_video(tmp_path / "clip.mp4", frames, 30.0, lossless=True)
     stream = open_video(tmp_path / "clip.mp4", start=2, max_frames=4, every=5)
     assert (stream.num_frames, stream.height, stream.width, stream.fps) == (4, 29, 43, 6.0)
-    for _ in range(2):  # as often as one likes
+    for _ in range(2):  # any number of times
         np.testing.assert_array_equal(np.stack(list(stream)), frames[[2, 7, 12, 17]])
     assert open_video(tmp_path / "clip.mp4", start=2, every=5).num_frames == 5
     video = read_video(tmp_path / "clip.mp4", start=20, every=2)
@@ -358,7 +359,7 @@ def test_frames_that_come_one_by_one_are_written_as_those_that_are_held(tmp_path
     assert not list(tmp_path.glob(".*.part")) + list(tmp_path.glob("two*"))
 
 
-# What of a folder counts
+# Which files of a folder count
 
 
 def touch(folder: Path, *names: str) -> None:

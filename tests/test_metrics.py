@@ -33,7 +33,7 @@ COUNTED = ScoringParams(unseen_points="counted")
 
 
 def tracks(*distances_px: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions that are off by so many pixels, [frame][point], and the truth."""
+    """Predictions that are off by given pixels, [frame][point], and the truth."""
     true = np.zeros((len(distances_px), len(distances_px[0]), 2))
     predicted = true.copy()
     predicted[..., 1] = distances_px
@@ -79,7 +79,7 @@ def test_confidence_takes_only_latent_frames_that_show_the_point_throughout() ->
 def test_confidence_counts_the_frames_that_a_latent_frame_folds() -> None:
     frame_max, text = np.array([[0.9], [0.4], [0.2]]), np.array([0.3])
     visible = np.ones((6, 1), dtype=bool)
-    visible[3] = False  # the second latent frame's, if each folds two
+    visible[3] = False  # the second latent frame's, if each holds two frames
     found = confidence_score(frame_max, text, visible, temporal_stride=2, first_frames=2)
     assert found.cross == pytest.approx(0.2)
     assert confidence_score(frame_max, text, visible[:5], temporal_stride=2).cross == pytest.approx(0.4)
@@ -278,7 +278,7 @@ class Found:
 def compared(given_by: str, **off_px: float) -> ClipScores:
     """Two points over three frames; every tracker is off by the same distance everywhere.
 
-    Of the five thresholds, 0.5 px passes all, 3 px three, 9 px one and 20 px none.
+    Of the five thresholds, an error of 0.5 px passes all, 3 px three, 9 px one and 20 px none.
     """
     points = np.tile(np.array([[40.0, 70.0], [110.0, 30.0]], np.float32), (3, 1, 1))
     visible = np.ones((3, 2), dtype=bool)

@@ -1,4 +1,4 @@
-"""No number out of nothing: points outside, descriptors that say nothing, descriptors that are no numbers."""
+"""Inputs without information give no number: points outside, uniform descriptors, descriptors that are not finite."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +42,7 @@ def draw(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def say_nothing(matches: Matches, frames: slice = slice(1, None)) -> bool:
-    """Whether a match says nothing in these latent frames, by the rule."""
+    """Whether, by the rule, a match has no position in these latent frames."""
     flat = [part[..., frames, :] for part in (matches.probability, matches.margin)]
     return (
         bool(matches.points_xy_token[..., frames, :, :].isnan().all())
@@ -88,7 +88,7 @@ def test_a_video_of_one_colour_has_no_match_by_any_kind() -> None:
 
 
 def test_only_the_point_and_the_frame_without_information_lose_their_match() -> None:
-    """Tokens of frame 2 are all the same; the point in the corner asks with a zero descriptor."""
+    """Tokens of frame 2 are all the same; the point in the corner has a zero descriptor."""
     query, key = draw()
     key[:, 2] = key[:, 2, :1, :1]
     query[:, 0, 0, 0] = 0.0
@@ -122,7 +122,7 @@ def test_a_match_that_says_nothing_is_not_counted_as_correct_and_spoils_no_other
     assert np.isnan(frames[..., 0]).T.tolist() == [[False, True, True, True, False]]
     truth = np.zeros((5, 1, 2), np.float32)
     accuracy = matching_accuracy(frames, truth, np.ones((5, 1), bool))
-    assert accuracy == 0.25  # of frames 1 to 4 the last one alone has a position, and that lies within 8 px
+    assert accuracy == 0.25  # of frames 1 to 4 only the last one has a position, and it is within 8 px
 
 
 OUTSIDE = [(-1.01, 2.0), (7.01, 2.0), (3.0, -1.01), (3.0, 5.01), (1e6, 2.0), (float("nan"), 2.0), (3.0, float("inf"))]

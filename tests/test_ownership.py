@@ -1,4 +1,4 @@
-"""What is not this project's own is neither removed nor written over, whatever a marker, a link or a param says."""
+"""Files that are not this project's own are neither removed nor overwritten, whatever a marker, link or param says."""
 
 import functools
 import hashlib
@@ -214,7 +214,7 @@ def test_a_numbered_folder_of_something_else_is_not_sampled_into(tmp_path: Path)
     (tmp_path / "000").mkdir()
     (tmp_path / "000" / "holiday.mp4").write_bytes(b"mine")
     assert _not_ours(tmp_path / "000", ["plain"]) == f"{tmp_path / '000' / 'holiday.mp4'} is not a view of a sample"
-    (tmp_path / "000" / "holiday.mp4").rename(tmp_path / "000" / "plain.mp4")  # as a killed run leaves it
+    (tmp_path / "000" / "holiday.mp4").rename(tmp_path / "000" / "plain.mp4")  # the state that a killed run leaves
     assert _not_ours(tmp_path / "000", ["plain"]) is None
 
 

@@ -1,4 +1,4 @@
-"""What is installed: one top-level name, all that it needs, and a workspace that runs with it alone."""
+"""The installed package: one top-level name, everything it needs, and a workspace that runs with it alone."""
 
 import hashlib
 import os
@@ -98,7 +98,7 @@ def test_init_in_a_git_repository_tracks_with_it(tmp_path: Path) -> None:
         ["git", "status", "--porcelain", "-uall"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "study/params.yaml" in status.stdout
-    (tmp_path / "study/dvc.lock").write_text("")  # to be committed, so that later runs can be compared with it
+    (tmp_path / "study/dvc.lock").write_text("")  # to be committed: later runs are compared with it
     ignored = ["git", "check-ignore", "--quiet"]
     found = [
         subprocess.run([*ignored, name], cwd=tmp_path / "study", check=False) for name in ("data/clips", "dvc.lock")
@@ -130,7 +130,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as an installer lays it out, in a folder of its own; its dependencies are this environment's."""
+    """The wheel as an installer lays it out, in a separate folder; its dependencies are this environment's."""
     target = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)

@@ -149,7 +149,7 @@ def test_shapes_are_checked_in_every_room_of_the_library() -> None:
 
 
 def test_dvc_copies_nothing_that_the_stages_keep_themselves_or_make_again() -> None:
-    """What is large takes the disk once; small results come back from DVC's cache."""
+    """Large outputs take the disk once; small results come back from DVC's cache."""
     cached = {}
     for stage in STAGES.values():
         for out in stage["outs"]:

@@ -1,4 +1,4 @@
-"""What DVC runs again, on the real dvc.yaml and a tiny backbone: a question never re-runs the model."""
+"""What DVC runs again, on the real dvc.yaml and a tiny backbone: a new question never re-runs the model."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class Project:
         self.root = root
 
     def repro(self) -> list[str]:
-        """Run the pipeline; give the stages that ran, without their matrix cell, in order."""
+        """Run the pipeline; return the stages that ran, without their matrix cell, in order."""
         command = [python(), "-m", "dvc", "repro"]
         done = subprocess.run(command, cwd=self.root, env=_environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

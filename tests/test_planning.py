@@ -1,4 +1,4 @@
-"""What a run will cost, said before it starts, and what no params file needs any more."""
+"""A run's cost is known before it starts, and so is what no params file needs any more."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -54,7 +54,7 @@ def params(root: Path, **analysis: Any) -> dict[str, Any]:
 
 
 def write_inputs(root: Path) -> dict[str, Any]:
-    """Two clips that can be run, one that is too short for the analysis view, and a tiny backbone."""
+    """Two clips that can run, one that is too short for the analysis view, and a tiny backbone."""
     save_cogvideox(root / "backbone")
     for seed, (name, num_frames) in enumerate({"first": 11, "second": 9, "short": 3}.items()):
         frames = np.random.default_rng(seed).integers(0, 256, (num_frames, 31, 37, 3), dtype=np.uint8)
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused_and_the_setting_named(tmp_path: Path) -> N
     huge = plan_of(store=str(tmp_path), raw_bytes=10**18, max_bytes=1e19)
     with pytest.raises(StoreError, match=r"GB planned, .* GB free; keep fewer extract\.layers"):
         huge.check()
-    replace(huge, there_bytes=10**18).check()  # nothing is left to write
+    replace(huge, there_bytes=10**18).check()  # nothing left to write
 
 
 def test_a_written_store_tells_its_own_ratio(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def shape(**changes: Any) -> ModelShape:
 def test_the_arithmetic_of_a_forward_counts_weights_and_attention() -> None:
     tokens = 3 * 3 * 5 + 13
     assert shape().flops_per_forward == 2 * 1e6 * tokens + 4 * 7 * tokens**2 * 3 * 5
-    # Two points lie between eight of the 15 tokens of a frame, seventeen between all; the first frame matches in two.
+    # Two points need eight of the 15 tokens of a frame, seventeen need all; the first frame matches in two.
     assert shape().flops_per_match(2) == 2 * (3 * 5) * 2 * (3 * 8 + 15) * 15
     assert shape().flops_per_match(17) == 2 * (3 * 5) * 2 * (3 * 15 + 15) * 15 == 54_000
 

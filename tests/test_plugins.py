@@ -1,4 +1,4 @@
-"""Families and trackers of other packages: how they are found, and what happens where they are broken or clash."""
+"""Families and trackers of other packages: how they are found, and what happens if they are broken or clash."""
 
 import logging
 import textwrap
@@ -116,7 +116,7 @@ def test_a_notebook_registers_once_or_says_that_it_replaces() -> None:
 
 @pytest.fixture
 def family() -> Iterator[BackboneFamily]:
-    """CogVideoX under another name, its class an own one."""
+    """CogVideoX under another name, with a class of its own."""
     known = replace(KNOWN["cogvideox-2b"], repository="mine/own", aliases=(), transformer=("MyTransformer", {}))
     yield BackboneFamily(
         name="mine", backbone="no.such:Class", transformers=("MyTransformer",), checkpoints={"own": known}
@@ -169,7 +169,7 @@ def test_a_family_takes_neither_a_class_nor_a_name_of_another(family: BackboneFa
 
 @pytest.mark.parametrize("family", ["cogvideox", "wan"])
 def test_what_a_family_says_of_its_checkpoints_is_no_part_of_the_code_that_makes_descriptors(family: str) -> None:
-    """A new line in a table makes nothing anew: neither the own family's nor another's file is reached."""
+    """A new line in a table makes nothing again, because it reaches no family's file."""
     import difftrack.provenance as provenance
     from difftrack.backbones._backbone import TABLES
 
@@ -212,7 +212,7 @@ def test_a_table_of_families_needs_no_diffusers() -> None:
 
 @dataclass(frozen=True)
 class Still:
-    """Not much of a tracker."""
+    """A minimal tracker."""
 
     offset_px: float = 0.0
 

@@ -45,7 +45,7 @@ PARAMS: dict[str, Any] = yaml.safe_load((TOP / "params.yaml").read_text())
 
 @pytest.fixture(scope="module")
 def backbones() -> dict[str, Backbone]:
-    """Those that the released code has, without memory."""
+    """Presets of the released code, without memory switches."""
     names = ("cogvideox-2b", "cogvideox-5b", "cogvideox-2b-i2v", "cogvideox-5b-i2v", "hunyuan-video")
     return {name: constructed_backbone(name) for name in names}
 
@@ -136,7 +136,7 @@ def test_published_choices_are_the_papers() -> None:
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("tracking")])
 def test_printed_averages_are_the_averages_of_the_printed_thresholds(name: str) -> None:
     *within, average = (number.value for number in read_preset(name).published)
-    assert sum(within) / 5 == pytest.approx(average, abs=0.1)  # all of them rounded to a tenth
+    assert sum(within) / 5 == pytest.approx(average, abs=0.1)  # all of them rounded to one decimal
 
 
 def test_a_preset_wins_key_by_key_and_replaces_the_backbones() -> None:
@@ -229,7 +229,7 @@ RELEASED = TOP / "docs" / "released.md"
 
 
 def flag_rows() -> list[tuple[str, str, str]]:
-    """(script's preset kind, flags, what stands for them here) of every row."""
+    """(script's preset kind, flags, their counterparts here) of every row."""
     kinds = {
         "analyze_generation.py": "analysis",
         "evaluate_tapvid.py": "tracking-davis",
@@ -327,7 +327,7 @@ def test_a_preset_over_params_that_lack_its_other_sections_is_told_without_a_tra
 
 
 def project(top: Path, **params: Any) -> dict[str, Any]:
-    """Something that looks like the project: code, data, results."""
+    """A folder that looks like the project: code, data, results."""
     for folder in ("stages", "data/prompts", "data/clips/mine", "data/presets/other/.dvc", ".git"):
         (top / folder).mkdir(parents=True)
     (top / "dvc.yaml").write_text("stages: {}")
@@ -343,7 +343,7 @@ def test_a_workspace_looks_like_the_project_but_for_params_and_results(tmp_path:
     params = project(tmp_path, synthesize=GENERATED)
     work = tmp_path / "data" / "presets" / "mine"
     preset = Preset(about="", script="", run=(), params={"synthesize": {}})
-    for _ in range(2):  # opened again, it is the same
+    for _ in range(2):  # unchanged when it is opened again
         assert open_workspace(work, tmp_path, preset, params) == params
     assert yaml.safe_load((work / "params.yaml").read_text()) == params
     assert (tmp_path / "params.yaml").read_text() == "as: it was"
@@ -408,7 +408,7 @@ MODELS = {"cogvideox_t2v_2b": 2, "cogvideox_t2v_5b": 2, "cogvideox_i2v_2b": 2, "
 
 
 def publish(dataset: Path) -> None:
-    """The published layout: a folder per model and set, numbered tracks, and pictures for image to video alone."""
+    """The published layout: a folder per model and set, numbered tracks, and pictures only for image to video."""
     for model, count in MODELS.items():
         for video_mode, num_points in (("fg", 400), ("bg", 100)):
             folder = dataset / model / video_mode
@@ -447,7 +447,7 @@ def test_every_file_that_a_preset_names_is_where_the_published_data_set_has_it(t
             assert ("images" in generated) == ("i2v" in of_model[1])
 
 
-# One command each, on a tiny folder in place of the checkpoint
+# One command each, on a tiny folder instead of the checkpoint
 
 
 TINY = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 4}
@@ -459,7 +459,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_words(name: str, tiny: Path, changes: dict[str, Any]) -> list[str]:
-    """Assignments that put a tiny folder in the place of the weights, and change what else does not suit it."""
+    """Assignments that replace the weights by a tiny folder, and change the params that do not suit it."""
     model = json.dumps({"path": str(tiny), "dtype": "float32", "device": "cpu"})
     backbone = name.split("-", 1)[1].removeprefix("davis-")
     overrides = {f"backbones.{backbone}": model, **{key: json.dumps(value) for key, value in changes.items()}}
@@ -467,10 +467,10 @@ def tiny_words(name: str, tiny: Path, changes: dict[str, Any]) -> list[str]:
 
 
 def run(name: str, *words: object, tiny: Path, work: Path, remarks: bool = False, **changes: Any) -> str:
-    """What `difftrack preset` prints, the backbone's weights being a tiny folder; with `remarks` what it says aside."""
+    """The output of `difftrack preset` with a tiny folder as weights; `remarks` adds what it writes to stderr."""
     assignments = tiny_words(name, tiny, changes)
     command = [str(word) for word in ("preset", name, "--work", work, *words, *assignments)]
-    if "--dry-run" in words:  # starts no process, whose output would go past this one's
+    if "--dry-run" in words:  # starts no process, whose output would not be captured
         with chdir(TOP):
             result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.output
@@ -482,7 +482,7 @@ def run(name: str, *words: object, tiny: Path, work: Path, remarks: bool = False
 
 
 def stand_in(folder: Path) -> str:
-    """A program that is called like VBench; it finds 0.25 in the videos that come first, the guided ones, else 0.5."""
+    """A program that is called like VBench; it finds 0.25 in the guided videos, which come first, else 0.5."""
     program = folder / "vbench"
     program.write_text(
         f"#!{sys.executable}\n"
@@ -520,7 +520,7 @@ def test_the_guidance_preset_runs_by_one_command(tiny: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_analysis_command_runs_and_leaves_numbers_pictures_and_trajectories(tiny: Path, tmp_path: Path) -> None:
-    """On the published layout: tracks are imported, half of the points visible nowhere, and still counted (B3)."""
+    """On the published layout, tracks are imported; half of the points are never visible, and still count (B3)."""
     released, shape = tmp_path / "released", (1, NUM_FRAMES, 16, 2)
     for kind in ("tracks", "visibility"):
         (released / kind).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`dt.probe`: what it measures, that it changes nothing, and that every loop, logger and wrapper can have it."""
+"""`dt.probe`: what it measures, that it changes nothing, and that it fits every loop, logger and wrapper."""
 
 import csv
 import time
@@ -34,7 +34,7 @@ def pipeline(folder: Path) -> Any:
 
 
 def _loss(transformer: nn.Module, seed: int) -> torch.Tensor:
-    """Something that trains: the norm of what the first attention's query projection gives."""
+    """A loss to train on: the mean square of what the first attention's query projection returns."""
     projection = transformer.transformer_blocks[0].attn1.to_q  # type: ignore[index, union-attr]
     width = projection.in_features  # type: ignore[union-attr]
     return (projection(torch.randn(3, width)) ** 2).mean() + 0 * seed  # type: ignore[operator]
@@ -84,8 +84,7 @@ def test_the_same_weights_give_the_same_numbers_and_others_give_others(pipeline:
     assert not first.equals(third)
 
 
-def test_the_probe_and_the_score_of_a_store_agree(folder: Path, tmp_path: Path) -> None:
-    """Both match the same clip with its noise left out: at the cleanest step, of latents without noise."""
+def test_a_measurement_has_named_axes_and_its_shares_of_attention_sum_to_one(folder: Path) -> None:
     from difftrack.workflows.probe import EmergenceProbe, ProbeParams, rendered_clips
 
     model = dt.load_backbone(f"path:{folder}", device="cpu")
@@ -93,7 +92,7 @@ def test_the_probe_and_the_score_of_a_store_agree(folder: Path, tmp_path: Path) 
     params = ProbeParams(steps=(4,), num_inference_steps=5, frames_alone=True)
     measured = EmergenceProbe(model, [clip], params)
     (prepared,) = measured._clips
-    prepared.noise.copy_(prepared.latents)  # alpha z + sigma z: the latents but for a factor
+    prepared.noise.copy_(prepared.latents)  # alpha z + sigma z: the latents times a factor
     (found,) = measured.measure().values()
     assert found["matching_accuracy"].dims == ("step", "layer")
     assert prepared.frames == (0, 4)
@@ -140,7 +139,7 @@ class _TensorBoard:
 
 
 class _Logs:
-    """W&B's run and accelerate's Accelerator log so."""
+    """W&B's run and accelerate's Accelerator log in this way."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, float], int]] = []
@@ -257,7 +256,7 @@ def test_another_transformer_than_the_pipelines_and_another_family(tmp_path: Pat
 
 def test_a_lightning_callback_measures_once_a_step(pipeline: Any, tmp_path: Path) -> None:
     class Callback:
-        """Stands for lightning.Callback, which is a plain class."""
+        """A stand-in for lightning.Callback, which is a plain class."""
 
     class Trainer:
         global_step = 0
@@ -279,7 +278,7 @@ def test_impossible_choices_are_refused(pipeline: Any, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_probe_of_the_shipped_backbone_takes_no_more_than_ten_seconds_of_the_cpu(tmp_path: Path) -> None:
-    """That is 2 % of a training of one step a second, measured every 500 steps."""
+    """2 % of a training of one step a second that is measured every 500 steps."""
     watch = dt.probe(dt.load_backbone("cogvideox-mini", device="cpu"), to=tmp_path)
     started = time.process_time()
     assert watch.measure(0) is not None

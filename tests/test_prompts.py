@@ -1,4 +1,4 @@
-"""Prompt files."""
+"""Prompt files are read line by line, with their comments and blank lines."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None:
-    """Python's splitlines would end a prompt at a form feed, U+0085 and U+2028, too."""
+    """Python's splitlines would also end a prompt at a form feed, U+0085 and U+2028."""
     content = "a\u2028red star\r\n\r\n# no prompt\rb\x0cc\x85d\n\x1ee"
     (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbf" + content.encode())
     assert read_prompts(tmp_path / "prompts.txt") == [(0, "a\u2028red star"), (1, "b\x0cc\x85d"), (2, "e")]

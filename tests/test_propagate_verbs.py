@@ -125,7 +125,7 @@ def test_results_are_saved_drawn_and_described(
     assert drawn.shape[0] == FRAMES
     inside = drawn[0][15:35, 12:26].astype(float).mean(axis=(0, 1))
     halfway = (clip.frames[0][15:35, 12:26].mean(axis=(0, 1)) + mask_palette()[2]) / 2
-    np.testing.assert_allclose(inside, halfway, atol=12)  # the video is lossy
+    np.testing.assert_allclose(inside, halfway, atol=12)  # video compression is lossy
 
 
 def test_wrong_calls_are_refused_in_one_line(

@@ -33,7 +33,7 @@ KINDS: tuple[PropagationKind, ...] = ("query_key", "feature", "query_query", "ke
 
 
 def _chunk(frames: tuple[int, ...], *, seed: int = 0, still: bool = False) -> DescriptorChunk:
-    """Random descriptors; the same in every frame and as query and key where the picture stands still."""
+    """Random descriptors; where the picture stands still they are the same in every frame, and as query and key."""
     generator = torch.Generator().manual_seed(seed)
     shape = (HEADS, len(frames), ROWS, COLS, CHANNELS)
     query, key = (torch.randn(shape, generator=generator) for _ in range(2))
@@ -76,7 +76,7 @@ def test_a_picture_that_stands_still_keeps_its_mask(kind: PropagationKind) -> No
 @pytest.mark.parametrize("temperature", [None, 1e-4])
 def test_radius_zero_keeps_the_mask_in_place_whatever_matches(temperature: float | None) -> None:
     labels = _some_labels()
-    params = PropagationParams(radius_token=0, temperature=temperature)  # at 1e-4 all probabilities here vanish
+    params = PropagationParams(radius_token=0, temperature=temperature)  # at 1e-4 all probabilities vanish here
     found = propagate_labels([_chunk((0, 1, 2, 3, 4))], {0: labels}, params)
     for carried in found.values():
         torch.testing.assert_close(carried, labels)
@@ -106,7 +106,7 @@ def test_two_tokens_share_labels_by_their_match_probabilities() -> None:
 
 
 def test_the_context_is_the_anchor_and_the_labelled_frames_before_the_target() -> None:
-    """Frame 1 swaps two tokens and frame 2 sees frame 1 alone: it swaps them back where frame 1 counts."""
+    """Frame 1 swaps two tokens and frame 2 sees only frame 1, so where frame 1 counts it swaps them back."""
     basis = 40 * torch.eye(2)
     query, key = torch.zeros(1, 3, 1, 2, 2), torch.zeros(1, 3, 1, 2, 2)
     key[0, 0, 0], query[0, 1, 0], key[0, 1, 0], query[0, 2, 0] = basis, basis.flip(0), 2 * basis, basis
@@ -138,7 +138,7 @@ def test_frames_before_the_anchor_are_reached_too() -> None:
 
 
 def test_memory_bounds_change_no_label() -> None:
-    """247 tokens with two frames of context take 1.4 MB of scores, so that 1 MB has them in two parts."""
+    """247 tokens with two frames of context take 1.4 MB of scores, so 1 MB means two parts."""
     query, key = torch.randn(2, HEADS, 3, 13, 19, CHANNELS, generator=torch.Generator().manual_seed(3))
     chunk = DescriptorChunk((0, 1, 2), lambda: [(query, key)])
     labels = torch.randn(3, 13, 19, generator=torch.Generator().manual_seed(5)).softmax(dim=0)
@@ -240,7 +240,7 @@ def test_boundary_f_by_hand() -> None:
 
 
 def _discs(seed: int) -> tuple[UInt8[np.ndarray, "frame row col"], UInt8[np.ndarray, "frame row col"]]:
-    """Two discs that move, as truth, and ellipses near them, as what was found; the second is lost in frame 3."""
+    """Two moving discs as truth and ellipses near them as predictions; the second one is lost in frame 3."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:61, :89]
     truth = np.zeros((7, 61, 89), dtype=np.uint8)

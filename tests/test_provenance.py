@@ -1,4 +1,4 @@
-"""What made an artifact: the code that is reached, the versions, and what is in memory."""
+"""The record of what made an artifact: the code that it reaches, the versions, and what is in memory."""
 
 import ast
 import gc
@@ -29,7 +29,7 @@ FILES = {
 
 @pytest.fixture
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mapping[str, str]]:
-    """Digests of what `rooms.top` reaches, with some of its files written anew."""
+    """Digests of the code that `rooms.top` reaches, after some of its files are rewritten."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def digest(*modules: str, without: tuple[str, ...] = (), **changed: str) -> Mapping[str, str]:
@@ -126,7 +126,7 @@ def test_the_families_that_a_backbone_is_not_of_have_no_part_in_its_code() -> No
 
 
 def test_a_file_is_read_in_one_go_though_the_collector_lets_other_threads_parse() -> None:
-    """In CPython 3.11 a tree that another thread builds in the midst of one's own makes that a SystemError."""
+    """In CPython 3.11 this is a SystemError if another thread builds a tree while one's own is being built."""
     source, parsed = Path(provenance.__file__).read_bytes(), []
     undisturbed = provenance._read(source, "difftrack")
 
@@ -145,7 +145,7 @@ def test_a_file_is_read_in_one_go_though_the_collector_lets_other_threads_parse(
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(let_another_thread_parse)
     assert disturbed == undisturbed
-    assert parsed  # around the tree, other threads have their turns
+    assert parsed  # other threads run around the tree
     assert gc.isenabled()
 
 
@@ -187,7 +187,7 @@ def test_a_checksum_sees_every_value_its_sign_and_its_place(dtype: torch.dtype) 
 
 
 class Adapter(nn.Module):
-    """What a LoRA layer looks like: its scale is no parameter."""
+    """A LoRA layer's structure: its scale is not a parameter."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def test_moving_rigidly_is_consistent_and_boiling_is_not() -> None:
 
 
 def test_points_that_leave_the_picture_are_no_errors() -> None:
-    """Two thirds of the grid have left at the end; were they errors, the mean would be above 20 px."""
+    """Two thirds of the grid have left at the end; if they were errors, the mean would be above 20 px."""
     assert measure_video(panned(10)).cycle_error_px < 5
 
 
@@ -116,7 +116,7 @@ scores = [{"video_path": str(video), "video_results": len(video.read_bytes())} f
 results = {name: [0.5, scores] for name in asked.dimension.split()}
 (out / "results_1_eval_results.json").write_text(json.dumps(results))
 """
-"""Takes what the parser of vbench 0.1.5 takes, and like it looks for `python` in PATH: its own has to come first."""
+"""Accepts what the parser of vbench 0.1.5 accepts, and like it looks for `python` in PATH: its own must come first."""
 
 
 def test_vbench_is_given_the_videos_and_its_scores_come_back_by_name(tmp_path: Path) -> None:

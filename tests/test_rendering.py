@@ -1,4 +1,4 @@
-"""What is drawn, where it is said to be, what the prompt says of it, and that roles share nothing."""
+"""Rendered clips: the drawing, the exact tracks, the prompts, and roles that share nothing."""
 
 import json
 import re
@@ -51,7 +51,7 @@ Hand = Callable[..., None]
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Tiny pictures: more threads would only wait for each other."""
+    """Pictures are tiny, so more threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -64,7 +64,7 @@ def _still() -> Oscillation:
 
 
 def _still_scene(radii: list[float], centers: list[tuple[float, float]]) -> Scene:
-    """Discs that do nothing over a background that does nothing; back to front, in units."""
+    """Still discs over a still background, back to front, in units."""
     unused = LAYERS - 1 - len(radii)
     names = ("travel", "sway", "spin", "zoom", "stretch", "tilt_swing")
     paths: dict[str, Any] = {name: _still() for name in names}
@@ -95,7 +95,7 @@ def _only(layer: int, amplitude: float, rate: float) -> Oscillation:
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> Hand:
-    """Let the renderer see a scene made here in place of the one that its spec draws."""
+    """Let the renderer use a scene made here instead of the one that its spec draws."""
 
     def use(scene: Scene) -> None:
         monkeypatch.setattr("difftrack.rendering._render.sample_scene", lambda spec: scene)
@@ -131,7 +131,7 @@ def test_a_growing_disc_moves_its_points_away_from_its_own_centre(by_hand: Hand)
 def test_a_disc_that_spins_turns_clockwise_on_the_screen(by_hand: Hand) -> None:
     by_hand(replace(_still_scene([24.0], [(0.0, 0.0)]), spin=_only(1, amplitude=np.pi, rate=np.pi / 6)))
     tracks, _ = exact_tracks(SPEC, _query(_px(12, 0)))
-    # Frame 1 is at angle pi sin(pi / 6) = a quarter turn: what pointed right points down.
+    # Frame 1 is at angle pi sin(pi / 6) = a quarter turn: a tip that pointed right points down.
     np.testing.assert_allclose(tracks[1, 0], _px(0, 12), atol=1e-4)
 
 
@@ -383,7 +383,7 @@ def test_a_close_up_shows_one_object_larger_upright_and_rigid() -> None:
         np.testing.assert_array_equal(close.radius[2:], -FAR)
         np.testing.assert_array_equal(close.radius[0], FAR)
         np.testing.assert_array_equal(close.heading, scene.heading)
-        # Rigid and flat: what is left of the object's motion keeps its outline's shape; the background's stays.
+        # Rigid and flat: the rest of the object's motion keeps the shape of its outline; the background's stays.
         for path in ("stretch", "tilt_swing"):
             assert not getattr(close, path).amplitude[1:].any()
             assert getattr(close, path).amplitude[0] == getattr(scene, path).amplitude[0]

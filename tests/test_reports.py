@@ -229,7 +229,7 @@ def test_headlines_say_what_the_scores_say(report: Path) -> None:
 
 
 def test_a_video_of_ones_own_is_never_said_to_be_tracked_right(store: Path, tmp_path: Path) -> None:
-    """Nothing but the pseudo-truth of Lucas-Kanade is there: the page says agreement, and leaves Lucas-Kanade out."""
+    """Only the pseudo-truth of Lucas-Kanade exists: the page speaks of agreement, and leaves Lucas-Kanade out."""
     params = ReportParams(layers=(4,), steps=(49,))
     guessed = replace(tracks(), tracker="lucas_kanade")
     shown = replace(footage(), truth={"square": guessed})
@@ -256,7 +256,7 @@ def test_a_video_of_ones_own_is_never_said_to_be_tracked_right(store: Path, tmp_
 
 
 def write_samples(folder: Path, num_prompts: int) -> None:
-    """What the guide stage leaves: the guided sample of each prompt moves, the plain one stands still."""
+    """The output of the guide stage: the guided sample of each prompt moves, the plain one stands still."""
     for number in range(num_prompts):
         for way, step in (("plain", 0), ("guided", 2 + number)):
             frames = np.random.default_rng(number).integers(0, 255, (3, 34, 46, 3), dtype=np.uint8)
@@ -469,7 +469,7 @@ def _six_points(steps_px: list[list[float]]) -> np.ndarray:
 
 
 def test_a_trail_breaks_where_its_point_alone_jumps_and_goes_on_behind_it() -> None:
-    """By 40 px where the others move by 3; a jump begins at 0.06 * 118 = 7.1 px."""
+    """One point moves by 40 px where the others move by 3; a jump begins at 0.06 * 118 = 7.1 px."""
     drawn = _six_points([[3] * 6, [3] * 5 + [40], [3] * 6])[-1]
     assert (drawn[55, 15:45] == 100).all()  # between 8.5 and 48.5, where it never was
     assert (drawn[55, 6:8] != 100).any()  # before the jump
@@ -478,7 +478,7 @@ def test_a_trail_breaks_where_its_point_alone_jumps_and_goes_on_behind_it() -> N
 
 
 def test_what_moves_with_everything_does_not_jump_and_half_as_far_again_neither() -> None:
-    """The camera pans by 20 px a frame: that is usual here, and 30 px are less than four times as far."""
+    """The camera pans by 20 px a frame: here that is usual, and 30 px are less than four times as far."""
     drawn = _six_points([[20] * 5 + [30]])[-1]
     for row, last in [(5, 25), (45, 25), (55, 35)]:
         assert (drawn[row, 8 : last - 3] != 100).any(axis=-1).all()
@@ -489,7 +489,7 @@ def test_what_moves_with_everything_does_not_jump_and_half_as_far_again_neither(
     [(1, 1920 / 130), (25, 1920 / 130), (400, (1920 * 1080 / 400) ** 0.5 / 10), (40_000, 1.25)],
 )
 def test_points_are_smaller_the_more_there_are(num_points: int, radius_px: float) -> None:
-    """400 points of 1920 x 1080 px lie 72 px apart; none is smaller than can be seen."""
+    """400 points of 1920 x 1080 px are 72 px apart; none is too small to be seen."""
     assert OverlayParams().radius_px(1080, 1920, num_points) == pytest.approx(radius_px)
     assert OverlayParams(point_radius_px=3.0).radius_px(1080, 1920, num_points) == 3.0
 
@@ -574,7 +574,7 @@ def test_what_only_position_gives_a_descriptor_is_taken_away_and_the_rest_is_kep
 
 
 def test_points_that_leave_the_inner_picture_are_chosen_only_where_no_other_is() -> None:
-    """In 40 x 100 px, 4 px along every edge are outer; only what is seen counts."""
+    """In 40 x 100 px, 4 px along every edge are the outer part; only visible points count."""
     starts = np.asarray([(50, 20), (90, 20), (30, 10), (60, 30)], np.float32)
     motion = np.asarray([(0, 5), (6, 0), (0, -6), (0, -5)], np.float32)
     points = starts + np.arange(3, dtype=np.float32)[:, None, None] * motion
@@ -614,7 +614,7 @@ def test_points_that_move_far_and_lie_apart_are_chosen() -> None:
     assert chosen.query_points[:, 1:].tolist() == [[10, 9], [44, 34]]
 
 
-# --- what other stages wrote
+# --- outputs of other stages
 
 
 def test_scores_become_maps_with_empty_cells_left_empty() -> None:
@@ -637,7 +637,7 @@ def test_scores_without_query_and_key_say_what_is_missing() -> None:
 
 
 def metrics_json(**means: dict[str, Any]) -> dict[str, Any]:
-    """What the track stage writes about one clip, `square`."""
+    """The output of the track stage for one clip, `square`."""
     return {"mean": {}, "pseudo_truth": {}, "truth": {"square": {"kind": "exact", "tracker": None}}, **means}
 
 
@@ -712,7 +712,7 @@ def test_stage_reports_on_every_backbone_and_does_without_tracks(store: Path, tm
     anchors = Elements((tmp_path / "report" / "index.html").read_text()).values("id")
     assert {"backbones", "one-where", "two-where", "one-maps"} <= set(anchors)
     assert "one-tracks" not in anchors
-    assert "one-causes" not in anchors  # the study that ships is of other weights
+    assert "one-causes" not in anchors  # the shipped study was made with other weights
     assert anchors.index("two-where") < anchors.index("one-where")
     assert not [anchor for anchor in anchors if anchor.startswith("left")]
     assert json.loads((tmp_path / "report" / "headlines.json").read_text())[0]["value"] == "87 %"
@@ -727,7 +727,7 @@ def written_study(file: Path, **changes: Any) -> Path:
 
 
 def test_causes_are_shown_with_what_they_were_measured_on(tmp_path: Path) -> None:
-    """The best head moves 1.5 and 1.625 px more in the two samples, and 15 points of a hundred fewer are matched."""
+    """The best head moves 1.5 and 1.625 px more in the two samples, and loses 15 points of a hundred."""
     study = read_cause_study(written_study(tmp_path / "mine.json"))
     (tmp_path / "report").mkdir()
     with Drawings(tmp_path / "report") as drawings:
@@ -802,7 +802,7 @@ def test_stage_shows_the_study_of_the_weights_that_it_shows_and_no_other(tmp_pat
 
 
 def test_stage_reports_on_what_was_tracked_and_never_scored(tmp_path: Path) -> None:
-    """As the tracking presets leave it: no analysis view, no scores."""
+    """Results as the tracking presets leave them: no analysis view, no scores."""
     deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
     write_clip(deps["clips"], clip())
     write_tracks(deps["tracks"], "square", tracks())
@@ -822,7 +822,7 @@ def test_stage_reports_on_what_was_tracked_and_never_scored(tmp_path: Path) -> N
 
 
 def test_stage_reports_on_scores_of_a_whole_map_of_which_one_unit_is_kept(tmp_path: Path) -> None:
-    """As the analysis presets leave it: pictures are of what is kept, whatever the best of the map is."""
+    """Results as the analysis presets leave them: pictures show stored layers, whatever layer is best in the map."""
     deps = {name: tmp_path / name for name in ("clips", "tracks", "descriptors", "scores", "predictions")}
     write_clip(deps["clips"], clip())
     write_tracks(deps["tracks"], "square", tracks())

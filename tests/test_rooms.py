@@ -1,4 +1,4 @@
-"""What rooms offer: names in a stub, loaded when they are asked for."""
+"""The names that rooms offer are in a stub, and load on first use."""
 
 import ast
 import importlib

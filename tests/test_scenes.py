@@ -9,7 +9,7 @@ HEIGHT, WIDTH = 41, 67
 
 
 def picture(seed: int) -> np.ndarray:
-    """Coarse blots of a few colours."""
+    """A picture of coarse blots in a few colours."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (3, 3), dtype=np.uint8)
     blots = colours[rng.integers(0, 3, (8, 12))]
@@ -17,7 +17,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 def clip(seed: int, num_frames: int, step_px: int = 1) -> np.ndarray:
-    """A picture that moves to the right and comes in again on the left."""
+    """A picture that moves to the right and re-enters on the left."""
     return np.stack([np.roll(picture(seed), step_px * frame, axis=1) for frame in range(num_frames)])
 
 

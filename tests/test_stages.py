@@ -1,4 +1,4 @@
-"""Stages one after another on a tiny pipeline: from params to a page, and what a change makes again."""
+"""Stages one after another on a tiny pipeline: from params to a page, and what a change runs again."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from difftrack.pipeline import annotate, extract, match, report, score, survey, 
 from difftrack.provenance import MadeBy
 from difftrack.store import GroupWriter, read_manifest, result_groups
 
-# The tiny text encoder reads fewer tokens than the renderer's prompts have, and says so.
+# The tiny text encoder reads fewer tokens than the renderer's prompts have, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:tiny reads:UserWarning")
 
 NUM_FRAMES = 9
@@ -120,7 +120,7 @@ def test_tracking_while_the_model_runs_gives_the_bits_of_tracking_from_the_store
     capture = CapturingBackbone.capture_into
     monkeypatch.setattr(CapturingBackbone, "capture_into", lambda *a, **k: (runs.append("run"), capture(*a, **k))[1])
     track_live.main(asked, deps, {"predictions": live})
-    assert runs == []  # what is there is taken up
+    assert runs == []  # existing results are reused
     track_live.main({**asked, "track": {**params["track"], "smoothing_radius": 0}}, deps, {"predictions": live})
     assert len(runs) == sum(
         len(groups) for groups in read_manifest(project / "descriptors" / BACKBONE / "tracking").groups.values()
@@ -262,7 +262,7 @@ def test_a_source_without_its_section_is_refused_before_anything_is_written(
 
 @Backbone.register
 class Sampler:
-    """Stands in for a backbone and counts what it is asked."""
+    """A stand-in for a backbone that counts its calls."""
 
     fingerprint = "f"
     remarks = ()
@@ -437,7 +437,7 @@ def copy_of(project: Path, folder: Path) -> Path:
 
 
 def rerun(stage: str, root: Path, params: dict[str, Any]) -> None:
-    """Run one stage on what lies in a project."""
+    """Run one stage on a project's files."""
     inputs = {"clips": root / "clips", "tracks": root / "tracks"}
     if stage == "annotate":
         annotate.main(params["annotate"], inputs, {"tracks": root / "tracks"})
@@ -490,7 +490,7 @@ def test_a_stage_names_the_clip_whose_file(
     file: str,
     damage: str,
 ) -> None:
-    """...is damaged, does the others, and does not end well."""
+    """A stage names what is damaged, does the others, and exits with an error."""
     monkeypatch.setattr(report, "write_report", lambda _, footage, *__, **___: done.extend(footage.truth))
     done: list[str] = []
     root = copy_of(project, tmp_path)

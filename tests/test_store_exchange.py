@@ -1,4 +1,4 @@
-"""A part of a store handed to a colleague, and taken back: the values, the labels and the proof stay what they were."""
+"""A part of a store is exported and imported again: values, labels and checksums stay the same."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ FORMATS = ("nc", "zarr", "safetensors")
 
 
 def write(root: Path, spec: DescriptorSpec = SPEC, *, group: str = "camel", dtype: str = "float16") -> None:
-    """The same value for the same (step, layer, head, kind), whatever else the spec holds."""
+    """One value for each (step, layer, head, kind), whatever else the spec holds."""
     writer = create_group(root, group, spec, params=StoreParams(dtype=dtype), made_by=MADE_BY)
     for step, layer in spec.units:
         values = {}

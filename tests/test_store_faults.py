@@ -1,4 +1,4 @@
-"""What a killed writer, a full disk and several writers at once leave: after resuming, the undisturbed store."""
+"""After a killed writer, a full disk or several writers at once, resuming gives the undisturbed store."""
 
 import errno
 import hashlib
@@ -158,7 +158,7 @@ def test_several_writers_give_the_same_bytes_as_one_even_if_one_is_killed(
     parts = [start(WRITE_PART, tmp_path, part, num_parts) for part in range(num_parts)]
     assert parts[1].stdout is not None
     parts[1].stdout.readline()
-    parts[1].stdout.readline()  # one unit is there, and it is at the next
+    parts[1].stdout.readline()  # one unit is written, and the writer is at the next
     parts[1].kill()
     parts[1].communicate()
     for part in (parts[0], *parts[2:]):

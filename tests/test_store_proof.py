@@ -1,4 +1,4 @@
-"""What `verify` accepts reads back as it was written, what a read refuses `verify` names; hostile files stop both."""
+"""What `verify` accepts reads back as written; what a read refuses, `verify` names; hostile files stop both."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ def problems(root: Path) -> list[str]:
 
 
 def refused(root: Path, written: Mapping[str, Values]) -> set[str]:
-    """Groups that cannot be read in full; whatever is read is compared with what was written."""
+    """Groups that cannot be read in full; every value that is read is compared with what was written."""
     groups = set()
     for group, values in written.items():
         try:
@@ -80,7 +80,7 @@ def write_groups(root: Path, params: StoreParams) -> dict[str, Values]:
 
 @contextmanager
 def restored(root: Path) -> Iterator[None]:
-    """Put a store's files back as they are now."""
+    """Restore a store's files to their present contents."""
     before = {path: path.read_bytes() for path in files_of(root)}
     try:
         yield
@@ -175,7 +175,7 @@ def test_a_store_of_an_earlier_program_is_read_says_what_is_open_and_is_complete
     assert told.exit_code == 0
     assert "cannot be detected; run the stage that wrote it again" in told.stdout
     wider = root / "wider/query/c.0.1.0.0.0.0.0"
-    (root / "first/query/c.0.1.0.0.0.0.0").write_bytes(wider.read_bytes())  # of another size: seen without checksums
+    (root / "first/query/c.0.1.0.0.0.0.0").write_bytes(wider.read_bytes())  # another size: noticed without checksums
     assert problems(root) == [str(root / "first/query/c.0.1.0.0.0.0.0")]
     assert refused(root, written) == {"first"}
     for (group, values), spec in zip(written.items(), GROUPS.values(), strict=True):
@@ -224,7 +224,7 @@ def test_what_other_programs_add_is_no_damage(tmp_path: Path) -> None:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the store's own part of a zarr.json, with a checksum that is right."""
+    """Change the store's own part of a zarr.json, and give it a correct checksum."""
     document = json.loads(path.read_bytes())
     own = document["attributes"]["difftrack"]
     del own["checksum"]
@@ -349,7 +349,7 @@ def test_any_change_of_a_header_is_refused_in_one_line_or_changes_nothing(
         stored_groups(root)
 
 
-# Files that are none
+# Files that are not files
 
 
 def put_fifo(path: Path) -> None:

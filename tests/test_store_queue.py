@@ -1,4 +1,4 @@
-"""The write path: cast and check where the tensors are, a bounded queue, threads that write."""
+"""The write path: casts and checks where the tensors are, a bounded queue, threads that write."""
 
 import hashlib
 import threading
@@ -160,7 +160,7 @@ def test_a_closed_queue_refuses_units_and_holds_no_memory(tmp_path: Path) -> Non
     writer = create_group(tmp_path, "clip", SPEC)
     queue.put(writer, 3, 0, unit(3, 0))
     for slot in queue._all_slots:
-        slot.buffer = torch.empty(7)  # as if tensors had come from a GPU
+        slot.buffer = torch.empty(7)  # as if tensors came from a GPU
     queue.close()
     assert all(slot.buffer is None and not slot.held for slot in queue._all_slots)
     with pytest.raises(RuntimeError, match="shutdown"):

@@ -51,7 +51,7 @@ BUCKET = "descriptors"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of an S3 server that knows nobody else."""
+    """The address of an S3 server that only this test uses."""
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -61,7 +61,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def url(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """An empty prefix in a bucket, reached as a person would: by environment variables."""
+    """An empty prefix in a bucket, configured as users do: by environment variables."""
     for name, value in {
         "AWS_ENDPOINT_URL": server,
         "AWS_ACCESS_KEY_ID": "nobody",
@@ -190,7 +190,7 @@ def test_a_group_in_a_bucket_has_one_writer_whose_lock_is_put_once(url: str, mon
             create_group(url, "clip", SPEC)
         first.kill()
     with pytest.raises(StoreError, match="is being written by"):
-        create_group(url, "clip", SPEC)  # a process elsewhere may be slow; it has a minute
+        create_group(url, "clip", SPEC)  # a process elsewhere may be slow, so it has a minute
     monkeypatch.setattr(locks, "LEASE_S", 0.1)
     said: list[str] = []
     create_group(url, "clip", SPEC, wait_s=30.0, say=said.append).close()

@@ -1,4 +1,4 @@
-"""What a URL's own library raises is one error of the store."""
+"""Every error of a URL's own library becomes one error of the store."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,13 @@ from difftrack.store._filesystem import Files, open_files
 
 
 class Unwilling(MemoryFileSystem):  # type: ignore[misc]
-    """Lists nothing, reads nothing, writes nothing, and says so in a class of its own."""
+    """A file system that refuses to list, read and write, with an exception class of its own."""
 
     protocol = "unwilling"
     cachable = False
 
     class Refusal(Exception):
-        """No OSError and no ValueError."""
+        """An exception that is neither an OSError nor a ValueError."""
 
     def _refuse(self, *args: object, **kwargs: object) -> None:
         raise self.Refusal("no credentials\nhere")

@@ -1,4 +1,4 @@
-"""The whole map without descriptors: what is matched on the way equals what is matched from a store."""
+"""The whole map without descriptors: matches made during the pass equal matches from a store."""
 
 import hashlib
 import shutil

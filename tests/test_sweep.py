@@ -1,4 +1,4 @@
-"""A grid of params over stored descriptors: what runs, what is kept, what it says; no video model anywhere."""
+"""Grids of params over stored descriptors: what runs, what is kept, what is reported; no video model runs."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_tracking_view(root: Path, name: str, speed: int, random: np.random.Generator) -> None:
-    """Every other frame moves by `speed` tokens; the descriptors of a token go with it, and noise lies over them."""
+    """Every other frame moves by `speed` tokens; a token's descriptors move with it, under noise."""
     frames = tuple(range(GRID.num_latent_frames))
     spec = DescriptorSpec(
         steps=(49,),
@@ -89,7 +89,7 @@ def write_tracking_view(root: Path, name: str, speed: int, random: np.random.Gen
 
 @pytest.fixture
 def project(stored: Path, tmp_path: Path) -> Path:
-    """One of one's own."""
+    """A project that the test may change."""
     shutil.copytree(stored, tmp_path / "project")
     return tmp_path / "project"
 
@@ -103,7 +103,7 @@ def sweep(project: Path, *words: str, on: str | None = None, **how: Any) -> list
 
 
 def cells_of(project: Path) -> dict[str, tuple[int, int]]:
-    """Every file of every cell, and by what a rewritten one would be told."""
+    """Every file of every cell, with what reveals that a file was rewritten."""
     files = [file for file in (project / "data/sweeps/cells").rglob("*") if file.is_file()]
     return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
@@ -311,7 +311,7 @@ def test_workers_give_the_same_files(project: Path, how: dict[str, Any]) -> None
     assert {file: Path(file).read_bytes() for file in cells_of(project)} == names
 
 
-# What it says
+# What it reports
 
 
 def row(point: dict[str, Any], *, now: bool = False, backbone: str = "tiny", **measures: float | None) -> SweepRow:
@@ -371,13 +371,13 @@ def test_the_verb_writes_over_nothing_that_is_not_a_sweep(project: Path, monkeyp
 
 
 def leftovers(project: Path, *files: dict[str, Any]) -> dict[str, str]:
-    """By stage and key, or name, why a cell can go."""
+    """Why a cell can be removed, by stage and key, or by name."""
     found = leftover_cells(files or [yaml.safe_load((project / "params.yaml").read_text())], top=project)
     return {f"{Path(cell.root).parts[-3]}/{Path(cell.root).name[-7:]}": cell.why for cell in found}
 
 
 def test_a_cell_stays_while_any_sweep_would_take_it_up(project: Path) -> None:
-    """Whatever params.yaml says today: a sweep may ask for the old values again."""
+    """Today's params.yaml does not matter: a sweep may request the old values again."""
     sweep(project, "track.motion_cost=0,0.5", "match.per_head=true", on="score,track")
     assert leftovers(project) == {}
     written = yaml.safe_load((project / "params.yaml").read_text())
@@ -388,7 +388,7 @@ def test_a_cell_stays_while_any_sweep_would_take_it_up(project: Path) -> None:
     }
     assert leftovers(project, {**written, "backbones": {"other": None}}, written) == {}
     (project / "data/descriptors").rename(project / "elsewhere")
-    assert leftovers(project, written) == {}  # it cannot be told
+    assert leftovers(project, written) == {}  # this cannot be known
 
 
 def test_gc_removes_cells_of_other_inputs_and_of_killed_sweeps_and_leaves_the_rest(

@@ -8,7 +8,7 @@ from difftrack.text_tokens import PADDING, PUNCTUATION, SPECIAL, TextTokens, Wor
 
 
 def tokens_of(prompt: str, *pieces: str, num_tokens: int, end: bool = True) -> TextTokens:
-    """Cut a prompt into pieces, in order; what stands between them is blank. `end` adds an end-of-sentence token."""
+    """Cut a prompt into pieces, in order, with blanks between them. `end` adds an end-of-sentence token."""
     offsets, at = [], 0
     for piece in pieces:
         start = prompt.index(piece, at)
@@ -67,7 +67,7 @@ def test_hyphens_and_apostrophes_keep_a_word_together() -> None:
     )
     assert [word.text for word in found.words] == ["a", "close-up", "of", "the", "dog's", "ear"]
     assert [word.tokens for word in found.find("dog's")] == [(6, 7)]
-    assert [word.tokens for word in found.find("dog")] == [(6,)]  # by itself, too
+    assert [word.tokens for word in found.find("dog")] == [(6,)]  # also by itself
 
 
 def test_scripts_without_blanks_are_searched_for_parts() -> None:

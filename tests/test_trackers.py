@@ -1,4 +1,4 @@
-"""RAFT and a vision transformer as trackers: real code, weights random or known."""
+"""RAFT and a vision transformer as trackers: real code, with random or known weights."""
 
 import importlib.util
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_constant_flow_carries_points_both_ways() -> None:
 
 
 def test_flow_is_read_between_pixels_and_a_way_that_does_not_lead_back_ends_the_track() -> None:
-    """A flow that grows by 1 per column: at x = 2.0, between the centres 1.5 and 2.5, it is (1 + 2) / 2."""
+    """The flow grows by 1 per column: at x = 2.0, between the centres 1.5 and 2.5, it is (1 + 2) / 2."""
 
     def flow(here: int, there: int) -> np.ndarray:
         grows = np.zeros((5, 7, 2), np.float32)
@@ -104,7 +104,7 @@ class TestRaft(TrackerLaws):
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ViT of two layers with random weights, made for 24 x 24 pixels: clips are of another size."""
+    """A ViT of two layers with random weights, made for 24 x 24 pixels; clips have another size."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     folder = tmp_path_factory.mktemp("vit")
@@ -119,7 +119,7 @@ class TestDino(TrackerLaws):
 
 
 def test_any_vision_transformer_of_transformers_does(tmp_path: Path) -> None:
-    """DINOv2's own class: it has another interface for pictures of another size."""
+    """DINOv2's own class, which has another interface for pictures of another size."""
     torch.manual_seed(0)
     config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7)
     Dinov2Model(config).save_pretrained(tmp_path)
@@ -130,7 +130,7 @@ def test_any_vision_transformer_of_transformers_does(tmp_path: Path) -> None:
 
 
 def test_a_random_transformer_finds_the_very_patch_again_in_a_still_clip(vit: Path) -> None:
-    """The feature of a patch's centre is that patch's: its cosine with itself is 1, and all others are lower."""
+    """The feature at a patch's centre is that patch's: its cosine with itself is 1, and all others are lower."""
     frames = np.random.default_rng(0).integers(0, 256, (1, 20, 28, 3), dtype=np.uint8).repeat(3, axis=0)
     queries = np.asarray([(0, 4 * 3 + 2, 4 * 1 + 2), (1, 4 * 5 + 2, 4 * 4 + 2)], np.float32)
     settings = {"path": str(vit), "device": "cpu", "upsampling": 1, "window_radius": 0}

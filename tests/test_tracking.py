@@ -1,4 +1,4 @@
-"""Chunks cover clips; hand-made descriptors whose motion is known are tracked."""
+"""Chunks cover clips, and hand-made descriptors with known motion are tracked."""
 
 import csv
 import json
@@ -139,11 +139,11 @@ def test_a_stride_beyond_the_chunk_is_harmless_where_one_chunk_holds_the_clip_as
 
 
 HEADS, ROWS, COLS, CHANNELS, STRIDE = 2, 7, 11, 58, 13
-"""A frame is 91 x 143 px."""
+"""Frames of 91 x 143 px."""
 TOKENS = TokenGrid(num_latent_frames=2, rows=ROWS, cols=COLS, stride_px=STRIDE, temporal_stride=1)
 
 Field = Callable[[int, Tensor], Tensor]
-"""(frame, token positions [row, col, xy]) to what is seen there, [row, col, channel]."""
+"""A function from (frame, token positions [row, col, xy]) to the appearance there, [row, col, channel]."""
 
 
 def texture(seed: int, wavelength_token: float) -> Callable[[Tensor], Tensor]:
@@ -164,7 +164,7 @@ def moving(velocity_xy_token: tuple[float, float], wavelength_token: float = 4.0
 
 
 def with_hole(field: Field, frame_of_hole: int, columns: slice) -> Field:
-    """Something else stands in front of some columns in one frame."""
+    """Another object covers some columns in one frame."""
     other = texture(17, 4.0)
 
     def look(frame: int, places: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def chunks_of(
 
 
 def queries(*points: tuple[int, float, float]) -> np.ndarray:
-    """(frame, x token, y token) in pixels."""
+    """Query points (frame, x token, y token), converted to pixels."""
     frame_xy = np.asarray(points, dtype=np.float32)
     return np.concatenate([frame_xy[:, :1], (frame_xy[:, 1:] + 0.5) * STRIDE], axis=1)
 
@@ -342,7 +342,7 @@ def test_fusing_a_pair_with_itself_changes_nothing_unless_channels_are_concatena
 
 
 def test_no_frame_is_matched_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It costs a chunk of n frames one n-th, and a point is where it was asked for."""
+    """A chunk of n frames saves one n-th of its work, and a point is where it was requested."""
     asked: list[tuple[int, int]] = []
     matched = _fusion.match_rows
 
@@ -393,7 +393,7 @@ def test_smoothing_worked_by_hand() -> None:
 def test_what_smoothing_would_move_too_far_stays() -> None:
     x = np.array([0.0, 0.0, 4.0, 0.0, 0.0])[:, None, None] * np.array([1.0, 0.0])
     visible = np.ones((5, 1), dtype=bool)
-    # Frames 1 and 3 would move by 1, frame 2 by 2.
+    # Alone, frames 1 and 3 would move by 1, frame 2 by 2.
     for limit, expected in ((0.9, [0, 0, 4, 0, 0]), (1.5, [0, 1, 4, 1, 0]), (2.5, [0, 1, 2, 1, 0])):
         np.testing.assert_allclose(smoothed(x, visible, [0], radius=1, limit=limit)[:, 0, 0], expected)
 
@@ -618,7 +618,7 @@ def test_a_fast_point_pays_for_its_steps_in_units_of_its_own() -> None:
     slow = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4])
     points = torch.stack([torch.stack([x, slow], dim=1), torch.zeros(5, 2)], dim=-1)
     sure = torch.ones(5, 2, dtype=torch.bool)
-    # One step of 1 beside four of 3, and beside four of 0.1.
+    # One step of 1 next to four of 3, and next to four of 0.1.
     torch.testing.assert_close(typical_steps(points, sure, limit=5.0) ** 2, torch.tensor([7.4, 0.208]))
     torch.testing.assert_close(typical_steps(points, sure, limit=2.0)[0] ** 2, torch.tensor(3.4))
     torch.testing.assert_close(typical_steps(points, ~sure, limit=5.0), torch.ones(2))
@@ -636,7 +636,7 @@ def test_steps_cost_what_each_of_them_is_said_to_cost() -> None:
     x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 2.0]])[:, None, :, None]
     candidates = torch.cat([x, torch.zeros_like(x)], dim=-1).expand(3, 3, 2, 2)
     share = torch.tensor([[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]])[:, None].expand(3, 3, 2)
-    # A step of 2 costs 4 times its price, and log(0.6 / 0.4) is 0.405: it is too dear from 0.11 on.
+    # A step of 2 costs 4 times its price, and log(0.6 / 0.4) is 0.405: from 0.11 on it is too expensive.
     costs = torch.tensor([[0.2, 0.0, 0.0], [0.0, 0.2, 0.0]])
     paths = viterbi_paths(candidates, share, motion_cost=costs, limit=5.0)
     # Where the first step costs, the point stays; where the second does, either place of frame 1 and 2 is as likely as
@@ -647,7 +647,7 @@ def test_steps_cost_what_each_of_them_is_said_to_cost() -> None:
 
 
 def glimpse(error: float, sharpness: float, *, wobble: float = 0.0) -> FrameMatches:
-    """Let a point stay for nine frames, but for frame 4, in which 0.6 of the tokens say that it is four tokens away."""
+    """A point stays for nine frames, except that in frame 4 0.6 of the tokens say it is four tokens away."""
     stay = torch.tensor([[3.0, 2.0]]) + torch.tensor([1.0, 0.0]) * wobble * (-1.0) ** torch.arange(9)[:, None]
     there = stay.clone()
     there[4, 0] += 4.0
@@ -738,7 +738,7 @@ CLIP_SIZE = (46, 74)
 def stored_clip(
     folder: Path, name: str, velocity: tuple[float, float], num_frames: int = 5, cut: int = 5
 ) -> np.ndarray:
-    """Clip, exact tracks and descriptors of a moving texture, as earlier stages would leave them; the queries."""
+    """Clip, exact tracks and descriptors of a moving texture, as earlier stages leave them, and the queries."""
     points = queries((0, 3, 2), (0, 5, 3), (2, 4, 3), (num_frames - 1, 5, 3))
     size = {"from_size": (TOKENS.height, TOKENS.width), "to_size": CLIP_SIZE}
     at_clip = np.column_stack([points[:, 0], rescale_points(points[:, 1:], **size)])
@@ -830,7 +830,7 @@ def test_points_that_are_visible_nowhere_are_never_queried(tmp_path: Path) -> No
 
 @dataclass(frozen=True)
 class Shifted:
-    """A tracker of a notebook: every point stays where it is, moved to the right."""
+    """A notebook's own tracker: every point stays where it is, moved to the right."""
 
     shift_px: float = 0.0
 

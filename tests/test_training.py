@@ -1,4 +1,4 @@
-"""The small backbone's training at sizes at which it takes seconds: it learns, it resumes, and its folder loads."""
+"""The small backbone's training at sizes that take seconds: it learns, it resumes, and its folder loads."""
 
 import json
 import os
@@ -85,7 +85,7 @@ STEPS = TransformerTraining(max_steps=6, max_seconds=1e12, log_every=1, probe_se
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors: more threads would only wait for each other."""
+    """Tensors are tiny, so more threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -398,7 +398,7 @@ def test_muon_in_stacks_goes_where_torch_goes() -> None:
 
 
 class _Fixed:
-    """Clips that depend on the step's random numbers alone."""
+    """Clips that depend only on the step's random numbers."""
 
     def __init__(self, *, stop_after: int = 10**6) -> None:
         self._left = stop_after
@@ -459,7 +459,7 @@ def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, prob
 
 
 class _Poisoned:
-    """Clips as of `_Fixed`, but those of the third step are not numbers."""
+    """Clips as in `_Fixed`, except that those of the third step are not finite."""
 
     def __init__(self) -> None:
         self._fixed, self._drawn = _Fixed(), 0
@@ -649,7 +649,7 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypat
             _save(tmp_path / "pipeline")
     assert {name: content for name, content in files().items() if name.startswith("pipeline")} == before
     assert (tmp_path / ".pipeline.new").exists()
-    (tmp_path / "pipeline").rename(tmp_path / ".pipeline.old")  # where two renames are cut in two
+    (tmp_path / "pipeline").rename(tmp_path / ".pipeline.old")  # between two renames
     with monkeypatch.context() as patch:
         patch.setattr(CogVideoXPipeline, "save_pretrained", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -689,7 +689,7 @@ def test_every_word_of_a_prompt_is_one_token() -> None:
 
 
 def _train_as_replica(rank: int, folder: Path, port: int) -> None:
-    """One of two processes; leaves its weights behind."""
+    """One of two processes; it saves its weights."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
     )
@@ -801,7 +801,7 @@ def test_a_text_encoder_of_another_width_is_adopted() -> None:
 
 
 def _turned(encoder: T5EncoderModel) -> T5EncoderModel:
-    """One whose embeddings are the same, turned: what is written to its stream is, and turned back where it is read."""
+    """An encoder with the same embeddings, rotated: writes to its stream are rotated, and reads are rotated back."""
     width = encoder.config.d_model
     turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
     turned = deepcopy(encoder)

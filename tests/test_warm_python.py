@@ -1,4 +1,4 @@
-"""The interpreter on which tests start stages behaves like the real one."""
+"""The warm interpreter on which tests start stages behaves like the real one."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ SHOW = "import sys; print(sys.argv, sys.path[0], __name__, sys.flags.isolated); 
 
 
 def both(*words: str, cwd: Path, **environment: str) -> list[tuple[int, str, str]]:
-    """What a call of the real interpreter and one of the warm one leave: status, output, last line of the errors."""
+    """The result of a call of the real interpreter and of the warm one: status, output, last line of the errors."""
     found = []
     for program in (sys.executable, python()):
         done = subprocess.run(
@@ -60,7 +60,7 @@ def test_a_signal_reaches_the_program_and_its_status_comes_back(number: signal.S
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "print('listening', flush=True); signal.pause()"
     )
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
         with subprocess.Popen([python(), "-c", code], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

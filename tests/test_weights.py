@@ -1,4 +1,4 @@
-"""Weights that are not what their config says are refused by name, in one line and in no time."""
+"""Weights that do not fit their config are refused by name, in one line, at once."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def refusal(folder: Path, component: str, **params: Any) -> str:
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor], str], None]) -> str:
-    """Edit the tensors of a component; the name of the one that was edited."""
+    """Edit the tensors of a component; return the name of the edited one."""
     file = weights_of(folder)
     tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     name = max(
@@ -251,7 +251,7 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def into_shards(folder: Path, *, stem: str = "diffusion_pytorch_model") -> list[str]:
-    """Split a component's file in two; the names of its tensors, the first shard's first."""
+    """Split a component's file in two; return the names of its tensors, the first shard's first."""
     whole = folder / f"{stem}.safetensors"
     tensors = load_file(whole)
     names = sorted(tensors)

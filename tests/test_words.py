@@ -133,7 +133,7 @@ def test_words_of_joint_attention_sum_to_its_text_mass_and_keep_their_axes(joint
     assert every.word.values.tolist() == ["a", "red", "disc", "moves", "left", SPECIAL, PADDING]
     assert (every.step.values.tolist(), every.layer.values.tolist()) == ([1, 3], [0, 2])
     assert every.frame.values.tolist() == [0, 4, 8]
-    np.testing.assert_allclose(every.y_px.values[:2], [8.0, 24.0])  # tokens of 8 px, the clip twice as high
+    np.testing.assert_allclose(every.y_px.values[:2], [8.0, 24.0])  # tokens of 8 px, and the clip is twice as high
     np.testing.assert_allclose(every.x_px.values[:2], [12.0, 36.0])
     spec = joint_store.spec("noise")
     mask = torch.tensor(spec.text_mask)
@@ -199,7 +199,7 @@ def test_letters_of_an_unknown_word_are_its_pieces_and_a_long_prompt_is_cut(join
     text = store.text_tokens("noise")
     assert text is not None
     cat = dt.words(store, "abc")
-    assert cat.attrs["pieces"] == ["a", "a", "b", "c"]  # the mark of a word's start stands for its first letter, too
+    assert cat.attrs["pieces"] == ["a", "a", "b", "c"]  # the mark of a word's start counts as its first letter
     assert any("cut from the prompt: " in note for note in cat.attrs["notes"])
     with pytest.raises(WordError, match="was not read"):
         dt.words(store, "up")
@@ -363,7 +363,7 @@ def test_the_report_draws_what_the_prompt_names() -> None:
     assert phrases("A red panda walking through the forest, at night") == ["red panda walking", "forest"]
     assert phrases("the cat and the cat in a box") == ["cat", "box"]
     assert phrases("dogs, running over grass") == ["dogs", "running", "grass"]
-    assert phrases("a big, red dog") == ["big", "red", "dog"]  # no phrase: a comma stands in it
+    assert phrases("a big, red dog") == ["big", "red", "dog"]  # not a phrase: it contains a comma
     assert phrases("a red panda walks", length=2) == ["red"]
     assert phrases("") == []
 

@@ -1,4 +1,4 @@
-"""A data folder of two rendered clips with two views of a toy backbone. No axis equals another."""
+"""A data folder of two rendered clips with two views of a toy backbone. No two axes have the same length."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from difftrack.tracking import no_motion, write_predictions
 CLIPS = ("rolling", "sliding")
 ANALYSIS, TRACKING = "toy/analysis", "toy/tracking"
 SIZE, CLIP_SIZE = (56, 88), (112, 176)
-"""(height, width) that the toy backbone saw, and of the clips: a pixel of one is two of the other."""
+"""(height, width) of the toy backbone's input, and of the clips: one pixel of the input is two of a clip."""
 STEPS, LAYERS, HEADS, CHANNELS = (3, 17), (2, 5, 7), (0, 1, 2, 3), 13
 NUM_FRAMES = 5
 FRAMES = (0, 2, 4)
@@ -27,7 +27,7 @@ TEXT = TextTokens(
     ((0, 1), (2, 8), (9, 14), None, None, None),
     ("prompt", "prompt", "prompt", "padding", "special", "padding"),
 )
-"""Which words the text tokens stand for; nothing but the tests looks for sense in it."""
+"""Words of the text tokens; no test needs them to make sense."""
 
 
 def render_spec(name: str) -> RenderSpec:

@@ -1,4 +1,4 @@
-"""Tiny random-weight pipeline folders, one per family, saved and loaded like published ones. No axis equals another."""
+"""Tiny random-weight pipeline folders, one per family, saved and loaded like published ones. No two axes agree."""
 
 from collections.abc import Callable
 from functools import partial
@@ -105,7 +105,7 @@ from transformers import (
 
 from difftrack.backbones import CogVideoXEveryFramePipeline
 
-torch.set_num_threads(1)  # for tensors as small as these, a second thread only waits
+torch.set_num_threads(1)  # with tensors this small, a second thread only waits
 
 NUM_FRAMES, HEIGHT, WIDTH = 9, 40, 56
 """3 latent frames of 5 rows x 7 cols of tokens for CogVideoX."""
@@ -178,12 +178,12 @@ def save_cogvideox(
 
 
 def save_cogvideox_i2v(folder: Path, **transformer_changes: object) -> Path:
-    """12 channels read: 6 noisy ones and 6 of the image at the first latent frame."""
+    """Reads 12 channels: 6 noisy ones and 6 of the image at the first latent frame."""
     return save_cogvideox(folder, pipeline=CogVideoXImageToVideoPipeline, in_channels=12, **transformer_changes)
 
 
 def save_cogvideox_2b_i2v(folder: Path) -> Path:
-    """No rotation, the image at every latent frame."""
+    """No rotary positions, and the image at every latent frame."""
     return save_cogvideox(
         folder,
         pipeline=CogVideoXEveryFramePipeline,
@@ -223,7 +223,7 @@ def save_consisid(folder: Path) -> Path:
 
 
 def save_vace(folder: Path) -> Path:
-    """As Wan, with a control clip after layers 0 and 2, which reads 12 latent channels and 64 of a mask."""
+    """As Wan, with a control clip after layers 0 and 2 that has 12 latent channels and a mask of 64."""
     torch.manual_seed(0)
     words = tokenizer()
     WanVACEPipeline(
@@ -276,7 +276,7 @@ def save_wan(
     pipeline: type[DiffusionPipeline] = WanPipeline,
     **transformer_changes: object,
 ) -> Path:
-    """4 layers of 7 heads x 12 channels; two transformers of them where there is a boundary."""
+    """4 layers of 7 heads x 12 channels; two such transformers where there is a boundary."""
     torch.manual_seed(0)
     words = tokenizer()
     pipeline(
@@ -298,7 +298,7 @@ def save_wan_i2v(
     pipeline: type[DiffusionPipeline] = WanImageToVideoPipeline,
     transformer: type[ModelMixin] = WanTransformer3DModel,
 ) -> Path:
-    """16 channels read: 6 noisy ones, 4 of a mask, 6 of the image; and 17 tokens of an image encoder."""
+    """Reads 16 channels (6 noisy ones, 4 of a mask, 6 of the image) and 17 tokens of an image encoder."""
     torch.manual_seed(0)
     words = tokenizer()
     vision = CLIPVisionConfig(
@@ -318,7 +318,7 @@ def save_wan_i2v(
 
 
 def save_skyreels(folder: Path, *, num_frame_per_block: int = 1) -> Path:
-    """As Wan, under diffusion forcing, told the frame rate."""
+    """As Wan, with diffusion forcing and the frame rate as an input."""
     torch.manual_seed(0)
     words = tokenizer()
     SkyReelsV2DiffusionForcingPipeline(
@@ -424,7 +424,7 @@ def save_allegro(folder: Path) -> Path:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word; unknown words are all the same one."""
+    """One token per word; unknown words share one token."""
     special = ["<pad>", "<unk>", "<s>", "</s>"]
     model = Tokenizer(WordLevel({word: i for i, word in enumerate(special + WORDS)}, unk_token="<unk>"))
     model.pre_tokenizer = Whitespace()
@@ -518,7 +518,7 @@ def save_hunyuan15(folder: Path) -> Path:
     """4 layers of 3 heads x 10 channels, 6 latent channels, 4x in space and time, no patches, text of two encoders."""
     torch.manual_seed(0)
     words = word_tokenizer()
-    # 108 tokens of preamble, which the pipeline cuts off, and the prompt.
+    # 108 tokens of preamble, which the pipeline cuts off, then the prompt.
     words.chat_template = "{{ 'a ' * 108 }}{{ messages[1]['content'] }}"
     HunyuanVideo15Pipeline(
         tokenizer=words,
@@ -552,7 +552,7 @@ def save_hunyuan15(folder: Path) -> Path:
 
 
 class Unguarded:
-    """Stands for the guardrail of Cosmos, whose package and weights are not here; it lets everything through."""
+    """A stand-in for the guardrail of Cosmos, whose package and weights are not here; it lets everything through."""
 
     def to(self, *_: object) -> "Unguarded":
         return self
@@ -574,7 +574,7 @@ COSMOS_TRANSFORMER = {
     "adaln_lora_dim": 4,
     "max_size": (12, 24, 24),
     "rope_scale": (1.0, 3.0, 3.0),
-    "concat_padding_mask": False,  # it needs torchvision
+    "concat_padding_mask": False,  # this class needs torchvision
     "extra_pos_embed_type": None,
 }
 
@@ -624,7 +624,7 @@ def qwen_vl(words: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneratio
 
 
 def save_cosmos25(folder: Path) -> Path:
-    """As Predict2, from text; prompts by the hidden states of all 3 layers of a language model, beside each other."""
+    """As Predict2, from text; a prompt is the hidden states of all 3 layers of a language model, concatenated."""
     torch.manual_seed(0)
     words = word_tokenizer()
     words.chat_template = "{{ messages[1]['content'][0]['text'] }}"
@@ -668,7 +668,7 @@ def save_kandinsky5(folder: Path, *, attention_type: str = "regular") -> Path:
         visual_cond=True,
         attention_type=attention_type,
     )
-    for name, weight in transformer.named_parameters():  # zeros before training, so that no layer would do anything
+    for name, weight in transformer.named_parameters():  # zeros before training would switch all layers off
         if "modulation" in name:
             torch.nn.init.normal_(weight, std=0.3)
     Kandinsky5T2VPipeline(
@@ -709,7 +709,7 @@ def gemma(words: PreTrainedTokenizerFast) -> Gemma3ForConditionalGeneration:
 
 
 def save_ltx2(folder: Path, **transformer_changes: object) -> Path:
-    """4 layers of 3 heads x 16 channels, 6 latent channels, 32x in space, 8x in time; and sound of 6 channels."""
+    """4 layers of 3 heads x 16 channels, 6 latent channels, 32x in space, 8x in time, and 6 channels of sound."""
     torch.manual_seed(0)
     words = word_tokenizer()
     words.model_max_length = 1024
@@ -815,7 +815,7 @@ def save_easyanimate(folder: Path) -> Path:
 
 
 def save_anyflow(folder: Path) -> Path:
-    """As Wan, told where each step goes."""
+    """As Wan, with the target of each step as an input."""
     torch.manual_seed(0)
     words = tokenizer()
     AnyFlowPipeline(
@@ -861,7 +861,7 @@ def save_motif(folder: Path) -> Path:
 
 
 def save_kandinsky6(folder: Path) -> Path:
-    """As Kandinsky 5, with sound that is left away."""
+    """As Kandinsky 5, with sound that is left out."""
     torch.manual_seed(0)
     words = word_tokenizer()
     transformer = Kandinsky6Transformer3DModel(
@@ -957,7 +957,7 @@ ROWS: dict[str, Callable[[Path], Path]] = {
     "framepack-i2v": save_framepack,
     "helios-base": save_helios,
 }
-"""A small folder for each name in the table of backbones: its classes of pipeline and components, random weights."""
+"""A small folder for each name in the table of backbones: its own classes, random weights."""
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "wan2.2-ti2v-5b from an image": partial(save_wan, expand_timesteps=True, pipeline=WanImageToVideoPipeline),
@@ -965,7 +965,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "cosmos-predict2.5 from an image": save_cosmos25,
     "wan2.1-vace from an image": save_vace,
 }
-"""What the same classes do under other settings."""
+"""Further settings of the same classes."""
 
 SIZES = {
     "cogvideox-5b-i2v": (9, 40, 56),
@@ -990,5 +990,5 @@ SIZES = {
 
 
 def clip_size(name: str) -> tuple[int, int, int]:
-    """(frames, height, width) of a clip that gives 2 or 3 token frames of 3 rows x 5 cols (5 x 7 where learned)."""
+    """(frames, height, width) of a clip that gives 2 or 3 token frames of 3 rows x 5 cols (5 x 7 if learned)."""
     return next(size for family, size in SIZES.items() if name.startswith(family))

@@ -1,4 +1,4 @@
-"""Tiny results of every stage for one clip of a bright square that moves by whole tokens. No axis equals another."""
+"""Tiny results of every stage for one clip of a bright square that moves by whole tokens. No two axes agree."""
 
 import functools
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def tracks() -> Tracks:
 
 
 def write_store(root: Path, name: str = "square", units: Sequence[tuple[int, int]] = ()) -> None:
-    """Descriptors in which every token is told apart and the whole picture moves with the square."""
+    """Descriptors in which every token is distinct and the whole picture moves with the square."""
     rng = np.random.default_rng(7)
     scene = 6 * rng.normal(size=(len(HEADS), 1, GRID.rows, GRID.cols, CHANNELS))
     moving = np.concatenate([np.roll(scene, frame, axis=3) for frame in range(GRID.num_latent_frames)], axis=1)
@@ -75,7 +75,7 @@ def write_store(root: Path, name: str = "square", units: Sequence[tuple[int, int
 
 
 def score_map(low: float, high: float, *extra: tuple[str, int]) -> xr.DataArray:
-    """Rises with layer and step from `low` to `high`."""
+    """A map that rises with layer and step from `low` to `high`."""
     dims = ("layer", "step", *(name for name, _ in extra))
     shape = (len(LAYERS), len(STEPS), *(count for _, count in extra))
     values = np.linspace(low, high, int(np.prod(shape))).reshape(shape)
@@ -123,7 +123,7 @@ def backbone_results(store: Path, params: ReportParams) -> BackboneResults:
 
 
 def scores_json() -> dict[str, Any]:
-    """What the score stage writes, for `score_maps` without the scores of heads; one cell is empty."""
+    """The output of the score stage: `score_maps` without the scores of heads; one cell is empty."""
     maps = score_maps()
     names = ("matching_accuracy", "feature_accuracy", "confidence", "attention_score", "harmonic_mean")
     tables = {}
@@ -143,8 +143,10 @@ def scores_json() -> dict[str, Any]:
 
 
 def cause_study(backbone: str = "tiny") -> dict[str, Any]:
-    """What `difftrack ablate` summarizes of three heads zeroed, with two prompts and a seed: more motion the better
-    a head matches, and less matched, in units that no two measures share."""
+    """The summary of `difftrack ablate` for three zeroed heads, two prompts and a seed.
+
+    Motion is larger and fewer points are matched the better a head matches, in units that no two measures share.
+    """
     plain = {"motion_px": 2.0, "warped_error": 0.001, "error": 0.0}
     pairs: dict[str, list[dict[str, Any]]] = {"plain": [{"prompt": prompt, "seed": 7, **plain} for prompt in (0, 1)]}
     ways: list[dict[str, Any]] = [_way("plain", None, None, None, pairs["plain"], pairs["plain"], 0.0)]
