@@ -1,4 +1,4 @@
-"""The command line, from a checkout: python cli.py; it lies in `difftrack.cli`."""
+"""The command line, from a checkout: `python cli.py` runs `difftrack.cli`."""
 
 from difftrack.cli import app
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.backbone` prints: tables, and what the backbone is meant to reach beside what it does."""
+"""What `benchmarks.backbone` prints: tables, and the targets of the backbone next to what it reaches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["print_results", "targets"]
 
 
 def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the backbone is meant to reach, and what it does."""
+    """The targets of the backbone, and what it reaches."""
     easy, hard = results["splits"]["easy"], results["splits"]["hard"]
     by_step = np.array(easy["whole"]["query_key"])
     best = int(by_step[-1].argmax())

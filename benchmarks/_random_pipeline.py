@@ -1,7 +1,7 @@
-"""Pipelines of published shapes with random weights, drawn where they are to stay: nothing is written to a disk.
+"""Pipelines of published shapes with random weights, drawn in memory: nothing is written to a disk.
 
-They go through the code that loads a folder, with all its switches; only the prompt's tokens are made up, after the
-text encoders have run once on arbitrary ones.
+They go through the code that loads a folder, with all its switches. Only the prompt's tokens are made up; the text
+encoders have run once on arbitrary tokens before.
 """
 
 import inspect
@@ -24,11 +24,11 @@ from difftrack.backbones._registry import find_class
 __all__ = ["MODELS", "random_backbone", "weights_of"]
 
 MODELS = ("cogvideox-2b", "cogvideox-5b", "wan2.1-1.3b", "hunyuan-video")
-"""Backbones of which this knows small versions of all components."""
+"""Backbones with small versions of all components in this file."""
 
 _CPU = torch.device("cpu")
 _TOKENIZER = ("transformers", "T5Tokenizer")
-"""Any will do: nothing is tokenized."""
+"""Any tokenizer works: nothing is tokenized."""
 _NARROW = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2}
 _SMALL: Mapping[str, Mapping[str, Any]] = {
     "AutoencoderKLCogVideoX": _NARROW,
@@ -55,7 +55,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
 
 
 class _RandomFolder(PipelineFolder):
-    """Stands for a pipeline folder; its components are drawn at random when they are loaded."""
+    """A stand-in for a pipeline folder; its components are drawn at random when they are loaded."""
 
     def __init__(self, known: KnownBackbone, *, tiny: bool, draw_on: torch.device) -> None:
         self.path = Path("random")
@@ -120,7 +120,7 @@ class _RandomFolder(PipelineFolder):
 
 
 class _UnhashedComponents(FolderComponents):
-    """Takes no digest of what was loaded, which these weights do not need."""
+    """Skip the digest of what was loaded, which random weights do not need."""
 
     @property
     def folder(self) -> PipelineFolder:
@@ -159,7 +159,7 @@ def random_backbone(name: str, params: ModelParams, *, tiny: bool = False) -> Ba
 
 
 def weights_of(backbone: Backbone) -> dict[str, int]:
-    """How many weights each component of a random backbone has."""
+    """Count the weights of each component of a random backbone."""
     components = backbone.components
     assert isinstance(components, _UnhashedComponents)
     return components.folder.num_values()

@@ -2,10 +2,10 @@
 
 Usage: python -m benchmarks.backbone [--clips 64] [--pipeline DIR] [--device auto] [--steps 0 9 19 29 39 44 49]
 
-Clips are rendered with the role `eval`, half of them object clips and half camera moves. A match is right within 8 px,
-one token; shares are of all visible points of a 12 x 12 grid in all later latent frames. Matches are those of eq. 6, an
-argmax over tokens; beside them stand the cleanest step's as the tracker reads them, by displacements. Results are
-printed and go to benchmarks/results/backbone.json.
+Clips are rendered with the role `eval`, half of them object clips and half camera moves. A match is correct within 8
+px, one token. Shares are of all visible points of a 12 x 12 grid in all later latent frames. Matches are those of eq.
+6, an argmax over tokens; at the cleanest step they are also read by displacements, as the tracker reads them. Results
+are printed and go to benchmarks/results/backbone.json.
 """
 
 import argparse
@@ -54,7 +54,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Case:
-    """A rendered clip and the truth about it."""
+    """A rendered clip and its exact tracks."""
 
     frames: np.ndarray
     prompt: str
@@ -64,13 +64,13 @@ class Case:
 
 @dataclass
 class Tally:
-    """Right matches of many clips, pooled over points."""
+    """Correct matches of many clips, pooled over points."""
 
     right: dict[str, Any] = field(default_factory=lambda: defaultdict(int))
     total: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, name: str, points_xy_px: np.ndarray, case: Case, frames: Sequence[int]) -> None:
-        """Count points `[..., frame, point, xy]` given at video frames `frames`, the first of which does not count."""
+        """Count points `[..., frame, point, xy]` given at video frames `frames`; the first frame does not count."""
         truth, seen = case.points_xy_px[list(frames)][1:], case.visible[list(frames)][1:]
         distance = np.linalg.norm(points_xy_px[..., 1:, :, :] - truth, axis=-1)
         self.right[name] = self.right[name] + ((distance < THRESHOLD_PX) & seen).sum(axis=(-2, -1))
@@ -199,7 +199,7 @@ def _accuracy(
 
 
 def _baselines(backbone: Backbone, cases: Sequence[Case]) -> dict[str, float]:
-    """No motion, Lucas-Kanade on all frames, and the cosine of the clean latents that a token covers."""
+    """Shares for no motion, for Lucas-Kanade on all frames, and for the cosine of the clean latents of a token."""
     tally = Tally()
     patch = backbone.patch_size
     for number in _progress(len(cases), "baselines"):
@@ -218,7 +218,7 @@ def _baselines(backbone: Backbone, cases: Sequence[Case]) -> dict[str, float]:
 
 
 def _untrained(backbone: Backbone, cases: Sequence[Case]) -> list[float]:
-    """Shares by query-key per layer with random weights of the same sizes; the backbone is lost to further use."""
+    """Shares by query-key per layer with random weights of the same sizes; the backbone's own weights are lost."""
     torch.manual_seed(0)
     random = type(backbone.transformer).from_config(backbone.transformer.config)
     backbone.transformer.load_state_dict(random.state_dict())
@@ -227,7 +227,7 @@ def _untrained(backbone: Backbone, cases: Sequence[Case]) -> list[float]:
 
 
 def _reconstruction(backbone: Backbone, cases: Sequence[Case]) -> dict[str, float]:
-    """Mean PSNR over clips, whole and with frames alone."""
+    """Mean PSNR over clips, encoded whole and with frames alone."""
     ratios: dict[str, list[float]] = {"whole": [], "apart": []}
     for case in cases:
         for name, alone in (("whole", False), ("apart", True)):
@@ -257,7 +257,7 @@ def _prompt_effect(backbone: Backbone, cases: Sequence[Case], steps: Sequence[in
 
 
 def _other_sizes_and_lengths(backbone: Backbone, num_clips: int, first_seed: int) -> list[dict[str, Any]]:
-    """Best layer's share at the cleanest step, beside no motion."""
+    """The best layer's share at the cleanest step, and that of no motion."""
     rows = []
     shapes = [(17, size, False) for size in OTHER_SIZES] + [(length, (128, 192), False) for length in OTHER_LENGTHS]
     for num_frames, size, alone in [*shapes, (49, (128, 192), True)]:
@@ -284,7 +284,7 @@ def _other_sizes_and_lengths(backbone: Backbone, num_clips: int, first_seed: int
 
 
 def _seconds(backbone: Backbone) -> dict[str, float]:
-    """Best of three, 17 frames at 128 x 192."""
+    """Seconds of the best of three runs, 17 frames at 128 x 192."""
     frames = np.random.default_rng(0).integers(0, 256, size=(17, 128, 192, 3), dtype=np.uint8)
     prompt, schedule = backbone.embed("a red circle"), backbone.schedule(NUM_INFERENCE_STEPS)
     latents = backbone.encode(frames, frames_alone=False)

@@ -2,21 +2,21 @@
 
 Usage: python -m benchmarks.backbones_gpu [NAME ...] [--tiny]
 
-Measured for each backbone, on the GPU in bfloat16, all ways in turns so that a change of clock meets all of them:
+Each backbone is measured on the GPU in bfloat16, all ways in turns, so that a change of clock affects all of them:
 
 * two branches, as guided sampling of its own pipeline runs them (one batch of two for CogVideoX, one after the other
   for the rest), and one branch, both without capture;
-* whether a whole forward with every layer tapped gives the very bits of one without taps;
-* one branch with taps on three layers and all layers run, which is what tapping alone costs;
+* whether the output of a whole forward with every layer tapped has the same bits as without taps;
+* one branch with taps on three layers and all layers run, which is the cost of tapping alone;
 * one branch that stops after a layer in the middle, without capture and with;
-* capture of three layers; queries and keys stay on the GPU, or go to the host layer by layer as an extraction sends
-  them, through pinned memory by a stream of their own;
+* capture of three layers; queries and keys stay on the GPU, or go to the host layer by layer as in an extraction,
+  through pinned memory and a separate stream;
 * the share of matches that a branch run alone and cut off has in common with the same branch of guided sampling, and
   of a batch of two, whether or not its pipeline ever makes one.
 
-`--tiny` runs small versions on whatever device there is, to see that everything works. Results go to
-benchmarks/results/backbones_gpu.json after each backbone, beside the device's name. Nothing but torch, diffusers and
-transformers is needed: no video library, no pipeline.
+`--tiny` runs small versions on any device, to see that everything works. Results and the device's name go to
+benchmarks/results/backbones_gpu.json after each backbone. Only torch, diffusers and transformers are needed: no video
+library, no pipeline.
 """
 
 import argparse
@@ -58,7 +58,7 @@ KINDS: tuple[CapturedKind, ...] = ("query", "key")
 
 @dataclass(frozen=True)
 class Setting:
-    """At which size a backbone is measured, and which layers are captured."""
+    """The size at which a backbone is measured, and the layers that are captured."""
 
     size: tuple[int, int, int]
     """(frames, height, width)."""
@@ -86,10 +86,10 @@ class Cost:
     """Cost of one forward."""
 
     seconds: float
-    """Median of several."""
+    """Median of several runs, seconds."""
     fastest: float
     peak_gb: float
-    """Most memory at a time, weights included; 0 without a GPU."""
+    """Peak of memory, weights included; 0 without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Run:
         self._predict()
 
     def two_branches(self, *, batched: bool) -> None:
-        """Both branches, in one batch or one after the other, the conditional one first as HunyuanVideo and Wan do."""
+        """Both branches, in one batch or one after the other, the conditional one first as in HunyuanVideo and Wan."""
         if batched:
             self._forward_twice()
         else:
@@ -127,19 +127,19 @@ class Run:
             self._predict()
 
     def tapped(self, *layers: int) -> None:
-        """A whole forward, every query and key of these layers looked at."""
+        """A whole forward with taps on every query and key of these layers."""
         modules = self.backbone.attention_modules()
         with intercept({layer: modules[layer] for layer in layers}, AttentionCall.run):
             self._predict()
 
     def is_the_same_tapped(self) -> bool:
-        """Whether a whole forward's output is bit-equal with all layers tapped and without."""
+        """Whether a whole forward's output is bit-equal with and without taps on all layers."""
         plain = self._predict()
         with intercept(dict(enumerate(self.backbone.attention_modules())), AttentionCall.run):
             return torch.equal(plain, self._predict())
 
     def cut_off(self, layer: int) -> None:
-        """A forward that stops after the attention of a layer; nothing is looked at."""
+        """A forward that stops after the attention of a layer, without taps."""
 
         def leave(*_: object) -> None:
             raise StopIteration
@@ -152,7 +152,7 @@ class Run:
             handle.remove()
 
     def captured(self, sink: Callable[[LayerDescriptors], None], *layers: int) -> None:
-        """A forward that stops after the last of the layers."""
+        """A forward that stops after the last of the captured layers."""
         self.backbone.capture_into(
             sink,
             self.latents,
@@ -165,14 +165,14 @@ class Run:
         )
 
     def agreement(self, layer: int, *, batched: bool) -> float:
-        """Share of tokens of frame 0 whose match in each other frame is the same cut off alone as of two branches."""
+        """Share of frame 0's tokens whose match in each other frame is the same from one branch cut off as from two."""
         pairs: list[tuple[Tensor, Tensor]] = []
         first = self.backbone.num_text_tokens if self.backbone.text_position == "first" else 0
         video = slice(first, first + self.grid.num_tokens)
 
         def tap(call: AttentionCall) -> Tensor:
             pairs.append((call.query[-1, :, video], call.key[-1, :, video]))
-            if alone:  # nothing past this layer is needed
+            if alone:  # no layer after this one is needed
                 raise StopIteration
             return call.run()
 
@@ -209,7 +209,7 @@ class Run:
 
 
 def _is_batch(key: str, value: object) -> bool:
-    """Whether an input has an entry per clip; the mask of Cosmos' padding has one for all."""
+    """Whether an input has one entry per clip; the mask of Cosmos' padding has one for all."""
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == 1 and key != "padding_mask"
 
 
@@ -225,14 +225,14 @@ def _matches(query: Tensor, key: Tensor, grid: TokenGrid) -> Tensor:
 
 
 class ToHost:
-    """Sends queries and keys to the host as an extraction does: into pinned memory, while the forward goes on."""
+    """Sends queries and keys to the host as an extraction does: into pinned memory, while the forward continues."""
 
     def __init__(self) -> None:
         self._pinned: dict[tuple[int, CapturedKind], Tensor] = {}
         self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
     def __call__(self, record: LayerDescriptors) -> None:
-        """Take one layer's."""
+        """Take the queries and keys of one layer."""
         for kind in KINDS:
             tensor = getattr(record, kind)
             if self._stream is None:
@@ -248,7 +248,7 @@ class ToHost:
 
 
 def measure(name: str, setting: Setting, *, tiny: bool, device: str, repeats: int) -> dict[str, Any]:
-    """All of one backbone."""
+    """Measure one backbone in every way."""
     started = time.perf_counter()
     run = Run.of(name, setting, tiny=tiny, device=device)
     backbone, transformer = run.backbone, run.backbone.transformer
@@ -296,7 +296,7 @@ def measure(name: str, setting: Setting, *, tiny: bool, device: str, repeats: in
 def _costs(
     ways: dict[str, Callable[[], None]], held: list[LayerDescriptors], *, device: str, repeats: int
 ) -> dict[str, Cost]:
-    """Each way once untimed, then all of them in turns."""
+    """Run each way once untimed, then all of them in turns."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     peaks = dict.fromkeys(ways, 0)
     for turn in range(repeats + 1):

@@ -3,10 +3,11 @@
     python -m benchmarks.causes [--plan]           for one core: all heads zeroed, small clips, three prompts
     python -m benchmarks.causes --whole [--plan]   for a card: more ways, full size, all prompts, four seeds
 
-Both are `difftrack ablate` with the choices below. Cells lie in data/ablation, or data/ablation-whole, one file each:
-a run that was stopped goes on where it was, here or where that folder was copied to (`--reuse params` takes up cells
+Both run `difftrack ablate` with the choices below. Cells are in data/ablation, or data/ablation-whole, one file each. A
+run that was stopped continues, here or on a machine to which that folder was copied (`--reuse params` accepts cells
 that other versions made; the summary then names all versions). The summary, its table and figures go to
-benchmarks/results/ablation, or ablation_whole. The report shows the former wherever it shows the shipped backbone.
+benchmarks/results/ablation, or ablation_whole. The report shows the results of the small grid wherever it shows the
+shipped backbone.
 """
 
 import argparse
@@ -55,7 +56,7 @@ WHOLE: dict[str, Any] = {
 
 
 def main() -> None:
-    """Make the cells that are not there, and summarize all."""
+    """Make the missing cells, and summarize all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whole", action="store_true", help="the grid for a card")
     parser.add_argument("--plan", action="store_true", help="say what there is to do, and leave")

@@ -2,9 +2,9 @@
 
 Usage: python -m benchmarks.compiled [NAME ...] [--tiny] [--backend eager]
 
-One branch, two branches in a batch, and capture of all layers, each timed after two untimed calls; whether anything is
-compiled anew by further captures; and the relative error (in the 2-norm) of output, queries and keys. Results go to
-benchmarks/results/compiled.json after each backbone.
+Measured are one branch, two branches in a batch, and capture of all layers, each after two untimed calls; whether
+further captures compile anything again; and the relative error (in the 2-norm) of output, queries and keys. Results go
+to benchmarks/results/compiled.json after each backbone.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def _timed(do: Callable[[], Any], *, repeats: int) -> float:
 
 
 def _found(run: Run) -> dict[str, Tensor]:
-    """Output, and queries and keys of first, middle and last layer."""
+    """Output, and queries and keys of the first, middle and last layer."""
     last = run.backbone.num_layers - 1
     found = {"output": run.backbone.predict(run.latents, run.schedule.timesteps[STEP], run.prompt)}
 
@@ -72,7 +72,7 @@ def _found(run: Run) -> dict[str, Tensor]:
 
 
 def measure(name: str, *, tiny: bool, device: str, repeats: int) -> dict[str, Any]:
-    """One backbone, without and with."""
+    """Measure one backbone, compiled and not."""
     result: dict[str, Any] = {}
     plain: dict[str, Tensor] = {}
     for compiled in (False, True):

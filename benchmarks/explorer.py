@@ -2,12 +2,12 @@
 
 Usage: OMP_NUM_THREADS=1 python -m benchmarks.explorer [DATA]
 
-DATA is a data folder of the shipped backbone, `data` by default, as `make repro` leaves it in a fresh clone: its clips
-and its store descriptors/cogvideox-mini/analysis are read. Chromium must be installed. Beside it a store of
-CogVideoX-2B's shape is made of random numbers in a temporary folder (0.8 GB): 13 x 30 x 45 tokens, 30 heads of 64
-channels. A real server runs in a process of its own, a headless Chromium clicks; a time runs from the pointer's press
-to the frame after the overlay is drawn on its canvas, as the page's own clock says (`performance.measure`). Results go
-to benchmarks/results/explorer.json.
+DATA is a data folder of the shipped backbone, `data` by default, as `make repro` leaves it in a fresh clone. Its clips
+and its store descriptors/cogvideox-mini/analysis are read. Chromium must be installed. A second store of CogVideoX-2B's
+shape is made of random numbers in a temporary folder (0.8 GB): 13 x 30 x 45 tokens, 30 heads of 64 channels. A real
+server runs in a separate process, and a headless Chromium clicks. A time runs from the pointer's press to the frame
+after the overlay is drawn on its canvas, by the page's own clock (`performance.measure`). Results go to
+benchmarks/results/explorer.json.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def write_cogvideox_2b(root: Path) -> None:
 
 @contextmanager
 def serving(root: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a server of its own over a data folder."""
+    """Run a separate server over a data folder."""
     command = [sys.executable, "-m", "difftrack.cli", "explore", str(root), "--no-browser", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -83,7 +83,7 @@ def serving(root: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def measure(root: Path, clip: str, store: str, *, clicks: int) -> dict[str, Any]:
-    """Click, drag the layer slider over what was visited, and read the server's memory."""
+    """Click, drag the layer slider over visited layers, and read the server's memory."""
     spec = open_store(str(root / "descriptors" / store)).spec(clip)
     lens = {"s": store, "t": spec.steps[-1], "l": spec.layers[-1]}
     if len(spec.heads) > 8:
@@ -131,7 +131,7 @@ def click(page: Page, x: float, y: float) -> None:
 
 
 def times(page: Page, act: Any) -> float:  # noqa: ANN401
-    """Give the milliseconds from an act to its painted overlay."""
+    """Return the milliseconds from an act to its painted overlay."""
     before = page.evaluate("performance.getEntriesByName('difftrack:overlay').length")
     act()
     while True:
@@ -139,18 +139,18 @@ def times(page: Page, act: Any) -> float:  # noqa: ANN401
         if len(found) > before:
             break
         time.sleep(0.005)
-    settle(page)  # what the page asks after the picture, such as cycle errors, is done before the next click
+    settle(page)  # requests that the page sends after the picture, such as cycle errors, finish before the next click
     return float(found[-1])
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Processor time of a process: on a busy machine it says what a click costs, which its duration then does not."""
+    """Processor time of a process, which is the cost of a click even on a busy machine."""
     spent = process.cpu_times()
     return float(spent.user + spent.system)
 
 
 def settle(page: Page) -> None:
-    """Wait until the page has nothing under way."""
+    """Wait until the page has no request under way."""
     for _ in range(2):
         page.wait_for_selector('html[data-busy="0"]', state="attached")
         page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -168,7 +168,7 @@ def summary(durations: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Say on what was measured."""
+    """Describe the machine."""
     text = Path("/proc/cpuinfo").read_text()
     flags = set(re.search(r"flags\s*: (.*)", text).group(1).split())  # type: ignore[union-attr]
     version = subprocess.run(

@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.explorer_pictures [DATA]
 
-Writes docs/images/explore.jpg and the like: a real server, a headless Chromium, the page as it is.
+Writes docs/images/explore.jpg and the other pictures of the page, from a real server in a headless Chromium.
 """
 
 import argparse

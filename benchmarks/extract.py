@@ -4,7 +4,7 @@ Usage: python -m benchmarks.extract [--shape cogvideox-2b] [--clips 8] [--worker
 
 Extracts query, key and feature of three layers at one step of `clips` random clips, twice: into a store, and with the
 descriptors dropped where they are computed. With several numbers of workers it also runs `clips` and twice as many on
-each; the difference of the two has no start in it. Results go to benchmarks/results/extract.json.
+each; the difference of the two does not contain the start. Results go to benchmarks/results/extract.json.
 """
 
 import argparse
@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "extract.json"
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and the clips that it sees."""
+    """A model and the size of its clips."""
 
     transformer: dict[str, Any]
     vae: dict[str, Any]
@@ -58,12 +58,12 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class DiscardJob(Job):
-    """The same work, and its results dropped on the spot."""
+    """The same job, with its results dropped at once."""
 
     extract: ExtractJob
 
     def open(self) -> ClipWorker:
-        """See `Job`."""
+        """Return a worker that drops every result."""
         return _Discarder(self.extract)
 
 
@@ -85,12 +85,12 @@ class _Discarder(ClipWorker):
         return done
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: no write is under way."""
 
 
 @dataclass
 class Watch:
-    """This process and its GPU, sampled while something runs."""
+    """This process and its GPU, sampled during a run."""
 
     memory_bytes: list[int] = field(default_factory=list)
     gpu_busy: list[float] = field(default_factory=list)
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _dump_against_none(job: ExtractJob, clips: Sequence[str]) -> dict[str, float | None]:
-    """Both ways in turn, the model warm; the better of two."""
+    """Run both ways in turn with the model warm, and keep the better time of two."""
     discard = DiscardJob(job)
     _run(discard, clips[:2])
     loaded = psutil.Process().memory_info().rss
@@ -149,7 +149,7 @@ def _dump_against_none(job: ExtractJob, clips: Sequence[str]) -> dict[str, float
 
 
 def _steady_seconds(job: ExtractJob, clips: Sequence[str], workers: int) -> float:
-    """Time of twice as many clips less the time of half of them: starting and loading cancel."""
+    """Time of twice as many clips minus the time of half of them: starting and loading cancel."""
     seconds = []
     for some in (clips[: len(clips) // 2], clips):
         shutil.rmtree(job.store, ignore_errors=True)

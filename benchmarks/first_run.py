@@ -3,9 +3,9 @@
     python -m benchmarks.first_run                      the commit that is checked out
     python -m benchmarks.first_run 4926d72 HEAD         two commits, one after the other, in one run
 
-Each commit is checked out into a worktree of its own and its pipeline run there from nothing, by `dvc repro`, with this
-interpreter and its libraries; installation is not part of it. Results go to `--out` as JSON, and to the terminal as a
-table. Nothing else should be running: CPU seconds are steadier than wall time, and still grow beside other work.
+Each commit is checked out into a separate worktree, where `dvc repro` runs its pipeline from nothing with this
+interpreter and its libraries; installation is not included. Results go to `--out` as JSON, and to the terminal as a
+table. The machine should be idle: CPU seconds are steadier than wall time, but they also grow beside other work.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 TOP = Path(__file__).parents[1]
 COLUMNS = ("imports", "backbone", "autoencoder", "matching", "store", "video files")
-"""Shares that the hook counts; see `benchmarks/profiling/sitecustomize.py`."""
+"""The shares that the hook counts; see `benchmarks/profiling/sitecustomize.py`."""
 
 
 def main() -> None:
@@ -66,14 +66,14 @@ def measured(commit: str, stages: Sequence[str]) -> dict[str, Any]:
 
 
 def watched(records: Path) -> dict[str, str]:
-    """The environment in which every process is measured, and in which `python` is this interpreter."""
+    """The environment of every measured process, in which `python` is this interpreter."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     hook = str(TOP / "benchmarks" / "profiling")
     return {**os.environ, "PATH": path, "PYTHONPATH": hook, "DVC_NO_ANALYTICS": "1", "DIFFTRACK_PROFILE": str(records)}
 
 
 def processes_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Processes in the order in which they began, named by what they are: a stage and its cell, or DVC."""
+    """Processes in the order of their start, named by what they run: a stage and its cell, or DVC."""
     ordered = sorted(records, key=lambda record: record["begun"])
     return [
         {
@@ -87,7 +87,7 @@ def processes_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def name_of(command: Sequence[str]) -> str:
-    """`extract tracking` for `-m stages.extract ... item.view=tracking ...`; `dvc` for what is none of ours."""
+    """`extract tracking` for `-m stages.extract ... item.view=tracking ...`; `dvc` for every other command."""
     stage = next((word.removeprefix("stages.") for word in command if word.startswith("stages.")), "dvc")
     views = [word.partition("=")[2] for word in command if word.startswith("item.view=")]
     return " ".join([stage, *views])
@@ -97,7 +97,7 @@ def table(run: Mapping[str, Any]) -> str:
     """One row for each process and one for all, in Markdown; CPU seconds, the wall time beside them."""
     rows = [[process["name"], process["cpu_s"], process["wall_s"], *shares(process)] for process in run["processes"]]
     total = ["all", *(sum(row[column] for row in rows) for column in range(1, len(COLUMNS) + 4))]
-    total[2] = run["wall_s"]  # DVC waits for the others, which are counted in its own
+    total[2] = run["wall_s"]  # DVC waits for the stages, which count their own seconds
     head = ["", "CPU s", "wall s", *COLUMNS, "rest"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     lines += [[row[0], *(f"{value:.1f}" for value in row[1:])] for row in [*rows, total]]
@@ -105,13 +105,13 @@ def table(run: Mapping[str, Any]) -> str:
 
 
 def shares(process: Mapping[str, Any]) -> list[float]:
-    """CPU seconds in the order of COLUMNS, and what is left."""
+    """CPU seconds in the order of COLUMNS, and the rest."""
     found = [process["shares_s"].get(column, 0.0) for column in COLUMNS]
     return [*found, process["cpu_s"] - sum(found)]
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
+    """Describe the machine and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -1,9 +1,10 @@
-"""The animated picture of README: tracks of a clip beside the explorer, from a run of the shipped backbone.
+"""The animated picture of README: tracks of a clip next to the explorer, from a run of the shipped backbone.
 
 Usage: python -m benchmarks.front_picture [DATA]
 
-DATA is the data folder of a run, `data` by default. Writes docs/images/difftrack.webp: the tracks that the run
-predicts, played through, beside the explorer in a headless Chromium, which goes through steps, then layers, of a point.
+DATA is the data folder of a run, `data` by default. Writes docs/images/difftrack.webp. Its left part plays the run's
+predicted tracks; its right part is the explorer in a headless Chromium, which goes through steps, then layers, of a
+point.
 """
 
 import argparse
@@ -30,10 +31,10 @@ POINTS = "0,83,54;0,150,60"
 LENSES = [*((step, 6) for step in (0, 14, 28, 49)), *((49, layer) for layer in (0, 2, 3, 5, 6, 6))]
 """(step, layer) of each picture of the explorer."""
 HOLD = 4
-"""Frames of the animation for each of them."""
+"""Frames of the animation for each of these pictures."""
 FRAME_MS = 140
 TRACKS_SIZE, EXPLORER_SIZE, PAGE_SIZE = (540, 360), (760, 528), (1280, 889)
-"""(width, height) in pixels: of the two parts, and of the browser's window."""
+"""Sizes (width, height) in pixels: of the two parts, and of the browser's window."""
 
 
 def main() -> None:

@@ -4,10 +4,10 @@
     python -m benchmarks.guidance speed --shape cogvideox-2b --device cuda
     python -m benchmarks.guidance vbench --samples data/guidance-study --executable /path/to/vbench
 
-`study` samples every prompt plainly, guided by the best layers of a ranking and guided by its worst, from one seed; it
-keeps the samples (run again, it goes on where it stopped) and writes measures with their intervals and the videos side
-by side to benchmarks/results/guidance_study/. `speed` times the transformer's part of one sampling step with random
-weights; nothing is fetched. `vbench` scores the study's videos where VBench is installed.
+`study` samples every prompt without guidance, guided by the best layers of a ranking and guided by its worst, from one
+seed. It keeps the samples, so a stopped run continues when it is started again. It writes measures with their intervals
+and side-by-side videos to benchmarks/results/guidance_study/. `speed` times the transformer's part of one sampling step
+with random weights; nothing is downloaded. `vbench` scores the study's videos, if VBench is installed.
 """
 
 import argparse
@@ -51,17 +51,17 @@ BEST_LAYERS = Path("data/scores/cogvideox-mini/best_layers.json")
 
 @dataclass(frozen=True)
 class Shape:
-    """A CogVideoX transformer and the clip it is run on."""
+    """A CogVideoX transformer and the size of its clip."""
 
     config: dict[str, Any]
     latents: tuple[int, int, int]
-    """Latent frames, rows, columns."""
+    """Number of latent frames, rows and columns."""
     layers: tuple[int, ...]
-    """Those that the paper perturbs."""
+    """The layers that the paper perturbs."""
 
     @property
     def layout(self) -> SequenceLayout:
-        """2 x 2 latent pixels are a token."""
+        """2 x 2 latent pixels make a token."""
         frames, rows, cols = self.latents
         return SequenceLayout(frames, rows * cols // 4, "first")
 
@@ -82,7 +82,7 @@ SHAPES = {
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """Sample, measure, and keep what there is to look at."""
+    """Sample, measure, and keep the videos."""
     params = GuideParams(
         backbone="cogvideox-mini",
         prompts=arguments.prompts,
@@ -201,19 +201,19 @@ def _inputs(config: Any, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:  #
 
 
 def pairs_allowed(layout: SequenceLayout, num_text: int, device: str) -> Tensor:
-    """Which token may see which, `[token, token]`, text first."""
+    """Mask of the tokens that a token may attend to, `[token, token]`, text first."""
     frame = torch.arange(layout.num_latent_frames, device=device).repeat_interleave(layout.tokens_per_frame)
     of_token = torch.cat([torch.full((num_text,), -1, device=device), frame])
     return (of_token[:, None] == of_token) | (of_token[:, None] < 0) | (of_token < 0)
 
 
 def masked_densely(call: AttentionCall, mask: Tensor) -> Tensor:
-    """Torch's attention with a mask over pairs, made once."""
+    """Torch's attention with a mask over pairs that is made once."""
     return scaled_dot_product_attention(call.query, call.key, call.value, attn_mask=mask)
 
 
 def zeroed_in_chunks(call: AttentionCall, layout: SequenceLayout) -> Tensor:
-    """As the released code does it: a mask over pairs made in every call, and softmax in chunks of 128 rows."""
+    """The released code's way: a mask over pairs made in every call, and softmax in chunks of 128 rows."""
     num_text = call.query.shape[2] - layout.num_latent_frames * layout.tokens_per_frame
     mask = pairs_allowed(layout, num_text, str(call.query.device))
     outputs = []
@@ -226,7 +226,7 @@ def zeroed_in_chunks(call: AttentionCall, layout: SequenceLayout) -> Tensor:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[list[float]]:
-    """Most memory that torch held on the device, in GB, weights and all; empty on the CPU, which does not tell."""
+    """Peak of torch's memory on the device, in GB, weights included; empty on the CPU, which does not report it."""
     measured: list[float] = []
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -236,7 +236,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Time every way of running a step, and say how far apart those are that should agree."""
+    """Time every way of running a step, and measure the distance between those that should agree."""
     device, shape = arguments.device, SHAPES[arguments.shape]
     cuda = device.startswith("cuda")
     dtype = torch.bfloat16 if cuda else torch.float32

@@ -1,12 +1,12 @@
-"""Capture, survey and tracking at real size with random weights, in one process, beside what `difftrack plan` reckons.
+"""Capture, survey and tracking at real size with random weights, and what `difftrack plan` estimates for them.
 
 Usage: python -m benchmarks.in_memory [NAME ...] [--tiny]
 
-For backbones whose random weights are too many to be written to a disk first: weights are drawn on the card. One
-rendered clip goes through the analysis view (noised, one step, three layers), a survey of all layers at two steps with
-a grid of 400 points, and the tracking view (chunks of the published length, one layer), whose tracks follow 256 points.
-Seconds, peaks of the card, and the seconds that the rates of `difftrack plan` give for the same work. Results go to
-benchmarks/results/in_memory.json after each backbone.
+This is for backbones whose random weights are too large to be written to a disk first: weights are drawn on the card,
+and one process does everything. One rendered clip goes through the analysis view (noised, one step, three layers), a
+survey of all layers at two steps with a grid of 400 points, and the tracking view (chunks of the published length, one
+layer), whose tracks follow 256 points. Measured are seconds and peaks of the card, next to the seconds that the rates
+of `difftrack plan` give for the same work. Results go to benchmarks/results/in_memory.json after each backbone.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class _Timer:
 
 
 def measure(name: str, *, tiny: bool) -> dict[str, Any]:
-    """One backbone."""
+    """Measure one backbone."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     num_frames, height, width = (9, 96, 160) if tiny else SIZES.get(name, (49, 480, 720))
     layer = 1 if tiny else LAYERS[name]
@@ -85,7 +85,7 @@ def measure(name: str, *, tiny: bool) -> dict[str, Any]:
     grid = backbone.token_grid(num_frames, height, width)
     survey = AnalysisParams(**common, num_frames=num_frames, steps=SURVEYED, layers="all", mode=modes)
     points = _grid(height, width, 20)
-    _surveyed(Extractor(backbone, survey), clip, points)  # its kernels are compiled
+    _surveyed(Extractor(backbone, survey), clip, points)  # the first run compiles its kernels
     timer.run(
         f"survey, all layers of {len(SURVEYED)} steps", lambda: _surveyed(Extractor(backbone, survey), clip, points)
     )
@@ -149,7 +149,7 @@ def _matched(matcher: ClipMatcher, unit: CapturedUnit, stored: StoreParams) -> N
 def _estimates(
     name: str, backbone: Backbone, grid: TokenGrid, layer: int, *, num_chunks: int, three: Sequence[int]
 ) -> Mapping[str, float]:
-    """Seconds that the plan's rates give for the same: a forward that stops after a layer counts by its share."""
+    """Seconds by the plan's rates for the same work: a forward that stops after a layer counts by its share."""
     card, model = Card(), Model.of(name, ModelParams(dtype="bfloat16"))
     share = 1 / backbone.num_layers
     forward = model.forward_s(grid, card)

@@ -1,13 +1,13 @@
 """What each intervention costs over a plain forward, at the real shape of backbones, with random weights.
 
     python -m benchmarks.interventions --size real            # CogVideoX-2B and Wan2.1-1.3B, on one GPU in bfloat16
-    python -m benchmarks.interventions --size tiny            # small versions, on whatever device there is
+    python -m benchmarks.interventions --size tiny            # small versions, on any device
 
-A forward is of one branch; every way runs in turns with the plain one, so that a change of clock meets all of them.
-Each intervention's name says where it acts; `OwnFrame` acts in three layers, too, as guidance uses it.
-`guided` is a step of guidance that perturbs three layers (a second forward from the first of them), over a plain one.
-Nothing is fetched. Results are printed and go to benchmarks/results/interventions_<device>.json; with --size tiny they
-are printed alone, since they say nothing about speed.
+A forward has one branch. Every way runs in turns with the plain one, so that a change of clock affects all of them.
+Each intervention's name says where it acts; `OwnFrame` also acts in three layers, as guidance uses it. `guided` is a
+step of guidance that perturbs three layers (a second forward from the first of them), over a plain one. Nothing is
+downloaded. Results are printed and go to benchmarks/results/interventions_<device>.json; with --size tiny they are only
+printed, because they say nothing about speed.
 """
 
 import argparse
@@ -45,11 +45,11 @@ RESULTS = Path(__file__).parent / "results"
 SIZES = {"cogvideox-2b": (49, 480, 720), "wan2.1-1.3b": (81, 480, 832)}
 TINY_SIZE = (9, 96, 160)
 MOST = 1.02
-"""What an intervention without a second forward may cost."""
+"""The target for the cost of an intervention without a second forward."""
 
 
 def ways_of(backbone: Backbone, forward: Callable[[], Tensor], grid: Any) -> dict[str, list[Intervention]]:  # noqa: ANN401
-    """Interventions by name; what is patched is recorded from a forward now, of one head and of three layers."""
+    """Interventions by name; what is patched is recorded from a forward first, for one head and for three layers."""
     middle = backbone.num_layers // 2
     three = tuple(range(middle - 1, middle + 2))
     of_head, of_layers = Recording(heads=0), Recording(layers=three)
@@ -90,7 +90,7 @@ def guidances_of(backbone: Backbone) -> dict[str, Guidance]:
 
 
 def measure(name: str, size: Sequence[int], *, tiny: bool, device: str, repeats: int) -> dict[str, Any]:
-    """All ways of one backbone, in turns with the plain one."""
+    """Measure all ways of one backbone, in turns with the plain one."""
     backbone = constructed_backbone(name, ModelParams(device=device, dtype="bfloat16"), small=tiny)
     grid = backbone.token_grid(*size)
     patch, fold = backbone.patch_size, backbone.latents_per_token_frame
@@ -119,7 +119,7 @@ def measure(name: str, size: Sequence[int], *, tiny: bool, device: str, repeats:
         for turn in range(repeats + 1):
             for kind in ("plain", "way"):
                 with nullcontext() if kind == "plain" else context():
-                    forward()  # what is done once in a context is no part of a step
+                    forward()  # what a context does once is not part of a step
                     _wait(device)
                     if device == "cuda":
                         torch.cuda.reset_peak_memory_stats()

@@ -1,13 +1,14 @@
-"""What each kind of descriptor, and each band of rotary frequencies, is worth for finding points again.
+"""How well each kind of descriptor, and each band of rotary frequencies, matches points.
 
     python -m benchmarks.kinds extract CACHE [--clips 4] [--tapvid FILE]   run the shipped backbone once over every clip
-    python -m benchmarks.kinds match CACHE                                 everything else reads what was kept
+    python -m benchmarks.kinds match CACHE                                 everything else, from what was kept
 
 The backbone sees the first 17 frames at 160x240, an anchor and eight more at a time, as in the tracking view. Points of
-frame 0 are matched in all others by the soft-argmax of one unit, without a tracker's path, smoothing or fusion, so that
-what is compared is the descriptor. The measure is TAP-Vid's delta_avg at 256x256, mean over clips of a set, and over
-sets. Layer, and head or mean of heads, are chosen for every kind and band on the clips of role `tune` and every other
-real video; what is reported is the rest. Results go to benchmarks/results/kinds.json.
+frame 0 are matched in all other frames by the soft-argmax of one unit, without a tracker's path, smoothing or fusion,
+so that only the descriptors are compared. The measure is TAP-Vid's delta_avg at 256x256, as a mean over the clips of a
+set and then over sets. For every kind and band, the layer and the head (or the mean of heads) are chosen on the clips
+of role `tune` and on every other real video; the remaining clips are reported. Results go to
+benchmarks/results/kinds.json.
 """
 
 import argparse
@@ -106,7 +107,7 @@ def main() -> None:
 
 
 def extract(arguments: argparse.Namespace) -> None:
-    """Keep every kind of every layer, float16, a file per clip; clips that are there stay."""
+    """Keep every kind of every layer, float16, one file per clip; existing files stay."""
     arguments.cache.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(f"path:{shipped_backbone()}")
     for name, make in track(_videos(arguments), description="extract"):
@@ -134,7 +135,7 @@ def extract(arguments: argparse.Namespace) -> None:
 
 
 def _videos(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], TrackedVideo]]]:
-    """What makes a clip, by `role-split-number`, all sets in turn; of real ones every other is there for choosing."""
+    """Functions that make a clip, by `role-split-number`, all sets in turn; every other real clip is for choosing."""
     makers: dict[str, Callable[[], TrackedVideo]] = {}
     real = [] if arguments.tapvid is None else list(load_tapvid_pickle(arguments.tapvid))
     real.sort(key=lambda video: str(video.clip.name))
@@ -152,7 +153,7 @@ def _rendered(role: Literal["eval", "tune"], split: Literal["easy", "hard"], num
 
 
 def _shortened(video: TrackedVideo) -> TrackedVideo:
-    """The first frames, and the points that are asked for in the very first."""
+    """The first frames, and the query points in the very first."""
     tracks, clip = video.tracks, video.clip
     first = tracks.query_points[:, 0] == 0
     return replace(
@@ -224,7 +225,7 @@ def match(arguments: argparse.Namespace) -> None:
 
 
 Place = tuple[str, str, int, str]
-"""Kind, band, layer, and `all` or a head."""
+"""Labels of the results: kind, band, layer, and `all` or a head."""
 
 
 def scores_of(kept: Mapping[str, Any], layers: Collection[int]) -> dict[Place, float]:
@@ -273,7 +274,7 @@ def _delta(by_frame: Mapping[int, np.ndarray], truth: np.ndarray, visible: np.nd
 
 
 def choose(scores: Mapping[str, Mapping[Place, float]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """For every kind and band the layer and head that are best where choosing is allowed, and what they reach."""
+    """For every kind and band: the best layer and head on the clips for choosing, and what they reach on the rest."""
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
     places = next(iter(scores.values()))
     for kind, band in dict.fromkeys((place[0], place[1]) for place in places):
@@ -291,7 +292,7 @@ def choose(scores: Mapping[str, Mapping[Place, float]]) -> dict[tuple[str, str],
 
 
 def _by_set(scores: Mapping[str, Mapping[Place, float]], place: Place, role: str) -> dict[str, float]:
-    """Means over the clips of each set, and the mean of these."""
+    """Means over the clips of each set, and the mean of these means."""
     by_set: dict[str, list[float]] = defaultdict(list)
     for name, own in scores.items():
         of_role, split, _ = name.split("-")

@@ -1,13 +1,13 @@
 """Time one (layer, step) of the analysis: query-key matching, feature matching and attention rows.
 
-Beside this project's functions runs a plain re-statement of how the released code does it (whole score tensors, scores
-divided instead of queries, one latent frame after the other, probabilities in the inputs' type, a second softmax and a
-maximum across the rows of memory, index grids built anew for every frame), in the same process on the same inputs and
-threads. On a CPU, where other work would add to the clock on the wall, seconds are those that the process computed; on
-a GPU all three parts together are what `ClipMatcher` does in the `match` stage, which replays a recording of them and
-brings the results home; beside it stands what they take when every kernel is launched anew, and, on a Hopper GPU, what
-they take with the kernels for any GPU.
-Results go to benchmarks/results/matching_<shape>_<device>.json.
+The released method is re-stated plainly and runs in the same process on the same inputs and threads: whole score
+tensors, scores divided instead of queries, one latent frame after the other, probabilities in the inputs' type, a
+second softmax and a maximum across the rows of memory, index grids built again for every frame.
+
+On a CPU, seconds are CPU seconds, because other work would add to wall time. On a GPU all three parts together are what
+`ClipMatcher` does in the `match` stage: it replays a recording of them and copies the results to the host. The results
+also say what they take when every kernel is launched again and, on a Hopper GPU, with the kernels for any GPU. They go
+to benchmarks/results/matching_<shape>_<device>.json.
 
     python -m benchmarks.matching --shape recipe --threads 1
     python -m benchmarks.matching --shape all --device cuda
@@ -67,7 +67,7 @@ class Shape:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Latent frames, rows, columns."""
+        """Number of latent frames, rows and columns."""
         return self.frames, self.rows, self.cols
 
 
@@ -82,7 +82,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a backbone leaves behind in one layer, [head, latent_frame, row, col, channel], and the query points."""
+    """What a backbone leaves in one layer, [head, latent_frame, row, col, channel], and the query points."""
 
     query: Tensor
     key: Tensor
@@ -118,7 +118,7 @@ def make_inputs(shape: Shape, device: str, dtype: torch.dtype) -> Inputs:
 
 
 def grid_points(shape: Shape) -> Tensor:
-    """Lay points out as the released query grid does, a 64th of the width inside; other counts lie at random."""
+    """Place points like the released query grid, a 64th of the width inside; for other counts, at random."""
     height, width = shape.rows * STRIDE_PX, shape.cols * STRIDE_PX
     side = round(shape.points**0.5)
     if side * side != shape.points:
@@ -153,7 +153,7 @@ def tokens_of(inputs: Inputs, params: MatchingParams) -> Tensor:
 
 
 def to_frames(points_xy_token: Tensor, params: MatchingParams) -> Tensor:
-    """Positions in pixels per video frame."""
+    """Convert positions to pixels per video frame."""
     points = tokens_to_points(points_xy_token, stride_px=STRIDE_PX, params=params)
     num_frames = 1 + 4 * (len(points_xy_token) - 1)
     return latent_to_frames(points, num_frames=num_frames, temporal_stride=4, params=params)
@@ -264,7 +264,7 @@ def _status_kb(status: Path, field: str) -> int:
 
 
 def seconds_of(function: Callable[[], Tensor], device: str) -> float:
-    """Run once and give the seconds until the result is there; on a CPU, the seconds that it worked."""
+    """Run once and return the seconds until the result is there; on a CPU, the CPU seconds."""
     if not device.startswith("cuda"):
         worked = time.process_time()
         function()
@@ -277,7 +277,7 @@ def seconds_of(function: Callable[[], Tensor], device: str) -> float:
 
 
 def ours_together(inputs: Inputs, params: MatchingParams) -> Tensor:
-    """Do all three parts, as one cell of an analysis does: a GPU is waited for once."""
+    """Do all three parts as one cell of an analysis does, waiting for the GPU once."""
     parts = [ours(inputs, params) for ours, _ in PARTS.values()]
     return parts[0]
 
@@ -307,7 +307,7 @@ def record(several: Sequence[Callable[[], Tensor]]) -> float:
     for match in several:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
-        for _ in range(8):  # the first are launched kernel by kernel
+        for _ in range(8):  # the first calls launch kernel by kernel
             match()
         torch.cuda.empty_cache()
         sizes.append((torch.cuda.memory_reserved() - before) / 2**20)
@@ -316,7 +316,7 @@ def record(several: Sequence[Callable[[], Tensor]]) -> float:
 
 @contextmanager
 def kernels_for_any_gpu() -> Iterator[None]:
-    """Leave aside kernels that only some GPUs run; what was recorded meanwhile stays as it is."""
+    """Disable kernels that only some GPUs run; existing recordings stay as they are."""
     with patch("difftrack.correspondence.kernels._pair_rows.on_hopper", lambda *_: False):
         yield
 
@@ -350,7 +350,7 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
         extra_mb, results = {}, {}
         for version, function in (("seconds", functions["seconds"]), ("slow_seconds", partial(slow, inputs))):
             if device.startswith("cuda"):
-                function()  # compiled kernels and the workspaces of libraries are no buffers
+                function()  # compiled kernels and the workspaces of libraries are not buffers
             with peak_memory(device) as peak:
                 results[version] = function()
             extra_mb[version] = peak[0] if peak else None
@@ -401,7 +401,7 @@ def compare(name: str, shape: Shape, device: str, repeats: int) -> dict[str, Any
 
 
 def agreement(inputs: Inputs) -> dict[str, float] | None:
-    """Compare with the recipe's expected numbers, where they are present."""
+    """Compare with the recipe's expected numbers, if they are present."""
     path = FIXTURES / "bench_expected.npz"
     if not path.exists():
         return None
@@ -484,7 +484,7 @@ def draw_scaling(result: dict[str, Any], path: Path) -> None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Say where the numbers come from."""
+    """Describe the machine."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

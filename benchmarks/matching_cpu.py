@@ -2,12 +2,12 @@
 
     python -m benchmarks.matching_cpu db173e0 [--threads 2] [--repeats 3] [--frames 80]
 
-In one process, one after the other and round by round: the released method re-stated (`benchmarks.matching`), the rooms
-`correspondence` and `tracking` as the commit has them, and as they are. Seconds are CPU seconds, the least of all
-rounds, so that other work on the machine weighs little; beside them stand the seconds on the clock and the load, which
-say what two threads are worth on a machine that does nothing else. The roofline is of one core: the best rate of matrix
-products at this project's shapes, by three libraries, and what the products of a part would take at the best of them.
-Results go to benchmarks/results/matching_cpu_<threads>_threads.json.
+One process runs, round by round, the released method re-stated (`benchmarks.matching`) and the rooms `correspondence`
+and `tracking`, as they are in the commit and today. Seconds are CPU seconds, the least of all rounds, so that other
+work on the machine counts little. Wall time and load are written, too; on an idle machine they show what two threads
+are worth. The roofline is of one core: the best rate of matrix products at this project's shapes, by three libraries,
+and what the products of a part would take at the best rate. Results go to
+benchmarks/results/matching_cpu_<threads>_threads.json.
 """
 
 import argparse
@@ -43,16 +43,16 @@ from difftrack.geometry import TokenGrid
 ROOT = Path(__file__).parents[1]
 ROOMS = ("correspondence", "tracking")
 PRODUCTS = ((1350, 64, 1350), (256, 64, 1350), (1350, 64, 256), (1350, 64, 93), (1350, 64, 4), (1200, 1920, 1350))
-"""Rows, channels and columns: whole frames, blocks of them, a few points, and features."""
+"""Rows, channels and columns of products: whole frames, blocks of them, a few points, and features."""
 CLIPS = {"17 frames of 160x240": (17, 20, 30, 8, 4, 9), "frames of 480x720": (None, 30, 45, 16, 30, 13)}
-"""Frames, rows, columns, stride, heads, and frames of a chunk."""
+"""Number of frames, rows, columns, stride, heads, and frames of a chunk."""
 
 Function = Callable[[], object]
 
 
 @contextmanager
 def rooms_of(commit: str) -> Iterator[Mapping[str, ModuleType]]:
-    """Import two rooms of an earlier commit under another name, beside those of today."""
+    """Import two rooms of an earlier commit under another name, next to today's."""
     with tempfile.TemporaryDirectory() as folder:
         for room in ROOMS:
             paths = ["git", "-C", str(ROOT), "ls-tree", "-r", "--name-only", commit, f"difftrack/{room}"]
@@ -73,7 +73,7 @@ def rooms_of(commit: str) -> Iterator[Mapping[str, ModuleType]]:
 
 
 def least(functions: Mapping[str, Function], repeats: int) -> dict[str, dict[str, float]]:
-    """Run functions in turns; give the least CPU seconds and the least seconds on the clock of each."""
+    """Run functions in turns; return the least CPU seconds and the least wall time of each."""
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -117,13 +117,13 @@ def rates() -> dict[str, Any]:
 
 
 def repeated(function: Function, times: int) -> None:
-    """Call a function some times."""
+    """Call a function several times."""
     for _ in range(times):
         function()
 
 
 def gflop(shape: Shape, params: MatchingParams, inputs: Inputs) -> dict[str, float]:
-    """The products that no exact way spares: 2 flop for each of their numbers and channels."""
+    """The products that every exact method needs: 2 flop for each of their numbers and channels."""
     num_tokens, pairs = shape.rows * shape.cols, shape.heads * (shape.frames - 1)
     points = matching.tokens_of(inputs, params)
     asked = len(query_tokens(points, rows=shape.rows, cols=shape.cols, params=params).tokens)
@@ -137,7 +137,7 @@ def gflop(shape: Shape, params: MatchingParams, inputs: Inputs) -> dict[str, flo
 
 
 def parts(before: ModuleType, name: str, repeats: int) -> dict[str, Any]:
-    """The three parts of one (layer, step): the released method, the commit's and today's, many points and few."""
+    """The three parts of one (layer, step) by the released method, the commit's and today's, many points and few."""
     shape = SHAPES[name]
     inputs = make_inputs(shape, "cpu", torch.float32)
     found: dict[str, Any] = {}

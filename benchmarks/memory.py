@@ -1,15 +1,16 @@
-"""Peaks of memory by stage and switch at real sizes, with random weights, and whether what `memory: auto` takes fits.
+"""Peaks of memory by stage and switch at real sizes, with random weights, and whether the choice of `auto` fits.
 
 Usage: python -m benchmarks.memory [NAME ...] [--tiny]
 
-For each backbone and each set of switches, what the stages do once: embed a prompt, encode a clip whole (`extract
-analysis`) and its frames alone (`extract tracking`), capture three layers of a step, sample a step of two branches and
-decode (`synthesize`), sample a guided step (`guide`). Then the same under a cap of 24, 48 and 80 GB
-(`torch.cuda.set_per_process_memory_fraction`), less what CUDA takes and what is not counted on, with the switches that
-`memory: auto` takes there. Peaks are of allocated bytes, weights included, CUDA's own 0.5 GB not.
+For each backbone and each set of switches this does once what the stages do: embed a prompt, encode a clip whole
+(`extract analysis`) and its frames alone (`extract tracking`), capture three layers of a step, sample a step of two
+branches and decode (`synthesize`), sample a guided step (`guide`). Then it does the same with the switches that
+`memory: auto` takes under a cap of 24, 48 and 80 GB (`torch.cuda.set_per_process_memory_fraction`), minus CUDA's own
+memory and the reserve that the choice leaves free. Peaks are of allocated bytes, with weights and without CUDA's own
+0.5 GB.
 
-`--tiny` runs small versions on whatever device there is. Results go to benchmarks/results/memory.json after each set;
-`--table` prints the tables of docs/scale.md from there.
+`--tiny` runs small versions on any device. Results go to benchmarks/results/memory.json after each set; `--table`
+prints the tables of docs/scale.md from there.
 """
 
 import argparse
@@ -42,14 +43,14 @@ CARDS_GB = (24, 48, 80)
 STEPS, STEP, CFG_SCALE = 50, 40, 6.0
 TINY_SIZE = (9, 96, 160)
 SIZES = {"hunyuan-video": (49, 480, 720)}
-"""Where they are not those that the backbone is made for."""
+"""Sizes that differ from those that the backbone is made for."""
 STAGES: Mapping[str, tuple[str, ...]] = {
     "extract analysis": ("embed", "encode", "capture"),
     "extract tracking": ("embed", "encode frames", "capture"),
     "synthesize": ("embed", "sample", "decode"),
     "guide": ("embed", "guide", "decode"),
 }
-"""What each stage does; its peak is the largest of theirs."""
+"""What each stage does; the stage's peak is the largest of these."""
 
 WORKS: Mapping[str, Work] = {
     "extract analysis": "encode",
@@ -60,7 +61,7 @@ WORKS: Mapping[str, Work] = {
 
 
 class _StepDone(Exception):
-    """Leaves sampling before the decoder."""
+    """Ends sampling before the decoder."""
 
 
 class Meter:
@@ -80,7 +81,7 @@ class Meter:
         self._started = time.perf_counter()
 
     def stop(self, name: str) -> None:
-        """Note what was counted since `start` under a name, and begin anew."""
+        """Record seconds and peak since `start` under a name, and begin again."""
         if self._on_gpu:
             torch.cuda.synchronize()
         took = time.perf_counter() - self._started
@@ -89,7 +90,7 @@ class Meter:
         self.start()
 
     def run(self, name: str, do: Callable[[], object]) -> Any:  # noqa: ANN401
-        """Count one thing; None where memory ran out, which is noted."""
+        """Count one thing; record None if memory runs out."""
         self.start()
         try:
             result = do()
@@ -104,7 +105,7 @@ class Meter:
 def measure(
     backbone: Backbone, size: tuple[int, int, int], *, layers: Sequence[int], parts: Collection[str]
 ) -> dict[str, Any]:
-    """Peaks of what stages do with one backbone, of those parts."""
+    """Peaks of what stages do with one backbone, for the given parts."""
     num_frames, height, width = size
     meter = Meter()
     prompt = meter.run("embed", lambda: backbone.embed("a prompt"))
@@ -154,7 +155,7 @@ def _guided_step(backbone: Backbone, sample: Mapping[str, Any], layers: Sequence
 
 @contextmanager
 def _at_each_step(do: Callable[[], None], *, then: type[Exception] | None = None) -> Iterator[None]:
-    """Call something whenever sampling has done a step."""
+    """Call a function after every step of sampling."""
     recorded = TrajectoryRecorder.__call__
 
     def record(self: TrajectoryRecorder, *args: Any, **choices: Any) -> Any:  # noqa: ANN401
@@ -169,7 +170,7 @@ def _at_each_step(do: Callable[[], None], *, then: type[Exception] | None = None
 
 
 def by_stage(found: Mapping[str, Any], stages: Sequence[str]) -> dict[str, float | None]:
-    """The peak of each of these stages in GB; None where memory ran out on the way."""
+    """The peak of each of these stages in GB; None if memory runs out on the way."""
     return {
         stage: max(found[part]["peak_gb"] for part in STAGES[stage])
         if all("peak_gb" in found.get(part, {}) for part in STAGES[stage])
@@ -179,12 +180,12 @@ def by_stage(found: Mapping[str, Any], stages: Sequence[str]) -> dict[str, float
 
 
 def _size(name: str, *, tiny: bool) -> tuple[int, int, int]:
-    """(frames, height, width): those that the paper used, or that the backbone is made for."""
+    """(frames, height, width) that the paper used, or that the backbone is made for."""
     return TINY_SIZE if tiny else SIZES.get(name, KNOWN[name].size)
 
 
 def _auto(name: str, card_gb: int, *, tiny: bool) -> dict[tuple[str, ...], list[str]]:
-    """The stages by the switches that `memory: auto` takes for them."""
+    """Run the stages with the switches that `memory: auto` takes for them."""
     backbone = random_backbone(name, ModelParams(device="meta", dtype="bfloat16"), tiny=tiny)
     need = need_of(backbone, weights_of(backbone), _size(name, tiny=tiny))
     chosen: dict[tuple[str, ...], list[str]] = {}

@@ -1,12 +1,12 @@
-"""Whether samples of the shipped backbone move the way that their prompts say.
+"""Whether samples of the shipped backbone move as their prompts say.
 
 Usage: python -m benchmarks.motion [--sets 8] [--steps 30] [--pipeline DIR] [--results FILE] [--device auto]
 
-Four prompts of a set ask for one thing to move right, down, left and up; nothing else differs, nor does the noise. What
-moved is measured on the frames, by Lucas-Kanade over four frames at a time: points that leave their picture's median
-motion behind say where the thing goes. Rendered clips in which one object moves so are measured alike: they say what
-the measure is worth. Results are printed and go to benchmarks/results/motion.json, the samples of the first sets to a
-picture beside it.
+The four prompts of a set ask for one thing to move right, down, left and up; everything else, the noise included, is
+the same. Motion is measured on the frames by Lucas-Kanade over four frames at a time: points that leave the median
+motion of their picture show where the thing goes. Rendered clips in which one object moves in this way show how
+reliable the measure is. Results are printed and go to benchmarks/results/motion.json, the samples of the first sets to
+a picture in the same folder.
 """
 
 import argparse
@@ -42,7 +42,7 @@ DIRECTIONS: Final = {"right": (1.0, 0.0), "down": (0.0, 1.0), "left": (-1.0, 0.0
 _SPAN: Final = 4
 """Frames over which points are followed."""
 _LEAST_PX: Final = 1.0
-"""A point that leaves the rest behind by more over such a span moves."""
+"""A point moves if it leaves the rest behind by more than this over such a span, pixels."""
 _SHOWN_SETS: Final = 3
 
 
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def prompt_of(seed: int, direction: str) -> str:
-    """One thing that moves, colours and texture by the seed."""
+    """One moving thing; the seed decides colours and texture."""
     rng = np.random.default_rng(seed)
     thing, ground = rng.choice(list(PALETTE), size=2, replace=False)
     texture, shape = rng.choice(list(PHOTO_WORDS)), rng.choice(SHAPES)
@@ -136,7 +136,7 @@ def obedience(moved: Sequence[Float[np.ndarray, " xy"]], words: Sequence[str]) -
 
 
 def _rendered(count: int, first_seed: int) -> Iterator[tuple[Float[np.ndarray, " xy"], str]]:
-    """Motion of easy clips in which one object alone moves in one of the directions."""
+    """Motion of easy clips in which only one object moves, in one of the directions."""
     seed = first_seed
     while count:
         spec = RenderSpec(seed=seed)

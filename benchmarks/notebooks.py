@@ -2,8 +2,8 @@
 
 Usage: python -m benchmarks.notebooks [NOTEBOOK ...]
 
-Each runs in an empty folder of its own, so that it finds nothing of an earlier run. Outputs hold no times and no counts
-of executions, so that a run that changes nothing changes no file.
+Each runs in a separate empty folder, so that it finds nothing of an earlier run. Outputs hold no times and no counts of
+executions, so that a run that changes nothing changes no file.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from nbclient import NotebookClient
 from PIL import Image
 
 MOST_PX = 900
-"""Width that a picture keeps, about."""
+"""Approximate width to which a picture is reduced."""
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def main() -> None:
-    """Run all notebooks, or those that are named."""
+    """Run all notebooks, or the named ones."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*.ipynb")))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def kept(output: Any) -> Any:  # noqa: ANN401 - nbformat
-    """An output as it is committed: without counts, a picture as one small PNG of 128 colours."""
+    """Clean an output for a commit: without counts, a picture as one small PNG of 128 colours."""
     if "execution_count" in output:
         output.execution_count = None
     if "image/png" in output.get("data", {}):

@@ -1,10 +1,11 @@
-"""What the training probe shows of the shipped backbone, trained and at its start, and what a measurement costs.
+"""What the training probe shows of the shipped backbone, trained and untrained, and what a measurement costs.
 
     python -m benchmarks.probe [--clips 4] [--repeats 2]
 
-The start is the same architecture with random weights (`--seed`), as a training begins. Clips, noise level and measures
-are those of `dt.probe`'s defaults. A measurement is timed in CPU seconds of this process, after one untimed; `making`
-renders and encodes the clips, once in a training. Results go to benchmarks/results/probe.json.
+The untrained one has the same architecture with random weights (`--seed`), as at the start of a training. Clips, noise
+level and measures are the defaults of `dt.probe`. A measurement is timed in CPU seconds of this process, after an
+untimed one; `making` renders and encodes the clips, which a training does once. Results go to
+benchmarks/results/probe.json.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from difftrack.workflows.probe import EmergenceProbe, ProbeParams, rendered_clip
 
 RESULTS = Path(__file__).parent / "results"
 EVERY = 500
-"""Steps of a training between two measurements, of one second each."""
+"""Number of training steps between two measurements, one second each."""
 MEASURES = ("matching_accuracy", "confidence", "attention_score", "head_matching_accuracy")
 
 
@@ -81,7 +82,7 @@ def timed(probe: EmergenceProbe) -> float:
 
 
 def numbers(scores: xr.DataArray) -> list[Any]:
-    """Return the values of the one step that there is: [layer], or [layer, head]."""
+    """Return the values at the only step: [layer], or [layer, head]."""
     axes = [axis for axis in ("layer", "head") if axis in scores.dims]
     values: list[Any] = scores.isel(step=0).transpose(*axes).values.tolist()
     return values

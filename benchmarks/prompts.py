@@ -1,11 +1,11 @@
-"""What of a prompt the shipped backbone hears: the price of saying one thing wrong.
+"""How much of a prompt the shipped backbone uses: what it costs to get one thing wrong.
 
 Usage: python -m benchmarks.prompts [--clips 32] [--pipeline DIR] [--device auto] [--steps 0 5 10 19]
 
-For rendered clips of the role `eval`, easy and with moving objects, the error of the predicted velocity with a prompt
-in which one thing is changed, over the error with the right prompt: above 1 where the model uses what was changed.
-Beside it stands the share of clips in which the change costs something; half of them is chance. The noise of a clip is
-the same for all its prompts. Results are printed and go to benchmarks/results/prompts.json.
+On rendered clips of the role `eval`, easy and with moving objects, this divides the error of the predicted velocity
+with a prompt in which one thing is changed by the error with the right prompt. The ratio is above 1 if the model uses
+what was changed. The results also hold the share of clips in which the change raises the error; chance is one half. The
+noise of a clip is the same for all its prompts. Results are printed and go to benchmarks/results/prompts.json.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _OPPOSITE: Final = {"right": "left", "left": "right", "up": "down", "down": "up"
 
 
 def exchange_colours(prompt: str) -> str:
-    """Give the first object the background's colour and the background the object's; bags of words stay the same."""
+    """Exchange the colours of the first object and the background; bags of words stay the same."""
     objects, background = (part.split() for part in prompt.split(_BACKGROUND))
     objects[1], background[0] = background[0], objects[1]
     return _BACKGROUND.join([" ".join(objects), " ".join(background)])
@@ -59,7 +59,7 @@ def change_shapes(prompt: str) -> str:
 
 
 def reverse_motion(prompt: str) -> str:
-    """Turn every direction around."""
+    """Reverse every direction."""
     return " ".join(_OPPOSITE.get(word, word) for word in prompt.split())
 
 
@@ -138,7 +138,7 @@ def _errors(backbone: Backbone, spec: RenderSpec, steps: Sequence[int]) -> Float
 
 
 def _unnamed(words: Mapping[str, Any] | tuple[str, ...], prompt: str) -> str:
-    """One of the words that a prompt does not contain: always the same for the same prompt, another for others."""
+    """One of the words that a prompt does not contain: always the same for one prompt, another for other prompts."""
     others = [word for word in words if word not in prompt.split()]
     return others[zlib.crc32(prompt.encode()) % len(others)]
 

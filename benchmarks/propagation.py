@@ -1,14 +1,14 @@
-"""Masks carried through video along descriptors: by kind and layer, beside optical flow, and what each option is worth.
+"""Masks carried through video along descriptors: by kind and layer, against optical flow, and option by option.
 
     python -m benchmarks.propagation tune [--clips 2]             options, on rendered clips of the role `tune`
     python -m benchmarks.propagation study --davis DIR [--frames 25] [--size 160x240]    the table, on DAVIS 2016
-    python -m benchmarks.propagation study --davis DIR --size 256x384 --best-only        the chosen setting alone
+    python -m benchmarks.propagation study --davis DIR --size 256x384 --best-only        only the chosen setting
 
-Rendered clips have 17 frames of 128x192 and exact masks of every object; half of them are easy and half hard, object
-clips and camera moves by turns. Options are tried one at a time, each around the best so far, and the best stays; J&F
-decides. DAVIS decides nothing. The mask of the first frame is given; J and F are DAVIS's, at the size of its frames, in
-the first `--frames` frames of each sequence, the first and the last of these left out. Flow goes from each frame to the
-one before and carries the mask's soft labels along, at the size of the frames and at the size that the backbone sees.
+Rendered clips have 17 frames of 128x192 and exact masks of every object. Half of them are easy and half hard; object
+clips and camera moves alternate. Options are tried one at a time around the best setting so far, which J&F decides.
+DAVIS decides nothing. The mask of the first frame is given. J and F are DAVIS's, at the size of its frames, in the
+first `--frames` frames of each sequence without the first and the last of these. Flow goes from each frame to the one
+before and carries the mask's soft labels along, at the size of the frames and at the size of the backbone's input.
 Results go to benchmarks/results/propagation_*.json.
 """
 
@@ -56,7 +56,7 @@ SCHEDULES = {
 }
 KINDS = ("query_key", "feature", "query_query", "key_key")
 _LK_GRID_PX = 6
-"""Distance of the points whose motion Lucas-Kanade is asked for."""
+"""Distance of the points whose motion Lucas-Kanade estimates, pixels."""
 
 Scores = dict[str, float]
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -65,13 +65,13 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass
 class Case:
-    """A clip with its masks, and what the backbone made of it."""
+    """A clip with its masks and its descriptors."""
 
     video: MaskedVideo
     chunks: Sequence[tuple[tuple[int, ...], Mapping[int, Mapping[str, Tensor]]]]
     """Frames of each chunk, and its descriptors by layer and kind."""
     size: tuple[int, int]
-    """That the backbone saw."""
+    """Size of the backbone's input."""
     seconds: float
     """CPU seconds to encode the frames and to run the backbone over the chunks."""
     backbone: Backbone
@@ -117,7 +117,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-# what is chosen
+# choosing
 
 
 def tune(arguments: argparse.Namespace) -> None:
@@ -166,7 +166,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
 
 def options(kind: str, num_heads: int, layers: Any) -> list[tuple[str, list[Any]]]:  # noqa: ANN401
-    """What is tried beside kind and layer, field by field."""
+    """What is tried besides kind and layer, field by field."""
     temperatures = [2.0, 4.0, 16.0] if kind == "query_key" else [0.02, 0.1]
     found: list[tuple[str, list[Any]]] = [
         ("temperature", temperatures),
@@ -196,7 +196,7 @@ def rendered(per_split: int) -> Iterator[MaskedVideo]:
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """Every way to carry a mask, on DAVIS."""
+    """Measure every way to carry a mask, on DAVIS."""
     backbone = load_backbone(f"path:{arguments.backbone}", ModelParams(device=arguments.device))
     videos = load_davis(arguments.davis, max_frames=arguments.frames, end=arguments.sequences)
     if arguments.extract_only:
@@ -242,7 +242,7 @@ def study(arguments: argparse.Namespace) -> None:
 
 
 def rows(best: PropagationParams, layers: Sequence[int], *, best_only: bool) -> dict[str, Callable[[Case], np.ndarray]]:
-    """Ways to carry a mask, by the names of the table."""
+    """Ways to carry a mask, by their names in the table."""
     chosen = {"no motion": still, "chosen setting": lambda case: of_descriptors(case, best)}
     if best_only:
         return chosen
@@ -292,9 +292,9 @@ def prepare(backbone: Backbone, video: MaskedVideo, size: tuple[int, int], chunk
 def kept_chunks(
     backbone: Backbone, video: MaskedVideo, size: tuple[int, int], schedule: str, keep: Path | None
 ) -> Case:
-    """Prepare a clip, or take up what an earlier call kept of it.
+    """Prepare a clip, or load what an earlier call kept of it.
 
-    Chunks that follow each other are among those that overlap by half, so that one run serves both schedules.
+    Consecutive chunks are among the chunks that overlap by half, so one run serves both schedules.
     """
     if keep is None or schedule not in list(SCHEDULES)[:2]:
         return prepare(backbone, video, size, SCHEDULES[schedule])
@@ -321,7 +321,7 @@ def still(case: Case) -> UInt8[np.ndarray, "frame row col"]:
 
 
 def of_descriptors(case: Case, params: PropagationParams) -> UInt8[np.ndarray, "frame row col"]:
-    """Label propagation."""
+    """Label propagation along descriptors."""
     entries = {"query_key": ("query", "key"), "query_query": ("query", "query"), "key_key": ("key", "key")}
     first, second = entries.get(params.kind, ("feature", "feature"))
 
@@ -337,7 +337,7 @@ def of_descriptors(case: Case, params: PropagationParams) -> UInt8[np.ndarray, "
 
 
 def of_latents(case: Case, params: PropagationParams) -> UInt8[np.ndarray, "frame row col"]:
-    """The same on the latents that go into the backbone, by their cosine."""
+    """Label propagation along the backbone's input latents, by their cosine."""
     params = replace(params, kind="feature", heads="all", layers="stored", temperature=None)
     chunks = []
     for frames, _ in case.chunks:
@@ -389,7 +389,7 @@ def lk_flow(now: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def farneback_flow(now: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """OpenCV's Farneback flow, with the settings of its documentation but for five levels."""
+    """OpenCV's Farneback flow with the settings of its documentation, except for five levels."""
     return cv2.calcOpticalFlowFarneback(now, before, None, 0.5, 5, 15, 3, 5, 1.2, 0)
 
 

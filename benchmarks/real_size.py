@@ -1,20 +1,17 @@
 """Run the presets end to end at a backbone's real size, with random weights, on one GPU.
 
-Builds a pipeline folder whose transformer, autoencoder and text encoder have the published shapes and random bfloat16
-weights, two prompts, and a TAP-Vid pickle of two rendered clips; then calls `difftrack preset NAME --first 2` as a user
-would, and samples the processes of each stage while it runs: seconds, peak memory of the GPU and of the host, how much
-of the time the GPU was busy, and the bytes that the stage left. The comparisons with the paper mean nothing here, since
-the weights are random.
+This builds a pipeline folder whose transformer, autoencoder and text encoder have the published shapes and random
+bfloat16 weights, two prompts, and a TAP-Vid pickle of two rendered clips. It then calls `difftrack preset NAME --first
+2` as a user would, and samples the processes of each stage while it runs: seconds, peak memory of the GPU and of the
+host, the share of time in which the GPU was busy, and the bytes that the stage left. Comparisons with the paper mean
+nothing here, because the weights are random.
 
     python -m benchmarks.real_size --work /scratch/real_size
     python -m benchmarks.real_size --work /tmp/real_size --tiny --presets real-cogvideox-2b
 
-`--direct` calls the stages themselves one after the other, as DVC would, for a machine without it (`report` and
-`score`, which load no model, are left out); `--clips` takes more of them, so that what is done once a process weighs
-less.
-
-`--tiny` builds a pipeline of a few thousand weights and lowers sizes and steps, so that the script can be tried without
-a GPU.  Results go to
+`--direct` calls the stages one after the other, as DVC would, for a machine without DVC; `report` and `score`, which
+load no model, are left out. `--clips` takes more clips, so that the start of a process counts less. `--tiny` builds a
+pipeline of a few thousand weights and lowers sizes and steps, to try the script without a GPU. Results go to
 benchmarks/results/real_size.json.
 """
 
@@ -58,7 +55,7 @@ INTERVAL_S = 0.2
 
 @dataclass
 class Stage:
-    """What was seen of one stage."""
+    """The measurements of one stage."""
 
     seconds: float = 0.0
     gpu_peak_gb: float = 0.0
@@ -66,7 +63,7 @@ class Stage:
     busy: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, float | None]:
-        """Round for a table; busy is the share of samples' time in which a kernel ran."""
+        """Round for a table; busy is the share of samples in which a kernel ran."""
         return {
             "seconds": round(self.seconds, 1),
             "gpu_peak_gb": round(self.gpu_peak_gb, 2),
@@ -77,7 +74,7 @@ class Stage:
         }
 
     def _begun(self) -> int:
-        """Samples until the model runs for the first time: a second of kernels."""
+        """Ignore samples until the model runs for the first time: a second of kernels."""
         window = round(1 / INTERVAL_S)
         runs = np.convolve(np.asarray(self.busy) > 0.5, np.ones(window), mode="valid") >= window
         return int(np.argmax(runs)) if runs.any() else len(self.busy)
@@ -88,7 +85,7 @@ class Stage:
 
 
 class Sampler(threading.Thread):
-    """Watches the processes below this one, and says which stage they are at."""
+    """Watches the processes below this one and finds their stage."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -113,7 +110,7 @@ class Sampler(threading.Thread):
 
 
 def _gpu() -> Any:  # noqa: ANN401
-    """A function that gives the share of the last moment in which the GPU was busy, and the bytes in use."""
+    """Return a function that gives the GPU's busy share of the last moment and its bytes in use."""
     try:
         import pynvml
     except ImportError:
@@ -215,7 +212,7 @@ def write_inputs(folder: Path, *, num_frames: int, height: int, width: int) -> N
 
 
 def settings(preset: str, work: Path, model: Path, *, tiny: bool) -> list[str]:
-    """The `--set` words with which a preset reads what was built here."""
+    """The `--set` words that make a preset read what was built here."""
     found = [f"backbones.{NAME}.path={model}"]
     if preset.startswith("analysis"):
         found += [f"synthesize.generated.prompts={work / 'prompts.txt'}", "annotate.tracker=lucas_kanade"]
@@ -246,7 +243,7 @@ def settings(preset: str, work: Path, model: Path, *, tiny: bool) -> list[str]:
 def stage_commands(
     preset: str, work: Path, model: Path, *, tiny: bool, clips: int, stages: Sequence[str]
 ) -> list[list[str]]:
-    """Open a preset's workspace, and give the stages that load a model, or that one of them needs, as commands."""
+    """Open a preset's workspace; return the stages that load a model, or that one of them needs, as commands."""
     from difftrack.params import read_params
     from difftrack.presets import apply_preset, open_workspace, read_overrides, read_preset
 
@@ -284,7 +281,7 @@ def run_preset(
     clips: int = 2,
     stages: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run one preset as a command of its own, or its stages one by one, and give what was seen."""
+    """Run one preset as a separate command, or its stages one by one; return the measurements."""
     place, top = work / preset, ROOT
     words = [word for setting in settings(preset, work, model, tiny=tiny) for word in ("--set", setting)]
     commands = [[sys.executable, "cli.py", "preset", preset, "--first", str(clips), "--work", str(place), *words]]

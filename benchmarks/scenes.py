@@ -1,12 +1,12 @@
-"""Cuts that are found between different clips, and those that are found where there is none.
+"""Cuts that are found between different clips, and cuts that are found where there is none.
 
     python -m benchmarks.scenes --davis FOLDER --tapvid FILE --video FILE
 
-Clips are the sequences of a DAVIS folder, whole and every fifth frame, a pickle of real video, a video file, and
-rendered clips. Any two different ones are joined and searched around the joint; frames of one clip are searched from
-end to end.
-Thresholds of `difftrack.scenes` were chosen on rendered clips of the role `tune` and on the same real clips that are
-measured here; the rendered clips of the role `eval` decided nothing. Results go to benchmarks/results/scenes.json.
+Clips are the sequences of a DAVIS folder (every frame, and every fifth frame), a pickle of real video, a video file,
+and rendered clips. Any two different clips are joined, and the frames around the joint are searched. Single clips are
+searched from end to end. Thresholds of `difftrack.scenes` were chosen on rendered clips of the role `tune` and on the
+same real clips that are measured here; the rendered clips of the role `eval` decided nothing. Results go to
+benchmarks/results/scenes.json.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from difftrack.media import read_video, resize_frames
 from difftrack.scenes import find_scenes
 
 BESIDE = 4
-"""Frames on either side of a joint that are looked at."""
+"""Number of frames searched on either side of a joint."""
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def all_clips(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def joint_found(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether the one cut between two clips is found, and none beside it."""
+    """Whether the one cut between two clips is found, and no other."""
     ending = before[-BESIDE:]
     return find_scenes(np.concatenate([ending, after[:BESIDE]])).cuts == (len(ending),)
 

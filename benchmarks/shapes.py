@@ -1,20 +1,21 @@
-"""Whether the shipped backbone knows shapes by their words: in what it samples, and in what it is shown.
+"""Whether the shipped backbone knows the words for shapes, in its samples and in clips that it is shown.
 
 Usage: python -m benchmarks.shapes [--parts sampled shown cards] [--sets 4] [--steps 20] [--clips 27] [--cards 9]
                                    [--pipeline DIR] [--device auto]
 
-Sampled: the prompts of a set ask for one thing of every shape; nothing else differs, nor does the noise. GrabCut cuts
-the thing out of the first frame, and its outline is compared with those of all shapes, turned and scaled. Rendered
-close-ups, read alike, say what that measure is worth.
+Sampled: the prompts of a set ask for one thing of every shape; everything else, the noise included, is the same.
+GrabCut cuts the thing out of the first frame, and its outline is compared with the outlines of all shapes, turned and
+scaled. Rendered close-ups, measured in the same way, show how reliable this is.
 
-Shown: of a rendered close-up's latents with noise, the word whose prompt gives the least error of the velocity is taken
-for its shape (Li et al. 2023, arXiv 2303.16203). Chance is one in nine: blobs are left out, which are of any outline.
+Shown: noise is added to the latents of a rendered close-up. The word whose prompt gives the least error of the velocity
+counts as the model's answer (Li et al. 2023, arXiv 2303.16203). Chance is one in nine; blobs, which have no fixed
+outline, are left out.
 
-Cards: the same for upright shapes of one area that only travel, as many of each shape, at noisier steps: of what tells
-shapes apart, the outline alone is left.
+Cards: the same for upright shapes of one area that only travel, as many of each shape, at noisier steps. Only the
+outline differs between them.
 
-Results are printed and go to benchmarks/results/shapes.json, the first set's samples to a picture beside it. Parts that
-are not asked for stay as they are there, if the same weights gave them.
+Results are printed and go to benchmarks/results/shapes.json, the first set's samples to a picture in the same folder.
+Parts that are not requested stay in the file, if the same weights gave them.
 """
 
 import argparse
@@ -57,14 +58,14 @@ KNOWN: Final = tuple(shape for shape in SHAPES if shape != "blob")
 NUM_FRAMES: Final = 17
 SIZE: Final = (128, 192)
 NOISY_STEPS: Final = (5, 10, 20)
-"""Step of 50 at which a shown clip's words are compared."""
+"""Step of 50 at which the words of a shown clip are compared."""
 CARD_STEPS: Final = (0, 3, 6, 9, 12)
-"""The same for cards; at the last of them outlines begin to be seen."""
+"""The same for cards; at the last of these steps outlines begin to be visible."""
 PARTS: Final = ("sampled", "shown", "cards")
 _NUM_ANGLES: Final = 128
 
 ShapeClip = tuple[UInt8[np.ndarray, "frame row col rgb"], str, str]
-"""Frames, prompt, and the word of the shape in it."""
+"""Frames, prompt, and the prompt's word for the shape."""
 
 
 def main() -> None:
@@ -99,13 +100,13 @@ def main() -> None:
 
 
 def _kept(path: Path, fingerprint: str) -> dict[str, Any]:
-    """What the same weights gave before."""
+    """Earlier results of the same weights."""
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return before if before.get("fingerprint") == fingerprint else {}
 
 
 def _sampled(backbone: Backbone, given: argparse.Namespace) -> dict[str, Any]:
-    """Sample, draw the first set, and say what is recognised in samples and in rendered close-ups."""
+    """Sample, draw the first set, and report the shapes that are recognised in samples and in rendered close-ups."""
     outlines = outlines_of_shapes()
     cases = [(seed, shape) for seed in range(given.first_seed, given.first_seed + given.sets) for shape in KNOWN]
     samples = [
@@ -132,7 +133,7 @@ def _sampled(backbone: Backbone, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _shown(backbone: Backbone, clips: Iterable[ShapeClip], steps: Sequence[int], first_seed: int) -> dict[str, Any]:
-    """Ask all words of rendered clips with noise."""
+    """Try all words on rendered clips with noise."""
     errors, shapes = [], []
     for number, (frames, prompt, shape) in enumerate(track(list(clips), "words", disable=not Console().is_terminal)):
         prompts = [" ".join(word if said == shape else said for said in prompt.split()) for word in KNOWN]
@@ -142,7 +143,7 @@ def _shown(backbone: Backbone, clips: Iterable[ShapeClip], steps: Sequence[int],
 
 
 def prompt_of(seed: int, shape: str) -> str:
-    """One thing that hardly moves; colours and texture by the seed."""
+    """One thing that hardly moves; the seed decides colours and texture."""
     rng = np.random.default_rng(seed)
     thing, ground = rng.choice(list(PALETTE), size=2, replace=False)
     texture = rng.choice(["marbled", "striped", "rocky", "cloudy"])
@@ -194,7 +195,7 @@ def recognised(
     shapes: Sequence[str],
     outlines: dict[str, Float[np.ndarray, " angle"]],
 ) -> dict[str, Any]:
-    """Say how many frames show a thing of the shape that was asked for."""
+    """Count the frames that show a thing of the requested shape."""
     found = []
     for frame in frames:
         try:
@@ -215,7 +216,7 @@ def recognised(
 
 
 def guessed(errors: Float[np.ndarray, "clip word step"], shapes: Sequence[str], steps: Sequence[int]) -> dict[str, Any]:
-    """Say how often the right word gives the least error, per step and for the sum of all steps."""
+    """Count how often the right word gives the least error, per step and for the sum of all steps."""
     right = np.array([KNOWN.index(shape) for shape in shapes])
     over = errors.mean(axis=1) / errors[np.arange(len(right)), right]
     return {

@@ -1,10 +1,11 @@
-"""The descriptor store beside np.memmap and safetensors, in one process on one core.
+"""The descriptor store compared with np.memmap and safetensors, in one process on one core.
 
 Usage: python -m benchmarks.store [STORE]
 
 Without STORE the values are synthetic: smooth low-rank fields plus noise, of unit variance per channel and rounded to
-bfloat16, in the shapes of CogVideoX-2B and of the backbone that ships. With STORE they are one query and key of it.
-Results go to benchmarks/results/store.json; all rates are per byte of float16, page cache warm, best of several.
+bfloat16, in the shapes of CogVideoX-2B and of the shipped backbone. With STORE they are one query and one key of that
+store. Results go to benchmarks/results/store.json. All rates are per byte of float16, with a warm page cache, the best
+of several runs.
 """
 
 import argparse
@@ -43,7 +44,7 @@ PARAMS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one format does with one unit."""
+    """Measurements of one format on one unit."""
 
     write_mb_per_s: float
     ratio: float
@@ -56,7 +57,7 @@ class Row:
     head_ms: float
     point_ms: float
     matches_kept: float
-    """Share of tokens whose best match in the last latent frame is the one that float16 gives."""
+    """Share of tokens whose best match in the last latent frame is the same as with float16."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _spec(shape: tuple[int, ...]) -> DescriptorSpec:
 
 
 def _rounding_cost(folder: Path) -> dict[str, dict[str, float]]:
-    """What `round_to_bf16` does to the size, the speed and the values of float32 input."""
+    """The effect of `round_to_bf16` on size, speed and values of float32 input."""
     values = _smooth((30, 3, 30, 45, 64), seed=1)
     costs = {}
     for rounded in (False, True):
@@ -225,7 +226,7 @@ def _rounding_cost(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _best_matches(query: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Token of the last latent frame with the most attention, averaged over heads, of every 7th of the first."""
+    """Token of the last latent frame with the most attention, averaged over heads, for every 7th token of the first."""
     channels = query.shape[-1]
     total: Any = 0
     for of_head, to_head in zip(query[:, 0], key[:, -1], strict=True):
@@ -279,7 +280,7 @@ def _seconds(action: Callable[[], object], *, budget_s: float = 0.25) -> float:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all shards in a group: int8 has its scales beside its numbers."""
+    """Bytes of a file, or of all shards in a group; int8 has scales next to its numbers."""
     return path.stat().st_size if path.is_file() else sum(shard.stat().st_size for shard in path.rglob("c.*"))
 
 

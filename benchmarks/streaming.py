@@ -1,21 +1,21 @@
-"""Memory and speed of `difftrack track` on a long video: peak resident memory of each part, in a process of its own.
+"""Memory and speed of `difftrack track` on a long video: peak memory of each part, in separate processes.
 
     python -m benchmarks.streaming [--frames 3600] [--size 1080x1920] [--chunks 6] [--out FILE.json]
     python -m benchmarks.streaming --parts all --options "--size 96x144"
 
-A video is made (a window that slides over a large picture, H.264, 30 fps), then looked at as `track` does it:
+A video is made (a window that slides over a large picture, H.264, 30 fps), then read as `track` reads it:
 
     decode    every frame, at its own size, one at a time
     encode    every frame through the autoencoder of the shipped backbone, at the size of params.yaml
-    track     all points through the first so many chunks of frames
-    decide    tracks of matches in as many frames, made up: the paths, what is visible
-    overlay   tracks of that many points, made up, drawn on every frame and written
+    track     all points through the first `--chunks` chunks of frames
+    decide    tracks from invented matches in as many frames: the paths, and what is visible
+    overlay   as many invented tracks, drawn on every frame and written
 
-    all       `difftrack track VIDEO --grid 20` itself, in a process of its own: every frame read, tracked and drawn
+    all       `difftrack track VIDEO --grid 20` itself, in a separate process: every frame read, tracked and drawn
 
-Peak memory is the largest resident set of the process (VmHWM), its imports included; of `all`, the largest sum over the
-process and its children, looked at ten times a second, or the largest that any of them reached between two looks. What
-`all` tracked is held against the window's path, so that the number is known to be that of a run that worked.
+Peak memory is the largest resident set of the process (VmHWM), with its imports. For `all` it is the largest sum over
+the process and its children, sampled ten times a second, or the largest peak of any one of them. The tracks of `all`
+are compared with the window's path, so that the number is known to come from a run that worked.
 """
 
 import argparse
@@ -39,10 +39,10 @@ import psutil
 from PIL import Image
 
 GRID = 20
-"""Points along each side."""
+"""Number of points along each side."""
 FPS = 30
 PAN_PX = 100
-"""How far the window slides from the middle of its way, to each side."""
+"""Distance that the window slides from the middle of its path, to each side."""
 _LOOK_EVERY_S = 0.1
 
 
@@ -127,7 +127,7 @@ def _measured(run: Callable[..., int], arguments: tuple[Any, ...]) -> dict[str, 
 
 def _run(run: Callable[..., int], arguments: tuple[Any, ...]) -> dict[str, float]:
     forgetting = Path("/proc/self/clear_refs")
-    if forgetting.exists():  # on Linux a process begins with the peak of the one that started it
+    if forgetting.exists():  # on Linux a process starts with the peak of its parent
         forgetting.write_text("5", encoding="ascii")
     before = time.perf_counter(), time.process_time()
     frames = run(*arguments)
@@ -188,7 +188,7 @@ def _track(video: Path, num_chunks: int) -> int:
 
 
 def _decide(num_frames: int, height: int, width: int) -> int:
-    """As `track` decides: matches are set frame by frame, and paths are chosen in them."""
+    """Decide as `track` does: matches are set frame by frame, and paths are chosen in them."""
     import torch
 
     from difftrack.annotation import query_grid
@@ -296,7 +296,7 @@ def _watched_peak(process: subprocess.Popen[bytes]) -> int:
         try:
             for one in (root, *root.children(recursive=True)):
                 total += one.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended while it was looked at
+        except psutil.NoSuchProcess:  # it ended during the look
             continue
         peak = max(peak, total)
         time.sleep(_LOOK_EVERY_S)

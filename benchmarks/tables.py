@@ -1,10 +1,10 @@
 """The numbers in the tables of README, docs and model card, filled in from benchmarks/results.
 
-    python -m benchmarks.tables            fill in, say which tables changed
-    python -m benchmarks.tables --check    change nothing; exit with status 1 if a table says anything else
+    python -m benchmarks.tables            fill in, and say which tables changed
+    python -m benchmarks.tables --check    change nothing; exit with status 1 if a table differs
 
 A comment names what fills the table after it: `<!-- numbers: tracking-study -->`. Rows and their titles are written by
-hand, in the order of the results; of each row the last cells are filled. Numbers in prose are not looked at.
+hand, in the order of the results; the last cells of each row are filled in. Numbers in prose are not checked.
 """
 
 import argparse
@@ -23,9 +23,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/*.md", "data/backbones/*/README.md")
 
 Cells = Sequence[str | None]
-"""The last cells of one row; None leaves what is there."""
+"""The last cells of one row; None leaves a cell unchanged."""
 Read = Callable[[str], Any]
-"""Gives the content of a file of results by its name without suffix."""
+"""A function that returns the content of a file of results, by its name without suffix."""
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def _percent(*shares: float) -> str:
 
 
 def _signed(value: float, places: int) -> str:
-    """With its sign, unless what is shown of it is zero."""
+    """Format a number with its sign, unless it is shown as zero."""
     shown = f"{value:+.{places}f}"
     return shown if float(shown) else shown[1:]
 
@@ -142,7 +142,7 @@ TUNED = (
     *(f"cycle {token}" for token in (1.0, 1.5, 3.0, 4.0)),
     *("margin 0.1", "margin 0.3"),
 )
-"""Changes in the order of the table of docs/tracking.md."""
+"""Changes of each option, in the order of the table of docs/tracking.md."""
 
 
 def _tuning(read: Read) -> list[Cells]:
@@ -156,7 +156,7 @@ def _tuning(read: Read) -> list[Cells]:
 
 
 def _shares(read: Read) -> list[Cells]:
-    """What is found within one token, easy and hard."""
+    """Shares matched within one token, easy and hard."""
     results = read("backbone")
     splits = [results["splits"][split] for split in ("easy", "hard")]
     best = int(np.argmax(splits[0]["whole"]["query_key"][-1]))
@@ -180,7 +180,7 @@ def _shares(read: Read) -> list[Cells]:
 
 
 def _backbone(read: Read) -> list[Cells]:
-    """All else that the shipped backbone is meant to reach."""
+    """All other targets of the shipped backbone."""
     results = read("backbone")
     easy, hard = results["splits"]["easy"], results["splits"]["hard"]
     best = int(np.argmax(easy["whole"]["query_key"][-1]))
@@ -227,7 +227,7 @@ def _guidance(read: Read) -> list[Cells]:
 
 
 def _stored(read: Read, *, values: str, which: int) -> list[Cells]:
-    """One unit in every format; `which` of the shapes that were measured."""
+    """One unit in every format; `which` selects one of the measured shapes."""
     formats = {
         "write_mb_per_s": ".0f",
         "ratio": ".2f",
@@ -246,7 +246,7 @@ def _propagated(read: Read) -> list[Cells]:
 
 
 def _propagation_tuning(read: Read) -> list[Cells]:
-    """What was chosen on rendered clips, option by option, and what it was chosen over."""
+    """Choices made on rendered clips, option by option, and their alternatives."""
     tuned = read("propagation_tuning")
     worths = tuned["worths"]
     of_kinds: dict[str, list[float]] = {}
@@ -281,7 +281,7 @@ _CAUSED = {
     "matching_accuracy": (100.0, 2),
     "error": (100.0, 1),
 }
-"""Measures of what heads cause: factor and decimal places."""
+"""Measures of what heads cause, with factor and decimal places."""
 
 
 def _heads(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -293,7 +293,7 @@ def _causes(read: Read) -> list[Cells]:
 
     These are with what heads match on the clips of the grid, and on those of the training's size that the probe has.
     """
-    from difftrack.reports import cause_correlation  # draws, which most tables need not
+    from difftrack.reports import cause_correlation  # draws figures, which most tables do not need
 
     summary = read("ablation/ablation")
     larger = read("probe")["layers"]["trained"]["head_matching_accuracy"]
@@ -332,7 +332,7 @@ def _causes(read: Read) -> list[Cells]:
 
 
 def _causes_by_layer(read: Read) -> list[Cells]:
-    """Means over the heads of each layer, of what they match and of what their removal changes."""
+    """Means over the heads of each layer: what they match, and what changes when they are removed."""
     heads = _heads(read("ablation/ablation"))
     rows = []
     for layer in sorted({row["layer"] for row in heads}):
@@ -368,7 +368,7 @@ def _caused_by_guidance(read: Read) -> list[Cells]:
 
 
 def _probe(read: Read) -> list[Cells]:
-    """Layers of the shipped backbone as the probe sees them, at the start of a training and at its end."""
+    """Layers of the shipped backbone as the probe measures them, at the start of a training and at its end."""
     layers = read("probe")["layers"]
     start, trained = layers["start"], layers["trained"]
     return [
@@ -430,7 +430,7 @@ def _explorer(read: Read) -> list[Cells]:
 
 
 def _kinds(read: Read, *, band: str | None = None, kind: str | None = None) -> list[Cells]:
-    """Every kind in one band, or every band of one kind: where the best match is, and what it and all heads reach."""
+    """Every kind in one band, or every band of one kind: its best match, and what the best and all heads reach."""
     rows = [row for row in read("kinds")["rows"] if row["band"] == (band or row["band"])]
     return [
         [

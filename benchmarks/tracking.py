@@ -1,16 +1,16 @@
-"""Zero-shot tracking: what each choice is worth, on clips that decided none of them; and what tracking costs.
+"""Zero-shot tracking: what each choice is worth, on clips that decided none of them, and what tracking costs.
 
     python -m benchmarks.tracking study [--clips 32] [--tapvid FILE]     the table, on clips of the role `eval`
-    python -m benchmarks.tracking tune [--clips 12]                      how the defaults were chosen, role `tune`
-    python -m benchmarks.tracking heads [--clips 12]                     of that, the heads alone: a third of the time
+    python -m benchmarks.tracking tune [--clips 12]                      the choice of the defaults, role `tune`
+    python -m benchmarks.tracking heads [--clips 12]                     the choice of heads alone: a third of the time
     python -m benchmarks.tracking speed [--device cuda] [--frames 80]    seconds per clip at CogVideoX-2B's shape
 
-The shipped backbone runs once over each clip, and everything else reads the same descriptors. It sees clips at 160x240,
-`--size` sets another. Rendered clips have 17 frames of 128x192, half of them object clips and half camera moves, a
-10x10 grid of queries in frame 0 (on objects alone in object clips) and exact truth with occlusions. `study` asks again
-in every fifth frame (TAP-Vid's `strided` protocol), where tracks lead backward too. Metrics are TAP-Vid's at 256x256,
-means over clips. Results go to benchmarks/results/tracking_*.json. `--processes` shares the clips among processes of
-one thread each.
+The shipped backbone runs once over each clip, and everything else reads the same descriptors. It sees clips at 160x240;
+`--size` sets another size. Rendered clips have 17 frames of 128x192, half of them object clips and half camera moves, a
+10x10 grid of queries in frame 0 (only on objects in object clips) and exact truth with occlusions. `study` also uses
+queries in every fifth frame (TAP-Vid's `strided` protocol), whose tracks lead backward, too. Metrics are TAP-Vid's at
+256x256, means over clips. Results go to benchmarks/results/tracking_*.json. `--processes` divides the clips among
+processes of one thread each.
 """
 
 import argparse
@@ -72,19 +72,19 @@ EVALUATED_SIZE = (256, 256)
 Scores = dict[str, float]
 Tracker = Callable[["Case"], PredictedTracks]
 Video = tuple[str, TrackedVideo]
-"""With the name of its set of clips."""
+"""A clip with the name of its set of clips."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What trackers reach on one clip."""
+    """The scores of all trackers on one clip."""
 
     split: str
     clip: str
     scores: Mapping[str, Scores]
-    """By tracker."""
+    """Metrics by tracker."""
     seconds: Mapping[str, float]
-    """By tracker, and of the extraction."""
+    """Seconds by tracker, and of the extraction."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ class Case:
     """The clean latents that a token covers, as a feature."""
     grid: TokenGrid
     size: tuple[int, int]
-    """That the backbone saw."""
+    """Size of the backbone's input."""
     original: TrackedVideo
     """The clip and its truth at their own size."""
     seconds: float
-    """That it took to encode the frames and to run the backbone over the chunks."""
+    """Seconds to encode the frames and to run the backbone over the chunks."""
     query_mode: QueryMode = "first"
-    """Evaluate the frames after the query, or all but the query's."""
+    """Whether to evaluate the frames after the query, or all except the query's."""
 
 
 WITH_HEADS: Mapping[str, Mapping[str, Any]] = {
@@ -115,7 +115,7 @@ WITH_HEADS: Mapping[str, Mapping[str, Any]] = {
     "matches 3": {"matches_per_token": 3},
     "motion costs 0.3": {"motion_cost": 0.3},
 }
-"""What `heads` tries once heads are chosen: options that gain with all heads."""
+"""What `heads` tries once heads are chosen: options that help when all heads are used."""
 
 
 def main() -> None:
@@ -154,7 +154,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """Every tracker on rendered clips of the role `eval`, and on real ones."""
+    """Run every tracker on rendered clips of the role `eval`, and on real ones."""
     named = heads_of_params() if arguments.heads is None else arguments.heads
     heads = [(int(layer), int(head)) for layer, head in (pair.split(".") for pair in named)]
     found = list(_each_video(partial(_study_video, arguments, heads), arguments, "eval"))
@@ -186,7 +186,7 @@ def _study_video(
 
 
 def heads_of_params(path: Path = ROOT / "params.yaml") -> list[str]:
-    """The heads that the pipeline reads, as `--heads` takes them; none where it reads all."""
+    """The heads of params.yaml in the form of `--heads`; empty if it names none."""
     heads = yaml.safe_load(path.read_text(encoding="utf-8"))["track"]["heads"]
     return [f"{layer}.{head}" for layer, own in heads.items() for head in own] if isinstance(heads, dict) else []
 
@@ -237,7 +237,7 @@ def ablation(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[st
 
 
 def both_ways(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[str, Tracker]:
-    """What it is worth to lead queries of later frames backward."""
+    """What it is worth to track queries of later frames backward."""
     fused = TrackParams(layers=tuple(layers))
     default = partial(of_heads, params=fused, heads=heads) if heads else partial(of_descriptors, params=fused)
     released = TrackParams(convention="released", layers=tuple(layers[:1]))
@@ -253,7 +253,7 @@ def both_ways(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> dict[s
 
 
 def tune(arguments: argparse.Namespace) -> None:
-    """Whatever has a number: on tuning clips, one at a time around the default; and which heads to take."""
+    """Tune every number, one at a time around the default, on tuning clips; and choose the heads."""
     found = list(_each_video(partial(_tune_video, arguments), arguments, "tune"))
     results = summary([result for _, _, result in found])
     print_table(results["means"])
@@ -276,12 +276,12 @@ def _tune_video(arguments: argparse.Namespace, video: Video) -> tuple[str, Case,
 
 
 def _untuned(arguments: argparse.Namespace) -> TrackParams:
-    """The default on every head of the layers."""
+    """The default, with every head of the layers."""
     return TrackParams(layers=tuple(arguments.layers))
 
 
 def tune_heads(arguments: argparse.Namespace) -> None:
-    """Which heads to take, on tuning clips, and what some options are worth with them: what new weights change."""
+    """Choose heads on tuning clips, and measure some options with them: what has to be done for new weights."""
     held = list(_each_video(partial(_case_of, arguments), arguments, "tune"))
     chosen, worths = _choose_heads(held, _untuned(arguments))
     with_heads = {
@@ -295,7 +295,7 @@ def tune_heads(arguments: argparse.Namespace) -> None:
 def _choose_heads(
     held: Sequence[tuple[str, Case]], default: TrackParams
 ) -> tuple[Sequence[tuple[int, int]], dict[str, float]]:
-    """Greedily by delta_avg; also what every set of heads on the way is worth, by their names."""
+    """Choose greedily by delta_avg; also return what every set of heads on the way is worth, by their names."""
     worths: dict[str, float] = {}
     assert isinstance(default.layers, tuple)
     candidates = [(layer, head) for layer in default.layers for head in range(_num_heads(held[0][1]))]
@@ -317,7 +317,7 @@ def _about_tuning(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _changes(layers: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """What is tried in place of the defaults, by name."""
+    """Alternatives to the defaults, by name."""
     windows = {
         f"{read_out}, window {radius}, {temperature}": {
             "read_out": read_out,
@@ -366,7 +366,7 @@ def _num_heads(case: Case) -> int:
 def _each_video(
     function: Callable[[Video], Any], arguments: argparse.Namespace, role: Literal["eval", "tune"]
 ) -> Iterator[Any]:
-    """Call a function with every clip, in so many processes; what it gives comes in the order of the clips."""
+    """Call a function with every clip in several processes; results come in the order of the clips."""
     sets: dict[str, Iterator[TrackedVideo]] = {split: rendered(role, split, arguments.clips) for split in SPLITS}
     sets |= {path.stem: load_tapvid_pickle(path) for path in arguments.tapvid}
     videos = [(name, video) for name, own in sets.items() for video in own]
@@ -385,7 +385,7 @@ def _start_worker() -> None:
 
 
 def _pickled(function: Callable[[Video], Any], video: Video) -> bytes:
-    """Descriptors as bytes: as tensors they would go through shared memory, of which there may be little."""
+    """Descriptors as bytes: tensors would go through shared memory, which may be small."""
     return pickle.dumps(function(video))
 
 
@@ -401,14 +401,14 @@ def _backbone_of(folder: str, device: str) -> Backbone:
 
 
 def _device_of(arguments: argparse.Namespace) -> str:
-    """Where the backbone runs, by the name that `machine` takes."""
+    """The device of the backbone, by the name that `machine` takes."""
     if arguments.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return str(arguments.device).partition(":")[0]
 
 
 def evaluate(split: str, case: Case, trackers: Mapping[str, Tracker]) -> Result:
-    """Every tracker on one clip."""
+    """Run every tracker on one clip."""
     scores: dict[str, Scores] = {}
     seconds = {"extraction": case.seconds}
     for name, tracker in trackers.items():
@@ -439,7 +439,7 @@ def summary(results: Iterable[Result]) -> dict[str, Any]:
 def rendered(
     role: Literal["eval", "tune"], split: Literal["easy", "hard"], count: int, *, first: int = 0
 ) -> Iterator[TrackedVideo]:
-    """Clips with exact tracks, object clips and camera moves by turns, from the number `first` on."""
+    """Clips with exact tracks, object clips and camera moves in turn, starting at the number `first`."""
     height, width = RENDERED_SIZE
     for number in range(first, count):
         spec = RenderSpec(
@@ -463,7 +463,7 @@ def rendered(
 def prepare(
     backbone: Backbone, video: TrackedVideo, layers: Sequence[int], size: tuple[int, int], chunk_params: ChunkParams
 ) -> Case:
-    """Run the backbone over a clip's chunks, as the pipeline's tracking view does, and hold what it gives."""
+    """Run the backbone over a clip's chunks as the pipeline's tracking view does, and hold the descriptors."""
     if not video.tracks.truth.known:
         raise ValueError(f"{video.clip.name}: {video.tracks.truth} is no truth to compare trackers with")
     height, width = size
@@ -511,7 +511,7 @@ def _same(tokens: torch.Tensor, step: int, layer: int) -> tuple[torch.Tensor, to
 
 
 def _latent_tokens(backbone: Backbone, frames: np.ndarray) -> torch.Tensor:
-    """[1, frame, row, col, channel] of clean latents, the patch's pixels of a token side by side."""
+    """[1, frame, row, col, channel] of clean latents; the patch's pixels of a token are concatenated."""
     latents, patch = backbone.encode(frames, frames_alone=True), backbone.patch_size
     tokens = latents.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5).flatten(3)
     return tokens[None].float()
@@ -547,7 +547,7 @@ def still(case: Case) -> PredictedTracks:
 
 
 def from_first_frame(case: Case, tracks: PredictedTracks) -> PredictedTracks:
-    """Let queries of later frames stay where they are, seen in their own frame alone, as if nobody had led them."""
+    """Let queries of later frames stay where they are, visible only in their own frame, as if they were not tracked."""
     return _where(case, tracks, np.broadcast_to(case.queries[:, 0] == 0, tracks.visible.shape))
 
 
@@ -574,20 +574,20 @@ def follow(case: Case, params: LucasKanadeParams | None = None) -> PredictedTrac
 
 
 def follow_resized(case: Case) -> PredictedTracks:
-    """Pyramidal Lucas-Kanade on the frames that the backbone saw."""
+    """Pyramidal Lucas-Kanade on the backbone's input frames."""
     flow = lucas_kanade(case.clip.frames, case.queries, LucasKanadeParams())
     return PredictedTracks(flow.points_xy_px, flow.visible, flow.visible.astype(np.float32))
 
 
 def of_descriptors(case: Case, params: TrackParams) -> PredictedTracks:
-    """The tracker."""
+    """The tracker with given params."""
     layers = params.layers if isinstance(params.layers, tuple) else ()
     sources = [(STEP, layer) for layer in layers]
     return track_clip(case.chunks, case.queries, sources=sources, grid=case.grid, params=params)
 
 
 def of_heads(case: Case, params: TrackParams, heads: Sequence[tuple[int, int]]) -> PredictedTracks:
-    """The tracker with these (layer, head) pairs alone; every layer weighs the same, and every head within it."""
+    """The tracker with these (layer, head) pairs only; layers weigh the same, and so do heads within a layer."""
     weights = {
         layer: tuple(float((layer, head) in heads) for head in range(_num_heads(case)))
         for layer in sorted({layer for layer, _ in heads})
@@ -596,7 +596,7 @@ def of_heads(case: Case, params: TrackParams, heads: Sequence[tuple[int, int]]) 
 
 
 def of_latents(case: Case) -> PredictedTracks:
-    """The tracker, but on the latents that went into the backbone."""
+    """The tracker on the backbone's input latents."""
     params = TrackParams(kind="feature")
     return track_clip(case.latents, case.queries, sources=[(STEP, 0)], grid=case.grid, params=params)
 
@@ -696,7 +696,7 @@ def _stored_spec(frames: tuple[int, ...], grid: TokenGrid, num_heads: int) -> De
 
 
 def print_table(means: Mapping[str, Mapping[str, Scores]]) -> None:
-    """delta_avg / AJ / OA in percent, a column per set of clips."""
+    """delta_avg / AJ / OA in percent, one column per set of clips."""
     print(f"{'':42}" + "".join(f"{split:>22}" for split in means))
     for name in next(iter(means.values())):
         cells = [" / ".join(f"{100 * of[name][key]:.1f}" for key in ("delta_avg", "AJ", "OA")) for of in means.values()]

@@ -4,17 +4,17 @@
     python -m benchmarks.visibility fit --measured FOLDER                                 the table in the tracker
     python -m benchmarks.visibility report --measured FOLDER                              what it is worth
 
-Sets, each of them with one part that decides and one that reports:
+Each set except `badja` and `flat` has one part that decides and one that reports:
 
 rendered    clips of the roles `tune` and `eval`, with exact truth
 pictures    real pictures that move as planes: frame 0 of a sequence, and an object cut out of another one that passes
             over it; textures are real, and truth is exact
-davis       real video at full rate and at every fifth frame: a point of the object lies in its mask wherever it is
-            seen, and a point beside the object outside
-badja       real video with annotated points: reports alone
-flat        a picture of one colour: nothing can be followed in it
+davis       real video at full rate and at every fifth frame: a point of the object is in its mask wherever it is
+            visible, and a point beside the object is outside
+badja       real video with annotated points: only reports
+flat        a picture of one colour, in which nothing can be followed: only reports
 
-Sequences of `davis` decide and report by turns in the order of their names, and so do the pictures that are cut out of
+Sequences of `davis` decide and report in turn, in the order of their names, and so do the pictures that are cut out of
 them.
 """
 
@@ -72,16 +72,16 @@ RULES = {
     ),
     "default": PARAMS,
 }
-"""What is compared; points outside the picture are invisible by every rule."""
+"""The compared rules; points outside the picture are invisible by every rule."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A video, its queries, and what is known of the truth."""
+    """A video, its queries, and what is known about the truth."""
 
     video: TrackedVideo
     has_truth: bool
-    """Whether the tracks of the video are the truth; else masks tell what they can."""
+    """Whether the tracks of the video are exact; otherwise only masks are known."""
 
 
 # sets of clips
@@ -118,10 +118,10 @@ def davis_set(davis: Path, part: Part, stride: int) -> Iterator[Known]:
 
 
 def _followed(clip: Clip, video: np.ndarray, queries: np.ndarray) -> TrackedVideo:
-    """A clip in which the queries are where Lucas-Kanade follows them at full rate and size, and back to the start.
+    """A clip whose queries Lucas-Kanade follows at full rate and size, and back to the start.
 
-    A pseudo-truth of points that are easily followed, whose motion is that of real video: where it does not lead back
-    to within two pixels, nothing is known.
+    This is a pseudo-truth of points that are easy to follow, with the motion of real video. Where the way back does not
+    end within two pixels of the start, nothing is known.
     """
     flow = lucas_kanade(video, queries)
     points, known = flow.points_xy_px[clip.details["frames"]], flow.visible[clip.details["frames"]].copy()
@@ -135,7 +135,7 @@ def _followed(clip: Clip, video: np.ndarray, queries: np.ndarray) -> TrackedVide
 
 
 def dense_grid(mask: np.ndarray, wanted: int) -> np.ndarray:
-    """About so many query points on the mask, by a grid as fine as it takes."""
+    """Approximately this many query points on the mask, on a grid as fine as needed."""
     height, width = mask.shape
     side = int(np.clip(round(np.sqrt(wanted / mask.mean())), 4, 60))
     return query_grid(height, width, side, mask)
@@ -237,7 +237,7 @@ def flat_set() -> Iterator[Known]:
 
 
 def _asked(clip: Clip, queries: np.ndarray) -> TrackedVideo:
-    """A clip of which nothing but the queries is known."""
+    """A clip of which only the queries are known."""
     points = np.broadcast_to(queries[None, :, 1:], (clip.num_frames, len(queries), 2)).astype(np.float32)
     seen = np.ones(points.shape[:2], dtype=bool)
     return TrackedVideo(clip, Tracks(points, seen, queries, clip.height, clip.width, "queries"))
@@ -298,7 +298,7 @@ def _about(arguments: argparse.Namespace, fingerprint: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A clip's matches, and what is known of the truth."""
+    """A clip's matches, and what is known about the truth."""
 
     name: str
     matches: FrameMatches
@@ -307,9 +307,9 @@ class Measured:
     points: np.ndarray | None
     visible: np.ndarray | None
     masks: np.ndarray | None
-    """Where the object is in every frame."""
+    """Masks of the object in every frame."""
     followed: tuple[np.ndarray, np.ndarray] | None = None
-    """Where masks alone tell the truth: positions by Lucas-Kanade, and where they are worth anything."""
+    """For clips whose truth is only masks: positions by Lucas-Kanade, and where these are reliable."""
 
     def sample(self, points_xy_px: np.ndarray) -> np.ndarray:
         """The masks at [frame, point] positions."""
@@ -326,7 +326,7 @@ class Measured:
 
 
 def read_measured(folder: Path, name: str, davis: Path) -> list[Measured]:
-    """The clips of a set, without the queries' own frame where that is frame 0."""
+    """The clips of a set, without the queries' own frame if that is frame 0."""
     stored = np.load(folder / f"{name}.npz")
     clips = []
     for clip in dict.fromkeys(key.split("|")[0] for key in stored.files if "|" in key):
@@ -370,7 +370,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 
 def _inputs(clip: Measured) -> np.ndarray:
-    """What the regression is fitted to, [frame, point, input]."""
+    """The inputs of the regression, [frame, point, input]."""
     return evidence_of(clip.matches.sharpness, clip.matches.cycle_error_token).numpy()
 
 
@@ -396,7 +396,7 @@ def _places(clip: Measured) -> np.ndarray:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """What visibility, path and smoothing are worth, on every set; written to benchmarks/results/visibility.json."""
+    """Report what visibility, path and smoothing are worth on every set, in benchmarks/results/visibility.json."""
     results: dict[str, Any] = {"sets": {}}
     for folder in arguments.measured:
         for path in sorted(folder.glob("*.npz")):
@@ -415,7 +415,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def _score(clip: Measured, params: TrackParams) -> dict[str, float]:
-    """TAP-Vid's metrics where truth is known; elsewhere shares in the mask, and delta_avg of what is followed."""
+    """TAP-Vid's metrics where tracks are exact; elsewhere shares in the mask, and delta_avg of followed points."""
     tracks = decide_tracks(clip.matches, clip.queries, grid=clip.grid, params=params)
     if clip.points is not None and clip.visible is not None:
         return _tapvid(clip, tracks, clip.points, clip.visible)

@@ -1,10 +1,10 @@
-"""Which pinned dependencies have wheels for the machines people use, as the package index says.
+"""Which pinned dependencies have wheels for common machines, according to the package index.
 
     python -m benchmarks.wheels --index https://<package index>/simple
 
-Walks what the installed package needs (without extras), takes each version from constraints.txt, asks the index
-(PEP 691) for its files, and says per platform and Python whether a wheel fits or only a source archive is there.
-Writes `benchmarks/results/wheels.json`. The index is named on the command line, so that a mirror serves as well.
+Lists what the installed package needs (without extras), takes each version from constraints.txt, asks the index (PEP
+691) for its files, and says per platform and Python whether a wheel fits or there is only a source archive. Writes
+`benchmarks/results/wheels.json`. The index is named on the command line, so a mirror can be used, too.
 """
 
 import argparse
@@ -45,11 +45,11 @@ PLATFORMS: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
         ("win_amd64",),
     ),
 }
-"""For each platform the markers of its environment and the tags of its wheels."""
+"""Markers of the environment and tags of the wheels, for each platform."""
 
 
 def main() -> None:
-    """Ask the index about every package, print what lacks a wheel, and write all."""
+    """Ask the index about every package, print what lacks a wheel, and write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", required=True, help="address of a package index that answers in JSON (PEP 691)")
     parser.add_argument("--out", type=Path, default=TOP / "benchmarks" / "results" / "wheels.json")
@@ -114,7 +114,7 @@ def _needs(package: str, extra: str, markers: Mapping[str, str]) -> Iterator[tup
 
 
 def files_of(index: str, pins: Mapping[str, str], name: str) -> list[str]:
-    """Names of the files that the index has of the pinned version, or of every version where none is pinned."""
+    """Names of the index's files of the pinned version, or of every version if none is pinned."""
     asked = urllib.request.Request(
         f"{index.rstrip('/')}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
     )
@@ -146,7 +146,7 @@ def tags(platforms: Iterable[str], python: tuple[int, int]) -> frozenset[Tag]:
 
 
 def sort_out(files: Mapping[str, list[str]], fitting: frozenset[Tag]) -> dict[str, Any]:
-    """Count the packages with a wheel that fits; name those with a source archive alone, and those without files."""
+    """Count the packages with a fitting wheel; name those with only a source archive, and those without files."""
     with_wheel = {
         name
         for name, its in files.items()

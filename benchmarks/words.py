@@ -1,19 +1,21 @@
-"""Do maps of words find what the words name? On rendered clips, whose masks are exact, by layer, step and head.
+"""Whether maps of words find what the words name: on rendered clips with exact masks, by layer, step and head.
 
     python -m benchmarks.words tune  [--clips 6]     every (step, layer, head), on clips of the role `tune`
-    python -m benchmarks.words study [--clips 6]     what was chosen there, and the rest, on clips of the role `eval`
+    python -m benchmarks.words study [--clips 6]     the choice made there, and the rest, on clips of the role `eval`
 
-Clips are 17 frames of 128x192, one half easy and one half hard, object clips and camera moves by turns, noised to each
-step and read with their own prompts. Every object that the prompt names is asked for by the noun that names it
-("disc"), and by its whole phrase ("red dotted disc"), where two or more are named, so that there is a wrong one.
+Clips are 17 frames of 128x192, half easy and half hard; object clips and camera moves alternate. They are noised to
+each step and read with their own prompts. Only clips whose prompt names two or more objects count, so that there is a
+wrong one. The map of every named object is made from its noun ("disc") and from its whole phrase ("red dotted disc").
 
-- pointing: the token of most attention lies on the object (its centre does), mean over frames in which it is seen.
-- iou: intersection over union of the object with as many tokens of most attention as the object covers, in each frame.
+- pointing: whether the centre of the token with most attention is on the object, mean over frames in which the object
+  is visible.
+- iou: intersection over union of the object and the tokens with most attention, as many as the object covers, in each
+  frame.
 - wrong word: the same with the maps of the other objects' words. chance: tokens drawn at random (pointing: the share of
   tokens on the object; iou: the mean over random draws, by hypergeometric means).
 
-Both shares are tried: of all attention, and of the attention to the text. Means are over objects; intervals are 95 % by
-bootstrap over clips. Results go to benchmarks/results/words_*.json.
+Both shares are measured: of all attention, and of the attention to the text. Means are over objects; intervals are 95 %
+by bootstrap over clips. Results go to benchmarks/results/words_*.json.
 """
 
 import argparse
@@ -48,7 +50,7 @@ NUM_DRAWS = 2000
 
 @dataclass
 class Case:
-    """A clip: the maps of each object's words, and where the objects are."""
+    """A clip with the maps of each object's words and the positions of the objects."""
 
     name: str
     maps: Float[np.ndarray, "asked share object step layer head latent_frame row col"]
@@ -78,7 +80,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """Score what was chosen, and every cell, on other clips."""
+    """Score the choice, and every cell, on other clips."""
     chosen = json.loads((RESULTS / "words_tune.json").read_text(encoding="utf-8"))["chosen"]
     combinations: dict[str, Combination] = dict(EVERYTHING)
     for asked in ASKED:
@@ -96,7 +98,7 @@ def best_of(clips: Sequence[Mapping[str, Any]], asked: str) -> dict[str, Any]:
 
 
 Combination = tuple[int | None, int | None]
-"""Layer and head whose maps are averaged, over all steps; None for all of them."""
+"""Layers and heads whose maps are averaged, over all steps; None means all of them."""
 
 EVERYTHING: Mapping[str, Combination] = {"all heads of all layers": (None, None)}
 
@@ -126,7 +128,7 @@ def specs(count: int, role: str) -> Iterator[RenderSpec]:
 
 
 def prepare(backbone: Backbone, spec: RenderSpec) -> Case | None:
-    """Run the backbone over a clip and map its objects' words; None where it names fewer than two objects."""
+    """Run the backbone over a clip and map its objects' words; return None if it names fewer than two objects."""
     rendered = render_clip(spec)
     clip = Clip(f"{spec.split}-{spec.kind}-{spec.seed}", rendered.frames, 8.0, rendered.prompt, "rendered")
     params = AnalysisParams(
@@ -184,7 +186,7 @@ def named_objects(spec: RenderSpec, text: TextTokens) -> list[tuple[int, tuple[i
 def covered(
     spec: RenderSpec, frames: Sequence[int], stride: int, layers: Sequence[int]
 ) -> tuple[Bool[np.ndarray, "object latent_frame row col"], Bool[np.ndarray, " object"]]:
-    """Tokens on each object (more than half of their area is), and whether it covers at least four in every frame."""
+    """Tokens with more than half of their area on each object, and whether it has at least four in every frame."""
     masks = exact_masks(spec)[list(frames)]
     tiles = masks.reshape(len(frames), spec.height // stride, stride, spec.width // stride, stride)
     inside = np.stack([(tiles == layer).mean(axis=(2, 4)) > 0.5 for layer in layers])
@@ -211,7 +213,7 @@ def measured(case: Case, combinations: Mapping[str, Combination]) -> dict[str, A
 
 
 def right_and_wrong(case: Case, asked: int, reduce: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-    """Measure maps against the object that their word names, and against the others."""
+    """Measure maps against the object that their word names, and against the other objects."""
     objects = range(len(case.inside))
     found: dict[str, Any] = {}
     for which in ("right", "wrong"):
@@ -240,7 +242,7 @@ def scores_of(
 
 
 def chance_iou(count: int, total: int) -> float:
-    """Expected IoU of `count` tokens drawn at random out of `total` with `count` that are right."""
+    """Expected IoU of `count` tokens drawn at random out of `total`, of which `count` are right."""
     generator = np.random.default_rng(0)
     hits = generator.hypergeometric(count, total - count, count, size=NUM_DRAWS)
     return float(np.mean(hits / (2 * count - hits)))

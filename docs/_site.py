@@ -39,7 +39,7 @@ def foreign_loads(page: str) -> list[str]:
 
 
 def _loads_nothing_from_elsewhere(app: Any, error: Exception | None) -> None:  # noqa: ANN401
-    """Fail the build where a page loads something from another host."""
+    """Fail the build if a page loads something from another host."""
     from sphinx.errors import SphinxError
 
     for page in () if error else sorted(Path(app.outdir).rglob("*.html")):
@@ -60,7 +60,7 @@ def _before_napoleon(app: Any, what: str, name: str, obj: Any, options: Any, lin
 
 
 def _after_napoleon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ANN401
-    """Undo what napoleon does to an attribute, whose text it takes for `type: description` where there is a colon."""
+    """Undo what napoleon does to an attribute: it reads its text as `type: description` if there is a colon."""
     if what in _ATTRIBUTES:
         lines[:] = _kept[name]
 
@@ -152,7 +152,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 
 COMMANDS = "<!-- every verb of the command line -->"
-"""Where a page shows the command line."""
+"""A directive that shows the command line."""
 
 
 def command_reference() -> str:
@@ -197,6 +197,6 @@ def _placeholder(argument: Any) -> str:  # noqa: ANN401 - click
 
 
 def _prose(text: str | None) -> str:
-    """The first paragraph of a help text, on one line, with nothing that Markdown reads as markup."""
+    """The first paragraph of a help text, on one line, without characters that Markdown reads as markup."""
     words = " ".join((text or "").split("\n\n")[0].split())
     return re.sub(r"([|<*\[])", r"\\\1", words)

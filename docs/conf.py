@@ -1,4 +1,4 @@
-"""How Sphinx makes the documentation site: `make docs`."""
+"""Configuration of Sphinx for the documentation site (`make docs`)."""
 
 import re
 import sys
@@ -56,5 +56,5 @@ html_theme_options = {
 
 
 def setup(app: Any) -> None:  # noqa: ANN401 - Sphinx
-    """Connect what `_site.py` does."""
+    """Connect the functions of `_site.py`."""
     _site.connect(app)

@@ -54,14 +54,14 @@ def main() -> None:
 
 
 def read(network: str) -> list[Row]:
-    """All numbers of one network, in the order in which they were logged."""
+    """Read all numbers of one network, in the order in which they were logged."""
     with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["network"] == network]
     return [Row(int(row["step"]), float(row["seconds"]), row["what"], float(row["value"] or "nan")) for row in rows]
 
 
 def last_run() -> int:
-    """Number of the latest run, 0 where there is none."""
+    """Number of the latest run, or 0 if there is none."""
     with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:
         return max((int(row["run"]) for row in csv.DictReader(file)), default=0)
 
@@ -88,7 +88,7 @@ def append(log: Path, network: str, *, run: int) -> None:
 
 
 def _logged(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Numbers of one line of a log; the first run measured easy and hard clips together, which counts for both."""
+    """Numbers of one line of a log; the first run measured easy and hard clips together, so these count for both."""
     if "loss" in line and "psnr_db" not in line:
         yield "loss", line["loss"]
     if "psnr_db" in line:

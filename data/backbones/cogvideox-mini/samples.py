@@ -22,7 +22,7 @@ from difftrack.rendering import RenderSpec, render_clip
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 5
-"""Frames of a clip that are drawn."""
+"""Number of frames that are drawn of a clip."""
 VARIATIONS = (
     "a red striped circle moves quickly right over a gray cloudy background",
     "a red striped circle moves quickly left over a gray cloudy background",
@@ -31,7 +31,7 @@ VARIATIONS = (
     "a red striped circle moves quickly right over a green grassy background",
     "",
 )
-"""One prompt, the same with one word or two exchanged, and none."""
+"""One prompt, the same with one word or two exchanged, and an empty one."""
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def sample(
     seed: int,
     same_noise: bool = False,
 ) -> UInt8[np.ndarray, "clip frame row col rgb"]:
-    """Sample one clip per prompt, each from noise of its own or all from the same."""
+    """Sample one clip per prompt, each from its own noise or all from the same."""
     pipeline.set_progress_bar_config(disable=True)
     latents = pipeline(
         prompt=list(prompts),
@@ -93,7 +93,7 @@ def sample(
 
 
 def save_strips(pipeline: CogVideoXPipeline, prompts: Sequence[str], path: Path, *, num_frames: int) -> None:
-    """A quick look while training goes on: few steps, one row per prompt."""
+    """Draw a quick look during training: few steps, one row per prompt."""
     clips = sample(pipeline, prompts, num_frames=num_frames, steps=20, guidance=4.0, seed=0)
     draw_rows([_shown(clip) for clip in clips], list(prompts), path)
 

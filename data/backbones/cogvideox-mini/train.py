@@ -82,12 +82,12 @@ class TrainParams:
     pool: PoolParams
     transformer: TransformerTraining
     seed: int = 0
-    """Seed of the weights and of the first training clip; a run that goes on from earlier weights takes another one."""
+    """Seed of the weights and of the first training clip; a run that continues earlier weights needs another one."""
     num_textures: int = 2500
     num_probe_clips: int = 16
-    """Per split, of the role `tune`."""
+    """Number of clips per split, of the role `tune`."""
     finish_seconds: float = 30.0
-    """Kept at the end of `all` for measuring and saving."""
+    """Seconds kept at the end of `all` for measuring and saving."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Run:
 
     @cached_property
     def stream(self) -> ClipStream:
-        """Training clips; every start of a run, and every replica, takes clips of its own."""
+        """Training clips; every start of a run, and every replica, gets clips of its own."""
         starts, number = self.folder / "starts.json", 0
         if self.replicas.first:
             number = json.loads(starts.read_text()) if starts.exists() else 0
@@ -123,7 +123,7 @@ class Run:
 
     @cached_property
     def probe_clips(self) -> list[ProbeClip]:
-        """Clips of the role `tune`, as many easy as hard, object and scene clips by turns."""
+        """Clips of the role `tune`, as many easy as hard, object and scene clips in turn."""
         sizes = self.params.architecture
         specs = [
             RenderSpec(
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def read_params(path: Path, changes: list[str]) -> TrainParams:
-    """Read params.yaml and change what the command line says."""
+    """Read params.yaml and apply the changes of the command line."""
     values = yaml.safe_load(path.read_text())
     for change in changes:
         name, _, value = change.partition("=")
@@ -190,9 +190,9 @@ def read_params(path: Path, changes: list[str]) -> TrainParams:
 
 
 def train_all(run: Run) -> None:
-    """Autoencoder and text encoder, unless they are finished already, then transformer.
+    """Train autoencoder and text encoder, unless they are finished already, then the transformer.
 
-    A transformer that goes on from earlier weights keeps its text encoder, unless another one was trained.
+    A transformer that continues earlier weights keeps its text encoder, unless another one was trained.
     """
     if not (run.folder / "autoencoder" / "config.json").exists():
         train_vae(run)
@@ -202,7 +202,7 @@ def train_all(run: Run) -> None:
 
 
 def train_vae(run: Run) -> None:
-    """Train the autoencoder; leaves it in RUNS/autoencoder."""
+    """Train the autoencoder and write it to RUNS/autoencoder."""
     params, sizes = run.params.autoencoder, run.params.architecture
     autoencoder = make_autoencoder(sizes)
     if params.start_from is not None:
@@ -232,7 +232,7 @@ def _finish_vae(run: Run, autoencoder: AutoencoderKLCogVideoX) -> None:
 
 
 def train_text(run: Run) -> None:
-    """Train the text encoder on prompts alone; leaves it in RUNS/text_encoder."""
+    """Train the text encoder on prompts alone and write it to RUNS/text_encoder."""
     sizes, tokenizer = run.params.architecture, make_tokenizer(run.params.architecture)
     encoder = make_text_encoder(sizes, tokenizer)  # in every replica, so that all draw the same weights afterwards, too
     if run.replicas.first:
@@ -246,12 +246,12 @@ def train_text(run: Run) -> None:
 
 
 def _has_text_encoder(run: Run) -> bool:
-    """Whether one was trained on prompts alone."""
+    """Whether a text encoder was trained on prompts alone."""
     return bool(run.replicas.agree((run.folder / "text_encoder" / "config.json").exists()))
 
 
 def train_denoiser(run: Run) -> None:
-    """Train the transformer on latents of RUNS/autoencoder, and the text encoder if asked for; leaves RUNS/pipeline."""
+    """Train the transformer on latents of RUNS/autoencoder, and the text encoder on request; write RUNS/pipeline."""
     params, sizes, device = run.params.transformer, run.params.architecture, run.device
     autoencoder = AutoencoderKLCogVideoX.from_pretrained(run.folder / "autoencoder", dtype=torch.float32)
     encoder = autoencoder.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
@@ -335,7 +335,7 @@ def _speeds(sizes: ArchitectureParams, params: AutoencoderTraining, frames: torc
 
 
 def ship(runs: Path) -> None:
-    """Copy the pipeline and curves of a finished run over this folder's; of a run of the autoencoder alone, that."""
+    """Copy the pipeline and curves of a finished run over this folder's; of a run of the autoencoder, only that."""
     pipeline, autoencoder = runs / "pipeline", runs / "autoencoder"
     if (pipeline / "model_index.json").exists():
         for component in COMPONENTS:
@@ -353,7 +353,7 @@ def ship(runs: Path) -> None:
 
 
 def _ship_autoencoder(folder: Path) -> None:
-    """Take over an autoencoder whose encoder is the one that the transformer here was trained with."""
+    """Copy an autoencoder whose encoder is the one that the transformer here was trained with."""
     trained, shipped = (
         AutoencoderKLCogVideoX.from_pretrained(path, dtype=torch.float16) for path in (folder, HERE / "vae")
     )
@@ -369,13 +369,13 @@ def _ship_autoencoder(folder: Path) -> None:
 
 
 def report(line: str) -> None:
-    """Say something at once, also through a pipe."""
+    """Print at once, also through a pipe."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def _spent(log: Path) -> float:
-    """Seconds that earlier parts of an interrupted run trained; the checkpoint may know of fewer."""
+    """Seconds that earlier parts of an interrupted run trained; the checkpoint may record fewer."""
     checkpoint = log.with_suffix(".pt")
     return float(torch.load(checkpoint, weights_only=True, map_location="cpu")["spent"]) if checkpoint.exists() else 0.0
 

@@ -1,4 +1,4 @@
-"""A family of backbones: what it is called, and which classes and checkpoints it has."""
+"""A family of backbones: its names, classes and checkpoints."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ _MODULES = {"ToyAutoencoder": "models", "ToyTransformer3DModel": "models", "ToyP
 
 
 def __getattr__(name: str) -> Any:
-    """Import a class when it is asked for: diffusers is slow to import, and a table of names needs none."""
+    """Import a class on request: diffusers is slow to import, and a table of names does not need it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What DiffTrack must know of the family: where its attention is, and what its transformer reads."""
+"""What DiffTrack needs to know about the family: where its attention is, and what its transformer reads."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["ToyBackbone"]
 
 
 class ToyBackbone(Backbone):
-    """A pipeline of `difftrack_example`."""
+    """A backbone that runs a pipeline of `difftrack_example`."""
 
     text_position = "first"
     channels_before_frames = False
@@ -28,7 +28,7 @@ class ToyBackbone(Backbone):
 
     @torch.no_grad()
     def embed(self, prompt: str) -> PromptEmbedding:
-        """Letters, for want of a text encoder; spaces fill it up, and take part in attention."""
+        """Embed letters, because there is no text encoder; spaces pad the text and take part in attention."""
         codes = torch.tensor([min(ord(letter), 127) for letter in prompt[: self.text_length].ljust(self.text_length)])
         tokens = self.transformer.letters(codes.to(self.device))
         return PromptEmbedding(tokens, mask=torch.ones(len(tokens), dtype=torch.bool, device=self.device))

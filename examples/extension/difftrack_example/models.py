@@ -1,4 +1,4 @@
-"""The transformer and the autoencoder: diffusers' way of saving and loading, and nothing more of it."""
+"""The transformer and the autoencoder, with diffusers' way of saving and loading."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ class ToyAttention(nn.Module):
         self.to_qkv, self.to_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [batch, token, width] in, the same out."""
+        """Map tokens [batch, token, width] to tokens of the same shape."""
         split = self.to_qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = nn.functional.scaled_dot_product_attention(*split)  # [batch, head, token, channel] each
         return self.to_out(attended.transpose(1, 2).flatten(2))
@@ -35,7 +35,7 @@ class ToyBlock(nn.Module):
         self.out = nn.Linear(2 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [batch, token, width] in, the same out."""
+        """Map tokens [batch, token, width] to tokens of the same shape."""
         tokens = tokens + self.attention(self.norm(tokens))
         return tokens + self.out(self.feed_forward(tokens))
 
@@ -66,7 +66,7 @@ class ToyTransformer3DModel(ModelMixin, ConfigMixin):
     def forward(
         self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, return_dict: bool = False
     ) -> tuple[Tensor]:
-        """Latents [batch, latent_frame, channel, row, col] and text [batch, token, channel] in, the velocity out."""
+        """Map latents [batch, latent_frame, channel, row, col] and text [batch, token, channel] to the velocity."""
         batch, frames = hidden_states.shape[:2]
         patched = self.patches(hidden_states.flatten(0, 1))
         rows, cols = patched.shape[2:]
@@ -94,10 +94,10 @@ class ToyAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = nn.ConvTranspose3d(latent_channels, 3, kernel, stride=kernel)
 
     def encode(self, videos: Tensor) -> SimpleNamespace:
-        """Videos [batch, rgb, frame, row, col] in [-1, 1] in; the first frame is repeated in front."""
+        """Encode videos [batch, rgb, frame, row, col] in [-1, 1]; the first frame is repeated in front."""
         padded = torch.cat([videos[:, :, :1].expand(-1, -1, self.config.temporal_stride - 1, -1, -1), videos], dim=2)
         return SimpleNamespace(latents=self.encoder(padded))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [batch, channel, latent_frame, row, col] in, videos in [-1, 1] out."""
+        """Decode latents [batch, channel, latent_frame, row, col] to videos in [-1, 1]."""
         return self.decoder(latents)[:, :, self.config.temporal_stride - 1 :].clamp(-1, 1)

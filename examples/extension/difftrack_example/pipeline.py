@@ -14,7 +14,7 @@ __all__ = ["ToyPipeline"]
 
 
 class ToyPipeline(DiffusionPipeline):
-    """Flow matching with guidance; prompts reach it embedded."""
+    """Flow matching with guidance; prompts are passed as embeddings."""
 
     def __init__(
         self, transformer: ToyTransformer3DModel, vae: ToyAutoencoder, scheduler: FlowMatchEulerDiscreteScheduler
@@ -33,7 +33,7 @@ class ToyPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **_: Any,
     ) -> SimpleNamespace:
-        """Sample from noise [1, latent_frame, channel, row, col]; frames [1, frame, row, col, rgb] in [0, 1]."""
+        """Sample from noise [1, latent_frame, channel, row, col]; return frames [1, frame, row, col, rgb] in [0, 1]."""
         self.scheduler.set_timesteps(num_inference_steps)
         for index, timestep in enumerate(self.scheduler.timesteps):
             read = latents.to(self.transformer.dtype)

@@ -13,7 +13,7 @@ __all__ = ["save"]
 
 
 def save(folder: Path) -> Path:
-    """Save what `load_backbone("path:FOLDER")` reads: a folder per component, and model_index.json."""
+    """Save a folder that `load_backbone("path:FOLDER")` reads: one folder per component, and model_index.json."""
     torch.manual_seed(0)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipeline = ToyPipeline(transformer=ToyTransformer3DModel(), vae=ToyAutoencoder(), scheduler=scheduler)

@@ -1,4 +1,4 @@
-"""A tracker: the patch around a point, looked for near its last place in the next frame."""
+"""A tracker that searches for the patch around a point near its last position in the next frame."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,9 +19,9 @@ class Template:
     radius_px: int = 5
     """The patch is 2 r + 1 pixels wide."""
     reach_px: int = 4
-    """Farthest that a point moves from one frame to the next, along each axis."""
+    """Largest distance that a point moves from one frame to the next, along each axis, pixels."""
     min_correlation: float = 0.5
-    """A point is visible while the patch is found again with at least this correlation."""
+    """A point is visible while the patch is found with at least this correlation."""
 
     def __post_init__(self) -> None:
         for name in ("radius_px", "reach_px"):
@@ -29,7 +29,7 @@ class Template:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     def track(self, frames: np.ndarray, query_points: np.ndarray) -> Tracks:
-        """Follow every point by itself, forwards and backwards; as `difftrack.annotation.Tracker.track`."""
+        """Follow every point separately, forwards and backwards; see `difftrack.annotation.Tracker.track`."""
         num_frames, height, width = frames.shape[:3]
         check_query_points(query_points, num_frames=num_frames, height=height, width=width)
         points = np.repeat(query_points[None, :, 1:], num_frames, axis=0)

@@ -1,4 +1,4 @@
-"""The laws of `difftrack.testing`, held to by the toy family and the toy tracker."""
+"""The toy family and the toy tracker obey the laws of `difftrack.testing`."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class TestToyBackbone(BackboneLaws):
 
 
 class TestTemplate(TrackerLaws):
-    """Whole pixels only: five frames of 1.5 pixels are missed by at most half a pixel each."""
+    """Template matching finds whole pixels only: each of five frames of 1.5 pixels is off by at most half a pixel."""
 
     motion_tolerance_px = 5.5
 
