@@ -312,7 +312,7 @@ def _extensions() -> Iterator[Finding]:
         names = registry.names()
         yield Finding("extensions", noun, "ok", ", ".join(names))
         for problem in registry.problems():
-            yield Finding("extensions", noun, "FAIL", problem, "mend or uninstall that package")
+            yield Finding("extensions", noun, "FAIL", problem, "repair or uninstall that package")
 
 
 # The self-test

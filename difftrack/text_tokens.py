@@ -234,12 +234,12 @@ class TextTokens:
         try:
             prompt, roles, given, read_to = (values[name] for name in ("prompt", "roles", "spans", "read_to"))
             if not isinstance(prompt, str) or not isinstance(roles, str) or len(roles) > MAX_TEXT_TOKENS:
-                raise ValueError("prompt or roles are no text")
+                raise ValueError("its prompt or roles are not text")
             if read_to is not None and type(read_to) is not int:
                 raise ValueError(f"read_to is {read_to!r}")
             spans = {token: (_whole(span[0]), _whole(span[1])) for token, span in given.items()}
             if not spans.keys() <= {str(token) for token in range(len(roles))}:
-                raise ValueError("a span is of no token")
+                raise ValueError("a span belongs to no token")
             return cls(
                 prompt,
                 tuple(spans.get(str(token)) for token in range(len(roles))),

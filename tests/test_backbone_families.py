@@ -561,7 +561,9 @@ def test_what_asks_where_frames_are_refuses_a_history(tmp_path: Path) -> None:
     backbone = load_backbone(f"path:{ROWS['helios-base'](tmp_path)}")
     grid = backbone.token_grid(5, 48, 80)
     with (
-        pytest.raises(InterventionError, match=r"OwnFrame asks where the frames are, and .* frames of history"),
+        pytest.raises(
+            InterventionError, match=r"OwnFrame needs the places of the clip's frames, but .* frames of history"
+        ),
         intervening(backbone, [OwnFrame(layers=0)], grid=grid),
     ):
         pass
@@ -597,9 +599,12 @@ def test_the_features_of_a_face_decide_what_is_captured_and_are_on_record(tmp_pa
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "reads the features of a face, and none are given: write face.safetensors"),
+        (None, "reads the features of a face, but none are given; write face.safetensors"),
         (b"a picture", r"face\.safetensors cannot be read"),
-        ({"id_cond": torch.zeros(1, 17)}, r"holds \{'id_cond': \(1, 17\)\}; wanted: id_cond \[1, channel\] and id_vit"),
+        (
+            {"id_cond": torch.zeros(1, 17)},
+            r"holds \{'id_cond': \(1, 17\)\}; expected id_cond \[1, channel\] and id_vit",
+        ),
         (
             {"id_cond": torch.full((1, 17), torch.inf), "id_vit_hidden": torch.zeros(3, 1, 5, 6)},
             "numbers that are not finite",

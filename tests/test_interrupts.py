@@ -242,7 +242,7 @@ def test_a_program_that_a_verb_runs_ends_in_order_before_the_verb(
     assert (tmp_path / "ended").exists()
     assert (status, said) == (
         STATUS[number],
-        "difftrack: interrupted during repro; the next run goes on where this one stopped\n",
+        "difftrack: interrupted during repro; the next run continues where this one stopped\n",
     )
 
 

@@ -766,8 +766,11 @@ def test_the_study_that_ships_is_of_the_weights_that_ship() -> None:
     ("changes", "message"),
     [
         ({"ways": cause_study()["ways"][:1]}, r"mine\.json has no intervention in single heads"),
-        ({"params": {}}, r"mine\.json is no study of heads \(KeyError\('num_inference_steps'\)\); `difftrack ablate` "),
-        ({"ways": [1]}, r"mine\.json is no study of heads"),
+        (
+            {"params": {}},
+            r"mine\.json is not a study of heads \(KeyError\('num_inference_steps'\)\); `difftrack ablate` ",
+        ),
+        ({"ways": [1]}, r"mine\.json is not a study of heads"),
     ],
 )
 def test_a_study_that_cannot_be_used_says_what_writes_one(

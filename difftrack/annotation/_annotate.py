@@ -47,7 +47,8 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
         tracks = _track(tracker, clip, query_points, params)
     if not tracks.visible.any():
         raise AnnotationError(
-            f"none of {counted(tracks.num_points, 'point')} is visible in any frame ({tracks.tracker})"
+            f"{tracks.tracker} finds none of {counted(tracks.num_points, 'point')} visible in any frame; leave the "
+            "clip out, or set annotate.tracker to another tracker"
         )
     return tracks
 
@@ -55,7 +56,9 @@ def annotate_clip(clip: Clip, params: AnnotateParams, *, given: Tracks | None = 
 def _choose(clip: Clip, params: AnnotateParams, given: Tracks | None) -> str:
     rendered = "render" in clip.details
     if params.tracker == "exact" and not rendered:
-        raise AnnotationError(f"exact tracks exist only for rendered clips, and this clip is {clip.source}")
+        raise AnnotationError(
+            f"exact tracks exist only for rendered clips, and this clip is {clip.source}; set annotate.tracker to auto"
+        )
     if params.tracker != "auto":
         return params.tracker
     if rendered:

@@ -205,6 +205,7 @@ def _predict(
     if tuple(tracks.shape) != (*expected, 2) or tuple(visible.shape) != expected or visible.dtype != torch.bool:
         raise AnnotationError(
             f"the model returned tracks {tuple(tracks.shape)} and visibility {visible.dtype} "
-            f"{tuple(visible.shape)}; CoTracker3's offline predictor returns {(*expected, 2)} and booleans {expected}"
+            f"{tuple(visible.shape)}; CoTracker3's offline predictor returns {(*expected, 2)} and booleans {expected}; "
+            "check annotate.cotracker3.repository or checkout"
         )
     return tracks[0].float().cpu().numpy() + np.float32(0.5), visible[0].cpu().numpy()

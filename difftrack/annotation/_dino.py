@@ -174,7 +174,9 @@ def _load(dino: Dino) -> _Loaded:
         ) from error
     patch = getattr(network.config, "patch_size", None)
     if not isinstance(patch, int):
-        raise TrackerUnavailableError(f"tracker dino: {folder} is {type(network).__name__}, which has no patches")
+        raise TrackerUnavailableError(
+            f"tracker dino: {folder} is {type(network).__name__}, which has no patches; use a vision transformer"
+        )
     file = folder / "preprocessor_config.json"
     settings = read_json(file) if file.is_file() else {}
     mean, std = (tuple(settings.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))

@@ -70,7 +70,10 @@ def mask_from_file(path: Path, *, height: int, width: int) -> Bool[np.ndarray, "
     """
     mask = np.asarray(read_image(path).mean(axis=-1) > 127)
     if mask.shape != (height, width):
-        raise AnnotationError(f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, but the clip is {width}x{height}")
+        raise AnnotationError(
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, but the clip is {width}x{height}; "
+            "give a mask of the clip's size"
+        )
     return mask
 
 

@@ -103,7 +103,9 @@ def _on_whole_grid(
     distance = np.linalg.norm(tracks.query_points[:, None] - grid, axis=-1)
     place = distance.argmin(axis=1)
     if (distance.min(axis=1) > _SAME_PLACE_PX).any() or len(set(place.tolist())) < len(place):
-        raise AnnotationError(f"the query points are not part of the {num} x {num} grid in frame 0")
+        raise AnnotationError(
+            f"the query points are not part of the {num} x {num} grid in frame 0; annotate the clip with that grid"
+        )
     points = np.repeat(grid[None, :, 1:], tracks.num_frames, axis=0)
     visible = np.zeros(points.shape[:2], dtype=bool)
     points[:, place], visible[:, place] = tracks.points_xy_px, tracks.visible

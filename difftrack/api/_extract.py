@@ -164,7 +164,7 @@ def trained_clip(model: Backbone) -> tuple[int, int, int]:
         UsageError: the size is not known.
     """
     if model.made_for is None:
-        raise UsageError(f"the size that {model.name} was trained on is not known; give size=")
+        raise UsageError(f"the size that {model.name} was trained on is not known; give size=(height, width)")
     return model.made_for
 
 

@@ -135,7 +135,10 @@ def score(
         section = MatchSection(convention=convention, kinds=_kinds(name, spec.kinds, kinds), per_head=per_head)
         matches = match_stored_clip(store, only_clip(store, name), own, section)
         if not matches.sizes["point"]:
-            raise UsageError(f"{name}: no point is queried in the first stored frame, {matches.frame.values[0]}")
+            raise UsageError(
+                f"{name}: no point is queried in the first stored frame, {matches.frame.values[0]}; pass tracks whose "
+                "query points are in that frame"
+            )
         clips[name] = score_matches(
             matches,
             own,

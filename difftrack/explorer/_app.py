@@ -263,11 +263,11 @@ async def _body(request: Request) -> Any:  # noqa: ANN401 - any JSON; parsed by 
     async for block in request.stream():
         content += block
         if len(content) > MOST_QUESTION_BYTES:
-            raise HTTPException(413, "the question is too long")
+            raise HTTPException(413, "the request is too long")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the question is not valid JSON: {error}") from error
+        raise HTTPException(400, f"the request is not valid JSON: {error}") from error
 
 
 async def _static_file(request: Request) -> Response:

@@ -51,7 +51,7 @@ class ClipExtraction:
 
     Attributes:
         groups: What each of the clip's groups will hold.
-        text: Words of its branch's text tokens; None where the backbone does not tell.
+        text: Words of its branch's text tokens; None if the backbone does not report them.
         round_trip_errors: Relative error of the inversion of each group that was inverted.
     """
 

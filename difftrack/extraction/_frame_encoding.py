@@ -51,7 +51,7 @@ def encode_frames(
         latents.add(backbone.encode(seen, frames_alone=True).cpu(), num_frames=len(batch))
         count += len(batch)
     if not count:
-        raise ValueError(f"clip {name} has no frame")
+        raise ValueError(f"clip {name} has no frames")
     digest.update(json.dumps([count, params.height, params.width]).encode())
     return EncodedClip(name, count, *size, latents.all(), images, digest.hexdigest())
 

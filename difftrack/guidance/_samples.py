@@ -171,7 +171,7 @@ def _not_ours(samples: Path, ways: Collection[str] = ()) -> str | None:
     if not samples.exists():
         return None
     if samples.is_symlink() or not samples.is_dir():
-        return f"{samples} is not a folder of its own"
+        return f"{samples} is a link or not a folder"
     clips = [entry for entry in sorted(samples.iterdir()) if entry.is_dir() and not entry.name.endswith(".part")]
     views = {
         "side_by_side.mp4",

@@ -72,7 +72,9 @@ class Identity(Attend):
         self, call: AttentionCall, clips: slice, heads: list[int] | slice, layout: SequenceLayout
     ) -> Float[Tensor, "clip head token channel"]:
         if call.query.shape[2] != call.key.shape[2]:
-            raise InterventionError(f"layer {call.layer}: attention is between two sequences, so it has no identity")
+            raise InterventionError(
+                f"layer {call.layer}: attention is between two sequences, so Identity is undefined; use Zero"
+            )
         return call.value[clips, heads]
 
 

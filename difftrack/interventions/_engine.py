@@ -64,7 +64,8 @@ class Moment:
         first = call * batch_size
         if batch_size > self.batch_size or first >= self.batch_size:
             raise InterventionError(
-                f"attention is called with a batch of {batch_size}, call {call + 1} of a forward with {self.batch_size}"
+                f"call {call + 1} of a layer's attention has a batch of {batch_size}, which does not fit the forward's "
+                f"batch of {self.batch_size}; set num_clips and calls to how the pipeline runs its branches"
             )
         found = []
         for part in self.parts:

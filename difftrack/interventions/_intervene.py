@@ -57,8 +57,8 @@ def intervening(
     transformers = {id(one): (one, backbone.attention_of(one)) for one in backbone.all_transformers()}
     if grid is not None and layout is None and (asking := _asking(interventions)):
         raise InterventionError(
-            f"{type(asking[0]).__name__} asks where the frames are, and {backbone.name} attends to frames of history "
-            f"in the same sequence; take one that acts on all tokens"
+            f"{type(asking[0]).__name__} needs the places of the clip's frames, but {backbone.name} also attends to "
+            f"frames of history; use an intervention that acts on all tokens"
         )
     with intervene_in(
         list(transformers.values()),
@@ -96,7 +96,9 @@ def intervene_in(
     """
     asking = _asking(interventions)
     if asking and layout is None:
-        raise InterventionError(f"{type(asking[0]).__name__} needs the places of frames; give the size of the clip")
+        raise InterventionError(
+            f"{type(asking[0]).__name__} needs the places of frames; give size=, the size of the clip"
+        )
     reader = BranchReader(calls, num_clips) if any(one.asks_for_moment for one in interventions) else None
     engines = [Engine(interventions, modules, layout or SequenceLayout(0, 0, "none")) for _, modules in transformers]
     acted = [0] * len(interventions)

@@ -59,7 +59,7 @@ def read_cause_study(file: Path | None = None) -> CauseStudy:
         known = bool(study.backbone) and bool(removals_of_heads(summary))
         _of_study(study)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no study of heads ({error!r}); `difftrack ablate` writes one") from error
+        raise ValueError(f"{path} is not a study of heads ({error!r}); `difftrack ablate` writes one") from error
     if not known:
         raise ValueError(f"{path} has no intervention in single heads that were matched; run `difftrack ablate` again")
     return study

@@ -151,7 +151,9 @@ def cause_correlation(summary: Mapping[str, Any], word: str, measure: str) -> tu
     rows = [row for row in summary["ways"] if row["intervention"] == word and "own_matching_accuracy" in row]
     found = _correlated(summary, rows, measure)
     if found is None:
-        raise ValueError(f"{measure} under {word} is of {len(rows)} heads, or not of all; wanted: at least 3 heads")
+        raise ValueError(
+            f"{measure} under {word} was measured for {len(rows)} heads, or not for all of them; expected at least 3"
+        )
     return found
 
 

@@ -134,8 +134,8 @@ class Store:
             raise StoreError(f"{self._files.path(group)}: its record of words is damaged: {error}") from error
         if len(found) != schema.spec.num_text_tokens:
             raise StoreError(
-                f"{self._files.path(group)} has words of {len(found)} text tokens, but {schema.spec.num_text_tokens} "
-                "text tokens; extract it again"
+                f"{self._files.path(group)} records words for {len(found)} text tokens, but stores "
+                f"{schema.spec.num_text_tokens} text tokens; extract it again"
             )
         return found
 

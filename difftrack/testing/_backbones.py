@@ -231,7 +231,7 @@ class BackboneLaws:
         """There is one entry per token that attention sees; words have tokens, in the prompt's order."""
         prompt = backbone.embed(self.prompt)
         found = backbone.text_tokens(self.prompt, prompt)
-        if found is None:  # its tokenizer does not tell
+        if found is None:  # its tokenizer does not report them
             return
         mask = backbone.text_mask(prompt) if backbone.cross_attention_key is None else backbone.cross_text_mask(prompt)
         assert len(found) == len(mask)

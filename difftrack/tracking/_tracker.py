@@ -193,7 +193,7 @@ def _check_coverage(chunks: Sequence[ChunkDescriptors], sources: Sources) -> int
     for anchor in {chunk.anchor for chunk in chunks}:
         held = {frame for chunk in chunks if chunk.anchor == anchor for frame in chunk.frames}
         if missing := sorted(set(range(num_frames)) - held):
-            raise ValueError(f"no chunk with anchor {anchor} holds frames {missing[:10]}; are chunks missing?")
+            raise ValueError(f"no chunk with anchor {anchor} holds frames {missing[:10]}; extract the clip again")
     return num_frames
 
 

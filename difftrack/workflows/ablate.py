@@ -101,10 +101,10 @@ class AblateParams:
         if self.num_inference_steps < 1 or self.matching_clips < 0:
             raise ValueError(
                 f"num_inference_steps is {self.num_inference_steps} and matching_clips {self.matching_clips}; expected "
-                "at least 1, and at least 0"
+                "num_inference_steps of at least 1 and matching_clips of at least 0"
             )
         if any(not 0 <= step < JUDGED_OF - 1 for step in self.judged_steps):
-            raise ValueError(f"judged_steps are {list(self.judged_steps)}; expected of 0 ... {JUDGED_OF - 2}")
+            raise ValueError(f"judged_steps are {list(self.judged_steps)}; expected steps from 0 to {JUDGED_OF - 2}")
 
 
 @dataclass(frozen=True, slots=True)

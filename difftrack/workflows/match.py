@@ -178,7 +178,7 @@ def match_heatmaps(
                 found = match_probabilities(query, key, tokens, target_frame=target, source_frame=source, params=own)
                 maps[shown] = found[0].numpy()
     if not maps:
-        raise StoreError(f"no stored latent frame describes frame {frame} of {clip}")
+        raise StoreError(f"no stored latent frame describes frame {frame} of {clip}; name a stored frame")
     frames = sorted(maps)
     return xr.DataArray(
         np.stack([maps[shown] for shown in frames]), dims=("frame", "row", "col"), coords={"frame": frames}

@@ -167,7 +167,7 @@ def _propagate(
     num_frames = 1 + max(found)
     if missing := sorted(set(range(num_frames)) - set(found)):
         raise ValueError(
-            f"no chunk that begins at frame {given.frame} holds frames {missing[:10]}; are chunks missing?"
+            f"no chunk that begins at frame {given.frame} holds frames {missing[:10]}; extract the clip again"
         )
     frames = [found[frame].cpu() for frame in range(num_frames)]
     soft = np.stack([labels.numpy() for labels in frames])

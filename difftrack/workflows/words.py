@@ -113,8 +113,8 @@ def stored_text(store: Store, clip: str) -> TextTokens:
         )
     if known is None:
         raise StoreError(
-            f"the store has no words for the text tokens of {clip}: an earlier version wrote it, or the tokenizer "
-            "does not tell; extract it again, or pass text="
+            f"the store has no words for the text tokens of {clip}: an earlier version wrote it, or its tokenizer "
+            "does not report the characters of a token; extract it again, or pass text="
         )
     return known
 

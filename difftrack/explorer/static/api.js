@@ -45,7 +45,7 @@ async function fetched(path, options) {
 
 function waitForServer() {
   if (waiting) return;
-  notice("The server does not answer. Is `difftrack explore` still running? This page goes on by itself when it is back.", { lasting: true, bad: true });
+  notice("The server does not answer. Is `difftrack explore` still running? This page continues when it is back.", { lasting: true, bad: true });
   waiting = setInterval(async () => {
     try {
       await fetch("api/library", { headers: { "x-difftrack": token || "page" } });

@@ -92,7 +92,7 @@ class ConsisIDBackbone(CogVideoXBackbone):
         if given != wanted:
             raise BackboneError(
                 f"{self.name} reads an identity of {wanted[0]} channels and {wanted[1]} hidden states of {wanted[2]}; "
-                f"the face that is given has {given[0]}, {given[1]} and {given[2]}: compute it with the models that "
+                f"the given face has {given[0]}, {given[1]} and {given[2]}: compute it with the models that "
                 f"come with this checkpoint"
             )
         identity, hidden = (part.to(self.device, self.components.dtype) for part in (face.identity, face.vit_hidden))

@@ -57,7 +57,7 @@ def read_face(folder: Path | None, *, name: str) -> FaceFeatures:
     )
     file = None if folder is None else folder / FACE_FILE
     if file is None or not file.is_file():
-        raise BackboneError(f"{name} reads the features of a face, and none are given: {way_out}")
+        raise BackboneError(f"{name} reads the features of a face, but none are given; {way_out}")
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -66,7 +66,7 @@ def read_face(folder: Path | None, *, name: str) -> FaceFeatures:
     if identity is None or hidden is None or identity.ndim != 2 or hidden.ndim != 4:
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         raise BackboneError(
-            f"{file} holds {shapes}; wanted: {_IDENTITY} [1, channel] and {_HIDDEN} [depth, 1, token, channel]; "
+            f"{file} holds {shapes}; expected {_IDENTITY} [1, channel] and {_HIDDEN} [depth, 1, token, channel]; "
             f"{way_out}"
         )
     if not (torch.isfinite(identity).all() and torch.isfinite(hidden).all()):
