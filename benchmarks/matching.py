@@ -301,7 +301,7 @@ def clip_matcher(inputs: Inputs, device: str) -> Callable[[], Tensor]:
 def record(several: Sequence[Callable[[], Tensor]]) -> float:
     """Call what records itself until it has, and give the most MB that a recording holds on to.
 
-    What the calls before it leave in the allocator's cache, for whoever needs it next, is given back first.
+    The allocator's cache of earlier calls is given back first.
     """
     sizes = []
     for match in several:

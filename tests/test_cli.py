@@ -182,6 +182,9 @@ def test_models_lists_every_name_and_its_old_one() -> None:
     assert status == 0
     assert "cogvideox-2b" in out
     assert "cogvideox_t2v_2b" in out
+    status, out, _ = run("models", "cogvideox-mini")
+    assert status == 0
+    assert out.startswith("cogvideox-mini comes with the package: 8 layers x 4 heads x 64 channels; `difftrack models")
 
 
 def test_models_prove_capture_here_and_fail_where_it_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:

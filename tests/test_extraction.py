@@ -93,7 +93,7 @@ def test_a_clip_is_read_once_though_the_one_after_it_is_announced_before_its_tur
             source.expect(following)
         source.prepare(name)
     assert sorted(read) == names
-    for name in names:  # nobody takes them
+    for name in names:  # no caller takes them
         source.expect(name)
     assert list(source._expected) == ["c", "d"]
 
@@ -367,7 +367,7 @@ def test_generate_captures_at_the_latents_of_the_stored_trajectory(
     assert torch.equal(seen[0], trajectory.latents[1])
     assert torch.equal(seen[1], trajectory.latents[4])
     with pytest.raises(BackboneError, match="another backbone sampled this clip"):
-        read_trajectory(file, fingerprint="somebody else")
+        read_trajectory(file, fingerprint="another backbone")
     with pytest.raises(ExtractionError, match=r"sampled was sampled with .* \(5, 3, 40, 56\).*\(6, 3, 40, 56\)"):
         Extractor(backbone, replace(params, num_inference_steps=6)).prepare(sampled, trajectory=trajectory)
     with pytest.raises(ExtractionError, match=r"\(5, 3, 40, 56\).*\(5, 2, 40, 56\): set num_frames"):

@@ -102,8 +102,8 @@ def test_attention_score_sums_over_the_other_frames() -> None:
     visible = np.array([[True, False], [False, True], [True, True]])
     found = attention_score(frame_mass, np.array([0.2, 0.2]), visible)
     assert (found.cross, found.self_frame, found.text) == (pytest.approx(0.3), 0.5, 0.2)
-    nobody = attention_score(frame_mass, np.array([0.2, 0.2]), np.zeros((3, 2), dtype=bool))
-    assert np.isnan([nobody.cross, nobody.self_frame, nobody.text]).all()
+    unseen = attention_score(frame_mass, np.array([0.2, 0.2]), np.zeros((3, 2), dtype=bool))
+    assert np.isnan([unseen.cross, unseen.self_frame, unseen.text]).all()
 
 
 def test_too_few_frames_for_the_latent_frames_are_named() -> None:

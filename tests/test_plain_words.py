@@ -25,6 +25,9 @@ def test_no_docstring_begins_with_of() -> None:
 def test_components_are_not_spoken_of_as_persons() -> None:
     found = {room: [place for file in files for place in persons(file)] for room, files in rooms().items()}
     found["docs"] = [place for page in sorted((ROOT / "docs").rglob("*.md")) for place in persons(page)]
+    found["benchmarks"] = [place for file in sorted((ROOT / "benchmarks").glob("*.py")) for place in persons(file)]
+    cards = (ROOT / "data/backbones").rglob("*.[mp][dy]")
+    found["pages"] = [place for page in sorted([*ROOT.glob("*.md"), *cards]) for place in persons(page)]
     assert {room: places for room, places in found.items() if places} == {}
 
 

@@ -34,9 +34,13 @@ def models(
     if words:
         _show_words(name)
         return
+    from difftrack.backbones import SHIPPED, canonical_name, summaries
+
+    if name == SHIPPED:
+        _show_shipped()
+        return
     if name is not None:
-        _check_named(name)
-    from difftrack.backbones import SHIPPED, summaries
+        canonical_name(name)  # refuses unknown names
 
     row = "{:<21}{:<12}{:<13}{:<14}{:>9}{:>10}  {:<5}{:<50}{}"
     heads = ("name", "layers x", "clip", "tokens", "q + k of", "weights,", "here", "checkpoint", "also called")
@@ -73,13 +77,17 @@ def _show_words(name: str | None) -> None:
     typer.echo("\n".join(textwrap.wrap(" ".join(known), width=100)))
 
 
-def _check_named(name: str) -> None:
-    """Refuse a backbone that is not in the table."""
-    from difftrack.backbones import SHIPPED, canonical_name
+def _show_shipped() -> None:
+    """Print the counts of the shipped backbone, which is not in the table of published ones."""
+    from difftrack.backbones import SHIPPED, shipped_backbone
+    from difftrack.documents import read_json
 
-    if name == SHIPPED:
-        raise ValueError(f"{SHIPPED} comes with the package; `difftrack models {SHIPPED} --words` lists its words")
-    canonical_name(name)
+    config = read_json(shipped_backbone() / "transformer" / "config.json")
+    counts = (config[key] for key in ("num_layers", "num_attention_heads", "attention_head_dim"))
+    typer.echo(
+        "{} comes with the package: {} layers x {} heads x {} channels; `difftrack models {} --words` lists the words "
+        "that it knows".format(SHIPPED, *counts, SHIPPED)
+    )
 
 
 def _check_model(name: str, device: str) -> None:
