@@ -43,6 +43,16 @@ def test_the_animated_picture_is_animated_and_below_2_mb() -> None:
     assert "docs/images/difftrack.webp" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_model_card_has_the_metadata_that_hugging_face_reads() -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(ROOT / "data/backbones/cogvideox-mini/README.md").data.to_dict()
+    assert sorted(card) == ["language", "library_name", "license", "pipeline_tag", "tags"]
+    assert f'license = "{card["license"].replace("apache", "Apache")}"' in (ROOT / "pyproject.toml").read_text()
+    assert (card["library_name"], card["pipeline_tag"], card["language"]) == ("diffusers", "text-to-video", ["en"])
+    assert all(re.fullmatch(r"[a-z-]+", tag) for tag in card["tags"])
+
+
 # Links
 
 
