@@ -36,9 +36,9 @@ class FrequencyBands:
     temporal: Share = (0.0, 1.0)
     """[from, to] of the frequencies that turn by latent frame."""
     vertical: Share = (0.0, 1.0)
-    """[from, to] of those that turn by row."""
+    """[from, to] of the frequencies that turn by row."""
     horizontal: Share = (0.0, 1.0)
-    """[from, to] of those that turn by column."""
+    """[from, to] of the frequencies that turn by column."""
 
     def __post_init__(self) -> None:
         for axis in AXES:

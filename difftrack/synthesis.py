@@ -35,9 +35,9 @@ class RenderedSection:
     num_frames: int = 17
     """Number of frames of every clip."""
     height: int = 128
-    """Size in pixels."""
+    """Height in pixels."""
     width: int = 192
-    """Size in pixels."""
+    """Width in pixels."""
     fps: float = 8.0
     """Frames per second for playback."""
 
@@ -88,9 +88,9 @@ class GeneratedSection:
     num_frames: int = 17
     """Number of frames of every clip; docs/backbones.md lists what each backbone supports."""
     height: int = 128
-    """Size in pixels."""
+    """Height in pixels."""
     width: int = 192
-    """Size in pixels."""
+    """Width in pixels."""
     fps: float = 8.0
     """Frames per second for playback."""
 

@@ -78,7 +78,7 @@ class MatchingParams:
     """How features are compared, and every other kind that is matched with itself; the released code takes the raw dot
     product (A11)."""
     feature_temperature: float = 0.05
-    """Divides those similarities before their softmax; for features it changes probabilities, but no best match."""
+    """Divides these similarities before the softmax; for features it changes probabilities, but no best match."""
     attention_axes: Literal["xy", "swapped"] = "xy"
     """`swapped` reads attention at row = x, column = y, as the released code does (A13)."""
     padded_text: Literal["masked", "counted"] = "masked"

@@ -97,9 +97,9 @@ class ClipOutline:
     name: str
     num_frames: int
     height: int
-    """In pixels."""
+    """Height in pixels."""
     width: int
-    """In pixels."""
+    """Width in pixels."""
     prompt: str
     source: ClipOrigin
     digest: str

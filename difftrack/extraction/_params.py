@@ -112,9 +112,9 @@ class ViewParams:
     """
 
     height: int
-    """At which the backbone sees clips, pixels."""
+    """Height of the backbone's input in pixels."""
     width: int
-    """At which the backbone sees clips, pixels."""
+    """Width of the backbone's input in pixels."""
     num_inference_steps: int = 50
     """Length of the denoising schedule, even if only a part of it is visited."""
     steps: Literal["all"] | tuple[int, ...] = "all"

@@ -93,9 +93,9 @@ class GuideParams:
     num_frames: int = 17
     """Frames of every sample; docs/backbones.md lists what a backbone can sample."""
     height: int = 128
-    """In pixels."""
+    """Height in pixels."""
     width: int = 192
-    """In pixels."""
+    """Width in pixels."""
     fps: float = 8.0
     """Frames per second of the video files."""
     reuse: Reuse = "exact"

@@ -101,7 +101,7 @@ class ReportParams:
     clips: Literal["auto", "all"] | tuple[str, ...] = "auto"
     """Clips of these pictures; auto: the first of each source, those with exact truth first."""
     causes: Path | None = None
-    """An ablation.json of `difftrack ablate`, shown for the backbone whose weights it is of; null: the study of the
+    """An ablation.json of `difftrack ablate`, shown for the backbone with the same weights; null: the study of the
     shipped backbone that comes with the package."""
     max_videos: int = 12
     """Maximum number of clips drawn as videos; the tables list all of them."""
