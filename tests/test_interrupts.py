@@ -18,6 +18,7 @@ import pytest
 import yaml
 from tiny_pipelines import HEIGHT, NUM_FRAMES, WIDTH, save_cogvideox
 from typer.testing import CliRunner
+from warm_python import python
 
 from difftrack import cli
 from difftrack.cli._pipeline import _in_foreground
@@ -79,7 +80,7 @@ def start(folder: Path, given: dict[str, Any], stage: str, *words: str) -> "subp
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(given))
     environment = {**os.environ, "PYTHONPATH": str(TOP), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", f"stages.{stage}", *words]
+    command = [python(), "-m", f"stages.{stage}", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes)
 
@@ -99,10 +100,22 @@ def there(root: Path, pattern: str, num: int) -> Iterator[bool]:
         yield len(list(root.glob(pattern))) >= num
 
 
+def _others_in_its_folder(process: "subprocess.Popen[str]") -> Iterator[psutil.Process]:
+    """Yield a stage's workers, and the stage where `process` is the program that passes its signals on."""
+    folder = psutil.Process(process.pid).cwd()
+    for other in psutil.process_iter():
+        with suppress(psutil.Error):
+            if other.pid != process.pid and other.cwd() == folder:
+                yield other
+
+
 def interrupt(process: "subprocess.Popen[str]", number: signal.Signals, *, group: bool) -> tuple[int, str]:
     """Send a signal as `kill` does, or as a terminal does to the whole group; give the status and what was said."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, number) if group else process.send_signal(number)
+    below = list(_others_in_its_folder(process))
+    passes_on = process.args[0] == python()  # type: ignore[index]
+    assert below or not passes_on, "the stage is not found by its folder"
+    for receiver in [*below, *([] if passes_on else [process])] if group else [process]:
+        receiver.send_signal(number)
     said = process.communicate(timeout=200)[1]
     _, alive = psutil.wait_procs(below, timeout=60)
     assert not alive, "a worker is left"

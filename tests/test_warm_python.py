@@ -71,6 +71,54 @@ def test_a_signal_reaches_the_program_and_its_status_comes_back(number: signal.S
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_a_signal_that_a_caller_ignores_or_blocks_stays_so(how: str) -> None:
+    """Workers are started with SIGTERM blocked and listen to it once they can end in order."""
+    code = (
+        "import signal\n"
+        "print(signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, signal.SIGTERM in signal.pthread_sigmask(0, []))"
+    )
+    number = signal.SIGTERM
+    before, mask = signal.getsignal(number), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        if how == "ignored":
+            signal.signal(number, signal.SIG_IGN)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        said = [subprocess.check_output([program, "-c", code], text=True) for program in (sys.executable, python())]
+    finally:
+        signal.signal(number, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert said == [f"{how == 'ignored'} {how == 'blocked'}\n"] * 2
+
+
+def test_a_blocked_signal_ends_a_program_once_it_listens() -> None:
+    code = (
+        "import signal\n"
+        "print('blocked', flush=True); input()\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM]); signal.pause()"
+    )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([python(), "-c", code], **pipes)  # type: ignore[call-overload]
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with process:
+        assert process.stdout.readline() == "blocked\n"
+        process.terminate()
+        assert process.poll() is None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(60) == -signal.SIGTERM
+
+
+def test_threads_of_mkl_as_many_as_of_openmp_are_no_other_environment(tmp_path: Path) -> None:
+    code = "import sys; print('torch' in sys.modules)"
+    number = os.environ.get("OMP_NUM_THREADS", "1")
+    warm = its_environment().get("OMP_NUM_THREADS") == number
+    assert both("-c", code, cwd=tmp_path, MKL_NUM_THREADS=number)[1][1] == f"{warm}\n"
+    assert both("-c", code, cwd=tmp_path, MKL_NUM_THREADS="7")[1][1] == "False\n"
+
+
 def test_a_killed_client_takes_its_program_with_it() -> None:
     read, write = os.pipe()
     code = f"import os, signal; os.write({write}, b'there'); signal.pause()"

@@ -36,8 +36,8 @@ from types import ModuleType
 
 from filelock import FileLock
 
-Asked = tuple[list[str], str, dict[str, str], str]
-"""Words, folder, environment and name of an interpreter's call."""
+Asked = tuple[list[str], str, dict[str, str], str, list[int], list[int]]
+"""Words, folder, environment and name of an interpreter's call, and the signals that it ignores and blocks."""
 
 LIBRARIES = (
     *("torch", "torch._dynamo", "transformers", "accelerate", "peft", "diffusers"),
@@ -56,10 +56,11 @@ LIBRARIES = (
     ),
 )
 
-READ_AT_IMPORT = (
-    r"(PYTHON(?!PATH$|DONTWRITEBYTECODE$|UNBUFFERED$)|OMP_NUM|MKL_NUM|HF_|TRANSFORMERS_|DIFFUSERS_|MPL|CUDA_|TRITON_)"
-)
-"""Beginnings of the names of such environment variables; some others are set by libraries when they are imported."""
+READ_AT_IMPORT = r"(PYTHON(?!PATH$|DONTWRITEBYTECODE$|UNBUFFERED$|HASHSEED$)|OMP_NUM|MKL_NUM|HF_|TRANSFORMERS_|DIFFUSERS_|MPL|CUDA_|TRITON_)"
+"""Beginnings of the names of such environment variables; some others are set by libraries when they are imported.
+
+All forks hash alike, which is what Dask sets PYTHONHASHSEED for.
+"""
 
 _AWAY = 512
 """Number above those of a program's files."""
@@ -71,7 +72,10 @@ def cold():
     os.execv({real!r}, [{real!r}, *words])
 if words[:1] not in (["-m"], ["-c"]) and words[:1] and words[0].startswith("-") or not words:
     cold()
-if {{name: value for name, value in os.environ.items() if re.match(names, name)}} != {environment!r}:
+read = {{name: value for name, value in os.environ.items() if re.match(names, name)}}
+if read.get("MKL_NUM_THREADS") == read.get("OMP_NUM_THREADS"):  # as where MKL reads OpenMP's; Dask sets both
+    read.pop("MKL_NUM_THREADS", None)
+if read != {environment!r}:
     cold()
 server = socket.socket(socket.AF_UNIX)
 try:
@@ -80,10 +84,13 @@ except OSError:
     cold()
 files = [number for number in map(int, os.listdir("/proc/self/fd")) if number != server.fileno()]
 files = [number for number in files if os.path.exists(f"/proc/self/fd/{{number}}")]  # not the folder's own
-about = [words, os.getcwd(), dict(os.environ), os.path.abspath(__file__), files]
+both = (signal.SIGINT, signal.SIGTERM)
+ignored = [number for number in both if signal.getsignal(number) == signal.SIG_IGN]
+blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, both)  # here they are passed on at once
+about = [words, os.getcwd(), dict(os.environ), os.path.abspath(__file__), ignored, [*blocked], files]
 content = json.dumps(about).encode()
-for number in (signal.SIGINT, signal.SIGTERM):
-    if signal.getsignal(number) != signal.SIG_IGN:
+for number in both:
+    if number not in ignored:
         signal.signal(number, lambda number, frame: server.send(bytes([number])))
 socket.send_fds(server, [len(content).to_bytes(8, "little")], files)
 server.sendall(content)
@@ -147,7 +154,7 @@ def _stop_server(server: "subprocess.Popen[bytes]") -> None:
 
 
 def serve(address: str) -> Asked:
-    """Fork for each client; return in the forks, with the words, folder, environment and name of what to run."""
+    """Fork for each client; return in the forks, with what to run."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
@@ -179,13 +186,13 @@ def _keep(client: socket.socket) -> Asked:
         content += client.recv(1 << 16)
     if (pid := os.fork()) == 0:
         client.close()
-        words, folder, environment, name, numbers = json.loads(content)
+        *asked, numbers = json.loads(content)
         away = [fcntl.fcntl(file, fcntl.F_DUPFD, _AWAY) for file in files]
         os.closerange(3, _AWAY)
         for number, file in zip(numbers, away, strict=True):
             os.dup2(file, number)
             os.close(file)
-        return words, folder, environment, name
+        return tuple(asked)  # type: ignore[return-value]
     for file in files:
         os.close(file)
     ended = os.pidfd_open(pid)
@@ -202,8 +209,13 @@ def _keep(client: socket.socket) -> Asked:
             os._exit(0)
 
 
-def run(words: list[str], folder: str, environment: dict[str, str], name: str) -> None:
+def run(
+    words: list[str], folder: str, environment: dict[str, str], name: str, ignored: list[int], blocked: list[int]
+) -> None:
     """Be what the interpreter would be, called with these words in this folder and environment."""
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -247,7 +259,8 @@ def status_of(asked: Asked) -> int:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        if not stream.closed:
+            stream.flush()
     return status
 
 
