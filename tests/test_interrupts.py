@@ -32,7 +32,7 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many small clips, so that a stage is at work for long enough to be interrupted."""
+    """Many small clips, so that a stage runs long enough to be interrupted."""
     root = tmp_path_factory.mktemp("inputs")
     for seed, name in enumerate(CLIPS):
         frames = np.random.default_rng(seed).integers(0, 256, (11, 31, 37, 3), dtype=np.uint8)
@@ -48,7 +48,7 @@ def backbone(inputs: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def listening() -> Iterator[None]:
-    """A job in the background of a shell ignores SIGINT, and the stages that a test starts would inherit that."""
+    """A shell's background job ignores SIGINT, and stages that a test starts would inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -56,7 +56,7 @@ def listening() -> Iterator[None]:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """What signals do in this process comes back after the test."""
+    """Restore this process's signal handlers after the test."""
     before = {number: signal.getsignal(number) for number in STATUS}
     yield
     for number, handler in before.items():
@@ -86,7 +86,7 @@ def start(folder: Path, given: dict[str, Any], stage: str, *words: str) -> "subp
 
 
 def until(made: Iterator[bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for a file of the stage's own making, and leave the processor to the stage meanwhile."""
+    """Wait for a file that the stage writes, and leave the processor to the stage meanwhile."""
     deadline = time.monotonic() + 200
     while not next(made):
         assert time.monotonic() < deadline
@@ -255,12 +255,12 @@ def test_a_program_that_a_verb_runs_ends_in_order_before_the_verb(
     assert (tmp_path / "ended").exists()
     assert (status, said) == (
         STATUS[number],
-        "difftrack: interrupted during repro; the next run goes on where this one stopped\n",
+        "difftrack: interrupted during repro; the next run continues where this one stopped\n",
     )
 
 
 def test_a_console_of_windows_has_told_all_processes_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows no foreground, and no process there can be sent SIGINT."""
+    """Windows has no foreground group, and no process there can be sent SIGINT."""
     monkeypatch.setattr(os, "name", "nt")
     monkeypatch.delattr(os, "tcgetpgrp")
     assert _in_foreground()

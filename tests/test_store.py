@@ -1,4 +1,4 @@
-"""The descriptor store: one contract that every dtype, codec, chunking and place passes, and what damage does to it."""
+"""The descriptor store: one contract for every dtype, codec, chunking and place, and the effects of damage."""
 
 import itertools
 import json
@@ -355,7 +355,7 @@ def test_a_unit_of_the_wrong_make_is_refused(tmp_path: Path, change: Callable[[A
         writer.write(3, 5, make_values(spec)[3, 0])
 
 
-# Asking for what is not there
+# Requests for what is not there
 
 
 def test_the_message_names_what_there_is(tmp_path: Path) -> None:
@@ -822,7 +822,7 @@ def test_a_store_opens_without_torch_and_diffusers(tmp_path: Path) -> None:
 def test_a_descriptor_that_is_not_finite_is_refused_by_its_step_and_layer(
     dtype: Any, bits: int, tmp_path: Path
 ) -> None:
-    """The writer refuses such values; a store of another hand, which names no checksums, may hold them."""
+    """The writer refuses such values; a store of another program, which names no checksums, may hold them."""
     from test_store_proof import rewrite
 
     spec = tiny_spec(layers=(0, 4))

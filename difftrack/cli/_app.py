@@ -57,8 +57,8 @@ AFTER_INTERRUPT = {
     "ablate": "finished cells are kept, and the next run continues after them",
     "explore": "the server stopped",
     "guide": "finished prompts are kept, and the next run continues after them",
-    "preset": "the next run goes on where this one stopped",
-    "repro": "the next run goes on where this one stopped",
+    "preset": "the next run continues where this one stopped",
+    "repro": "the next run continues where this one stopped",
     "sweep": "finished runs are kept, and the next sweep continues after them",
 }
 """What an interrupted verb keeps; other verbs keep nothing."""
