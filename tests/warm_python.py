@@ -56,7 +56,10 @@ LIBRARIES = (
     ),
 )
 
-READ_AT_IMPORT = r"(PYTHON(?!PATH$|DONTWRITEBYTECODE$|UNBUFFERED$|HASHSEED$)|OMP_NUM|MKL_NUM|HF_|TRANSFORMERS_|DIFFUSERS_|MPL|CUDA_|TRITON_)"
+READ_AT_IMPORT = (
+    r"(PYTHON(?!PATH$|DONTWRITEBYTECODE$|UNBUFFERED$|HASHSEED$)"
+    r"|OMP_NUM|MKL_NUM|HF_|TRANSFORMERS_|DIFFUSERS_|MPL|CUDA_|TRITON_)"
+)
 """Beginnings of the names of such environment variables; some others are set by libraries when they are imported.
 
 All forks hash alike, which is what Dask sets PYTHONHASHSEED for.
