@@ -1,4 +1,4 @@
-"""Types and shapes are checked wherever the tests call the library."""
+"""Types and shapes are checked in every call of the library that a test makes."""
 
 import inspect
 from collections.abc import Iterator

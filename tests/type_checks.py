@@ -19,7 +19,7 @@ _jaxtyped = jaxtyping.jaxtyped
 
 
 def install() -> None:
-    """Replace what the import hook decorates with; modules that are imported already keep what they have."""
+    """Replace the decorator of the import hook; modules that are imported already keep theirs."""
     jaxtyping.jaxtyped = checked
 
 

@@ -107,7 +107,7 @@ os._exit(status)
 
 @cache
 def python() -> str:
-    """The program; the first call of a test run starts the server, which ends with the process of that call."""
+    """Return the program's path; the first call of a test run starts the server, which ends with this process."""
     run_name = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     folder = Path(tempfile.gettempdir()) / f"warm-python-{run_name}"
     program = folder / "python"
@@ -124,14 +124,14 @@ def python() -> str:
 
 
 def its_environment() -> dict[str, str]:
-    """This process's environment, with the server's values of what libraries read during their import."""
+    """Return this process's environment, with the server's values of variables that libraries read during import."""
     own = {name: value for name, value in os.environ.items() if not re.match(READ_AT_IMPORT, name)}
     servers: dict[str, str] = json.loads((Path(python()).parent / "environment.json").read_text())
     return own | servers
 
 
 def path_with_python() -> str:
-    """A value of PATH on which `python` is the program, and the scripts of the real interpreter's folder follow."""
+    """Return a PATH on which `python` is the program, followed by the scripts of the real interpreter's folder."""
     return os.pathsep.join([str(Path(python()).parent), str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
@@ -142,7 +142,7 @@ def _start_server(address: Path) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C is for the tests' process, with which the server ends
+        start_new_session=True,  # Ctrl-C in a terminal is for the tests' process, and the server ends with that
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
@@ -157,7 +157,7 @@ def _stop_server(server: "subprocess.Popen[bytes]") -> None:
 
 
 def serve(address: str) -> Asked:
-    """Fork for each client; return in the forks, with what to run."""
+    """Fork for each client; in a fork, return what to run."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
@@ -167,7 +167,7 @@ def serve(address: str) -> Asked:
     gc.freeze()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for keepers
     while True:
         ready, _, _ = select.select([listener.fileno(), 0], [], [])
         if 0 in ready:  # the tests' process has ended
@@ -215,7 +215,7 @@ def _keep(client: socket.socket) -> Asked:
 def run(
     words: list[str], folder: str, environment: dict[str, str], name: str, ignored: list[int], blocked: list[int]
 ) -> None:
-    """Be what the interpreter would be, called with these words in this folder and environment."""
+    """Behave like the interpreter, called with these words in this folder and environment."""
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -248,7 +248,7 @@ def run(
 
 
 def status_of(asked: Asked) -> int:
-    """Run a program to its end, its exit functions included; what Python does after that only costs time."""
+    """Run a program to its end, with its exit functions; what Python does afterwards only costs time."""
     status = 0
     try:
         run(*asked)
