@@ -1,8 +1,10 @@
 """What all tests share: the order of files, and a frozen heap that garbage collection does not search again."""
 
 import gc
+import multiprocessing.spawn
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import type_checks
@@ -30,3 +32,14 @@ def pytest_collection_finish() -> None:
     """Freeze what the imports made, so that later garbage collections skip it: they took a quarter of a second each."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def warm_workers() -> Iterator[None]:
+    """Start worker processes on an interpreter that has imported the libraries."""
+    from warm_python import python
+
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(python())
+    yield
+    multiprocessing.set_executable(before)

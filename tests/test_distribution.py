@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from warm_python import python
 
 from difftrack.distribution import ClipWorker, Job, PartError, ProgressCallback, part_of, run_clips
 
@@ -163,7 +163,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_dask_does_the_same_and_survives_a_lost_worker(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    command = [sys.executable, "-c", DASK, str(Path(__file__).parent), str(tmp_path)]
+    command = [python(), "-c", DASK, str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert {clip for clip in CLIPS if (tmp_path / clip).exists()} == set(CLIPS) - {"c"}
@@ -191,7 +191,7 @@ def test_runs_that_share_a_scheduler_do_not_take_each_other_s_clips_for_done(tmp
     pytest.importorskip("distributed")
     for name in ("analysis", "tracking"):
         (tmp_path / name).mkdir()
-    command = [sys.executable, "-c", SHARED, str(Path(__file__).parent), str(tmp_path)]
+    command = [python(), "-c", SHARED, str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("analysis", "tracking"):

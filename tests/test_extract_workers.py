@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,9 @@ from difftrack.pipeline import extract
 from difftrack.store import StoreError, open_store
 from difftrack.tracking import stored_chunks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_workers")]
 
 CLIPS = ("a", "b", "c", "d", "e")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm_workers() -> Iterator[None]:
-    """Start worker processes on the warm interpreter, too."""
-    before = multiprocessing.spawn.get_executable()
-    multiprocessing.set_executable(python())
-    yield
-    multiprocessing.set_executable(before)
 
 
 @pytest.fixture(scope="module")

@@ -301,6 +301,7 @@ def test_a_sweep_that_was_interrupted_goes_on_where_it_stopped(project: Path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize("how", [{"workers": 2}, {"scheduler": "dask", "workers": 2}])
 def test_workers_give_the_same_files(project: Path, how: dict[str, Any]) -> None:
     words = ("match.per_head=false,true", "track.motion_cost=0,2")

@@ -443,10 +443,10 @@ def _train(
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_transformer_learns_and_its_average_lags_behind(tmp_path: Path, probe: LayerCurves, optimizer: Any) -> None:
     denoiser = _denoiser()
-    params = replace(STEPS, optimizer=optimizer, max_steps=28, constant_share=0.5)
+    params = replace(STEPS, optimizer=optimizer, max_steps=14, constant_share=0.5)
     averaged = _train(denoiser, _Fixed(), params, probe, tmp_path)
     losses = _log(tmp_path / "transformer.jsonl", "loss")
-    assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
+    assert np.mean(losses[-4:]) < 0.85 * np.mean(losses[:4])
     difference = (_weights(averaged) - _weights(denoiser)).abs()
     assert 0 < float(difference.max()) < 0.5
     measured = _log(tmp_path / "transformer.jsonl", "accuracy")
@@ -477,11 +477,11 @@ class _Poisoned:
 def test_a_gradient_that_is_not_finite_is_dropped_and_counted(
     tmp_path: Path, probe: LayerCurves, optimizer: Any
 ) -> None:
-    params = replace(STEPS, optimizer=optimizer, max_steps=6, log_every=1)
+    params = replace(STEPS, optimizer=optimizer, max_steps=4)
     averaged = _train(_denoiser(), _Poisoned(), params, probe, tmp_path)
     assert torch.isfinite(_weights(averaged)).all()
-    assert _log(tmp_path / "transformer.jsonl", "dropped") == [0, 0, 1, 1, 1, 1]
-    assert np.isnan(_log(tmp_path / "transformer.jsonl", "loss")).tolist() == [False, False, True, False, False, False]
+    assert _log(tmp_path / "transformer.jsonl", "dropped") == [0, 0, 1, 1]
+    assert np.isnan(_log(tmp_path / "transformer.jsonl", "loss")).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -722,6 +722,7 @@ class _NoProbe:
         return {}
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_replicas_keep_one_set_of_weights_and_the_first_writes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
