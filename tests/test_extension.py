@@ -30,7 +30,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def ran(installed: dict[str, str], *words: str, cwd: Path = TOP, interpreter: str = "") -> str:
-    done = subprocess.run([interpreter or python(), *words], cwd=cwd, env=installed, capture_output=True, text=True, check=False)
+    command = [interpreter or python(), *words]
+    done = subprocess.run(command, cwd=cwd, env=installed, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
