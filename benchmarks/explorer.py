@@ -118,7 +118,7 @@ def measure(root: Path, clip: str, store: str, *, clicks: int) -> dict[str, Any]
         "visited_layer_ms": summary(visited),
         "server_cpu_ms_per_click": round(1e3 * server_cpu / clicks, 1),
         "server_mb": round(held / 1e6),
-        "server_peak_mb": round(peak / 1e3),
+        "server_peak_mb": round(peak * 1.024e-3),
     }
 
 
