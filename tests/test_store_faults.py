@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from difftrack.store import open_store, open_writer
 
@@ -89,7 +90,7 @@ subprocess.run(["cp", "-r", f"{root}/store", f"{root}/../copy"], check=True)
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([python(), "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process
 
