@@ -1,5 +1,6 @@
 """The named backbones: what their classes state, and whether capture works for each, small and random."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -34,8 +35,9 @@ from difftrack.backbones import (
     write_trajectory,
 )
 from difftrack.backbones._counts import count, counts_of, declaration
-from difftrack.backbones._load import check_family
+from difftrack.backbones._load import check_family, most_alike
 from difftrack.backbones._refused import REFUSED
+from difftrack.backbones._registry import family_of, find_class
 from difftrack.datasets import Clip
 from difftrack.documents import read_json
 from difftrack.extraction import AnalysisParams, Extractor, ModeParams
@@ -546,6 +548,23 @@ def test_a_pipeline_of_nobodys_is_refused(tmp_path: Path) -> None:
 
 OTHER_SIZES = {"cogvideox-2b": ((480, 736), (512, 768), (768, 1360)), "wan2.1-1.3b": ((768, 1360),)}
 """The size that each model is made for, and sizes at which eight frames at a time exceeded diffusers' 2 GiB."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_checkpoint_without_a_name_is_made_for_the_clips_of_the_published_one_it_is_like(name: str) -> None:
+    known = KNOWN[name]
+    kind = find_class(known.transformer[0])
+    defaults = {key: value.default for key, value in inspect.signature(kind).parameters.items()}
+    saved = json.loads(json.dumps(defaults | dict(known.transformer[1]), default=str))
+    found = most_alike(family_of(known.transformer[0]), kind, saved)
+    assert found is not None
+    assert (found.transformer, found.size) == (known.transformer, known.size)
+
+
+def test_a_checkpoint_of_no_published_shape_takes_the_size_of_its_familys_first() -> None:
+    kind = find_class("CogVideoXTransformer3DModel")
+    found = most_alike(family_of(kind.__name__), kind, {"num_layers": 7, "num_attention_heads": 3})
+    assert found is KNOWN["cogvideox-2b"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Loads a backbone by name."""
 
 import importlib
-from collections.abc import Collection
+import inspect
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -117,10 +118,40 @@ def backbone_of(name: str, transformer_class: str, components: Components, param
     backbone.library = family.library
     if params.compile and components.device.type != "meta":
         components.prepare = backbone.compile_layers
-    alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer_class]
-    known = KNOWN.get(ALIASES.get(name, name)) or next(iter(alike), None)
-    backbone.made_for = _SHIPPED_CLIPS if name == SHIPPED else known.size if known is not None else None
+    if name == SHIPPED:
+        backbone.made_for = _SHIPPED_CLIPS
+        return backbone
+    known = KNOWN.get(ALIASES.get(name, name))
+    if known is None:
+        transformer = components.outline("transformer")
+        known = most_alike(family, type(transformer), transformer.config)
+    backbone.made_for = known.size if known is not None else None
     return backbone
+
+
+def most_alike(family: BackboneFamily, transformer: type[Any], config: Mapping[str, object]) -> KnownBackbone | None:
+    """Return the published checkpoint whose transformer has a config, or the family's first one of the class.
+
+    A checkpoint without a name is taken to be trained on clips of that checkpoint's size.
+
+    Args:
+        family: The family of the transformer's class.
+        transformer: Class of diffusers.
+        config: Config of the transformer. Only values that tell published checkpoints apart are compared.
+    """
+    alike = [known for known in family.checkpoints.values() if known.transformer[0] == transformer.__name__]
+    defaults = {name: value.default for name, value in inspect.signature(transformer).parameters.items()}
+    telling = {name for known in alike for name in known.transformer[1]}
+
+    def agrees(known: KnownBackbone) -> bool:
+        its = defaults | dict(known.transformer[1])
+        return all(_plain(config.get(name, defaults.get(name))) == _plain(its.get(name)) for name in telling)
+
+    return next((known for known in alike if agrees(known)), next(iter(alike), None))
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _class_of(family: BackboneFamily) -> Any:  # noqa: ANN401
