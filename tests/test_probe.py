@@ -101,6 +101,25 @@ def test_a_measurement_has_named_axes_and_its_shares_of_attention_sum_to_one(fol
     np.testing.assert_allclose(total.values, 1, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*text tokens; cut from the prompt")
+def test_the_probe_finds_what_a_store_of_the_same_latents_says(folder: Path, tmp_path: Path) -> None:
+    from difftrack.extraction._step_latents import clip_noise
+    from difftrack.workflows.probe import EmergenceProbe, ProbeParams, rendered_clips
+
+    model = dt.load_backbone(f"path:{folder}", device="cpu")
+    (video,) = rendered_clips(1, num_frames=5, height=HEIGHT, width=WIDTH, grid=3)
+    probe = EmergenceProbe(model, [video], ProbeParams(steps=(3,), num_inference_steps=5))
+    (prepared,) = probe._clips
+    prepared.noise.copy_(clip_noise(video.clip.name, prepared.latents, seed=7))
+    (measured,) = probe.measure().values()
+    how: dict[str, Any] = {"view": "analysis", "size": (HEIGHT, WIDTH), "progress": False}
+    store = dt.extract(model, video.clip, steps=[3], num_inference_steps=5, noise_seed=7, to=tmp_path / "store", **how)
+    scored = dt.score(store, video.tracks).dataset
+    for name in ("confidence", "attention_score", "self_mass", "text_mass"):
+        for both in (name, f"head_{name}"):
+            np.testing.assert_allclose(measured[both].values, scored[both].values, rtol=2e-3, err_msg=both)
+
+
 def test_numbers_go_into_a_table_a_file_and_a_picture_and_a_run_goes_on(pipeline: Any, tmp_path: Path) -> None:
     layers, heads = len(pipeline.transformer.transformer_blocks), pipeline.transformer.config.num_attention_heads
     watch = dt.probe(pipeline, every=10, to=tmp_path, **SMALL)
