@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class FrameStream:
     fps: float
     """Frames per second of the selected frames."""
     num_frames: int | None
-    """Number of selected frames according to the header; None if the header does not state it."""
+    """Number of selected frames, from the header or, where it states none, counted by packets; None if unknown."""
     notes: tuple[str, ...]
     """One line for each conversion applied to the frames and each kind of file left out."""
     _frames: Callable[[], Iterator[UInt8[np.ndarray, "row col rgb"]]]
@@ -153,7 +154,9 @@ def open_video(path: Path, *, start: int = 0, max_frames: int | None = None, eve
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
             raise MediaError(f"{path}: states no frame rate; is the file truncated?")
-        stored = stream.frames or _by_duration(container, stream, float(rate))
+        stored = stream.frames
+    if not stored:
+        stored, rate = _counted(path, rate)
     return FrameStream(
         path,
         selected,
@@ -273,11 +276,24 @@ def _best(container: Any) -> Any:  # noqa: ANN401 - PyAV is imported only when a
     return max(films, key=lambda stream: (stream.frames, stream.codec_context.width * stream.codec_context.height))
 
 
-def _by_duration(container: Any, stream: Any, rate: float) -> int:  # noqa: ANN401
-    """Estimate the number of frames from the duration; 0 if the file states no duration."""
-    if stream.duration and stream.time_base:
-        return round(float(stream.duration * stream.time_base) * rate)
-    return round(container.duration / 1_000_000 * rate) if container.duration else 0
+def _counted(path: Path, stated: Fraction) -> tuple[int, Fraction]:
+    """Count frames and their average rate over a whole file, by its packets and without decoding.
+
+    Matroska, WebM and MPEG streams state neither: their rate is nominal, and a duration is no number of frames where
+    the rate varies. The stated rate counts as long as the times agree with it but for their rounding.
+    """
+    with _opened(path) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        starts = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
+        tick = stream.time_base
+        last = next((packet.duration for packet in packets[-1:] if packet.duration), None)
+    if len(times) < len(packets) or len(times) < 2 or not tick or starts != sorted(starts):
+        return len(packets), stated
+    span = (max(times) - min(times)) * tick
+    if span <= 0 or abs(span - (len(times) - 1) / stated) <= 2 * tick + span / 1000:
+        return len(packets), stated
+    return len(packets), len(times) / (span + (last * tick if last else 1 / stated))
 
 
 def _decoded(path: Path, selected: FrameRange) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
