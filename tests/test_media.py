@@ -192,6 +192,37 @@ def test_a_variable_frame_rate_keeps_every_stored_frame_once(tmp_path: Path) -> 
     assert video.fps == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "ticks", "fps"),
+    [
+        ("vfr.mkv", "ffv1", (0, 1, 2, 12, 19), 2.5),
+        ("vfr.webm", "libvpx-vp9", (0, 1, 2, 12, 19), 2.5),
+        ("vfr.ts", "mpeg2video", (0, 1, 2, 12, 19), 2.5),
+        ("steady.mkv", "ffv1", range(5), 10.0),
+        ("steady.mpg", "mpeg2video", range(7), 25.0),
+        ("one.mkv", "ffv1", (0,), 10.0),
+    ],
+)
+def test_frames_are_counted_where_the_file_does_not_state_their_number(
+    tmp_path: Path, name: str, codec: str, ticks: Any, fps: float
+) -> None:
+    """A nominal rate times a duration gave 20 frames for five, and one for the seven of an MPEG file."""
+    rate = 25 if name.endswith("mpg") else 10
+    with av.open(tmp_path / name, "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 30, 44, "yuv420p"
+        for frame, tick in zip(noise(7, 30, 44), ticks, strict=False):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = tick
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    opened = open_video(tmp_path / name)
+    assert (opened.num_frames, sum(1 for _ in opened)) == (len(ticks), len(ticks))
+    assert opened.fps == pytest.approx(fps, rel=0.02)
+    if len(ticks) > 1:
+        assert open_video(tmp_path / name, start=1, every=3).num_frames == -(-(len(ticks) - 1) // 3)
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 def test_a_truncated_mp4_is_named_wherever_it_was_cut(tmp_path: Path, share: float) -> None:
     write_video(tmp_path / "whole.mp4", noise(), 8.0, lossless=True)
@@ -393,7 +424,23 @@ LISTINGS = {
     ),
     "folders of frames and of clips": (
         ["walk/0.png", "walk/1.png", "films/a.mp4", ".git/0.png", "notes/a.txt"],
-        ([], [], ["walk"], []),
+        ([], [], ["walk"], ["left out, folder that contains videos: films"]),
+    ),
+    "a folder of videos beside a video": (
+        ["a.mp4", "camera/b.mov", "walk/0.png", "notes/a.txt"],
+        (["a.mp4"], [], ["walk"], ["left out, folder that contains videos: camera"]),
+    ),
+    "types that are not read": (
+        ["a.MOV", "b.mpg", "c.HEIC", "d.3gp", "d.mts.part", "Thumbs.db", "desktop.ini", "a.mp4.aria2"],
+        (
+            ["a.MOV"],
+            [],
+            [],
+            [
+                "left out, partial download: d.mts.part",
+                "left out, file type that is not read from folders: b.mpg, c.HEIC, d.3gp",
+            ],
+        ),
     ),
 }
 

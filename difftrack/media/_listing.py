@@ -3,6 +3,7 @@
 Hidden files and partial downloads never count. A folder that contains a video is a folder of clips: its videos, and its
 subfolders of images. Images beside videos are treated as thumbnails and left out. A folder without videos is one clip
 that consists of its images in the most frequent format. Ties are resolved in the order PNG, TIFF, BMP, WebP, JPEG.
+Images and videos of other types, and subfolders of videos, are left out. Everything that is left out is named.
 """
 
 import re
@@ -18,6 +19,11 @@ __all__ = ["VIDEO_SUFFIXES", "FolderListing", "is_image_folder", "list_folder", 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Lower-case suffixes of video files in a folder."""
 
+_OTHER_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in ["3g2", "3gp", "asf", "divx", "flv", "m2ts", "m2v", "mpeg", "mpg", "mts", "mxf", "ogv", "ts", "vob", "wmv", "y4m", "avif", "dng", "exr", "gif", "hdr", "heic", "heif", "jfif", "jp2", "jxl", "pgm", "ppm", "tga"]
+)
+"""Lower-case suffixes of images and videos that no folder is read for; they are named."""
 _FORMATS = ("png", "tiff", "bmp", "webp", "jpeg")
 _ALIASES = {"jpg": "jpeg", "tif": "tiff"}
 _PARTIAL = re.compile(r"\.(part|partial|crdownload|download|temp|tmp|ytdl)(\.|-frag\d+\.|$)", re.IGNORECASE)
@@ -40,7 +46,7 @@ class FolderListing:
 
 def list_folder(path: Path) -> FolderListing:
     """Apply this module's rule to a folder."""
-    files, folders, hidden, partial = list[Path](), list[Path](), list[Path](), list[Path]()
+    files, folders, hidden, partial, unread = (list[Path]() for _ in range(5))
     for item in natural_order(path.iterdir()):
         if item.is_dir():
             folders += [] if item.name.startswith(".") else [item]
@@ -50,6 +56,8 @@ def list_folder(path: Path) -> FolderListing:
             hidden.append(item)
         elif _PARTIAL.search(item.name):
             partial.append(item)
+        elif item.suffix.lower() in _OTHER_SUFFIXES:
+            unread.append(item)
         else:
             files.append(item)
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
@@ -62,7 +70,9 @@ def list_folder(path: Path) -> FolderListing:
         *_named("hidden", hidden),
         *_named("partial download", partial),
         *(_named("image beside videos", others) if videos else _named(f"image that is not {chosen}", others)),
+        *_named("file type that is not read from folders", unread),
         *(_named("folder beside images", [each for each in folders if is_image_folder(each)]) if frames else []),
+        *_named("folder that contains videos", [each for each in folders if _has_videos(each)]),
     ]
     return FolderListing(
         tuple(videos),
@@ -86,8 +96,15 @@ def natural_order(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: ([_number(part) for part in re.split(r"(\d+)", path.name)], path.name))
 
 
+def _has_videos(folder: Path) -> bool:
+    try:
+        return any(item.suffix.lower() in VIDEO_SUFFIXES and item.name[0] != "." for item in folder.iterdir())
+    except OSError:
+        return False
+
+
 def _looks_like_media(path: Path) -> bool:
-    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES | _OTHER_SUFFIXES
     partial = _PARTIAL.sub(".", path.name)
     return path.suffix.lower() in suffixes or Path(partial.rstrip(".")).suffix.lower() in suffixes
 
