@@ -6,6 +6,7 @@ this module reports that with a one-line error before it blocks or allocates mem
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,16 @@ from typing import Any, BinaryIO
 
 import yaml
 
-__all__ = ["MAX_JSON_BYTES", "DocumentError", "open_regular", "parse_json", "read_bounded", "read_json", "read_yaml"]
+__all__ = [
+    "MAX_JSON_BYTES",
+    "DocumentError",
+    "open_regular",
+    "parse_json",
+    "parse_yaml",
+    "read_bounded",
+    "read_json",
+    "read_yaml",
+]
 
 MAX_JSON_BYTES = 64 << 20
 """Maximum size of a JSON file; the largest files of this project have a few hundred kilobytes."""
@@ -109,6 +119,24 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
         raise DocumentError(f"{path} {error}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Loads plain values, with numbers as in YAML 1.2 and DVC: `1e-3` is one, though YAML 1.1 wants `1.0e-3`."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(content: bytes | str) -> Any:  # noqa: ANN401
+    """Parse YAML of plain values.
+
+    Raises:
+        yaml.YAMLError: the content is not YAML, or names an object.
+    """
+    return yaml.load(content, Loader=_Loader)
+
+
 def read_yaml(path: Path) -> Any:  # noqa: ANN401
     """Read a YAML file of plain values.
 
@@ -118,7 +146,7 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401
     """
     content = read_bounded(path, max_bytes=MAX_YAML_BYTES)
     try:
-        values = yaml.safe_load(content)
+        values = parse_yaml(content)
         num_nodes = _num_nodes(values, {})
     except yaml.YAMLError as error:
         raise DocumentError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

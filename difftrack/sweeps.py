@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import yaml
 
+from difftrack.documents import parse_yaml
+
 __all__ = [
     "MEASURES",
     "SweepAxis",
@@ -105,7 +107,7 @@ def read_axes(words: Sequence[str]) -> list[SweepAxis]:
                 f"{word!r} is not a sweep; expected section.key=value,value, such as track.motion_cost=0,0.1"
             )
         try:
-            values = yaml.safe_load(f"[{text}]")
+            values = parse_yaml(f"[{text}]")
         except yaml.YAMLError as error:
             raise SweepError(f"{word!r}: the values are not valid YAML: {' '.join(str(error).split())}") from error
         if not values:

@@ -128,6 +128,12 @@ def test_values_are_yaml_and_the_last_axis_changes_fastest() -> None:
     ]
 
 
+def test_numbers_with_an_exponent_are_numbers_as_dvc_reads_them() -> None:
+    (axis,) = read_axes(["track.motion_cost=1e-3,-2E+2,.5e1,1.e0"])
+    assert axis.values == (0.001, -200.0, 5.0, 1.0)
+    assert axis.is_numeric
+
+
 def test_a_point_replaces_values_and_leaves_the_params_alone() -> None:
     params = {"track": {"heads": {6: [2], 7: [3]}}, "match": None}
     changed = laid_over(params, {"track.heads": {6: [1]}, "match.matching.temperature": 2})

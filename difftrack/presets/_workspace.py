@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from difftrack.documents import parse_yaml
 from difftrack.presets._presets import Preset, PresetError, merge, preset_names
 from difftrack.prompts import read_prompts
 
@@ -43,7 +44,7 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
                 f"{word!r} is not an assignment; expected section.key=value, such as score.threshold_px=4"
             )
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
             raise PresetError(f"{word!r}: the value is not valid YAML: {' '.join(str(error).split())}") from error
         for key in reversed(keys.split(".")):
