@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from golden_sets import golden_files, load
+from PIL import Image
 
 from difftrack.annotation import (
     AnnotateParams,
@@ -32,8 +33,9 @@ from difftrack.annotation import (
     query_grid,
 )
 from difftrack.annotation._cotracker import load_cotracker3
+from difftrack.annotation._grids import mask_from_file
 from difftrack.datasets import Clip, DatasetError, Tracks, Truth, read_tracks, write_clip
-from difftrack.media import write_image
+from difftrack.media import write_image, write_mask
 from difftrack.metrics import ScoringParams, confidence_score
 from difftrack.params import ParamsError, parse
 from difftrack.rendering import RenderSpec, exact_tracks, render_clip
@@ -423,6 +425,27 @@ def test_a_tracker_that_is_named_starts_at_the_given_query_points() -> None:
     given = lucas_kanade(moving_picture(), late)
     tracks = annotate_clip(clip_of(), AnnotateParams(tracker="lucas_kanade"), given=given)
     np.testing.assert_array_equal(tracks.query_points, late)
+
+
+@pytest.mark.parametrize("kind", ["black and white", "numbers", "palette of DAVIS", "one bit", "colours"])
+def test_a_mask_is_read_whichever_way_it_marks_its_objects(tmp_path: Path, kind: str) -> None:
+    """Two objects, number 1 and number 8, whose colour in DAVIS is a dark red (64, 0, 0)."""
+    numbers = np.zeros((5, 7), dtype=np.uint8)
+    numbers[1:3, :3], numbers[4, 2:6] = 1, 8
+    if kind == "palette of DAVIS":
+        write_mask(tmp_path / "a.png", numbers)
+    elif kind == "one bit":
+        Image.fromarray(numbers > 0).save(tmp_path / "a.png")
+    else:
+        colors = np.asarray([(0, 0, 0), (0, 0, 200), *[(0, 0, 0)] * 6, (64, 0, 0)], dtype=np.uint8)
+        values = {"black and white": (numbers > 0) * np.uint8(255), "numbers": numbers, "colours": colors[numbers]}
+        write_image(tmp_path / "a.png", values[kind])
+    np.testing.assert_array_equal(mask_from_file(tmp_path / "a.png", height=5, width=7), numbers > 0)
+
+
+def test_dark_grey_beside_white_is_no_object(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.asarray([[0, 60, 127, 128, 255]], dtype=np.uint8))
+    assert mask_from_file(tmp_path / "a.png", height=1, width=5).tolist() == [[False, False, False, True, True]]
 
 
 def test_clips_without_a_mask_get_the_scene_grid_and_with_one_the_object_grid(tmp_path: Path) -> None:

@@ -587,7 +587,7 @@ def test_track_takes_some_frames_and_says_in_the_npz_by_what_it_was_made(tmp_pat
 def test_queries_come_from_a_table_or_from_a_grid_inside_a_mask(tmp_path: Path) -> None:
     project, out = _project(tmp_path), tmp_path / "out"
     video = project / "my video.mp4"
-    (tmp_path / "points.csv").write_text("name,x,frame,y\nnose,10,0,20\near,50.5,4,30\n", encoding="utf-8-sig")
+    (tmp_path / "points.csv").write_text("name;X;Frame;Y\nnose;10;0;20\near;50,5;4;30\n", encoding="utf-8-sig")
     assert _run_track(project, video, "--queries", tmp_path / "points.csv", out=out)[0] == 0
     assert _arrays(out / "my-video-tracks.npz")["query_points"].tolist() == [[0, 10, 20], [4, 50.5, 30]]
     mask = np.zeros((53, 71), dtype=np.uint8)
@@ -609,6 +609,7 @@ def test_queries_come_from_a_table_or_from_a_grid_inside_a_mask(tmp_path: Path) 
     [
         (["--queries", "bad.csv"], "bad.csv, line 3: "),
         (["--queries", "columns.csv"], "columns.csv: has no column frame; expected frame, x, y"),
+        (["--queries", "decimals.csv"], "decimals.csv, line 2: has 5 cells for 3 columns"),
         (["--queries", "no.csv"], "no.csv: cannot be read as a table"),
         (["--grid", "2", "--mask", "black.png"], "the mask is 71x53 and black throughout"),
         (["--grid", "2", "--mask", "small.png"], "small.png"),
@@ -623,6 +624,7 @@ def test_queries_that_cannot_be_are_refused_before_the_backbone_is_looked_at(
     shutil.rmtree(project / "backbone")
     monkeypatch.chdir(tmp_path)
     Path("bad.csv").write_text("frame,x,y\n0,1,2\n0,left,2\n")
+    Path("decimals.csv").write_text("frame,x,y\n0,1,5,2,5\n")
     Path("columns.csv").write_text("t,x,y\n0,1,2\n")
     write_image(Path("black.png"), np.zeros((53, 71), np.uint8))
     write_image(Path("small.png"), np.full((5, 7), 255, np.uint8))

@@ -36,6 +36,7 @@ from difftrack.datasets import (
     read_folder,
     read_given_tracks,
     read_manifest,
+    read_table,
     read_tracks,
     tapvid_queries,
     unique_names,
@@ -813,9 +814,28 @@ def test_a_table_that_excel_wrote_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Point, Frame ,X,Y\r\na,2,10.5,20\r\n\r\n",
+        "y;x;point;frame;note\n20;10,5;a;2;x, y\n;;;;\n",
+        "point\tframe\tx\ty\na\t2\t10.5\t20\n",
+        "point,frame,x,y,,\na,2,10.5,20,,\n",
+        'frame,x,y,point\r2,"10.5",20,a',
+    ],
+)
+def test_tables_of_every_spreadsheet_give_the_same_points(tmp_path: Path, text: str) -> None:
+    (tmp_path / "v.csv").write_text(text, newline="")
+    ((_, cells),) = read_table(tmp_path / "v.csv", ("point", "frame", "x", "y"))
+    assert [cells[column] for column in ("point", "frame", "x", "y")] == ["a", "2", "10.5", "20"]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("point,frame,x\n", "columns are point, frame, x;"),
+        ("point,frame,x,y\na,0,1,5,2,5\n", "line 2: has 6 cells for 4 columns; write decimals with a point"),
+        ("point,frame,x,x,y\na,0,1,5,2\n", "has the column x twice"),
+        ("", "has no column point; expected point, frame, x, y; columns are none"),
+        ("point,frame,x\n", "has no column y; expected point, frame, x, y; columns are point, frame, x"),
         ("point,frame,x,y\na,0,1,5\na,0,left,5\n", "line 3 cannot be read"),
         ("point,frame,x,y\na,0,1\n", "line 2 cannot be read"),
         ("point,frame,x,y\na,7,1,5\n", "names frame 7, but the clip has 7 frames"),

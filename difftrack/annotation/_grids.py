@@ -16,6 +16,10 @@ _MARGIN = 64
 _BORDER = 8
 """GrabCut starts with a rectangle that leaves out 1/8 of the frame on every side."""
 _ITERATIONS = 5
+_LEAST_CHROMA = 31
+"""Difference of the channels of a colour, above what compression makes of grey."""
+_MOST_OBJECTS = 64
+"""Largest number of an object in a mask that holds numbers."""
 _SMALLEST_SHARE, _LARGEST_SHARE = 0.01, 0.9
 """Smallest and largest share of the frame that a segmented object may cover."""
 
@@ -62,13 +66,19 @@ def query_grid(
 
 
 def mask_from_file(path: Path, *, height: int, width: int) -> Bool[np.ndarray, "row col"]:
-    """Read a mask image; pixels brighter than middle grey belong to the object.
+    """Read a mask image: pixels that are brighter than middle grey, or coloured, belong to the object.
+
+    An image whose grey levels are all at most 64 holds numbers of objects; there, every pixel above 0 belongs to it.
 
     Raises:
         AnnotationError: the sizes of mask and clip differ.
         MediaError: the image cannot be read.
     """
-    mask = np.asarray(read_image(path).mean(axis=-1) > 127)
+    colors = read_image(path)
+    darkest, brightest = colors.min(axis=-1), colors.max(axis=-1)
+    coloured = brightest - darkest > _LEAST_CHROMA
+    lowest = 0 if brightest.max(initial=0) <= _MOST_OBJECTS and not coloured.any() else 127
+    mask: np.ndarray = (colors.mean(axis=-1) > lowest) | coloured
     if mask.shape != (height, width):
         raise AnnotationError(
             f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, but the clip is {width}x{height}; "

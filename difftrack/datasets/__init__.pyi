@@ -21,6 +21,7 @@ from ._manifest import ClipEntry, ClipManifest, clip_names, read_manifest, write
 from ._names import plain_name, unique_names
 from ._params import FolderParams, QueryMode
 from ._sources import read_folder
+from ._tables import read_table
 from ._tapvid import load_tapvid_folder, load_tapvid_pickle, read_tapvid_entry, tapvid_queries
 from ._truth import ANNOTATED, EXACT, OWN_TRACKER, Truth, TruthKind, group_by_truth
 from ._working_size import working_frames
@@ -64,6 +65,7 @@ __all__ = [
     "read_folder",
     "read_given_tracks",
     "read_manifest",
+    "read_table",
     "read_tapvid_entry",
     "read_tracks",
     "tapvid_queries",

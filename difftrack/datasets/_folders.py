@@ -1,6 +1,5 @@
 """Read the user's files: videos or folders of images, with optional annotation files beside them."""
 
-import csv
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from difftrack.datasets._clips import Clip, TrackedVideo, check_length
 from difftrack.datasets._errors import ClipFailure, DatasetError, refuse_unknown, setting_aside
 from difftrack.datasets._names import unique_names
 from difftrack.datasets._params import PointUnits, QueryMode
+from difftrack.datasets._tables import read_table
 from difftrack.datasets._tapvid import with_annotation
 from difftrack.datasets._truth import ANNOTATED
 from difftrack.media import (
@@ -212,17 +212,7 @@ def _from_arrays(path: Path) -> tuple[Float[np.ndarray, "point frame xy"], Bool[
 def _from_table(
     path: Path, frames: Int[np.ndarray, " frame"], *, cut: bool
 ) -> tuple[Float[np.ndarray, "point frame xy"], Bool[np.ndarray, "point frame"]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
-        reader = csv.DictReader(file)
-        try:
-            columns = reader.fieldnames or []
-            rows = [_row(cells) for cells in reader] if set(_COLUMNS) <= set(columns) else None
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{path.name}: is not UTF-8 text ({error})") from error
-        except (TypeError, KeyError, ValueError, csv.Error) as error:
-            raise DatasetError(f"{path.name}: line {reader.line_num} cannot be read ({error!r})") from error
-    if rows is None:
-        raise DatasetError(f"{path.name}: columns are {', '.join(columns)}; expected {', '.join(_COLUMNS)}")
+    rows = [_row(path, line, cells) for line, cells in read_table(path, _COLUMNS)]
     num_frames, place = len(frames), {frame: index for index, frame in enumerate(frames.tolist())}
     index = {label: number for number, label in enumerate(dict.fromkeys(row[0] for row in rows))}
     if (needed := len(index) * num_frames * 17) > MAX_UNPACKED_BYTES:  # two floats and a flag
@@ -238,6 +228,9 @@ def _from_table(
     return points, occluded
 
 
-def _row(cells: Mapping[str, str | None]) -> tuple[str, int, float, float, bool]:
-    point, frame, x, y = (cells[column] or "" for column in _COLUMNS)
-    return point, int(frame), float(x), float(y), _TRUTH[(cells.get("occluded") or "0").lower()]
+def _row(path: Path, line: int, cells: Mapping[str, str]) -> tuple[str, int, float, float, bool]:
+    point, frame, x, y = (cells[column] for column in _COLUMNS)
+    try:
+        return point, int(frame), float(x), float(y), _TRUTH[(cells.get("occluded") or "0").lower()]
+    except (KeyError, ValueError) as error:
+        raise DatasetError(f"{path.name}: line {line} cannot be read ({error!r})") from error

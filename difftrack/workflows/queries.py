@@ -1,13 +1,13 @@
 """Reads query points from users: in a table, on a grid in any frame, inside a mask."""
 
-import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from difftrack.annotation import query_grid
-from difftrack.datasets import DatasetError
+from difftrack.datasets import DatasetError, read_table
 
 __all__ = ["grid_queries", "read_queries"]
 
@@ -15,33 +15,28 @@ _COLUMNS = ("frame", "x", "y")
 
 
 def read_queries(path: Path) -> Float32[np.ndarray, "point txy"]:
-    """Read query points from a CSV file with the columns frame, x and y, in any order; other columns are ignored.
+    """Read query points from a table with the columns frame, x and y; other columns are ignored.
 
     Args:
-        path: CSV file in UTF-8; frames are numbered over the tracked ones, from 0, and x and y are pixels of the video.
+        path: A file that `datasets.read_table` reads; frames are numbered over the tracked ones, from 0, and x and y
+            are pixels of the video.
 
     Raises:
         DatasetError: the file is missing, lacks a column, or has an entry that is not a number; the message names the
             line.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := [column for column in _COLUMNS if column not in (reader.fieldnames or [])]:
-                raise DatasetError(f"{path}: has no column {missing[0]}; expected {', '.join(_COLUMNS)}")
-            rows = [_row(path, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
+    rows = [_row(path, line, cells) for line, cells in read_table(path, _COLUMNS)]
     if not rows:
         raise DatasetError(f"{path}: holds no points; expected one row per point, with {', '.join(_COLUMNS)}")
     return np.asarray(rows, dtype=np.float32)
 
 
-def _row(path: Path, line: int, row: dict[str, str | None]) -> list[float]:
+def _row(path: Path, line: int, cells: Mapping[str, str]) -> list[float]:
     try:
-        return [float(row[column] or "") for column in _COLUMNS]
+        return [float(cells[column]) for column in _COLUMNS]
     except ValueError as error:
-        raise DatasetError(f"{path}, line {line}: {row} does not have numbers in {', '.join(_COLUMNS)}") from error
+        found = ", ".join(f"{column} {cells[column]!r}" for column in _COLUMNS)
+        raise DatasetError(f"{path}, line {line}: {found} are not all numbers") from error
 
 
 def grid_queries(
