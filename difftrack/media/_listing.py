@@ -19,10 +19,9 @@ __all__ = ["VIDEO_SUFFIXES", "FolderListing", "is_image_folder", "list_folder", 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Lower-case suffixes of video files in a folder."""
 
-_OTHER_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ["3g2", "3gp", "asf", "divx", "flv", "m2ts", "m2v", "mpeg", "mpg", "mts", "mxf", "ogv", "ts", "vob", "wmv", "y4m", "avif", "dng", "exr", "gif", "hdr", "heic", "heif", "jfif", "jp2", "jxl", "pgm", "ppm", "tga"]
-)
+_OTHER_VIDEOS = {".3gp", ".asf", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".wmv", ".y4m"}
+_OTHER_IMAGES = {".avif", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".ppm", ".tga"}
+_OTHER_SUFFIXES = frozenset(_OTHER_VIDEOS | _OTHER_IMAGES)
 """Lower-case suffixes of images and videos that no folder is read for; they are named."""
 _FORMATS = ("png", "tiff", "bmp", "webp", "jpeg")
 _ALIASES = {"jpg": "jpeg", "tif": "tiff"}
