@@ -58,6 +58,8 @@ def test_values_arrive_with_their_types() -> None:
         ({"threshold_px": 8, "size": [3, 5, 7]}, ["score.size is [3, 5, 7]", "a list of an integer, an integer"]),
         ({"threshold_px": 8, "size": [3]}, ["score.size is [3]"]),
         ({"threshold_px": 8, "inner": {"radios": 2}}, ["unknown key score.inner.radios", "radius"]),
+        ({"threshold_px": float("nan")}, ["score.threshold_px is nan; expected a finite number"]),
+        ({"threshold_px": 8, "weights": {"x": float("-inf")}}, ["score.weights.x is -inf; expected a finite number"]),
         ({"threshold_px": -1}, ["score", "threshold_px is -1.0", "positive"]),
     ],
 )

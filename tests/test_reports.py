@@ -484,6 +484,12 @@ def test_what_moves_with_everything_does_not_jump_and_half_as_far_again_neither(
         assert (drawn[row, 8 : last - 3] != 100).any(axis=-1).all()
 
 
+@pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_radius_that_cannot_be_drawn_is_refused_before_anything_is_tracked(radius: float) -> None:
+    with pytest.raises(ValueError, match=f"point_radius_px is {radius}; it must be positive"):
+        OverlayParams(point_radius_px=radius)
+
+
 @pytest.mark.parametrize(
     ("num_points", "radius_px"),
     [(1, 1920 / 130), (25, 1920 / 130), (400, (1920 * 1080 / 400) ** 0.5 / 10), (40_000, 1.25)],

@@ -94,15 +94,16 @@ def _validator(kind: Any) -> "SchemaValidator":  # noqa: ANN401
 
 
 def _with_strict_scalars(schema: Any) -> Any:  # noqa: ANN401 - a part of pydantic's core schema
-    """Make numbers, booleans and strings strict in a core schema; lists still become tuples, and strings paths.
+    """Make numbers, booleans and strings strict in a core schema, and numbers finite; lists still become tuples.
 
-    A strict adapter would also refuse these two conversions, which YAML needs.
+    Strings also become paths. A strict adapter would refuse these two conversions, which YAML needs.
     """
     if isinstance(schema, list):
         return [_with_strict_scalars(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     strict = {"strict": True} if schema.get("type") in ("bool", "int", "float", "str") else {}
+    strict |= {"allow_inf_nan": False} if schema.get("type") == "float" else {}  # nan passes every `x < 0`
     return {key: _with_strict_scalars(part) for key, part in schema.items()} | strict
 
 
@@ -126,6 +127,8 @@ def _message(error: "ErrorDetails", kind: Any, values: object, section: str) -> 
         return f"{_dotted(name, inner)} must not contain {key}; set {_dotted(name, key)} instead"
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}".removeprefix(": ")
+    if error["type"] == "finite_number":
+        return f"{name} is {_shown(value)}; expected a finite number"
     if describe_type(hint) == "a mapping":
         return f"{name} is {_shown(value)}; expected a mapping"
     return f"{name} is {_shown(value)}; expected {describe_type(hint)}"

@@ -1,5 +1,6 @@
 """Settings of the report."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -43,8 +44,8 @@ class OverlayParams:
             raise ValueError(f"trail_frames is {self.trail_frames}; it must be 0 or more")
         if self.upscale is not None and self.upscale < 1:
             raise ValueError(f"upscale is {self.upscale}; it must be 1 or more")
-        if self.point_radius_px is not None and self.point_radius_px <= 0:
-            raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive")
+        if self.point_radius_px is not None and not 0 < self.point_radius_px < math.inf:
+            raise ValueError(f"point_radius_px is {self.point_radius_px}; it must be positive and finite")
         if not 0 < self.jump_share <= 1:
             raise ValueError(f"jump_share is {self.jump_share}; it must be greater than 0 and at most 1")
         if not 0 <= self.brightness <= 1:
