@@ -279,8 +279,16 @@ def test_natural_order_compares_digits_as_numbers() -> None:
 def test_images_of_two_sizes_are_no_video(tmp_path: Path) -> None:
     write_image(tmp_path / "f1.png", noise()[0])
     write_image(tmp_path / "f2.png", noise(width=41)[0])
-    with pytest.raises(MediaError, match="frame 1 is 41x29, but the first is 43x29"):
-        read_video(tmp_path)
+    with pytest.raises(MediaError, match=r"f2\.png is 41x29, but the first image is 43x29"):
+        open_video(tmp_path)
+    assert open_video(tmp_path, max_frames=1).num_frames == 1
+
+
+def test_a_folder_of_images_that_cannot_be_read_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    for name in ("f1.tif", "f2.tif"):
+        Image.new("LAB", (43, 29)).save(tmp_path / name)
+    with pytest.raises(MediaError, match=r"f1\.tif: pixels of mode LAB are not RGB, grey or CMYK"):
+        open_video(tmp_path)
 
 
 def test_an_empty_folder_is_no_video(tmp_path: Path) -> None:

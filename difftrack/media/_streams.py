@@ -125,7 +125,8 @@ def open_video(path: Path, *, start: int = 0, max_frames: int | None = None, eve
     Every stored frame is yielded once, rotated and mirrored as the file states. If a file has several video streams,
     FFmpeg's best stream is used, but never a cover image. A variable frame rate is not resampled: every stored frame
     counts as one, and `fps` is the average. HDR is tone-mapped to 8 bits (`_hdr`). A folder of images has no frame
-    rate, so 24 frames per second are assumed; `list_folder` decides which of its files are frames.
+    rate, so 24 frames per second are assumed; `list_folder` decides which of its files are frames. Their sizes must
+    agree, and all their headers are read at once.
 
     Args:
         path: A video file that contains its frames, or a folder of images of one size.
@@ -220,10 +221,15 @@ def _open_folder(path: Path, selected: FrameRange) -> FrameStream:
     files = listing.pictures[selected.start : selected.stop : selected.every]
     if not files:
         raise _no_frames_error(path, selected)
+    height, width = read_image(files[0]).shape[:2]
+    for file in files[1:]:
+        if (size := image_size(file)) != (height, width):
+            raise MediaError(f"{path}: {file.name} is {size[1]}x{size[0]}, but the first image is {width}x{height}")
     return FrameStream(
         path,
         selected,
-        *image_size(files[0]),
+        height,
+        width,
         fps=_FPS_OF_IMAGES / selected.every,
         num_frames=len(files),
         notes=listing.left_out,
