@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from difftrack.backbones import CaptureCheck, ModelParams, load_backbone, unknown_words
 from difftrack.cli import app
-from difftrack.cli._tracks import EVALUATION, _finer, _read_choices
+from difftrack.cli._tracks import EVALUATION, _finer, _names, _read_choices
 from difftrack.datasets import write_clip
 from difftrack.evaluation import TrackSection
 from difftrack.media import read_image, read_video, write_image, write_video
@@ -556,6 +556,12 @@ def test_two_videos_of_one_name_leave_two_sets_of_results(tmp_path: Path) -> Non
     assert "rgb-tracks.npz holds tracks of another rgb; name another folder with --out" in refused[2]
     assert _run_track(project, sources[2], "--points", "1,2", "--name", "rgb", "--force", out=out)[0] == 0
     assert str(_arrays(out / "rgb-tracks.npz")["source"]) == "影片一.mp4"
+
+
+@pytest.mark.parametrize("name", ["🐱.mp4", "-rf.mp4", "🐱 walks.mp4", "--.mp4"])
+def test_no_result_of_track_looks_like_an_option(tmp_path: Path, name: str) -> None:
+    assert not any(each.startswith("-") for each in _names(tmp_path / "clips" / name))
+    assert _names(tmp_path / "🐱.mp4")[0] != _names(tmp_path / "🐶.mp4")[0]
 
 
 def test_track_takes_some_frames_and_says_in_the_npz_by_what_it_was_made(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from difftrack.datasets import (
     write_manifest,
     write_tracks,
 )
+from difftrack.datasets._names import check_name
 from difftrack.geometry import rescale_points
 from difftrack.media import MediaError, write_image, write_video
 from difftrack.params import ParamsError, parse
@@ -920,6 +921,16 @@ def test_names_keep_the_letters_of_every_script(tmp_path: Path, name: str) -> No
     write_manifest(tmp_path, [name])
     assert clip_names(tmp_path) == [name]
     assert read_clip(tmp_path, name).name == name
+
+
+def test_names_without_a_letter_differ_and_are_names_of_folders(tmp_path: Path) -> None:
+    """Emoji alone, marks alone, and file names that are no UTF-8."""
+    originals = ["🐱", "🐶", "👍🏽", "...", "-", "a🐱", "a🐶", os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe")]
+    alone, together = [plain_name(name) for name in originals], unique_names(originals)
+    assert len(set(alone[:5])) == 5
+    assert len(set(together)) == len(originals)
+    for name in (*alone, *together):
+        check_name(name)
 
 
 def test_a_name_is_one_whichever_way_its_accents_are_written_and_never_too_long() -> None:

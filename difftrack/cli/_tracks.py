@@ -232,7 +232,8 @@ def _names(video: Path) -> list[str]:
     whole = video.absolute()
     stem = whole.name if whole.is_dir() else whole.stem
     names = (stem, whole.name, f"{whole.parent.name}-{stem}", f"{whole.parent.name}-{whole.name}")
-    return list(dict.fromkeys(plain_name(name, blank="-") for name in names))
+    plain = (plain_name(name, blank="-") for name in names)
+    return list(dict.fromkeys(name.lstrip("-") or name for name in plain))  # a leading dash would look like an option
 
 
 def _check_memory(num_bytes: int, said: str) -> None:

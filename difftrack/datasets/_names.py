@@ -26,6 +26,8 @@ def check_name(name: str) -> None:
 def plain_name(name: str, *, blank: str = "_") -> str:
     """Convert any name to a valid folder name: `a b/c` becomes `a_b_c`, `影片一` does not change.
 
+    Of a name without any letter or digit, only a hash remains.
+
     Two names may become equal; `unique_names` prevents that.
 
     Args:
@@ -34,14 +36,21 @@ def plain_name(name: str, *, blank: str = "_") -> str:
     """
     composed = unicodedata.normalize("NFC", name)
     plain = "".join(letter if _is_allowed(letter) else blank for letter in composed)
+    if not any(letter.isalnum() for letter in plain):  # such as emoji, of which nothing would be left
+        return f"_-{_mark(name)}"
     plain = plain if plain and not plain.startswith(".") else f"_{plain}"
     return plain.encode()[:_MOST_BYTES].decode(errors="ignore")
 
 
 def told_apart(name: str) -> str:
     """Return a plain name with a suffix, a hash of the original name: `a_b-1f40c2`."""
-    mark = hashlib.sha256(name.encode()).hexdigest()[:6]
-    return f"{plain_name(name).encode()[: _MOST_BYTES - 7].decode(errors='ignore')}-{mark}"
+    plain = plain_name(name).encode()[: _MOST_BYTES - 7].decode(errors="ignore")
+    return f"{plain}-{_mark(name)}"
+
+
+def _mark(name: str) -> str:
+    """Return a short hash; undecodable bytes of a file name count as they are."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:6]
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
