@@ -352,8 +352,16 @@ def test_weights_that_were_quantised_are_never_read_as_if_they_were_not(
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_lora_weights.safetensors"])
-def test_an_adapter_beside_the_weights_is_named_and_not_merged(either: Path, name: str) -> None:
-    before = state(either)
-    save_file({"lora_A.weight": torch.ones(3)}, either / "transformer" / name, {"format": "pt"})
+@pytest.mark.parametrize("component", ["transformer", "text_encoder"])
+def test_an_adapter_beside_the_weights_is_named_and_not_merged(either: Path, component: str, name: str) -> None:
+    before = state(either, component)
+    save_file({"lora_A.weight": torch.ones(3)}, either / component / name, {"format": "pt"})
     with pytest.warns(UserWarning, match=f"{name} is an adapter and is not applied: .*load_lora_weights"):
-        assert same_weights(before, state(either))
+        assert same_weights(before, state(either, component))
+
+
+def test_an_adapter_that_transformers_would_apply_is_refused_by_name(either: Path) -> None:
+    config = {"peft_type": "LORA", "base_model_name_or_path": "elsewhere/other", "target_modules": ["q"]}
+    (either / "text_encoder/adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(BackboneError, match=r"text_encoder holds adapter_config\.json: transformers would apply"):
+        load_backbone(f"path:{either}")

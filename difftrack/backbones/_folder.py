@@ -36,6 +36,7 @@ _CPU = torch.device("cpu")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MADE_BY_THE_PIPELINE = ("safety_checker",)
 """Components that a pipeline creates itself and that are never in a folder, even if its index lists them."""
+_WAY_OF_ADAPTERS = "load it into a diffusers pipeline (load_lora_weights) and wrap that pipeline"
 _FINGERPRINTED = (".json", ".safetensors", ".model", ".txt")
 _WANTED_FILES = [f"**/*{suffix}" for suffix in _FINGERPRINTED] + ["*.json"]
 
@@ -125,6 +126,8 @@ class PipelineFolder:
                 folder, **trust
             )
         files = self._weight_files(component)
+        if files.adapter is not None:
+            warnings.warn(f"{files.adapter} is an adapter and is not applied: {_WAY_OF_ADAPTERS}", stacklevel=2)
         with _quiet_off_terminals():
             if self._components[component][0] == "transformers":
                 how: dict[str, Any] = {"dtype": dtype, **trust, **quantized_loading(quantization, device)}
@@ -147,12 +150,6 @@ class PipelineFolder:
 
     def _check_against_weights(self, component: str, files: WeightFiles) -> None:
         """Refuse a config whose model has more values than the files hold, before memory is allocated."""
-        if files.adapter is not None:
-            warnings.warn(
-                f"{files.adapter} is an adapter and is not applied: load it into a diffusers pipeline "
-                "(load_lora_weights) and wrap that pipeline",
-                stacklevel=2,
-            )
         if quantized_by(self.config(component)) is not None:
             return  # quantised files pack several values into one number
         wanted = sum(parameter.numel() for parameter in self.outline(component).parameters())
@@ -225,6 +222,12 @@ class PipelineFolder:
                     "loaded: use a revision that has them, or save the model again, which writes them"
                 )
             raise BackboneError(f"{folder} holds no *.safetensors; {_ways_out()}")
+        # With PEFT installed, transformers applies an adapter that it finds beside the weights.
+        if self._components[component][0] == "transformers" and (folder / "adapter_config.json").is_file():
+            raise BackboneError(
+                f"{folder} holds adapter_config.json: transformers would apply this adapter or not, depending on "
+                f"installed packages; move it elsewhere, and if it is wanted, {_WAY_OF_ADAPTERS}"
+            )
         check_config(folder / "config.json", self._weight_files(component))
         if (method := quantized_by(self.config(component))) is not None:
             refuse_quantized(folder, method, installed())
