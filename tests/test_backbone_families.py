@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
-from tiny_pipelines import ROWS, VARIANTS, Unguarded, clip_size
+from tiny_pipelines import REPEATED, ROWS, VARIANTS, Unguarded, clip_size
 from torch import Tensor
 
 from difftrack.backbones import (
@@ -81,18 +81,6 @@ class Case:
         return self.name.startswith(TEXT_FIRST + TEXT_LAST)
 
 
-# Rows that differ from their neighbours only in numbers.
-REPEATED = (
-    "cogvideox-2b",
-    "wan2.1-14b",
-    "cosmos-predict2-14b",
-    "kandinsky-5-pro",
-    "ltx-2.5",
-    "anyflow-14b",
-    "skyreels-v2-14b",
-    "wan2.1-vace-14b",
-)
-
 DISTILLED = ("hunyuan-video", "framepack-i2v")
 """Rows that read a guidance scale as an input and run no other branch."""
 
@@ -134,7 +122,7 @@ def no_guardrail() -> Iterator[None]:
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name in REPEATED else name for name in [*ROWS, *VARIANTS]],
+    params=[pytest.param(name, marks=pytest.mark.long) if name in REPEATED else name for name in [*ROWS, *VARIANTS]],
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     save = (ROWS | VARIANTS)[request.param]

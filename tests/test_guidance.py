@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_pipelines import ROWS, clip_size
+from tiny_pipelines import REPEATED, ROWS, clip_size
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -327,9 +327,11 @@ GUIDED = [name for name in ROWS if not name.endswith("a14b") and name not in ("f
 """Backbones with two experts (test_two_experts_cannot_be_guided) or with frames of history are refused."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in GUIDED]
-)
+def _mark(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name in QUICK else [pytest.mark.long] if name in REPEATED else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_mark(name)) for name in GUIDED])
 def test_prediction_moves_away_from_the_perturbed_one_by_the_scale(name: str, tmp_path: Path) -> None:
     backbone = load(name, tmp_path)
     frames = np.random.default_rng(0).integers(0, 256, (*clip_size(name), 3), dtype=np.uint8)

@@ -992,3 +992,16 @@ SIZES = {
 def clip_size(name: str) -> tuple[int, int, int]:
     """(frames, height, width) of a clip that gives 2 or 3 token frames of 3 rows x 5 cols (5 x 7 if learned)."""
     return next(size for family, size in SIZES.items() if name.startswith(family))
+
+
+REPEATED = (
+    "cogvideox-2b",
+    "wan2.1-14b",
+    "cosmos-predict2-14b",
+    "kandinsky-5-pro",
+    "ltx-2.5",
+    "anyflow-14b",
+    "skyreels-v2-14b",
+    "wan2.1-vace-14b",
+)
+"""Rows that differ from their neighbours in numbers only; `make test-long` runs them."""
