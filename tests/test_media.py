@@ -116,6 +116,13 @@ def test_each_of_the_eight_ways_to_lie_is_shown_upright(tmp_path: Path, way: str
     np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4").frames, [shown(frame) for frame in stored])
 
 
+def test_a_matrix_of_zeros_turns_nothing_as_in_ffmpeg(tmp_path: Path) -> None:
+    frames = noise()
+    write_video(tmp_path / "clip.mp4", frames, 8.0, lossless=True)
+    with_matrix(tmp_path / "clip.mp4", 0, 0, 0, 0)
+    np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4").frames, frames)
+
+
 def test_a_turn_that_is_no_quarter_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(), 8.0, lossless=True)
     with_matrix(tmp_path / "clip.mp4", 46341, 46341, -46341, 46341)
@@ -140,6 +147,34 @@ def test_the_best_of_several_streams_is_read_and_never_a_cover_picture(tmp_path:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
     np.testing.assert_array_equal(read_video(tmp_path / "two.mkv").frames, film)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts", "default", "best"),
+    [
+        (((30, 44), (58, 86)), (6, 7), None, 1),  # a preview before the film
+        (((58, 86), (30, 44)), (6, 7), None, 0),
+        (((58, 86), (30, 44)), (6, 7), 1, 1),  # the file names its default
+        (((58, 86), (30, 44), (44, 66)), (1, 7, 7), None, 2),  # a still, and two films
+    ],
+)
+def test_of_several_films_the_default_or_the_largest_is_read(
+    tmp_path: Path, sizes: Any, counts: Any, default: int | None, best: int
+) -> None:
+    with av.open(tmp_path / "films.mkv", "w") as container:
+        streams = []
+        for height, width in sizes:
+            stream = container.add_stream("ffv1", rate=8)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            streams.append(stream)
+        if default is not None:
+            streams[default].disposition = av.stream.Disposition.default
+        for stream, count in zip(streams, counts, strict=True):
+            for frame in noise(count, stream.height, stream.width):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+    opened = open_video(tmp_path / "films.mkv")
+    assert (opened.height, opened.width, sum(1 for _ in opened)) == (*sizes[best], counts[best])
 
 
 def hdr_video(path: Path, trc: int, codes: list[float]) -> None:

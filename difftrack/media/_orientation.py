@@ -49,7 +49,7 @@ class Orientation:
 
 
 def orientation_of(frame: Any) -> Orientation:  # noqa: ANN401 - PyAV is imported only when a file is opened
-    """Return the orientation that a frame's file or codec states; upright if none is stated.
+    """Return the orientation that a frame's file or codec states; upright if none or zero is stated.
 
     Raises:
         ValueError: see `Orientation`.
@@ -57,5 +57,5 @@ def orientation_of(frame: Any) -> Orientation:  # noqa: ANN401 - PyAV is importe
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":
             a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
-            return Orientation(a, b, c, d)
+            return Orientation(a, b, c, d) if any((a, b, c, d)) else Orientation(_ONE, 0, 0, _ONE)
     return Orientation(_ONE, 0, 0, _ONE)

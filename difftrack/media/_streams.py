@@ -1,7 +1,7 @@
 """Read videos frame by frame, without keeping a frame after it has been yielded."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +29,8 @@ _VIDEO_FORMATS = (
 )
 """FFmpeg demuxers whose files contain their frames; playlists, scripts, session descriptions and devices are
 refused."""
+_FEW_FRAMES = 5
+"""Number of frames from which on FFmpeg compares streams by other properties."""
 _FPS_OF_IMAGES = 24.0
 """Frame rate of a folder of images, which states none."""
 
@@ -122,8 +124,8 @@ class FrameStream:
 def open_video(path: Path, *, start: int = 0, max_frames: int | None = None, every: int = 1) -> FrameStream:
     """Open a video file, or a folder of images in natural order (`f2.png` before `f10.png`), and check one frame.
 
-    Every stored frame is yielded once, rotated and mirrored as the file states. If a file has several video streams,
-    FFmpeg's best stream is used, but never a cover image. A variable frame rate is not resampled: every stored frame
+    Every stored frame is yielded once, rotated and mirrored as the file states. Of several video streams, the best is
+    read as in FFmpeg (`_best`), but never a cover image. A variable frame rate is not resampled: every stored frame
     counts as one, and `fps` is the average. HDR is tone-mapped to 8 bits (`_hdr`). A folder of images has no frame
     rate, so 24 frames per second are assumed; `list_folder` decides which of its files are frames. Their sizes must
     agree, and all their headers are read at once.
@@ -246,7 +248,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise MediaError(f"{path}: is not a regular file")
     try:
         with av.open(f"file:{path}", options=_open_options()) as container:  # the prefix prevents URLs
-            stream = _best(container)
+            stream = _best(path, container)
             if stream is None:
                 raise MediaError(f"{path}: contains no video stream; is the file truncated?")
             stream.codec_context.options = {"max_pixels": str(_limits.MAX_PIXELS)}
@@ -267,19 +269,41 @@ def _open_options() -> dict[str, str]:
     return {"protocol_whitelist": "file", "format_whitelist": ",".join(_VIDEO_FORMATS)}
 
 
-def _best(container: Any) -> Any:  # noqa: ANN401 - PyAV is imported only when a file is opened
-    """Return FFmpeg's best video stream; if that is a cover image, the best of the other streams."""
+def _best(path: Path, container: Any) -> Any:  # noqa: ANN401 - PyAV is imported only when a file is opened
+    """Return the best video stream: FFmpeg's order, with the larger picture before the higher bit rate.
+
+    A default stream comes first, then one with more frames, up to five, then the one with more pixels. A cover image is
+    taken only if there is no other stream.
+    """
     from av.stream import Disposition
 
-    films = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails)
-    ]
-    best = container.streams.best("video")
-    if best in films or not films:
-        return best
-    return max(films, key=lambda stream: (stream.frames, stream.codec_context.width * stream.codec_context.height))
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = list(container.streams.video)
+    films = [stream for stream in streams if not stream.disposition & covers] or streams
+    if len(films) < 2:
+        return films[0] if films else None
+    counts = _few_packets(path, [stream.index for stream in films])
+    return max(
+        films,
+        key=lambda stream: (
+            bool(stream.disposition & Disposition.default),
+            counts[stream.index],
+            stream.codec_context.width * stream.codec_context.height,
+        ),
+    )
+
+
+def _few_packets(path: Path, streams: Sequence[int]) -> dict[int, int]:
+    """Count the packets of streams up to `_FEW_FRAMES` each, which tells stills from films."""
+    import av
+
+    counts = dict.fromkeys(streams, 0)
+    with av.open(f"file:{path}", options=_open_options()) as container:
+        for packet in container.demux([container.streams[index] for index in streams]):
+            counts[packet.stream.index] += packet.size > 0
+            if min(counts.values()) >= _FEW_FRAMES:
+                break
+    return {index: min(count, _FEW_FRAMES) for index, count in counts.items()}
 
 
 def _counted(path: Path, stated: Fraction) -> tuple[int, Fraction]:
