@@ -62,7 +62,7 @@ from difftrack.reports._figure_cache import Drawings, digest
 from difftrack.reports._guidance import guidance_headlines, guidance_section
 from difftrack.reports._heatmaps import draw_score_maps
 from difftrack.reports._overlay import with_legend
-from difftrack.reports._page import Gallery, Headline, Section, Table
+from difftrack.reports._page import Gallery, Headline, Page, Section, Table, render_page
 from difftrack.reports._strips import pca_colors, spread_indices, without_position
 from difftrack.reports._style import inline_svg, point_colors, save_png, save_svg, spread_labels
 from difftrack.reports._tracking import median_error_by_frame
@@ -939,6 +939,40 @@ def test_nothing_reaches_beyond_the_page_in_a_browser(report: Path, width: int) 
             seen.wait_for_timeout(200)
         assert seen.evaluate("document.querySelector('.clip video').paused")
         assert player.locator("span").inner_text() == "frame 2"
+        browser.close()
+
+
+LONG_NAME = "name_without_a_blank_" * 7 + "&" + "x" * 50
+
+
+def page_of_long_names() -> str:
+    numbers = Table("Clips", LONG_NAME, ("clip", "δ avg", "AJ"), [(LONG_NAME, "60.0", "50.0"), ("dog", "1.0", "2.0")])
+    about = Table("About", "", ("what", "value"), [("report.overlay.brightness", LONG_NAME)], prose=True)
+    sections = [Section("a", "A", LONG_NAME, LONG_NAME, [numbers, about])]
+    return render_page(Page(LONG_NAME, LONG_NAME, [Headline("1 %", LONG_NAME, LONG_NAME)], sections))
+
+
+def test_long_names_may_break_between_their_words_and_stay_escaped() -> None:
+    page = page_of_long_names()
+    assert '<td><span class="long">name_<wbr>without_<wbr>a_<wbr>blank_<wbr>name_' in page
+    assert f"blank_<wbr>&amp;{'x' * 50}</span></td>" in page
+    assert "<td>dog</td>" in page
+    assert "<td>report.<wbr>overlay.<wbr>brightness</td>" in page
+
+
+@pytest.mark.slow
+def test_long_names_reach_beyond_no_page_in_a_browser(tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium")
+    (tmp_path / "index.html").write_text(page_of_long_names())
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width in (390, 1280):
+            seen = browser.new_page(viewport={"width": width, "height": 844})
+            seen.goto((tmp_path / "index.html").as_uri())
+            assert seen.evaluate("document.documentElement.scrollWidth") == width
+            assert seen.locator("td", has_text="50.0").bounding_box()["x"] < width
         browser.close()
 
 
