@@ -312,18 +312,22 @@ def _counted(path: Path, stated: Fraction) -> tuple[int, Fraction]:
     Matroska, WebM and MPEG streams state neither: their rate is nominal, and a duration is no number of frames where
     the rate varies. The stated rate counts as long as the times agree with it but for their rounding.
     """
+    times, starts, count, last = list[int](), list[int](), 0, 0
     with _opened(path) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        times = [packet.pts for packet in packets if packet.pts is not None]
-        starts = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
         tick = stream.time_base
-        last = next((packet.duration for packet in packets[-1:] if packet.duration), None)
-    if len(times) < len(packets) or len(times) < 2 or not tick or starts != sorted(starts):
-        return len(packets), stated
+        for packet in container.demux(stream):  # a packet holds compressed frames, so none is kept
+            if not packet.size:
+                continue
+            count, last = count + 1, packet.duration or 0
+            if packet.pts is not None:
+                times.append(packet.pts)
+                starts += [packet.pts] if packet.is_keyframe else []
+    if len(times) < count or count < 2 or not tick or starts != sorted(starts):
+        return count, stated
     span = (max(times) - min(times)) * tick
-    if span <= 0 or abs(span - (len(times) - 1) / stated) <= 2 * tick + span / 1000:
-        return len(packets), stated
-    return len(packets), len(times) / (span + (last * tick if last else 1 / stated))
+    if span <= 0 or abs(span - (count - 1) / stated) <= 2 * tick + span / 1000:
+        return count, stated
+    return count, count / (span + (last * tick or 1 / stated))
 
 
 def _decoded(path: Path, selected: FrameRange) -> Iterator[UInt8[np.ndarray, "row col rgb"]]:
