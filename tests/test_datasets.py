@@ -883,6 +883,10 @@ def test_a_folder_with_nothing_to_read_is_named(tmp_path: Path) -> None:
         list(read_folder(FolderParams(path=tmp_path)))
     with pytest.raises(DatasetError, match="absent: the file or folder does not exist"):
         list(read_folder(FolderParams(path=tmp_path / "absent")))
+    (tmp_path / "camera").mkdir()
+    write_video(tmp_path / "camera/a.mp4", frames_of(), 5.0, lossless=True)
+    with pytest.raises(DatasetError, match="no folders of images; left out, folder that contains videos: camera"):
+        list(read_folder(FolderParams(path=tmp_path)))
 
 
 def test_the_two_real_clips_are_read_with_every_annotation() -> None:

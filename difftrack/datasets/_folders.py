@@ -107,7 +107,8 @@ def load_videos(
     for line in left_out:
         say(f"{path}: {line}")
     if not sources:
-        raise DatasetError(f"{path}: contains no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) and no folders of images")
+        suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
+        raise DatasetError("; ".join((f"{path}: contains no videos ({suffixes}) and no folders of images", *left_out)))
     names = _clip_names(sources)
     refuse_unknown(skip, [name for source, own in zip(sources, names, strict=True) for name in (own, source.name)])
     for position, (source, name) in islice(enumerate(zip(sources, names, strict=True)), start, end):
