@@ -134,7 +134,11 @@ def parse_yaml(content: bytes | str) -> Any:  # noqa: ANN401
     Raises:
         yaml.YAMLError: the content is not YAML, or names an object.
     """
-    return yaml.load(content, Loader=_Loader)
+    loader = _Loader(content)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from difftrack.datasets import DatasetError, read_clip_kind
-from difftrack.documents import DocumentError, open_regular, read_bounded, read_json, read_yaml
+from difftrack.documents import DocumentError, open_regular, parse_yaml, read_bounded, read_json, read_yaml
 from difftrack.guidance import read_ranking
 from difftrack.pipeline._stage import read_params
 
@@ -53,6 +53,15 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
         ):
             with pytest.raises(DocumentError, match=message):
                 read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.getcwd []", "!!python/name:os.getcwd", "a: !!python/tuple [1]"]
+)
+def test_yaml_makes_no_objects(text: str) -> None:
+    with pytest.raises(yaml.constructor.ConstructorError, match="could not determine a constructor"):
+        parse_yaml(text)
+    assert parse_yaml("a: 1e-3\nb: '1e-3'\nc: 1e3x") == {"a": 0.001, "b": "1e-3", "c": "1e3x"}
 
 
 def test_yaml_that_stands_for_too_much_holds_itself_or_is_too_deep_is_refused(tmp_path: Path) -> None:
