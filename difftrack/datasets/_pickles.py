@@ -269,9 +269,9 @@ class _Machine:
         """Add keys and values to the dict on top of the stack."""
         self.stack[-1].update(self.paired(items))
 
-    def name(self, module: str, name: str) -> None:
-        """Push the meaning of an allowed name; refuse any other name."""
-        known = _GLOBALS.get(".".join((module, name)))
+    def name(self, module: object, name: object) -> None:
+        """Push the meaning of an allowed name; refuse any other name, and what is no name."""
+        known = _GLOBALS.get(f"{module}.{name}") if isinstance(module, str) and isinstance(name, str) else None
         if known is None:
             raise DatasetError(
                 f"{self.path}: the pickle names {module}.{name}; only arrays and plain containers are read"
