@@ -676,6 +676,30 @@ def test_a_path_decides_where_a_match_does_not_lead_back_and_the_frames_beside_i
     assert tracks.points_xy_px[4, 0, 0] / STRIDE - 0.5 == pytest.approx(expected + wobble, abs=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 11])
+def test_paths_chosen_for_some_points_at_a_time_are_those_of_all_together(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int, most: float = 1.0) -> torch.Tensor:
+        return most * torch.rand(*shape, generator=generator)
+
+    shape = (13, 7)  # frames, points
+    candidates = draw(*shape, 5, 2, most=6.0)
+    share = draw(*shape, 5)
+    matches = FrameMatches(
+        candidates[:, :, 2], draw(*shape), draw(*shape, most=3.0), candidates, share / share.sum(-1, True), draw(*shape)
+    )
+    params = TrackParams(visibility=VisibilityParams(predict=False))
+    points = queries(*[(frame % 13, 3, 2) for frame in range(7)])
+    together = decide_tracks(matches, points, grid=TOKENS, params=params).points_xy_px
+    monkeypatch.setattr("difftrack.tracking._tracker._PATH_BYTES", at_once * 13 * 5 * 2 * 4)
+    np.testing.assert_array_equal(decide_tracks(matches, points, grid=TOKENS, params=params).points_xy_px, together)
+    monkeypatch.setattr("difftrack.tracking._tracker._likeliest_paths", lambda part, params: part.points_xy_token)
+    assert not np.array_equal(decide_tracks(matches, points, grid=TOKENS, params=params).points_xy_px, together)
+
+
 @pytest.mark.parametrize(
     ("sharpness", "wobble", "smoothed_by"),
     [(0.66, 0.09, 8 / 9), (0.64, 0.09, 0.0), (0.64, 0.04, 8 / 9)],

@@ -216,8 +216,9 @@ def run(
     words: list[str], folder: str, environment: dict[str, str], name: str, ignored: list[int], blocked: list[int]
 ) -> None:
     """Behave like the interpreter, called with these words in this folder and environment."""
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # whatever the server's are
+    for number, handler in usual.items():
+        signal.signal(number, signal.SIG_IGN if number in ignored else handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     os.chdir(folder)
     os.environ.clear()

@@ -34,6 +34,8 @@ CALM_TOKEN = 0.08
 """A point whose reliable positions jitter by at most this counts as sharply matched in every frame; chosen in the same
 way.
 """
+_PATH_BYTES = 48 << 20
+"""Candidate positions of the points whose paths are chosen together; a few times as much is in use meanwhile."""
 JITTER_TOKEN = 0.1
 """Minimum error, in tokens, that smoothing assumes for sub-token positions; chosen on tuning clips."""
 
@@ -143,6 +145,17 @@ def decide_tracks(
 
 def _likeliest(matches: FrameMatches, params: TrackParams) -> Tensor:
     """Choose a path among the candidates in frames with large cycle errors; elsewhere the match stays.
+
+    Some points at a time, because candidates in all frames of a long video are most of what tracking holds in memory.
+    """
+    num_frames, num_points, num_candidates = matches.share.shape
+    at_once = max(1, _PATH_BYTES // (num_frames * num_candidates * 2 * matches.share.element_size()))
+    parts = [slice(start, start + at_once) for start in range(0, max(1, num_points), at_once)]
+    return torch.cat([_likeliest_paths(matches[:, part], params) for part in parts], dim=1)
+
+
+def _likeliest_paths(matches: FrameMatches, params: TrackParams) -> Tensor:
+    """Choose the paths of some points.
 
     Steps of a fast point cost in units of its typical step. Steps to or from frames that give no evidence for their
     neighbours cost nothing.
