@@ -145,7 +145,7 @@ def test_tracking_while_the_model_runs_leaves_out_by_rule_and_names_what_fails(
 
 
 def test_the_page_says_what_every_view_mode_and_stage_was_made_with(project: Path) -> None:
-    page = (project / "report" / "index.html").read_text()
+    page = (project / "report" / "index.html").read_text().replace("<wbr>", "")  # where a long key may break
     modes = ("analysis, add_noise", "analysis, generate", "tracking, ")
     wanted = [f"{mode}.noise_seed" for mode in modes[:2]] + ["tracks.motion_cost", "scores.convention"]
     assert not [name for name in wanted if name not in page]
