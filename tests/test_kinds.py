@@ -132,10 +132,10 @@ def test_a_band_of_one_axis_does_not_feel_moves_along_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("band", "message"),
-    [((0.5, 0.2), "0 <= from <= to"), ((-0.1, 1.0), "0 <= from"), ((0.0, float("nan")), "0 <= from")],
+    [((0.5, 0.2), "0 <= from <= to"), ((-0.1, 1.0), "0 <= from"), ((0.0, float("nan")), "nan")],
 )
 def test_a_band_that_is_none_is_refused(band: tuple[float, float], message: str) -> None:
-    with pytest.raises(ParamsError, match=rf"match.frequencies: vertical is .*{message}"):
+    with pytest.raises(ParamsError, match=rf"match.frequencies.*vertical.*{message}"):
         parse(MatchSection, {"frequencies": {"vertical": list(band)}}, "match")
 
 
